@@ -1,0 +1,52 @@
+// Bytes per rank, by formula, before anything is allocated. Pure. The engine lays its arenas out
+// *from this plan* and allocates nothing else of size, so plan and allocator agree by construction;
+// `dsrun --dry-run` prints it.
+
+#ifndef DSRUN_COMMON_PLAN_MEMORY_PLAN_H_
+#define DSRUN_COMMON_PLAN_MEMORY_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/plan/shard_plan.h"
+
+namespace dsrun {
+
+// One arena (or part of one) of a rank.
+struct PlannedBuffer {
+  std::string name;   // "parameters", "adam_m", "activations.attn_out", ...
+  std::string group;  // "parameters" | "gradients" | "optimizer" | "activations" | "communication"
+                      // | "workspace"
+  int64_t elements;
+  int64_t element_bytes;
+  std::string formula;  // for people: "P + padding", "2 layers x B x T x C", ...
+  int64_t bytes() const { return elements * element_bytes; }
+};
+
+struct MemoryInput {
+  ModelSpec model;
+  int64_t micro_batch_size = 0;  // sequences
+  int64_t micro_batches = 0;     // of the global batch
+  int64_t blocks = 0;
+  int64_t width = 0;
+  int64_t rank = 0;
+  int64_t bucket_bytes = 0;
+  int64_t threads = 1;
+};
+
+struct MemoryPlan {
+  std::vector<PlannedBuffer> buffers;
+  int64_t total_bytes() const;
+  // CHECK-fails on an unknown name.
+  const PlannedBuffer& Find(const std::string& name) const;
+};
+
+// REQUIRES: the input is valid (Validate, ValidateBatchPlan).
+MemoryPlan PlanMemory(const MemoryInput& input);
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_PLAN_MEMORY_PLAN_H_

@@ -1,0 +1,76 @@
+// Where every element of the model lives: the flat layout of the parameter arena, and who owns
+// which part of it under ZeRO (Rajbhandari et al., 2020). Pure.
+//
+//   Flat layout: the logical tensors in model order, each cut from its start into leaves of 1,024
+//   elements; a tensor begins on a leaf boundary, the rest of its last leaf is padding (always
+//   zero). All boundaries below are leaves, so sums over elements are sums over whole leaves
+//   wherever they are computed (docs/numerics.md, the second tree).
+//
+//   Buckets: consecutive tensors, from the last to the first (the order in which backward finishes
+//   them), closed when bucket_bytes is reached. Ownership: every bucket's leaves are divided evenly
+//   among the ranks.
+
+#ifndef DSRUN_COMMON_PLAN_SHARD_PLAN_H_
+#define DSRUN_COMMON_PLAN_SHARD_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+
+namespace dsrun {
+
+inline constexpr int64_t kLeafElements = 1024;
+
+class FlatLayout {
+ public:
+  struct Entry {
+    LogicalTensor tensor;
+    int64_t offset;  // elements from the start of the arena; a multiple of kLeafElements
+    Range flat() const { return {offset, offset + tensor.size()}; }  // without padding
+    Range padded() const;                                            // to the next leaf
+  };
+
+  explicit FlatLayout(std::vector<LogicalTensor> tensors);
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  const Entry& Find(const std::string& name) const;  // CHECK-fails on an unknown name
+  int64_t size() const { return size_; }             // elements, padding included
+  int64_t padding() const;                           // elements
+  int64_t leaf_count() const { return size_ / kLeafElements; }
+  // Indices of entries(), sorted by tensor name: the order of sums over tensors.
+  const std::vector<int>& name_order() const { return name_order_; }
+
+ private:
+  std::vector<Entry> entries_;
+  std::vector<int> name_order_;
+  int64_t size_ = 0;
+};
+
+class ShardPlan {
+ public:
+  // REQUIRES: width >= 1, bucket_bytes >= 1. `layout` must outlive this.
+  ShardPlan(const FlatLayout& layout, int64_t width, int64_t bucket_bytes);
+
+  int64_t width() const { return width_; }
+  // Flat ranges, in the order in which backward finishes them: descending, adjacent, covering the
+  // arena.
+  const std::vector<Range>& buckets() const { return buckets_; }
+  // What `rank` owns inside flat range `within`, ascending, maximal, leaf-aligned where `within`
+  // is.
+  std::vector<Range> Owned(int64_t rank, Range within) const;
+  // All of it, and its size in elements.
+  const std::vector<Range>& Owned(int64_t rank) const { return owned_[static_cast<size_t>(rank)]; }
+  int64_t OwnedSize(int64_t rank) const;
+
+ private:
+  int64_t width_;
+  std::vector<Range> buckets_;
+  std::vector<std::vector<Range>> owned_;  // by rank
+};
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_PLAN_SHARD_PLAN_H_
