@@ -6,9 +6,9 @@
 //   zero). All boundaries below are leaves, so sums over elements are sums over whole leaves
 //   wherever they are computed (docs/numerics.md, the second tree).
 //
-//   Buckets: consecutive tensors, from the last to the first (the order in which backward finishes
-//   them), closed when bucket_bytes is reached. Ownership: every bucket's leaves are divided evenly
-//   among the ranks.
+//   Buckets: bucket_bytes of consecutive elements (whole leaves), from the end of the arena to its
+//   start: the order in which backward finishes them. Ownership: every bucket's leaves are divided
+//   evenly among the ranks, so that every bucket keeps all links busy.
 
 #ifndef DSRUN_COMMON_PLAN_SHARD_PLAN_H_
 #define DSRUN_COMMON_PLAN_SHARD_PLAN_H_

@@ -1,0 +1,92 @@
+#include "common/plan/shard_plan.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <utility>
+
+namespace dsrun {
+namespace {
+
+int64_t RoundUpToLeaf(int64_t elements) {
+  return (elements + kLeafElements - 1) / kLeafElements * kLeafElements;
+}
+
+}  // namespace
+
+Range FlatLayout::Entry::padded() const { return {offset, offset + RoundUpToLeaf(tensor.size())}; }
+
+FlatLayout::FlatLayout(std::vector<LogicalTensor> tensors) {
+  for (LogicalTensor& tensor : tensors) {
+    entries_.push_back({std::move(tensor), size_});
+    size_ = entries_.back().padded().end;
+  }
+  name_order_.resize(entries_.size());
+  std::iota(name_order_.begin(), name_order_.end(), 0);
+  std::sort(name_order_.begin(), name_order_.end(), [&](int a, int b) {
+    return entries_[static_cast<size_t>(a)].tensor.name <
+           entries_[static_cast<size_t>(b)].tensor.name;
+  });
+}
+
+const FlatLayout::Entry& FlatLayout::Find(const std::string& name) const {
+  for (const Entry& entry : entries_) {
+    if (entry.tensor.name == name) return entry;
+  }
+  std::fprintf(stderr, "FlatLayout::Find: no tensor \"%s\"\n", name.c_str());
+  std::abort();
+}
+
+int64_t FlatLayout::padding() const {
+  int64_t elements = 0;
+  for (const Entry& entry : entries_) elements += entry.tensor.size();
+  return size_ - elements;
+}
+
+ShardPlan::ShardPlan(const FlatLayout& layout, int64_t width, int64_t bucket_bytes)
+    : width_(width), owned_(static_cast<size_t>(width)) {
+  assert(width >= 1 && bucket_bytes >= 1);
+  // Buckets close when they are full, also in the middle of a tensor, and always on a leaf
+  // boundary.
+  const int64_t bucket_elements =
+      RoundUpToLeaf(std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1));
+  for (int64_t end = layout.size(); end > 0;) {
+    const int64_t begin = std::max<int64_t>(0, end - bucket_elements);
+    buckets_.push_back({begin, end});
+    end = begin;
+  }
+  for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {  // ascending
+    const int64_t leaves = bucket->size() / kLeafElements;
+    for (int64_t rank = 0; rank < width; ++rank) {
+      const Range part = EvenPart(leaves, width, rank);
+      if (part.empty()) continue;
+      const Range flat{bucket->begin + part.begin * kLeafElements,
+                       bucket->begin + part.end * kLeafElements};
+      std::vector<Range>& mine = owned_[static_cast<size_t>(rank)];
+      if (!mine.empty() && mine.back().end == flat.begin) {
+        mine.back().end = flat.end;
+      } else {
+        mine.push_back(flat);
+      }
+    }
+  }
+}
+
+std::vector<Range> ShardPlan::Owned(int64_t rank, Range within) const {
+  std::vector<Range> parts;
+  for (const Range& range : Owned(rank)) {
+    const Range part{std::max(range.begin, within.begin), std::min(range.end, within.end)};
+    if (!part.empty()) parts.push_back(part);
+  }
+  return parts;
+}
+
+int64_t ShardPlan::OwnedSize(int64_t rank) const {
+  int64_t elements = 0;
+  for (const Range& range : Owned(rank)) elements += range.size();
+  return elements;
+}
+
+}  // namespace dsrun

@@ -1,0 +1,48 @@
+#include "common/model_spec/model_spec.h"
+
+#include "gtest/gtest.h"
+
+namespace dsrun {
+namespace {
+
+TEST(PresetTest, PublishedParameterCounts) {
+  const auto count = [](const char* name) { return ParameterCount(*FindPreset(name)); };
+  EXPECT_EQ(count("gpt2-nano"), 1853568);
+  EXPECT_EQ(count("gpt2-124m"), 124439808);
+  EXPECT_EQ(count("gpt2-350m"), 354823168);
+  EXPECT_EQ(count("gpt2-774m"), 774030080);
+  EXPECT_EQ(count("gpt2-1558m"), 1557611200);
+}
+
+TEST(PresetTest, EveryPresetIsValidAndHasDefaults) {
+  for (const std::string& name : PresetNames()) {
+    EXPECT_TRUE(Validate(*FindPreset(name)).ok()) << name;
+    const PresetDefaults defaults = *FindPresetDefaults(name);
+    EXPECT_EQ(defaults.global_batch_size % defaults.micro_batch_size, 0) << name;
+  }
+}
+
+TEST(PresetTest, UnknownNameGetsTheNearest) {
+  const absl::Status status = FindPreset("gpt2-nanoo").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_NE(std::string(status.message()).find("nearest: gpt2-nano"), std::string::npos);
+}
+
+TEST(ValidateTest, NamesEveryFinding) {
+  ModelSpec spec = *FindPreset("gpt2-nano");
+  spec.num_layers = 0;
+  spec.hidden_size = -3;
+  const std::string text(Validate(spec).message());
+  EXPECT_NE(text.find("num-layers must be at least 1, got 0"), std::string::npos) << text;
+  EXPECT_NE(text.find("hidden-size must be at least 1, got -3"), std::string::npos) << text;
+}
+
+TEST(ValidateTest, HeadsMustDivideTheWidth) {
+  ModelSpec spec = *FindPreset("gpt2-nano");
+  spec.num_attention_heads = 7;
+  EXPECT_NE(std::string(Validate(spec).message()).find("the nearest that fits below is 6 heads"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace dsrun

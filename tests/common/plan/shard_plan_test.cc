@@ -1,0 +1,87 @@
+#include "common/plan/shard_plan.h"
+
+#include <set>
+
+#include "gtest/gtest.h"
+
+namespace dsrun {
+namespace {
+
+ModelSpec Small() { return {"", 2, 48, 4, 20, 257}; }
+
+TEST(FlatLayoutTest, TensorsStartOnLeavesAndCoverTheArena) {
+  const FlatLayout layout(LogicalTensors(Small()));
+  int64_t next = 0;
+  int64_t elements = 0;
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    EXPECT_EQ(entry.offset, next);
+    EXPECT_EQ(entry.offset % kLeafElements, 0);
+    next = entry.padded().end;
+    elements += entry.tensor.size();
+  }
+  EXPECT_EQ(layout.size(), next);
+  EXPECT_EQ(layout.padding(), next - elements);
+  EXPECT_EQ(elements, ParameterCount(Small()));
+}
+
+TEST(FlatLayoutTest, NameOrderIsSortedAndComplete) {
+  const FlatLayout layout(LogicalTensors(Small()));
+  std::set<int> seen;
+  std::string previous;
+  for (const int index : layout.name_order()) {
+    const std::string& name = layout.entries()[static_cast<size_t>(index)].tensor.name;
+    EXPECT_LT(previous, name);
+    previous = name;
+    seen.insert(index);
+  }
+  EXPECT_EQ(seen.size(), layout.entries().size());
+}
+
+TEST(ShardPlanTest, EveryElementHasOneOwnerWhateverWidthAndBucket) {
+  const FlatLayout layout(LogicalTensors(Small()));
+  for (const int64_t width : {1, 2, 3, 4, 5, 8}) {
+    for (const int64_t bucket_bytes :
+         {int64_t{1}, int64_t{5000}, int64_t{40960}, int64_t{1} << 30}) {
+      const ShardPlan plan(layout, width, bucket_bytes);
+      std::vector<int> owners(static_cast<size_t>(layout.leaf_count()), 0);
+      int64_t total = 0;
+      for (int64_t rank = 0; rank < width; ++rank) {
+        for (const Range& range : plan.Owned(rank)) {
+          EXPECT_EQ(range.begin % kLeafElements, 0);
+          EXPECT_EQ(range.end % kLeafElements, 0);
+          for (int64_t leaf = range.begin / kLeafElements; leaf < range.end / kLeafElements;
+               ++leaf) {
+            ++owners[static_cast<size_t>(leaf)];
+          }
+        }
+        total += plan.OwnedSize(rank);
+      }
+      for (const int count : owners) EXPECT_EQ(count, 1);
+      EXPECT_EQ(total, layout.size());
+      int64_t end = layout.size();
+      for (const Range& bucket : plan.buckets()) {
+        EXPECT_EQ(bucket.end, end);
+        end = bucket.begin;
+      }
+      EXPECT_EQ(end, 0);
+    }
+  }
+}
+
+TEST(ShardPlanTest, OwnedWithinIsTheIntersection) {
+  const FlatLayout layout(LogicalTensors(Small()));
+  const ShardPlan plan(layout, 3, 20000);
+  const Range within = layout.Find("h.1.mlp.c_fc.weight").padded();
+  int64_t covered = 0;
+  for (int64_t rank = 0; rank < 3; ++rank) {
+    for (const Range& part : plan.Owned(rank, within)) {
+      EXPECT_GE(part.begin, within.begin);
+      EXPECT_LE(part.end, within.end);
+      covered += part.size();
+    }
+  }
+  EXPECT_EQ(covered, within.size());
+}
+
+}  // namespace
+}  // namespace dsrun
