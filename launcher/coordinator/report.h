@@ -1,0 +1,97 @@
+// What happened, as data: filled by the coordinator core, turned into text elsewhere. Pure values.
+//
+// Times named *_at are steady time of the coordinator (see clock.h); absent: never happened.
+
+#ifndef DSRUN_LAUNCHER_COORDINATOR_REPORT_H_
+#define DSRUN_LAUNCHER_COORDINATOR_REPORT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/ids.h"
+
+namespace dsrun::launcher {
+
+// One thing that went wrong.
+struct Failure {
+  enum class Kind {
+    kWorkerExited,     // a rank's process ended: by itself, by a signal, or killed by its agent
+    kWorkerReported,   // a rank said that its generation is over (Failed); fatal: see `fatal`
+    kWorkerNotJoined,  // a rank did not join its generation in time
+    kNodeLost,         // its agent is gone or silent
+    kNodeNotOpened,    // its agent could not be reached, started, or refused the job
+  };
+  Kind kind = Kind::kWorkerExited;
+  NodeId node;
+  std::string host;
+  std::optional<Slot> slot;  // absent for nodes
+  std::optional<Rank> rank;  // absent when the slot had none
+  Generation generation;     // in which it was noticed
+  std::string what;          // decoded: "killed by signal 9 (SIGKILL)", "exited with code 3"
+  int exit_code = 0;         // what dsrun would return for it: code, 128 + signal, or 1
+  int pid = 0;
+  bool fatal = false;
+  bool killed_by_agent = false;  // a consequence by itself, unless the agent gave a reason
+  absl::Duration noticed_at;     // when the coordinator heard of it
+  std::optional<absl::Duration>
+      wall_time;                        // when it happened, since the epoch, on the agent's clock
+  std::vector<std::string> last_lines;  // of the rank's log
+};
+
+// Why a generation ended before its time, and what came of it.
+struct Incident {
+  Failure cause;                      // the first failure, job-wide
+  std::vector<Failure> consequences;  // the others, in the order they were heard
+  Generation failed;                  // the generation it ended
+  std::optional<Generation> went_on;  // the one that made the next step; absent: none
+  absl::Duration detected_at;
+  std::optional<absl::Duration> began_at;      // the next generation's plan was sent
+  std::optional<absl::Duration> joined_at;     // all its ranks had joined
+  std::optional<absl::Duration> next_step_at;  // it finished its first step
+  int64_t last_step_before = 0;                // finished steps before the failure
+  int64_t resumed_from_step = 0;
+  int64_t lost_steps() const {
+    return last_step_before > resumed_from_step ? last_step_before - resumed_from_step : 0;
+  }
+};
+
+struct GenerationRecord {
+  Generation generation;
+  std::string reason;           // "first start", or the cause of the incident
+  std::vector<WorkerId> ranks;  // index = rank
+  absl::Duration claimed_at;
+  std::optional<absl::Duration> began_at;
+  std::optional<absl::Duration> joined_at;
+  std::optional<absl::Duration> first_step_at;
+  std::optional<absl::Duration> ended_at;
+  int64_t start_step = 0;
+  std::string loaded_from;  // manifest; empty: fresh initialisation
+  int64_t last_step = 0;    // highest finished step heard of
+};
+
+struct Report {
+  int exit_code = 0;
+  std::string verdict;                   // one sentence: why the job ended as it did
+  std::vector<Failure> launch_failures;  // agents that could not be opened
+  std::vector<Incident> incidents;       // in order; the last may be what ended the job
+  std::vector<GenerationRecord> generations;
+  int restarts = 0;
+  int64_t lost_steps = 0;    // computed again, over all incidents
+  absl::Duration lost_time;  // from failure to next step, over all incidents
+  absl::Duration started_at;
+  absl::Duration ended_at;
+  // Of rank 0's Finished; the checkpoint fields also from CheckpointCommitted.
+  int64_t final_step = 0;
+  double final_loss = 0;
+  std::string manifest;  // newest committed checkpoint; empty: none
+  int64_t checkpoint_step = 0;
+  std::string sample;
+  bool stopped_early = false;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_COORDINATOR_REPORT_H_
