@@ -1,0 +1,230 @@
+// Kernels: the one list of operations that a model and its optimizer are made of. Each backend
+// implements all of them: cpu_kernels (matrix products by oneDNN, our vectorised loops around
+// them).
+//
+// Rules, for every method unless it says otherwise:
+//   - It OVERWRITES its outputs. Only methods whose name begins with Accumulate add to them.
+//   - Outputs do not overlap inputs, except where "in place" is said.
+//   - Arrays are dense and row-major; `rows` counts tokens (batch x sequence); linear weights are
+//     (inputs, outputs). Nothing is allocated; scratch comes in as an argument.
+//   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
+//     products, never on the instruction set (docs/numerics.md, rules a, d, k).
+//
+// Threads: one thread at a time per Kernels object. Calls are finished when they return.
+
+#ifndef DSRUN_WORKER_DEVICE_KERNELS_H_
+#define DSRUN_WORKER_DEVICE_KERNELS_H_
+
+#include <cstdint>
+#include <string>
+
+namespace dsrun::worker {
+
+// (batch, seq_length, width) of the activations, heads * head_size == width.
+struct SequenceShape {
+  int64_t batch = 0;
+  int64_t seq_length = 0;
+  int64_t width = 0;
+  int64_t heads = 1;
+  int64_t rows() const { return batch * seq_length; }
+  int64_t head_size() const { return width / heads; }
+};
+
+// y (rows, outputs) = x (rows, inputs) * w (inputs, outputs).
+struct LinearShape {
+  int64_t rows = 0;
+  int64_t inputs = 0;
+  int64_t outputs = 0;
+};
+
+// The tied output head. A row of logits begins every `stride` elements, stride >= vocab_size; what
+// lies between is never read nor written.
+struct HeadShape {
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t vocab_size = 0;
+  int64_t stride = 0;
+};
+
+// One update of AdamW (Loshchilov and Hutter, 2019), everything that changes from call to call:
+//   g = grad * grad_scale
+//   m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g g
+//   p = p - lr ((m / bias_correction1) / (sqrt(v / bias_correction2) + eps) + weight_decay p)
+struct AdamWArguments {
+  float lr = 0;
+  float beta1 = 0.9f;
+  float beta2 = 0.95f;
+  float eps = 1e-8f;
+  float weight_decay = 0;
+  float bias_correction1 = 1;  // 1 - beta1^step
+  float bias_correction2 = 1;  // 1 - beta2^step
+  float grad_scale = 1;        // 1 / tokens, times the clipping factor
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  // What decides the bits: library and version, instruction sets, tile sizes, code version. Part of
+  // the numerics fingerprint (docs/numerics.md, rule i).
+  virtual std::string Fingerprint() const = 0;
+
+  // --- Embedding: out = wte[token] + wpe[position].
+
+  virtual void EmbeddingForward(const SequenceShape& shape,
+                                const int32_t* tokens,  // (batch, seq_length)
+                                const float* wte,       // (vocab_size, width)
+                                const float* wpe,       // (>= seq_length, width)
+                                float* out) = 0;        // (rows, width)
+  // Tokens are added in order. Positions from seq_length up get zeros.
+  virtual void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
+                                 const int32_t* tokens,  // (batch, seq_length)
+                                 const float* dout,      // (rows, width)
+                                 float* dwte,            // (vocab_size, width)
+                                 float* dwpe) = 0;       // (positions, width)
+
+  // --- Layernorm over the last dimension, epsilon 1e-5.
+
+  virtual void LayerNormForward(int64_t rows, int64_t width,
+                                const float* x,       // (rows, width)
+                                const float* weight,  // (width)
+                                const float* bias,    // (width)
+                                float* out,           // (rows, width)
+                                float* mean,          // (rows)
+                                float* rstd) = 0;     // (rows)
+  // dx = (gradient through the layernorm) + residual. `residual` may be null (nothing is added) and
+  // may be dx itself (in place).
+  virtual void LayerNormBackward(int64_t rows, int64_t width,
+                                 const float* x,         // (rows, width)
+                                 const float* weight,    // (width)
+                                 const float* mean,      // (rows)
+                                 const float* rstd,      // (rows)
+                                 const float* dout,      // (rows, width)
+                                 const float* residual,  // (rows, width) or null
+                                 float* dx,              // (rows, width)
+                                 float* dweight,         // (width)
+                                 float* dbias) = 0;      // (width)
+
+  // --- Linear layers.
+
+  // out = x w + bias. `bias` may be null.
+  virtual void LinearForward(const LinearShape& shape,
+                             const float* x,     // (rows, inputs)
+                             const float* w,     // (inputs, outputs)
+                             const float* bias,  // (outputs) or null
+                             float* out) = 0;    // (rows, outputs)
+  // out = residual + (x w + bias).
+  virtual void LinearResidualForward(const LinearShape& shape,
+                                     const float* x,         // (rows, inputs)
+                                     const float* w,         // (inputs, outputs)
+                                     const float* bias,      // (outputs)
+                                     const float* residual,  // (rows, outputs)
+                                     float* out) = 0;        // (rows, outputs)
+  // pre = x w + bias, out = gelu(pre).
+  virtual void LinearGeluForward(const LinearShape& shape,
+                                 const float* x,     // (rows, inputs)
+                                 const float* w,     // (inputs, outputs)
+                                 const float* bias,  // (outputs)
+                                 float* pre,         // (rows, outputs)
+                                 float* out) = 0;    // (rows, outputs)
+  // dx = dout w^T.
+  virtual void LinearBackwardInput(const LinearShape& shape,
+                                   const float* dout,  // (rows, outputs)
+                                   const float* w,     // (inputs, outputs)
+                                   float* dx) = 0;     // (rows, inputs)
+  // dpre = (dout w^T) * gelu'(pre): backward of a linear layer whose input was gelu(pre).
+  virtual void LinearBackwardInputGelu(const LinearShape& shape,
+                                       const float* dout,  // (rows, outputs)
+                                       const float* w,     // (inputs, outputs)
+                                       const float* pre,   // (rows, inputs)
+                                       float* dpre) = 0;   // (rows, inputs)
+  // dw = x^T dout.
+  virtual void LinearBackwardWeight(const LinearShape& shape,
+                                    const float* x,     // (rows, inputs)
+                                    const float* dout,  // (rows, outputs)
+                                    float* dw) = 0;     // (inputs, outputs)
+  // dbias = column sums of dout, rows in order.
+  virtual void LinearBackwardBias(const LinearShape& shape,
+                                  const float* dout,  // (rows, outputs)
+                                  float* dbias) = 0;  // (outputs)
+
+  // --- Tied output head.
+
+  // logits = x wte^T.
+  virtual void HeadForward(const HeadShape& shape,
+                           const float* x,      // (rows, width)
+                           const float* wte,    // (vocab_size, width)
+                           float* logits) = 0;  // (rows, stride)
+  // dx = dlogits wte.
+  virtual void HeadBackwardInput(const HeadShape& shape,
+                                 const float* dlogits,  // (rows, stride)
+                                 const float* wte,      // (vocab_size, width)
+                                 float* dx) = 0;        // (rows, width)
+  // dwte = dlogits^T x.
+  virtual void HeadBackwardWeight(const HeadShape& shape,
+                                  const float* dlogits,  // (rows, stride)
+                                  const float* x,        // (rows, width)
+                                  float* dwte) = 0;      // (vocab_size, width)
+
+  // --- Elementwise. GELU in its tanh form (Hendrycks and Gimpel, 2016).
+
+  virtual void GeluForward(int64_t n, const float* x, float* out) = 0;
+  // dx may be dout (in place).
+  virtual void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) = 0;
+  // out = a + b; out may be a or b.
+  virtual void ResidualAdd(int64_t n, const float* a, const float* b, float* out) = 0;
+  // dst += src.
+  virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
+  // x *= factor, in place.
+  virtual void Scale(int64_t n, float factor, float* x) = 0;
+  // dst += factor * src: joins the two gradients of a tensor that is used twice (factor 1 has the
+  // bits of Accumulate).
+  virtual void AccumulateScaled(int64_t n, float factor, const float* src, float* dst) = 0;
+
+  // --- Causal attention, softmax(q k^T / sqrt(head_size)) v per head, in tiles with a running
+  // softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). qkv holds q, k, v side by side.
+
+  // Floats of scratch that the two methods need.
+  virtual int64_t AttentionScratch(const SequenceShape& shape) const = 0;
+  virtual void AttentionForward(const SequenceShape& shape,
+                                const float* qkv,         // (rows, 3 width)
+                                float* scratch,           // (AttentionScratch)
+                                float* out,               // (rows, width)
+                                float* log_sum_exp) = 0;  // (batch, heads, seq_length)
+  virtual void AttentionBackward(const SequenceShape& shape,
+                                 const float* qkv,          // (rows, 3 width)
+                                 const float* out,          // (rows, width)
+                                 const float* log_sum_exp,  // (batch, heads, seq_length)
+                                 const float* dout,         // (rows, width)
+                                 float* scratch,            // (AttentionScratch)
+                                 float* dqkv) = 0;          // (rows, 3 width)
+
+  // --- Cross-entropy, forward and backward at once. In place: logits become dlogits = softmax -
+  // onehot(target). A row whose target is below 0 is masked: loss 0, gradient 0.
+  virtual void CrossEntropy(const HeadShape& shape,
+                            const int32_t* targets,  // (rows)
+                            float* logits,           // (rows, stride), in place
+                            double* losses) = 0;     // (rows), nats
+
+  // --- Optimizer, over contiguous ranges.
+
+  // One fused pass; param, m, v in place.
+  virtual void AdamW(int64_t n, const AdamWArguments& arguments,
+                     const float* grad,  // (n)
+                     float* param,       // (n)
+                     float* m,           // (n)
+                     float* v) = 0;      // (n)
+  // Sum of squares of each leaf (1,024 elements), in 16 fixed lanes in double precision.
+  virtual void LeafSquares(int64_t leaves,
+                           const float* x,        // (leaves, 1024)
+                           double* squares) = 0;  // (leaves)
+
+  // --- Random numbers: elements [begin, begin + n) of the stream (philox.h). out = mean-0 normals
+  // times `stddev`.
+  virtual void NormalFill(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
+                          float* out) = 0;
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_DEVICE_KERNELS_H_

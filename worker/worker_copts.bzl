@@ -1,0 +1,8 @@
+"""Compiler options of every target under worker/ (docs/numerics.md, rule d)."""
+
+# No contraction into fused multiply-adds, no fast-math: the same source has the same bits whatever
+# it is compiled for.
+WORKER_COPTS = [
+    "-ffp-contract=off",
+    "-fno-fast-math",
+]
