@@ -1,0 +1,526 @@
+#include "agent/node_core.h"
+
+#include <cassert>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+
+namespace dsrun::agent {
+namespace {
+
+// A worker that is still loading has no beat thread yet: it is given this many times longer.
+constexpr int kStartPatience = 3;
+
+std::string Seconds(absl::Duration duration) {
+  return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
+}
+
+}  // namespace
+
+NodeCore::NodeCore(Options options) : options_(std::move(options)) {
+  assert(options_.incarnation.value() != 0);
+}
+
+std::vector<NodeAction> NodeCore::Step(absl::Duration now, const NodeEvent& event) {
+  if (phase_ == Phase::kOver) return {};
+  now_ = now;
+  actions_.clear();
+  std::visit([this](const auto& e) { On(e); }, event);
+  EndIfQuiet();
+  CheckInvariants();
+  return std::exchange(actions_, {});
+}
+
+WorkerState NodeCore::state(Slot slot) const {
+  const WorkerSlot* record = worker(slot);
+  return record == nullptr ? WorkerState::kEmpty : record->state;
+}
+
+const WorkerSlot* NodeCore::worker(Slot slot) const {
+  const auto it = workers_.find(slot);
+  return it == workers_.end() ? nullptr : &it->second;
+}
+
+// ---- The coordinator
+
+void NodeCore::On(const CoordinatorReceived& event) {
+  const proto::CoordinatorMessage& message = event.message;
+  if (phase_ == Phase::kNew) {
+    if (message.has_open()) OnOpen(message);
+    return;
+  }
+  if (message.job_id() != job_.job_id()) return;
+  // 0 is only right in Open, but names nobody else either.
+  if (message.incarnation() != 0 && message.incarnation() != options_.incarnation.value()) return;
+  coordinator_heard_at_ = now_;
+  if (phase_ != Phase::kRunning) return;
+  const Generation generation(message.generation());
+  switch (message.body_case()) {
+    case proto::CoordinatorMessage::kPrepare:
+      return OnPrepare(generation);
+    case proto::CoordinatorMessage::kBegin:
+      return OnBegin(generation, message.begin());
+    case proto::CoordinatorMessage::kExchangeTable:
+      return OnExchangeTable(generation, message.exchange_table());
+    case proto::CoordinatorMessage::kStopWorkers:
+      return OnStopWorkers(generation, message.stop_workers());
+    case proto::CoordinatorMessage::kKillWorker:
+      return OnKillWorker(generation, message.kill_worker());
+    case proto::CoordinatorMessage::kEndJob:
+      return OnEndJob();
+    case proto::CoordinatorMessage::kOpen:       // a repeat
+    case proto::CoordinatorMessage::kHeartbeat:  // already noted
+    case proto::CoordinatorMessage::BODY_NOT_SET:
+      return;
+  }
+}
+
+void NodeCore::OnOpen(const proto::CoordinatorMessage& message) {
+  job_ = message.open().job();
+  node_ = message.open().node();
+  limits_ = ResolveLimits(job_.limits());
+  coordinator_heard_at_ = now_;
+  heartbeat_at_ = now_;
+  phase_ = Phase::kRunning;
+  proto::AgentMessage reply;
+  *reply.mutable_opened() = options_.inventory;
+  Send(std::move(reply), generation_);
+}
+
+void NodeCore::OnPrepare(Generation generation) {
+  // A repeat of the same claim is answered again: the first answer may be what was lost.
+  if (generation <= generation_ || generation < prepared_) return;
+  prepared_ = generation;
+  proto::AgentMessage reply;
+  reply.mutable_prepared();
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state == WorkerState::kConnected) {
+      reply.mutable_prepared()->add_live_slots(slot.value());
+    }
+  }
+  Send(std::move(reply), generation);
+}
+
+void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
+  if (generation <= generation_ || generation < prepared_) return;
+  generation_ = generation;
+  prepared_ = generation;
+  plan_ = begin.plan();
+  stop_requested_ = false;
+  stop_checkpoint_ = false;
+  if (IsProgram()) {
+    BeginPrograms();
+  } else {
+    BeginEngine();
+  }
+}
+
+void NodeCore::BeginEngine() {
+  for (auto& [slot, worker] : workers_) {
+    if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
+    if (RankOf(slot) >= 0) {
+      TakeMember(slot, worker);
+    } else {
+      Kill(slot, absl::StrCat("not a member of generation ", generation_.value()));
+    }
+  }
+  SpawnMissing();
+}
+
+// A live worker carries over into the present generation, unless it is on its way out: then it is
+// killed, and its end makes room for a new one.
+void NodeCore::TakeMember(Slot slot, WorkerSlot& worker) {
+  const bool leaving =
+      worker.state == WorkerState::kFinished || worker.kill_at != absl::InfiniteDuration();
+  if (leaving) {
+    return Kill(slot, absl::StrCat("was leaving when generation ", generation_.value(), " began"));
+  }
+  worker.generation = generation_;
+  worker.rank = Rank(RankOf(slot));
+  if (worker.state != WorkerState::kConnected) return;  // it gets the plan with its welcome
+  proto::HostMessage message = ToWorker();
+  *message.mutable_plan() = plan_;
+  actions_.push_back(SendToWorker{slot, std::move(message)});
+}
+
+void NodeCore::BeginPrograms() {
+  spawn_when_empty_ = true;
+  if (AnyAlive()) {
+    LadderAll(absl::StrCat("generation ", generation_.value(), " begins"));
+  } else {
+    SpawnMissing();
+  }
+}
+
+void NodeCore::SpawnMissing() {
+  spawn_when_empty_ = false;
+  for (int rank = 0; rank < plan_.members_size(); ++rank) {
+    const proto::Member& member = plan_.members(rank);
+    if (member.node() == node_ && state(Slot(member.slot())) == WorkerState::kEmpty) {
+      Spawn(Slot(member.slot()), Rank(rank));
+    }
+  }
+}
+
+void NodeCore::Spawn(Slot slot, Rank rank) {
+  WorkerSlot& worker = workers_[slot];
+  worker = {};
+  worker.state = WorkerState::kStarting;
+  worker.generation = generation_;
+  worker.rank = rank;
+  worker.heard_at = now_;
+  actions_.push_back(SpawnWorker{slot, rank, plan_});
+}
+
+void NodeCore::OnExchangeTable(Generation generation, const proto::ExchangeTable& table) {
+  if (generation != generation_) return;
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state != WorkerState::kConnected || worker.generation != generation_) continue;
+    proto::HostMessage message = ToWorker();
+    *message.mutable_exchange_table() = table;
+    actions_.push_back(SendToWorker{slot, std::move(message)});
+  }
+}
+
+void NodeCore::OnStopWorkers(Generation generation, const proto::StopWorkers& stop) {
+  if (generation < generation_) return;
+  stop_requested_ = true;
+  stop_checkpoint_ = stop.checkpoint_first();
+  spawn_when_empty_ = false;
+  if (IsProgram()) return LadderAll("stopped");
+  for (auto& [slot, worker] : workers_) {
+    if (worker.state == WorkerState::kConnected) {
+      AskToStop(slot, worker);
+    } else if (!stop_checkpoint_ &&
+               (worker.state == WorkerState::kStarting || worker.state == WorkerState::kUp)) {
+      Kill(slot, "stopped before it joined");
+    }
+  }
+}
+
+// A stop with a checkpoint may take as long as the save takes; the coordinator loses patience with
+// a second StopWorkers. A plain stop has the grace.
+void NodeCore::AskToStop(Slot slot, WorkerSlot& worker) {
+  proto::HostMessage message = ToWorker();
+  message.mutable_stop()->set_checkpoint_first(stop_checkpoint_);
+  actions_.push_back(SendToWorker{slot, std::move(message)});
+  if (stop_checkpoint_) return;
+  worker.kill_at = now_ + limits_.stop_grace;
+  worker.kill_at_reason = absl::StrCat("did not stop within ", Seconds(limits_.stop_grace));
+}
+
+void NodeCore::OnKillWorker(Generation generation, const proto::KillWorker& kill) {
+  if (generation == generation_) Kill(Slot(kill.slot()), kill.reason());
+}
+
+void NodeCore::OnEndJob() {
+  phase_ = Phase::kEnding;
+  end_reason_ = "ended by the coordinator";
+  if (IsProgram()) return LadderAll("the job ended");
+  for (auto& [slot, worker] : workers_) {
+    // A finished worker leaves by itself; its kill_at is set already.
+    if (worker.state != WorkerState::kFinished) Kill(slot, "the job ended");
+  }
+}
+
+void NodeCore::On(const CoordinatorGone& event) {
+  coordinator_gone_ = true;
+  if (phase_ == Phase::kNew) Abandon(event.why);
+}
+
+void NodeCore::On(const KeeperGone&) {
+  abandoned_ = true;
+  phase_ = Phase::kEnding;
+  end_reason_ = "the keeper of this agent is dead";
+  KillAll(end_reason_);
+}
+
+// ---- Processes
+
+void NodeCore::On(const WorkerSpawned& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr || worker->pid != 0) return;
+  worker->pid = event.pid;
+  if (worker->state != WorkerState::kStarting) return;
+  worker->state = WorkerState::kUp;
+  worker->heard_at = now_;
+  if (IsProgram()) ReportStarted(event.slot, *worker);
+}
+
+void NodeCore::On(const WorkerSpawnFailed& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr || worker->pid != 0) return;
+  proto::WorkerExited exited;
+  exited.set_exit_code(event.exit_code);
+  exited.set_reason(event.why);
+  ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
+}
+
+void NodeCore::On(const WorkerEnded& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr) return;
+  proto::WorkerExited exited;
+  exited.set_exit_code(event.exit_code);
+  exited.set_term_signal(event.term_signal);
+  exited.set_core_dumped(event.core_dumped);
+  for (const std::string& line : event.last_lines) exited.add_last_lines(line);
+  const int64_t nanos = absl::ToUnixNanos(event.wall_time);
+  exited.mutable_wall_time()->set_seconds(nanos / 1'000'000'000);
+  exited.mutable_wall_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  actions_.push_back(SweepOrphans{event.slot});
+  ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
+}
+
+// Tells the coordinator, then fills the slot again if the present generation waits for it.
+void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExited exited) {
+  exited.set_slot(slot.value());
+  exited.set_pid(worker.pid);
+  exited.set_killed_by_agent(worker.killed);
+  if (worker.killed) exited.set_reason(worker.kill_reason);
+  proto::AgentMessage message;
+  *message.mutable_worker_exited() = std::move(exited);
+  Send(std::move(message), worker.generation);
+  if (phase_ != Phase::kRunning || stop_requested_) return;
+  if (IsProgram()) {
+    if (spawn_when_empty_ && !AnyAlive()) SpawnMissing();
+  } else if (worker.generation < generation_ && RankOf(slot) >= 0) {
+    Spawn(slot, Rank(RankOf(slot)));
+  }
+}
+
+void NodeCore::ReportStarted(Slot slot, const WorkerSlot& worker) {
+  proto::AgentMessage message;
+  proto::WorkerStarted& started = *message.mutable_worker_started();
+  started.set_slot(slot.value());
+  started.set_pid(worker.pid);
+  started.set_incarnation(worker.incarnation.value());
+  Send(std::move(message), worker.generation);
+}
+
+// ---- Sessions of our own workers
+
+void NodeCore::On(const WorkerHello& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr) return;
+  if (worker->state != WorkerState::kUp && worker->state != WorkerState::kConnected) return;
+  worker->state = WorkerState::kConnected;
+  worker->incarnation = event.incarnation;
+  worker->heard_at = now_;
+  worker->kill_at = absl::InfiniteDuration();
+  ReportStarted(event.slot, *worker);
+  proto::HostMessage welcome = ToWorker();
+  *welcome.mutable_welcome()->mutable_job() = job_;
+  actions_.push_back(SendToWorker{event.slot, std::move(welcome)});
+  proto::HostMessage plan = ToWorker();
+  *plan.mutable_plan() = plan_;
+  actions_.push_back(SendToWorker{event.slot, std::move(plan)});
+  if (stop_requested_) AskToStop(event.slot, *worker);
+}
+
+void NodeCore::On(const WorkerReceived& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr || worker->state != WorkerState::kConnected) return;
+  const uint64_t incarnation = event.message.incarnation();
+  if (incarnation != 0 && incarnation != worker->incarnation.value()) return;
+  worker->heard_at = now_;
+  if (event.message.has_beat()) {
+    worker->step = event.message.beat().step();
+    worker->phase = event.message.beat().phase();
+    return;
+  }
+  if (!Relayed(*worker, event.message)) return;
+  proto::AgentMessage report;
+  report.mutable_worker_report()->set_slot(event.slot.value());
+  *report.mutable_worker_report()->mutable_message() = event.message;
+  Send(std::move(report), generation_);
+  if (event.message.has_finished()) {
+    worker->state = WorkerState::kFinished;
+    worker->kill_at = now_ + limits_.stop_grace;
+    worker->kill_at_reason =
+        absl::StrCat("had finished and did not exit within ", Seconds(limits_.stop_grace));
+  }
+}
+
+// A line for people is worth having whatever generation it was written in; anything else counts
+// only for the generation it belongs to.
+bool NodeCore::Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const {
+  if (message.has_notice()) return true;
+  return Generation(message.generation()) == generation_ && worker.generation == generation_;
+}
+
+void NodeCore::On(const WorkerSessionClosed& event) {
+  WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr || worker->state != WorkerState::kConnected) return;
+  if (worker->incarnation != event.incarnation) return;
+  // Usually the first sign of its end, which follows at once.
+  worker->state = WorkerState::kUp;
+  worker->incarnation = Incarnation();
+  worker->kill_at = now_ + limits_.worker_silent_after;
+  worker->kill_at_reason = "closed its session and did not exit";
+}
+
+// ---- Time
+
+void NodeCore::On(const Tick&) {
+  if (phase_ == Phase::kNew) return;
+  ForgiveOwnPause();
+  CheckDeadlines();
+  if (phase_ == Phase::kRunning && now_ - coordinator_heard_at_ >= limits_.lease) {
+    Abandon(absl::StrCat("no word from the coordinator for ", Seconds(limits_.lease),
+                         ": the lease has run out"));
+  }
+  SendHeartbeatIfDue();
+}
+
+// When this process itself did not run, silence of the workers proves nothing: what they sent in
+// the meantime is still queued behind this tick. The lease is not forgiven: it protects others.
+void NodeCore::ForgiveOwnPause() {
+  const absl::Duration gap =
+      ticked_at_ == absl::InfiniteDuration() ? absl::ZeroDuration() : now_ - ticked_at_;
+  ticked_at_ = now_;
+  if (gap < 2 * limits_.heartbeat_interval) return;
+  for (auto& [slot, worker] : workers_) worker.heard_at += gap;
+}
+
+void NodeCore::CheckDeadlines() {
+  for (auto& [slot, worker] : workers_) {
+    if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
+    if (now_ >= worker.kill_at) {
+      Kill(slot, worker.kill_at_reason);
+      continue;
+    }
+    if (IsProgram() || worker.state == WorkerState::kFinished) continue;
+    const absl::Duration silence = now_ - worker.heard_at;
+    if (worker.state == WorkerState::kConnected && silence >= limits_.worker_silent_after) {
+      Kill(slot,
+           absl::StrCat("silent for ", Seconds(limits_.worker_silent_after), ", probably stopped"));
+    } else if (worker.state != WorkerState::kConnected &&
+               silence >= kStartPatience * limits_.worker_silent_after) {
+      Kill(slot, absl::StrCat("did not say hello within ",
+                              Seconds(kStartPatience * limits_.worker_silent_after)));
+    }
+  }
+}
+
+void NodeCore::SendHeartbeatIfDue() {
+  if (now_ - heartbeat_at_ < limits_.heartbeat_interval) return;
+  heartbeat_at_ = now_;
+  proto::AgentMessage message;
+  message.mutable_heartbeat();
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state != WorkerState::kConnected) continue;
+    proto::WorkerBeat& beat = *message.mutable_heartbeat()->add_beats();
+    beat.set_slot(slot.value());
+    beat.set_step(worker.step);
+    beat.set_phase(worker.phase);
+  }
+  Send(std::move(message), generation_);
+}
+
+// ---- Ends
+
+void NodeCore::Kill(Slot slot, const std::string& reason) {
+  WorkerSlot* worker = Find(slot);
+  if (worker == nullptr) return;
+  // A second KILL is harmless, and right when the first order was the ladder; the first reason
+  // stays.
+  if (!worker->killed) worker->kill_reason = reason;
+  worker->killed = true;
+  worker->kill_at = absl::InfiniteDuration();
+  worker->state = WorkerState::kStopping;
+  actions_.push_back(KillWorker{slot, reason});
+}
+
+void NodeCore::LadderAll(const std::string& reason) {
+  StopLadder ladder{.slots = {}, .grace = limits_.stop_grace};
+  for (auto& [slot, worker] : workers_) {
+    if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
+    worker.state = WorkerState::kStopping;
+    worker.killed = true;
+    worker.kill_reason = reason;
+    ladder.slots.push_back(slot);
+  }
+  if (!ladder.slots.empty()) actions_.push_back(std::move(ladder));
+}
+
+void NodeCore::KillAll(const std::string& reason) {
+  for (auto& [slot, worker] : workers_) Kill(slot, reason);
+}
+
+void NodeCore::Abandon(const std::string& reason) {
+  abandoned_ = true;
+  phase_ = Phase::kEnding;
+  end_reason_ = reason;
+  if (IsProgram()) {
+    LadderAll(reason);
+  } else {
+    KillAll(reason);
+  }
+}
+
+void NodeCore::EndIfQuiet() {
+  if (AnyAlive()) return;
+  if (phase_ == Phase::kRunning && coordinator_gone_) {
+    Abandon("the coordinator's stream is gone and no worker is left");
+  }
+  if (phase_ != Phase::kEnding) return;
+  actions_.push_back(SweepOrphans{std::nullopt});
+  if (!abandoned_) {
+    proto::AgentMessage message;
+    message.mutable_job_ended();
+    Send(std::move(message), generation_);
+  }
+  actions_.push_back(JobOver{end_reason_, abandoned_});
+  phase_ = Phase::kOver;
+}
+
+// ---- Small things
+
+void NodeCore::Send(proto::AgentMessage message, Generation generation) {
+  if (coordinator_gone_) return;
+  message.set_job_id(job_.job_id());
+  message.set_incarnation(options_.incarnation.value());
+  message.set_generation(generation.value());
+  actions_.push_back(SendToCoordinator{std::move(message)});
+}
+
+proto::HostMessage NodeCore::ToWorker() const {
+  proto::HostMessage message;
+  message.set_job_id(job_.job_id());
+  message.set_generation(generation_.value());
+  return message;
+}
+
+WorkerSlot* NodeCore::Find(Slot slot) {
+  const auto it = workers_.find(slot);
+  return it == workers_.end() || !it->second.alive() ? nullptr : &it->second;
+}
+
+int NodeCore::RankOf(Slot slot) const {
+  for (int rank = 0; rank < plan_.members_size(); ++rank) {
+    const proto::Member& member = plan_.members(rank);
+    if (member.node() == node_ && member.slot() == slot.value()) return rank;
+  }
+  return -1;
+}
+
+bool NodeCore::AnyAlive() const {
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.alive()) return true;
+  }
+  return false;
+}
+
+void NodeCore::CheckInvariants() const {
+  for (const auto& [slot, worker] : workers_) {
+    assert(worker.alive() || worker.pid == 0);
+    assert(worker.generation <= generation_);
+  }
+  assert(phase_ != Phase::kOver || !AnyAlive());
+}
+
+}  // namespace dsrun::agent

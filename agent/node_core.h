@@ -1,0 +1,150 @@
+// NodeCore: everything an agent decides for one job, as a pure function of what it is told.
+//
+//   NodeCore core({.incarnation = Incarnation(7), .inventory = opened});
+//   for (NodeAction& action : core.Step(now, event)) perform(action);
+//
+// No clock, process, socket, log or random number inside; `now` is steady time and never goes back.
+// The same events give the same actions, byte for byte. One core lives from Open to JobOver.
+//
+// What it does:
+//   Open           -> Opened with the inventory.
+//   Prepare(g)     -> Prepared(g) with the slots whose worker lives. Nothing is torn down.
+//   Begin(plan g)  -> everything older than g is fenced. Engine: the plan goes to every live worker
+//                     that is a member, missing members are spawned, other workers are killed.
+//                     Programs: the old generation is stopped whole (ladder); when the last is dead
+//                     the new one is spawned.
+//   worker reports -> relayed if they belong to the present generation, dropped otherwise.
+//                     Beats are folded into AgentHeartbeat.
+//   a silent worker (no message for worker_silent_after; three times that before its hello)
+//                  -> killed, reported like any other end.
+//   ExchangeTable  -> every local worker of that generation.
+//   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
+//                     first); programs get the ladder. Nothing is spawned until the next Begin.
+//   EndJob         -> all stopped, swept, JobEnded, JobOver.
+//   No word from the coordinator for `lease`, or the keeper gone -> all stopped, swept, JobOver.
+//   Stream gone and nothing left alive -> JobOver at once.
+//
+// Invariants, checked after every step: a slot that is not alive has no pid; a worker is never of a
+// newer generation than the node; after JobOver nothing is alive and Step returns nothing.
+//
+// Single-threaded: the caller serialises.
+
+#ifndef DSRUN_AGENT_NODE_CORE_H_
+#define DSRUN_AGENT_NODE_CORE_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "agent/node_events.h"
+#include "agent/node_limits.h"
+#include "agent/worker_state.h"
+#include "common/base/ids.h"
+#include "proto/agent.pb.h"
+#include "proto/job.pb.h"
+#include "proto/worker.pb.h"
+
+namespace dsrun::agent {
+
+class NodeCore {
+ public:
+  struct Options {
+    Incarnation incarnation;  // of this agent process, not 0
+    proto::Opened inventory;  // sent back as it is
+  };
+
+  explicit NodeCore(Options options);
+
+  // Takes one event, returns what to do, in order. Never fails: a message that makes no sense here
+  // (stale, repeated, out of order) is dropped.
+  std::vector<NodeAction> Step(absl::Duration now, const NodeEvent& event);
+
+  // For tests, logs and the shell's decisions.
+  bool over() const { return phase_ == Phase::kOver; }
+  Generation generation() const { return generation_; }
+  // kEmpty for a slot that was never used.
+  WorkerState state(Slot slot) const;
+  // The slot's record, or nullptr when it was never used.
+  const WorkerSlot* worker(Slot slot) const;
+  const proto::JobSpec& job() const { return job_; }
+
+ private:
+  // kNew --Open--> kRunning --EndJob, lease, keeper gone, stream gone with nothing alive-->
+  // kEnding --last worker ended--> kOver
+  enum class Phase { kNew, kRunning, kEnding, kOver };
+
+  void On(const CoordinatorReceived& event);
+  void On(const CoordinatorGone& event);
+  void On(const WorkerSpawned& event);
+  void On(const WorkerSpawnFailed& event);
+  void On(const WorkerEnded& event);
+  void On(const WorkerHello& event);
+  void On(const WorkerReceived& event);
+  void On(const WorkerSessionClosed& event);
+  void On(const KeeperGone& event);
+  void On(const Tick& event);
+
+  void OnOpen(const proto::CoordinatorMessage& message);
+  void OnPrepare(Generation generation);
+  void OnBegin(Generation generation, const proto::Begin& begin);
+  void OnExchangeTable(Generation generation, const proto::ExchangeTable& table);
+  void OnStopWorkers(Generation generation, const proto::StopWorkers& stop);
+  void OnKillWorker(Generation generation, const proto::KillWorker& kill);
+  void OnEndJob();
+
+  void BeginEngine();
+  void BeginPrograms();
+  void TakeMember(Slot slot, WorkerSlot& worker);
+  void SpawnMissing();
+  void Spawn(Slot slot, Rank rank);
+  void Kill(Slot slot, const std::string& reason);
+  void AskToStop(Slot slot, WorkerSlot& worker);
+  void LadderAll(const std::string& reason);
+  void KillAll(const std::string& reason);
+  void Abandon(const std::string& reason);
+  void EndIfQuiet();
+  void CheckDeadlines();
+  void ForgiveOwnPause();
+  bool Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const;
+  void ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExited exited);
+  void ReportStarted(Slot slot, const WorkerSlot& worker);
+  void SendHeartbeatIfDue();
+  // To the coordinator, if it still listens.
+  void Send(proto::AgentMessage message, Generation generation);
+  proto::HostMessage ToWorker() const;
+  WorkerSlot* Find(Slot slot);
+  // The rank of `slot` in the present plan, or -1.
+  int RankOf(Slot slot) const;
+  bool IsProgram() const { return job_.has_program(); }
+  bool AnyAlive() const;
+  void CheckInvariants() const;
+
+  // Constant after construction.
+  const Options options_;
+
+  Phase phase_ = Phase::kNew;
+  proto::JobSpec job_;
+  NodeLimits limits_;
+  int node_ = 0;
+  Generation generation_;  // of the last Begin
+  Generation prepared_;    // highest claim acknowledged
+  proto::GenerationPlan plan_;
+  std::map<Slot, WorkerSlot> workers_;
+  bool spawn_when_empty_ = false;  // programs: the new generation waits for the old one's last exit
+  bool stop_requested_ = false;    // since the last Begin: spawn nothing
+  bool stop_checkpoint_ = false;
+  bool coordinator_gone_ = false;
+  bool abandoned_ = false;
+  std::string end_reason_;
+  absl::Duration coordinator_heard_at_;
+  absl::Duration heartbeat_at_ = -absl::InfiniteDuration();  // of the last one sent
+  absl::Duration ticked_at_ = absl::InfiniteDuration();      // infinite: no tick yet
+  // Of the step in progress.
+  absl::Duration now_;
+  std::vector<NodeAction> actions_;
+};
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_NODE_CORE_H_

@@ -1,0 +1,124 @@
+// What the core of an agent hears and what it wants done: plain data, no behaviour. The shell
+// (supervisor.h) and the simulation speak this vocabulary; nothing here knows processes, sockets or
+// clocks.
+//
+// A slot holds at most one process at a time: the core asks for a new one only after WorkerEnded of
+// the old one, so a slot names a process without ambiguity. The shell must deliver, for each
+// SpawnWorker, exactly one WorkerSpawned or WorkerSpawnFailed, and after WorkerSpawned exactly one
+// WorkerEnded, in this order.
+
+#ifndef DSRUN_AGENT_NODE_EVENTS_H_
+#define DSRUN_AGENT_NODE_EVENTS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/ids.h"
+#include "proto/agent.pb.h"
+#include "proto/job.pb.h"
+#include "proto/worker.pb.h"
+
+namespace dsrun::agent {
+
+// ---- Events
+
+// A message of the coordinator. The first is `open`, already admitted by the shell: key, user and
+// save folder are checked there.
+struct CoordinatorReceived {
+  proto::CoordinatorMessage message;
+};
+// The coordinator's stream is over; nothing can be sent to it any more. Never resumed.
+struct CoordinatorGone {
+  std::string why;
+};
+struct WorkerSpawned {
+  Slot slot;
+  int32_t pid = 0;
+};
+// No process came into being. `exit_code` is what a shell would say: 127 not found, 126 otherwise.
+struct WorkerSpawnFailed {
+  Slot slot;
+  int32_t exit_code = 126;
+  std::string why;
+};
+// The process has ended and is reaped.
+struct WorkerEnded {
+  Slot slot;
+  int32_t exit_code = 0;    // when it exited
+  int32_t term_signal = 0;  // when a signal ended it, else 0
+  bool core_dumped = false;
+  std::vector<std::string> last_lines;  // of its log, at most 20
+  absl::Time wall_time;                 // when, for people
+};
+// The worker in `slot` has opened its session and proved the job's token. A second hello from a
+// slot replaces the first session (the shell closes the older stream).
+struct WorkerHello {
+  Slot slot;
+  Incarnation incarnation;
+};
+// Any later message of that session.
+struct WorkerReceived {
+  Slot slot;
+  proto::WorkerMessage message;
+};
+struct WorkerSessionClosed {
+  Slot slot;
+  Incarnation incarnation;
+};
+// The keeper is dead: nobody would clean up after us.
+struct KeeperGone {};
+// Time has passed; at least every heartbeat_interval / 2.
+struct Tick {};
+
+using NodeEvent =
+    std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
+                 WorkerEnded, WorkerHello, WorkerReceived, WorkerSessionClosed, KeeperGone, Tick>;
+
+// ---- Actions, to be performed in the order given
+
+// Start the process of `slot`. A dsworker gets the plan later through its session; a program gets
+// it as environment variables, now.
+struct SpawnWorker {
+  Slot slot;
+  Rank rank;
+  proto::GenerationPlan plan;
+};
+// SIGKILL to the process group, now.
+struct KillWorker {
+  Slot slot;
+  std::string reason;
+};
+// SIGTERM to all these groups now, SIGKILL to what is left after one common grace.
+struct StopLadder {
+  std::vector<Slot> slots;
+  absl::Duration grace;
+};
+struct SendToCoordinator {
+  proto::AgentMessage message;
+};
+struct SendToWorker {
+  Slot slot;
+  proto::HostMessage message;
+};
+// Kill processes that outlived their worker: those that the last process of `slot` left behind, or
+// everything of this job when there is no slot.
+struct SweepOrphans {
+  std::optional<Slot> slot;
+};
+// Every worker is gone, the job is over on this node; always the last action of a core's life. The
+// coordinator's stream is closed after what was sent. `abandoned`: not by EndJob (lease, keeper).
+struct JobOver {
+  std::string reason;
+  bool abandoned = false;
+};
+
+using NodeAction = std::variant<SpawnWorker, KillWorker, StopLadder, SendToCoordinator,
+                                SendToWorker, SweepOrphans, JobOver>;
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_NODE_EVENTS_H_
