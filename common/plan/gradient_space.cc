@@ -1,0 +1,34 @@
+#include "common/plan/gradient_space.h"
+
+#include <algorithm>
+
+namespace dsrun {
+
+GradientSpace::GradientSpace(const FlatLayout& layout, const ShardPlan& shards,
+                             int64_t bucket_bytes)
+    : layout_(layout), shards_(shards), tied_(layout.Find("wte.weight").padded()) {
+  const int64_t leaf_bytes = kLeafElements * static_cast<int64_t>(sizeof(float));
+  const int64_t step =
+      std::max<int64_t>((bucket_bytes + leaf_bytes - 1) / leaf_bytes, 1) * kLeafElements;
+  for (int64_t end = size(); end > layout.size();) {
+    const int64_t begin = std::max(layout.size(), end - step);
+    buckets_.push_back({begin, end});
+    end = begin;
+  }
+  buckets_.insert(buckets_.end(), shards.buckets().begin(), shards.buckets().end());
+}
+
+std::vector<std::vector<Range>> GradientSpace::OwnedByRank(Range within) const {
+  const int64_t shift = within.begin >= layout_.size() ? layout_.size() - tied_.begin : 0;
+  std::vector<std::vector<Range>> owned;
+  for (int64_t rank = 0; rank < shards_.width(); ++rank) {
+    owned.push_back(shards_.Owned(rank, {within.begin - shift, within.end - shift}));
+    for (Range& range : owned.back()) {
+      range.begin += shift;
+      range.end += shift;
+    }
+  }
+  return owned;
+}
+
+}  // namespace dsrun
