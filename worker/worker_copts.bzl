@@ -6,3 +6,9 @@ WORKER_COPTS = [
     "-ffp-contract=off",
     "-fno-fast-math",
 ]
+
+# Our hot loops, on top of that: vectorised, and square roots are one instruction (no errno).
+LOOP_COPTS = WORKER_COPTS + [
+    "-O3",
+    "-fno-math-errno",
+]

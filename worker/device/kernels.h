@@ -18,6 +18,8 @@
 #include <cstdint>
 #include <string>
 
+#include "worker/device/adamw_arguments.h"
+
 namespace dsrun::worker {
 
 // (batch, seq_length, width) of the activations, heads * head_size == width.
@@ -44,21 +46,6 @@ struct HeadShape {
   int64_t width = 0;
   int64_t vocab_size = 0;
   int64_t stride = 0;
-};
-
-// One update of AdamW (Loshchilov and Hutter, 2019), everything that changes from call to call:
-//   g = grad * grad_scale
-//   m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g g
-//   p = p - lr ((m / bias_correction1) / (sqrt(v / bias_correction2) + eps) + weight_decay p)
-struct AdamWArguments {
-  float lr = 0;
-  float beta1 = 0.9f;
-  float beta2 = 0.95f;
-  float eps = 1e-8f;
-  float weight_decay = 0;
-  float bias_correction1 = 1;  // 1 - beta1^step
-  float bias_correction2 = 1;  // 1 - beta2^step
-  float grad_scale = 1;        // 1 / tokens, times the clipping factor
 };
 
 class Kernels {

@@ -1,0 +1,37 @@
+// What a model keeps while it computes: every activation and workspace buffer of one micro-batch,
+// as a list that depends on shapes alone. The model lays its arena out from this very list
+// (worker/model), and the memory plan prints it, so the two cannot disagree. Pure.
+//
+// Each buffer's elements are rounded up to 64 bytes, so buffers laid one after the other stay
+// aligned.
+
+#ifndef DSRUN_COMMON_PLAN_ACTIVATION_PLAN_H_
+#define DSRUN_COMMON_PLAN_ACTIVATION_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "common/model_spec/model_spec.h"
+#include "common/plan/memory_plan.h"
+
+namespace dsrun {
+
+// A tile of attention scores: constants of the model, never of the memory at hand
+// (docs/numerics.md, rule f).
+inline constexpr int64_t kAttentionQueries = 64;
+inline constexpr int64_t kAttentionKeys = 256;
+
+// Floats that attention needs per thread: two tiles and two numbers per query.
+inline constexpr int64_t kAttentionScratch =
+    2 * kAttentionQueries * kAttentionKeys + 2 * kAttentionQueries;
+
+// Elements from one row of logits to the next: rows begin on 64 bytes.
+int64_t LogitsStride(const ModelSpec& spec);
+
+// REQUIRES: spec is valid, micro_batch_size >= 1, threads >= 1.
+std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_batch_size,
+                                           int64_t threads);
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_PLAN_ACTIVATION_PLAN_H_
