@@ -1,0 +1,50 @@
+#include "worker/engine/generate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "common/base/philox.h"
+
+namespace dsrun::worker {
+
+int32_t SampleByte(std::span<const float> logits, double temperature, double uniform) {
+  const auto best = std::max_element(logits.begin(), logits.end());
+  if (temperature <= 0) return static_cast<int32_t>(best - logits.begin());
+  std::vector<double> weights;
+  double sum = 0;
+  for (const float logit : logits) {
+    weights.push_back(std::exp((static_cast<double>(logit) - *best) / temperature));
+    sum += weights.back();
+  }
+  double left = uniform * sum;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    left -= weights[i];
+    if (left < 0) return static_cast<int32_t>(i);
+  }
+  return static_cast<int32_t>(best - logits.begin());  // rounding ate the last bit of `left`
+}
+
+std::string Generate(Model& model, const ModelSpec& spec, const float* parameters,
+                     const std::string& prompt, const GenerateOptions& options) {
+  constexpr size_t kBytes = 256;  // a larger vocabulary has entries that no byte stands for
+  std::vector<int32_t> text;
+  for (const char c : prompt.empty() ? std::string("\n") : prompt) {
+    text.push_back(static_cast<unsigned char>(c));
+  }
+  std::vector<float> logits(static_cast<size_t>(spec.vocab_size));
+  std::string continuation;
+  for (int64_t i = 0; i < options.length; ++i) {
+    const int64_t length = std::min<int64_t>(spec.seq_length, static_cast<int64_t>(text.size()));
+    model.NextTokenLogits(parameters, text.data() + text.size() - static_cast<size_t>(length),
+                          length, logits.data());
+    const PhiloxBlock bits =
+        RandomAt(options.seed, RandomPurpose::kSampling, 0, static_cast<uint64_t>(i));
+    const double uniform = static_cast<double>(RandomU64(bits) >> 11) * 0x1p-53;
+    text.push_back(SampleByte(std::span(logits).first(kBytes), options.temperature, uniform));
+    continuation.push_back(static_cast<char>(text.back()));
+  }
+  return continuation;
+}
+
+}  // namespace dsrun::worker

@@ -1,0 +1,34 @@
+// GrpcSession: a Session over the agent's unix socket.
+
+#ifndef DSRUN_WORKER_ENGINE_GRPC_SESSION_H_
+#define DSRUN_WORKER_ENGINE_GRPC_SESSION_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "proto/worker.pb.h"
+#include "worker/engine/session.h"
+
+namespace dsrun::worker {
+
+struct SessionOptions {
+  proto::WorkerBootstrap bootstrap;
+  Incarnation incarnation;
+  absl::Duration connect_timeout = absl::Seconds(10);
+  // The agent wants this process gone at once, or is gone itself: nobody may go on training
+  // unsupervised. Called at most once, from the session's thread; expected to end the process.
+  std::function<void(const std::string& reason)> on_over;
+  // What the beat says; called from the beat thread.
+  std::function<proto::Beat()> beat;
+};
+
+// Connects, says Hello, waits for Welcome. Starts the reader and the beat thread.
+// Errors: UNAVAILABLE: no agent at the socket; UNAUTHENTICATED: wrong token; DEADLINE_EXCEEDED.
+absl::StatusOr<std::unique_ptr<Session>> ConnectGrpcSession(SessionOptions options);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_ENGINE_GRPC_SESSION_H_
