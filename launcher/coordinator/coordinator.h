@@ -45,13 +45,20 @@
 #define DSRUN_LAUNCHER_COORDINATOR_COORDINATOR_H_
 
 #include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "launcher/coordinator/events.h"
+#include "launcher/coordinator/history.h"
+#include "launcher/coordinator/membership.h"
+#include "launcher/coordinator/rendezvous_table.h"
 #include "proto/job.pb.h"
 
 namespace dsrun::launcher {
@@ -76,7 +83,8 @@ struct CoordinatorConfig {
   int max_restarts_without_progress = 3;
 };
 
-// Fields of `job.limits` that are not set get the defaults above, max_restarts 0 for programs.
+// Durations of `job.limits` that are not set get the defaults above. The two restart limits are
+// taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit.
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 class Coordinator {
@@ -98,9 +106,10 @@ class Coordinator {
   // `now`: steady time, never less than at the call before.
   std::vector<Action> Step(absl::Duration now, const Event& event);
 
-  State state() const;
-  Generation generation() const;
-  const CoordinatorConfig& config() const;
+  State state() const { return state_; }
+  // The highest number claimed. 0 before the first.
+  Generation generation() const { return generation_; }
+  const CoordinatorConfig& config() const { return config_; }
   // As it stands; EndJob carries the final one.
   Report CurrentReport(absl::Duration now) const;
 
@@ -111,6 +120,115 @@ class Coordinator {
   uint64_t Digest() const;
   // The state that Digest hashes, as text, for people: one fact a line.
   std::string DebugString() const;
+
+ private:
+  struct Deadline {
+    absl::Duration at = absl::InfiniteDuration();
+    uint64_t number = 0;  // grows with every setting
+    bool is_set() const { return at != absl::InfiniteDuration(); }
+  };
+
+  // ---- coordinator.cc: events
+  void On(const Start& event);
+  void On(const AgentSpoke& event);
+  void On(const AgentGone& event);
+  void On(const Tick& event);
+  void On(const OperatorStop& event);
+  void On(const NodeSilent& event);
+  void On(const DeadlinePassed& event);
+  void On(const ProgressMade& event);
+  void OnOpened(NodeId node, const proto::AgentMessage& message);
+  void OnPrepared(NodeId node, Generation generation);
+  void OnJobEnded(NodeId node);
+  void OnPhaseDeadline();
+  void OnCauseDeadline();
+
+  // ---- coordinator_ranks.cc: what ranks do in the generation begun
+  void OnWorkerStarted(WorkerId worker, Generation generation);
+  void OnWorkerExited(WorkerId worker, Generation generation, const proto::WorkerExited& exited);
+  void OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
+  void OnProgramRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
+  void OnReport(WorkerId worker, const proto::WorkerMessage& message);
+  void OnExchangePut(Rank rank, const proto::ExchangePut& put);
+  void OnJoined(Rank rank, const proto::Joined& joined);
+  void OnStepDone(Rank rank, const proto::StepDone& done);
+  void OnCheckpoint(Generation generation, const proto::CheckpointCommitted& checkpoint);
+  void OnFailed(Rank rank, const proto::Failed& failed);
+  void OnFinished(Rank rank, const proto::Finished& finished);
+  void OnNotice(WorkerId worker, std::optional<Rank> rank, const proto::Notice& notice);
+  void RankJoined(Rank rank);
+  void RankFinished(Rank rank);
+
+  // ---- coordinator_generation.cc: from one generation to the next, and to the end
+  void Claim(std::string reason);
+  void Begin();
+  // Something failed; reports it, and ends the generation if it cannot go on.
+  void Fail(Failure failure);
+  // The same for nodes, which are fenced. `why`: by node.
+  void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why);
+  void RecordNodeLost(NodeId node, const std::string& why, bool needed);
+  void NextGeneration();
+  void NextTrainGeneration(const std::string& reason);
+  void NextProgramGeneration(const std::string& reason);
+  void DrainIfDone();
+  bool HasUndrainedLiveNode() const;
+  void LaunchFailed(Failure failure);
+  void EndLaunch();
+  void BeginEnding(int exit_code, std::string verdict, bool now);
+  void EndIfAllGone();
+  void Finish();
+
+  void Enter(State state, absl::Duration deadline_after);
+  void SetCauseDeadline();
+  void SendTo(NodeId node, proto::CoordinatorMessage message);
+  void SendToLive(const proto::CoordinatorMessage& message);
+  void StopWorkers(bool checkpoint_first);
+  void Emit(Action action) { actions_.push_back(std::move(action)); }
+  void Notice(bool warning, std::string text);
+  Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
+  std::string HostOf(NodeId node) const;
+  int width() const { return plan_.members_size(); }
+  bool AllRanksFinished() const { return width() > 0 && finished_.size() == AllRanks(); }
+  size_t AllRanks() const { return static_cast<size_t>(width()); }
+  bool HasUnfinishedRank(NodeId node) const;
+  bool RanksRun() const { return state_ == State::kStarting || state_ == State::kRunning; }
+
+  // Constant after construction.
+  const CoordinatorConfig config_;
+
+  // Durable: what Digest covers.
+  State state_ = State::kIdle;
+  Generation generation_;       // the highest claimed
+  proto::GenerationPlan plan_;  // of the last Begin; its number is the generation begun
+  Membership members_;
+  std::set<NodeId> prepared_;
+  std::set<Rank> joined_;       // programs: started
+  std::set<Rank> finished_;     // Finished, or a program's exit with 0
+  std::set<Rank> exited_;       // their process has ended
+  bool stopped_early_ = false;  // some rank of the generation finished because of a stop
+  RendezvousTable rendezvous_;
+  std::map<Rank, Failure> suspects_;  // reported, the cause is not known yet
+  Deadline phase_deadline_;
+  Deadline cause_deadline_;
+  int restarts_ = 0;
+  int fruitless_ = 0;                              // generations in a row that made no progress
+  bool progressed_ = false;                        // the generation begun did
+  bool first_step_ = false;                        // the generation begun finished a step
+  int64_t high_step_ = 0;                          // highest finished step of all generations
+  std::pair<int64_t, int64_t> newest_checkpoint_;  // generation, step
+  bool drain_for_lease_ = false;  // kDraining: a lost node's processes may live until the deadline
+  int stops_ = 0;                 // OperatorStops
+  int exit_code_ = 0;             // kEnding: what the job will return
+  bool ended_ = false;            // EndJob was emitted
+
+  // Not durable.
+  History history_;
+  int64_t heard_step_ = 0;  // highest StepDone of the generation begun
+  int64_t told_step_ = 0;   // highest step told to the operator in it
+  std::string sample_;
+  // Of the step in progress.
+  absl::Duration now_;
+  std::vector<Action> actions_;
 };
 
 const char* StateName(Coordinator::State state);

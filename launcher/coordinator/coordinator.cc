@@ -1,0 +1,302 @@
+#include "launcher/coordinator/coordinator.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "launcher/coordinator/generation_planner.h"
+#include "launcher/coordinator/root_cause.h"
+
+namespace dsrun::launcher {
+
+const char* StateName(Coordinator::State state) {
+  switch (state) {
+    case Coordinator::State::kIdle:
+      return "idle";
+    case Coordinator::State::kOpening:
+      return "opening";
+    case Coordinator::State::kPreparing:
+      return "preparing";
+    case Coordinator::State::kStarting:
+      return "starting";
+    case Coordinator::State::kRunning:
+      return "running";
+    case Coordinator::State::kDraining:
+      return "draining";
+    case Coordinator::State::kStopping:
+      return "stopping";
+    case Coordinator::State::kEnding:
+      return "ending";
+    case Coordinator::State::kEnded:
+      return "ended";
+  }
+  return "?";
+}
+
+Coordinator::Coordinator(CoordinatorConfig config)
+    : config_(std::move(config)), members_(config_.nodes.size()) {}
+
+std::vector<Action> Coordinator::Step(absl::Duration now, const Event& event) {
+  now_ = now;
+  actions_.clear();
+  if (state_ != State::kEnded) {
+    std::visit([this](const auto& kind) { On(kind); }, event);
+  }
+  return std::move(actions_);
+}
+
+Report Coordinator::CurrentReport(absl::Duration now) const {
+  Report report = history_.report();
+  report.exit_code = exit_code_;
+  report.restarts = restarts_;
+  report.ended_at = now;
+  return report;
+}
+
+void Coordinator::On(const Start&) {
+  if (state_ != State::kIdle) return;
+  history_.report().started_at = now_;
+  Enter(State::kOpening, config_.join_timeout);
+  for (const NodeId node : members_.WithState(Membership::NodeState::kUnopened)) {
+    Emit(OpenAgent{node});
+  }
+}
+
+void Coordinator::On(const AgentSpoke& event) {
+  const NodeId node = event.node;
+  const proto::AgentMessage& message = event.message;
+  if (!members_.Contains(node)) return;
+  if (message.has_opened()) return OnOpened(node, message);
+  if (!members_.IsOpen(node)) return;
+  if (message.incarnation() != members_.incarnation(node).value()) return;
+  members_.Heard(node, now_);
+  const Generation generation(message.generation());
+  switch (message.body_case()) {
+    case proto::AgentMessage::kPrepared:
+      return OnPrepared(node, generation);
+    case proto::AgentMessage::kWorkerStarted:
+      return OnWorkerStarted({node, Slot(message.worker_started().slot())}, generation);
+    case proto::AgentMessage::kWorkerExited:
+      return OnWorkerExited({node, Slot(message.worker_exited().slot())}, generation,
+                            message.worker_exited());
+    case proto::AgentMessage::kWorkerReport:
+      return OnReport({node, Slot(message.worker_report().slot())},
+                      message.worker_report().message());
+    case proto::AgentMessage::kJobEnded:
+      return OnJobEnded(node);
+    case proto::AgentMessage::kOpened:     // handled above
+    case proto::AgentMessage::kHeartbeat:  // folded into Tick
+    case proto::AgentMessage::kLogChunk:   // the console's
+    case proto::AgentMessage::BODY_NOT_SET:
+      return;
+  }
+}
+
+void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
+  if (state_ != State::kOpening) return;
+  if (members_.state(node) != Membership::NodeState::kUnopened) return;
+  members_.Open(node, Incarnation(message.incarnation()), now_);
+  if (members_.AllOpen()) {
+    int slots = 0;
+    for (const CoordinatorConfig::Node& each : config_.nodes) {
+      slots += static_cast<int>(each.slots.size());
+    }
+    Emit(Tell{AgentsOpened{static_cast<int>(members_.size()), slots}});
+    return Claim("first start");
+  }
+  // Some other agent could not be opened, and this was the last answer to wait for.
+  if (members_.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+}
+
+void Coordinator::OnPrepared(NodeId node, Generation generation) {
+  if (state_ != State::kPreparing || generation != generation_) return;
+  prepared_.insert(node);
+  if (prepared_.size() == members_.Live().size()) Begin();
+}
+
+void Coordinator::OnJobEnded(NodeId node) {
+  if (state_ == State::kEnding) {
+    members_.Done(node);
+    return EndIfAllGone();
+  }
+  // Nobody told it to: its lease ran out (it has not heard us), or its keeper died.
+  LoseNodes({node}, "its agent ended the job by itself; its log says why");
+}
+
+void Coordinator::On(const AgentGone& event) {
+  if (!members_.Contains(event.node)) return;
+  switch (members_.state(event.node)) {
+    case Membership::NodeState::kDone:
+    case Membership::NodeState::kLost:
+      return;
+    case Membership::NodeState::kOpen:
+      return LoseNodes({event.node}, absl::StrCat("its agent is gone: ", event.why.message()));
+    case Membership::NodeState::kUnopened:
+      break;
+  }
+  if (state_ != State::kOpening) return;
+  members_.Lose(event.node);
+  Failure failure = NodeFailure(event.node, Failure::Kind::kNodeNotOpened,
+                                absl::StrCat("could not be opened: ", event.why.message()));
+  switch (event.why.code()) {
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kResourceExhausted:
+      failure.exit_code = kExitPreflight;  // it answers, and refuses
+      break;
+    default:
+      failure.exit_code = kExitUnreachable;
+  }
+  LaunchFailed(std::move(failure));
+}
+
+void Coordinator::On(const Tick& event) {
+  const Membership::TickResult tick =
+      members_.OnTick(now_, event.heard_from, config_.node_silent_after);
+  if (tick.late) return;  // What came meanwhile may still wait behind this tick.
+  for (const NodeId node : tick.silent) Emit(Raise{NodeSilent{node}});
+  if (now_ >= phase_deadline_.at) {
+    Emit(Raise{DeadlinePassed{DeadlinePassed::Kind::kPhase, generation_, phase_deadline_.number}});
+  }
+  if (now_ >= cause_deadline_.at) {
+    Emit(Raise{DeadlinePassed{DeadlinePassed::Kind::kCause, generation_, cause_deadline_.number}});
+  }
+}
+
+void Coordinator::On(const NodeSilent& event) {
+  if (!members_.Contains(event.node) || !members_.IsOpen(event.node)) return;
+  LoseNodes({event.node},
+            absl::StrCat("has been silent for ", absl::FormatDuration(config_.node_silent_after)));
+}
+
+void Coordinator::On(const DeadlinePassed& event) {
+  switch (event.kind) {
+    case DeadlinePassed::Kind::kPhase:
+      if (event.number == phase_deadline_.number && phase_deadline_.is_set()) OnPhaseDeadline();
+      return;
+    case DeadlinePassed::Kind::kCause:
+      if (event.number == cause_deadline_.number && cause_deadline_.is_set()) OnCauseDeadline();
+      return;
+  }
+}
+
+void Coordinator::On(const ProgressMade& event) {
+  if (event.generation.value() != plan_.generation()) return;
+  if (event.step > high_step_) {
+    high_step_ = event.step;
+    progressed_ = true;
+  }
+  if (first_step_ || !RanksRun()) return;
+  first_step_ = true;
+  if (const auto recovery = history_.FirstStep(now_)) {
+    Emit(Tell{
+        Recovered{event.generation, recovery->since_failure, event.step, recovery->lost_steps}});
+  }
+}
+
+void Coordinator::On(const OperatorStop&) {
+  ++stops_;
+  switch (state_) {
+    case State::kIdle:
+    case State::kOpening:
+    case State::kPreparing:
+    case State::kStarting:
+    case State::kDraining:
+      return BeginEnding(kExitCancelled, "stopped by the operator before the ranks ran", true);
+    case State::kRunning:
+      // With a rank in trouble the generation cannot finish a step together.
+      if (!suspects_.empty()) {
+        return BeginEnding(kExitCancelled, "stopped by the operator while recovering", true);
+      }
+      Notice(false, config_.is_train ? "stopping after a checkpoint; once more to stop at once"
+                                     : "stopping the ranks; once more to stop at once");
+      StopWorkers(/*checkpoint_first=*/true);
+      return Enter(State::kStopping, config_.stop_grace + config_.collective_timeout);
+    case State::kStopping:
+      return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
+    case State::kEnding:
+      if (stops_ >= 2) Finish();
+      return;
+    case State::kEnded:
+      return;
+  }
+}
+
+void Coordinator::OnCauseDeadline() {
+  cause_deadline_.at = absl::InfiniteDuration();
+  if (state_ == State::kOpening) return EndLaunch();
+  if (!RanksRun() || suspects_.empty()) return;
+  // Nobody named a cause: the reports are all there is.
+  for (auto& [rank, failure] : std::exchange(suspects_, {})) {
+    history_.AddFailure(failure, Generation(plan_.generation()));
+  }
+  Emit(Tell{Lost{history_.Cause()}});
+  NextGeneration();
+}
+
+void Coordinator::OnPhaseDeadline() {
+  phase_deadline_.at = absl::InfiniteDuration();
+  const std::string waited = absl::FormatDuration(config_.join_timeout);
+  switch (state_) {
+    case State::kIdle:
+    case State::kRunning:
+    case State::kEnded:
+      return;
+    case State::kOpening:
+      for (const NodeId node : members_.WithState(Membership::NodeState::kUnopened)) {
+        members_.Lose(node);
+        Emit(FenceNode{node, "it did not answer"});
+        Failure failure = NodeFailure(node, Failure::Kind::kNodeNotOpened,
+                                      absl::StrCat("its agent did not answer for ", waited));
+        failure.exit_code = kExitUnreachable;
+        history_.report().launch_failures.push_back(std::move(failure));
+      }
+      return EndLaunch();
+    case State::kPreparing: {
+      std::vector<NodeId> late;
+      for (const NodeId node : members_.Live()) {
+        if (!prepared_.contains(node)) late.push_back(node);
+      }
+      return LoseNodes(late, absl::StrCat("did not acknowledge generation ", generation_.value()));
+    }
+    case State::kStarting:
+      for (int i = 0; i < width(); ++i) {
+        if (joined_.contains(Rank(i)) || finished_.contains(Rank(i))) continue;
+        const WorkerId worker = WorkerOf(plan_, Rank(i));
+        Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerNotJoined,
+                                      absl::StrCat("did not join within ", waited));
+        failure.slot = worker.slot;
+        failure.rank = Rank(i);
+        proto::CoordinatorMessage kill;
+        kill.mutable_kill_worker()->set_slot(worker.slot.value());
+        kill.mutable_kill_worker()->set_reason(failure.what);
+        SendTo(worker.node, std::move(kill));
+        Emit(Tell{Lost{failure}});
+        history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+      }
+      return NextGeneration();
+    case State::kDraining:
+      if (exited_.size() < AllRanks() && HasUndrainedLiveNode()) {
+        return BeginEnding(kExitFailed, "old ranks could not be stopped, so none was restarted",
+                           true);
+      }
+      return Claim(FailureSentence(history_.Cause()));
+    case State::kStopping:
+      return BeginEnding(kExitCancelled,
+                         "stopped by the operator; the ranks did not finish in time", true);
+    case State::kEnding:
+      for (const NodeId node : members_.Live()) {
+        members_.Lose(node);
+        Emit(FenceNode{node, "it did not end the job in time"});
+      }
+      return Finish();
+  }
+}
+
+}  // namespace dsrun::launcher

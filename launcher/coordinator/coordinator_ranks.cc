@@ -1,0 +1,246 @@
+// What the ranks of the generation begun do. See coordinator.h for which messages count.
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/generation_planner.h"
+#include "launcher/coordinator/root_cause.h"
+
+namespace dsrun::launcher {
+
+void Coordinator::OnWorkerStarted(WorkerId worker, Generation generation) {
+  // A dsworker that has started has not joined; it will say so itself.
+  if (config_.is_train || generation.value() != plan_.generation()) return;
+  const auto rank = RankOf(plan_, worker);
+  if (rank && state_ == State::kStarting) RankJoined(*rank);
+}
+
+void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
+                                 const proto::WorkerExited& exited) {
+  if (generation.value() != plan_.generation()) return;
+  const auto rank = RankOf(plan_, worker);
+  if (!rank || !exited_.insert(*rank).second) return;
+  Failure failure = FailureFromExit(exited);
+  failure.node = worker.node;
+  failure.host = HostOf(worker.node);
+  failure.rank = rank;
+  failure.generation = generation;
+  failure.noticed_at = now_;
+  if (config_.is_train) {
+    OnTrainRankExited(*rank, exited, std::move(failure));
+  } else {
+    OnProgramRankExited(*rank, exited, std::move(failure));
+  }
+}
+
+void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure) {
+  if (finished_.contains(rank)) {
+    if (failure.exit_code != 0 && !failure.killed_by_agent) {
+      Notice(true, absl::StrCat("after it had finished, ", FailureSentence(failure)));
+    }
+    return;
+  }
+  switch (state_) {
+    case State::kStarting:
+    case State::kRunning:
+      if (failure.exit_code == 0 && !failure.killed_by_agent) {
+        // Its Finished may still be on the way: it took another road to the agent.
+        failure.what = "exited with code 0 before it had finished";
+        suspects_.insert_or_assign(rank, std::move(failure));
+        return SetCauseDeadline();
+      }
+      suspects_.erase(rank);
+      return Fail(std::move(failure));
+    case State::kPreparing:
+      if (history_.Collecting()) history_.AddFailure(std::move(failure), generation_);
+      return;
+    case State::kStopping:
+      Emit(Tell{Lost{failure}});
+      history_.AddFailure(std::move(failure), generation_);
+      return BeginEnding(kExitCancelled,
+                         "stopped by the operator; a rank was lost before the checkpoint", true);
+    case State::kIdle:
+    case State::kOpening:
+    case State::kDraining:
+    case State::kEnding:
+    case State::kEnded:
+      return;
+  }
+}
+
+void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exited,
+                                      Failure failure) {
+  switch (state_) {
+    case State::kStarting:
+    case State::kRunning:
+      if (failure.exit_code != 0 || failure.killed_by_agent) return Fail(std::move(failure));
+      return RankFinished(rank);
+    case State::kDraining:
+      history_.AddFailure(std::move(failure), generation_);
+      return DrainIfDone();
+    case State::kStopping:
+      if (exited_.size() == AllRanks()) {
+        BeginEnding(kExitCancelled, "stopped by the operator", false);
+      }
+      return;
+    case State::kIdle:
+    case State::kOpening:
+    case State::kPreparing:
+    case State::kEnding:
+    case State::kEnded:
+      return;
+  }
+}
+
+void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message) {
+  const Generation generation(message.generation());
+  const auto rank = RankOf(plan_, worker);
+  if (message.has_notice()) return OnNotice(worker, rank, message.notice());
+  if (message.has_checkpoint_committed() && generation <= generation_) {
+    return OnCheckpoint(generation, message.checkpoint_committed());
+  }
+  if (generation.value() != plan_.generation() || !rank) return;
+  if (!RanksRun() && state_ != State::kStopping) return;
+  switch (message.body_case()) {
+    case proto::WorkerMessage::kExchangePut:
+      return OnExchangePut(*rank, message.exchange_put());
+    case proto::WorkerMessage::kJoined:
+      return OnJoined(*rank, message.joined());
+    case proto::WorkerMessage::kStepDone:
+      return OnStepDone(*rank, message.step_done());
+    case proto::WorkerMessage::kFailed:
+      return OnFailed(*rank, message.failed());
+    case proto::WorkerMessage::kFinished:
+      return OnFinished(*rank, message.finished());
+    case proto::WorkerMessage::kCheckpointCommitted:  // handled above
+    case proto::WorkerMessage::kNotice:               // handled above
+    case proto::WorkerMessage::kHello:                // the agent's
+    case proto::WorkerMessage::kBeat:                 // the agent's
+    case proto::WorkerMessage::BODY_NOT_SET:
+      return;
+  }
+}
+
+void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
+  // The rank is the place's, not what the message claims: a rank can only put its own value.
+  if (put.rank() != rank.value()) return;
+  auto table = rendezvous_.Put(rank, put.name(), put.value());
+  if (!table) return;
+  proto::CoordinatorMessage message;
+  *message.mutable_exchange_table() = *std::move(table);
+  NodeId last(-1);
+  for (const proto::Member& member : plan_.members()) {  // sorted by node
+    if (NodeId(member.node()) == last) continue;
+    last = NodeId(member.node());
+    if (members_.IsOpen(last)) SendTo(last, message);
+  }
+}
+
+void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {
+  history_.Joined(joined.start_step(), joined.loaded_from());
+  if (state_ == State::kStarting) RankJoined(rank);
+}
+
+void Coordinator::RankJoined(Rank rank) {
+  joined_.insert(rank);
+  if (joined_.size() < AllRanks()) return;
+  history_.AllJoined(now_);
+  state_ = State::kRunning;
+  phase_deadline_.at = absl::InfiniteDuration();
+  const GenerationRecord& record = history_.report().generations.back();
+  Emit(Tell{
+      GenerationRunning{Generation(plan_.generation()), record.start_step, record.loaded_from}});
+}
+
+void Coordinator::OnStepDone(Rank rank, const proto::StepDone& done) {
+  const Generation generation(plan_.generation());
+  heard_step_ = std::max(heard_step_, done.step());
+  history_.StepFinished(done.step());
+  if (!first_step_ || (!progressed_ && done.step() > high_step_)) {
+    Emit(Raise{ProgressMade{generation, done.step()}});
+  }
+  if (rank.value() != 0 || done.step() <= told_step_) return;
+  told_step_ = done.step();
+  Emit(Tell{Progress{generation, done}});
+}
+
+void Coordinator::OnCheckpoint(Generation generation,
+                               const proto::CheckpointCommitted& checkpoint) {
+  const std::pair<int64_t, int64_t> found(generation.value(), checkpoint.step());
+  if (found <= newest_checkpoint_) return;
+  if (checkpoint.step() > newest_checkpoint_.second && generation.value() == plan_.generation()) {
+    progressed_ = true;
+  }
+  newest_checkpoint_ = found;
+  history_.report().manifest = checkpoint.manifest();
+  history_.report().checkpoint_step = checkpoint.step();
+  Emit(Tell{
+      CheckpointDone{generation, checkpoint.step(), checkpoint.manifest(), checkpoint.seconds()}});
+}
+
+void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
+  if (finished_.contains(rank) || exited_.contains(rank)) return;
+  Failure failure = FailureFromReport(failed);
+  const WorkerId worker = WorkerOf(plan_, rank);
+  failure.node = worker.node;
+  failure.host = HostOf(worker.node);
+  failure.slot = worker.slot;
+  failure.rank = rank;
+  failure.generation = Generation(plan_.generation());
+  failure.noticed_at = now_;
+  if (failed.fatal()) {
+    const std::string verdict = FailureSentence(failure);
+    Emit(Tell{Lost{failure}});
+    history_.AddFailure(std::move(failure), generation_);
+    return BeginEnding(kExitFailed, verdict, true);
+  }
+  if (state_ == State::kStopping) {
+    history_.AddFailure(std::move(failure), generation_);
+    return BeginEnding(kExitCancelled,
+                       "stopped by the operator; a rank failed before the checkpoint", true);
+  }
+  suspects_.try_emplace(rank, std::move(failure));
+  SetCauseDeadline();
+}
+
+void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
+  suspects_.erase(rank);
+  stopped_early_ |= finished.stopped_early();
+  if (rank.value() == 0) {
+    Report& report = history_.report();
+    report.final_step = finished.step();
+    report.final_loss = finished.loss();
+    report.stopped_early = finished.stopped_early();
+    if (!finished.manifest().empty()) report.manifest = finished.manifest();
+    report.sample = finished.sample();
+  }
+  RankFinished(rank);
+}
+
+void Coordinator::RankFinished(Rank rank) {
+  if (state_ == State::kStarting) RankJoined(rank);
+  finished_.insert(rank);
+  if (!AllRanksFinished()) return;
+  const Report& report = history_.report();
+  if (!report.sample.empty()) Emit(Tell{Sample{report.sample}});
+  if (state_ == State::kStopping && !config_.is_train) {
+    return BeginEnding(kExitCancelled, "stopped by the operator", false);
+  }
+  if (stopped_early_) {
+    return BeginEnding(
+        kExitCancelled,
+        absl::StrCat("stopped by the operator after step ", report.final_step,
+                     report.manifest.empty() ? "" : ", checkpoint ", report.manifest),
+        false);
+  }
+  BeginEnding(kExitOk, "all ranks finished", false);
+}
+
+void Coordinator::OnNotice(WorkerId worker, std::optional<Rank> rank, const proto::Notice& notice) {
+  Emit(Tell{NoticeText{notice.warning(), notice.text(), worker, rank}});
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,22 @@
+// How a process ended, in words a person can act on. Pure.
+
+#ifndef DSRUN_LAUNCHER_COORDINATOR_EXIT_WORDS_H_
+#define DSRUN_LAUNCHER_COORDINATOR_EXIT_WORDS_H_
+
+#include <string>
+
+namespace dsrun::launcher {
+
+// "SIGKILL"; "signal 71" for one without a name.
+std::string SignalName(int signal);
+
+// "exited with code 3", "killed by signal 9 (SIGKILL: kill -9, or the kernel out of memory)", ...
+// `term_signal` 0: it exited with `exit_code`.
+std::string ExitWords(int exit_code, int term_signal, bool core_dumped);
+
+// What dsrun returns for a rank that ended so: its code, or 128 + signal.
+int ShellExitCode(int exit_code, int term_signal);
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_COORDINATOR_EXIT_WORDS_H_

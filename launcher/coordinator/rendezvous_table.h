@@ -1,0 +1,45 @@
+// The named all-gather of one generation: every rank puts one value per name, and when the last has
+// put, the table is handed out once. Pure.
+//
+// The cost is one message per rank in and one per node out, however many ranks there are: nobody
+// polls, nobody reads key by key. A repeated put is harmless, the first value counts; a name that
+// was answered is closed for the rest of the generation.
+
+#ifndef DSRUN_LAUNCHER_COORDINATOR_RENDEZVOUS_TABLE_H_
+#define DSRUN_LAUNCHER_COORDINATOR_RENDEZVOUS_TABLE_H_
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/base/ids.h"
+#include "proto/worker.pb.h"
+
+namespace dsrun::launcher {
+
+class RendezvousTable {
+ public:
+  // A new generation: everything is forgotten.
+  void Reset(int width);
+
+  // The complete table when this put was the last one missing. REQUIRES: 0 <= rank < width.
+  std::optional<proto::ExchangeTable> Put(Rank rank, const std::string& name, std::string value);
+
+  // Ranks that have not put `name` while others have, ascending; for messages.
+  std::vector<Rank> Missing(const std::string& name) const;
+  // Names that are still open, in order.
+  std::vector<std::string> OpenNames() const;
+
+  std::string ToString() const;
+
+ private:
+  int width_ = 0;
+  std::map<std::string, std::map<Rank, std::string>> open_;
+  std::set<std::string> answered_;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_COORDINATOR_RENDEZVOUS_TABLE_H_

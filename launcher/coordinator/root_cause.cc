@@ -1,0 +1,91 @@
+#include "launcher/coordinator/root_cause.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "launcher/coordinator/events.h"
+#include "launcher/coordinator/exit_words.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// Smaller is more likely the cause.
+int Weight(const Failure& failure) {
+  switch (failure.kind) {
+    case Failure::Kind::kWorkerExited:
+      return failure.killed_by_agent ? 1 : 0;
+    case Failure::Kind::kNodeLost:
+    case Failure::Kind::kNodeNotOpened:
+      return 0;
+    case Failure::Kind::kWorkerNotJoined:
+      return 1;
+    case Failure::Kind::kWorkerReported:
+      return failure.fatal ? 0 : 2;
+  }
+  return 2;
+}
+
+bool Before(const Failure& a, const Failure& b) {
+  if (Weight(a) != Weight(b)) return Weight(a) < Weight(b);
+  if (a.node == b.node && a.wall_time && b.wall_time) return *a.wall_time < *b.wall_time;
+  return a.noticed_at < b.noticed_at;
+}
+
+}  // namespace
+
+size_t ChooseCause(const std::vector<Failure>& failures) {
+  size_t cause = 0;
+  for (size_t i = 1; i < failures.size(); ++i) {
+    if (Before(failures[i], failures[cause])) cause = i;
+  }
+  return cause;
+}
+
+Failure FailureFromExit(const proto::WorkerExited& exited) {
+  Failure failure;
+  failure.kind = Failure::Kind::kWorkerExited;
+  failure.slot = Slot(exited.slot());
+  failure.pid = exited.pid();
+  failure.killed_by_agent = exited.killed_by_agent();
+  failure.what = ExitWords(exited.exit_code(), exited.term_signal(), exited.core_dumped());
+  if (exited.killed_by_agent()) {
+    failure.what = absl::StrCat("killed by its agent: ",
+                                exited.reason().empty() ? "no reason given" : exited.reason());
+  } else if (!exited.reason().empty()) {
+    absl::StrAppend(&failure.what, ": ", exited.reason());
+  }
+  failure.exit_code = ShellExitCode(exited.exit_code(), exited.term_signal());
+  failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());
+  if (exited.has_wall_time()) {
+    failure.wall_time =
+        absl::Seconds(exited.wall_time().seconds()) + absl::Nanoseconds(exited.wall_time().nanos());
+  }
+  return failure;
+}
+
+Failure FailureFromReport(const proto::Failed& failed) {
+  Failure failure;
+  failure.kind = Failure::Kind::kWorkerReported;
+  failure.fatal = failed.fatal();
+  failure.exit_code = kExitFailed;
+  const auto code = static_cast<absl::StatusCode>(failed.code());
+  failure.what = absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", failed.message());
+  if (failed.peer_rank() >= 0 && !failed.fatal()) {
+    absl::StrAppend(&failure.what, " (peer: rank ", failed.peer_rank(), ")");
+  }
+  return failure;
+}
+
+std::string FailureSentence(const Failure& failure) {
+  if (!failure.slot) {
+    return absl::StrCat("node ", failure.node.value(), " (", failure.host, ") ", failure.what);
+  }
+  std::string who = failure.rank ? absl::StrCat("rank ", failure.rank->value()) : "a worker";
+  return absl::StrCat(who, " (", failure.host, ", slot ", failure.slot->value(), ") ",
+                      failure.what);
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,32 @@
+// Plays a story: lines "> command" go into a Coordinator, the actions come out as a transcript.
+// Lines that begin with '#' and empty lines are kept; all others are transcript.
+//
+//   > job train nodes=alpha:2,beta:2 blocks=4 [max_restarts=5] [fruitless=3]
+//   > start
+//   > opened 0                  or: gone 0 UNAVAILABLE connection refused
+//   > tick 1.5                  seconds; every open node was heard from, unless heard=0,2 or heard=
+//   > prepared 0 g=1            or: all prepared g=1 (every node that got a Begin or Prepare)
+//   > joined 0.1 g=1 step=0     node.slot; or: all joined g=1 step=0 (every rank of the plan)
+//   > started | put | step | checkpoint | failed | finished | exited | notice 0.1 g=1 key=value ...
+//   > stop
+//   > jobended 0
+//   > report
+//
+// Raised events are stepped at once, as the shell does. After every step the invariants are
+// checked; at the end the durable events alone are replayed and must give the same digest. Both
+// show up in the transcript when they fail.
+
+#ifndef DSRUN_TESTS_LAUNCHER_COORDINATOR_STORY_PLAYER_H_
+#define DSRUN_TESTS_LAUNCHER_COORDINATOR_STORY_PLAYER_H_
+
+#include <string>
+
+namespace dsrun::launcher {
+
+// The story with its transcript made anew. A line that cannot be understood comes out as
+// "! what is wrong".
+std::string PlayStory(const std::string& story);
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_TESTS_LAUNCHER_COORDINATOR_STORY_PLAYER_H_
