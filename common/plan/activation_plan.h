@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "common/model_spec/model_spec.h"
-#include "common/plan/memory_plan.h"
+#include "common/plan/planned_buffer.h"
 
 namespace dsrun {
 

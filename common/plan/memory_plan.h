@@ -10,21 +10,9 @@
 #include <vector>
 
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
-#include "common/plan/shard_plan.h"
+#include "common/plan/planned_buffer.h"
 
 namespace dsrun {
-
-// One arena (or part of one) of a rank.
-struct PlannedBuffer {
-  std::string name;   // "parameters", "adam_m", "activations.attn_out", ...
-  std::string group;  // "parameters" | "gradients" | "optimizer" | "activations" | "communication"
-                      // | "workspace"
-  int64_t elements;
-  int64_t element_bytes;
-  std::string formula;  // for people: "P + padding", "2 layers x B x T x C", ...
-  int64_t bytes() const { return elements * element_bytes; }
-};
 
 struct MemoryInput {
   ModelSpec model;
