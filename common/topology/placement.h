@@ -1,0 +1,52 @@
+// Who sits where in one generation: nodes and their slots -> the rank table. Ranks are numbered by
+// node, then slot, and are dense whatever nodes were lost; nodes may have different numbers of
+// slots. Pure.
+
+#ifndef DSRUN_COMMON_TOPOLOGY_PLACEMENT_H_
+#define DSRUN_COMMON_TOPOLOGY_PLACEMENT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/ids.h"
+
+namespace dsrun {
+
+// A node that takes part, with its slots in use.
+struct NodeSlots {
+  NodeId node;
+  std::vector<Slot> slots;
+};
+
+// Degrees of the axes inside one data-parallel replica. dp follows: world / (pp * tp).
+struct MeshShape {
+  int32_t pp = 1;  // pipeline stages
+  int32_t tp = 1;  // tensor-parallel ranks
+};
+
+struct RankPlace {
+  Rank rank;
+  NodeId node;
+  Slot slot;
+  int32_t local_rank = 0;  // position among this node's ranks
+  int32_t local_size = 0;  // ranks on this node
+  int32_t cross_rank = 0;  // position of the node among those that take part
+  int32_t cross_size = 0;  // nodes that take part
+  int32_t dp = 0;          // coordinates; tp neighbours are adjacent ranks, then dp, then pp
+  int32_t pp = 0;
+  int32_t tp = 0;
+
+  WorkerId worker() const { return {node, slot}; }
+  friend bool operator==(const RankPlace&, const RankPlace&) = default;
+};
+
+// The table, indexed by rank. Nodes and slots may come in any order.
+// Errors: INVALID_ARGUMENT: no slot at all, a node or slot twice, a node without slots, a world
+// that pp * tp does not divide.
+absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes,
+                                                  MeshShape mesh = {});
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_TOPOLOGY_PLACEMENT_H_
