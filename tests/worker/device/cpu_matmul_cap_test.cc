@@ -1,0 +1,20 @@
+// In a process of its own: the library's cap can be set once.
+
+#include <gtest/gtest.h>
+
+#include "worker/device/cpu_matmul.h"
+
+namespace dsrun::worker {
+namespace {
+
+TEST(CpuMatmulCapTest, CapLibraryIsa_BeforeFirstUse_Holds) {
+  ASSERT_TRUE(CapLibraryIsa(CpuIsa::kBaseline).ok());
+  EXPECT_NE(MatrixLibrary().find("sse41"), std::string::npos) << MatrixLibrary();
+  const float two = 2;
+  float c = 0;
+  SerialMatmul(1, 1, 1, 1, {&two, 1}, {&two, 1}, 0, &c, 1);
+  EXPECT_EQ(c, 4);
+}
+
+}  // namespace
+}  // namespace dsrun::worker

@@ -1,0 +1,28 @@
+// How a model starts: every element is a function of (seed, tensor name, index in the tensor), so
+// any rank can fill any range alone and all layouts start from the same bits (docs/numerics.md,
+// rule g).
+
+#ifndef DSRUN_WORKER_MODEL_INIT_H_
+#define DSRUN_WORKER_MODEL_INIT_H_
+
+#include <cstdint>
+
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/plan/shard_plan.h"
+#include "worker/device/thread_pool.h"
+
+namespace dsrun::worker {
+
+// Fills the whole parameter arena, padding with zeros. `pool` may be null: one thread.
+// REQUIRES: layout is that of LogicalTensors(spec).
+void InitParameters(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, float* arena,
+                    ThreadPool* pool = nullptr);
+
+// The same for flat range `range` alone; `out` stands at its first element.
+void InitParameterRange(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, Range range,
+                        float* out);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_MODEL_INIT_H_
