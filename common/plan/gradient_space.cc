@@ -31,4 +31,11 @@ std::vector<std::vector<Range>> GradientSpace::OwnedByRank(Range within) const {
   return owned;
 }
 
+int64_t GradientSpace::OwnedSize(int64_t rank, Range within) const {
+  const std::vector<std::vector<Range>> owned = OwnedByRank(within);
+  int64_t elements = 0;
+  for (const Range& range : owned[static_cast<size_t>(rank)]) elements += range.size();
+  return elements;
+}
+
 }  // namespace dsrun

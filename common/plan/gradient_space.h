@@ -35,6 +35,7 @@ class GradientSpace {
   const std::vector<Range>& buckets() const { return buckets_; }
   // What every rank owns inside `within` (which does not cross layout.size()); index = rank.
   std::vector<std::vector<Range>> OwnedByRank(Range within) const;
+  int64_t OwnedSize(int64_t rank, Range within) const;  // elements
 
  private:
   const FlatLayout& layout_;

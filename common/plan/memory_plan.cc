@@ -18,11 +18,7 @@ constexpr int64_t kDouble = 8;
 int64_t ScratchElements(const BatchPlan& batch, const GradientSpace& space, int64_t rank) {
   int64_t most = 0;
   for (const Range& bucket : space.buckets()) {
-    int64_t owned = 0;
-    for (const Range& range : space.OwnedByRank(bucket)[static_cast<size_t>(rank)]) {
-      owned += range.size();
-    }
-    most = std::max(most, owned);
+    most = std::max(most, space.OwnedSize(rank, bucket));
   }
   return most * static_cast<int64_t>(batch.AllNodes().size());
 }

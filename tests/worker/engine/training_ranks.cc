@@ -1,0 +1,137 @@
+#include "tests/worker/engine/training_ranks.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "common/base/cpu_isa.h"
+#include "common/base/philox.h"
+#include "gtest/gtest.h"
+#include "worker/comm/in_process_communicator.h"
+#include "worker/engine/engine_factory.h"
+#include "worker/engine/model_spec_proto.h"
+#include "worker/model/init.h"
+
+namespace dsrun::worker {
+namespace {
+
+// About 17,000 bytes of words, the same in every run.
+std::string MakeText() {
+  static const char* const kWords[] = {"rank ",  "shard ", "batch ", "step ",
+                                       "norm\n", "tree ",  "leaf "};
+  std::string text;
+  for (uint64_t i = 0; i < 3000; ++i) {
+    text += kWords[RandomAt(7, RandomPurpose::kDataOrder, 0, i)[0] % 7];
+  }
+  return text;
+}
+
+// Sample `index`: a window of the text, its position a function of the index alone.
+void SampleText(int64_t index, int64_t length, int32_t* tokens, int32_t* targets) {
+  static const std::string* const text = new std::string(MakeText());
+  const uint64_t start = static_cast<uint64_t>(index) * 131 % (text->size() - 1 - length);
+  for (int64_t i = 0; i < length; ++i) {
+    tokens[i] = static_cast<unsigned char>((*text)[start + i]);
+    targets[i] = static_cast<unsigned char>((*text)[start + i + 1]);
+  }
+}
+
+template <typename T>
+bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+}  // namespace
+
+bool TrainedState::SameBits(const TrainedState& other) const {
+  return !losses.empty() && SameBytes(parameters, other.parameters) &&
+         SameBytes(adam_m, other.adam_m) && SameBytes(adam_v, other.adam_v) &&
+         SameBytes(losses, other.losses) && SameBytes(grad_norms, other.grad_norms);
+}
+
+proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks) {
+  proto::TrainSpec spec;
+  proto::ModelSpec* const model = spec.mutable_model();
+  model->set_num_layers(2);
+  model->set_hidden_size(48);
+  model->set_num_attention_heads(4);
+  model->set_seq_length(24);
+  model->set_vocab_size(256);
+  spec.set_micro_batch_size(2);
+  spec.set_global_batch_size(2 * micro_batches);
+  spec.set_canonical_blocks(canonical_blocks);
+  spec.set_train_iters(10);
+  spec.set_lr(3e-3);
+  spec.set_adam_beta1(0.9);
+  spec.set_adam_beta2(0.95);
+  spec.set_adam_eps(1e-8);
+  spec.set_weight_decay(0.1);
+  spec.set_clip_grad(1.0);
+  spec.set_seed(1234);
+  spec.set_threads_per_rank(1);
+  spec.set_bucket_bytes(64 << 10);
+  spec.set_overlap_comm(true);
+  spec.set_device("cpu");
+  spec.set_isa_cap(IsaName(BestIsa()));
+  spec.set_check_collectives("off");
+  return spec;
+}
+
+TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
+  TrainedState result;
+  std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
+  std::vector<std::thread> ranks;
+  Mutex mu;
+  for (int rank = 0; rank < width; ++rank) {
+    ranks.emplace_back([&, rank] {
+      absl::StatusOr<Engine> engine = BuildEngine(spec);
+      ASSERT_TRUE(engine.ok()) << engine.status();
+      Trace trace(/*enabled=*/rank == 0, rank);
+      Trainer::Setup setup;
+      setup.spec = &spec;
+      setup.communicator = group[static_cast<size_t>(rank)].get();
+      setup.device = engine->device.get();
+      setup.model = engine->model.get();
+      setup.kernels = engine->kernels.get();
+      setup.comm_kernels = engine->comm_kernels.get();
+      setup.sample = [&](int64_t index, int32_t* tokens, int32_t* targets) {
+        SampleText(index, spec.model().seq_length(), tokens, targets);
+      };
+      setup.cancelled = [] { return false; };
+      setup.trace = &trace;
+      absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
+      ASSERT_TRUE(trainer.ok()) << trainer.status();
+      ShardedState& state = (*trainer)->state();
+      const FlatLayout& layout = (*trainer)->layout();
+      InitParameters(FromProto(spec.model()), layout, spec.seed(), state.parameters);
+      for (int step = 0; step < steps; ++step) {
+        const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
+        ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();
+        if (rank == 0) {
+          result.losses.push_back(done->loss);
+          result.grad_norms.push_back(done->grad_norm);
+          result.steps.push_back(*done);
+        }
+      }
+      MutexLock lock(mu);
+      result.adam_m.resize(static_cast<size_t>(layout.size()));
+      result.adam_v.resize(static_cast<size_t>(layout.size()));
+      int64_t moments = 0;
+      for (const Range& range : (*trainer)->owned()) {
+        std::copy_n(state.adam_m + moments, range.size(), result.adam_m.data() + range.begin);
+        std::copy_n(state.adam_v + moments, range.size(), result.adam_v.data() + range.begin);
+        moments += range.size();
+      }
+      const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
+      if (result.parameters.empty()) result.parameters = parameters;
+      EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
+      if (rank == 0) result.trace = trace.Json();
+    });
+  }
+  for (std::thread& rank : ranks) rank.join();
+  return result;
+}
+
+}  // namespace dsrun::worker

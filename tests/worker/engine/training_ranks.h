@@ -1,0 +1,36 @@
+// N ranks as threads, training: what the engine's tests compare across layouts.
+
+#ifndef DSRUN_TESTS_WORKER_ENGINE_TRAINING_RANKS_H_
+#define DSRUN_TESTS_WORKER_ENGINE_TRAINING_RANKS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "proto/job.pb.h"
+#include "worker/engine/trainer.h"
+
+namespace dsrun::worker {
+
+// Everything that must have the same bits in every layout, and what may differ.
+struct TrainedState {
+  std::vector<float> parameters;  // the whole arena
+  std::vector<float> adam_m;      // gathered from all owners, in arena order
+  std::vector<float> adam_v;
+  std::vector<double> losses;  // of every step
+  std::vector<double> grad_norms;
+  std::vector<StepResult> steps;  // of rank 0
+  std::string trace;              // of rank 0
+
+  bool SameBits(const TrainedState& other) const;
+};
+
+// A byte-level model that takes milliseconds a step, on text that the test makes.
+proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks);
+
+// Trains `steps` steps with `width` ranks, every one a thread with an engine of its own.
+TrainedState Train(const proto::TrainSpec& spec, int width, int steps);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_TESTS_WORKER_ENGINE_TRAINING_RANKS_H_

@@ -1,0 +1,36 @@
+#include "worker/engine/engine_factory.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/base/cpu_isa.h"
+#include "common/base/status_macros.h"
+#include "worker/device/cpu_device.h"
+#include "worker/device/cpu_kernels.h"
+#include "worker/engine/model_spec_proto.h"
+#include "worker/model/gpt2_model.h"
+
+namespace dsrun::worker {
+
+absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
+  if (spec.device() != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no engine for device \"", spec.device(), "\"; use --device cpu"));
+  }
+  ASSIGN_OR_RETURN(const CpuIsa isa, ParseIsa(spec.isa_cap()));
+  if (BestIsa() < isa) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--isa-cap ", spec.isa_cap(), " is more than this CPU has (",
+                     IsaName(BestIsa()), "); use the least of all nodes"));
+  }
+  Engine engine;
+  engine.device = std::make_unique<CpuDevice>();
+  engine.pool = std::make_unique<ThreadPool>(spec.threads_per_rank());
+  engine.comm_pool = std::make_unique<ThreadPool>(1);
+  engine.kernels = std::make_unique<CpuKernels>(*engine.pool, isa);
+  engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
+  ASSIGN_OR_RETURN(engine.model,
+                   CreateGpt2Model(FromProto(spec.model()), spec.micro_batch_size(),
+                                   spec.threads_per_rank(), *engine.kernels, *engine.device));
+  return engine;
+}
+
+}  // namespace dsrun::worker

@@ -1,0 +1,222 @@
+#include "worker/engine/trainer.h"
+
+#include <cmath>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/plan/memory_plan.h"
+#include "worker/comm/canonical_reduce.h"
+#include "worker/engine/model_spec_proto.h"
+
+namespace dsrun::worker {
+namespace {
+
+// Times a piece of computation for the trace.
+class Span {
+ public:
+  Span(Trace* trace, std::string name)
+      : trace_(trace), name_(std::move(name)), begin_(Clock::Real().SteadyNow()) {}
+  ~Span() { trace_->Add(Trace::Lane::kCompute, name_, begin_, Clock::Real().SteadyNow()); }
+
+ private:
+  Trace* const trace_;
+  const std::string name_;
+  const SteadyTime begin_;
+};
+
+int64_t MicroBatches(const proto::TrainSpec& spec) {
+  return spec.global_batch_size() / spec.micro_batch_size();
+}
+
+MemoryInput PlanInput(const proto::TrainSpec& spec, int width, int rank) {
+  MemoryInput input;
+  input.model = FromProto(spec.model());
+  input.micro_batch_size = spec.micro_batch_size();
+  input.micro_batches = MicroBatches(spec);
+  input.blocks = spec.canonical_blocks();
+  input.width = width;
+  input.rank = rank;
+  input.bucket_bytes = spec.bucket_bytes();
+  input.threads = spec.threads_per_rank();
+  return input;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
+  RETURN_IF_ERROR(ValidateBatchPlan(MicroBatches(*setup.spec), setup.spec->canonical_blocks(),
+                                    setup.communicator->size()));
+  std::unique_ptr<Trainer> trainer(new Trainer(setup));
+  RETURN_IF_ERROR(trainer->Allocate());
+  return trainer;
+}
+
+Trainer::Trainer(const Setup& setup)
+    : setup_(setup),
+      spec_(*setup.spec),
+      rank_(setup.communicator->rank()),
+      layout_(LogicalTensors(FromProto(spec_.model()))),
+      shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
+      space_(layout_, shards_, spec_.bucket_bytes()),
+      batch_(MicroBatches(spec_), spec_.canonical_blocks(), setup.communicator->size()),
+      accumulation_(PlanAccumulation(batch_, rank_)),
+      schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
+      adamw_(*setup.kernels, layout_,
+             {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
+      exchange_(*setup.communicator, batch_, layout_, shards_) {}
+
+// One allocation for each line of the memory plan that is not the model's own.
+absl::Status Trainer::Allocate() {
+  const MemoryPlan plan = PlanMemory(PlanInput(spec_, setup_.communicator->size(), rank_));
+  const auto allocate = [&](const char* name) -> absl::StatusOr<void*> {
+    ASSIGN_OR_RETURN(Buffer buffer,
+                     setup_.device->Allocate(static_cast<size_t>(plan.Find(name).bytes()), name));
+    memory_.push_back(std::move(buffer));
+    return memory_.back().data();
+  };
+  const auto floats = [&](const char* name, float** out) -> absl::Status {
+    ASSIGN_OR_RETURN(void* const data, allocate(name));
+    *out = static_cast<float*>(data);
+    return absl::OkStatus();
+  };
+  float* gradients = nullptr;
+  float* scratch = nullptr;
+  RETURN_IF_ERROR(floats("parameters", &state_.parameters));
+  RETURN_IF_ERROR(floats("adam_m", &state_.adam_m));
+  RETURN_IF_ERROR(floats("adam_v", &state_.adam_v));
+  RETURN_IF_ERROR(floats("gradients", &gradients));
+  RETURN_IF_ERROR(floats("reduce_scratch", &scratch));
+  ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
+  tokens_ = static_cast<int32_t*>(tokens);
+  targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
+  for (int i = 0; i < accumulation_.buffer_count; ++i) {
+    gradients_.push_back(gradients + i * space_.size());
+  }
+  const int64_t scratch_elements = plan.Find("reduce_scratch").elements;
+  CHECK_LE(GradientReducer::ScratchElements(batch_, space_, rank_), scratch_elements);
+  reducer_ = std::make_unique<GradientReducer>(GradientReducer::Setup{
+      .communicator = setup_.communicator,
+      .batch = &batch_,
+      .space = &space_,
+      .accumulation = &accumulation_,
+      .buffers = gradients_,
+      .scratch = std::span(scratch, static_cast<size_t>(scratch_elements)),
+      .kernels = setup_.comm_kernels,
+      .overlap = spec_.overlap_comm(),
+      .on_span = [trace = setup_.trace](
+                     const std::string& name, SteadyTime begin,
+                     SteadyTime end) { trace->Add(Trace::Lane::kCommunication, name, begin, end); },
+  });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  int64_t tokens = 0;
+  RETURN_IF_ERROR(ComputeGradients(&tokens));
+  JoinTiedGradients();
+  SumOwnedSquares();
+  ASSIGN_OR_RETURN(const StepExchange::Sums sums, exchange_.Gather(tokens, stop_requested));
+  const double norm = std::sqrt(sums.grad_square) / static_cast<double>(sums.tokens);
+  const double loss = sums.loss / static_cast<double>(sums.tokens);
+  if (!std::isfinite(norm) || !std::isfinite(loss)) {
+    return absl::OutOfRangeError(absl::StrCat(
+        "step ", state_.step + 1, ": loss ", loss, " and gradient norm ", norm,
+        " must be finite; the run has diverged: lower --lr, add --lr-warmup-iters or set "
+        "--clip-grad, and go on from the last checkpoint"));
+  }
+  const double lr = schedule_.At(state_.step);
+  Update(sums, norm, lr);
+  {
+    const Span span(setup_.trace, "all-gather parameters");
+    RETURN_IF_ERROR(AllGatherRanges(*setup_.communicator, space_.OwnedByRank({0, layout_.size()}),
+                                    state_.parameters, "all-gather parameters"));
+  }
+  ++state_.step;
+  state_.samples += spec_.global_batch_size();
+  return StepResult{.step = state_.step,
+                    .loss = loss,
+                    .grad_norm = norm,
+                    .lr = lr,
+                    .tokens = sums.tokens,
+                    .stop = sums.stop,
+                    .duration = Clock::Real().SteadyNow() - begin,
+                    .reducing = reducer_->times().reducing,
+                    .reducing_hidden = reducer_->times().hidden};
+}
+
+absl::Status Trainer::ComputeGradients(int64_t* tokens) {
+  const Range blocks = batch_.RankBlocks(rank_);
+  std::span<double> block_losses = exchange_.block_losses();
+  int64_t block = blocks.begin;
+  double block_loss = 0;
+  reducer_->StartStep();
+  for (const AccumulationStep& step : accumulation_.steps) {
+    if (setup_.cancelled()) return absl::AbortedError("this generation is over");
+    const LossSum sum = ForwardBackward(step, &step == &accumulation_.steps.back());
+    *tokens += sum.tokens;
+    const Range micro_batches = batch_.BlockMicroBatches(block);
+    block_loss = step.micro_batch == micro_batches.begin ? sum.loss : block_loss + sum.loss;
+    block_losses[static_cast<size_t>(block - blocks.begin)] = block_loss;
+    if (step.micro_batch + 1 == micro_batches.end) ++block;
+  }
+  return reducer_->Finish();
+}
+
+LossSum Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
+  const int64_t length = spec_.model().seq_length();
+  const int64_t first = state_.samples + step.micro_batch * spec_.micro_batch_size();
+  for (int64_t i = 0; i < spec_.micro_batch_size(); ++i) {
+    setup_.sample(first + i, tokens_ + i * length, targets_ + i * length);
+  }
+  LossSum sum;
+  {
+    const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));
+    sum = setup_.model->Forward(state_.parameters, tokens_, targets_);
+  }
+  const Span span(setup_.trace, absl::StrCat("backward micro-batch ", step.micro_batch));
+  float* const target = gradients_[static_cast<size_t>(step.target)];
+  setup_.model->Backward(state_.parameters, target, [&](Range range) {
+    if (last) reducer_->Ready(range);
+  });
+  if (!last) {  // the last additions belong to the reducer, bucket by bucket
+    for (const BufferAdd& add : step.adds) {
+      setup_.kernels->Accumulate(space_.size(), gradients_[static_cast<size_t>(add.from)],
+                                 gradients_[static_cast<size_t>(add.into)]);
+    }
+  }
+  return sum;
+}
+
+void Trainer::JoinTiedGradients() {
+  for (const Range& range : shards_.Owned(rank_, space_.tied())) {
+    setup_.kernels->Accumulate(range.size(), reducer_->result() + layout_.size() + range.begin,
+                               reducer_->result() + range.begin);
+  }
+}
+
+void Trainer::SumOwnedSquares() {
+  double* next = exchange_.leaf_squares().data();
+  for (const Range& range : owned()) {
+    const int64_t leaves = range.size() / kLeafElements;
+    setup_.kernels->LeafSquares(leaves, reducer_->result() + range.begin, next);
+    next += leaves;
+  }
+}
+
+void Trainer::Update(const StepExchange::Sums& sums, double norm, double lr) {
+  const Span span(setup_.trace, "adamw");
+  const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
+  int64_t moments = 0;
+  for (const Range& range : owned()) {
+    adamw_.Step(state_.step + 1, lr, scale, range, reducer_->result() + range.begin,
+                state_.parameters + range.begin, state_.adam_m + moments, state_.adam_v + moments);
+    moments += range.size();
+  }
+}
+
+}  // namespace dsrun::worker

@@ -1,0 +1,113 @@
+// Trainer: one rank's training step in one generation. The step reads top to bottom in TrainStep:
+// backward of every micro-batch of the rank's blocks, reduce-scatter hidden behind the last one,
+// norm, clip, AdamW on the owned elements, all-gather.
+//
+// For one global batch, seed and fingerprint the result has the same bits for every width, bucket
+// size, thread count, and with or without overlap (docs/numerics.md).
+//
+// Threads: one thread calls everything (it owns the communicator between steps).
+
+#ifndef DSRUN_WORKER_ENGINE_TRAINER_H_
+#define DSRUN_WORKER_ENGINE_TRAINER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/plan/accumulation_plan.h"
+#include "common/plan/gradient_space.h"
+#include "proto/job.pb.h"
+#include "worker/comm/communicator.h"
+#include "worker/device/device.h"
+#include "worker/device/kernels.h"
+#include "worker/engine/trace.h"
+#include "worker/model/model.h"
+#include "worker/optim/adamw.h"
+#include "worker/optim/lr_schedule.h"
+#include "worker/parallel/gradient_reducer.h"
+#include "worker/parallel/sharded_state.h"
+#include "worker/parallel/step_exchange.h"
+
+namespace dsrun::worker {
+
+// Tokens and targets of training sample `index`, seq_length each. A pure function of the index.
+using SampleFn = std::function<void(int64_t index, int32_t* tokens, int32_t* targets)>;
+
+struct StepResult {
+  int64_t step = 0;  // finished steps, this one included
+  double loss = 0;   // nats per token
+  double grad_norm = 0;
+  double lr = 0;
+  int64_t tokens = 0;
+  bool stop = false;  // some rank was asked to stop: all ranks learn it in the same step
+  absl::Duration duration;
+  absl::Duration reducing;         // gradient reduction
+  absl::Duration reducing_hidden;  // of it, inside the backward pass
+};
+
+class Trainer {
+ public:
+  struct Setup {
+    const proto::TrainSpec* spec;
+    Communicator* communicator;
+    Device* device;
+    Model* model;
+    Kernels* kernels;       // for the calling thread
+    Kernels* comm_kernels;  // for the communication thread
+    SampleFn sample;
+    std::function<bool()> cancelled;  // asked between micro-batches
+    Trace* trace;
+  };
+
+  // Allocates everything of this generation, from the memory plan. The state is not initialised.
+  // Errors: INVALID_ARGUMENT: width and batch do not fit; RESOURCE_EXHAUSTED: memory.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
+
+  // Errors: the communicator's first one; ABORTED: cancelled; OUT_OF_RANGE: the gradient norm is
+  // not finite (nothing was updated).
+  absl::StatusOr<StepResult> TrainStep(bool stop_requested);
+
+  ShardedState& state() { return state_; }
+  const FlatLayout& layout() const { return layout_; }
+  // What this rank owns of the arena.
+  const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
+
+ private:
+  explicit Trainer(const Setup& setup);
+  absl::Status Allocate();
+  // Backward of all micro-batches, and the reduction over the ranks. Fills `tokens` with the count
+  // of unmasked ones on this rank.
+  absl::Status ComputeGradients(int64_t* tokens);
+  LossSum ForwardBackward(const AccumulationStep& step, bool last);
+  void JoinTiedGradients();
+  void SumOwnedSquares();
+  void Update(const StepExchange::Sums& sums, double norm, double lr);
+
+  // Constant after construction.
+  const Setup setup_;
+  const proto::TrainSpec& spec_;
+  const int rank_;
+  const FlatLayout layout_;
+  const ShardPlan shards_;
+  const GradientSpace space_;
+  const BatchPlan batch_;
+  const AccumulationPlan accumulation_;
+  const LrSchedule schedule_;
+  AdamW adamw_;
+  StepExchange exchange_;
+
+  std::vector<Buffer> memory_;
+  std::vector<float*> gradients_;  // accumulation_.buffer_count of the gradient space
+  int32_t* tokens_ = nullptr;      // (micro_batch_size, seq_length)
+  int32_t* targets_ = nullptr;     // (micro_batch_size, seq_length)
+  ShardedState state_;
+  std::unique_ptr<GradientReducer> reducer_;  // last: its thread uses the buffers
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_ENGINE_TRAINER_H_

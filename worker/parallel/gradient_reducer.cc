@@ -1,0 +1,114 @@
+#include "worker/parallel/gradient_reducer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "worker/comm/canonical_reduce.h"
+
+namespace dsrun::worker {
+
+int64_t GradientReducer::ScratchElements(const BatchPlan& batch, const GradientSpace& space,
+                                         int64_t rank) {
+  int64_t most = 0;
+  for (const Range& bucket : space.buckets()) {
+    most = std::max(most, ReduceScratchElements(batch, rank, space.OwnedSize(rank, bucket),
+                                                /*in_place=*/true));
+  }
+  return most;
+}
+
+GradientReducer::GradientReducer(Setup setup)
+    : setup_(std::move(setup)),
+      result_(setup_.buffers[static_cast<size_t>(setup_.accumulation->node_buffers[0])]) {
+  thread_ = std::thread([this] { RunThread(); });
+}
+
+GradientReducer::~GradientReducer() {
+  {
+    MutexLock lock(mu_);
+    quit_ = true;
+    changed_.NotifyAll();
+  }
+  thread_.join();
+}
+
+void GradientReducer::StartStep() {
+  MutexLock lock(mu_);
+  CHECK(queue_.empty() && !busy_) << "the step before was not finished";
+  spans_.clear();
+  next_bucket_ = 0;
+}
+
+void GradientReducer::Ready(Range range) {
+  if (setup_.overlap) EnqueueFinishedBuckets(range.begin);
+}
+
+absl::Status GradientReducer::Finish() {
+  const SteadyTime called = Clock::Real().SteadyNow();
+  EnqueueFinishedBuckets(0);
+  MutexLock lock(mu_);
+  while (!queue_.empty() || busy_) changed_.Wait(mu_);
+  times_ = {};
+  for (const Busy& span : spans_) {
+    times_.reducing += span.end - span.begin;
+    times_.hidden += std::max(absl::ZeroDuration(), std::min(span.end, called) - span.begin);
+  }
+  return status_;
+}
+
+// Everything from `position` up is final.
+void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
+  const std::vector<Range>& buckets = setup_.space->buckets();
+  MutexLock lock(mu_);
+  while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
+    queue_.push_back(next_bucket_++);
+  }
+  changed_.NotifyAll();
+}
+
+void GradientReducer::RunThread() {
+  MutexLock lock(mu_);
+  while (true) {
+    while (queue_.empty() && !quit_) changed_.Wait(mu_);
+    if (quit_) return;
+    const size_t bucket = queue_.front();
+    queue_.pop_front();
+    if (!status_.ok()) {  // the communicator is dead: nothing more to do for this generation
+      changed_.NotifyAll();
+      continue;
+    }
+    busy_ = true;
+    mu_.Unlock();
+    const SteadyTime begin = Clock::Real().SteadyNow();
+    const absl::Status status = ReduceBucket(bucket);
+    const SteadyTime end = Clock::Real().SteadyNow();
+    if (setup_.on_span) setup_.on_span(absl::StrCat("reduce-scatter bucket ", bucket), begin, end);
+    mu_.Lock();
+    busy_ = false;
+    status_.Update(status);
+    spans_.push_back({begin, end});
+    changed_.NotifyAll();
+  }
+}
+
+absl::Status GradientReducer::ReduceBucket(size_t bucket) {
+  const Range range = setup_.space->buckets()[bucket];
+  Kernels& kernels = *setup_.kernels;
+  for (const BufferAdd& add : setup_.accumulation->steps.back().adds) {
+    kernels.Accumulate(range.size(), setup_.buffers[static_cast<size_t>(add.from)] + range.begin,
+                       setup_.buffers[static_cast<size_t>(add.into)] + range.begin);
+  }
+  std::vector<const float*> nodes;
+  for (const int buffer : setup_.accumulation->node_buffers) {
+    nodes.push_back(setup_.buffers[static_cast<size_t>(buffer)]);
+  }
+  return CanonicalReduceScatter(
+      *setup_.communicator, *setup_.batch, setup_.space->OwnedByRank(range), nodes, result_,
+      setup_.scratch,
+      [&](float* dst, const float* src, int64_t n) { kernels.Accumulate(n, src, dst); },
+      absl::StrCat("reduce-scatter bucket ", bucket));
+}
+
+}  // namespace dsrun::worker

@@ -1,0 +1,23 @@
+// ShardedState: what a rank keeps from step to step under ZeRO-1 (Rajbhandari et al., 2020): all
+// parameters, and the optimizer's moments of the elements that it owns.
+//
+// Threads: none of its own; the caller's.
+
+#ifndef DSRUN_WORKER_PARALLEL_SHARDED_STATE_H_
+#define DSRUN_WORKER_PARALLEL_SHARDED_STATE_H_
+
+#include <cstdint>
+
+namespace dsrun::worker {
+
+struct ShardedState {
+  float* parameters = nullptr;  // (layout.size()), the whole arena
+  float* adam_m = nullptr;      // (owned size), the owned ranges one after the other, ascending
+  float* adam_v = nullptr;      // (owned size), likewise
+  int64_t step = 0;             // finished optimizer steps
+  int64_t samples = 0;          // consumed: the data position
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_PARALLEL_SHARDED_STATE_H_
