@@ -224,6 +224,8 @@ void Coordinator::RankFinished(Rank rank) {
   if (state_ == State::kStarting) RankJoined(rank);
   finished_.insert(rank);
   if (!AllRanksFinished()) return;
+  // A generation may have had no step left to do: the end is then what it went on to.
+  if (!first_step_) history_.FirstStep(now_);
   const Report& report = history_.report();
   if (!report.sample.empty()) Emit(Tell{Sample{report.sample}});
   if (state_ == State::kStopping && !config_.is_train) {

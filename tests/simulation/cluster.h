@@ -1,0 +1,107 @@
+// A whole cluster in one thread: the real Coordinator and the real NodeCores, model workers, wires
+// that delay, stall and break, and faults at every delivery.
+//
+// Invariants: the Coordinator's own after every step; no message of the job is lost but with its
+// stream; two processes never share a slot; a generation makes no step on a place where a newer one
+// has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
+// lives beside one of an older; the job ends, with an exit code that the faults explain; a job that
+// ended 0 has done all its steps; no process is left; a replay of the durable events gives the
+// coordinator's digest.
+
+#ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
+#define DSRUN_TESTS_SIMULATION_CLUSTER_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "launcher/coordinator/coordinator.h"
+#include "proto/job.pb.h"
+#include "tests/simulation/sim_agent.h"
+#include "tests/simulation/sim_world.h"
+
+namespace dsrun::simulation {
+
+struct Outcome {
+  std::string violation;  // empty: everything held
+  int exit_code = -1;     // -1: the coordinator was killed
+  int faults = 0;
+  int64_t generations = 0;
+  int restarts = 0;
+  int lost_nodes = 0;
+  uint64_t steps = 0;  // of the queue
+};
+
+class Cluster {
+ public:
+  Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose);
+  Outcome Run();
+
+ private:
+  // The stream of one node. Ordered both ways; a break loses what is on the way.
+  struct Stream {
+    bool up = false;
+    bool fenced = false;
+    uint64_t life = 0;
+    absl::Duration down_free, up_free;  // nothing overtakes
+    absl::Duration stalled_until;       // partition: nothing arrives before
+    bool heard = false;                 // since the last coordinator tick
+  };
+
+  void Feed(launcher::Event event);
+  void Perform(const launcher::Action& action);
+  void OpenAgent(NodeId node);
+  void ToAgent(NodeId node, const proto::CoordinatorMessage& message);
+  void ToCoordinator(NodeId node, const proto::AgentMessage& message);
+  void DeliverUp(NodeId node, uint64_t life, const proto::AgentMessage& message);
+  void Break(NodeId node, const std::string& why);
+  void Fence(NodeId node);
+  void TickLater();
+  void HeartbeatLater();
+  void KillCoordinator();
+  absl::Duration Latency() { return world_.luck.Millis(0, 4); }
+
+  void MaybeFault(const std::string& where);
+  void Fault();
+  bool MayLoseNode() const;
+  void OperatorStopLater();
+
+  std::shared_ptr<Fabric> FabricOf(const proto::ExchangeTable& table, int64_t generation);
+  void WorkerDied(const SimWorker& worker);
+  void CheckPrograms();
+  void CheckEnd();
+  void CheckNothingLeft();
+  void CheckReplay();
+  bool Explained(int exit_code) const;
+
+  World world_;
+  proto::JobSpec job_;
+  std::optional<launcher::Coordinator> coordinator_;
+  Process coordinator_process_;
+  std::vector<std::pair<absl::Duration, launcher::Event>> journal_;
+  std::vector<Stream> streams_;
+  std::vector<std::unique_ptr<SimAgent>> agents_;
+  struct Wired {
+    int64_t generation;
+    std::vector<uint64_t> uids;
+    std::shared_ptr<Fabric> fabric;
+  };
+  std::vector<Wired> fabrics_;
+  std::map<uint64_t, bool> dead_;
+  int faults_ = 0;
+  int operator_stops_ = 0;
+  bool coordinator_killed_ = false;
+  std::optional<launcher::EndJob> end_;
+};
+
+Outcome RunSeed(uint64_t seed, bool verbose = false, Sabotage sabotage = Sabotage::kNone);
+
+}  // namespace dsrun::simulation
+
+#endif  // DSRUN_TESTS_SIMULATION_CLUSTER_H_

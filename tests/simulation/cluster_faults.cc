@@ -1,0 +1,166 @@
+// What goes wrong in a simulated cluster, and what must be true at its end.
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "tests/simulation/cluster.h"
+
+namespace dsrun::simulation {
+namespace {
+
+// After the end: lease, its grace, and the time an agent's tick takes.
+constexpr absl::Duration kAfterLife = absl::Seconds(30 + 15 + 15);
+
+}  // namespace
+
+void Cluster::MaybeFault(const std::string& where) {
+  if (faults_ >= world_.scenario.faults || end_ || coordinator_killed_) return;
+  if (!world_.luck.Chance(world_.scenario.fault_chance)) return;
+  ++faults_;
+  world_.Trace("fault at a delivery from ", where);
+  // After the delivery in progress, not inside of it.
+  world_.queue.After(absl::ZeroDuration(), [this] { Fault(); });
+}
+
+bool Cluster::MayLoseNode() const {
+  if (!world_.scenario.spare_last_node) return true;
+  int left = 0;
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    if (agents_[i]->alive() && !agents_[i]->stopped() && streams_[i].up &&
+        streams_[i].stalled_until <= world_.now()) {
+      ++left;
+    }
+  }
+  return left > 1;
+}
+
+void Cluster::Fault() {
+  if (end_ || coordinator_killed_) return;
+  const auto index = static_cast<size_t>(world_.luck.Below(static_cast<int64_t>(agents_.size())));
+  SimAgent* agent = agents_[index].get();
+  const std::vector<SimWorker*> workers = agent->LiveWorkers();
+  SimWorker* worker =
+      workers.empty()
+          ? nullptr
+          : workers[static_cast<size_t>(world_.luck.Below(static_cast<int64_t>(workers.size())))];
+  const int64_t kind = world_.luck.Below(20);
+  if (kind < 8) {
+    if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
+  } else if (kind < 11) {
+    if (worker != nullptr) agent->StopWorkerFor(worker, world_.luck.Millis(50, 6000));
+  } else if (kind < 13) {
+    if (MayLoseNode()) agent->Kill();
+  } else if (kind < 15) {
+    const bool survives = !MayLoseNode();
+    agent->StopFor(world_.luck.Millis(50, survives ? 1500 : 6000));
+  } else if (kind < 16) {
+    if (MayLoseNode()) Break(agent->node(), "connection reset");
+  } else if (kind < 18) {
+    // A partition: nothing arrives for a while, either way; then all of it, late.
+    const int64_t longest = MayLoseNode() ? 60000 : 1500;
+    absl::Duration& until = streams_[index].stalled_until;
+    until = std::max(until, world_.now() + world_.luck.Millis(20, longest));
+    world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  } else if (!coordinator_process_.stopped()) {
+    const absl::Duration pause = world_.luck.Millis(50, 8000);
+    world_.Trace("the coordinator is stopped for ", absl::FormatDuration(pause));
+    coordinator_process_.Stop();
+    world_.queue.After(pause, [this] { coordinator_process_.Wake(); });
+  }
+}
+
+void Cluster::OperatorStopLater() {
+  world_.queue.After(world_.luck.Millis(0, 3000), [this] {
+    if (end_ || coordinator_killed_) return;
+    ++operator_stops_;
+    world_.Trace("Ctrl-C");
+    coordinator_process_.Deliver([this] { Feed(launcher::OperatorStop{}); });
+    if (operator_stops_ < 3 && world_.luck.Chance(0.4)) OperatorStopLater();
+  });
+}
+
+// A user's program fences nothing: nothing of a newer generation may live beside an older process.
+void Cluster::CheckPrograms() {
+  if (!world_.scenario.program) return;
+  std::set<int64_t> generations;
+  for (const auto& agent : agents_) {
+    for (const int64_t generation : agent->ProgramGenerations()) generations.insert(generation);
+  }
+  if (generations.size() > 1) {
+    world_.Violated(absl::StrCat("programs of generations ", *generations.begin(), " and ",
+                                 *generations.rbegin(), " live at the same time"));
+  }
+}
+
+bool Cluster::Explained(int exit_code) const {
+  const Scenario& scenario = world_.scenario;
+  switch (exit_code) {
+    case launcher::kExitOk:
+      return true;
+    case launcher::kExitCancelled:
+      return operator_stops_ > 0;
+    case launcher::kExitNoProgress:
+      return scenario.fruitless > 0 && faults_ >= scenario.fruitless;
+    case launcher::kExitRestartsExhausted:
+      return scenario.max_restarts < 1000 && faults_ > scenario.max_restarts;
+    case launcher::kExitUnreachable:
+      return faults_ > 0 && coordinator_->generation().value() == 0;
+    case launcher::kExitNoNodesLeft:
+      return faults_ > 0 && !scenario.spare_last_node;
+    default:
+      // A program's own: killed with no restart left, or a node it cannot do without.
+      return scenario.program && faults_ > 0;
+  }
+}
+
+void Cluster::CheckEnd() {
+  if (end_ && !Explained(end_->exit_code)) {
+    return world_.Violated(absl::StrCat("exit code ", end_->exit_code, " (", end_->report.verdict,
+                                        ") after ", faults_, " faults"));
+  }
+  if (end_ && end_->exit_code == launcher::kExitOk && !world_.scenario.program) {
+    const auto [step, state] = world_.NewestCheckpoint();
+    if (step != world_.scenario.steps ||
+        state != world_.scenario.UndisturbedState(world_.scenario.steps)) {
+      return world_.Violated(
+          absl::StrCat("ended 0 with a checkpoint of step ", step, " of ", world_.scenario.steps));
+    }
+  }
+  CheckReplay();
+  // The launcher's process is gone now: whatever streams there are break.
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    Break(NodeId(static_cast<int32_t>(i)), "the launcher has ended");
+  }
+  absl::Duration until = world_.now();
+  for (const Stream& stream : streams_) until = std::max(until, stream.stalled_until);
+  until += kAfterLife;
+  while (world_.now() < until && world_.violation().empty() && world_.queue.RunNext()) {
+  }
+  if (world_.violation().empty()) CheckNothingLeft();
+}
+
+void Cluster::CheckNothingLeft() {
+  for (const auto& agent : agents_) {
+    if (!agent->LiveWorkers().empty()) {
+      world_.Violated(absl::StrCat("node ", agent->node().value(), " still has a process"));
+    }
+  }
+}
+
+void Cluster::CheckReplay() {
+  launcher::Coordinator again(launcher::ConfigFromJob(job_));
+  for (const auto& [now, event] : journal_) again.Step(now, event);
+  if (again.Digest() == coordinator_->Digest()) return;
+  world_.Violated(absl::StrCat("a replay gives another state:\n", again.DebugString(),
+                               "instead of\n", coordinator_->DebugString()));
+}
+
+Outcome RunSeed(uint64_t seed, bool verbose, Sabotage sabotage) {
+  return Cluster(Scenario::FromSeed(seed), sabotage, verbose).Run();
+}
+
+}  // namespace dsrun::simulation

@@ -1,0 +1,86 @@
+// A model of dsworker: says hello, joins generations, steps through collectives, saves, resumes. It
+// keeps the worker's promises (proto/worker.proto) and nothing else of the engine.
+
+#ifndef DSRUN_TESTS_SIMULATION_SIM_WORKER_H_
+#define DSRUN_TESTS_SIMULATION_SIM_WORKER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/base/ids.h"
+#include "proto/worker.pb.h"
+#include "tests/simulation/sim_world.h"
+
+namespace dsrun::simulation {
+
+// Mistakes a worker could make, to see that the simulation notices them.
+enum class Sabotage {
+  kNone,
+  kWrongBlocks,  // computes its part for the width of the generation before
+  kLoadsStale,   // loads the checkpoint before the newest one, but says it is the newest
+};
+
+class SimWorker : public Process {
+ public:
+  struct Doors {
+    std::function<void(proto::WorkerMessage)> to_agent;
+    std::function<void(int exit_code)> exit;
+    // The fabric of these connections; the same for all who got the same table.
+    std::function<std::shared_ptr<Fabric>(const proto::ExchangeTable&, int64_t generation)> fabric;
+  };
+
+  SimWorker(World* world, WorkerId place, uint64_t uid, Sabotage sabotage, Doors doors)
+      : world_(world), place_(place), uid_(uid), sabotage_(sabotage), doors_(std::move(doors)) {}
+  ~SimWorker() override;
+
+  uint64_t uid() const { return uid_; }
+  WorkerId place() const { return place_; }
+  int64_t generation() const { return generation_; }
+
+  void OnHost(const proto::HostMessage& message);
+  // Its connections break; the process is dead already.
+  void Died();
+
+ private:
+  void OnPlan(const proto::GenerationPlan& plan);
+  void OnTable(const proto::ExchangeTable& table);
+  void OnDone(int64_t op);
+  void OnPeerLost(int peer);
+  void EnterNext();
+  void EnterLater(Fabric::Entry entry);
+  void StepFinished();
+  void Save();
+  void Go();
+  void Finish();
+  void LeaveFabric();
+  // Runs in this process after a while, if it is still in the same attempt.
+  void Later(absl::Duration delay, std::function<void()> what);
+  proto::WorkerMessage Message() const;
+  void Send(proto::WorkerMessage message) { doors_.to_agent(std::move(message)); }
+
+  World* world_;
+  const WorkerId place_;
+  const uint64_t uid_;
+  const Sabotage sabotage_;
+  const Doors doors_;
+
+  int64_t generation_ = 0;
+  int rank_ = -1;
+  int width_ = 0;
+  int last_width_ = 0;
+  uint64_t attempt_ = 0;
+  std::shared_ptr<Fabric> fabric_;
+  int64_t op_ = 0;
+  bool saving_ = false;    // the collective in progress is "all shards are written"
+  bool stop_ = false;      // asked to stop after a checkpoint
+  bool stopping_ = false;  // agreed upon
+  int64_t step_ = 0;
+  uint64_t state_ = 0;
+  bool finished_ = false;
+};
+
+}  // namespace dsrun::simulation
+
+#endif  // DSRUN_TESTS_SIMULATION_SIM_WORKER_H_

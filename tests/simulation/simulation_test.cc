@@ -1,0 +1,109 @@
+// Thousands of clusters, each from one seed. A failing seed is printed with the command that plays
+// it again, event by event:
+//
+//   bazel run //tests/simulation:simulation_test -- --seed=N
+//
+// DSRUN_SIMULATION_SEEDS and DSRUN_SIMULATION_FIRST_SEED widen or move the search.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "tests/simulation/cluster.h"
+
+namespace dsrun::simulation {
+namespace {
+
+constexpr uint64_t kSeeds = 5000;
+int64_t one_seed = -1;
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? otherwise : std::strtoull(value, nullptr, 10);
+}
+
+TEST(SimulationTest, EverySeedHolds) {
+  if (one_seed >= 0) {
+    const Outcome outcome = RunSeed(static_cast<uint64_t>(one_seed), /*verbose=*/true);
+    EXPECT_EQ(outcome.violation, "");
+    return;
+  }
+  const uint64_t first = FromEnvironment("DSRUN_SIMULATION_FIRST_SEED", 1);
+  const uint64_t count = FromEnvironment("DSRUN_SIMULATION_SEEDS", kSeeds);
+  std::map<int, int> exits;
+  int recovered = 0;
+  int at_less_width = 0;
+  uint64_t steps = 0;
+  int failures = 0;
+  for (uint64_t seed = first; seed < first + count && failures < 10; ++seed) {
+    const Outcome outcome = RunSeed(seed);
+    if (!outcome.violation.empty()) {
+      ++failures;
+      ADD_FAILURE() << "seed " << seed << ": " << outcome.violation
+                    << "\nplay it again: bazel run //tests/simulation:simulation_test -- --seed="
+                    << seed;
+    }
+    ++exits[outcome.exit_code];
+    recovered += outcome.exit_code == 0 && outcome.restarts > 0 ? 1 : 0;
+    at_less_width += outcome.exit_code == 0 && outcome.lost_nodes > 0 ? 1 : 0;
+    steps += outcome.steps;
+  }
+  std::printf("seeds %llu to %llu, %llu events; %d recovered, %d of them with fewer nodes; ends:",
+              static_cast<unsigned long long>(first),
+              static_cast<unsigned long long>(first + count - 1),
+              static_cast<unsigned long long>(steps), recovered, at_less_width);
+  for (const auto& [code, times] : exits) std::printf(" %d x %d", code, times);
+  std::printf("\n");
+  if (count < kSeeds || failures > 0) return;
+  // The search is worth something only if it gets where it should.
+  EXPECT_GT(recovered, static_cast<int>(count / 4));
+  EXPECT_GT(at_less_width, static_cast<int>(count / 20));
+  for (const int code : {0, 91, 93, 94, 95, 96, 137}) {
+    EXPECT_GT(exits[code], 0) << "no seed ended with " << code;
+  }
+}
+
+TEST(SimulationTest, TheSameSeedIsTheSameRun) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const Outcome first = RunSeed(seed);
+    const Outcome second = RunSeed(seed);
+    EXPECT_EQ(first.steps, second.steps) << "seed " << seed;
+    EXPECT_EQ(first.exit_code, second.exit_code) << "seed " << seed;
+    EXPECT_EQ(first.generations, second.generations) << "seed " << seed;
+  }
+}
+
+// The simulation notices what it is there for.
+int SeedsThatNotice(Sabotage sabotage) {
+  int noticed = 0;
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    noticed += RunSeed(seed, false, sabotage).violation.empty() ? 0 : 1;
+  }
+  return noticed;
+}
+
+TEST(SimulationTest, AWorkerThatComputesTheWrongBlocksIsNoticed) {
+  EXPECT_GT(SeedsThatNotice(Sabotage::kWrongBlocks), 3);
+}
+
+TEST(SimulationTest, AWorkerThatLoadsAStaleCheckpointIsNoticed) {
+  EXPECT_GT(SeedsThatNotice(Sabotage::kLoadsStale), 10);
+}
+
+}  // namespace
+}  // namespace dsrun::simulation
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const std::string flag = "--seed=";
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument.rfind(flag, 0) == 0) {
+      dsrun::simulation::one_seed = std::strtoll(argument.c_str() + flag.size(), nullptr, 10);
+    }
+  }
+  return RUN_ALL_TESTS();
+}
