@@ -58,6 +58,12 @@ std::string EffectiveIsa() {
       return "avx2";
     case dnnl_cpu_isa_avx512_core:
       return "avx512";
+    case dnnl_cpu_isa_avx512_core_vnni:
+      return "avx512-vnni";
+    case dnnl_cpu_isa_avx512_core_bf16:
+      return "avx512-bf16";
+    case dnnl_cpu_isa_avx512_core_amx:
+      return "avx512-amx";
     default:
       return "isa " + std::to_string(dnnl_get_effective_cpu_isa());
   }

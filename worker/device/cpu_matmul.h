@@ -22,8 +22,8 @@ namespace dsrun::worker {
 // product. Errors: FAILED_PRECONDITION: the library has chosen already.
 absl::Status CapLibraryIsa(CpuIsa isa);
 
-// "oneDNN 2.6.3 avx512": library, version and the effective instruction set. (From the first call
-// on the cap is fixed.)
+// "oneDNN 2.6.3 avx512": library, version and the effective instruction set ("avx512-bf16" and the
+// like without a cap). From the first call on the cap is fixed.
 std::string MatrixLibrary();
 
 // An operand: dense rows `stride` elements apart, perhaps to be read transposed.

@@ -1,0 +1,158 @@
+// How fast the CPU engine is, beside what this very machine can do in the same run: a loop of fused
+// multiply-adds for the products, a copy and a triad for the optimizer. Prints one line per figure.
+//
+//   bazel run //bench:kernels_bench [-- small]      "small" leaves gpt2-124m out
+//
+// Each figure is the best of several repetitions: other programs only ever make it slower.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/fma_peak.h"
+#include "common/model_spec/model_spec.h"
+#include "common/plan/shard_plan.h"
+#include "worker/device/cpu_device.h"
+#include "worker/device/cpu_kernels.h"
+#include "worker/device/philox.h"
+#include "worker/model/gpt2_model.h"
+#include "worker/model/init.h"
+
+namespace dsrun::worker {
+namespace {
+
+double Seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double BestSeconds(int repetitions, const std::function<void()>& work) {
+  work();  // pages, caches, the library's code generation
+  double best = Seconds(work);
+  for (int i = 1; i < repetitions; ++i) best = std::min(best, Seconds(work));
+  return best;
+}
+
+double FmaPeak(int threads) {
+  ThreadPool pool(threads);
+  constexpr int64_t kIterations = 2'000'000;  // some milliseconds: fits between interruptions
+  const double seconds = BestSeconds(
+      3, [&] { pool.ParallelFor(threads, [&](int64_t, int) { bench::RunFmaLoop(kIterations); }); });
+  return threads * static_cast<double>(kIterations) * bench::FmaLoopFlops() / seconds * 1e-9;
+}
+
+Buffer MustAllocate(CpuDevice& device, int64_t floats) {
+  absl::StatusOr<Buffer> buffer = device.Allocate(static_cast<size_t>(floats) * 4, "benchmark");
+  if (!buffer.ok()) {
+    std::fprintf(stderr, "%s\n", buffer.status().ToString().c_str());
+    std::exit(1);
+  }
+  return std::move(buffer).value();
+}
+
+// One training micro-batch of `spec`, forward and backward.
+void MeasureModel(const ModelSpec& spec, int64_t batch, int threads, int repetitions,
+                  double fma_peak) {
+  CpuDevice device;
+  ThreadPool pool(threads);
+  CpuKernels kernels(pool, BestIsa());
+  const FlatLayout layout(LogicalTensors(spec));
+  std::unique_ptr<Model> model = CreateGpt2Model(spec, batch, threads, kernels, device).value();
+  Buffer parameters = MustAllocate(device, layout.size());
+  Buffer gradients = MustAllocate(device, model->gradient_size());
+  InitParameters(spec, layout, /*seed=*/1, parameters.floats(), &pool);
+  const int64_t tokens = batch * spec.seq_length;
+  std::vector<int32_t> text(static_cast<size_t>(tokens));
+  for (size_t i = 0; i < text.size(); ++i) {
+    text[i] = static_cast<int32_t>(UniformWord(1, 2, i) % static_cast<uint32_t>(spec.vocab_size));
+  }
+  double forward = 1e9;
+  double backward = 1e9;
+  for (int i = 0; i <= repetitions; ++i) {
+    forward = std::min(
+        forward, Seconds([&] { model->Forward(parameters.floats(), text.data(), text.data()); }));
+    backward = std::min(backward, Seconds([&] {
+                          model->Backward(parameters.floats(), gradients.floats(), [](Range) {});
+                        }));
+  }
+  const double rate = TrainFlops(spec, tokens) / (forward + backward) * 1e-9;
+  std::printf(
+      "%s %ldx%ld, %d threads: forward %.2f ms, backward %.2f ms, %.0f tokens/s, "
+      "%.0f GFLOP/s = %.0f %% of FMA peak\n",
+      spec.preset.c_str(), static_cast<long>(batch), static_cast<long>(spec.seq_length), threads,
+      forward * 1e3, backward * 1e3, static_cast<double>(tokens) / (forward + backward), rate,
+      100 * rate / fma_peak);
+}
+
+// AdamW moves 28 bytes a parameter; copy moves 8 and triad 12 bytes an element.
+void MeasureAdam(int64_t n, int threads) {
+  CpuDevice device;
+  ThreadPool pool(threads);
+  CpuKernels kernels(pool, BestIsa());
+  Buffer buffers[4] = {MustAllocate(device, n), MustAllocate(device, n), MustAllocate(device, n),
+                       MustAllocate(device, n)};
+  for (const Buffer& buffer : buffers) std::fill_n(buffer.floats(), n, 0.01f);
+  AdamWArguments arguments;
+  arguments.lr = 1e-4f;
+  const double adam = BestSeconds(5, [&] {
+    kernels.AdamW(n, arguments, buffers[0].floats(), buffers[1].floats(), buffers[2].floats(),
+                  buffers[3].floats());
+  });
+  constexpr int64_t kPiece = 1 << 14;
+  const auto stream = [&](bool triad) {
+    const float* const a = buffers[0].floats();
+    const float* const b = buffers[1].floats();
+    float* const c = buffers[2].floats();
+    return BestSeconds(5, [&] {
+      pool.ParallelFor(n / kPiece, [&](int64_t piece, int) {
+        const int64_t end = (piece + 1) * kPiece;
+        if (triad) {
+#pragma GCC ivdep
+          for (int64_t i = piece * kPiece; i < end; ++i) c[i] = a[i] + 0.5f * b[i];
+        } else {
+#pragma GCC ivdep
+          for (int64_t i = piece * kPiece; i < end; ++i) c[i] = a[i];
+        }
+      });
+    });
+  };
+  const double copy_rate = 8e-9 * static_cast<double>(n) / stream(false);
+  const double triad_rate = 12e-9 * static_cast<double>(n) / stream(true);
+  const double adam_rate = 28e-9 * static_cast<double>(n) / adam;
+  std::printf(
+      "AdamW %.0fM parameters, %d threads: %.1f ms, %.1f GB/s; copy %.1f, triad %.1f GB/s; "
+      "AdamW = %.0f %% of triad, %.0f %% of the better\n",
+      static_cast<double>(n) * 1e-6, threads, adam * 1e3, adam_rate, copy_rate, triad_rate,
+      100 * adam_rate / triad_rate, 100 * adam_rate / std::max(copy_rate, triad_rate));
+}
+
+void Main(bool small) {
+  std::printf("%s\n", MatrixLibrary().c_str());
+  double peak[3] = {};
+  for (const int threads : {1, 2}) {
+    peak[threads] = FmaPeak(threads);
+    std::printf("FMA peak, %d threads: %.0f GFLOP/s\n", threads, peak[threads]);
+  }
+  const ModelSpec nano = FindPreset("gpt2-nano").value();
+  for (const int threads : {1, 2}) MeasureModel(nano, 4, threads, 20, peak[threads]);
+  for (const int threads : {1, 2}) MeasureAdam(small ? 16 << 20 : 124 << 20, threads);
+  if (small) return;
+  ModelSpec large = FindPreset("gpt2-124m").value();
+  large.seq_length = 64;
+  for (const int threads : {1, 2}) MeasureModel(large, 4, threads, 4, peak[threads]);
+}
+
+}  // namespace
+}  // namespace dsrun::worker
+
+int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  dsrun::worker::Main(argc > 1 && std::string(argv[1]) == "small");
+  return 0;
+}
