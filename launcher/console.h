@@ -1,0 +1,68 @@
+// Console: what the operator sees while a job runs. On a terminal a progress line, rewritten in
+// place; in a file plain lines, one every log_interval steps. Ranks' output prefixed "[host:rank]
+// ", whole lines. Generation changes, failures and warnings as single lines.
+//
+// Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
+// error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
+// Thread-safe; no method blocks except Close.
+
+#ifndef DSRUN_LAUNCHER_CONSOLE_H_
+#define DSRUN_LAUNCHER_CONSOLE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/ids.h"
+#include "launcher/coordinator/events.h"
+#include "launcher/output_writer.h"
+#include "proto/agent.pb.h"
+#include "proto/job.pb.h"
+
+namespace dsrun::launcher {
+
+class Console {
+ public:
+  struct Options {
+    bool progress_line = false;
+    bool quiet_ranks = false;
+    OutputWriter::Options output;
+  };
+
+  Console(const proto::JobSpec& job, const Options& options);
+
+  void Tell(const OperatorEvent& event);
+  void RankOutput(NodeId node, const proto::LogChunk& chunk);
+  // A line of dsrun's own, without prefix and newline.
+  void Say(const std::string& text);
+  // The last screen: to standard error if `failed`, else to standard output.
+  void Finish(const std::string& screen, bool failed);
+
+ private:
+  void Progress(const struct Progress& progress);
+
+  const Options options_;
+  std::vector<std::string> hosts_;  // by node
+  const bool is_train_;
+  const int64_t train_iters_;
+  const int64_t log_interval_;
+
+  // Of the thread that calls Tell.
+  double step_ms_ = 0;  // smoothed
+
+  std::atomic<int64_t> lines_left_out_ = 0;
+  OutputWriter writer_;
+};
+
+// One line each, without newline; empty: nothing to say. Pure.
+std::string OperatorText(const OperatorEvent& event);
+// "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left".
+std::string ProgressText(const proto::StepDone& done, int64_t train_iters, double smoothed_step_ms);
+// "0:07", "12:34", "1:02:03".
+std::string ClockText(absl::Duration duration);
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_CONSOLE_H_

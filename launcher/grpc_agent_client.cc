@@ -1,0 +1,156 @@
+#include "launcher/grpc_agent_client.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/support/client_callback.h>
+
+#include <deque>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "common/base/mutex.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/status_codec.h"
+#include "proto/agent_service.grpc.pb.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// The stream. It lives until gRPC has let go of it (OnDone) and its session is destroyed.
+//
+// A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
+// once nothing more can be read and no write is out.
+class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::AgentMessage> {
+ public:
+  Stream(std::shared_ptr<grpc::Channel> channel, std::string target, AgentClient::Listener listener)
+      : target_(std::move(target)),
+        listener_(std::move(listener)),
+        stub_(proto::Agent::NewStub(channel)) {}
+
+  static void Start(const std::shared_ptr<Stream>& stream, proto::CoordinatorMessage first) {
+    stream->self_ = stream;
+    stream->stub_->async()->Session(&stream->context_, stream.get());
+    stream->AddHold();
+    stream->StartRead(&stream->incoming_);
+    stream->Send(std::move(first));
+    stream->StartCall();
+  }
+
+  void Send(proto::CoordinatorMessage message) {
+    const proto::CoordinatorMessage* next;
+    {
+      MutexLock lock(mu_);
+      if (over_) return;
+      outgoing_.push_back(std::move(message));
+      if (writing_) return;
+      writing_ = true;
+      next = &outgoing_.front();
+    }
+    StartWrite(next);
+  }
+
+  void Cancel() { context_.TryCancel(); }
+
+  void AwaitDone() {
+    MutexLock lock(mu_);
+    while (!done_) done_changed_.Wait(mu_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (ok) {
+      listener_.on_message(std::move(incoming_));
+      incoming_.Clear();
+      StartRead(&incoming_);
+      return;
+    }
+    bool release;
+    {
+      MutexLock lock(mu_);
+      over_ = true;
+      release = !writing_;
+    }
+    if (release) RemoveHold();
+  }
+
+  void OnWriteDone(bool ok) override {
+    const proto::CoordinatorMessage* next = nullptr;
+    bool release = false;
+    {
+      MutexLock lock(mu_);
+      outgoing_.pop_front();
+      if (!ok) outgoing_.clear();  // the read side is about to learn why
+      if (!over_ && !outgoing_.empty()) next = &outgoing_.front();
+      writing_ = next != nullptr;
+      release = over_ && !writing_;
+    }
+    if (next != nullptr) StartWrite(next);
+    if (release) RemoveHold();
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<Stream> self = std::move(self_);  // outlives the notification below
+    const absl::Status why = FromGrpc(status);
+    listener_.on_end(why.ok() ? why : Annotate(why, "agent at " + target_));
+    MutexLock lock(mu_);
+    done_ = true;
+    done_changed_.NotifyAll();
+  }
+
+ private:
+  // Constant after construction.
+  const std::string target_;
+  const AgentClient::Listener listener_;
+  const std::unique_ptr<proto::Agent::Stub> stub_;
+
+  // gRPC's own synchronisation: touched by its callbacks only, one at a time.
+  grpc::ClientContext context_;
+  proto::AgentMessage incoming_;
+  std::shared_ptr<Stream> self_;
+
+  Mutex mu_;
+  CondVar done_changed_;
+  // A deque does not move its elements: the front stays where gRPC reads it while others are added.
+  std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool over_ ABSL_GUARDED_BY(mu_) = false;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class GrpcAgentSession : public AgentSession {
+ public:
+  explicit GrpcAgentSession(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  ~GrpcAgentSession() override {
+    stream_->Cancel();
+    stream_->AwaitDone();
+  }
+  void Send(proto::CoordinatorMessage message) override { stream_->Send(std::move(message)); }
+  void Cancel() override { stream_->Cancel(); }
+
+ private:
+  const std::shared_ptr<Stream> stream_;
+};
+
+// For a target that may not be called at all: the end has been told already.
+class DeadSession : public AgentSession {
+ public:
+  void Send(proto::CoordinatorMessage) override {}
+  void Cancel() override {}
+};
+
+}  // namespace
+
+std::unique_ptr<AgentSession> GrpcAgentClient::Open(const std::string& target,
+                                                    proto::CoordinatorMessage first,
+                                                    Listener listener) {
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(target);
+  if (!channel.ok()) {
+    listener.on_end(Annotate(channel.status(), "agent at " + target));
+    return std::make_unique<DeadSession>();
+  }
+  auto stream = std::make_shared<Stream>(*std::move(channel), target, std::move(listener));
+  Stream::Start(stream, std::move(first));
+  return std::make_unique<GrpcAgentSession>(std::move(stream));
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,216 @@
+#include "launcher/launch_job.h"
+
+#include <signal.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/file_system.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/secrets.h"
+#include "launcher/console.h"
+#include "launcher/coordinator/coordinator.h"
+#include "launcher/grpc_agent_client.h"
+#include "launcher/local_starter.h"
+#include "launcher/metrics_writer.h"
+#include "launcher/report_text.h"
+#include "launcher/run_folder.h"
+#include "launcher/runner.h"
+#include "launcher/running_starter.h"
+#include "launcher/signal_watch.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr size_t kTokenBytes = 32;
+
+absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
+  const absl::Duration value =
+      absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+  return value > absl::ZeroDuration() ? value : otherwise;
+}
+
+bool WantsOwnAgent(const proto::NodeSpec& node) { return node.agent_port() == 0; }
+
+// Both kinds of agents, of which a job may have either or a mixture.
+struct Starters {
+  std::unique_ptr<LocalStarter> own;
+  std::unique_ptr<RunningStarter> running;
+
+  static absl::StatusOr<Starters> Create(const proto::JobSpec& job, const LaunchOptions& options,
+                                         const RunFolder& folder) {
+    Starters starters;
+    for (const proto::NodeSpec& node : job.nodes()) {
+      if (WantsOwnAgent(node) && starters.own == nullptr) {
+        ASSIGN_OR_RETURN(starters.own, LocalStarter::Create({.agent_binary = options.agent_binary,
+                                                             .run_dir = job.run_dir(),
+                                                             .log_folder = folder.logs}));
+      } else if (!WantsOwnAgent(node) && starters.running == nullptr) {
+        ASSIGN_OR_RETURN(starters.running,
+                         RunningStarter::Create({.cluster_key_file = options.cluster_key_file}));
+      }
+    }
+    return starters;
+  }
+
+  AgentStarter& Of(const proto::NodeSpec& node) const {
+    if (WantsOwnAgent(node)) return *own;
+    return *running;
+  }
+
+  void EndAll(absl::Duration grace) {
+    if (own != nullptr) own->EndAll(grace);
+    if (running != nullptr) running->EndAll(grace);
+  }
+};
+
+// Everything that one job needs, in the order in which it is built; torn down in reverse.
+class Launch {
+ public:
+  Launch(const proto::JobSpec& job, const LaunchOptions& options)
+      : job_(job),
+        options_(options),
+        console_(job, {.progress_line = options.progress_line,
+                       .quiet_ranks = options.quiet_ranks,
+                       .output = {}}) {}
+
+  int Run() {
+    absl::StatusOr<RunResult> result = RunToEnd();
+    if (!result.ok()) {
+      console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
+                                   std::string(result.status().message()), "\n"),
+                      /*failed=*/true);
+      return kExitPreflight;
+    }
+    WriteReport(*result);
+    return result->exit_code;
+  }
+
+ private:
+  absl::StatusOr<RunResult> RunToEnd() {
+    FileSystem& fs = FileSystem::Real();
+    ASSIGN_OR_RETURN(folder_, PrepareRunFolder(fs, job_.run_dir()));
+    if (!job_.train().metrics_path().empty()) {
+      ASSIGN_OR_RETURN(metrics_, MetricsWriter::Create(fs, job_.train().metrics_path()));
+    }
+    ASSIGN_OR_RETURN(const ProbeFile probe, ProbeFile::Write(fs, options_.probe_path));
+    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
+
+    GrpcAgentClient client;
+    RunResult result;
+    {
+      Runner runner(Coordinator(ConfigFromJob(job_)), DoorsTo(client, starters), OptionsOf(probe));
+      ASSIGN_OR_RETURN(
+          const std::unique_ptr<SignalWatch> watch,
+          SignalWatch::Create({SIGINT, SIGTERM}, [&](int signal) {
+            console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
+            runner.Post(OperatorStop{});
+          }));
+      result = runner.Run();
+    }
+    starters.EndAll(kAgentGrace);
+    return result;
+  }
+
+  const char* StopWords(int asked_before) const {
+    if (asked_before > 0) return ": stopping now";
+    return job_.has_train() ? ": checkpoint, then stop; once more stops now"
+                            : ": stopping the ranks; once more stops now";
+  }
+
+  Runner::Doors DoorsTo(GrpcAgentClient& client, const Starters& starters) {
+    Runner::Doors doors;
+    doors.clock = &Clock::Real();
+    doors.client = &client;
+    doors.starter = [this, &starters](NodeId node) -> AgentStarter& {
+      return starters.Of(job_.nodes(node.value()));
+    };
+    doors.record = [](absl::Duration, const Event&, uint64_t) { return absl::OkStatus(); };
+    doors.commit = [] { return absl::OkStatus(); };
+    doors.tell = [this](const OperatorEvent& event) { Tell(event); };
+    doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
+      console_.RankOutput(node, chunk);
+    };
+    return doors;
+  }
+
+  Runner::Options OptionsOf(const ProbeFile& probe) const {
+    Runner::Options options;
+    options.job = job_;
+    options.job_token = RandomBytes(kTokenBytes);
+    options.probe_path = probe.path();
+    options.probe_content = probe.content();
+    options.heartbeat_interval =
+        FromProto(job_.limits().heartbeat_interval(), options.heartbeat_interval);
+    options.agent_grace = kAgentGrace;
+    return options;
+  }
+
+  void Tell(const OperatorEvent& event) {
+    console_.Tell(event);
+    const auto* progress = std::get_if<Progress>(&event);
+    if (progress == nullptr || metrics_ == nullptr) return;
+    const absl::Status written = metrics_->Write(*progress);
+    if (written.ok()) return;
+    console_.Say(absl::StrCat("warning: metrics are not written any more: ",
+                              std::string(written.message())));
+    metrics_.reset();
+  }
+
+  void WriteReport(const RunResult& result) {
+    const ReportContext context{.job = job_,
+                                .log_folder = folder_.logs,
+                                .steady_now = result.steady_at_end,
+                                .wall_now = result.wall_at_end};
+    const absl::Status written =
+        WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
+                            ReportJson(result.report, context), FileSystem::IfExists::kReplace);
+    if (!written.ok()) {
+      console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
+    }
+    const bool quiet =
+        result.exit_code == 0 && job_.has_program() && result.report.incidents.empty();
+    console_.Finish(quiet ? "" : ReportScreen(result.report, context),
+                    /*failed=*/result.exit_code != 0);
+  }
+
+  // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be
+  // noticed and ended by its keeper, which sweeps better than we can from here.
+  static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
+
+  const proto::JobSpec& job_;
+  const LaunchOptions& options_;
+  RunFolder folder_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  int stops_asked_ = 0;  // of the signal watch's thread
+  Console console_;
+};
+
+// Writing to a pipe that nobody reads must not end a job; it comes back as EPIPE instead.
+class IgnoreBrokenPipes {
+ public:
+  IgnoreBrokenPipes() {
+    struct sigaction ignore = {};
+    ignore.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &ignore, &previous_);
+  }
+  ~IgnoreBrokenPipes() { sigaction(SIGPIPE, &previous_, nullptr); }
+
+ private:
+  struct sigaction previous_;
+};
+
+}  // namespace
+
+int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options) {
+  const IgnoreBrokenPipes ignore;
+  return Launch(job, options).Run();
+}
+
+}  // namespace dsrun::launcher

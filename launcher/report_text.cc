@@ -1,0 +1,289 @@
+#include "launcher/report_text.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using nlohmann::ordered_json;
+using Lines = std::vector<std::string>;
+
+constexpr size_t kMostIncidents = 3;
+constexpr size_t kMostLaunchFailures = 5;
+constexpr size_t kMostLastLines = 6;
+constexpr size_t kMostSampleLines = 4;
+constexpr size_t kMostColumns = 160;
+// A difference of two clocks beyond this says that they do not agree, not how long it took.
+constexpr absl::Duration kMostDetection = absl::Seconds(120);
+
+std::string Seconds(absl::Duration duration) {
+  const double seconds = absl::ToDoubleSeconds(duration);
+  return seconds < 0.1 ? absl::StrFormat("%.0f ms", seconds * 1e3)
+                       : absl::StrFormat("%.2f s", seconds);
+}
+
+std::string Clip(std::string line) {
+  if (line.size() > kMostColumns) line = line.substr(0, kMostColumns - 3) + "...";
+  return line;
+}
+
+// From the failure's own time to when the coordinator heard of it.
+std::optional<absl::Duration> Detection(const Failure& failure, const ReportContext& context) {
+  if (!failure.wall_time) return std::nullopt;
+  const absl::Time noticed = context.wall_now - (context.steady_now - failure.noticed_at);
+  const absl::Duration took = noticed - (absl::UnixEpoch() + *failure.wall_time);
+  if (took < -absl::Seconds(1) || took > kMostDetection) return std::nullopt;
+  return std::max(took, absl::ZeroDuration());
+}
+
+std::string Where(const Failure& failure) {
+  std::string place = absl::StrCat("node ", failure.host);
+  if (failure.slot) absl::StrAppend(&place, " slot ", failure.slot->value());
+  if (!failure.rank) return place;
+  return absl::StrCat("rank ", failure.rank->value(), " (", place, ")");
+}
+
+void AddLaunchFailures(const Report& report, Lines& lines) {
+  const size_t shown = std::min(report.launch_failures.size(), kMostLaunchFailures);
+  for (size_t i = 0; i < shown; ++i) {
+    const Failure& failure = report.launch_failures[i];
+    for (const auto& part : absl::StrSplit(failure.what, '\n')) {
+      const bool first = part.data() == failure.what.data();
+      lines.push_back(Clip(absl::StrCat(first ? "  " + Where(failure) + ": " : "    ", part)));
+    }
+  }
+  if (shown < report.launch_failures.size()) {
+    lines.push_back(
+        absl::StrFormat("  (%d of %d nodes shown)", shown, report.launch_failures.size()));
+  }
+}
+
+std::string WentOn(const Incident& incident) {
+  if (!incident.went_on) return "the job did not go on after it";
+  std::string text = absl::StrFormat("generation %d went on from step %d",
+                                     incident.went_on->value(), incident.resumed_from_step);
+  if (incident.next_step_at) {
+    absl::StrAppend(&text, ", next step after ",
+                    Seconds(*incident.next_step_at - incident.detected_at));
+  }
+  if (incident.lost_steps() > 0) {
+    absl::StrAppend(&text, ", ", incident.lost_steps(), " steps computed again");
+  }
+  return text;
+}
+
+void AddIncident(const Incident& incident, const ReportContext& context, bool with_lines,
+                 Lines& lines) {
+  const Failure& cause = incident.cause;
+  lines.push_back(Clip(absl::StrFormat("  generation %d: %s %s", incident.failed.value(),
+                                       Where(cause), cause.what)));
+  std::string times = "    ";
+  if (const std::optional<absl::Duration> took = Detection(cause, context)) {
+    absl::StrAppend(&times, "noticed after ", Seconds(*took), "; ");
+  }
+  absl::StrAppend(&times, WentOn(incident));
+  if (!incident.consequences.empty()) {
+    absl::StrAppend(&times, "; ", incident.consequences.size(), " more ranks failed as a result");
+  }
+  lines.push_back(times);
+  if (!with_lines) return;
+  const size_t count = cause.last_lines.size();
+  const size_t first = count > kMostLastLines ? count - kMostLastLines : 0;
+  if (count > 0) lines.push_back("    its last lines:");
+  for (size_t i = first; i < count; ++i) lines.push_back(Clip("    | " + cause.last_lines[i]));
+}
+
+void AddIncidents(const Report& report, const ReportContext& context, Lines& lines) {
+  const size_t count = report.incidents.size();
+  const size_t first = count > kMostIncidents ? count - kMostIncidents : 0;
+  if (first > 0)
+    lines.push_back(absl::StrFormat("  (the last %d of %d failures)", count - first, count));
+  for (size_t i = first; i < count; ++i) {
+    // The words of the failure that ended the job, or of the only one.
+    AddIncident(report.incidents[i], context, /*with_lines=*/i + 1 == count, lines);
+  }
+}
+
+void AddSample(const Report& report, const ReportContext& context, Lines& lines) {
+  if (report.sample.empty()) return;
+  std::string text = context.job.train().prompt() + report.sample;
+  for (char& byte : text) {
+    if (static_cast<unsigned char>(byte) < ' ' && byte != '\n') byte = ' ';
+  }
+  lines.push_back("  sample:");
+  size_t shown = 0;
+  for (const auto& part : absl::StrSplit(text, '\n')) {
+    if (shown++ == kMostSampleLines) break;
+    lines.push_back(Clip(absl::StrCat("    | ", part)));
+  }
+}
+
+void AddPlaces(const Report& report, const ReportContext& context, Lines& lines) {
+  const proto::JobSpec& job = context.job;
+  if (job.has_train()) {
+    lines.push_back(report.manifest.empty()
+                        ? "  checkpoint  none was written"
+                        : absl::StrFormat("  checkpoint  %s/%s (step %d)", job.train().save_dir(),
+                                          report.manifest, report.checkpoint_step));
+  }
+  lines.push_back("  logs        " + context.log_folder);
+  if (!job.train().metrics_path().empty()) {
+    lines.push_back("  metrics     " + job.train().metrics_path());
+  }
+  lines.push_back("  report      " + job.run_dir() + "/report.json");
+}
+
+// One sentence for what the operator would do next; empty: nothing.
+std::string Next(const Report& report, const ReportContext& context) {
+  const std::string save_dir = context.job.train().save_dir();
+  if (!report.launch_failures.empty()) {
+    return "correct what is named above and start again; nothing was run";
+  }
+  if (context.job.has_train() && !report.manifest.empty()) {
+    return report.exit_code == 0 && !report.stopped_early
+               ? "dsrun checkpoint inspect " + save_dir
+               : "go on from the checkpoint with the same command and --load " + save_dir;
+  }
+  return report.exit_code == 0 ? "" : "read the first failing rank's log in " + context.log_folder;
+}
+
+// Where the list is too long, the middle goes: the beginning says what happened, the end what to
+// do.
+std::string Join(Lines lines) {
+  if (lines.size() > kMostScreenLines) {
+    constexpr size_t kTail = 6;
+    const size_t head = kMostScreenLines - kTail - 1;
+    Lines kept(lines.begin(), lines.begin() + head);
+    kept.push_back("    (more in report.json)");
+    kept.insert(kept.end(), lines.end() - kTail, lines.end());
+    lines = std::move(kept);
+  }
+  std::string text;
+  for (const std::string& line : lines) absl::StrAppend(&text, line, "\n");
+  return text;
+}
+
+// ---- JSON
+
+ordered_json ToJson(const Failure& failure, const ReportContext& context) {
+  ordered_json json;
+  json["what"] = failure.what;
+  json["host"] = failure.host;
+  json["node"] = failure.node.value();
+  if (failure.slot) json["slot"] = failure.slot->value();
+  if (failure.rank) json["rank"] = failure.rank->value();
+  json["generation"] = failure.generation.value();
+  json["pid"] = failure.pid;
+  json["exit_code"] = failure.exit_code;
+  json["fatal"] = failure.fatal;
+  json["killed_by_agent"] = failure.killed_by_agent;
+  if (const std::optional<absl::Duration> took = Detection(failure, context)) {
+    json["detection_s"] = absl::ToDoubleSeconds(*took);
+  }
+  json["last_lines"] = failure.last_lines;
+  return json;
+}
+
+ordered_json ToJson(const Incident& incident, const ReportContext& context) {
+  ordered_json json;
+  json["cause"] = ToJson(incident.cause, context);
+  json["consequences"] = ordered_json::array();
+  for (const Failure& each : incident.consequences) {
+    json["consequences"].push_back(ToJson(each, context));
+  }
+  json["failed_generation"] = incident.failed.value();
+  if (incident.went_on) json["went_on_as_generation"] = incident.went_on->value();
+  const auto since = [&](const char* name, const std::optional<absl::Duration>& at) {
+    if (at) json[name] = absl::ToDoubleSeconds(*at - incident.detected_at);
+  };
+  since("replanned_after_s", incident.began_at);
+  since("joined_after_s", incident.joined_at);
+  since("next_step_after_s", incident.next_step_at);
+  json["last_step_before"] = incident.last_step_before;
+  json["resumed_from_step"] = incident.resumed_from_step;
+  json["lost_steps"] = incident.lost_steps();
+  return json;
+}
+
+ordered_json ToJson(const GenerationRecord& record, const Report& report) {
+  ordered_json json;
+  json["generation"] = record.generation.value();
+  json["reason"] = record.reason;
+  json["ranks"] = ordered_json::array();
+  for (const WorkerId& id : record.ranks) {
+    json["ranks"].push_back({{"node", id.node.value()}, {"slot", id.slot.value()}});
+  }
+  const auto since = [&](const char* name, const std::optional<absl::Duration>& at) {
+    if (at) json[name] = absl::ToDoubleSeconds(*at - report.started_at);
+  };
+  since("began_s", record.began_at);
+  since("joined_s", record.joined_at);
+  since("first_step_s", record.first_step_at);
+  since("ended_s", record.ended_at);
+  json["start_step"] = record.start_step;
+  json["loaded_from"] = record.loaded_from;
+  json["last_step"] = record.last_step;
+  return json;
+}
+
+}  // namespace
+
+std::string ReportScreen(const Report& report, const ReportContext& context) {
+  Lines lines;
+  lines.push_back(
+      Clip(absl::StrFormat("dsrun: %s (exit code %d, %s)", report.verdict, report.exit_code,
+                           Seconds(report.ended_at - report.started_at))));
+  if (context.job.has_train() && report.final_step > 0) {
+    lines.push_back(
+        absl::StrFormat("  step %d, loss %.4f, %d restarts, %d steps computed again, %s "
+                        "lost to failures",
+                        report.final_step, report.final_loss, report.restarts, report.lost_steps,
+                        Seconds(report.lost_time)));
+  }
+  AddLaunchFailures(report, lines);
+  AddIncidents(report, context, lines);
+  AddSample(report, context, lines);
+  AddPlaces(report, context, lines);
+  if (const std::string next = Next(report, context); !next.empty()) {
+    lines.push_back("  next        " + next);
+  }
+  return Join(std::move(lines));
+}
+
+std::string ReportJson(const Report& report, const ReportContext& context) {
+  ordered_json json;
+  json["job_id"] = context.job.job_id();
+  json["exit_code"] = report.exit_code;
+  json["verdict"] = report.verdict;
+  json["seconds"] = absl::ToDoubleSeconds(report.ended_at - report.started_at);
+  json["restarts"] = report.restarts;
+  json["lost_steps"] = report.lost_steps;
+  json["lost_s"] = absl::ToDoubleSeconds(report.lost_time);
+  json["final_step"] = report.final_step;
+  json["final_loss"] = report.final_loss;
+  json["checkpoint"] = report.manifest;
+  json["checkpoint_step"] = report.checkpoint_step;
+  json["stopped_early"] = report.stopped_early;
+  json["sample"] = report.sample;
+  json["logs"] = context.log_folder;
+  json["launch_failures"] = ordered_json::array();
+  for (const Failure& each : report.launch_failures) {
+    json["launch_failures"].push_back(ToJson(each, context));
+  }
+  json["incidents"] = ordered_json::array();
+  for (const Incident& each : report.incidents) json["incidents"].push_back(ToJson(each, context));
+  json["generations"] = ordered_json::array();
+  for (const GenerationRecord& each : report.generations) {
+    json["generations"].push_back(ToJson(each, report));
+  }
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace dsrun::launcher
