@@ -271,7 +271,6 @@ void NodeCore::On(const WorkerEnded& event) {
   const int64_t nanos = absl::ToUnixNanos(event.wall_time);
   exited.mutable_wall_time()->set_seconds(nanos / 1'000'000'000);
   exited.mutable_wall_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-  actions_.push_back(SweepOrphans{event.slot});
   ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
 }
 
@@ -284,6 +283,7 @@ void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExite
   proto::AgentMessage message;
   *message.mutable_worker_exited() = std::move(exited);
   Send(std::move(message), worker.generation);
+  if (worker.pid != 0) actions_.push_back(SweepOrphans{slot});
   if (phase_ != Phase::kRunning || stop_requested_) return;
   if (IsProgram()) {
     if (spawn_when_empty_ && !AnyAlive()) SpawnMissing();

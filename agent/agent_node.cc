@@ -1,0 +1,196 @@
+#include "agent/agent_node.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agent/node_limits.h"
+#include "common/base/logging.h"
+#include "common/base/process_user.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/constant_time.h"
+
+namespace dsrun::agent {
+namespace {
+
+constexpr int kProtocolVersion = 1;
+
+absl::Status CheckMessage(const proto::Open& open) {
+  if (open.protocol_version() != kProtocolVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Open: expected protocol version ", kProtocolVersion, ", got ",
+                     open.protocol_version(), "; dsrun and dsagent must come from one build"));
+  }
+  if (open.job().job_id().empty() || open.job_token().empty()) {
+    return absl::InvalidArgumentError("Open: expected a job id and a job token, got none");
+  }
+  if (open.node() < 0 || open.node() >= open.job().nodes_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("Open: expected a node below ",
+                                                   open.job().nodes_size(), ", got ", open.node()));
+  }
+  if (open.job().work_case() == proto::JobSpec::WORK_NOT_SET) {
+    return absl::InvalidArgumentError("Open: expected training or a program, got neither");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckProbe(const proto::Open& open) {
+  if (open.probe_path().empty()) return absl::OkStatus();
+  std::ifstream file(open.probe_path(), std::ios::binary);
+  const std::string content((std::istreambuf_iterator<char>(file)),
+                            std::istreambuf_iterator<char>());
+  if (file.is_open() && content == open.probe_content()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "save folder: expected the file ", open.probe_path(), " that the launcher wrote, got ",
+      file.is_open() ? "other content" : "no such file", " on node ",
+      open.job().nodes(open.node()).host(),
+      "; the save folder must be one shared file system on all nodes"));
+}
+
+absl::Status CheckWorkerBinary(const proto::JobSpec& job, const std::string& path) {
+  if (job.has_program() || access(path.c_str(), X_OK) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("dsworker: expected an executable at ", path,
+                   ", got none; install it beside dsagent or give --worker-binary"));
+}
+
+// The socket's folder is ours alone; the user that the ranks run as becomes its owner, so that they
+// can reach the socket and nobody else can.
+absl::Status AdmitUser(const std::string& socket, const ProcessUser& user) {
+  const std::string folder = std::filesystem::path(socket).parent_path();
+  if (!user.change || chown(folder.c_str(), user.uid, user.gid) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("run_as_user: cannot give the folder ", folder, " to uid ", user.uid));
+}
+
+absl::Status MakeLogFolder(const std::string& run_dir, const std::string& host) {
+  std::error_code error;
+  const std::string path = absl::StrCat(run_dir, "/logs/", host);
+  std::filesystem::create_directories(path, error);
+  if (!error) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("run folder: cannot make ", path, ": ",
+                                                    error.message(),
+                                                    "; give another one with --run-dir"));
+}
+
+}  // namespace
+
+AgentNode::AgentNode(Options options) : options_(std::move(options)) {}
+
+AgentNode::~AgentNode() {
+  std::shared_ptr<Supervisor> last;
+  {
+    MutexLock lock(mu_);
+    last = std::move(supervisor_);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
+    const proto::CoordinatorMessage& first, std::shared_ptr<CoordinatorPeer> coordinator) {
+  if (!first.has_open() || !SecretsEqual(options_.cluster_key, first.open().cluster_key())) {
+    LOG(WARNING) << "a job was refused: wrong cluster key";
+    return absl::UnauthenticatedError(
+        "cluster key: expected the key of this agent, got another one; give dsrun the file that "
+        "dsagent was started with");
+  }
+  RETURN_IF_ERROR(CheckMessage(first.open()));
+  {
+    MutexLock lock(mu_);
+    if (busy_) {
+      return absl::ResourceExhaustedError(
+          "another job is running on this node; wait for its end or cancel it");
+    }
+    busy_ = true;
+  }
+  // From here on this call is alone: nobody else is admitted while busy_ is set.
+  // Its supervisor must be joined first: its last act may still be on its way out.
+  {
+    std::shared_ptr<Supervisor> previous;
+    MutexLock lock(mu_);
+    previous.swap(supervisor_);
+  }
+  absl::StatusOr<std::shared_ptr<Supervisor>> admitted = Start(first, std::move(coordinator));
+  MutexLock lock(mu_);
+  if (admitted.ok()) {
+    supervisor_ = *admitted;
+  } else {
+    busy_ = false;
+  }
+  return admitted;
+}
+
+absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Start(
+    const proto::CoordinatorMessage& first, std::shared_ptr<CoordinatorPeer> coordinator) {
+  ASSIGN_OR_RETURN(Supervisor::Options options, CheckNode(first.open()));
+  options.on_over = [this](const JobOver& over) { OnOver(over); };
+  ASSIGN_OR_RETURN(std::unique_ptr<Supervisor> supervisor,
+                   Supervisor::Create(std::move(options), first, std::move(coordinator)));
+  return std::shared_ptr<Supervisor>(std::move(supervisor));
+}
+
+void AgentNode::OnOver(const JobOver& over) {
+  {
+    MutexLock lock(mu_);
+    busy_ = false;
+  }
+  if (options_.on_job_over) options_.on_job_over(over);
+}
+
+absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open) const {
+  Supervisor::Options options;
+  ASSIGN_OR_RETURN(options.user, ResolveProcessUser(open.job().run_as_user()));
+  RETURN_IF_ERROR(AdmitUser(options_.agent_socket, options.user));
+  RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary));
+  RETURN_IF_ERROR(CheckProbe(open));
+  options.run_dir = options_.run_dir.empty() ? open.job().run_dir() : options_.run_dir;
+  RETURN_IF_ERROR(MakeLogFolder(options.run_dir, open.job().nodes(open.node()).host()));
+  options.runner = options_.runner;
+  options.clock = options_.clock;
+  options.incarnation = options_.incarnation;
+  options.inventory = options_.inventory;
+  options.agent_socket = options_.agent_socket;
+  options.worker_binary = options_.worker_binary;
+  options.tick_period = options_.tick_period;
+  options.sweep = options_.sweep;
+  return options;
+}
+
+absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Running() {
+  MutexLock lock(mu_);
+  if (supervisor_ == nullptr || !busy_) {
+    return absl::UnauthenticatedError("worker session: no job is running on this node");
+  }
+  return supervisor_;
+}
+
+void AgentNode::OnKeeperGone() {
+  std::shared_ptr<Supervisor> supervisor;
+  {
+    MutexLock lock(mu_);
+    if (busy_) supervisor = supervisor_;
+  }
+  if (supervisor != nullptr) {
+    supervisor->OnKeeperGone();
+  } else if (options_.on_job_over) {
+    options_.on_job_over({.reason = "the keeper of this agent is dead", .abandoned = true});
+  }
+}
+
+absl::Duration AgentNode::stalled_after() {
+  MutexLock lock(mu_);
+  return busy_ && supervisor_ != nullptr ? supervisor_->stalled_after()
+                                         : ResolveLimits(proto::Limits()).agent_stalled_after;
+}
+
+bool AgentNode::Healthy() {
+  MutexLock lock(mu_);
+  if (!busy_ || supervisor_ == nullptr) return true;
+  return options_.clock->SteadyNow() - supervisor_->last_round() < supervisor_->stalled_after();
+}
+
+}  // namespace dsrun::agent

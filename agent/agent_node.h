@@ -1,0 +1,82 @@
+// AgentNode: who may run what on this node. Admits one job at a time and owns its Supervisor; the
+// services are adapters around it.
+//
+// Thread-safe.
+
+#ifndef DSRUN_AGENT_AGENT_NODE_H_
+#define DSRUN_AGENT_AGENT_NODE_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "agent/peers.h"
+#include "agent/supervisor.h"
+#include "common/base/clock.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "common/base/process_runner.h"
+#include "proto/agent.pb.h"
+
+namespace dsrun::agent {
+
+class AgentNode {
+ public:
+  struct Options {
+    ProcessRunner* runner = nullptr;  // these two must outlive the node
+    Clock* clock = nullptr;
+    Incarnation incarnation;
+    proto::Opened inventory;
+    std::string cluster_key;
+    std::string agent_socket;   // unix socket of the worker host service
+    std::string worker_binary;  // dsworker, absolute
+    std::string run_dir;        // overrides the job's; empty: the job's
+    absl::Duration tick_period = absl::Milliseconds(100);
+    std::function<void(const std::string& tag)> sweep;  // Supervisor::Options::sweep
+    // A job is over; `abandoned` if not by its coordinator. Called without a lock; must not block.
+    std::function<void(const JobOver&)> on_job_over;
+  };
+
+  explicit AgentNode(Options options);
+  // Ends a job that is running.
+  ~AgentNode();
+
+  // The first message of a coordinator's stream. OK: the job runs, `coordinator` gets `opened`.
+  // Errors: UNAUTHENTICATED: wrong cluster key. INVALID_ARGUMENT: not an Open that makes sense, or
+  // another protocol version. RESOURCE_EXHAUSTED: another job is running here.
+  // FAILED_PRECONDITION: cannot run as the wanted user, no dsworker, the run folder cannot be
+  // made, the save folder is not the launcher's.
+  absl::StatusOr<std::shared_ptr<Supervisor>> Admit(const proto::CoordinatorMessage& first,
+                                                    std::shared_ptr<CoordinatorPeer> coordinator);
+
+  // The job that runs here, for its workers. Errors: UNAUTHENTICATED: there is none.
+  absl::StatusOr<std::shared_ptr<Supervisor>> Running();
+
+  void OnKeeperGone();
+
+  // How long the keeper of this process shall bear its silence: the running job's limit, or the
+  // default.
+  absl::Duration stalled_after();
+  // False while the core of a running job has not come round for that long: this process is as good
+  // as dead, and its keeper should know.
+  bool Healthy();
+
+ private:
+  absl::StatusOr<std::shared_ptr<Supervisor>> Start(const proto::CoordinatorMessage& first,
+                                                    std::shared_ptr<CoordinatorPeer> coordinator);
+  void OnOver(const JobOver& over);
+  absl::StatusOr<Supervisor::Options> CheckNode(const proto::Open& open) const;
+
+  const Options options_;
+
+  Mutex mu_;
+  std::shared_ptr<Supervisor> supervisor_ ABSL_GUARDED_BY(mu_);
+  bool busy_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_AGENT_NODE_H_

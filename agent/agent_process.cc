@@ -1,0 +1,172 @@
+#include "agent/agent_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "agent/agent_node.h"
+#include "agent/agent_service.h"
+#include "agent/beat_pipe.h"
+#include "agent/exit_codes.h"
+#include "agent/inventory.h"
+#include "agent/worker_command.h"
+#include "agent/worker_host_service.h"
+#include "common/base/clock.h"
+#include "common/base/logging.h"
+#include "common/base/posix_process_runner.h"
+#include "common/base/process_tree.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/secrets.h"
+#include "common/rpc/server.h"
+
+namespace dsrun::agent {
+namespace {
+
+// A sweep runs on the core's thread; it must not look like a stalled agent.
+constexpr absl::Duration kSweepLimit = absl::Seconds(1);
+
+void SweepTag(const std::string& tag) {
+  if (tag.empty()) {
+    KillDescendants(getpid(), nullptr, kSweepLimit);
+    return;
+  }
+  const std::string variable = absl::StrCat(kWorkerTagVariable, "=", tag);
+  KillDescendants(
+      getpid(), [&](const ProcessInfo& info) { return HasEnvironment(info.pid, variable); },
+      kSweepLimit);
+}
+
+int BlockStopSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+class AgentProcess {
+ public:
+  explicit AgentProcess(const AgentProcessOptions& options)
+      : options_(options),
+        signal_fd_(BlockStopSignals()),
+        over_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+  absl::Status Start() {
+    if (!BecomeSubreaper()) return absl::InternalError("cannot become a child subreaper");
+    for (const int fd : {options_.beat_fd, options_.life_fd}) {
+      fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    fcntl(options_.beat_fd, F_SETFL, O_NONBLOCK);
+    ASSIGN_OR_RETURN(runner_, PosixProcessRunner::Create({.reap_adopted = true}));
+    const std::string socket = absl::StrCat(options_.socket_dir, "/worker.sock");
+    node_ = std::make_unique<AgentNode>(
+        AgentNode::Options{.runner = runner_.get(),
+                           .clock = &Clock::Real(),
+                           .incarnation = Incarnation(RandomIncarnation()),
+                           .inventory = ReadInventory(),
+                           .cluster_key = options_.cluster_key,
+                           .agent_socket = socket,
+                           .worker_binary = options_.worker_binary,
+                           .run_dir = options_.run_dir,
+                           .sweep = &SweepTag,
+                           .on_job_over = [this](const JobOver& over) { OnJobOver(over); }});
+    agent_service_ = std::make_unique<AgentService>(node_.get());
+    worker_service_ = std::make_unique<WorkerHostService>(node_.get());
+    ASSIGN_OR_RETURN(worker_server_,
+                     RpcServer::Start(absl::StrCat("unix:", socket), {worker_service_.get()}));
+    // Connecting to the socket needs write permission on it; the folder around it is the fence, and
+    // is opened for the user that a job runs as.
+    chmod(socket.c_str(), 0666);
+    ASSIGN_OR_RETURN(agent_server_, RpcServer::Start(options_.listen, {agent_service_.get()}));
+    return absl::OkStatus();
+  }
+
+  void AnnounceReady() {
+    LOG(INFO) << "listening on port " << agent_server_->port() << " (" << options_.listen << ")";
+    if (options_.ready_fd < 0) return;
+    const std::string line = absl::StrCat(agent_server_->port(), "\n");
+    (void)!write(options_.ready_fd, line.data(), line.size());
+    close(options_.ready_fd);
+  }
+
+  // Beats and waits until there is nothing left to do.
+  void Serve() {
+    bool leaving = false;
+    while (true) {
+      if (node_->Healthy()) WriteBeat(options_.beat_fd, node_->stalled_after());
+      pollfd fds[] = {{over_fd_, POLLIN, 0},
+                      {signal_fd_, POLLIN, 0},
+                      // Once leaving, the end of the keeper is known and would only spin.
+                      {leaving ? -1 : options_.life_fd, POLLIN, 0}};
+      poll(fds, 3, static_cast<int>(absl::ToInt64Milliseconds(kBeatInterval)));
+      signalfd_siginfo info;
+      const bool told = read(signal_fd_, &info, sizeof(info)) == sizeof(info);
+      if (!leaving && (told || fds[2].revents != 0)) {
+        LOG(WARNING) << (told ? "told to stop" : "the keeper is dead") << ": ending everything";
+        leaving = true;
+        node_->OnKeeperGone();
+      }
+      uint64_t jobs_over = 0;
+      if (read(over_fd_, &jobs_over, sizeof(jobs_over)) == sizeof(jobs_over) &&
+          (leaving || options_.one_job)) {
+        return;
+      }
+    }
+  }
+
+  void Stop() {
+    agent_server_.reset();
+    node_.reset();
+    worker_server_.reset();
+    runner_.reset();
+    // The keeper removes the folder; without one it is ours to do.
+    std::error_code ignored;
+    std::filesystem::remove_all(options_.socket_dir, ignored);
+  }
+
+ private:
+  void OnJobOver(const JobOver&) {
+    const uint64_t one = 1;
+    (void)!write(over_fd_, &one, sizeof(one));
+  }
+
+  const AgentProcessOptions options_;
+  const int signal_fd_;
+  const int over_fd_;
+  // Destroyed from the last to the first: servers before what they serve, all before the runner.
+  std::unique_ptr<PosixProcessRunner> runner_;
+  std::unique_ptr<AgentNode> node_;
+  std::unique_ptr<AgentService> agent_service_;
+  std::unique_ptr<WorkerHostService> worker_service_;
+  std::unique_ptr<RpcServer> worker_server_;
+  std::unique_ptr<RpcServer> agent_server_;
+};
+
+}  // namespace
+
+int RunAgentProcess(const AgentProcessOptions& options) {
+  AgentProcess process(options);
+  if (const absl::Status status = process.Start(); !status.ok()) {
+    LOG(ERROR) << "cannot start: " << status;
+    return kExitCannotStart;
+  }
+  process.AnnounceReady();
+  process.Serve();
+  process.Stop();
+  return kExitOk;
+}
+
+}  // namespace dsrun::agent

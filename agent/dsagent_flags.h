@@ -1,0 +1,35 @@
+// The command line of dsagent.
+
+#ifndef DSRUN_AGENT_DSAGENT_FLAGS_H_
+#define DSRUN_AGENT_DSAGENT_FLAGS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace dsrun::agent {
+
+struct DsagentFlags {
+  std::string listen = "127.0.0.1:0";
+  std::string cluster_key_file;
+  int cluster_key_fd = -1;
+  int ready_fd = -1;
+  std::string run_dir;
+  std::string worker_binary;
+  bool one_job = false;
+  bool help = false;
+  // Set by the keeper, for its child only.
+  std::string role;
+  std::string socket_dir;
+};
+
+// "--name=value", "--name value", "--name" for switches. `arguments` without argv[0].
+// Errors: INVALID_ARGUMENT: unknown flag, missing or malformed value.
+absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& arguments);
+
+extern const char kDsagentUsage[];
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_DSAGENT_FLAGS_H_

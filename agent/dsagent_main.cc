@@ -1,0 +1,109 @@
+// dsagent: runs and watches the ranks of one node. What is started is the keeper (keeper.h); the
+// agent proper is its child, the same program with --role=agent.
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "agent/agent_process.h"
+#include "agent/dsagent_flags.h"
+#include "agent/exit_codes.h"
+#include "agent/keeper.h"
+#include "common/base/logging.h"
+#include "common/rpc/loopback.h"
+#include "common/rpc/secrets.h"
+
+namespace dsrun::agent {
+namespace {
+
+int Fail(int code, const absl::Status& status) {
+  fprintf(stderr, "dsagent: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+std::string OwnBinary() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
+
+// Mistakes are found here, before there is a child that could only die of them.
+absl::Status CheckFlags(const DsagentFlags& flags) {
+  if (flags.cluster_key_file.empty() == (flags.cluster_key_fd < 0)) {
+    return absl::InvalidArgumentError(
+        "expected either --cluster-key-file or --cluster-key-fd; see dsagent --help");
+  }
+  if (!flags.cluster_key_file.empty()) {
+    if (absl::Status status = ReadClusterKeyFile(flags.cluster_key_file).status(); !status.ok()) {
+      return status;
+    }
+  }
+  return CheckLoopbackTarget(flags.listen);
+}
+
+int KeeperMain(const DsagentFlags& flags) {
+  if (absl::Status status = CheckFlags(flags); !status.ok()) return Fail(kExitUsage, status);
+  KeeperOptions options;
+  options.agent_binary = OwnBinary();
+  options.agent_argv = {"dsagent", "--listen", flags.listen};
+  const auto add = [&](const std::string& name, const std::string& value) {
+    if (!value.empty()) options.agent_argv.push_back(absl::StrCat(name, "=", value));
+  };
+  const auto pass = [&](const std::string& name, int fd) {
+    if (fd < 0) return;
+    const int number = kFirstPassedFd + static_cast<int>(options.fds.size());
+    options.fds.push_back({fd, number});
+    options.agent_argv.push_back(absl::StrCat(name, "=", number));
+  };
+  add("--cluster-key-file", flags.cluster_key_file);
+  add("--run-dir", flags.run_dir);
+  add("--worker-binary", flags.worker_binary);
+  if (flags.one_job) options.agent_argv.push_back("--one-job");
+  pass("--cluster-key-fd", flags.cluster_key_fd);
+  pass("--ready-fd", flags.ready_fd);
+  return RunKeeper(options);
+}
+
+int AgentMain(const DsagentFlags& flags) {
+  const absl::StatusOr<std::string> key = flags.cluster_key_fd >= 0
+                                              ? ReadClusterKeyFd(flags.cluster_key_fd)
+                                              : ReadClusterKeyFile(flags.cluster_key_file);
+  if (!key.ok()) return Fail(kExitUsage, key.status());
+  AgentProcessOptions options;
+  options.listen = flags.listen;
+  options.cluster_key = *key;
+  options.socket_dir = flags.socket_dir;
+  options.worker_binary =
+      flags.worker_binary.empty()
+          ? (std::filesystem::path(OwnBinary()).parent_path() / "dsworker").string()
+          : flags.worker_binary;
+  options.run_dir = flags.run_dir;
+  options.ready_fd = flags.ready_fd;
+  options.one_job = flags.one_job;
+  options.beat_fd = kBeatFd;
+  options.life_fd = kLifeFd;
+  // No core and no debugger of others: this process holds the cluster key. Not an rlimit, which the
+  // ranks would inherit.
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  return RunAgentProcess(options);
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<DsagentFlags> flags =
+      ParseDsagentFlags(std::vector<std::string>(argv + 1, argv + argc));
+  if (!flags.ok()) return Fail(kExitUsage, flags.status());
+  if (flags->help) {
+    fputs(kDsagentUsage, stdout);
+    return kExitOk;
+  }
+  const bool agent = flags->role == "agent";
+  InitLogging("dsagent", absl::StrCat(agent ? "agent " : "keeper ", getpid()));
+  return agent ? AgentMain(*flags) : KeeperMain(*flags);
+}
+
+}  // namespace
+}  // namespace dsrun::agent
+
+int main(int argc, char** argv) { return dsrun::agent::Main(argc, argv); }

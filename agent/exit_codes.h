@@ -1,0 +1,16 @@
+// Exit codes of dsagent, as its starter sees them (docs/errors.md).
+
+#ifndef DSRUN_AGENT_EXIT_CODES_H_
+#define DSRUN_AGENT_EXIT_CODES_H_
+
+namespace dsrun::agent {
+
+inline constexpr int kExitOk = 0;              // the job is over, or told to stop; nothing is left
+inline constexpr int kExitCannotStart = 1;     // the reason is on standard error
+inline constexpr int kExitUsage = 90;          // bad flag or bad cluster key
+inline constexpr int kExitAgentDied = 110;     // the agent was killed or crashed; its tree is gone
+inline constexpr int kExitAgentStopped = 111;  // the agent fell silent; it and its tree were killed
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_EXIT_CODES_H_

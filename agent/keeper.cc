@@ -1,0 +1,192 @@
+#include "agent/keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <system_error>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "agent/beat_pipe.h"
+#include "agent/exit_codes.h"
+#include "common/base/clock.h"
+#include "common/base/logging.h"
+#include "common/base/process_spawn.h"
+#include "common/base/process_tree.h"
+
+extern char** environ;
+
+namespace dsrun::agent {
+namespace {
+
+// One look at what is left, and how often there may be something left.
+constexpr absl::Duration kSweepLimit = absl::Seconds(2);
+constexpr int kSweeps = 30;
+
+struct Watch {
+  SpawnedProcess agent;
+  int beat_fd = -1;
+  int signal_fd = -1;
+  absl::Duration limit;                               // of silence
+  absl::Duration beat_at;                             // of the newest beat
+  absl::Duration stop_at = absl::InfiniteDuration();  // KILL after a TERM
+};
+
+enum class Verdict { kEnded, kSilent, kLingers };
+
+absl::Duration Now() { return Clock::Real().SteadyNow(); }
+
+int OpenSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+// Passes a stop on. The second one is taken as impatience.
+void OnSignals(const KeeperOptions& options, Watch& watch) {
+  signalfd_siginfo info;
+  while (read(watch.signal_fd, &info, sizeof(info)) == sizeof(info)) {
+    if (watch.stop_at == absl::InfiniteDuration()) {
+      kill(watch.agent.pid, SIGTERM);
+      watch.stop_at = Now() + options.stop_limit;
+    } else {
+      watch.stop_at = Now();
+    }
+  }
+}
+
+Verdict AwaitVerdict(const KeeperOptions& options, Watch& watch) {
+  while (true) {
+    const absl::Duration deadline = std::min(watch.beat_at + watch.limit, watch.stop_at);
+    const absl::Duration left = std::max(absl::ZeroDuration(), deadline - Now());
+    pollfd fds[] = {
+        {watch.agent.pidfd, POLLIN, 0}, {watch.beat_fd, POLLIN, 0}, {watch.signal_fd, POLLIN, 0}};
+    poll(fds, 3, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    const absl::Duration now = Now();
+    if (fds[0].revents != 0) return Verdict::kEnded;
+    if (fds[2].revents != 0) OnSignals(options, watch);
+    if (const std::optional<absl::Duration> limit = ReadBeats(watch.beat_fd)) {
+      watch.limit = *limit;
+      watch.beat_at = now;
+    } else if (now - deadline > watch.limit / 2) {
+      // We did not run ourselves (machine or both of us stopped): the silence proves nothing yet.
+      watch.beat_at = now;
+    }
+    if (now >= watch.stop_at) return Verdict::kLingers;
+    if (now >= watch.beat_at + watch.limit) return Verdict::kSilent;
+  }
+}
+
+void ReapAll() {
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
+}
+
+// Everything below is killed and reaped. What cannot die (stuck in the kernel) is reported.
+void Sweep() {
+  int left = 0;
+  for (int i = 0; i < kSweeps; ++i) {
+    left = KillDescendants(getpid(), nullptr, kSweepLimit);
+    ReapAll();
+    // Zombies of the last moment become ours once their parent is gone.
+    if (left == 0 && DescendantsOf(getpid()).empty()) return;
+  }
+  LOG(ERROR) << left << " processes below the keeper would not die";
+}
+
+void CloseFds(const KeeperOptions& options) {
+  for (const InheritedFd& fd : options.fds) close(fd.from);
+}
+
+absl::StatusOr<SpawnedProcess> StartAgent(const KeeperOptions& options,
+                                          const std::string& socket_dir, int beat_fd, int life_fd) {
+  ProcessSpec spec;
+  spec.executable = options.agent_binary;
+  spec.argv = options.agent_argv;
+  spec.argv.push_back("--role=agent");
+  spec.argv.push_back(absl::StrCat("--socket-dir=", socket_dir));
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    spec.environment.push_back(*variable);
+  }
+  spec.stdout_fd = STDOUT_FILENO;
+  spec.stderr_fd = STDERR_FILENO;
+  spec.fds = options.fds;
+  spec.fds.push_back({beat_fd, kBeatFd});
+  spec.fds.push_back({life_fd, kLifeFd});
+  return SpawnProcess(spec);
+}
+
+int CodeOf(Verdict verdict, const ProcessEnd& end) {
+  switch (verdict) {
+    case Verdict::kSilent:
+      return kExitAgentStopped;
+    case Verdict::kLingers:
+      return kExitOk;  // told to stop, and all is gone
+    case Verdict::kEnded:
+      return end.term_signal != 0 ? kExitAgentDied : end.exit_code;
+  }
+  return kExitAgentDied;
+}
+
+int Keep(const KeeperOptions& options, Watch& watch) {
+  const Verdict verdict = AwaitVerdict(options, watch);
+  if (verdict == Verdict::kSilent) {
+    LOG(ERROR) << "agent " << watch.agent.pid << " silent for " << watch.limit
+               << ", probably stopped: killed with everything below it";
+  }
+  if (verdict != Verdict::kEnded) kill(watch.agent.pid, SIGKILL);
+  const ProcessEnd end = ReapProcess(watch.agent.pid);
+  if (end.term_signal != 0 && verdict == Verdict::kEnded) {
+    LOG(ERROR) << "agent " << watch.agent.pid << " ended by signal " << end.term_signal
+               << ": everything below it is killed";
+  }
+  Sweep();
+  return CodeOf(verdict, end);
+}
+
+}  // namespace
+
+int RunKeeper(const KeeperOptions& options) {
+  // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes.
+  char socket_dir[] = "/tmp/dsagent-XXXXXX";
+  int beat[2], life[2];
+  Watch watch;
+  watch.signal_fd = OpenSignals();
+  if (!BecomeSubreaper() || watch.signal_fd < 0 || mkdtemp(socket_dir) == nullptr ||
+      pipe2(beat, O_CLOEXEC | O_NONBLOCK) != 0 || pipe2(life, O_CLOEXEC) != 0) {
+    LOG(ERROR) << "keeper: cannot start: " << strerror(errno);
+    return kExitCannotStart;
+  }
+  const absl::StatusOr<SpawnedProcess> agent = StartAgent(options, socket_dir, beat[1], life[0]);
+  close(beat[1]);
+  close(life[0]);
+  CloseFds(options);
+  int code = kExitCannotStart;
+  if (agent.ok()) {
+    watch.agent = *agent;
+    watch.beat_fd = beat[0];
+    watch.limit = options.first_beat_within;
+    watch.beat_at = Now();
+    code = Keep(options, watch);
+  } else {
+    LOG(ERROR) << "keeper: " << agent.status();
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(socket_dir, ignored);
+  return code;
+}
+
+}  // namespace dsrun::agent

@@ -1,0 +1,46 @@
+// The keeper: the process that is started as dsagent. It starts the real agent as its child,
+// watches it, and when the agent is dead or silent it kills everything below itself. Agent gone =
+// its workers gone = node lost; a new agent finds a clean node.
+//
+//   who ends                noticed by              then
+//   agent, whatever way     pidfd, at once          the tree is killed and reaped, documented exit
+//   agent stopped or stuck  no beat for the limit   agent killed, the same
+//   keeper                  agent, end of its pipe  agent stops its workers and itself
+//   SIGTERM, SIGINT here    signalfd                passed on to the agent; killed if it lingers
+//
+// The keeper is a child subreaper: what forks twice and makes its own session below it is still its
+// descendant and found through /proc. It signals nothing but its own descendants. Single-threaded,
+// makes no RPC, allocates little: it must be what never fails.
+
+#ifndef DSRUN_AGENT_KEEPER_H_
+#define DSRUN_AGENT_KEEPER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/process_runner.h"
+
+namespace dsrun::agent {
+
+struct KeeperOptions {
+  std::string agent_binary;             // absolute
+  std::vector<std::string> agent_argv;  // argv[0] included; the keeper adds its own flags
+  std::vector<InheritedFd> fds;  // for the agent, numbers from kFirstPassedFd up; closed here
+  // Until the first beat: loading and binding on a busy machine.
+  absl::Duration first_beat_within = absl::Seconds(15);
+  // From SIGTERM to KILL.
+  absl::Duration stop_limit = absl::Seconds(20);
+};
+
+// Descriptors of the agent: 3 beats, 4 the keeper's life, then those of KeeperOptions.
+inline constexpr int kBeatFd = 3;
+inline constexpr int kLifeFd = 4;
+inline constexpr int kFirstPassedFd = 5;
+
+// Runs until nothing is left below. Returns the exit code (exit_codes.h, or the agent's own).
+int RunKeeper(const KeeperOptions& options);
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_KEEPER_H_

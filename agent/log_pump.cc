@@ -1,0 +1,239 @@
+#include "agent/log_pump.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+
+namespace dsrun::agent {
+namespace {
+
+constexpr size_t kReadBytes = 64 * 1024;
+// Of one rank before the others get their turn; together as much as the largest pipe holds.
+constexpr int kReadsPerTurn = 16;
+
+absl::Status Failed(const std::string& what) {
+  return absl::ResourceExhaustedError(absl::StrCat(what, ": ", strerror(errno)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward) {
+  const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_fd < 0) return Failed("log pump: cannot make an eventfd");
+  std::unique_ptr<LogPump> pump(new LogPump(std::move(forward), wake_fd));
+  pump->thread_ = std::thread([p = pump.get()] { p->Loop(); });
+  return pump;
+}
+
+LogPump::LogPump(Forward forward, int wake_fd) : forward_(std::move(forward)), wake_fd_(wake_fd) {}
+
+LogPump::~LogPump() {
+  {
+    MutexLock lock(mu_);
+    closing_ = true;
+  }
+  Wake();
+  thread_.join();
+  close(wake_fd_);
+}
+
+absl::StatusOr<LogPump::Pipe> LogPump::Open(Slot slot, Rank rank, const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  const int file_fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (file_fd < 0) return Failed(absl::StrCat("cannot open the log ", path));
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) {
+    close(file_fd);
+    return Failed("cannot make a pipe for a rank's output");
+  }
+  // Only our end: the rank must find a normal, blocking descriptor.
+  fcntl(fds[0], F_SETFL, O_NONBLOCK);
+  auto source = std::make_shared<Source>();
+  source->slot = slot;
+  source->rank = rank;
+  source->pipe_fd = fds[0];
+  source->file_fd = file_fd;
+  source->path = path;
+  int64_t id = 0;
+  {
+    MutexLock lock(mu_);
+    id = next_id_++;
+    sources_[id] = std::move(source);
+  }
+  Wake();
+  return Pipe{id, fds[1]};
+}
+
+void LogPump::SetRank(int64_t id, Rank rank) {
+  MutexLock lock(mu_);
+  const auto it = sources_.find(id);
+  if (it != sources_.end()) it->second->rank = rank;
+}
+
+void LogPump::Finish(int64_t id, LastLines done) {
+  std::vector<std::string> last;
+  {
+    MutexLock lock(mu_);
+    const auto it = sources_.find(id);
+    if (it != sources_.end() && !closing_) {
+      it->second->done = std::move(done);
+      done = nullptr;
+    }
+  }
+  if (done) done({});
+  Wake();
+}
+
+void LogPump::Wake() {
+  const uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof(one));
+}
+
+std::vector<std::shared_ptr<LogPump::Source>> LogPump::Sources() {
+  MutexLock lock(mu_);
+  std::vector<std::shared_ptr<Source>> sources;
+  for (const auto& [id, source] : sources_) sources.push_back(source);
+  return sources;
+}
+
+void LogPump::Loop() {
+  bool closing = false;
+  while (!closing) {
+    std::vector<std::shared_ptr<Source>> sources = Sources();
+    std::vector<pollfd> fds = {{wake_fd_, POLLIN, 0}};
+    for (const auto& source : sources) fds.push_back({source->pipe_fd, POLLIN, 0});
+    poll(fds.data(), fds.size(), -1);
+    uint64_t count = 0;
+    (void)!read(wake_fd_, &count, sizeof(count));
+    {
+      MutexLock lock(mu_);
+      closing = closing_;
+    }
+    for (const auto& source : sources) {
+      if (Serve(*source)) CloseSource(*source);
+    }
+    MutexLock lock(mu_);
+    // A source at its end stays until its process is known to have ended: Finish needs its lines.
+    std::erase_if(sources_, [](const auto& entry) {
+      return entry.second->pipe_fd < 0 && entry.second->finished;
+    });
+  }
+  for (const auto& source : Sources()) {
+    Serve(*source);
+    CloseSource(*source);
+  }
+}
+
+// The order matters: what the process wrote was in the pipe before Finish was called, so a look for
+// Finish first and at the pipe second misses nothing.
+bool LogPump::Serve(Source& source) {
+  LastLines done;
+  {
+    MutexLock lock(mu_);
+    done = std::exchange(source.done, nullptr);
+  }
+  const bool at_end = Drain(source);
+  if (done) {
+    FlushPartial(source);
+    source.finished = true;
+    done(std::vector<std::string>(source.last.begin(), source.last.end()));
+  }
+  return at_end;
+}
+
+bool LogPump::Drain(Source& source) {
+  if (source.pipe_fd < 0) return false;
+  std::string buffer(kReadBytes, '\0');
+  for (int turn = 0; turn < kReadsPerTurn; ++turn) {
+    const ssize_t got = read(source.pipe_fd, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return false;  // empty for now
+    if (got == 0) return true;
+    Take(source, std::string_view(buffer.data(), got));
+  }
+  return false;
+}
+
+void LogPump::Take(Source& source, std::string_view bytes) {
+  WriteFile(source, bytes);
+  std::string text;
+  int64_t lines = 0;
+  while (!bytes.empty()) {
+    const size_t newline = bytes.find('\n');
+    const size_t room = kMaxLineBytes - source.partial.size();
+    const size_t take = std::min({newline, bytes.size(), room});
+    source.partial.append(bytes.substr(0, take));
+    bytes.remove_prefix(take);
+    const bool at_newline = !bytes.empty() && bytes[0] == '\n';
+    if (at_newline) bytes.remove_prefix(1);
+    if (!at_newline && source.partial.size() < kMaxLineBytes) break;
+    KeepLine(source, source.partial);
+    text += source.partial;
+    text += '\n';
+    ++lines;
+    source.partial.clear();
+  }
+  if (lines > 0) ForwardText(source, std::move(text), lines);
+}
+
+void LogPump::WriteFile(Source& source, std::string_view bytes) {
+  while (!bytes.empty() && source.file_fd >= 0) {
+    const ssize_t written = write(source.file_fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      LOG(WARNING) << "log " << source.path << ": cannot be written (" << strerror(errno)
+                   << "); the rest of this rank's output goes to the console only";
+      close(source.file_fd);
+      source.file_fd = -1;
+      return;
+    }
+    bytes.remove_prefix(written);
+  }
+}
+
+void LogPump::KeepLine(Source& source, std::string_view line) {
+  source.last.emplace_back(line);
+  if (source.last.size() > kLastLines) source.last.pop_front();
+}
+
+void LogPump::ForwardText(Source& source, std::string text, int64_t lines) {
+  Rank rank;
+  {
+    MutexLock lock(mu_);
+    rank = source.rank;
+  }
+  if (forward_(LogLines{source.slot, rank, std::move(text), source.dropped})) {
+    source.dropped = 0;
+  } else {
+    source.dropped += lines;
+  }
+}
+
+void LogPump::FlushPartial(Source& source) {
+  if (!source.partial.empty()) {
+    KeepLine(source, source.partial);
+    ForwardText(source, std::exchange(source.partial, {}) + "\n", 1);
+  }
+  if (source.dropped > 0) ForwardText(source, "", 0);
+}
+
+void LogPump::CloseSource(Source& source) {
+  if (source.pipe_fd >= 0) close(source.pipe_fd);
+  if (source.file_fd >= 0) close(source.file_fd);
+  source.pipe_fd = source.file_fd = -1;
+}
+
+}  // namespace dsrun::agent

@@ -1,0 +1,333 @@
+#include "agent/supervisor.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "agent/node_limits.h"
+#include "agent/worker_command.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/constant_time.h"
+
+namespace dsrun::agent {
+namespace {
+
+constexpr int kProtocolVersion = 1;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
+    Options options, const proto::CoordinatorMessage& open,
+    std::shared_ptr<CoordinatorPeer> coordinator) {
+  std::unique_ptr<Supervisor> supervisor(
+      new Supervisor(std::move(options), open, std::move(coordinator)));
+  ASSIGN_OR_RETURN(supervisor->logs_, LogPump::Create([s = supervisor.get()](LogLines lines) {
+                     return s->ForwardLog(lines);
+                   }));
+  // The secrets stay here; the core has no use for them.
+  proto::CoordinatorMessage first = open;
+  first.mutable_open()->clear_cluster_key();
+  first.mutable_open()->clear_job_token();
+  supervisor->Enqueue(CoordinatorReceived{std::move(first)});
+  supervisor->thread_ = std::thread([s = supervisor.get()] { s->Loop(); });
+  return supervisor;
+}
+
+Supervisor::Supervisor(Options options, const proto::CoordinatorMessage& open,
+                       std::shared_ptr<CoordinatorPeer> coordinator)
+    : options_(std::move(options)),
+      job_(open.open().job()),
+      node_(open.open().node()),
+      token_(open.open().job_token()),
+      coordinator_(std::move(coordinator)),
+      core_({.incarnation = options_.incarnation, .inventory = options_.inventory}) {
+  last_round_ns_ = absl::ToInt64Nanoseconds(options_.clock->SteadyNow());
+}
+
+Supervisor::~Supervisor() {
+  if (thread_.joinable()) {
+    OnKeeperGone();  // a job still running is ended like one whose keeper is gone
+    thread_.join();
+  }
+}
+
+// ---- Events in
+
+void Supervisor::OnCoordinatorMessage(const proto::CoordinatorMessage& message) {
+  Enqueue(CoordinatorReceived{message});
+}
+
+void Supervisor::OnCoordinatorGone(const std::string& why) { Enqueue(CoordinatorGone{why}); }
+
+absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello,
+                                       std::shared_ptr<WorkerPeer> peer) {
+  if (!SecretsEqual(token_, hello.hello().token())) {
+    return absl::UnauthenticatedError("worker session: not the token of the job that runs here");
+  }
+  if (hello.hello().protocol_version() != kProtocolVersion) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "worker session: expected protocol version ", kProtocolVersion, ", got ",
+        hello.hello().protocol_version(), "; dsworker and dsagent must come from one build"));
+  }
+  const Slot slot(hello.hello().slot());
+  const Incarnation incarnation(hello.incarnation());
+  std::shared_ptr<WorkerPeer> replaced;
+  {
+    MutexLock lock(mu_);
+    const auto pid = pids_.find(slot);
+    if (pid == pids_.end() || pid->second != hello.hello().pid()) {
+      return absl::AbortedError(
+          absl::StrCat("worker session: expected the process of slot ", slot.value(), " (pid ",
+                       pid == pids_.end() ? 0 : pid->second, "), got pid ", hello.hello().pid(),
+                       "; it has been replaced and must exit"));
+    }
+    Session& session = sessions_[slot];
+    replaced = std::exchange(session.peer, std::move(peer));
+    session.incarnation = incarnation;
+    queue_.push_back(WorkerHello{slot, incarnation});
+  }
+  changed_.NotifyOne();
+  if (replaced != nullptr) replaced->Close(absl::AbortedError("a newer session took this slot"));
+  return absl::OkStatus();
+}
+
+void Supervisor::OnWorkerMessage(Slot slot, const proto::WorkerMessage& message) {
+  Enqueue(WorkerReceived{slot, message});
+}
+
+void Supervisor::OnWorkerGone(Slot slot, Incarnation incarnation) {
+  {
+    MutexLock lock(mu_);
+    const auto it = sessions_.find(slot);
+    if (it != sessions_.end() && it->second.incarnation == incarnation) sessions_.erase(it);
+  }
+  Enqueue(WorkerSessionClosed{slot, incarnation});
+}
+
+void Supervisor::OnKeeperGone() { Enqueue(KeeperGone{}); }
+
+void Supervisor::Tick() { Enqueue(agent::Tick{}); }
+
+void Supervisor::Enqueue(NodeEvent event) {
+  {
+    MutexLock lock(mu_);
+    queue_.push_back(std::move(event));
+  }
+  changed_.NotifyOne();
+}
+
+absl::Duration Supervisor::last_round() const { return absl::Nanoseconds(last_round_ns_.load()); }
+
+absl::Duration Supervisor::stalled_after() const {
+  return ResolveLimits(job_.limits()).agent_stalled_after;
+}
+
+// ---- The core's thread
+
+void Supervisor::Loop() {
+  absl::Duration next_tick = options_.clock->SteadyNow() + options_.tick_period;
+  while (!core_.over()) {
+    std::deque<NodeEvent> events;
+    {
+      MutexLock lock(mu_);
+      const absl::Duration left = next_tick - options_.clock->SteadyNow();
+      if (queue_.empty() && options_.tick_period == absl::InfiniteDuration()) {
+        changed_.Wait(mu_);
+      } else if (queue_.empty() && left > absl::ZeroDuration()) {
+        changed_.WaitFor(mu_, left);
+      }
+      events.swap(queue_);
+    }
+    const absl::Duration now = options_.clock->SteadyNow();
+    last_round_ns_ = absl::ToInt64Nanoseconds(now);
+    if (now >= next_tick) {
+      // Behind what was queued: silence is judged after the messages that break it.
+      events.push_back(agent::Tick{});
+      next_tick = now + options_.tick_period;
+    }
+    for (NodeEvent& event : events) StepAll(std::move(event));
+  }
+}
+
+void Supervisor::StepAll(NodeEvent event) {
+  own_events_.push_back(std::move(event));
+  while (!own_events_.empty()) {
+    const NodeEvent next = std::move(own_events_.front());
+    own_events_.pop_front();
+    const std::vector<NodeAction> actions = core_.Step(options_.clock->SteadyNow(), next);
+    generation_ = core_.generation().value();
+    for (const NodeAction& action : actions) {
+      std::visit([this](const auto& a) { Do(a); }, action);
+    }
+  }
+}
+
+void Supervisor::Do(const SpawnWorker& action) {
+  absl::StatusOr<Process> process = Spawn(action);
+  if (!process.ok()) {
+    LOG(ERROR) << "slot " << action.slot << ": " << process.status();
+    own_events_.push_back(WorkerSpawnFailed{action.slot,
+                                            absl::IsNotFound(process.status()) ? 127 : 126,
+                                            std::string(process.status().message())});
+    return;
+  }
+  LOG(INFO) << "slot " << action.slot << ": rank " << action.rank << " of generation "
+            << action.plan.generation() << " started, pid " << process->pid;
+  own_events_.push_back(WorkerSpawned{action.slot, process->pid});
+  processes_[action.slot] = *std::move(process);
+}
+
+absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action) {
+  Process process;
+  process.tag = absl::StrCat(job_.job_id(), "/", options_.incarnation.value(), "/", next_tag_++);
+  ProcessSpec spec = BuildWorkerCommand({.job = job_,
+                                         .plan = action.plan,
+                                         .node = node_,
+                                         .slot = action.slot,
+                                         .rank = action.rank,
+                                         .worker_binary = options_.worker_binary,
+                                         .tag = process.tag,
+                                         .node_has_gpus = options_.inventory.gpu_count() > 0});
+  spec.user = options_.user;
+  int bootstrap_fd = -1;
+  if (!job_.has_program()) {
+    ASSIGN_OR_RETURN(bootstrap_fd, MakeBootstrap(action.slot));
+    spec.fds.push_back({bootstrap_fd, kBootstrapFd});
+  }
+  absl::StatusOr<LogPump::Pipe> pipe = logs_->Open(action.slot, action.rank, LogPath(action));
+  absl::StatusOr<int32_t> pid = pipe.status();
+  if (pipe.ok()) {
+    process.log_id = pipe->id;
+    spec.stdout_fd = spec.stderr_fd = pipe->write_fd;
+    MutexLock lock(mu_);  // a hello or an end must find the pid
+    pid = options_.runner->Spawn(
+        spec, [this, slot = action.slot, log = pipe->id](int32_t, const ProcessEnd& end) {
+          const absl::Time wall_time = options_.clock->WallNow();
+          logs_->Finish(log, [this, slot, end, wall_time](std::vector<std::string> lines) {
+            Enqueue(WorkerEnded{slot, end.exit_code, end.term_signal, end.core_dumped,
+                                std::move(lines), wall_time});
+          });
+        });
+    if (pid.ok()) pids_[action.slot] = *pid;
+  }
+  if (pipe.ok()) {
+    close(pipe->write_fd);
+    if (!pid.ok()) logs_->Finish(pipe->id, [](std::vector<std::string>) {});
+  }
+  if (bootstrap_fd >= 0) close(bootstrap_fd);
+  if (!pid.ok()) return pid.status();
+  process.pid = *pid;
+  return process;
+}
+
+absl::StatusOr<int> Supervisor::MakeBootstrap(Slot slot) const {
+  proto::WorkerBootstrap bootstrap;
+  bootstrap.set_agent_socket(options_.agent_socket);
+  bootstrap.set_job_token(token_);
+  bootstrap.set_node(node_);
+  bootstrap.set_slot(slot.value());
+  bootstrap.set_job_id(job_.job_id());
+  bootstrap.set_host(job_.nodes(node_).host());
+  bootstrap.set_bind_address(job_.nodes(node_).address());
+  const std::string bytes = bootstrap.SerializeAsString();
+  const int fd = memfd_create("dsrun-bootstrap", MFD_CLOEXEC);
+  if (fd < 0 || write(fd, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+      lseek(fd, 0, SEEK_SET) != 0) {
+    const absl::Status status = absl::ResourceExhaustedError(
+        absl::StrCat("cannot write the bootstrap of slot ", slot.value(), ": ", strerror(errno)));
+    if (fd >= 0) close(fd);
+    return status;
+  }
+  return fd;
+}
+
+std::string Supervisor::LogPath(const SpawnWorker& action) const {
+  return absl::StrCat(options_.run_dir, "/logs/", job_.nodes(node_).host(), "/rank-",
+                      action.rank.value(), ".gen-", action.plan.generation(), ".log");
+}
+
+void Supervisor::Do(const KillWorker& action) {
+  const auto it = processes_.find(action.slot);
+  if (it == processes_.end()) return;
+  LOG(INFO) << "slot " << action.slot << ": pid " << it->second.pid << " killed: " << action.reason;
+  options_.runner->SignalGroup(it->second.pid, SIGKILL);
+}
+
+void Supervisor::Do(const StopLadder& action) {
+  std::vector<int32_t> pids;
+  for (const Slot slot : action.slots) {
+    const auto it = processes_.find(slot);
+    if (it != processes_.end()) pids.push_back(it->second.pid);
+  }
+  LOG(INFO) << pids.size() << " ranks get SIGTERM, and SIGKILL after " << action.grace;
+  options_.runner->StopGroups(pids, action.grace);
+}
+
+void Supervisor::Do(const SendToCoordinator& action) {
+  coordinator_->Send(action.message);
+  if (action.message.has_worker_exited()) {
+    const proto::WorkerExited& exited = action.message.worker_exited();
+    LOG(INFO) << "slot " << exited.slot() << ": pid " << exited.pid() << " ended, exit code "
+              << exited.exit_code() << ", signal " << exited.term_signal();
+  }
+}
+
+void Supervisor::Do(const SendToWorker& action) {
+  if (action.message.has_plan()) {
+    const WorkerSlot* worker = core_.worker(action.slot);
+    const auto it = processes_.find(action.slot);
+    if (worker != nullptr && it != processes_.end()) {
+      logs_->SetRank(it->second.log_id, worker->rank);
+    }
+  }
+  std::shared_ptr<WorkerPeer> peer;
+  {
+    MutexLock lock(mu_);
+    const auto it = sessions_.find(action.slot);
+    if (it != sessions_.end()) peer = it->second.peer;
+  }
+  if (peer != nullptr) peer->Send(action.message);
+}
+
+// Follows the end of the slot's process, so its records are done with, too.
+void Supervisor::Do(const SweepOrphans& action) {
+  if (!action.slot.has_value()) return options_.sweep("");
+  const auto it = processes_.find(*action.slot);
+  if (it == processes_.end()) return;
+  const std::string tag = it->second.tag;
+  processes_.erase(it);
+  {
+    MutexLock lock(mu_);
+    pids_.erase(*action.slot);
+  }
+  options_.sweep(tag);
+}
+
+void Supervisor::Do(const JobOver& action) {
+  LOG(INFO) << "job " << job_.job_id() << " is over here: " << action.reason;
+  coordinator_->Close(action.abandoned ? absl::UnavailableError(action.reason) : absl::OkStatus());
+  if (options_.on_over) options_.on_over(action);
+}
+
+bool Supervisor::ForwardLog(const LogLines& lines) {
+  proto::AgentMessage message;
+  message.set_job_id(job_.job_id());
+  message.set_incarnation(options_.incarnation.value());
+  message.set_generation(generation_);
+  proto::LogChunk& chunk = *message.mutable_log_chunk();
+  chunk.set_slot(lines.slot.value());
+  chunk.set_rank(lines.rank.value());
+  chunk.set_text(lines.text);
+  chunk.set_dropped_lines(lines.dropped_lines);
+  return coordinator_->TrySendBulk(std::move(message));
+}
+
+}  // namespace dsrun::agent

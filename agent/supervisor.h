@@ -1,0 +1,146 @@
+// Supervisor: the shell around NodeCore for one job. It queues events, steps the core on one thread
+// and performs the actions: processes, sessions, logs, the coordinator's stream.
+//
+//   Supervisor::Create(options, open message, coordinator) -> ... -> options.on_over
+//
+// Lives from an admitted Open until its owner drops it, after on_over. Destruction before that ends
+// the job: everything is killed, and the ends are awaited.
+//
+// Nothing that the core's thread does can block for long: sends queue up, spawning is a vfork, a
+// sweep is bounded. No lock is held while an action is performed. Thread-safe.
+
+#ifndef DSRUN_AGENT_SUPERVISOR_H_
+#define DSRUN_AGENT_SUPERVISOR_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "agent/log_pump.h"
+#include "agent/node_core.h"
+#include "agent/peers.h"
+#include "common/base/clock.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "common/base/process_runner.h"
+#include "proto/agent.pb.h"
+#include "proto/worker.pb.h"
+
+namespace dsrun::agent {
+
+class Supervisor {
+ public:
+  struct Options {
+    ProcessRunner* runner = nullptr;  // must outlive the supervisor
+    Clock* clock = nullptr;           // must outlive the supervisor
+    Incarnation incarnation;
+    proto::Opened inventory;
+    std::string agent_socket;   // unix socket where workers find their host
+    std::string worker_binary;  // dsworker, absolute
+    std::string run_dir;        // where logs/ goes
+    ProcessUser user;           // the ranks run as
+    // Time from tick to tick. Infinite: only Tick() ticks (tests with a fake clock).
+    absl::Duration tick_period = absl::Milliseconds(100);
+    // Kills what outlived the worker with this tag; with an empty tag, everything below this
+    // process. Called on the core's thread; must be bounded.
+    std::function<void(const std::string& tag)> sweep;
+    // The job is over on this node and everything is gone. Called once, on the core's thread, which
+    // does nothing after it.
+    std::function<void(const JobOver&)> on_over;
+  };
+
+  // Starts with the `open` message, which is admitted already.
+  // Errors: RESOURCE_EXHAUSTED: no thread or descriptor.
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Create(
+      Options options, const proto::CoordinatorMessage& open,
+      std::shared_ptr<CoordinatorPeer> coordinator);
+  ~Supervisor();
+
+  void OnCoordinatorMessage(const proto::CoordinatorMessage& message);
+  void OnCoordinatorGone(const std::string& why);
+
+  // A worker has opened a session with `hello`. OK: it is registered, `peer` will get the welcome.
+  // Errors: UNAUTHENTICATED: not the job's token. INVALID_ARGUMENT: protocol version. ABORTED: not
+  // the present process of that slot.
+  absl::Status OnWorkerHello(const proto::WorkerMessage& hello, std::shared_ptr<WorkerPeer> peer);
+  void OnWorkerMessage(Slot slot, const proto::WorkerMessage& message);
+  void OnWorkerGone(Slot slot, Incarnation incarnation);
+
+  void OnKeeperGone();
+  void Tick();
+
+  // Steady time at which the core's thread last came round; the agent's beat depends on it.
+  absl::Duration last_round() const;
+  // Limits.agent_stalled_after of the job.
+  absl::Duration stalled_after() const;
+
+ private:
+  // One process of a slot; of the core's thread.
+  struct Process {
+    int32_t pid = 0;
+    int64_t log_id = 0;
+    std::string tag;
+  };
+  struct Session {
+    Incarnation incarnation;
+    std::shared_ptr<WorkerPeer> peer;
+  };
+
+  Supervisor(Options options, const proto::CoordinatorMessage& open,
+             std::shared_ptr<CoordinatorPeer> coordinator);
+  void Enqueue(NodeEvent event);
+  void Loop();
+  void StepAll(NodeEvent event);
+
+  void Do(const SpawnWorker& action);
+  void Do(const KillWorker& action);
+  void Do(const StopLadder& action);
+  void Do(const SendToCoordinator& action);
+  void Do(const SendToWorker& action);
+  void Do(const SweepOrphans& action);
+  void Do(const JobOver& action);
+
+  absl::StatusOr<Process> Spawn(const SpawnWorker& action);
+  absl::StatusOr<int> MakeBootstrap(Slot slot) const;
+  std::string LogPath(const SpawnWorker& action) const;
+  bool ForwardLog(const LogLines& lines);
+
+  // Constant after construction.
+  const Options options_;
+  const proto::JobSpec job_;
+  const int node_;
+  const std::string token_;
+  const std::shared_ptr<CoordinatorPeer> coordinator_;
+
+  // Of the core's thread.
+  NodeCore core_;
+  std::map<Slot, Process> processes_;
+  std::deque<NodeEvent> own_events_;  // consequences of actions; before anything queued
+  int64_t next_tag_ = 1;
+
+  std::atomic<int64_t> generation_{0};
+  std::atomic<int64_t> last_round_ns_{0};
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  std::deque<NodeEvent> queue_ ABSL_GUARDED_BY(mu_);
+  std::map<Slot, int32_t> pids_ ABSL_GUARDED_BY(mu_);
+  std::map<Slot, Session> sessions_ ABSL_GUARDED_BY(mu_);
+
+  // Destroyed first: its callbacks use everything above.
+  std::unique_ptr<LogPump> logs_;
+  std::thread thread_;
+};
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_SUPERVISOR_H_

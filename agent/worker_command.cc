@@ -1,0 +1,87 @@
+#include "agent/worker_command.h"
+
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/topology/placement.h"
+#include "common/topology/rank_environment.h"
+
+namespace dsrun::agent {
+namespace {
+
+// The place of `rank` in the plan's own order: local and cross numbers count the plan's members.
+RankPlace PlaceOf(const proto::GenerationPlan& plan, Rank rank) {
+  const proto::Member& self = plan.members(rank.value());
+  RankPlace place;
+  place.rank = rank;
+  place.node = NodeId(self.node());
+  place.slot = Slot(self.slot());
+  place.local_rank = self.local_rank();
+  place.dp = rank.value();
+  std::set<int> nodes;
+  for (const proto::Member& member : plan.members()) {
+    nodes.insert(member.node());
+    if (member.node() == self.node()) ++place.local_size;
+  }
+  for (const int node : nodes) {
+    if (node < self.node()) ++place.cross_rank;
+  }
+  place.cross_size = static_cast<int32_t>(nodes.size());
+  return place;
+}
+
+std::vector<std::pair<std::string, std::string>> RankVariables(const WorkerCommandInput& input) {
+  RankEnvironmentInput variables;
+  variables.place = PlaceOf(input.plan, input.rank);
+  variables.world_size = input.plan.members_size();
+  variables.master_addr = input.job.master_addr();
+  variables.master_port = input.job.master_port();
+  variables.job_id = input.job.job_id();
+  variables.restart_count = input.plan.generation() - 1;
+  variables.max_restarts = input.job.limits().max_restarts();
+  if (input.node_has_gpus && input.node < input.job.nodes_size()) {
+    for (const int slot : input.job.nodes(input.node).slots()) {
+      variables.visible_gpus.push_back(Slot(slot));
+    }
+  }
+  return RankEnvironment(variables);
+}
+
+void SetEnvironment(const WorkerCommandInput& input,
+                    std::vector<std::pair<std::string, std::string>> own, ProcessSpec& spec) {
+  own.emplace_back(kWorkerTagVariable, input.tag);
+  std::set<std::string> replaced;
+  for (const auto& [name, value] : own) replaced.insert(name);
+  for (const proto::EnvVar& variable : input.job.environment()) {
+    if (replaced.contains(variable.name())) continue;
+    spec.environment.push_back(variable.name() + "=" + variable.value());
+  }
+  for (const auto& [name, value] : own) spec.environment.push_back(name + "=" + value);
+}
+
+}  // namespace
+
+ProcessSpec BuildWorkerCommand(const WorkerCommandInput& input) {
+  ProcessSpec spec;
+  spec.working_dir = input.job.working_dir();
+  if (!input.job.has_program()) {
+    spec.executable = input.worker_binary;
+    spec.argv = {input.worker_binary, "--bootstrap-fd", absl::StrCat(kBootstrapFd)};
+    SetEnvironment(input, {}, spec);
+    return spec;
+  }
+  const proto::ProgramSpec& program = input.job.program();
+  spec.executable = program.executable();
+  spec.argv.assign(program.argv().begin(), program.argv().end());
+  if (spec.argv.empty()) spec.argv.push_back(spec.executable);
+  if (program.append_local_rank()) {
+    spec.argv.push_back(
+        absl::StrCat("--local_rank=", input.plan.members(input.rank.value()).local_rank()));
+  }
+  SetEnvironment(input, RankVariables(input), spec);
+  return spec;
+}
+
+}  // namespace dsrun::agent

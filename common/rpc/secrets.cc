@@ -1,0 +1,110 @@
+#include "common/rpc/secrets.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/logging.h"
+
+namespace dsrun {
+namespace {
+
+constexpr size_t kMinKeyBytes = 16;
+constexpr size_t kMaxKeyBytes = 4096;
+
+absl::StatusOr<std::string> ReadKey(int fd, const std::string& what) {
+  std::string key;
+  char buffer[kMaxKeyBytes + 2];
+  while (key.size() <= kMaxKeyBytes + 1) {
+    const ssize_t got = read(fd, buffer, sizeof(buffer));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(what, ": cannot be read: ", strerror(errno)));
+    }
+    if (got == 0) break;
+    key.append(buffer, got);
+  }
+  if (!key.empty() && key.back() == '\n') key.pop_back();
+  if (key.size() < kMinKeyBytes || key.size() > kMaxKeyBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": expected ", kMinKeyBytes, " to ", kMaxKeyBytes, " bytes, got ",
+                     key.size() > kMaxKeyBytes ? "more" : absl::StrCat(key.size()),
+                     "; make one with: head -c 32 /dev/urandom | base64 > FILE"));
+  }
+  return key;
+}
+
+absl::Status CheckPrivate(int fd, const std::string& path) {
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cluster key ", path, ": expected a regular file, got something else"));
+  }
+  if (info.st_uid != geteuid()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "cluster key ", path, ": expected a file of uid ", geteuid(), ", got one of uid ",
+        info.st_uid, "; whoever owns it could change it: make your own copy"));
+  }
+  if ((info.st_mode & 077) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("cluster key %s: expected mode 0600, got %04o: others may read it; draw a "
+                        "new key and chmod 600 it",
+                        path, info.st_mode & 07777));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string RandomBytes(size_t count) {
+  std::string bytes(count, '\0');
+  size_t done = 0;
+  while (done < count) {
+    const ssize_t got = getrandom(bytes.data() + done, count - done, 0);
+    if (got < 0 && errno == EINTR) continue;
+    CHECK_GT(got, 0) << "getrandom: " << strerror(errno);
+    done += got;
+  }
+  return bytes;
+}
+
+uint64_t RandomIncarnation() {
+  uint64_t value = 0;
+  while (value == 0) {
+    const std::string bytes = RandomBytes(sizeof(value));
+    memcpy(&value, bytes.data(), sizeof(value));
+  }
+  return value;
+}
+
+absl::StatusOr<std::string> ReadClusterKeyFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) {
+    const std::string text = absl::StrCat("cluster key ", path, ": ", strerror(errno));
+    return errno == ENOENT ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
+  }
+  absl::StatusOr<std::string> key = std::string();
+  if (absl::Status status = CheckPrivate(fd, path); !status.ok()) {
+    key = status;
+  } else {
+    key = ReadKey(fd, absl::StrCat("cluster key ", path));
+  }
+  close(fd);
+  return key;
+}
+
+absl::StatusOr<std::string> ReadClusterKeyFd(int fd) {
+  absl::StatusOr<std::string> key = ReadKey(fd, absl::StrCat("cluster key on descriptor ", fd));
+  close(fd);
+  return key;
+}
+
+}  // namespace dsrun
