@@ -1,0 +1,117 @@
+#include "tests/worker/checkpoint/training_state.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/base/philox.h"
+#include "common/base/status_macros.h"
+
+namespace dsrun::worker {
+namespace {
+
+ModelSpec SmallModel() {
+  ModelSpec model;
+  model.preset = "small";
+  model.num_layers = 1;
+  model.hidden_size = 32;
+  model.num_attention_heads = 2;
+  model.seq_length = 16;
+  model.vocab_size = 256;
+  return model;
+}
+
+std::vector<float> OwnedOf(const std::vector<float>& arena, const std::vector<Range>& owned) {
+  std::vector<float> compact;
+  for (const Range& range : owned) {
+    compact.insert(compact.end(), arena.begin() + range.begin, arena.begin() + range.end);
+  }
+  return compact;
+}
+
+}  // namespace
+
+TrainingState::TrainingState() : model_(SmallModel()), layout_(LogicalTensors(model_)) {}
+
+std::vector<float> TrainingState::Arena(std::string_view prefix, Step step) const {
+  std::vector<float> arena(static_cast<size_t>(layout_.size()), 0.0f);
+  for (const FlatLayout::Entry& entry : layout_.entries()) {
+    for (int64_t i = 0; i < entry.tensor.size(); ++i) {
+      // Any bits but those of NaN, which no comparison would find equal.
+      const uint64_t index = static_cast<uint64_t>(entry.offset + i);
+      const PhiloxBlock bits =
+          RandomAt(static_cast<uint64_t>(step.value()), RandomPurpose::kInitialisation,
+                   static_cast<uint32_t>(prefix.size()), index);
+      arena[static_cast<size_t>(entry.offset + i)] = RandomUnitFloat(bits[0]) - 0.5f;
+    }
+  }
+  return arena;
+}
+
+ManifestFacts TrainingState::Facts(const std::string& job_id, Step step,
+                                   Generation generation) const {
+  ManifestFacts facts;
+  facts.job_id = job_id;
+  facts.incarnation = Incarnation(7);
+  facts.key.step = step;
+  facts.key.generation = generation;
+  facts.counters = {step.value() * 8, step.value()};
+  facts.model = model_;
+  facts.batch = {8, 2, 4, 1234, ""};
+  facts.fingerprint = {{"isa", "avx2"}, {"library", "oneDNN 2.6.3"}};
+  return facts;
+}
+
+LoadExpectation TrainingState::Expectation() const {
+  const ManifestFacts facts = Facts("any", Step(0), Generation(0));
+  return {facts.model, facts.batch, facts.fingerprint, /*accept_differences=*/false};
+}
+
+absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
+                                     const TrainingState& state, const SaveOptions& options,
+                                     int64_t rank) {
+  const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
+  const std::vector<Range>& owned = plan.Owned(rank);
+  const std::vector<float> params = state.Arena(kModelPrefix, options.step);
+  const std::vector<float> m = OwnedOf(state.Arena(kAdamMPrefix, options.step), owned);
+  const std::vector<float> v = OwnedOf(state.Arena(kAdamVPrefix, options.step), owned);
+  std::vector<Slice> slices;
+  const auto add = [&](std::string_view prefix, Arena arena, const std::vector<float>& values) {
+    const std::vector<Slice> more = SlicesOf(state.layout(), owned, prefix, arena, values.data());
+    slices.insert(slices.end(), more.begin(), more.end());
+  };
+  add(kModelPrefix, Arena::kWhole, params);
+  add(kAdamMPrefix, Arena::kCompact, m);
+  add(kAdamVPrefix, Arena::kCompact, v);
+  const ShardId id{options.job_id,
+                   {options.step, options.generation,
+                    Incarnation(options.first_incarnation + static_cast<uint64_t>(rank)),
+                    Rank(static_cast<int32_t>(rank))}};
+  return WriteShard(fs, folder, id, slices);
+}
+
+absl::StatusOr<std::string> Save(FileSystem& fs, const std::string& folder,
+                                 const TrainingState& state, const SaveOptions& options) {
+  std::vector<ShardRecord> records;
+  absl::Status failure;
+  for (int64_t rank = 0; rank < options.width; ++rank) {
+    absl::StatusOr<ShardRecord> record = SaveRank(fs, folder, state, options, rank);
+    if (!record.ok()) {
+      failure.Update(record.status());
+      continue;
+    }
+    // Over the wire and back.
+    ASSIGN_OR_RETURN(ShardRecord received, ShardRecord::Parse(record->Serialize()));
+    records.push_back(std::move(received));
+  }
+  absl::StatusOr<std::string> manifest =
+      failure.ok()
+          ? CommitManifest(fs, folder,
+                           state.Facts(options.job_id, options.step, options.generation), records)
+          : failure;
+  if (!manifest.ok()) {
+    for (const ShardRecord& record : records) RemoveShard(fs, folder, record).IgnoreError();
+  }
+  return manifest;
+}
+
+}  // namespace dsrun::worker

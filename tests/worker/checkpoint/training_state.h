@@ -1,0 +1,55 @@
+// A small training state whose every element is known, and saves of it at any width. For tests of
+// checkpoints.
+
+#ifndef DSRUN_TESTS_WORKER_CHECKPOINT_TRAINING_STATE_H_
+#define DSRUN_TESTS_WORKER_CHECKPOINT_TRAINING_STATE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/file_system.h"
+#include "common/format/manifest.h"
+#include "common/plan/shard_plan.h"
+#include "worker/checkpoint/checkpoint_loader.h"
+#include "worker/checkpoint/checkpoint_writer.h"
+
+namespace dsrun::worker {
+
+// All values depend on (tensor, element, step), on nothing else.
+class TrainingState {
+ public:
+  TrainingState();
+
+  const FlatLayout& layout() const { return layout_; }
+  std::vector<float> Arena(std::string_view prefix, Step step) const;  // padding zero
+  ManifestFacts Facts(const std::string& job_id, Step step, Generation generation) const;
+  LoadExpectation Expectation() const;
+
+ private:
+  ModelSpec model_;
+  FlatLayout layout_;
+};
+
+struct SaveOptions {
+  std::string job_id = "job-a";
+  Step step{100};
+  Generation generation{1};
+  uint64_t first_incarnation = 0x1000;
+  int64_t width = 4;
+  int64_t bucket_bytes = 20'000;
+};
+
+// The shard of one rank.
+absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
+                                     const TrainingState& state, const SaveOptions& options,
+                                     int64_t rank);
+
+// What all ranks do together. After a failure every rank removes what it wrote.
+absl::StatusOr<std::string> Save(FileSystem& fs, const std::string& folder,
+                                 const TrainingState& state, const SaveOptions& options);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_TESTS_WORKER_CHECKPOINT_TRAINING_STATE_H_

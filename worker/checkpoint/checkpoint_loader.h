@@ -1,0 +1,42 @@
+// Going on from a checkpoint, whatever layout wrote it: every rank reads the whole model and its
+// own part of the optimizer's state.
+
+#ifndef DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
+#define DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
+
+#include <span>
+
+#include "absl/status/status.h"
+#include "common/format/checkpoint_reader.h"
+#include "common/format/manifest.h"
+#include "common/plan/shard_plan.h"
+
+namespace dsrun::worker {
+
+// What the run that loads is.
+struct LoadExpectation {
+  ModelSpec model;
+  BatchFacts batch;
+  NumericsFingerprint fingerprint;
+  // Go on although batch or fingerprint differ: the curve is then no longer that of the first run.
+  // Another model is never accepted.
+  bool accept_differences = false;
+};
+
+// Errors: FAILED_PRECONDITION: another model, or another batch, seed, text or fingerprint that is
+// not accepted; the message lists every difference, the checkpoint's value and ours. The preset's
+// name does not count, its shape does; a text is compared if both sides know theirs.
+absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation);
+
+// Reads after CheckCompatible. `params` is the whole arena (layout.size() elements); `adam_m` and
+// `adam_v` are compact (the owned ranges, concatenated). Padding becomes zero. After an error the
+// arenas hold anything. Where training stands is in checkpoint.manifest().facts.
+// Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
+// than its model.
+absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
+                               const FlatLayout& layout, std::span<const Range> owned,
+                               float* params, float* adam_m, float* adam_v);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_

@@ -1,0 +1,80 @@
+// Writing a checkpoint (docs/checkpoint_format.md). Every rank writes its shard and syncs it; the
+// records of all shards come together at one rank, which commits them with one rename:
+//
+//   all:     WriteShard -> record -> all-gather of record.Serialize()
+//   rank 0:  CommitManifest(records) -> PruneCheckpoints
+//   all, if any record is missing:  RemoveShard(own record); the previous checkpoint stays newest
+//
+// Until the rename nothing of it exists for a reader; after it, all of it does. Names carry step,
+// generation and incarnation and are made exclusively, so a writer that was stopped, overtaken and
+// woken again can neither replace nor mix into what its successors wrote.
+//
+// One save for each (step, generation, process): a second one is refused by ALREADY_EXISTS.
+// Threads: any; each call blocks until the disk has answered.
+
+#ifndef DSRUN_WORKER_CHECKPOINT_CHECKPOINT_WRITER_H_
+#define DSRUN_WORKER_CHECKPOINT_CHECKPOINT_WRITER_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/file_system.h"
+#include "common/format/manifest.h"
+#include "worker/checkpoint/slices.h"
+
+namespace dsrun::worker {
+
+struct ShardId {
+  std::string job_id;
+  ShardName name;  // step, generation, incarnation of the writing process, rank
+};
+
+// What a manifest has to know of one shard file.
+struct ShardRecord {
+  struct Piece {
+    std::string tensor;
+    std::vector<int64_t> shape;
+    ManifestPiece piece;
+    friend bool operator==(const Piece&, const Piece&) = default;
+  };
+  ManifestFile file;
+  std::vector<Piece> pieces;
+
+  std::string Serialize() const;
+  // Errors: DATA_LOSS: not the text of a record.
+  static absl::StatusOr<ShardRecord> Parse(std::string_view text);
+  friend bool operator==(const ShardRecord&, const ShardRecord&) = default;
+};
+
+// Makes `folder` if it is missing, writes and syncs the shard. After an error the partial file is
+// removed.
+// Errors: ALREADY_EXISTS: this process saved this step before; RESOURCE_EXHAUSTED: the disk is
+// full; those of FileSystem.
+absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder, const ShardId& id,
+                                       std::span<const Slice> slices);
+
+// For a save that will not be committed.
+absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardRecord& record);
+
+// Commits. facts.key.epoch is ignored: the manifest gets the first that is free in its generation.
+// Returns the manifest's name. Then points `latest` at it; that is advice for people, and no error
+// if it fails.
+// Errors: DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION: a
+// shard cannot be seen from here; those of FileSystem. After an error nothing is committed.
+absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
+                                           const ManifestFacts& facts,
+                                           const std::vector<ShardRecord>& records);
+
+// Files that CommitManifest has in the making: "<prefix><incarnation>.<manifest name>", with the
+// suffix for those that become `latest`. They are left over when it dies.
+std::string TemporaryPrefix(const std::string& job_id);
+inline constexpr std::string_view kLatestSuffix = ".latest";
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_CHECKPOINT_CHECKPOINT_WRITER_H_

@@ -1,0 +1,35 @@
+#include "worker/checkpoint/slices.h"
+
+#include <algorithm>
+
+namespace dsrun::worker {
+
+std::vector<TensorRange> CutAtTensors(const FlatLayout& layout, std::span<const Range> owned,
+                                      Arena arena) {
+  std::vector<TensorRange> parts;
+  int64_t compact = 0;
+  for (const Range& range : owned) {
+    for (const FlatLayout::Entry& entry : layout.entries()) {
+      const Range part{std::max(range.begin, entry.flat().begin),
+                       std::min(range.end, entry.flat().end)};
+      if (part.empty()) continue;
+      const int64_t offset =
+          arena == Arena::kWhole ? part.begin : compact + (part.begin - range.begin);
+      parts.push_back({&entry.tensor, part.begin - entry.offset, part.end - entry.offset, offset});
+    }
+    compact += range.size();
+  }
+  return parts;
+}
+
+std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> owned,
+                            std::string_view prefix, Arena arena, const float* base) {
+  std::vector<Slice> slices;
+  for (const TensorRange& part : CutAtTensors(layout, owned, arena)) {
+    slices.push_back({std::string(prefix) + part.tensor->name, part.tensor->shape, part.begin,
+                      part.end, base + part.arena_offset});
+  }
+  return slices;
+}
+
+}  // namespace dsrun::worker

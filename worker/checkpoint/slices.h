@@ -1,0 +1,54 @@
+// Slices: what a rank keeps of the logical tensors, cut out of its arenas. Pure; any thread.
+
+#ifndef DSRUN_WORKER_CHECKPOINT_SLICES_H_
+#define DSRUN_WORKER_CHECKPOINT_SLICES_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/plan/shard_plan.h"
+
+namespace dsrun::worker {
+
+// The three families of logical tensors of a training state.
+inline constexpr std::string_view kModelPrefix = "model/";
+inline constexpr std::string_view kAdamMPrefix = "adam_m/";
+inline constexpr std::string_view kAdamVPrefix = "adam_v/";
+
+// Elements [begin, end) of a logical tensor, and where they lie in an arena.
+struct TensorRange {
+  const LogicalTensor* tensor;  // of the layout
+  int64_t begin;                // elements of the tensor
+  int64_t end;
+  int64_t arena_offset;  // elements from the start of the arena
+};
+
+enum class Arena {
+  kWhole,    // the flat layout: element i at i
+  kCompact,  // the owned ranges, concatenated
+};
+
+// The owned flat ranges cut at tensors, without padding. `layout` must outlive the result.
+// REQUIRES: `owned` ascending, inside the layout.
+std::vector<TensorRange> CutAtTensors(const FlatLayout& layout, std::span<const Range> owned,
+                                      Arena arena);
+
+// Elements [begin, end) of a logical tensor with their values, for WriteShard.
+struct Slice {
+  std::string tensor;  // with prefix
+  std::vector<int64_t> shape;
+  int64_t begin = 0;
+  int64_t end = 0;
+  const float* data = nullptr;
+};
+
+// `base` is the start of the arena; it must outlive the result.
+std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> owned,
+                            std::string_view prefix, Arena arena, const float* base);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_CHECKPOINT_SLICES_H_
