@@ -1,0 +1,312 @@
+// Deaths and stops of real processes in a Gloo group: what the survivors see, and how soon.
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+
+extern char** environ;
+
+namespace dsrun::worker {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kProgram[] = "tests/worker/comm/gloo_rank_process";
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+// What a rank said after an operation.
+struct Done {
+  int64_t ms = -1;
+  std::string code;
+  int peer = -2;
+  std::string message;
+};
+
+class RankProcess {
+ public:
+  RankProcess(int rank, int size, const std::string& address, const std::string& token,
+              int timeout_ms) {
+    int in[2], out[2];
+    EXPECT_EQ(pipe2(in, O_CLOEXEC), 0);
+    EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, in[0], 0);
+    posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+    std::vector<std::string> words = {kProgram, std::to_string(rank), std::to_string(size), address,
+                                      std::to_string(timeout_ms)};
+    std::vector<char*> args;
+    for (std::string& word : words) args.push_back(word.data());
+    args.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, kProgram, &actions, nullptr, args.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(in[0]);
+    close(out[1]);
+    to_ = in[1];
+    from_ = out[0];
+    Say(token);
+  }
+  ~RankProcess() {
+    Kill();
+    close(to_);
+    close(from_);
+  }
+  RankProcess(const RankProcess&) = delete;
+
+  void Say(const std::string& line) {
+    const std::string text = line + "\n";
+    EXPECT_EQ(write(to_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+
+  // The next line it says; empty when it says none in time.
+  std::string Hear(absl::Duration timeout = kPatience) {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + timeout;
+    while (buffer_.find('\n') == std::string::npos) {
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      pollfd ready{from_, POLLIN, 0};
+      if (left <= absl::ZeroDuration() ||
+          poll(&ready, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) <= 0) {
+        return "";
+      }
+      char part[4096];
+      const ssize_t n = read(from_, part, sizeof(part));
+      if (n <= 0) return "";
+      buffer_.append(part, static_cast<size_t>(n));
+    }
+    const size_t end = buffer_.find('\n');
+    const std::string line = buffer_.substr(0, end);
+    buffer_.erase(0, end + 1);
+    return line;
+  }
+
+  Done HearDone(absl::Duration timeout = kPatience) {
+    std::istringstream words(Hear(timeout));
+    std::string word;
+    Done done;
+    words >> word >> done.ms >> done.code >> done.peer;
+    std::getline(words, done.message);
+    EXPECT_EQ(word, "DONE");
+    return done;
+  }
+
+  // Lets it leave in order; how long its communicator took to go, in ms.
+  int64_t Leave() {
+    Say("LEAVE");
+    std::istringstream words(Hear());
+    std::string word;
+    int64_t ms = -1;
+    words >> word >> ms;
+    int status = -1;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "wait status " << status;
+    pid_ = -1;
+    return ms;
+  }
+
+  void Stop() {
+    kill(pid_, SIGSTOP);
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, WUNTRACED), pid_);
+    EXPECT_TRUE(WIFSTOPPED(status));
+  }
+  void Continue() { kill(pid_, SIGCONT); }
+  void Kill() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    EXPECT_EQ(waitpid(pid_, nullptr, 0), pid_);
+    pid_ = -1;
+  }
+
+  // Waits until every thread of it sleeps.
+  bool WaitUntilBlocked() {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + kPatience;
+    while (Clock::Real().SteadyNow() < deadline) {
+      if (AllThreadsSleep()) return true;
+      std::this_thread::yield();
+    }
+    return false;
+  }
+
+ private:
+  bool AllThreadsSleep() const {
+    const std::string tasks = absl::StrCat("/proc/", pid_, "/task");
+    DIR* folder = opendir(tasks.c_str());
+    if (folder == nullptr) return false;
+    bool all = true;
+    while (const dirent* entry = readdir(folder)) {
+      if (entry->d_name[0] == '.') continue;
+      std::ifstream file(tasks + "/" + entry->d_name + "/stat");
+      std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+      const size_t end = stat.rfind(") ");
+      all = all && end != std::string::npos && stat[end + 2] == 'S';
+    }
+    closedir(folder);
+    return all;
+  }
+
+  pid_t pid_ = -1;
+  int to_ = -1;
+  int from_ = -1;
+  std::string buffer_;
+};
+
+using Ranks = std::vector<std::unique_ptr<RankProcess>>;
+
+Ranks StartRanks(const std::vector<std::string>& addresses, const std::vector<std::string>& tokens,
+                 int timeout_ms = 60000) {
+  Ranks ranks;
+  for (size_t rank = 0; rank < addresses.size(); ++rank) {
+    ranks.push_back(std::make_unique<RankProcess>(static_cast<int>(rank),
+                                                  static_cast<int>(addresses.size()),
+                                                  addresses[rank], tokens[rank], timeout_ms));
+  }
+  return ranks;
+}
+
+// The table of all blobs, as the coordinator would send it.
+std::string CollectTable(Ranks& ranks) {
+  std::string table = "TABLE";
+  for (auto& rank : ranks) {
+    const std::string line = rank->Hear();
+    EXPECT_EQ(line.substr(0, 5), "BLOB ");
+    table += line.substr(4);
+  }
+  return table;
+}
+
+Ranks ConnectedRanks() {
+  Ranks ranks = StartRanks({"127.0.0.1", "127.0.0.2", "127.0.0.1"}, {"key", "key", "key"});
+  const std::string table = CollectTable(ranks);
+  for (auto& rank : ranks) rank->Say(table);
+  for (auto& rank : ranks) EXPECT_EQ(rank->HearDone().code, "OK");
+  return ranks;
+}
+
+TEST(GlooProcessTest, PeerKilled_WhileOthersAreBlocked_IsNamedWithinTwoSeconds) {
+  Ranks ranks = ConnectedRanks();
+  for (const size_t rank : {0, 1}) ranks[rank]->Say("BARRIER");
+  for (const size_t rank : {0, 1}) ASSERT_TRUE(ranks[rank]->WaitUntilBlocked());
+  ranks[2]->Kill();
+  for (const size_t rank : {0, 1}) {
+    const Done done = ranks[rank]->HearDone(absl::Seconds(2));
+    EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
+    EXPECT_EQ(done.peer, 2) << done.message;
+    EXPECT_THAT(done.message, HasSubstr("barrier of the test"));
+    ranks[rank]->Say("BARRIER");  // and so does every later call, at once
+    EXPECT_EQ(ranks[rank]->HearDone().message, done.message);
+  }
+  for (const size_t rank : {0, 1}) EXPECT_LT(ranks[rank]->Leave(), 2000);
+}
+
+TEST(GlooProcessTest, PeerKilled_InTheMiddleOfAMessage_IsNamed) {
+  Ranks ranks = ConnectedRanks();
+  ranks[0]->Say("RECV 2 100000000");
+  ASSERT_TRUE(ranks[0]->WaitUntilBlocked());
+  ranks[0]->Stop();  // so that the message cannot get further than the sockets' buffers
+  ranks[2]->Say("SEND 0 100000000");
+  ASSERT_TRUE(ranks[2]->WaitUntilBlocked());
+  ranks[2]->Kill();
+  ranks[0]->Continue();
+  const Done done = ranks[0]->HearDone(absl::Seconds(2));
+  EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
+  EXPECT_EQ(done.peer, 2) << done.message;
+}
+
+TEST(GlooProcessTest, SenderToAKilledPeer_IsNotKilledBySigpipe) {
+  Ranks ranks = ConnectedRanks();
+  ranks[2]->Say("RECV 0 100000000");
+  ASSERT_TRUE(ranks[2]->WaitUntilBlocked());
+  ranks[2]->Stop();
+  ranks[0]->Say("SEND 2 100000000");
+  ASSERT_TRUE(ranks[0]->WaitUntilBlocked());
+  ranks[2]->Kill();
+  const Done done = ranks[0]->HearDone(absl::Seconds(2));
+  EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
+  EXPECT_EQ(done.peer, 2) << done.message;
+  ranks[0]->Leave();
+}
+
+TEST(GlooProcessTest, PeerStopped_WhileOthersAreBlocked_AbortWakesThem) {
+  Ranks ranks = ConnectedRanks();
+  for (const size_t rank : {0, 1}) ranks[rank]->Say("BARRIER");
+  for (const size_t rank : {0, 1}) ASSERT_TRUE(ranks[rank]->WaitUntilBlocked());
+  ranks[2]->Stop();
+  for (const size_t rank : {0, 1}) {
+    ranks[rank]->Say("ABORT");
+    const Done done = ranks[rank]->HearDone();
+    EXPECT_EQ(done.code, "ABORTED") << done.message;
+    // Milliseconds, on a machine that does nothing else; the deadline would be a minute.
+    EXPECT_LT(done.ms, 1000);
+    const int64_t left = ranks[rank]->Leave();
+    EXPECT_LT(left, 2000);
+    std::cout << "rank " << rank << " woke after " << done.ms << " ms, left after " << left << " ms"
+              << std::endl;
+  }
+  ranks[2]->Kill();
+}
+
+TEST(GlooProcessTest, PeerWithAnotherToken_IsRefusedOnBothSides) {
+  Ranks ranks = StartRanks({"127.0.0.1", "127.0.0.1"}, {"key", "another key"});
+  const std::string table = CollectTable(ranks);
+  for (auto& rank : ranks) rank->Say(table);
+  for (const int rank : {0, 1}) {
+    const Done done = ranks[static_cast<size_t>(rank)]->HearDone();
+    EXPECT_EQ(done.code, "PERMISSION_DENIED") << done.message;
+    EXPECT_EQ(done.peer, 1 - rank) << done.message;
+    EXPECT_THAT(done.message, HasSubstr("refused"));
+  }
+}
+
+// The higher address connects to the lower one, so the others have to wait for the dead rank.
+TEST(GlooProcessTest, PeerDead_BeforeItConnects_CancelEndsTheWaiting) {
+  Ranks ranks = StartRanks({"127.0.0.1", "127.0.0.2", "127.0.0.3"}, {"key", "key", "key"});
+  const std::string table = CollectTable(ranks);
+  ranks[2]->Kill();
+  for (const size_t rank : {0, 1}) ranks[rank]->Say(table);
+  for (const size_t rank : {0, 1}) {
+    ranks[rank]->Say("CANCEL");
+    const Done done = ranks[rank]->HearDone(absl::Seconds(5));
+    EXPECT_EQ(done.code, "ABORTED") << done.message;
+    EXPECT_THAT(done.message, HasSubstr("cancelled while connecting"));
+    EXPECT_LT(ranks[rank]->Leave(), 2000);
+  }
+}
+
+TEST(GlooProcessTest, PeerDead_BeforeItConnects_TheDeadlineEndsTheWaitingAndNamesIt) {
+  Ranks ranks = StartRanks({"127.0.0.1", "127.0.0.2"}, {"key", "key"}, /*timeout_ms=*/200);
+  const std::string table = CollectTable(ranks);
+  ranks[1]->Kill();
+  ranks[0]->Say(table);
+  const Done done = ranks[0]->HearDone(absl::Seconds(5));
+  EXPECT_EQ(done.code, "DEADLINE_EXCEEDED") << done.message;
+  EXPECT_EQ(done.peer, 1) << done.message;
+}
+
+TEST(GlooProcessTest, PeerDead_BeforeOthersConnectToIt_IsNamedAtOnce) {
+  Ranks ranks = StartRanks({"127.0.0.2", "127.0.0.1"}, {"key", "key"});
+  const std::string table = CollectTable(ranks);
+  ranks[1]->Kill();
+  ranks[0]->Say(table);
+  const Done done = ranks[0]->HearDone(absl::Seconds(5));
+  EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
+  EXPECT_EQ(done.peer, 1) << done.message;
+}
+
+}  // namespace
+}  // namespace dsrun::worker
