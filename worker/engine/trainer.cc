@@ -171,7 +171,8 @@ LossSum Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
   const int64_t length = spec_.model().seq_length();
   const int64_t first = state_.samples + step.micro_batch * spec_.micro_batch_size();
   for (int64_t i = 0; i < spec_.micro_batch_size(); ++i) {
-    setup_.sample(first + i, tokens_ + i * length, targets_ + i * length);
+    setup_.sample(first + i, std::span(tokens_ + i * length, static_cast<size_t>(length)),
+                  std::span(targets_ + i * length, static_cast<size_t>(length)));
   }
   LossSum sum;
   {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,8 @@
 namespace dsrun::worker {
 
 // Tokens and targets of training sample `index`, seq_length each. A pure function of the index.
-using SampleFn = std::function<void(int64_t index, int32_t* tokens, int32_t* targets)>;
+using SampleFn =
+    std::function<void(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets)>;
 
 struct StepResult {
   int64_t step = 0;  // finished steps, this one included

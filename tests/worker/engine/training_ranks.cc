@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -29,10 +30,10 @@ std::string MakeText() {
 }
 
 // Sample `index`: a window of the text, its position a function of the index alone.
-void SampleText(int64_t index, int64_t length, int32_t* tokens, int32_t* targets) {
+void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
   static const std::string* const text = new std::string(MakeText());
-  const uint64_t start = static_cast<uint64_t>(index) * 131 % (text->size() - 1 - length);
-  for (int64_t i = 0; i < length; ++i) {
+  const uint64_t start = static_cast<uint64_t>(index) * 131 % (text->size() - 1 - tokens.size());
+  for (size_t i = 0; i < tokens.size(); ++i) {
     tokens[i] = static_cast<unsigned char>((*text)[start + i]);
     targets[i] = static_cast<unsigned char>((*text)[start + i + 1]);
   }
@@ -96,9 +97,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
       setup.model = engine->model.get();
       setup.kernels = engine->kernels.get();
       setup.comm_kernels = engine->comm_kernels.get();
-      setup.sample = [&](int64_t index, int32_t* tokens, int32_t* targets) {
-        SampleText(index, spec.model().seq_length(), tokens, targets);
-      };
+      setup.sample = SampleText;
       setup.cancelled = [] { return false; };
       setup.trace = &trace;
       absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);

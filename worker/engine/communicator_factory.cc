@@ -1,0 +1,44 @@
+#include "worker/engine/communicator_factory.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "worker/comm/checked_communicator.h"
+#include "worker/comm/gloo_communicator.h"
+
+namespace dsrun::worker {
+namespace {
+
+// Enough for the first steps of a generation: a rank that runs another program than its peers
+// differs from the start.
+constexpr uint64_t kCheckedOperations = 64;
+
+absl::StatusOr<CheckPolicy> PolicyOf(const std::string& name) {
+  if (name == "off") return CheckPolicy::Off();
+  if (name == "always") return CheckPolicy::Always();
+  if (name == "start" || name.empty()) return CheckPolicy::Start(kCheckedOperations);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--check-collectives must be start, always or off, got \"", name, "\""));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Communicator>> BuildCommunicator(const CommunicatorRequest& request,
+                                                                Rendezvous& rendezvous) {
+  ASSIGN_OR_RETURN(const CheckPolicy policy, PolicyOf(request.check));
+  GlooOptions options;
+  options.rank = request.rank;
+  options.size = request.size;
+  options.bind_address = request.bind_address;
+  options.timeout = request.timeout;
+  options.connect_timeout = request.connect_timeout;
+  options.job_token = request.job_token;
+  options.generation = request.generation.value();
+  options.cancelled = request.cancelled;
+  ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
+                   GlooCommunicator::Create(options, rendezvous));
+  return CreateCheckedCommunicator(std::move(communicator), policy);
+}
+
+}  // namespace dsrun::worker

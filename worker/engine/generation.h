@@ -1,0 +1,67 @@
+// One generation of a worker: join, agree on a checkpoint and load it, step, save, finish. It ends
+// in Finished, or in an error after which the process waits for the next generation.
+//
+// Threads: called by the process's main thread.
+
+#ifndef DSRUN_WORKER_ENGINE_GENERATION_H_
+#define DSRUN_WORKER_ENGINE_GENERATION_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/base/file_system.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "proto/worker.pb.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/rendezvous.h"
+#include "worker/engine/communicator_factory.h"
+#include "worker/engine/engine_factory.h"
+#include "worker/engine/session.h"
+#include "worker/engine/trainer.h"
+
+namespace dsrun::worker {
+
+// Where the engine is; what the beat thread tells the agent. Thread-safe.
+class Progress {
+ public:
+  void Set(int64_t step, const std::string& phase);
+  proto::Beat Get() const;
+
+ private:
+  mutable Mutex mu_;
+  proto::Beat beat_ ABSL_GUARDED_BY(mu_);
+};
+
+using CommunicatorBuilder = std::function<absl::StatusOr<std::unique_ptr<Communicator>>(
+    const CommunicatorRequest&, Rendezvous&)>;
+
+struct GenerationSetup {
+  Engine* engine;
+  SampleFn sample;
+  std::string corpus_sha256;
+  Session* session;
+  FileSystem* file_system;
+  CommunicatorBuilder build_communicator;
+  Progress* progress;
+  Incarnation incarnation;
+  std::string bind_address;
+  std::string job_token;
+};
+
+// Runs `plan` as `rank`. Errors: those that the next generation may do better (UNAVAILABLE,
+// ABORTED, DEADLINE_EXCEEDED, ...), and those that it would meet again (see IsFatal).
+absl::StatusOr<proto::Finished> RunGeneration(const GenerationSetup& setup,
+                                              const proto::GenerationPlan& plan, Rank rank);
+
+// Whether a new generation would fail in the same way.
+bool IsFatal(const absl::Status& status);
+
+// This worker's rank in `plan`. Errors: NOT_FOUND: it is no member.
+absl::StatusOr<Rank> FindRank(const proto::GenerationPlan& plan, WorkerId worker);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_ENGINE_GENERATION_H_

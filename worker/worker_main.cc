@@ -1,0 +1,176 @@
+// dsworker: one rank of the training engine. Started by its agent with `--bootstrap-fd N`; joins
+// generation after generation in the same process until the job is finished or the agent is gone.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/cpu_isa.h"
+#include "common/base/file_system.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/format/corpus_files.h"
+#include "proto/worker.pb.h"
+#include "worker/data/corpus.h"
+#include "worker/device/cpu_matmul.h"
+#include "worker/engine/communicator_factory.h"
+#include "worker/engine/engine_factory.h"
+#include "worker/engine/generation.h"
+#include "worker/engine/grpc_session.h"
+
+namespace dsrun::worker {
+namespace {
+
+constexpr int kExitUsage = 90;
+constexpr int kExitFailed = 1;
+
+absl::StatusOr<proto::WorkerBootstrap> ReadBootstrap(int argc, char** argv) {
+  int fd = -1;
+  if (argc != 3 || std::strcmp(argv[1], "--bootstrap-fd") != 0 || !absl::SimpleAtoi(argv[2], &fd)) {
+    return absl::InvalidArgumentError(
+        "usage: dsworker --bootstrap-fd N. dsworker is started by dsagent, never by hand; to "
+        "train, "
+        "use `dsrun train --help`");
+  }
+  std::string bytes;
+  char chunk[4096];
+  ssize_t count;
+  while ((count = read(fd, chunk, sizeof(chunk))) > 0) {
+    bytes.append(chunk, static_cast<size_t>(count));
+  }
+  close(fd);
+  proto::WorkerBootstrap bootstrap;
+  if (count < 0 || !bootstrap.ParseFromString(bytes) || bootstrap.agent_socket().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("descriptor ", fd, " does not hold a bootstrap message"));
+  }
+  return bootstrap;
+}
+
+void SendFailed(Session& session, Generation generation, const absl::Status& status) {
+  proto::WorkerMessage message;
+  proto::Failed* const failed = message.mutable_failed();
+  failed->set_code(static_cast<int>(status.code()));
+  failed->set_message(std::string(status.message()));
+  failed->set_peer_rank(PeerRank(status));
+  failed->set_fatal(IsFatal(status));
+  session.Send(generation, std::move(message));
+}
+
+// What could not even be built is told in the first generation: the operator hears why.
+int FailFirstPlan(Session& session, const absl::Status& status) {
+  LOG(ERROR) << status.message();
+  const absl::StatusOr<proto::GenerationPlan> plan = session.WaitForPlan(Generation(0));
+  if (plan.ok()) SendFailed(session, Generation(plan->generation()), status);
+  return kExitFailed;
+}
+
+absl::StatusOr<Engine> CapAndBuildEngine(const proto::TrainSpec& spec) {
+  ASSIGN_OR_RETURN(const CpuIsa isa, ParseIsa(spec.isa_cap()));
+  RETURN_IF_ERROR(CapLibraryIsa(isa));
+  return BuildEngine(spec);
+}
+
+struct Text {
+  std::unique_ptr<Corpus> corpus;
+  std::optional<SampleLoader> loader;
+};
+
+absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
+  const std::vector<std::string> paths(spec.data_paths().begin(), spec.data_paths().end());
+  ASSIGN_OR_RETURN(const std::vector<CorpusFile> files, ListCorpus(paths));
+  Text text;
+  ASSIGN_OR_RETURN(text.corpus, Corpus::Open(files));
+  ASSIGN_OR_RETURN(text.loader,
+                   SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length()));
+  return text;
+}
+
+// Generation after generation, until one finishes. Returns the exit code.
+int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
+  Generation generation(0);
+  while (true) {
+    const absl::StatusOr<proto::GenerationPlan> plan = setup.session->WaitForPlan(generation);
+    if (!plan.ok()) return kExitFailed;  // the session is over
+    generation = Generation(plan->generation());
+    const absl::StatusOr<Rank> rank = FindRank(*plan, worker);
+    if (!rank.ok()) {
+      SendFailed(*setup.session, generation, rank.status());
+      continue;
+    }
+    LOG(INFO) << "generation " << generation << ": rank " << *rank << " of "
+              << plan->members_size();
+    const absl::StatusOr<proto::Finished> finished = RunGeneration(setup, *plan, *rank);
+    if (finished.ok()) {
+      proto::WorkerMessage message;
+      *message.mutable_finished() = *finished;
+      setup.session->Send(generation, std::move(message));
+      return 0;
+    }
+    LOG(INFO) << "generation " << generation << " is over for rank " << *rank << ": "
+              << finished.status().message();
+    SendFailed(*setup.session, generation, finished.status());
+  }
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<proto::WorkerBootstrap> bootstrap = ReadBootstrap(argc, argv);
+  if (!bootstrap.ok()) {
+    std::fprintf(stderr, "dsworker: %s\n", std::string(bootstrap.status().message()).c_str());
+    return kExitUsage;
+  }
+  InitLogging(argv[0], absl::StrCat("worker ", bootstrap->host(), " slot ", bootstrap->slot()));
+
+  std::random_device random;
+  const Incarnation incarnation((uint64_t{random()} << 32) | random());
+  Progress progress;
+  progress.Set(0, "starting");
+  SessionOptions options;
+  options.bootstrap = *bootstrap;
+  options.incarnation = incarnation;
+  options.beat = [&progress] { return progress.Get(); };
+  options.on_over = [](const std::string& reason) {
+    LOG(INFO) << "ending: " << reason;
+    std::_Exit(kExitFailed);  // at once: other threads may be inside a step
+  };
+  absl::StatusOr<std::unique_ptr<Session>> session = ConnectGrpcSession(std::move(options));
+  if (!session.ok()) {
+    LOG(ERROR) << session.status().message();
+    return kExitFailed;
+  }
+  const proto::TrainSpec& spec = (*session)->job().train();
+  absl::StatusOr<Engine> engine = CapAndBuildEngine(spec);
+  if (!engine.ok()) return FailFirstPlan(**session, engine.status());
+  const absl::StatusOr<Text> text = OpenText(spec);
+  if (!text.ok()) return FailFirstPlan(**session, text.status());
+  GenerationSetup setup;
+  setup.engine = &*engine;
+  setup.sample = [&text](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+    text->loader->Sample(index, tokens, targets);
+  };
+  setup.corpus_sha256 = text->corpus->Sha256();
+  setup.session = session->get();
+  setup.file_system = &FileSystem::Real();
+  setup.build_communicator = BuildCommunicator;
+  setup.progress = &progress;
+  setup.incarnation = incarnation;
+  setup.bind_address = bootstrap->bind_address();
+  setup.job_token = bootstrap->job_token();
+  return RunGenerations(setup, {NodeId(bootstrap->node()), Slot(bootstrap->slot())});
+}
+
+}  // namespace
+}  // namespace dsrun::worker
+
+int main(int argc, char** argv) { return dsrun::worker::Main(argc, argv); }
