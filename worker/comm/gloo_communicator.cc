@@ -337,6 +337,10 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
     changed.NotifyAll();
   }
   supervisor.join();
+  // Others that were cancelled a little earlier may have closed their connections already.
+  if (!status.ok() && ended.ok() && options_.cancelled && options_.cancelled()) {
+    ended = AbortedError(options_.rank, "cancelled while connecting");
+  }
   if (ended.ok() || status.ok()) return ended.ok() ? status : ended;
   // The work was ended from outside; it knows which peer it was waiting for.
   const int peer = PeerRank(status);
