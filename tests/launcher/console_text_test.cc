@@ -1,0 +1,241 @@
+// What the operator reads: single lines, the progress line, the last screen, the metrics.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "launcher/console.h"
+#include "launcher/metrics_writer.h"
+#include "launcher/output_writer.h"
+#include "launcher/report_text.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+proto::StepDone Done(int64_t step) {
+  proto::StepDone done;
+  done.set_step(step);
+  done.set_loss(2.34125);
+  done.set_lr(1e-3);
+  done.set_grad_norm(0.8299);
+  done.set_tokens_per_s(41234);
+  done.set_step_ms(100);
+  return done;
+}
+
+proto::JobSpec TrainJob() {
+  proto::JobSpec job;
+  job.set_job_id("j1");
+  job.set_run_dir("/runs/j1");
+  job.add_nodes()->set_host("127.0.0.1");
+  job.add_nodes()->set_host("127.0.0.2");
+  job.mutable_train()->set_train_iters(300);
+  job.mutable_train()->set_log_interval(10);
+  job.mutable_train()->set_save_dir("/save");
+  return job;
+}
+
+TEST(ClockText, ShowsHoursOnlyWhenThereAreAny) {
+  EXPECT_EQ(ClockText(absl::Seconds(7)), "0:07");
+  EXPECT_EQ(ClockText(absl::Seconds(754)), "12:34");
+  EXPECT_EQ(ClockText(absl::Seconds(3723)), "1:02:03");
+}
+
+TEST(ProgressText, HasEverythingInOneLine) {
+  EXPECT_EQ(ProgressText(Done(120), 300, 100),
+            "step 120/300  loss 2.3413  lr 1.00e-03  grad norm 0.830  41.2k tokens/s  0:18 left");
+}
+
+TEST(MetricsLine, IsOneJsonObject) {
+  struct Progress progress {
+    Generation(2), Done(7)
+  };
+  progress.done.set_grad_norm(std::nan(""));
+  const auto json = nlohmann::json::parse(MetricsLine(progress));
+  EXPECT_EQ(json["step"], 7);
+  EXPECT_EQ(json["generation"], 2);
+  EXPECT_DOUBLE_EQ(json["loss"], 2.34125);
+  EXPECT_DOUBLE_EQ(json["tokens_per_s"], 41234);
+  EXPECT_TRUE(json["grad_norm"].is_null());
+}
+
+// Both ends of a pipe, and what came through it.
+class Pipe {
+ public:
+  Pipe() { EXPECT_EQ(pipe(ends_), 0); }
+  ~Pipe() {
+    CloseWriteEnd();
+    close(ends_[0]);
+  }
+  int write_end() const { return ends_[1]; }
+  void CloseWriteEnd() {
+    if (ends_[1] >= 0) close(ends_[1]);
+    ends_[1] = -1;
+  }
+  std::string ReadAll() {
+    CloseWriteEnd();
+    std::string all;
+    char buffer[4096];
+    for (ssize_t got; (got = read(ends_[0], buffer, sizeof(buffer))) > 0;) all.append(buffer, got);
+    return all;
+  }
+
+ private:
+  int ends_[2];
+};
+
+TEST(Console, InAFile_ProgressIsALineEveryLogInterval) {
+  Pipe out, err;
+  {
+    Console console(TrainJob(), {.output = {.out_fd = out.write_end(), .err_fd = err.write_end()}});
+    for (int64_t step = 1; step <= 30; ++step) {
+      console.Tell(OperatorEvent(Progress{Generation(1), Done(step)}));
+    }
+    console.Finish("", false);
+  }
+  const std::string text = out.ReadAll();
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4) << text;  // 1, 10, 20, 30
+  EXPECT_THAT(text, Not(HasSubstr("\r")));
+}
+
+TEST(Console, OnATerminal_ProgressIsRewrittenInPlaceBelowOtherLines) {
+  Pipe out;
+  {
+    Console console(TrainJob(), {.progress_line = true,
+                                 .output = {.out_fd = out.write_end(), .err_fd = out.write_end()}});
+    console.Tell(OperatorEvent(Progress{Generation(1), Done(1)}));
+    console.Tell(
+        OperatorEvent(NoticeText{.warning = true, .text = "disk full", .from = {}, .rank = {}}));
+    console.Tell(OperatorEvent(Progress{Generation(1), Done(2)}));
+    console.Finish("", false);
+  }
+  const std::string text = out.ReadAll();
+  EXPECT_THAT(text, HasSubstr("dsrun: warning: disk full\n"));
+  EXPECT_THAT(text, HasSubstr("step 2/300"));
+  EXPECT_EQ(text.back(), '\n');
+  // The last progress line comes after the warning, not in the middle of a line.
+  EXPECT_GT(text.rfind("step 2/300"), text.find("disk full"));
+}
+
+TEST(Console, RankOutput_IsPrefixedLineByLineAndBytesAreKept) {
+  Pipe out, err;
+  {
+    Console console(TrainJob(), {.output = {.out_fd = out.write_end(), .err_fd = err.write_end()}});
+    proto::LogChunk chunk;
+    chunk.set_rank(3);
+    chunk.set_text("one\n\xff two\nno newline");
+    chunk.set_dropped_lines(4);
+    console.RankOutput(NodeId(1), chunk);
+    console.Finish("", false);
+  }
+  const std::string text = out.ReadAll();
+  EXPECT_THAT(text, HasSubstr("[127.0.0.2:3] one\n[127.0.0.2:3] \xff two\n"
+                              "[127.0.0.2:3] no newline\n[127.0.0.2:3] (4 lines not shown"));
+  EXPECT_EQ(err.ReadAll(), "");
+}
+
+TEST(OutputWriter, ReaderThatDoesNotRead_HoldsUpNobody) {
+  Pipe out;
+  OutputWriter writer(
+      {.out_fd = out.write_end(), .err_fd = out.write_end(), .most_bytes = 1 << 20});
+  int dropped = 0;
+  for (int i = 0; i < 400; ++i) {
+    if (!writer.WriteDroppable(OutputWriter::To::kOut, std::string(8192, 'x'))) ++dropped;
+  }
+  writer.Close(absl::Milliseconds(100));  // returns although nobody has read
+  EXPECT_GT(dropped, 0);
+}
+
+TEST(OutputWriter, ReaderIsGone_IsNoError) {
+  signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  close(ends[0]);
+  OutputWriter writer({.out_fd = ends[1], .err_fd = ends[1]});
+  writer.Write(OutputWriter::To::kOut, "nobody reads this\n");
+  writer.Close(absl::Seconds(10));
+  close(ends[1]);
+}
+
+Report FailedReport() {
+  Report report;
+  report.exit_code = 137;
+  report.verdict = "rank 2 failed";
+  Incident incident;
+  incident.cause.host = "127.0.0.2";
+  incident.cause.node = NodeId(1);
+  incident.cause.slot = Slot(0);
+  incident.cause.rank = Rank(2);
+  incident.cause.what = "killed by signal 9 (SIGKILL)";
+  incident.cause.noticed_at = absl::Seconds(100);
+  incident.cause.wall_time = absl::Seconds(1'000'000) - absl::Milliseconds(12);
+  for (int i = 0; i < 20; ++i) incident.cause.last_lines.push_back("line " + std::to_string(i));
+  incident.failed = Generation(1);
+  incident.went_on = Generation(2);
+  incident.detected_at = absl::Seconds(100);
+  incident.next_step_at = absl::Seconds(100.8);
+  incident.last_step_before = 130;
+  incident.resumed_from_step = 120;
+  report.incidents.push_back(incident);
+  report.started_at = absl::Seconds(90);
+  report.ended_at = absl::Seconds(110);
+  report.final_step = 300;
+  report.manifest = "step-300.json";
+  report.checkpoint_step = 300;
+  return report;
+}
+
+ReportContext Context() {
+  return {.job = TrainJob(),
+          .log_folder = "/runs/j1/logs",
+          .steady_now = absl::Seconds(110),
+          .wall_now = absl::UnixEpoch() + absl::Seconds(1'000'010)};
+}
+
+TEST(ReportScreen, SaysWhatFailedWhereAndHowItWentOn) {
+  const std::string screen = ReportScreen(FailedReport(), Context());
+  EXPECT_THAT(screen, HasSubstr("rank 2 (node 127.0.0.2 slot 0) killed by signal 9 (SIGKILL)"));
+  EXPECT_THAT(screen, HasSubstr("noticed after 12 ms"));
+  EXPECT_THAT(screen, HasSubstr("generation 2 went on from step 120, next step after 0.80 s, "
+                                "10 steps computed again"));
+  EXPECT_THAT(screen, HasSubstr("| line 19\n"));
+  EXPECT_THAT(screen, HasSubstr("/save/step-300.json (step 300)"));
+  EXPECT_THAT(screen, HasSubstr("/runs/j1/logs\n"));
+  EXPECT_THAT(screen, HasSubstr("  next  "));
+}
+
+TEST(ReportScreen, NeverMoreThan25Lines) {
+  Report report = FailedReport();
+  report.sample = "a\nb\nc\nd\ne\nf\n";
+  for (int i = 0; i < 50; ++i) report.incidents.push_back(report.incidents[0]);
+  for (int i = 0; i < 50; ++i) {
+    report.launch_failures.push_back(report.incidents[0].cause);
+    report.launch_failures.back().what = "several\nlines\nof\ntext";
+  }
+  const std::string screen = ReportScreen(report, Context());
+  EXPECT_LE(std::count(screen.begin(), screen.end(), '\n'), kMostScreenLines) << screen;
+  EXPECT_THAT(screen, HasSubstr("  next  "));
+}
+
+TEST(ReportJson, IsWholeAndSurvivesBytesThatAreNotText) {
+  Report report = FailedReport();
+  report.sample = "\xff\xfe";
+  const auto json = nlohmann::json::parse(ReportJson(report, Context()));
+  EXPECT_EQ(json["exit_code"], 137);
+  EXPECT_EQ(json["incidents"][0]["cause"]["rank"], 2);
+  EXPECT_EQ(json["incidents"][0]["lost_steps"], 10);
+  EXPECT_NEAR(json["incidents"][0]["cause"]["detection_s"], 0.012, 1e-9);
+  EXPECT_NEAR(json["incidents"][0]["next_step_after_s"], 0.8, 1e-9);
+}
+
+}  // namespace
+}  // namespace dsrun::launcher

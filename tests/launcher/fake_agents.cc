@@ -1,0 +1,147 @@
+#include "tests/launcher/fake_agents.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr char kTargetPrefix[] = "fake:";
+
+uint64_t IncarnationOf(int node) { return 1000 + static_cast<uint64_t>(node); }
+
+}  // namespace
+
+class FakeAgents::Session : public AgentSession {
+ public:
+  Session(FakeAgents& agents, int node) : agents_(agents), node_(node) {}
+  ~Session() override { Cancel(); }
+  void Send(proto::CoordinatorMessage message) override { agents_.Take(node_, message); }
+  void Cancel() override { agents_.Break(node_, absl::CancelledError("cancelled")); }
+
+ private:
+  FakeAgents& agents_;
+  const int node_;
+};
+
+std::unique_ptr<AgentSession> FakeAgents::Open(const std::string& target,
+                                               proto::CoordinatorMessage first, Listener listener) {
+  int node = 0;
+  (void)absl::SimpleAtoi(target.substr(sizeof(kTargetPrefix) - 1), &node);
+  {
+    MutexLock lock(mu_);
+    nodes_[node].listener = std::make_shared<Listener>(std::move(listener));
+    nodes_[node].job_id = first.job_id();
+  }
+  Take(node, first);
+  return std::make_unique<Session>(*this, node);
+}
+
+absl::StatusOr<AgentEndpoint> FakeAgents::Start(NodeId id, const proto::NodeSpec&) {
+  MutexLock lock(mu_);
+  const absl::Status error = nodes_[id.value()].start_error;
+  if (!error.ok()) return error;
+  return AgentEndpoint{.target = absl::StrCat(kTargetPrefix, id.value()), .cluster_key = "key"};
+}
+
+void FakeAgents::End(NodeId id, absl::Duration) {
+  MutexLock lock(mu_);
+  ended_.push_back(id.value());
+  changed_.NotifyAll();
+}
+
+void FakeAgents::set_hook(Hook hook) {
+  MutexLock lock(mu_);
+  hook_ = std::move(hook);
+}
+
+void FakeAgents::set_start_error(int node, absl::Status error) {
+  MutexLock lock(mu_);
+  nodes_[node].start_error = std::move(error);
+}
+
+void FakeAgents::Say(int node, proto::AgentMessage message) {
+  std::shared_ptr<Listener> listener;
+  {
+    MutexLock lock(mu_);
+    Node& from = nodes_[node];
+    listener = from.listener;
+    message.set_job_id(from.job_id);
+    message.set_incarnation(IncarnationOf(node));
+    message.set_generation(from.generation);
+  }
+  if (listener != nullptr) listener->on_message(std::move(message));
+}
+
+void FakeAgents::Break(int node, absl::Status why) {
+  std::shared_ptr<Listener> listener;
+  {
+    MutexLock lock(mu_);
+    listener = std::exchange(nodes_[node].listener, nullptr);
+  }
+  if (listener != nullptr) listener->on_end(std::move(why));
+}
+
+std::vector<proto::CoordinatorMessage> FakeAgents::Received(int node) const {
+  MutexLock lock(mu_);
+  const auto found = nodes_.find(node);
+  return found == nodes_.end() ? std::vector<proto::CoordinatorMessage>() : found->second.received;
+}
+
+std::vector<int> FakeAgents::Ended() const {
+  MutexLock lock(mu_);
+  return ended_;
+}
+
+bool FakeAgents::Await(const std::function<bool()>& condition) {
+  for (int i = 0; i < 200; ++i) {
+    if (condition()) return true;
+    MutexLock lock(mu_);
+    changed_.WaitFor(mu_, absl::Milliseconds(100));
+  }
+  return false;
+}
+
+void FakeAgents::Take(int node, const proto::CoordinatorMessage& message) {
+  Hook hook;
+  {
+    MutexLock lock(mu_);
+    if (nodes_[node].listener == nullptr) return;
+    nodes_[node].received.push_back(message);
+    hook = hook_;
+  }
+  if (!hook || !hook(node, message)) Answer(node, message);
+  MutexLock lock(mu_);
+  changed_.NotifyAll();
+}
+
+void FakeAgents::Answer(int node, const proto::CoordinatorMessage& message) {
+  {
+    MutexLock lock(mu_);
+    if (message.generation() > 0) nodes_[node].generation = message.generation();
+  }
+  proto::AgentMessage answer;
+  if (message.has_open()) {
+    answer.mutable_opened()->set_pid(1);
+  } else if (message.has_prepare()) {
+    answer.mutable_prepared();
+  } else if (message.has_end_job()) {
+    answer.mutable_job_ended();
+  } else if (message.has_begin()) {
+    for (const proto::Member& member : message.begin().plan().members()) {
+      if (member.node() != node) continue;
+      proto::AgentMessage started;
+      started.mutable_worker_started()->set_slot(member.slot());
+      started.mutable_worker_started()->set_pid(100 + member.slot());
+      Say(node, started);
+    }
+    return;
+  } else {
+    return;
+  }
+  Say(node, answer);
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,252 @@
+// The runner over fake agents: events reach the core, its actions reach the agents, in order and
+// only after they are written down.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "launcher/runner.h"
+#include "tests/launcher/fake_agents.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+class RunnerTest : public ::testing::Test {
+ protected:
+  // A program on `nodes` nodes of one slot.
+  void MakeJob(int nodes) {
+    job_.set_job_id("test-job");
+    job_.mutable_program()->set_executable("/bin/true");
+    for (int i = 0; i < nodes; ++i) {
+      proto::NodeSpec& node = *job_.add_nodes();
+      node.set_host("host" + std::to_string(i));
+      node.add_slots(0);
+    }
+  }
+
+  std::unique_ptr<Runner> MakeRunner() {
+    Runner::Doors doors;
+    doors.clock = &Clock::Real();
+    doors.client = &agents_;
+    doors.starter = [this](NodeId) -> AgentStarter& { return agents_; };
+    doors.record = [this](absl::Duration, const Event& event, uint64_t) {
+      recorded_.push_back(event);
+      return record_status_;
+    };
+    doors.commit = [this] {
+      committed_ = recorded_.size();
+      return absl::OkStatus();
+    };
+    doors.tell = [this](const OperatorEvent& event) { told_.push_back(event); };
+    doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
+      output_ += std::to_string(node.value()) + ":" + chunk.text();
+    };
+    Runner::Options options;
+    options.job = job_;
+    options.job_token = "token";
+    options.tick_interval = absl::Milliseconds(5);
+    options.heartbeat_interval = absl::Milliseconds(10);
+    return std::make_unique<Runner>(Coordinator(ConfigFromJob(job_)), std::move(doors),
+                                    std::move(options));
+  }
+
+  static proto::AgentMessage Exited(int slot, int code) {
+    proto::AgentMessage message;
+    message.mutable_worker_exited()->set_slot(slot);
+    message.mutable_worker_exited()->set_pid(100 + slot);
+    message.mutable_worker_exited()->set_exit_code(code);
+    return message;
+  }
+
+  bool HasBegin(int node) {
+    const std::vector<proto::CoordinatorMessage> received = agents_.Received(node);
+    return std::any_of(received.begin(), received.end(),
+                       [](const auto& m) { return m.has_begin(); });
+  }
+
+  proto::JobSpec job_;
+  FakeAgents agents_;
+  std::vector<Event> recorded_;
+  size_t committed_ = 0;
+  absl::Status record_status_;
+  std::vector<OperatorEvent> told_;
+  std::string output_;
+};
+
+TEST_F(RunnerTest, ProgramThatExitsZero_JobEndsZero) {
+  MakeJob(2);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0) && HasBegin(1); }));
+    agents_.Say(0, Exited(0, 0));
+    agents_.Say(1, Exited(0, 0));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_EQ(result.exit_code, 0) << result.report.verdict;
+}
+
+TEST_F(RunnerTest, RanksOwnExitCode_IsTheJobs) {
+  MakeJob(1);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Say(0, Exited(0, 7));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_EQ(result.exit_code, 7) << result.report.verdict;
+  ASSERT_EQ(result.report.incidents.size(), 1u);
+  EXPECT_THAT(result.report.incidents[0].cause.what, HasSubstr("7"));
+}
+
+TEST_F(RunnerTest, Open_CarriesKeyTokenAndJob) {
+  MakeJob(1);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Say(0, Exited(0, 0));
+  });
+  runner->Run();
+  ranks.join();
+  const proto::CoordinatorMessage first = agents_.Received(0).at(0);
+  ASSERT_TRUE(first.has_open());
+  EXPECT_EQ(first.open().cluster_key(), "key");
+  EXPECT_EQ(first.open().job_token(), "token");
+  EXPECT_EQ(first.open().job().job_id(), "test-job");
+  EXPECT_EQ(first.incarnation(), 0u);
+}
+
+TEST_F(RunnerTest, NothingLeaves_BeforeItsEventIsOnDisk) {
+  MakeJob(1);
+  // When a Prepare or Begin arrives, everything recorded so far must have been committed.
+  std::vector<std::string> early;
+  agents_.set_hook([&](int, const proto::CoordinatorMessage& message) {
+    if (message.has_heartbeat() || message.has_open()) return false;
+    if (committed_ != recorded_.size()) early.push_back(message.ShortDebugString());
+    return false;
+  });
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Say(0, Exited(0, 0));
+  });
+  runner->Run();
+  ranks.join();
+  EXPECT_TRUE(early.empty()) << early.front();
+  EXPECT_GE(recorded_.size(), 4u);  // Start, Opened, Prepared, WorkerExited at least
+  EXPECT_EQ(committed_, recorded_.size());
+}
+
+TEST_F(RunnerTest, JournalFails_IsToldOnceAndTheJobGoesOn) {
+  MakeJob(1);
+  record_status_ = absl::ResourceExhaustedError("disk full");
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Say(0, Exited(0, 0));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_EQ(result.exit_code, 0);
+  int warnings = 0;
+  for (const OperatorEvent& event : told_) {
+    const auto* notice = std::get_if<NoticeText>(&event);
+    if (notice != nullptr && notice->text.find("disk full") != std::string::npos) ++warnings;
+  }
+  EXPECT_EQ(warnings, 1);
+}
+
+TEST_F(RunnerTest, AgentCannotBeStarted_JobEndsUnreachableAndTheOthersAreEnded) {
+  MakeJob(2);
+  agents_.set_start_error(1, absl::UnavailableError("connection refused at 127.0.0.2:1"));
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  const RunResult result = runner->Run();
+  EXPECT_EQ(result.exit_code, kExitUnreachable) << result.report.verdict;
+  ASSERT_EQ(result.report.launch_failures.size(), 1u);
+  EXPECT_THAT(result.report.launch_failures[0].what, HasSubstr("127.0.0.2:1"));
+  const std::vector<proto::CoordinatorMessage> received = agents_.Received(0);
+  EXPECT_TRUE(received.empty() || received.back().has_end_job());
+}
+
+TEST_F(RunnerTest, OperatorStopsTwice_JobIsCancelled) {
+  MakeJob(1);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  agents_.set_hook([&](int, const proto::CoordinatorMessage& message) {
+    if (message.has_begin()) {
+      runner->Post(OperatorStop{});
+      runner->Post(OperatorStop{});
+    }
+    return false;
+  });
+  const RunResult result = runner->Run();
+  EXPECT_EQ(result.exit_code, kExitCancelled) << result.report.verdict;
+}
+
+TEST_F(RunnerTest, Heartbeats_GoToOpenAgents) {
+  MakeJob(1);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] {
+      const std::vector<proto::CoordinatorMessage> received = agents_.Received(0);
+      return std::count_if(received.begin(), received.end(),
+                           [](const auto& m) { return m.has_heartbeat(); }) >= 3;
+    }));
+    EXPECT_EQ(agents_.Received(0).back().incarnation(), 1000u);
+    agents_.Say(0, Exited(0, 0));
+  });
+  runner->Run();
+  ranks.join();
+}
+
+TEST_F(RunnerTest, LogChunks_GoToTheConsoleAndNotToTheJournal) {
+  MakeJob(1);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    proto::AgentMessage chunk;
+    chunk.mutable_log_chunk()->set_text("hello\n");
+    agents_.Say(0, chunk);
+    agents_.Say(0, Exited(0, 0));
+  });
+  runner->Run();
+  ranks.join();
+  EXPECT_EQ(output_, "0:hello\n");
+  for (const Event& event : recorded_) {
+    const auto* spoke = std::get_if<AgentSpoke>(&event);
+    EXPECT_FALSE(spoke != nullptr && spoke->message.has_log_chunk());
+  }
+}
+
+TEST_F(RunnerTest, LostNode_IsFencedAndItsAgentEnded) {
+  MakeJob(2);
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0) && HasBegin(1); }));
+    agents_.Break(1, absl::UnavailableError("connection reset"));
+    agents_.Say(0, Exited(0, 143));
+    ASSERT_TRUE(agents_.Await([&] {
+      const std::vector<int> ended = agents_.Ended();
+      return std::find(ended.begin(), ended.end(), 1) != ended.end();
+    }));
+    runner->Post(OperatorStop{});
+    runner->Post(OperatorStop{});
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_THAT(agents_.Ended(), Contains(1));
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
