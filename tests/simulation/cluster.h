@@ -42,6 +42,11 @@ class Cluster {
  public:
   Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose);
   Outcome Run();
+  // What a journal would hold after Run, and the core that it belongs to.
+  const std::vector<std::pair<absl::Duration, launcher::Event>>& durable_events() const {
+    return journal_;
+  }
+  const launcher::Coordinator& coordinator() const { return *coordinator_; }
 
  private:
   // The stream of one node. Ordered both ways; a break loses what is on the way.

@@ -1,0 +1,136 @@
+#include "launcher/journal_codec.h"
+
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace dsrun::launcher {
+namespace {
+
+void Put(absl::Duration from, google::protobuf::Duration* to) {
+  const int64_t nanos = absl::ToInt64Nanoseconds(from);
+  to->set_seconds(nanos / 1'000'000'000);
+  to->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+}
+
+absl::Duration Get(const google::protobuf::Duration& from) {
+  return absl::Seconds(from.seconds()) + absl::Nanoseconds(from.nanos());
+}
+
+// One overload for every alternative of Event: a new one does not compile until it has a form.
+struct Encoder {
+  proto::JournalEvent* to;
+
+  void operator()(const Start&) { to->mutable_start(); }
+  void operator()(const AgentSpoke& e) {
+    to->mutable_agent_spoke()->set_node(e.node.value());
+    *to->mutable_agent_spoke()->mutable_message() = e.message;
+  }
+  void operator()(const AgentGone& e) {
+    to->mutable_agent_gone()->set_node(e.node.value());
+    to->mutable_agent_gone()->set_code(static_cast<int32_t>(e.why.code()));
+    to->mutable_agent_gone()->set_message(std::string(e.why.message()));
+  }
+  void operator()(const Tick&) {}  // not durable
+  void operator()(const OperatorStop&) { to->mutable_operator_stop(); }
+  void operator()(const NodeSilent& e) { to->mutable_node_silent()->set_node(e.node.value()); }
+  void operator()(const DeadlinePassed& e) {
+    proto::JournalEvent::DeadlinePassed* passed = to->mutable_deadline_passed();
+    passed->set_kind(e.kind == DeadlinePassed::Kind::kPhase
+                         ? proto::JournalEvent::DeadlinePassed::PHASE
+                         : proto::JournalEvent::DeadlinePassed::CAUSE);
+    passed->set_generation(e.generation.value());
+    passed->set_number(e.number);
+  }
+  void operator()(const ProgressMade& e) {
+    to->mutable_progress_made()->set_generation(e.generation.value());
+    to->mutable_progress_made()->set_step(e.step);
+  }
+};
+
+}  // namespace
+
+proto::JournalEvent ToJournal(const Event& event) {
+  proto::JournalEvent encoded;
+  std::visit(Encoder{&encoded}, event);
+  return encoded;
+}
+
+absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
+  switch (event.kind_case()) {
+    case proto::JournalEvent::kStart:
+      return Start{};
+    case proto::JournalEvent::kAgentSpoke:
+      return AgentSpoke{NodeId(event.agent_spoke().node()), event.agent_spoke().message()};
+    case proto::JournalEvent::kAgentGone:
+      return AgentGone{NodeId(event.agent_gone().node()),
+                       absl::Status(static_cast<absl::StatusCode>(event.agent_gone().code()),
+                                    event.agent_gone().message())};
+    case proto::JournalEvent::kOperatorStop:
+      return OperatorStop{};
+    case proto::JournalEvent::kNodeSilent:
+      return NodeSilent{NodeId(event.node_silent().node())};
+    case proto::JournalEvent::kDeadlinePassed:
+      return DeadlinePassed{
+          event.deadline_passed().kind() == proto::JournalEvent::DeadlinePassed::CAUSE
+              ? DeadlinePassed::Kind::kCause
+              : DeadlinePassed::Kind::kPhase,
+          Generation(event.deadline_passed().generation()), event.deadline_passed().number()};
+    case proto::JournalEvent::kProgressMade:
+      return ProgressMade{Generation(event.progress_made().generation()),
+                          event.progress_made().step()};
+    case proto::JournalEvent::KIND_NOT_SET:
+      break;
+  }
+  return absl::DataLossError(
+      "a journal record holds no event that this version knows; expected one of "
+      "proto/journal.proto; read it with the version that wrote it");
+}
+
+proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
+  proto::JournalHeader header;
+  header.set_job_id(config.job_id);
+  for (const CoordinatorConfig::Node& node : config.nodes) {
+    proto::JournalNode* to = header.add_nodes();
+    to->set_host(node.host);
+    for (const Slot slot : node.slots) to->add_slots(slot.value());
+  }
+  header.set_is_train(config.is_train);
+  header.set_canonical_blocks(config.canonical_blocks);
+  Put(config.node_silent_after, header.mutable_node_silent_after());
+  Put(config.lease, header.mutable_lease());
+  Put(config.stop_grace, header.mutable_stop_grace());
+  Put(config.join_timeout, header.mutable_join_timeout());
+  Put(config.cause_grace, header.mutable_cause_grace());
+  Put(config.collective_timeout, header.mutable_collective_timeout());
+  header.set_max_restarts(config.max_restarts);
+  header.set_max_restarts_without_progress(config.max_restarts_without_progress);
+  return header;
+}
+
+CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
+  CoordinatorConfig config;
+  config.job_id = header.job_id();
+  for (const proto::JournalNode& node : header.nodes()) {
+    CoordinatorConfig::Node facts;
+    facts.host = node.host();
+    for (const int32_t slot : node.slots()) facts.slots.push_back(Slot(slot));
+    config.nodes.push_back(std::move(facts));
+  }
+  config.is_train = header.is_train();
+  config.canonical_blocks = header.canonical_blocks();
+  config.node_silent_after = Get(header.node_silent_after());
+  config.lease = Get(header.lease());
+  config.stop_grace = Get(header.stop_grace());
+  config.join_timeout = Get(header.join_timeout());
+  config.cause_grace = Get(header.cause_grace());
+  config.collective_timeout = Get(header.collective_timeout());
+  config.max_restarts = header.max_restarts();
+  config.max_restarts_without_progress = header.max_restarts_without_progress();
+  return config;
+}
+
+}  // namespace dsrun::launcher
