@@ -1,0 +1,105 @@
+// What the ranks of a CPU job pay to talk: latency of a small exchange and of a barrier, and time
+// of a canonical reduce-scatter, at 2 and 4 ranks, through Gloo on loopback and through memory.
+// Ranks are threads of this process, each Gloo rank with its own sockets. Prints numbers only.
+//
+//   comm_bench [repetitions of the small operations, default 2000]
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/plan/shard_plan.h"
+#include "tests/worker/comm/rank_threads.h"
+#include "worker/comm/canonical_reduce.h"
+#include "worker/comm/collectives.h"
+
+namespace dsrun::worker {
+namespace {
+
+void Add(float* __restrict dst, const float* __restrict src, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
+}
+
+void Require(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::exit(1);
+}
+
+// Microseconds of each of `count` calls on rank 0; all ranks call.
+std::vector<double> Measure(Group& group, int count,
+                            const std::function<absl::Status(Communicator&)>& call) {
+  std::vector<double> us;
+  RunRanks(static_cast<int>(group.size()), [&](int rank) {
+    Communicator& comm = *group[static_cast<size_t>(rank)];
+    for (int i = -count / 10 - 1; i < count; ++i) {  // the first ones warm up
+      const SteadyTime start = Clock::Real().SteadyNow();
+      Require(call(comm));
+      if (rank == 0 && i >= 0) {
+        us.push_back(absl::ToDoubleMicroseconds(Clock::Real().SteadyNow() - start));
+      }
+    }
+  });
+  std::sort(us.begin(), us.end());
+  return us;
+}
+
+void Print(Backend backend, size_t ranks, const std::string& what, const std::vector<double>& us,
+           double bytes_moved) {
+  const double p50 = us[us.size() / 2];
+  std::printf("%-10s %zu ranks  %-28s p50 %10.1f us   p99 %10.1f us", BackendName(backend).c_str(),
+              ranks, what.c_str(), p50, us[us.size() * 99 / 100]);
+  if (bytes_moved > 0) std::printf("   %6.2f GB/s received by each rank", bytes_moved / p50 / 1e3);
+  std::printf("\n");
+}
+
+void BenchReduceScatter(Backend backend, Group& group, int64_t bytes, int count) {
+  const auto width = static_cast<int64_t>(group.size());
+  const BatchPlan plan(4 * width, 4 * width, width);
+  const int64_t elements = bytes / static_cast<int64_t>(sizeof(float));
+  std::vector<std::vector<Range>> owned;
+  for (int64_t rank = 0; rank < width; ++rank) owned.push_back({EvenPart(elements, width, rank)});
+  std::vector<std::vector<float>> sums(group.size(),
+                                       std::vector<float>(static_cast<size_t>(elements), 1.0f));
+  std::vector<std::vector<float>> scratch(group.size());
+  for (int64_t rank = 0; rank < width; ++rank) {
+    const auto i = static_cast<size_t>(rank);
+    scratch[i].resize(static_cast<size_t>(
+        ReduceScratchElements(plan, rank, owned[i][0].size(), /*in_place=*/true)));
+  }
+  const auto us = Measure(group, count, [&](Communicator& comm) {
+    const auto i = static_cast<size_t>(comm.rank());
+    const float* node = sums[i].data();
+    return CanonicalReduceScatter(comm, plan, owned, {&node, 1}, sums[i].data(), scratch[i], Add,
+                                  "bench");
+  });
+  Print(backend, group.size(), absl::StrCat("reduce-scatter ", bytes >> 20, " MB"), us,
+        static_cast<double>(bytes) * static_cast<double>(width - 1) / static_cast<double>(width));
+}
+
+int Main(int repetitions) {
+  for (const Backend backend : {Backend::kInProcess, Backend::kGloo, Backend::kCheckedGloo}) {
+    for (const int ranks : {2, 4}) {
+      Group group = MakeGroup(backend, ranks);
+      Print(backend, group.size(), "barrier (1 byte to all)",
+            Measure(group, repetitions, [](Communicator& c) { return Barrier(c, "bench"); }), 0);
+      BenchReduceScatter(backend, group, int64_t{1} << 20, 100);
+      BenchReduceScatter(backend, group, int64_t{32} << 20, 10);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace dsrun::worker
+
+int main(int count, char** args) {
+  return dsrun::worker::Main(count > 1 ? std::max(1, std::atoi(args[1])) : 2000);
+}
