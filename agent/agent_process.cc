@@ -65,6 +65,8 @@ class AgentProcess {
         over_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   absl::Status Start() {
+    // Beats go on into the pipe of a keeper that has just died. (Children start with the default.)
+    signal(SIGPIPE, SIG_IGN);
     if (!BecomeSubreaper()) return absl::InternalError("cannot become a child subreaper");
     for (const int fd : {options_.beat_fd, options_.life_fd}) {
       fcntl(fd, F_SETFD, FD_CLOEXEC);

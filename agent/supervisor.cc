@@ -203,8 +203,10 @@ absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action)
     spec.fds.push_back({bootstrap_fd, kBootstrapFd});
   }
   absl::StatusOr<LogPump::Pipe> pipe = logs_->Open(action.slot, action.rank, LogPath(action));
-  absl::StatusOr<int32_t> pid = pipe.status();
-  if (pipe.ok()) {
+  absl::StatusOr<int32_t> pid = 0;
+  if (!pipe.ok()) {
+    pid = pipe.status();
+  } else {
     process.log_id = pipe->id;
     spec.stdout_fd = spec.stderr_fd = pipe->write_fd;
     MutexLock lock(mu_);  // a hello or an end must find the pid

@@ -1,0 +1,279 @@
+// The real dsagent with real ranks on this machine: what is left when somebody dies.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "agent/exit_codes.h"
+#include "common/base/clock.h"
+#include "common/base/process_tree.h"
+#include "tests/agent/agent_client.h"
+#include "tests/agent/dsagent_process.h"
+
+namespace dsrun::agent {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string RunDir() {
+  std::string path = ::testing::TempDir() + "/runXXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
+std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
+  std::vector<std::string> argv = {BuiltFile("tests/agent/rank_helper"), mode};
+  if (!argument.empty()) argv.push_back(argument);
+  return argv;
+}
+
+// A dsagent with one job whose only rank has forked twice.
+struct TreeJob {
+  explicit TreeJob(const std::string& id, const std::string& mode = "tree") : client(agent.port()) {
+    client.Send(AgentClient::Open(DsagentProcess::kKey, id, RunDir(), Rank(mode), 1));
+    client.Send(AgentClient::Begin(id, 1, {0}));
+    const std::string line = client.AwaitLine("ready ").value_or("");
+    int rank_pid = 0, grandchild_pid = 0;
+    sscanf(line.c_str(), "ready %d %d", &rank_pid, &grandchild_pid);
+    if (rank_pid > 0) rank = std::make_unique<Pinned>(rank_pid);
+    if (grandchild_pid > 0) grandchild = std::make_unique<Pinned>(grandchild_pid);
+    EXPECT_TRUE(mode != "tree" || (rank->Alive() && grandchild->Alive()));
+  }
+  DsagentProcess agent;
+  AgentClient client;
+  std::unique_ptr<Pinned> rank;
+  std::unique_ptr<Pinned> grandchild;
+};
+
+void ExpectNothingLeftOf(const TreeJob& job) {
+  EXPECT_TRUE(job.rank->AwaitEnd());
+  EXPECT_TRUE(job.grandchild->AwaitEnd());
+  EXPECT_TRUE(DescendantsOf(job.agent.keeper_pid()).empty());
+}
+
+TEST(Dsagent, ProgramRuns_ReportsItsEndWithItsLastLines) {
+  DsagentProcess agent;
+  AgentClient client(agent.port());
+  const std::string run_dir = RunDir();
+  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", run_dir, Rank("lines", "30"), 1));
+  const auto opened = client.Await([](const auto& m) { return m.has_opened(); });
+  ASSERT_TRUE(opened.has_value());
+  EXPECT_EQ(opened->opened().pid(), agent.agent_pid());
+  EXPECT_GT(opened->opened().cpu_count(), 0);
+  EXPECT_GT(opened->opened().memory_bytes(), 0);
+  client.Send(AgentClient::Begin("j", 1, {0}));
+  const auto exited = client.Await([](const auto& m) { return m.has_worker_exited(); });
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->generation(), 1);
+  EXPECT_EQ(exited->worker_exited().exit_code(), 3);
+  EXPECT_EQ(exited->worker_exited().term_signal(), 0);
+  EXPECT_FALSE(exited->worker_exited().killed_by_agent());
+  ASSERT_EQ(exited->worker_exited().last_lines_size(), 20);
+  EXPECT_EQ(exited->worker_exited().last_lines(0), "line 10");
+  EXPECT_EQ(exited->worker_exited().last_lines(19), "line 29");
+  std::ifstream log(run_dir + "/logs/127.0.0.1/rank-0.gen-1.log");
+  std::string first;
+  std::getline(log, first);
+  EXPECT_EQ(first, "line 0");
+  proto::CoordinatorMessage end = AgentClient::Message("j", 1);
+  end.mutable_end_job();
+  client.Send(end);
+  ASSERT_TRUE(client.Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+  EXPECT_TRUE(client.AwaitEnd().ok());
+}
+
+TEST(Dsagent, ProgramGetsTheRankVariablesAndTheJobsEnvironmentBytes) {
+  DsagentProcess agent;
+  AgentClient client(agent.port());
+  proto::CoordinatorMessage open =
+      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("print-env"), 2);
+  proto::EnvVar& variable = *open.mutable_open()->mutable_job()->add_environment();
+  variable.set_name("WEIRD");
+  variable.set_value("\x01 $HOME `x` \xff\"'");
+  proto::EnvVar& rank = *open.mutable_open()->mutable_job()->add_environment();
+  rank.set_name("RANK");
+  rank.set_value("of the submitter");
+  client.Send(open);
+  client.Send(AgentClient::Begin("j", 1, {0, 1}));
+  EXPECT_EQ(client.AwaitLine("WEIRD="), "WEIRD=\x01 $HOME `x` \xff\"'");
+  EXPECT_EQ(client.AwaitLine("RANK=1"), "RANK=1");
+  EXPECT_EQ(client.AwaitLine("WORLD_SIZE="), "WORLD_SIZE=2");
+  EXPECT_EQ(client.AwaitLine("LOCAL_RANK=1"), "LOCAL_RANK=1");
+  EXPECT_EQ(client.AwaitLine("MASTER_PORT="), "MASTER_PORT=4711");
+}
+
+TEST(Dsagent, AgentKilled_ItsWholeTreeIsGone) {
+  TreeJob job("j");
+  ASSERT_NE(job.grandchild, nullptr);
+  const absl::Duration before = Clock::Real().SteadyNow();
+  kill(job.agent.agent_pid(), SIGKILL);
+  ASSERT_TRUE(job.rank->AwaitEnd());
+  RecordProperty("rank_dead_after_ms",
+                 absl::StrCat(absl::ToInt64Milliseconds(Clock::Real().SteadyNow() - before)));
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentDied}));
+  ExpectNothingLeftOf(job);
+}
+
+TEST(Dsagent, AgentStopped_IsKilledWithItsTree) {
+  TreeJob job("j");
+  ASSERT_NE(job.grandchild, nullptr);
+  kill(job.agent.agent_pid(), SIGSTOP);
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentStopped}));
+  ExpectNothingLeftOf(job);
+}
+
+TEST(Dsagent, KeeperKilled_AgentAndRanksGo) {
+  TreeJob job("j");
+  ASSERT_NE(job.grandchild, nullptr);
+  const Pinned agent(job.agent.agent_pid());
+  kill(job.agent.keeper_pid(), SIGKILL);
+  EXPECT_TRUE(agent.AwaitEnd());
+  ExpectNothingLeftOf(job);
+}
+
+TEST(Dsagent, KeeperTerminated_EverythingEndsOrderly) {
+  TreeJob job("j");
+  ASSERT_NE(job.grandchild, nullptr);
+  kill(job.agent.keeper_pid(), SIGTERM);
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
+  ExpectNothingLeftOf(job);
+}
+
+TEST(Dsagent, TwoTrees_TheOtherIsUntouched) {
+  TreeJob job("j");
+  TreeJob other("other");
+  ASSERT_NE(job.grandchild, nullptr);
+  ASSERT_NE(other.grandchild, nullptr);
+  kill(job.agent.agent_pid(), SIGKILL);
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentDied}));
+  ExpectNothingLeftOf(job);
+  EXPECT_TRUE(other.rank->Alive());
+  EXPECT_TRUE(other.grandchild->Alive());
+}
+
+TEST(Dsagent, RankLeavesAGrandchild_ItIsSweptWhileTheJobGoesOn) {
+  TreeJob job("j", "leave");
+  ASSERT_NE(job.grandchild, nullptr);
+  EXPECT_TRUE(job.grandchild->AwaitEnd());
+  const auto exited = job.client.Await([](const auto& m) { return m.has_worker_exited(); });
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->worker_exited().exit_code(), 0);
+}
+
+TEST(Dsagent, EndJob_DeafRankIsKilledAfterTheGrace_AndSwept) {
+  TreeJob job("j");
+  ASSERT_NE(job.grandchild, nullptr);
+  proto::CoordinatorMessage end = AgentClient::Message("j", 1);
+  end.mutable_end_job();
+  job.client.Send(end);
+  ASSERT_TRUE(job.client.Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+  EXPECT_FALSE(job.rank->Alive());
+  EXPECT_FALSE(job.grandchild->Alive());
+}
+
+TEST(Dsagent, OneJob_ExitsAfterItsEnd) {
+  DsagentProcess agent({"--one-job"});
+  AgentClient client(agent.port());
+  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("ignore-term"), 2));
+  client.Send(AgentClient::Begin("j", 1, {0, 1}));
+  client.AwaitLine("ready ");
+  proto::CoordinatorMessage end = AgentClient::Message("j", 1);
+  end.mutable_end_job();
+  client.Send(end);
+  ASSERT_TRUE(client.Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+  EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
+}
+
+TEST(Dsagent, CoordinatorGone_RanksRunUntilTheLease_ThenNothingIsLeft) {
+  DsagentProcess agent({"--one-job"});
+  auto client = std::make_unique<AgentClient>(agent.port());
+  proto::CoordinatorMessage open =
+      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  open.mutable_open()->mutable_job()->mutable_limits()->mutable_lease()->set_seconds(1);
+  client->Send(open);
+  client->Send(AgentClient::Begin("j", 1, {0}));
+  int pid = 0;
+  sscanf(client->AwaitLine("ready ").value_or("").c_str(), "ready %d", &pid);
+  ASSERT_GT(pid, 0);
+  const Pinned rank(pid);
+  client.reset();
+  EXPECT_TRUE(rank.Alive());  // not at once: the lease
+  EXPECT_TRUE(rank.AwaitEnd());
+  EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
+}
+
+TEST(Dsagent, WrongClusterKey_IsRefused) {
+  DsagentProcess agent;
+  AgentClient client(agent.port());
+  client.Send(AgentClient::Open("not the key of this agent", "j", RunDir(), Rank("wait"), 1));
+  const absl::Status end = client.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnauthenticated) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("cluster key"));
+}
+
+TEST(Dsagent, SecondJob_IsRefusedUntilTheFirstIsOver) {
+  TreeJob job("j");
+  AgentClient second(job.agent.port());
+  second.Send(AgentClient::Open(DsagentProcess::kKey, "k", RunDir(), Rank("wait"), 1));
+  EXPECT_EQ(second.AwaitEnd().code(), absl::StatusCode::kResourceExhausted);
+  proto::CoordinatorMessage end = AgentClient::Message("j", 1);
+  end.mutable_end_job();
+  job.client.Send(end);
+  ASSERT_TRUE(job.client.AwaitEnd().ok());
+  AgentClient third(job.agent.port());
+  third.Send(AgentClient::Open(DsagentProcess::kKey, "k", RunDir(), Rank("exit", "0"), 1));
+  EXPECT_TRUE(third.Await([](const auto& m) { return m.has_opened(); }).has_value());
+}
+
+TEST(Dsagent, SaveFolderNotShared_IsRefused) {
+  DsagentProcess agent;
+  AgentClient client(agent.port());
+  proto::CoordinatorMessage open =
+      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  open.mutable_open()->set_probe_path("/nowhere/probe");
+  open.mutable_open()->set_probe_content("x");
+  client.Send(open);
+  const absl::Status end = client.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("/nowhere/probe"));
+}
+
+TEST(Dsagent, KeyReadableByOthers_IsRefusedAtTheStart) {
+  const std::string path = RunDir() + "/key";
+  std::ofstream(path) << "0123456789abcdef0123456789abcdef\n";
+  chmod(path.c_str(), 0644);
+  auto runner = *PosixProcessRunner::Create({});
+  Mutex mu;
+  CondVar changed;
+  std::optional<ProcessEnd> end;
+  ProcessSpec spec;
+  spec.executable = BuiltFile("agent/dsagent");
+  spec.argv = {"dsagent", "--cluster-key-file", path};
+  spec.stderr_fd = STDERR_FILENO;
+  ASSERT_TRUE(runner
+                  ->Spawn(spec,
+                          [&](int32_t, const ProcessEnd& e) {
+                            MutexLock lock(mu);
+                            end = e;
+                            changed.NotifyAll();
+                          })
+                  .ok());
+  MutexLock lock(mu);
+  while (!end.has_value()) changed.Wait(mu);
+  EXPECT_EQ(end->exit_code, kExitUsage);
+}
+
+}  // namespace
+}  // namespace dsrun::agent
