@@ -29,7 +29,13 @@ std::string MakeText() {
   return text;
 }
 
-// Sample `index`: a window of the text, its position a function of the index alone.
+template <typename T>
+bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+}  // namespace
+
 void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
   static const std::string* const text = new std::string(MakeText());
   const uint64_t start = static_cast<uint64_t>(index) * 131 % (text->size() - 1 - tokens.size());
@@ -38,13 +44,6 @@ void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> tar
     targets[i] = static_cast<unsigned char>((*text)[start + i + 1]);
   }
 }
-
-template <typename T>
-bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
-
-}  // namespace
 
 bool TrainedState::SameBits(const TrainedState& other) const {
   return !losses.empty() && SameBytes(parameters, other.parameters) &&

@@ -4,6 +4,7 @@
 #define DSRUN_TESTS_WORKER_ENGINE_TRAINING_RANKS_H_
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct TrainedState {
 
 // A byte-level model that takes milliseconds a step, on text that the test makes.
 proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks);
+
+// Sample `index` of the tests' text: a window whose position is a function of the index alone.
+void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets);
 
 // Trains `steps` steps with `width` ranks, every one a thread with an engine of its own.
 TrainedState Train(const proto::TrainSpec& spec, int width, int steps);

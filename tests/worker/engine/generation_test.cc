@@ -1,0 +1,192 @@
+#include "worker/engine/generation.h"
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "common/format/checkpoint_reader.h"
+#include "common/format/content_hash.h"
+#include "gtest/gtest.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/worker_cluster.h"
+
+namespace dsrun::worker {
+namespace {
+
+constexpr char kFolder[] = "/checkpoints";
+
+proto::JobSpec Job(const std::string& id = "job") {
+  proto::JobSpec job;
+  job.set_job_id(id);
+  *job.mutable_train() = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  job.mutable_train()->set_train_iters(8);
+  job.mutable_train()->set_save_interval(2);
+  job.mutable_train()->set_save_dir(kFolder);
+  job.mutable_limits()->mutable_join_timeout()->set_seconds(30);
+  job.mutable_limits()->mutable_collective_timeout()->set_seconds(30);
+  return job;
+}
+
+std::string NewestHash(FaultyFileSystem& fs, const std::string& job_id = "job") {
+  FindOptions options;
+  options.job_id = job_id;
+  absl::StatusOr<Checkpoint> checkpoint = FindNewestCheckpoint(fs, kFolder, options, nullptr);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  return checkpoint.ok() ? *ContentHash(*checkpoint) : "";
+}
+
+std::string UndisturbedHash() {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  return NewestHash(fs);
+}
+
+TEST(GenerationTest, FinishesWithACheckpointOfTheLastStep) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  const auto outcomes = cluster.Run(2);
+  for (const auto& outcome : outcomes) {
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(outcome->step(), 8);
+    EXPECT_FALSE(outcome->stopped_early());
+  }
+  EXPECT_EQ(outcomes[0]->manifest(), "manifest.step-00000008.gen-0001.epoch-0004.json");
+}
+
+// Supersedes generations at steps 3 and 5, each time going on with another width.
+TEST(GenerationTest, SupersededGenerations_EndWithTheUndisturbedHash) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  std::atomic<int64_t> disturb_at{3};
+  std::vector<int64_t> starts;
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank == Rank(0) && message.has_joined()) starts.push_back(message.joined().start_step());
+    if (message.has_step_done() && message.step_done().step() == disturb_at) cluster.Announce();
+  };
+  for (const auto& outcome : cluster.Run(4)) {
+    EXPECT_EQ(outcome.status().code(), absl::StatusCode::kAborted) << outcome.status();
+  }
+  disturb_at = 5;
+  for (const auto& outcome : cluster.Run(3)) EXPECT_FALSE(outcome.ok());
+  disturb_at = -1;
+  for (const auto& outcome : cluster.Run(1)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(starts, (std::vector<int64_t>{0, 2, 4}));
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (!message.has_step_done()) return;
+    if (message.step_done().step() == 3) fs.SetCapacity(fs.used_bytes() + 1000);
+    if (message.step_done().step() == 4) {  // before the save of step 4: it fails
+      EXPECT_EQ(FindNewestCheckpoint(fs, kFolder, {}, nullptr)->manifest().facts.key.step, Step(2));
+    }
+    if (message.step_done().step() == 5) {
+      EXPECT_EQ(FindNewestCheckpoint(fs, kFolder, {}, nullptr)->manifest().facts.key.step, Step(2));
+      fs.SetCapacity(int64_t{1} << 40);
+    }
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  const std::vector<std::string> warnings = cluster.warnings();
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("CHECKPOINT OF STEP 4 COULD NOT BE WRITTEN"), std::string::npos)
+      << warnings[0];
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+TEST(GenerationTest, DiskFullAtTheEnd_IsNotSuccess) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 7) {
+      fs.SetCapacity(fs.used_bytes() + 1000);
+    }
+  };
+  for (const auto& outcome : cluster.Run(2)) {
+    EXPECT_EQ(outcome.status().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(IsFatal(outcome.status()));
+  }
+  EXPECT_EQ(FindNewestCheckpoint(fs, kFolder, {}, nullptr)->manifest().facts.key.step, Step(6));
+}
+
+TEST(GenerationTest, DamagedNewestCheckpoint_IsNamedAndThePreviousOneUsed) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 7) cluster.Announce();
+  };
+  cluster.Run(2);
+  const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+  ASSERT_EQ(newest->manifest().facts.key.step, Step(6));
+  const std::string shard = newest->manifest().files[1].name;
+  fs.FlipBit(std::string(kFolder) + "/" + shard, newest->manifest().files[1].bytes / 2, 3);
+
+  int64_t start = -1;
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank == Rank(0) && message.has_joined()) start = message.joined().start_step();
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(start, 4);
+  ASSERT_FALSE(cluster.warnings().empty());
+  EXPECT_NE(cluster.warnings()[0].find(shard), std::string::npos) << cluster.warnings()[0];
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+TEST(GenerationTest, StopRequest_EndsAllRanksAtOneStepWithACheckpoint) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 3) cluster.RequestStop();
+  };
+  const auto outcomes = cluster.Run(3);
+  for (const auto& outcome : outcomes) {
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_TRUE(outcome->stopped_early());
+    EXPECT_EQ(outcome->step(), outcomes[0]->step());
+  }
+  EXPECT_LT(outcomes[0]->step(), 8);
+  EXPECT_EQ(FindNewestCheckpoint(fs, kFolder, {}, nullptr)->manifest().facts.key.step,
+            Step(outcomes[0]->step()));
+}
+
+TEST(GenerationTest, LoadGoesOnFromAnotherJob_AndRefusesAnotherModel) {
+  FaultyFileSystem fs;
+  proto::JobSpec first = Job("first");
+  first.mutable_train()->set_save_dir("/first");
+  WorkerCluster cluster(first, fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
+  };
+  cluster.Run(4);
+
+  proto::JobSpec second = Job("second");
+  second.mutable_train()->set_load_dir("/first");
+  for (const auto& outcome : WorkerCluster(second, fs).Run(2)) {
+    EXPECT_TRUE(outcome.ok()) << outcome.status();
+  }
+  EXPECT_EQ(NewestHash(fs, "second"), UndisturbedHash());
+
+  proto::JobSpec other = Job("other");
+  other.mutable_train()->set_load_dir("/first");
+  other.mutable_train()->mutable_model()->set_num_layers(3);
+  for (const auto& outcome : WorkerCluster(other, fs).Run(2)) {
+    EXPECT_EQ(outcome.status().code(), absl::StatusCode::kFailedPrecondition) << outcome.status();
+    EXPECT_TRUE(IsFatal(outcome.status()));
+  }
+}
+
+TEST(GenerationTest, NothingToLoad_IsFatal) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_load_dir("/nowhere");
+  for (const auto& outcome : WorkerCluster(job, fs).Run(2)) {
+    EXPECT_EQ(outcome.status().code(), absl::StatusCode::kNotFound) << outcome.status();
+    EXPECT_TRUE(IsFatal(outcome.status()));
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::worker

@@ -1,0 +1,50 @@
+// Workers as threads around one pretended coordinator: the real RunGeneration, the real session
+// state, in-process communicators, a file system in memory. What survives a generation in a worker
+// process survives it here.
+
+#ifndef DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
+#define DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/ids.h"
+#include "proto/job.pb.h"
+#include "proto/worker.pb.h"
+#include "tests/fakes/faulty_file_system.h"
+
+namespace dsrun::worker {
+
+class WorkerCluster {
+ public:
+  // `job` with TrainSpec. The folder of its checkpoints is in `file_system`.
+  WorkerCluster(proto::JobSpec job, FaultyFileSystem& file_system);
+
+  // Called for every message of a worker, from its thread; may call Announce and RequestStop.
+  std::function<void(Rank rank, const proto::WorkerMessage& message)> on_message;
+
+  // Announces a newer, empty plan: whoever runs is superseded.
+  void Announce();
+  void RequestStop();
+
+  // One generation of `width` workers, each in a thread; their outcomes by rank.
+  std::vector<absl::StatusOr<proto::Finished>> Run(int width);
+
+  Generation generation() const { return Generation(generation_); }
+  std::vector<std::string> warnings();
+
+  struct Hub;
+
+ private:
+  const proto::JobSpec job_;
+  FaultyFileSystem& file_system_;
+  int64_t generation_ = 0;
+  std::shared_ptr<Hub> hub_;
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
