@@ -43,8 +43,8 @@ void ExpectLoadsAt(Checkpoint& checkpoint, const TrainingState& state, Step step
                           m.data(), v.data());
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_TRUE(params == state.Arena(kModelPrefix, step)) << "width " << width << " rank " << rank;
-    const std::vector<float> all_m = state.Arena(kAdamMPrefix, step);
-    const std::vector<float> all_v = state.Arena(kAdamVPrefix, step);
+    const std::vector<float>& all_m = state.Arena(kAdamMPrefix, step);
+    const std::vector<float>& all_v = state.Arena(kAdamVPrefix, step);
     size_t at = 0;
     for (const Range& range : plan.Owned(rank)) {
       for (int64_t i = range.begin; i < range.end; ++i, ++at) {

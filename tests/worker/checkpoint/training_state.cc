@@ -16,7 +16,7 @@ ModelSpec SmallModel() {
   model.hidden_size = 32;
   model.num_attention_heads = 2;
   model.seq_length = 16;
-  model.vocab_size = 256;
+  model.vocab_size = 100;
   return model;
 }
 
@@ -32,8 +32,10 @@ std::vector<float> OwnedOf(const std::vector<float>& arena, const std::vector<Ra
 
 TrainingState::TrainingState() : model_(SmallModel()), layout_(LogicalTensors(model_)) {}
 
-std::vector<float> TrainingState::Arena(std::string_view prefix, Step step) const {
-  std::vector<float> arena(static_cast<size_t>(layout_.size()), 0.0f);
+const std::vector<float>& TrainingState::Arena(std::string_view prefix, Step step) const {
+  std::vector<float>& arena = arenas_[{std::string(prefix), step}];
+  if (!arena.empty()) return arena;
+  arena.resize(static_cast<size_t>(layout_.size()), 0.0f);
   for (const FlatLayout::Entry& entry : layout_.entries()) {
     for (int64_t i = 0; i < entry.tensor.size(); ++i) {
       // Any bits but those of NaN, which no comparison would find equal.
@@ -71,7 +73,7 @@ absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
                                      int64_t rank) {
   const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
   const std::vector<Range>& owned = plan.Owned(rank);
-  const std::vector<float> params = state.Arena(kModelPrefix, options.step);
+  const std::vector<float>& params = state.Arena(kModelPrefix, options.step);
   const std::vector<float> m = OwnedOf(state.Arena(kAdamMPrefix, options.step), owned);
   const std::vector<float> v = OwnedOf(state.Arena(kAdamVPrefix, options.step), owned);
   std::vector<Slice> slices;

@@ -5,7 +5,10 @@
 #define DSRUN_TESTS_WORKER_CHECKPOINT_TRAINING_STATE_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,13 +26,14 @@ class TrainingState {
   TrainingState();
 
   const FlatLayout& layout() const { return layout_; }
-  std::vector<float> Arena(std::string_view prefix, Step step) const;  // padding zero
+  const std::vector<float>& Arena(std::string_view prefix, Step step) const;  // padding zero
   ManifestFacts Facts(const std::string& job_id, Step step, Generation generation) const;
   LoadExpectation Expectation() const;
 
  private:
   ModelSpec model_;
   FlatLayout layout_;
+  mutable std::map<std::pair<std::string, Step>, std::vector<float>> arenas_;  // made once
 };
 
 struct SaveOptions {
