@@ -17,6 +17,7 @@
 #include "launcher/console.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/grpc_agent_client.h"
+#include "launcher/journal.h"
 #include "launcher/local_starter.h"
 #include "launcher/metrics_writer.h"
 #include "launcher/report_text.h"
@@ -99,6 +100,7 @@ class Launch {
     if (!job_.train().metrics_path().empty()) {
       ASSIGN_OR_RETURN(metrics_, MetricsWriter::Create(fs, job_.train().metrics_path()));
     }
+    ASSIGN_OR_RETURN(journal_, Journal::Create(folder_.journal, ConfigFromJob(job_)));
     ASSIGN_OR_RETURN(const ProbeFile probe, ProbeFile::Write(fs, options_.probe_path));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
 
@@ -131,8 +133,10 @@ class Launch {
     doors.starter = [this, &starters](NodeId node) -> AgentStarter& {
       return starters.Of(job_.nodes(node.value()));
     };
-    doors.record = [](absl::Duration, const Event&, uint64_t) { return absl::OkStatus(); };
-    doors.commit = [] { return absl::OkStatus(); };
+    doors.record = [this](absl::Duration now, const Event& event, uint64_t digest) {
+      return journal_->Append(now, Clock::Real().WallNow(), event, digest);
+    };
+    doors.commit = [this] { return journal_->Commit(); };
     doors.tell = [this](const OperatorEvent& event) { Tell(event); };
     doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
       console_.RankOutput(node, chunk);
@@ -188,6 +192,7 @@ class Launch {
   const LaunchOptions& options_;
   RunFolder folder_;
   std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<Journal> journal_;
   int stops_asked_ = 0;  // of the signal watch's thread
   Console console_;
 };

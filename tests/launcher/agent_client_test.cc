@@ -1,0 +1,195 @@
+// GrpcAgentClient against a real server in this process: order, ends, refusals, cancelling.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/mutex.h"
+#include "common/rpc/server.h"
+#include "common/rpc/server_stream.h"
+#include "launcher/grpc_agent_client.h"
+#include "proto/agent_service.grpc.pb.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
+
+// Echoes each heartbeat's generation; `refuse` decides about the first message.
+class EchoAgent : public proto::Agent::CallbackService {
+ public:
+  using Stream = ServerStream<proto::CoordinatorMessage, proto::AgentMessage>;
+
+  absl::Status refusal;
+
+  grpc::ServerBidiReactor<proto::CoordinatorMessage, proto::AgentMessage>* Session(
+      grpc::CallbackServerContext*) override {
+    Stream::Handler handler;
+    handler.on_message = [this](const Stream::Ptr& stream, const proto::CoordinatorMessage& m) {
+      proto::AgentMessage answer;
+      answer.set_generation(m.generation());
+      if (m.has_open() && !refusal.ok()) return stream->Close(refusal);
+      if (m.has_open()) answer.mutable_opened();
+      stream->Send(answer);
+      if (m.has_end_job()) stream->Close(absl::OkStatus());
+    };
+    handler.on_gone = [this](const Stream::Ptr&) {
+      MutexLock lock(mu_);
+      gone_ = true;
+      changed_.NotifyAll();
+    };
+    return Stream::Accept(std::move(handler));
+  }
+
+  bool AwaitGone() {
+    MutexLock lock(mu_);
+    while (!gone_) {
+      if (!changed_.WaitFor(mu_, kPatience)) return gone_;
+    }
+    return true;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool gone_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// What a session said.
+class Heard {
+ public:
+  AgentClient::Listener listener() {
+    return {.on_message =
+                [this](proto::AgentMessage message) {
+                  MutexLock lock(mu_);
+                  generations_.push_back(message.generation());
+                  changed_.NotifyAll();
+                },
+            .on_end =
+                [this](absl::Status why) {
+                  MutexLock lock(mu_);
+                  EXPECT_FALSE(end_.has_value()) << "told twice";
+                  end_ = std::move(why);
+                  changed_.NotifyAll();
+                }};
+  }
+  std::vector<int64_t> AwaitMessages(size_t count) {
+    MutexLock lock(mu_);
+    while (generations_.size() < count && changed_.WaitFor(mu_, kPatience)) {
+    }
+    return generations_;
+  }
+  absl::Status AwaitEnd() {
+    MutexLock lock(mu_);
+    while (!end_.has_value()) {
+      if (!changed_.WaitFor(mu_, kPatience)) return absl::DeadlineExceededError("no end was told");
+    }
+    return *end_;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  std::vector<int64_t> generations_ ABSL_GUARDED_BY(mu_);
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
+};
+
+class AgentClientTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start("127.0.0.1:0", {&agent_});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  std::string target() const { return "127.0.0.1:" + std::to_string(server_->port()); }
+  static proto::CoordinatorMessage Open() {
+    proto::CoordinatorMessage message;
+    message.mutable_open();
+    return message;
+  }
+  static proto::CoordinatorMessage Beat(int64_t generation) {
+    proto::CoordinatorMessage message;
+    message.set_generation(generation);
+    message.mutable_heartbeat();
+    return message;
+  }
+
+  EchoAgent agent_;
+  std::unique_ptr<RpcServer> server_;
+  Heard heard_;  // outlives the sessions
+  GrpcAgentClient client_;
+};
+
+TEST_F(AgentClientTest, Messages_KeepTheirOrderBothWays) {
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  std::vector<int64_t> expected = {0};
+  for (int64_t i = 1; i <= 500; ++i) {
+    session->Send(Beat(i));
+    expected.push_back(i);
+  }
+  EXPECT_EQ(heard_.AwaitMessages(501), expected);
+}
+
+TEST_F(AgentClientTest, AgentClosesTheStream_EndsOk) {
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  proto::CoordinatorMessage end;
+  end.mutable_end_job();
+  session->Send(end);
+  EXPECT_TRUE(heard_.AwaitEnd().ok());
+  EXPECT_EQ(heard_.AwaitMessages(2).size(), 2u);
+  session->Send(Beat(9));  // harmless
+}
+
+TEST_F(AgentClientTest, Refusal_ComesWithItsCodeAndTheAddress) {
+  agent_.refusal = absl::UnauthenticatedError("cluster key: expected ours");
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const absl::Status end = heard_.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_THAT(std::string(end.message()), HasSubstr("cluster key: expected ours"));
+  EXPECT_THAT(std::string(end.message()), HasSubstr(target()));
+}
+
+TEST_F(AgentClientTest, NobodyListens_EndsUnavailable) {
+  const std::string address = target();
+  server_.reset();
+  const std::unique_ptr<AgentSession> session = client_.Open(address, Open(), heard_.listener());
+  EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(AgentClientTest, OffLoopback_IsRefusedBeforeAnythingIsSent) {
+  const std::unique_ptr<AgentSession> session =
+      client_.Open("192.0.2.1:1", Open(), heard_.listener());
+  EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(AgentClientTest, Cancel_EndsBothSides) {
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  EXPECT_EQ(heard_.AwaitMessages(1).size(), 1u);
+  session->Cancel();
+  EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(agent_.AwaitGone());
+}
+
+TEST_F(AgentClientTest, Destructor_WaitsForTheLastCallback) {
+  for (int i = 0; i < 50; ++i) {
+    Heard heard;  // would be used after its end if a callback came late
+    const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard.listener());
+    session->Send(Beat(i));
+  }
+}
+
+TEST_F(AgentClientTest, ServerDies_EndsUnavailableOrCancelled) {
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  EXPECT_EQ(heard_.AwaitMessages(1).size(), 1u);
+  server_.reset();
+  EXPECT_FALSE(heard_.AwaitEnd().ok());
+}
+
+}  // namespace
+}  // namespace dsrun::launcher

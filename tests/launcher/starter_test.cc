@@ -1,0 +1,205 @@
+// Starters with the real dsagent: it listens, its key is nowhere to be read, it is ended and
+// reaped.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "common/base/process_tree.h"
+#include "launcher/local_starter.h"
+#include "launcher/running_starter.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string AgentBinary() {
+  const char* root = getenv("TEST_SRCDIR");
+  return std::string(root == nullptr ? "." : root) + "/" + getenv("TEST_WORKSPACE") +
+         "/agent/dsagent";
+}
+
+std::string TemporaryFolder() {
+  std::string path = std::string(getenv("TEST_TMPDIR")) + "/starter-XXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+proto::NodeSpec Node(const std::string& address, int port = 0) {
+  proto::NodeSpec node;
+  node.set_host("the-host");
+  node.set_address(address);
+  node.set_agent_port(port);
+  return node;
+}
+
+std::unique_ptr<LocalStarter> MakeLocal(const std::string& binary) {
+  const std::string folder = TemporaryFolder();
+  absl::StatusOr<std::unique_ptr<LocalStarter>> starter =
+      LocalStarter::Create({.agent_binary = binary, .run_dir = folder, .log_folder = folder});
+  EXPECT_TRUE(starter.ok()) << starter.status();
+  return *std::move(starter);
+}
+
+TEST(LocalStarter, TwoNodes_ListenOnTheirAddressesAndAreGoneAfterEndAll) {
+  {
+    const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+    const auto first = starter->Start(NodeId(0), Node("127.0.0.1"));
+    const auto second = starter->Start(NodeId(1), Node("127.0.0.2"));
+    ASSERT_TRUE(first.ok()) << first.status();
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_THAT(first->target, HasSubstr("127.0.0.1:"));
+    EXPECT_THAT(second->target, HasSubstr("127.0.0.2:"));
+    EXPECT_GE(first->cluster_key.size(), 32u);
+    EXPECT_EQ(first->cluster_key, second->cluster_key);
+    EXPECT_GE(DescendantsOf(getpid()).size(), 2u);
+    starter->EndAll(absl::Seconds(10));
+    for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
+  }
+  EXPECT_TRUE(DescendantsOf(getpid()).empty());
+}
+
+TEST(LocalStarter, Key_IsNotInArgumentsOrEnvironment) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  for (const ProcessInfo& process : DescendantsOf(getpid())) {
+    const std::string folder = "/proc/" + std::to_string(process.pid);
+    EXPECT_THAT(ReadAll(folder + "/cmdline"), Not(HasSubstr(endpoint->cluster_key)));
+    EXPECT_THAT(ReadAll(folder + "/environ"), Not(HasSubstr(endpoint->cluster_key)));
+  }
+}
+
+TEST(LocalStarter, TwoStarters_HaveDifferentKeys) {
+  std::string first;
+  for (int i = 0; i < 2; ++i) {
+    const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+    const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
+    ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+    EXPECT_NE(endpoint->cluster_key, first);
+    first = endpoint->cluster_key;
+  }
+}
+
+TEST(LocalStarter, AgentThatExitsAtOnce_IsUnavailableWithItsCode) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal("/bin/false");
+  const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
+  EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("the-host"));
+  EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("exited with code 1"));
+}
+
+TEST(LocalStarter, MissingBinary_IsNamed) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal("/no/such/dsagent");
+  const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
+  EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("/no/such/dsagent"));
+}
+
+TEST(LocalStarter, AgentThatNeverSaysItsPort_IsGivenUpAndKilled) {
+  const std::string folder = TemporaryFolder();
+  const std::string script = folder + "/mute";
+  std::ofstream(script) << "#!/bin/sh\nexec sleep 1000\n";
+  chmod(script.c_str(), 0755);
+  auto starter = LocalStarter::Create({.agent_binary = script,
+                                       .run_dir = folder,
+                                       .log_folder = folder,
+                                       .ready_timeout = absl::Milliseconds(200)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1"));
+  EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kUnavailable);
+  (*starter)->EndAll(absl::Seconds(1));
+  for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
+}
+
+TEST(LocalStarter, EndedBeforeStart_IsCancelled) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  starter->End(NodeId(0), absl::ZeroDuration());
+  EXPECT_EQ(starter->Start(NodeId(0), Node("127.0.0.1")).status().code(),
+            absl::StatusCode::kCancelled);
+}
+
+TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {
+  const std::string folder = TemporaryFolder();
+  const std::string script = folder + "/agent";
+  // Says a port, leaves a grandchild in a session of its own, and waits.
+  std::ofstream(script) << "#!/bin/sh\nsetsid sleep 1000 &\necho 4711 >&4\nexec sleep 1000\n";
+  chmod(script.c_str(), 0755);
+  auto starter =
+      LocalStarter::Create({.agent_binary = script, .run_dir = folder, .log_folder = folder});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1"));
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  kill((*starter)->pid(NodeId(0)), SIGKILL);
+  (*starter)->EndAll(absl::Seconds(1));
+  // Zombies may wait a moment longer for the runner's thread.
+  for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
+}
+
+class RunningStarterTest : public ::testing::Test {
+ protected:
+  std::string KeyFile(mode_t mode) {
+    const std::string path = TemporaryFolder() + "/key";
+    std::ofstream(path) << std::string(32, 'k');
+    chmod(path.c_str(), mode);
+    return path;
+  }
+};
+
+TEST_F(RunningStarterTest, AgentThatRuns_GivesItsTargetAndTheKeyOfTheFile) {
+  const std::unique_ptr<LocalStarter> local = MakeLocal(AgentBinary());
+  const auto running_agent = local->Start(NodeId(0), Node("127.0.0.1"));
+  ASSERT_TRUE(running_agent.ok()) << running_agent.status();
+  const int port = std::stoi(running_agent->target.substr(running_agent->target.rfind(':') + 1));
+
+  auto starter = RunningStarter::Create({.cluster_key_file = KeyFile(0600)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1", port));
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  EXPECT_EQ(endpoint->target, running_agent->target);
+  EXPECT_EQ(endpoint->cluster_key, std::string(32, 'k'));
+}
+
+TEST_F(RunningStarterTest, NobodyListens_SaysWhoWhereHowAndWhatToDo) {
+  auto starter = RunningStarter::Create({.cluster_key_file = KeyFile(0600)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.3", 1));
+  EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kUnavailable);
+  const std::string text(endpoint.status().message());
+  EXPECT_THAT(text, HasSubstr("node the-host: expected a running dsagent at 127.0.0.3:1"));
+  EXPECT_THAT(text, HasSubstr("Connection refused"));
+  EXPECT_THAT(text, HasSubstr("start one there with: dsagent --listen 127.0.0.3:1"));
+}
+
+TEST_F(RunningStarterTest, OffLoopback_IsRefused) {
+  auto starter = RunningStarter::Create({.cluster_key_file = KeyFile(0600)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  EXPECT_EQ((*starter)->Start(NodeId(0), Node("192.0.2.1", 1)).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(RunningStarterTest, KeyFileThatOthersCanRead_IsRefused) {
+  EXPECT_EQ(RunningStarter::Create({.cluster_key_file = KeyFile(0644)}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
