@@ -15,8 +15,8 @@ struct LrSchedule {
 
   // The rate of update number `step`, counted from 0. Stays at min_lr beyond the last one.
   double At(int64_t step) const {
+    if (step >= steps) return min_lr;
     if (step < warmup) return lr * static_cast<double>(step + 1) / static_cast<double>(warmup);
-    if (step >= steps || steps <= warmup) return step >= steps ? min_lr : lr;
     const double left = static_cast<double>(steps - step) / static_cast<double>(steps - warmup);
     return min_lr + (lr - min_lr) * left;
   }
