@@ -1,0 +1,128 @@
+#include "common/format/manifest.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "common/base/sha256.h"
+
+namespace dsrun {
+namespace {
+
+using ::testing::HasSubstr;
+
+Manifest Small() {
+  Manifest manifest;
+  manifest.facts.job_id = "20261121-101500-1a2b3c";
+  manifest.facts.incarnation = Incarnation(0xfedcba9876543210);
+  manifest.facts.key = {Step(100), Generation(2), 1};
+  manifest.facts.counters = {3200, 100};
+  manifest.facts.model = {"gpt2-nano", 1, 2, 1, 4, 5};
+  manifest.facts.batch = {32, 4, 8, 0xffffffffffffffff, "abc"};
+  manifest.facts.fingerprint = {{"isa", "avx2"}};
+  manifest.tensors = {
+      {"model/w", {2, 3}, {{0, 4, "f", "w@0:4", 64, 0xdeadbeef}, {4, 6, "g", "w@4:6", 64, 1}}}};
+  manifest.files = {{"f", 80, std::string(64, 'a')}, {"g", 72, std::string(64, 'b')}};
+  return manifest;
+}
+
+TEST(ManifestTest, WhatIsEncodedIsParsed) {
+  const std::string text = EncodeManifest(Small());
+  const auto parsed = ParseManifest(text);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->facts, Small().facts);
+  EXPECT_EQ(parsed->tensors, Small().tensors);
+  EXPECT_EQ(parsed->files, Small().files);
+  EXPECT_EQ(EncodeManifest(*parsed), text);
+}
+
+// Any JSON reader sees the same; the checksum is over everything before it.
+TEST(ManifestTest, IsPlainJsonWithItsChecksumLast) {
+  const std::string text = EncodeManifest(Small());
+  const auto json = nlohmann::ordered_json::parse(text);
+  EXPECT_EQ(json["step"], 100);
+  EXPECT_EQ(json["batch"]["seed"].get<uint64_t>(), 0xffffffffffffffff);
+  EXPECT_EQ(json["tensors"][0]["pieces"][0]["crc32c"], "deadbeef");
+  EXPECT_EQ(json.items().begin().key(), "format_version");
+  const size_t end = text.rfind(",\n \"sha256_of_all_above\"");
+  EXPECT_EQ(json["sha256_of_all_above"], Sha256Hex(text.substr(0, end)));
+}
+
+TEST(ManifestTest, EveryFlippedBitAndEveryCut_IsDataLoss) {
+  const std::string text = EncodeManifest(Small());
+  for (size_t at = 0; at < text.size(); ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string damaged = text;
+      damaged[at] ^= static_cast<char>(1 << bit);
+      ASSERT_EQ(ParseManifest(damaged).status().code(), absl::StatusCode::kDataLoss) << at;
+    }
+    ASSERT_EQ(ParseManifest(text.substr(0, at)).status().code(), absl::StatusCode::kDataLoss);
+  }
+  EXPECT_FALSE(ParseManifest(text + " ").ok());
+}
+
+TEST(ManifestTest, NewerFormat_SaysWhichProgramReadsIt) {
+  std::string text = EncodeManifest(Small());
+  text.replace(text.find("\"format_version\": 1"), 19, "\"format_version\": 2");
+  const size_t end = text.rfind(",\n \"sha256");
+  const std::string body = text.substr(0, end);
+  text = body + ",\n \"sha256_of_all_above\": \"" + Sha256Hex(body) + "\"\n}\n";
+  const absl::Status status = ParseManifest(text).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("format version 2"));
+}
+
+TEST(ManifestTest, Contradictions_AreDataLoss) {
+  const auto message = [](auto&& change) {
+    Manifest manifest = Small();
+    change(manifest);
+    const absl::Status status = CheckManifest(manifest);
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    return std::string(status.message());
+  };
+  EXPECT_TRUE(CheckManifest(Small()).ok());
+  EXPECT_THAT(message([](Manifest& m) { m.tensors[0].pieces.pop_back(); }),
+              HasSubstr("model/w: elements from 4 to 6 are in no file"));
+  EXPECT_THAT(message([](Manifest& m) { m.tensors[0].pieces[1].begin = 3; }),
+              HasSubstr("expected a piece from element 4 of 6 on, got [3, 6) in g"));
+  EXPECT_THAT(message([](Manifest& m) { m.tensors[0].pieces[1].end = 7; }),
+              HasSubstr("got [4, 7)"));
+  EXPECT_THAT(message([](Manifest& m) { m.tensors[0].pieces[1].file = "h"; }),
+              HasSubstr("lie outside h"));
+  EXPECT_THAT(message([](Manifest& m) { m.tensors[0].pieces[1].offset = 65; }),
+              HasSubstr("lie outside g"));
+  EXPECT_THAT(message([](Manifest& m) { m.files[0].name = "../f"; }),
+              HasSubstr("\"../f\" is no file of this folder"));
+  EXPECT_THAT(message([](Manifest& m) { m.files[1].name = "f"; }), HasSubstr("not in name order"));
+  EXPECT_THAT(message([](Manifest& m) {
+                m.tensors[0].shape = {1LL << 40, 1LL << 40};
+              }),
+              HasSubstr("too large"));
+}
+
+TEST(ManifestNameTest, NamesParseBack) {
+  const ManifestKey key{Step(100), Generation(2), 1};
+  EXPECT_EQ(ManifestName(key), "manifest.step-00000100.gen-0002.epoch-0001.json");
+  EXPECT_EQ(ParseManifestName(ManifestName(key)), key);
+  const ManifestKey large{Step(1234567890123), Generation(123456), 99999};
+  EXPECT_EQ(ParseManifestName(ManifestName(large)), large);
+  for (const std::string bad : {"", "latest", "manifest.step-100.gen-0002.epoch-0001.json",
+                                "manifest.step-00000100.gen-0002.epoch-0001.json.tmp",
+                                ".tmp.job.1.manifest.step-00000100.gen-0002.epoch-0001.json",
+                                "manifest.step--0000100.gen-0002.epoch-0001.json"}) {
+    EXPECT_FALSE(ParseManifestName(bad).has_value()) << bad;
+  }
+}
+
+TEST(ShardNameTest, NamesParseBack) {
+  const ShardName name{Step(100), Generation(2), Incarnation(0x00ab), Rank(3)};
+  EXPECT_EQ(ShardFileName(name), "step-00000100.gen-0002.00000000000000ab.rank-0003.safetensors");
+  EXPECT_EQ(ParseShardFileName(ShardFileName(name)), name);
+  EXPECT_FALSE(ParseShardFileName("step-00000100.gen-0002.00000000000000AB.rank-0003.safetensors"));
+  EXPECT_FALSE(ParseShardFileName("step-00000100.safetensors"));
+}
+
+}  // namespace
+}  // namespace dsrun
