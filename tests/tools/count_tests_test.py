@@ -56,6 +56,9 @@ class CountTestsTest(unittest.TestCase):
     def test_test_without_cases_counts_one(self):
         self.assertEqual(self.count([self.result("//a", "PASSED")], 0), ("1 0\n", ""))
 
+    def test_program_whose_cases_were_all_filtered_out_counts_nothing(self):
+        self.assertEqual(self.count([self.result("//a", "PASSED", "<testsuites/>")], 0), ("0 0\n", ""))
+
     def test_target_that_was_not_built_is_a_failure(self):
         event = {"id": {"targetCompleted": {"label": "//b"}}, "completed": {}}
         self.assertEqual(self.count([event, self.result("//a", "PASSED")], 1), ("1 1\n", "FAILED //b: not built\n"))
