@@ -5,12 +5,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "tests/worker/device/reference.h"
 #include "worker/device/cpu_kernels.h"
+#include "worker/device/cpu_matmul.h"
 
 namespace dsrun::worker {
 namespace {
@@ -158,6 +162,16 @@ TEST(BitsTest, EveryKernel_IsTheSameUnderEveryInstructionSetAndThreadCount) {
       ExpectSameBits(RunAll(isa, threads), expected);
     }
   }
+}
+
+// Run three times by BUILD: with the library as it is, and held to AVX2 and to SSE4.1, where its
+// own threading changes bits.
+TEST(BitsTest, LibraryCapOfThisRun_IsInForce) {
+  const char* const cap = std::getenv("DNNL_MAX_CPU_ISA");
+  ASSERT_TRUE(MatrixLibrary().starts_with("oneDNN ")) << MatrixLibrary();
+  if (cap == nullptr || BestIsa() == CpuIsa::kBaseline) return;  // nothing is capped
+  const std::string expected = std::string(cap) == "AVX2" ? " avx2" : " sse41";
+  EXPECT_TRUE(MatrixLibrary().ends_with(expected)) << MatrixLibrary();
 }
 
 // The comparison above would see a difference of one bit.
