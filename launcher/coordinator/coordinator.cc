@@ -192,7 +192,7 @@ void Coordinator::On(const ProgressMade& event) {
     high_step_ = event.step;
     progressed_ = true;
   }
-  if (first_step_ || !RanksRun()) return;
+  if (first_step_ || (!RanksRun() && state_ != State::kStopping)) return;
   first_step_ = true;
   if (const auto recovery = history_.FirstStep(now_)) {
     Emit(Tell{
@@ -204,11 +204,15 @@ void Coordinator::On(const OperatorStop&) {
   ++stops_;
   switch (state_) {
     case State::kIdle:
+      exit_code_ = kExitCancelled;
+      history_.report().verdict = "stopped by the operator before anything was started";
+      return Finish();
     case State::kOpening:
     case State::kPreparing:
     case State::kStarting:
     case State::kDraining:
-      return BeginEnding(kExitCancelled, "stopped by the operator before the ranks ran", true);
+      return BeginEnding(kExitCancelled, "stopped by the operator while no generation was running",
+                         true);
     case State::kRunning:
       // With a rank in trouble the generation cannot finish a step together.
       if (!suspects_.empty()) {
@@ -231,7 +235,9 @@ void Coordinator::On(const OperatorStop&) {
 void Coordinator::OnCauseDeadline() {
   cause_deadline_.at = absl::InfiniteDuration();
   if (state_ == State::kOpening) return EndLaunch();
-  if (!RanksRun() || suspects_.empty()) return;
+  if (suspects_.empty()) return;
+  if (state_ == State::kStopping) return FailWhileStopping(suspects_.begin()->second);
+  if (!RanksRun()) return;
   // Nobody named a cause: the reports are all there is.
   for (auto& [rank, failure] : std::exchange(suspects_, {})) {
     history_.AddFailure(failure, Generation(plan_.generation()));

@@ -164,6 +164,7 @@ class Coordinator {
   void Begin();
   // Something failed; reports it, and ends the generation if it cannot go on.
   void Fail(Failure failure);
+  void FailWhileStopping(Failure failure);
   // The same for nodes, which are fenced. `why`: by node.
   void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why);
   void RecordNodeLost(NodeId node, const std::string& why, bool needed);

@@ -66,6 +66,15 @@ void Coordinator::Fail(Failure failure) {
   NextGeneration();
 }
 
+// Nobody can finish a step together any more; the newest checkpoint stands as it is.
+void Coordinator::FailWhileStopping(Failure failure) {
+  Emit(Tell{Lost{failure}});
+  const std::string verdict = absl::StrCat(
+      "stopped by the operator; no checkpoint at the end, because ", FailureSentence(failure));
+  history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  BeginEnding(kExitCancelled, verdict, true);
+}
+
 void Coordinator::RecordNodeLost(NodeId node, const std::string& why, bool needed) {
   members_.Lose(node);
   Emit(FenceNode{node, why});
@@ -117,7 +126,9 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
       return BeginEnding(kExitCancelled,
-                         "stopped by the operator; a node was lost before the checkpoint", true);
+                         absl::StrCat("stopped by the operator; no checkpoint at the end, because ",
+                                      FailureSentence(history_.Cause())),
+                         true);
     case State::kStarting:
     case State::kRunning:
       drain_for_lease_ = true;

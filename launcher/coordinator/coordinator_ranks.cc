@@ -43,25 +43,23 @@ void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited
     }
     return;
   }
+  const bool clean = failure.exit_code == 0 && !failure.killed_by_agent;
+  if (clean && (RanksRun() || state_ == State::kStopping)) {
+    // Its Finished may still be on the way: it took another road to the agent.
+    failure.what = "exited with code 0 before it had finished";
+    suspects_.insert_or_assign(rank, std::move(failure));
+    return SetCauseDeadline();
+  }
   switch (state_) {
     case State::kStarting:
     case State::kRunning:
-      if (failure.exit_code == 0 && !failure.killed_by_agent) {
-        // Its Finished may still be on the way: it took another road to the agent.
-        failure.what = "exited with code 0 before it had finished";
-        suspects_.insert_or_assign(rank, std::move(failure));
-        return SetCauseDeadline();
-      }
       suspects_.erase(rank);
       return Fail(std::move(failure));
     case State::kPreparing:
       if (history_.Collecting()) history_.AddFailure(std::move(failure), generation_);
       return;
     case State::kStopping:
-      Emit(Tell{Lost{failure}});
-      history_.AddFailure(std::move(failure), generation_);
-      return BeginEnding(kExitCancelled,
-                         "stopped by the operator; a rank was lost before the checkpoint", true);
+      return FailWhileStopping(std::move(failure));
     case State::kIdle:
     case State::kOpening:
     case State::kDraining:
@@ -99,6 +97,7 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
   const Generation generation(message.generation());
   const auto rank = RankOf(plan_, worker);
   if (message.has_notice()) return OnNotice(worker, rank, message.notice());
+  if (!config_.is_train) return;  // Programs have no voice but their exit.
   if (message.has_checkpoint_committed() && generation <= generation_) {
     return OnCheckpoint(generation, message.checkpoint_committed());
   }
@@ -198,9 +197,7 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
     return BeginEnding(kExitFailed, verdict, true);
   }
   if (state_ == State::kStopping) {
-    history_.AddFailure(std::move(failure), generation_);
-    return BeginEnding(kExitCancelled,
-                       "stopped by the operator; a rank failed before the checkpoint", true);
+    return FailWhileStopping(std::move(failure));
   }
   suspects_.try_emplace(rank, std::move(failure));
   SetCauseDeadline();

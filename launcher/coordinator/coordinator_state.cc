@@ -98,7 +98,8 @@ absl::Status Coordinator::CheckInvariants() const {
   if (ended_ != (state_ == State::kEnded)) return Violated(*this, "EndJob and state disagree");
   const bool waits = state_ != State::kIdle && state_ != State::kRunning && state_ != State::kEnded;
   if (waits && !phase_deadline_.is_set()) return Violated(*this, "it waits without a deadline");
-  if (!suspects_.empty() && RanksRun() && !cause_deadline_.is_set()) {
+  const bool ranks_count = RanksRun() || state_ == State::kStopping;
+  if (!suspects_.empty() && ranks_count && !cause_deadline_.is_set()) {
     return Violated(*this, "suspects without a deadline");
   }
   if (restarts_ > 0 && restarts_ > config_.max_restarts) {
@@ -110,7 +111,7 @@ absl::Status Coordinator::CheckInvariants() const {
       if (!members_.IsOpen(node)) return Violated(*this, "a lost node has prepared");
     }
   }
-  if (!RanksRun() && state_ != State::kStopping) return absl::OkStatus();
+  if (!ranks_count) return absl::OkStatus();
   if (plan_.generation() != generation_.value()) return Violated(*this, "the plan is old");
   if (width() == 0) return Violated(*this, "the plan is empty");
   if (config_.is_train && config_.canonical_blocks > 0 && width() > config_.canonical_blocks) {

@@ -1,0 +1,508 @@
+// Every (state, event) cell of the coordinator core, for a train job and for a program, each with
+// two nodes of one slot. The event is always the second node's (rank 1), of the present generation
+// and incarnation, in a job that has made a step. A cell says what happens:
+//
+//   "-"                     nothing: no action, the state stays
+//   "preparing: lost 2xprepare"   the next state, then the actions ("=" for: the state stays)
+//   "x"                     the job is never in this state
+//
+// The tables are complete at compile time: a new state or a new kind of event does not compile
+// until it has its cells. To see the tables as they are: --print.
+
+#include <array>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "launcher/coordinator/coordinator.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using State = Coordinator::State;
+
+constexpr std::array kStates = {
+    State::kIdle,     State::kOpening,  State::kPreparing, State::kStarting, State::kRunning,
+    State::kDraining, State::kStopping, State::kEnding,    State::kEnded,
+};
+static_assert(static_cast<size_t>(State::kEnded) + 1 == kStates.size(), "a state is missing");
+
+enum class Kind {
+  kStart,
+  kOpened,
+  kPrepared,
+  kWorkerStarted,
+  kWorkerKilled,
+  kWorkerExitedWithZero,
+  kExchangePut,
+  kJoined,
+  kStepDone,
+  kCheckpoint,
+  kFailed,
+  kFailedForGood,
+  kFinished,
+  kNotice,
+  kHello,
+  kBeat,
+  kEmptyReport,
+  kHeartbeat,
+  kLogChunk,
+  kJobEnded,
+  kEmptyMessage,
+  kAgentGone,
+  kTick,
+  kOperatorStop,
+  kNodeSilent,
+  kPhaseDeadline,
+  kCauseDeadline,
+  kProgressMade,
+  kCount,
+};
+constexpr size_t kKinds = static_cast<size_t>(Kind::kCount);
+
+// These make the list of kinds complete: each switch names every case of what an event can be, and
+// the compiler finds the missing one.
+constexpr size_t kEventAlternatives = std::variant_size_v<Event>;
+static_assert(kEventAlternatives == 8, "a new alternative of Event needs a Kind and its cells");
+
+[[maybe_unused]] Kind KindOf(proto::WorkerMessage::BodyCase body) {
+  switch (body) {
+    case proto::WorkerMessage::kHello:
+      return Kind::kHello;
+    case proto::WorkerMessage::kBeat:
+      return Kind::kBeat;
+    case proto::WorkerMessage::kExchangePut:
+      return Kind::kExchangePut;
+    case proto::WorkerMessage::kJoined:
+      return Kind::kJoined;
+    case proto::WorkerMessage::kStepDone:
+      return Kind::kStepDone;
+    case proto::WorkerMessage::kCheckpointCommitted:
+      return Kind::kCheckpoint;
+    case proto::WorkerMessage::kFailed:
+      return Kind::kFailed;
+    case proto::WorkerMessage::kFinished:
+      return Kind::kFinished;
+    case proto::WorkerMessage::kNotice:
+      return Kind::kNotice;
+    case proto::WorkerMessage::BODY_NOT_SET:
+      return Kind::kEmptyReport;
+  }
+  return Kind::kCount;
+}
+
+[[maybe_unused]] Kind KindOf(proto::AgentMessage::BodyCase body) {
+  switch (body) {
+    case proto::AgentMessage::kOpened:
+      return Kind::kOpened;
+    case proto::AgentMessage::kPrepared:
+      return Kind::kPrepared;
+    case proto::AgentMessage::kWorkerStarted:
+      return Kind::kWorkerStarted;
+    case proto::AgentMessage::kWorkerExited:
+      return Kind::kWorkerKilled;
+    case proto::AgentMessage::kWorkerReport:
+      return Kind::kEmptyReport;
+    case proto::AgentMessage::kHeartbeat:
+      return Kind::kHeartbeat;
+    case proto::AgentMessage::kLogChunk:
+      return Kind::kLogChunk;
+    case proto::AgentMessage::kJobEnded:
+      return Kind::kJobEnded;
+    case proto::AgentMessage::BODY_NOT_SET:
+      return Kind::kEmptyMessage;
+  }
+  return Kind::kCount;
+}
+
+struct Row {
+  Kind kind;
+  std::array<const char*, kStates.size()> cells;  // in the order of kStates
+};
+using Table = std::array<Row, kKinds>;
+
+constexpr bool Complete(const Table& table) {
+  for (size_t i = 0; i < table.size(); ++i) {
+    if (table[i].kind != static_cast<Kind>(i)) return false;
+    for (const char* cell : table[i].cells) {
+      if (cell == nullptr) return false;
+    }
+  }
+  return true;
+}
+
+// clang-format off
+//                   idle, opening, preparing, starting, running, draining, stopping, ending, ended
+#include "tests/launcher/coordinator/cells.inc"
+// clang-format on
+
+static_assert(Complete(kTrainTable), "a cell of the train table is missing");
+static_assert(Complete(kProgramTable), "a cell of the program table is missing");
+
+// A job driven to a state.
+class Bench {
+ public:
+  explicit Bench(bool train) : coordinator_(Config(train)) {}
+
+  static CoordinatorConfig Config(bool train) {
+    CoordinatorConfig config;
+    config.job_id = "cells";
+    config.nodes = {{"alpha", {Slot(0)}}, {"beta", {Slot(0)}}};
+    config.is_train = train;
+    config.canonical_blocks = 2;
+    config.max_restarts = 5;
+    return config;
+  }
+
+  Coordinator& coordinator() { return coordinator_; }
+
+  // False: never in this state.
+  bool DriveTo(State state) {
+    const bool train = coordinator_.config().is_train;
+    if (state == State::kDraining && train) return false;
+    const auto there = [&] { return coordinator_.state() == state; };
+    if (there()) return true;
+    Feed(Start{});
+    Feed(Spoke(0, Kind::kOpened));
+    if (there()) return true;
+    Feed(Spoke(1, Kind::kOpened));
+    Feed(Spoke(0, Kind::kPrepared));
+    Feed(Spoke(1, Kind::kPrepared));
+    for (const int node : {0, 1}) Feed(Spoke(node, train ? Kind::kJoined : Kind::kWorkerStarted));
+    if (train) Feed(Spoke(0, Kind::kStepDone));
+    if (there()) return true;
+    switch (state) {
+      case State::kPreparing:
+        if (train) {
+          Feed(Spoke(0, Kind::kWorkerKilled));
+          Feed(Spoke(0, Kind::kPrepared));
+        } else {
+          Feed(Spoke(0, Kind::kWorkerKilled));
+          Feed(Spoke(1, Kind::kWorkerKilled));
+          Feed(Spoke(0, Kind::kPrepared));
+        }
+        break;
+      case State::kStarting:
+        DriveOn(train);
+        break;
+      case State::kDraining:
+        Feed(Spoke(0, Kind::kWorkerKilled));
+        break;
+      case State::kStopping:
+        Feed(OperatorStop{});
+        break;
+      case State::kEnding:
+        Feed(OperatorStop{});
+        Feed(OperatorStop{});
+        break;
+      case State::kEnded:
+        Feed(OperatorStop{});
+        Feed(OperatorStop{});
+        Feed(OperatorStop{});
+        break;
+      case State::kIdle:
+      case State::kOpening:
+      case State::kRunning:
+        break;
+    }
+    EXPECT_TRUE(there()) << StateName(coordinator_.state()) << " instead of " << StateName(state);
+    return true;
+  }
+
+  Event Make(Kind kind) const {
+    switch (kind) {
+      case Kind::kStart:
+        return Start{};
+      case Kind::kAgentGone:
+        return AgentGone{NodeId(1), absl::UnavailableError("reset")};
+      case Kind::kTick:
+        return Tick{{NodeId(0), NodeId(1)}};
+      case Kind::kOperatorStop:
+        return OperatorStop{};
+      case Kind::kNodeSilent:
+        return NodeSilent{NodeId(1)};
+      case Kind::kPhaseDeadline:
+        return Deadline(DeadlinePassed::Kind::kPhase);
+      case Kind::kCauseDeadline:
+        return Deadline(DeadlinePassed::Kind::kCause);
+      case Kind::kProgressMade:
+        return ProgressMade{coordinator_.generation(), 1};
+      default:
+        return Spoke(1, kind);
+    }
+  }
+
+  // The numbers of deadlines count up from 1; the one in force is the one that is not ignored.
+  Event Deadline(DeadlinePassed::Kind kind) const {
+    Coordinator copy = coordinator_;
+    // A tick long after raises what is due; a first one tells when the clock began.
+    copy.Step(now_, Tick{});
+    for (int second = 0; second < 200; ++second) {
+      const absl::Duration at = now_ + absl::Seconds(second);
+      for (const Action& action : copy.Step(at, Tick{{NodeId(0), NodeId(1)}})) {
+        if (const auto* raise = std::get_if<Raise>(&action)) {
+          const auto* passed = std::get_if<DeadlinePassed>(&raise->event);
+          if (passed != nullptr && passed->kind == kind) return *passed;
+        }
+      }
+    }
+    return DeadlinePassed{kind, coordinator_.generation(), 0};
+  }
+
+  Event Spoke(int node, Kind kind) const {
+    AgentSpoke spoke{NodeId(node), {}};
+    proto::AgentMessage& message = spoke.message;
+    message.set_incarnation(static_cast<uint64_t>(100 + node));
+    message.set_generation(coordinator_.generation().value());
+    proto::WorkerMessage report;
+    report.set_generation(coordinator_.generation().value());
+    bool is_report = true;
+    switch (kind) {
+      case Kind::kExchangePut:
+        report.mutable_exchange_put()->set_name("world");
+        report.mutable_exchange_put()->set_rank(node);
+        break;
+      case Kind::kJoined:
+        report.mutable_joined();
+        break;
+      case Kind::kStepDone:
+        report.mutable_step_done()->set_step(1);
+        break;
+      case Kind::kCheckpoint:
+        report.mutable_checkpoint_committed()->set_step(1);
+        break;
+      case Kind::kFailed:
+        report.mutable_failed()->set_message("a peer is gone");
+        break;
+      case Kind::kFailedForGood:
+        report.mutable_failed()->set_fatal(true);
+        break;
+      case Kind::kFinished:
+        report.mutable_finished();
+        break;
+      case Kind::kNotice:
+        report.mutable_notice()->set_text("disk full");
+        break;
+      case Kind::kHello:
+        report.mutable_hello();
+        break;
+      case Kind::kBeat:
+        report.mutable_beat();
+        break;
+      case Kind::kEmptyReport:
+        break;
+      default:
+        is_report = false;
+    }
+    if (is_report) {
+      *message.mutable_worker_report()->mutable_message() = report;
+      return spoke;
+    }
+    if (kind == Kind::kOpened) message.mutable_opened();
+    if (kind == Kind::kPrepared) message.mutable_prepared();
+    if (kind == Kind::kWorkerStarted) message.mutable_worker_started();
+    if (kind == Kind::kWorkerKilled) message.mutable_worker_exited()->set_term_signal(9);
+    if (kind == Kind::kWorkerExitedWithZero) message.mutable_worker_exited();
+    if (kind == Kind::kHeartbeat) message.mutable_heartbeat();
+    if (kind == Kind::kLogChunk) message.mutable_log_chunk();
+    if (kind == Kind::kJobEnded) message.mutable_job_ended();
+    return spoke;
+  }
+
+  std::vector<Action> Feed(const Event& event) {
+    std::vector<Action> all;
+    std::deque<Event> queue = {event};
+    while (!queue.empty()) {
+      const Event next = queue.front();
+      queue.pop_front();
+      for (const Action& action : coordinator_.Step(now_, next)) {
+        if (const auto* raise = std::get_if<Raise>(&action)) {
+          std::visit([&](const auto& e) { queue.push_back(e); }, raise->event);
+        }
+        all.push_back(action);
+      }
+      EXPECT_EQ(coordinator_.CheckInvariants(), absl::OkStatus());
+    }
+    return all;
+  }
+
+ private:
+  // Through a failure into the second generation's start.
+  void DriveOn(bool train) {
+    Feed(Spoke(0, Kind::kWorkerKilled));
+    if (!train) Feed(Spoke(1, Kind::kWorkerKilled));
+    Feed(Spoke(0, Kind::kPrepared));
+    Feed(Spoke(1, Kind::kPrepared));
+    Feed(Spoke(0, train ? Kind::kJoined : Kind::kWorkerStarted));
+    if (train) Feed(Spoke(0, Kind::kExchangePut));
+  }
+
+  Coordinator coordinator_;
+  absl::Duration now_ = absl::Seconds(100);
+};
+
+std::string Word(const Action& action) {
+  if (std::holds_alternative<OpenAgent>(action)) return "open";
+  if (std::holds_alternative<FenceNode>(action)) return "fence";
+  if (std::holds_alternative<Raise>(action)) return "raise";
+  if (const auto* end = std::get_if<EndJob>(&action)) return absl::StrCat("EXIT", end->exit_code);
+  if (const auto* send = std::get_if<SendToAgent>(&action)) {
+    switch (send->message.body_case()) {
+      case proto::CoordinatorMessage::kPrepare:
+        return "prepare";
+      case proto::CoordinatorMessage::kBegin:
+        return "begin";
+      case proto::CoordinatorMessage::kExchangeTable:
+        return "table";
+      case proto::CoordinatorMessage::kStopWorkers:
+        return send->message.stop_workers().checkpoint_first() ? "save" : "stop";
+      case proto::CoordinatorMessage::kKillWorker:
+        return "kill";
+      case proto::CoordinatorMessage::kEndJob:
+        return "end";
+      default:
+        return "?";
+    }
+  }
+  const OperatorEvent& told = std::get<Tell>(action).event;
+  static constexpr const char* kTold[] = {"opened", "started",   "runs",   "progress", "checkpoint",
+                                          "lost",   "recovered", "notice", "sample"};
+  return kTold[told.index()];
+}
+
+std::string Cell(bool train, State state, Kind kind) {
+  Bench bench(train);
+  if (!bench.DriveTo(state)) return "x";
+  const std::vector<Action> actions = bench.Feed(bench.Make(kind));
+  std::vector<std::pair<std::string, int>> words;
+  for (const Action& action : actions) {
+    const std::string word = Word(action);
+    if (!words.empty() && words.back().first == word) {
+      ++words.back().second;
+    } else {
+      words.emplace_back(word, 1);
+    }
+  }
+  const State after = bench.coordinator().state();
+  if (words.empty() && after == state) return "-";
+  std::string cell = absl::StrCat(after == state ? "=" : StateName(after), ":");
+  for (const auto& [word, times] : words) {
+    absl::StrAppend(&cell, " ", times > 1 ? absl::StrCat(times, "x") : "", word);
+  }
+  return cell;
+}
+
+void Check(bool train, const Table& table) {
+  for (const Row& row : table) {
+    for (size_t i = 0; i < kStates.size(); ++i) {
+      EXPECT_EQ(Cell(train, kStates[i], row.kind), row.cells[i])
+          << (train ? "train" : "program") << ", state " << StateName(kStates[i]) << ", event kind "
+          << static_cast<int>(row.kind);
+    }
+  }
+}
+
+TEST(CellTest, EveryCellOfATrainJob) { Check(true, kTrainTable); }
+TEST(CellTest, EveryCellOfAProgram) { Check(false, kProgramTable); }
+
+// Whatever the state, a second delivery of what a node says changes nothing more.
+TEST(CellTest, RepeatsAreHarmless) {
+  for (const bool train : {true, false}) {
+    for (const State state : kStates) {
+      for (size_t i = 0; i < kKinds; ++i) {
+        const Kind kind = static_cast<Kind>(i);
+        if (kind == Kind::kOperatorStop || kind == Kind::kTick || kind == Kind::kNotice) continue;
+        Bench bench(train);
+        if (!bench.DriveTo(state)) continue;
+        const Event event = bench.Make(kind);
+        bench.Feed(event);
+        const uint64_t digest = bench.coordinator().Digest();
+        const std::vector<Action> again = bench.Feed(event);
+        EXPECT_EQ(bench.coordinator().Digest(), digest) << StateName(state) << ", event kind " << i;
+        EXPECT_TRUE(again.empty()) << StateName(state) << ", event kind " << i;
+      }
+    }
+  }
+}
+
+// The same for messages of an older generation, of another incarnation, and of a lost node.
+TEST(CellTest, StaleMessagesDoNothing) {
+  for (const bool train : {true, false}) {
+    for (const State state : kStates) {
+      for (size_t i = 0; i < kKinds; ++i) {
+        Bench bench(train);
+        if (!bench.DriveTo(state)) continue;
+        Event event = bench.Make(static_cast<Kind>(i));
+        auto* spoke = std::get_if<AgentSpoke>(&event);
+        if (spoke == nullptr || spoke->message.has_opened()) continue;
+        const uint64_t digest = bench.coordinator().Digest();
+        AgentSpoke foreign = *spoke;
+        foreign.message.set_incarnation(4711);
+        EXPECT_TRUE(bench.Feed(foreign).empty()) << StateName(state) << ", event kind " << i;
+        AgentSpoke unknown = *spoke;
+        unknown.node = NodeId(7);
+        EXPECT_TRUE(bench.Feed(unknown).empty()) << StateName(state) << ", event kind " << i;
+        const proto::WorkerMessage& report = spoke->message.worker_report().message();
+        const bool of_a_generation = !spoke->message.has_job_ended() && !report.has_notice() &&
+                                     !report.has_checkpoint_committed();
+        if (of_a_generation) {
+          AgentSpoke old = *spoke;
+          old.message.set_generation(0);
+          if (old.message.has_worker_report()) {
+            old.message.mutable_worker_report()->mutable_message()->set_generation(0);
+          }
+          EXPECT_TRUE(bench.Feed(old).empty()) << StateName(state) << ", event kind " << i;
+        }
+        EXPECT_EQ(bench.coordinator().Digest(), digest) << StateName(state) << ", kind " << i;
+      }
+    }
+  }
+}
+
+void Print(const char* name, bool train) {
+  static constexpr const char* kNames[] = {
+      "kStart",         "kOpened",        "kPrepared",
+      "kWorkerStarted", "kWorkerKilled",  "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",        "kStepDone",
+      "kCheckpoint",    "kFailed",        "kFailedForGood",
+      "kFinished",      "kNotice",        "kHello",
+      "kBeat",          "kEmptyReport",   "kHeartbeat",
+      "kLogChunk",      "kJobEnded",      "kEmptyMessage",
+      "kAgentGone",     "kTick",          "kOperatorStop",
+      "kNodeSilent",    "kPhaseDeadline", "kCauseDeadline",
+      "kProgressMade"};
+  static_assert(std::size(kNames) == kKinds);
+  std::printf("constexpr Table %s = {{\n", name);
+  for (size_t i = 0; i < kKinds; ++i) {
+    std::printf("    {Kind::%s,\n     {", kNames[i]);
+    for (size_t s = 0; s < kStates.size(); ++s) {
+      std::printf("%s\"%s\"", s == 0 ? "" : ",\n      ",
+                  Cell(train, kStates[s], static_cast<Kind>(i)).c_str());
+    }
+    std::printf("}},\n");
+  }
+  std::printf("}};\n");
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  if (argc == 2 && std::string_view(argv[1]) == "--print") {
+    std::printf("// The cells of cell_test.cc, written by its --print and read in review.\n\n");
+    dsrun::launcher::Print("kTrainTable", true);
+    std::printf("\n");
+    dsrun::launcher::Print("kProgramTable", false);
+    return 0;
+  }
+  return RUN_ALL_TESTS();
+}
