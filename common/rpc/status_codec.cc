@@ -44,7 +44,8 @@ grpc::Status ToGrpc(const absl::Status& status) {
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-  std::string_view rest = status.error_details();
+  const std::string details = status.error_details();
+  std::string_view rest = details;
   const absl::Status bare = result;
   while (!rest.empty()) {
     std::string type, content;

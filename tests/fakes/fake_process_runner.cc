@@ -96,9 +96,18 @@ std::vector<ProcessSpec> FakeProcessRunner::spawned() const {
 }
 
 bool FakeProcessRunner::AwaitSpawned(size_t count) {
-  const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
   MutexLock lock(mu_);
-  while (spawned_.size() < count) {
+  return AwaitLocked([&] { return spawned_.size() >= count; });
+}
+
+bool FakeProcessRunner::AwaitSignals(size_t count) {
+  MutexLock lock(mu_);
+  return AwaitLocked([&] { return signals_.size() >= count; });
+}
+
+bool FakeProcessRunner::AwaitLocked(const std::function<bool()>& done) {
+  const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+  while (!done()) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
     if (left <= absl::ZeroDuration()) return false;
     changed_.WaitFor(mu_, left);
@@ -115,6 +124,7 @@ void FakeProcessRunner::SignalLocked(int32_t pid, int signal) {
   const auto it = processes_.find(pid);
   if (it == processes_.end()) return;
   signals_.emplace_back(pid, signal);
+  changed_.NotifyAll();
   const bool deadly = signal == SIGKILL || (signal == SIGTERM && !it->second.deaf);
   if (deadly) EndLocked(pid, {.term_signal = signal});
 }

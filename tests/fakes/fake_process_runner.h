@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -48,6 +49,8 @@ class FakeProcessRunner : public ProcessRunner {
   std::vector<ProcessSpec> spawned() const;
   // Waits until `count` processes have been started, ever; false after 20 s.
   bool AwaitSpawned(size_t count);
+  // Waits until `count` signals have been sent; false after 20 s.
+  bool AwaitSignals(size_t count);
   // (pid, signal) of every signal that was sent to a living group, in order.
   std::vector<std::pair<int32_t, int>> signals() const;
 
@@ -65,6 +68,7 @@ class FakeProcessRunner : public ProcessRunner {
 
   void SignalLocked(int32_t pid, int signal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void EndLocked(int32_t pid, const ProcessEnd& end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool AwaitLocked(const std::function<bool()>& done) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Loop();
 
   mutable Mutex mu_;

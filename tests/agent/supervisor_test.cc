@@ -1,0 +1,339 @@
+// The supervisor and its node with fake processes and a fake clock: no gRPC, no fork, no waiting
+// for time.
+
+#include "agent/supervisor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/agent_node.h"
+#include "agent/worker_command.h"
+#include "common/base/mutex.h"
+#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/fake_process_runner.h"
+
+namespace dsrun::agent {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+constexpr char kKey[] = "the cluster key of this test";
+constexpr char kToken[] = "the token of this job";
+
+// Remembers what was sent and waits for it.
+template <typename Base, typename Message>
+class FakePeer : public Base {
+ public:
+  void Send(Message message) override {
+    MutexLock lock(mu_);
+    sent_.push_back(std::move(message));
+    changed_.NotifyAll();
+  }
+  void Close(absl::Status status) override {
+    MutexLock lock(mu_);
+    closed_ = std::move(status);
+    changed_.NotifyAll();
+  }
+  // Waits for the first message that `which` holds for; fails the test after 20 s.
+  std::optional<Message> Await(const std::function<bool(const Message&)>& which) {
+    const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    MutexLock lock(mu_);
+    while (true) {
+      for (const Message& message : sent_) {
+        if (which(message)) return message;
+      }
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      if (left <= absl::ZeroDuration()) {
+        ADD_FAILURE() << "the awaited message was not sent";
+        return std::nullopt;
+      }
+      changed_.WaitFor(mu_, left);
+    }
+  }
+  absl::Status AwaitClosed() {
+    const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    MutexLock lock(mu_);
+    while (!closed_.has_value()) {
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("not closed");
+      changed_.WaitFor(mu_, left);
+    }
+    return *closed_;
+  }
+
+ protected:
+  Mutex mu_;
+  CondVar changed_;
+  std::vector<Message> sent_;
+  std::optional<absl::Status> closed_;
+};
+
+class FakeCoordinator : public FakePeer<CoordinatorPeer, proto::AgentMessage> {
+ public:
+  bool TrySendBulk(proto::AgentMessage message) override {
+    Send(std::move(message));
+    return true;
+  }
+};
+using FakeWorker = FakePeer<WorkerPeer, proto::HostMessage>;
+
+class SupervisorTest : public ::testing::Test {
+ protected:
+  SupervisorTest() {
+    run_dir_ = ::testing::TempDir() + "/runXXXXXX";
+    EXPECT_NE(mkdtemp(run_dir_.data()), nullptr);
+    runner_.AddExecutable("/bin/true");  // stands for dsworker: must exist on disk
+    node_ = std::make_unique<AgentNode>(AgentNode::Options{.runner = &runner_,
+                                                           .clock = &clock_,
+                                                           .incarnation = Incarnation(7),
+                                                           .inventory = {},
+                                                           .cluster_key = kKey,
+                                                           .agent_socket = "/nowhere/worker.sock",
+                                                           .worker_binary = "/bin/true",
+                                                           .run_dir = "",
+                                                           .tick_period = absl::InfiniteDuration(),
+                                                           .sweep =
+                                                               [this](const std::string& tag) {
+                                                                 MutexLock lock(mu_);
+                                                                 swept_.push_back(tag);
+                                                               },
+                                                           .on_job_over = nullptr});
+  }
+
+  static proto::CoordinatorMessage Message(int64_t generation) {
+    proto::CoordinatorMessage message;
+    message.set_job_id("j");
+    message.set_generation(generation);
+    return message;
+  }
+  proto::CoordinatorMessage Open(int slots) const {
+    proto::CoordinatorMessage message = Message(0);
+    proto::Open& open = *message.mutable_open();
+    open.set_cluster_key(kKey);
+    open.set_job_token(kToken);
+    open.set_protocol_version(1);
+    open.mutable_job()->set_job_id("j");
+    open.mutable_job()->set_run_dir(run_dir_);
+    open.mutable_job()->mutable_train();
+    proto::NodeSpec& node = *open.mutable_job()->add_nodes();
+    node.set_host("h0");
+    for (int slot = 0; slot < slots; ++slot) node.add_slots(slot);
+    return message;
+  }
+  void Start(const proto::CoordinatorMessage& open) {
+    coordinator_ = std::make_shared<FakeCoordinator>();
+    const auto admitted = node_->Admit(open, coordinator_);
+    ASSERT_TRUE(admitted.ok()) << admitted.status();
+    supervisor_ = *admitted;
+  }
+  void Begin(int64_t generation, int slots) {
+    proto::CoordinatorMessage message = Message(generation);
+    message.mutable_begin()->mutable_plan()->set_generation(generation);
+    for (int slot = 0; slot < slots; ++slot) {
+      message.mutable_begin()->mutable_plan()->add_members()->set_slot(slot);
+    }
+    supervisor_->OnCoordinatorMessage(message);
+  }
+  static proto::WorkerMessage Hello(int slot, int32_t pid, const std::string& token = kToken) {
+    proto::WorkerMessage message;
+    message.set_incarnation(50 + slot);
+    message.mutable_hello()->set_slot(slot);
+    message.mutable_hello()->set_pid(pid);
+    message.mutable_hello()->set_token(token);
+    message.mutable_hello()->set_protocol_version(1);
+    return message;
+  }
+  std::shared_ptr<FakeWorker> Connect(int slot, int32_t pid) {
+    auto worker = std::make_shared<FakeWorker>();
+    const absl::Status status = supervisor_->OnWorkerHello(Hello(slot, pid), worker);
+    EXPECT_TRUE(status.ok()) << status;
+    return worker;
+  }
+  std::vector<int32_t> AwaitPids(size_t count) {
+    EXPECT_TRUE(runner_.AwaitSpawned(count));
+    return runner_.Alive();
+  }
+  std::optional<proto::WorkerExited> AwaitExited(int slot, int64_t generation) {
+    const auto message = coordinator_->Await([&](const proto::AgentMessage& m) {
+      return m.has_worker_exited() && m.worker_exited().slot() == slot &&
+             m.generation() == generation;
+    });
+    if (!message.has_value()) return std::nullopt;
+    return message->worker_exited();
+  }
+
+  FakeClock clock_;
+  FakeProcessRunner runner_;
+  std::string run_dir_;
+  Mutex mu_;
+  std::vector<std::string> swept_;
+  std::shared_ptr<FakeCoordinator> coordinator_;
+  std::unique_ptr<AgentNode> node_;
+  std::shared_ptr<Supervisor> supervisor_;
+};
+
+TEST_F(SupervisorTest, WorkerIsStartedWithItsBootstrapAndNoSecretInSight) {
+  Start(Open(1));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  const ProcessSpec spec = runner_.spawned()[0];
+  EXPECT_THAT(spec.argv, ElementsAre("/bin/true", "--bootstrap-fd", "3"));
+  ASSERT_EQ(spec.fds.size(), 1u);
+  EXPECT_EQ(spec.fds[0].to, kBootstrapFd);
+  for (const auto* strings : {&spec.argv, &spec.environment}) {
+    for (const std::string& s : *strings) EXPECT_EQ(s.find(kToken), std::string::npos) << s;
+  }
+  const auto worker = Connect(0, pids[0]);
+  const auto welcome = worker->Await([](const auto& m) { return m.has_welcome(); });
+  EXPECT_EQ(welcome->welcome().job().job_id(), "j");
+  EXPECT_TRUE(worker->Await([](const auto& m) { return m.has_plan(); }).has_value());
+}
+
+TEST_F(SupervisorTest, WrongToken_Stranger_OtherVersion_AreRefused) {
+  Start(Open(1));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  const auto refused = [&](const proto::WorkerMessage& hello) {
+    return supervisor_->OnWorkerHello(hello, std::make_shared<FakeWorker>());
+  };
+  EXPECT_EQ(refused(Hello(0, pids[0], "another token")).code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(refused(Hello(0, pids[0], "")).code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(refused(Hello(0, pids[0] + 1)).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(refused(Hello(5, pids[0])).code(), absl::StatusCode::kAborted);
+  proto::WorkerMessage newer = Hello(0, pids[0]);
+  newer.mutable_hello()->set_protocol_version(2);
+  EXPECT_EQ(refused(newer).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(SupervisorTest, WorkerDies_ReportedAndSweptByItsTag_SurvivorKeepsItsProcess) {
+  Start(Open(2));
+  Begin(1, 2);
+  const std::vector<int32_t> pids = AwaitPids(2);
+  const auto survivor = Connect(0, pids[0]);
+  Connect(1, pids[1]);
+  runner_.End(pids[1], {.term_signal = SIGSEGV, .core_dumped = true});
+  const auto exited = AwaitExited(1, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->term_signal(), SIGSEGV);
+  EXPECT_TRUE(exited->core_dumped());
+  EXPECT_EQ(exited->pid(), pids[1]);
+  Begin(2, 2);
+  EXPECT_TRUE(
+      survivor->Await([](const auto& m) { return m.has_plan() && m.plan().generation() == 2; })
+          .has_value());
+  ASSERT_TRUE(runner_.AwaitSpawned(3));
+  EXPECT_THAT(runner_.Alive(), Contains(pids[0]));
+  const std::string tag_of_dead = runner_.spawned()[1].environment.back();
+  MutexLock lock(mu_);
+  ASSERT_EQ(swept_.size(), 1u);
+  EXPECT_EQ(std::string(kWorkerTagVariable) + "=" + swept_[0], tag_of_dead);
+}
+
+TEST_F(SupervisorTest, SilentWorker_IsKilledWhenTheFakeClockSaysSo) {
+  Start(Open(1));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  const auto worker = Connect(0, pids[0]);
+  worker->Await([](const auto& m) { return m.has_plan(); });
+  for (int i = 0; i < 13; ++i) {
+    clock_.Advance(absl::Milliseconds(250));
+    // The heartbeat's number shows that the tick before has been taken with its own time.
+    supervisor_->Tick();
+    const auto beat = [n = 0, i](const proto::AgentMessage& m) mutable {
+      return m.has_heartbeat() && n++ >= i / 2;
+    };
+    if (i % 2 == 1) coordinator_->Await(beat);
+  }
+  const auto exited = AwaitExited(0, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_TRUE(exited->killed_by_agent());
+  EXPECT_THAT(exited->reason(), HasSubstr("silent for 3 s"));
+  EXPECT_THAT(runner_.signals(), ElementsAre(Pair(pids[0], SIGKILL)));
+}
+
+TEST_F(SupervisorTest, SpawnFailure_IsReportedWithTheReason) {
+  Start(Open(1));
+  runner_.FailNextSpawn(absl::NotFoundError("no such dsworker"));
+  Begin(1, 1);
+  const auto exited = AwaitExited(0, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->exit_code(), 127);
+  EXPECT_THAT(exited->reason(), HasSubstr("no such dsworker"));
+}
+
+TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {
+  Start(Open(1));
+  std::string last_tag;
+  for (int generation = 1; generation <= 20; ++generation) {
+    Begin(generation, 1);
+    const std::vector<int32_t> pids = AwaitPids(generation);
+    const std::string tag = runner_.spawned().back().environment.back();
+    EXPECT_NE(tag, last_tag);
+    last_tag = tag;
+    runner_.End(pids[0], {.exit_code = 1});
+    ASSERT_TRUE(AwaitExited(0, generation).has_value());
+  }
+}
+
+TEST_F(SupervisorTest, DeafProgram_LadderEndsInKill) {
+  proto::CoordinatorMessage open = Open(1);
+  proto::ProgramSpec& program = *open.mutable_open()->mutable_job()->mutable_program();
+  program.set_executable("/bin/true");
+  for (const char* argument : {"p", "ignore-term"}) program.add_argv(argument);
+  Start(open);
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  proto::CoordinatorMessage end = Message(1);
+  end.mutable_end_job();
+  coordinator_->Await([](const auto& m) { return m.has_worker_started(); });
+  supervisor_->OnCoordinatorMessage(end);
+  ASSERT_TRUE(runner_.AwaitSignals(1));
+  runner_.Advance(absl::Seconds(15));
+  EXPECT_TRUE(coordinator_->Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+  EXPECT_TRUE(coordinator_->AwaitClosed().ok());
+  EXPECT_THAT(runner_.signals(), ElementsAre(Pair(pids[0], SIGTERM), Pair(pids[0], SIGKILL)));
+}
+
+TEST_F(SupervisorTest, Admission_RefusesWhatItMust) {
+  const auto code = [&](const proto::CoordinatorMessage& open) {
+    return node_->Admit(open, std::make_shared<FakeCoordinator>()).status().code();
+  };
+  proto::CoordinatorMessage open = Open(1);
+  open.mutable_open()->set_cluster_key("wrong");
+  EXPECT_EQ(code(open), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(code(Message(1)), absl::StatusCode::kUnauthenticated);
+  open = Open(1);
+  open.mutable_open()->set_protocol_version(2);
+  EXPECT_EQ(code(open), absl::StatusCode::kInvalidArgument);
+  open = Open(1);
+  open.mutable_open()->set_node(1);
+  EXPECT_EQ(code(open), absl::StatusCode::kInvalidArgument);
+  open = Open(1);
+  open.mutable_open()->clear_job_token();
+  EXPECT_EQ(code(open), absl::StatusCode::kInvalidArgument);
+  open = Open(1);
+  open.mutable_open()->mutable_job()->set_run_as_user("no-such-user-here");
+  EXPECT_EQ(code(open), absl::StatusCode::kFailedPrecondition);
+  open = Open(1);
+  open.mutable_open()->mutable_job()->set_run_dir("/proc/nowhere");
+  EXPECT_EQ(code(open), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(node_->Running().status().code(), absl::StatusCode::kUnauthenticated);
+  // A refusal leaves the node free.
+  Start(Open(1));
+  EXPECT_EQ(code(Open(1)), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace dsrun::agent
