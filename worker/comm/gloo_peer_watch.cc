@@ -9,6 +9,8 @@ namespace {
 // No message of an Exchange has this tag: its size part would be 2^40 - 1.
 constexpr uint64_t kWatchTag = ~uint64_t{0};
 
+constexpr absl::Duration kAskAgain = absl::Milliseconds(20);
+
 // "For ever", without overflow. A wait that times out would make Gloo close everything.
 constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
 
@@ -16,7 +18,12 @@ constexpr std::chrono::milliseconds kForever = std::chrono::hours(24 * 365);
 
 GlooPeerWatch::GlooPeerWatch(GlooMesh& mesh, std::vector<int> peers,
                              std::function<void(int)> on_gone)
-    : mesh_(mesh), peers_(std::move(peers)), on_gone_(std::move(on_gone)) {
+    : on_gone_(std::move(on_gone)), any_(mesh.Buffer(&byte_, sizeof(byte_))) {
+  for (const int peer : peers) peers_.push_back({peer, mesh.Buffer(&byte_, sizeof(byte_))});
+  for (Peer& peer : peers_) {
+    Post(*any_, peer);
+    Post(*peer.buffer, peer);
+  }
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -24,46 +31,51 @@ GlooPeerWatch::~GlooPeerWatch() {
   {
     MutexLock lock(mu_);
     stopping_ = true;
-    if (buffer_ != nullptr) buffer_->abortWaitRecv();
+    stop_.NotifyAll();
+    any_->abortWaitRecv();
   }
   thread_.join();
 }
 
-void GlooPeerWatch::Run() {
-  while (true) {
-    gloo::transport::UnboundBuffer* buffer;
-    {
-      MutexLock lock(mu_);
-      if (stopping_ || peers_.empty()) return;
-      buffer_ = mesh_.Buffer(&byte_, sizeof(byte_));
-      buffer = buffer_.get();
-    }
-    PostAll();
-    try {
-      buffer->waitRecv(nullptr, kForever);  // ends by abort, or throws
-      return;
-    } catch (const std::exception&) {
-      // Which connection it was, the next PostAll finds out.
-    }
+void GlooPeerWatch::Post(gloo::transport::UnboundBuffer& buffer, Peer& peer) {
+  if (peer.gone) return;
+  try {
+    buffer.recv(peer.rank, kWatchTag, 0, sizeof(byte_));
+  } catch (const std::exception&) {
+    peer.gone = true;
+    on_gone_(peer.rank);
   }
 }
 
-void GlooPeerWatch::PostAll() {
-  gloo::transport::UnboundBuffer* buffer;
-  {
-    MutexLock lock(mu_);
-    buffer = buffer_.get();
+void GlooPeerWatch::Run() {
+  try {
+    any_->waitRecv(nullptr, kForever);
+    return;  // stopped
+  } catch (const std::exception&) {
+    // Which connection has ended, ReportGone finds out.
   }
-  std::vector<int> alive;
-  for (const int peer : peers_) {
+  while (ReportGone()) {
+    MutexLock lock(mu_);
+    if (!stopping_) stop_.WaitFor(mu_, kAskAgain);
+    if (stopping_) return;
+  }
+}
+
+bool GlooPeerWatch::ReportGone() {
+  bool left = false;
+  for (Peer& peer : peers_) {
+    if (peer.gone) continue;
     try {
-      buffer->recv(peer, kWatchTag, 0, sizeof(byte_));
-      alive.push_back(peer);
+      // A wait that is aborted beforehand does not block: it throws if the connection has ended.
+      peer.buffer->abortWaitRecv();
+      peer.buffer->waitRecv(nullptr, kForever);
+      left = true;
     } catch (const std::exception&) {
-      on_gone_(peer);
+      peer.gone = true;
+      on_gone_(peer.rank);
     }
   }
-  peers_ = std::move(alive);
+  return left;
 }
 
 }  // namespace dsrun::worker

@@ -1,6 +1,10 @@
 // Says when a peer's connection ends, also while nobody waits for that peer. Gloo reports a broken
-// connection only to the messages pending on it, and has no wait for "any of these"; so a thread
-// keeps one message pending on every connection that is never sent.
+// connection only to the messages pending on it, and has no wait for "any of these"; so messages
+// that are never sent are kept pending on every connection, and a thread waits for the first error.
+//
+// They are posted once, before the membership proofs. Posting writes to the connection, and a peer
+// that leaves in order with something unread resets it, which takes its last messages with it; so
+// after the first end the rest is found by asking, every few milliseconds, without writing.
 //
 // Threads: `on_gone` is called from the watch's own thread.
 
@@ -25,18 +29,25 @@ class GlooPeerWatch {
   ~GlooPeerWatch();
 
  private:
-  void Run();
-  // Posts on all connections; reports and forgets those that have ended.
-  void PostAll();
+  struct Peer {
+    int rank;
+    std::unique_ptr<gloo::transport::UnboundBuffer> buffer;
+    bool gone = false;
+  };
 
-  GlooMesh& mesh_;
-  std::vector<int> peers_;  // still there; the thread's own
+  void Post(gloo::transport::UnboundBuffer& buffer, Peer& peer);
+  void Run();
+  // Reports the peers whose connection has ended; whether any is left.
+  bool ReportGone();
+
   const std::function<void(int)> on_gone_;
   char byte_ = 0;
+  std::vector<Peer> peers_;  // the thread's own, once it runs
+  std::unique_ptr<gloo::transport::UnboundBuffer> any_;
 
   Mutex mu_;
+  CondVar stop_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::unique_ptr<gloo::transport::UnboundBuffer> buffer_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;
 };
 
