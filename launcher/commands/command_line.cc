@@ -1,0 +1,218 @@
+#include "launcher/commands/command_line.h"
+
+#include "common/config/nearest.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using Kind = Option::Kind;
+using Command = CommandLine::Command;
+
+bool TakesValue(const Option& option) {
+  return option.kind == Kind::kValue || option.kind == Kind::kRepeated;
+}
+
+bool LooksLikeFlag(std::string_view arg) { return arg.size() > 1 && arg.front() == '-'; }
+
+class Parser {
+ public:
+  Parser(const std::vector<std::string>& args, Findings& findings, std::vector<std::string>& notes)
+      : args_(args), findings_(findings), notes_(notes) {}
+
+  CommandLine Parse();
+
+ private:
+  const std::string& arg() const { return args_[at_]; }
+  bool done() const { return at_ == args_.size(); }
+
+  void ParseFlag(bool after_train);
+  void Use(const Option& option, const std::string& spelled, bool has_value, std::string value);
+  void UnknownFlag(const std::string& spelled, bool after_train);
+  void ParseTrain();
+  void ParseCheckpoint();
+  void ParseHelp();
+  void CheckPair();
+
+  const std::vector<std::string>& args_;
+  Findings& findings_;
+  std::vector<std::string>& notes_;
+  size_t at_ = 0;
+  CommandLine line_;
+};
+
+CommandLine Parser::Parse() {
+  while (!done()) {
+    if (arg() == "--") {
+      ++at_;
+      break;
+    }
+    if (!LooksLikeFlag(arg())) break;
+    ParseFlag(/*after_train=*/false);
+    if (line_.command == Command::kHelp || line_.command == Command::kVersion) return line_;
+  }
+  CheckPair();
+  if (done()) {
+    findings_.AddFlag("dsrun",
+                      "nothing to run: write `train` or a program; dsrun --help shows how");
+    return line_;
+  }
+  const bool literal = at_ > 0 && args_[at_ - 1] == "--";
+  const std::string word = arg();
+  if (literal || (word != "train" && word != "checkpoint" && word != "help")) {
+    line_.command = Command::kProgram;
+    line_.program.assign(args_.begin() + static_cast<std::ptrdiff_t>(at_), args_.end());
+    return line_;
+  }
+  ++at_;
+  if (word == "train") ParseTrain();
+  if (word == "checkpoint") ParseCheckpoint();
+  if (word == "help") ParseHelp();
+  return line_;
+}
+
+void Parser::ParseFlag(bool after_train) {
+  const std::string whole = arg();
+  ++at_;
+  if (whole == "--help" || whole == "-h") {
+    line_.command = Command::kHelp;
+    line_.help_train = after_train;
+    return;
+  }
+  if (whole == "--version" && !after_train) {
+    line_.command = Command::kVersion;
+    return;
+  }
+  const bool is_long = StartsWith(whole, "--");
+  // -H PATH, -HPATH and -H=PATH; --hostfile PATH and --hostfile=PATH.
+  size_t name_end = is_long ? whole.find('=') : std::min<size_t>(2, whole.size());
+  if (name_end == std::string::npos) name_end = whole.size();
+  const std::string spelled = whole.substr(0, name_end);
+  const std::string name = spelled.substr(is_long ? 2 : 1);
+  bool has_value = name_end < whole.size();
+  std::string value = has_value ? whole.substr(name_end) : "";
+  if (!value.empty() && value.front() == '=') value.erase(0, 1);
+
+  const Option* option = nullptr;
+  if (is_long ? name.size() > 1 : true) {
+    option = FindOption(name, after_train);
+    // Launcher flags are welcome after `train`, too.
+    if (option == nullptr && after_train) option = FindOption(name, /*train=*/false);
+    if (option == nullptr && !after_train) {
+      option = FindOption(name, /*train=*/true);
+      if (option != nullptr) {
+        findings_.AddFlag(spelled, "is a flag of `train`: write it after that word");
+      }
+    }
+  }
+  if (option == nullptr) {
+    UnknownFlag(spelled, after_train);
+    return;
+  }
+  if (!is_long && has_value && !TakesValue(*option)) {
+    findings_.AddFlag(whole, "one-letter switches stand alone: write " + spelled);
+    return;
+  }
+  Use(*option, spelled, has_value, std::move(value));
+}
+
+void Parser::Use(const Option& option, const std::string& spelled, bool has_value,
+                 std::string value) {
+  if (TakesValue(option) && !has_value) {
+    // A flag that follows is rather the next flag than this one's value; "-1" is a value.
+    const bool missing =
+        done() || (StartsWith(arg(), "--") &&
+                   (FindOption(arg().substr(2, arg().find('=') - 2), false) != nullptr ||
+                    FindOption(arg().substr(2, arg().find('=') - 2), true) != nullptr));
+    if (missing) {
+      findings_.AddFlag(spelled, "expected a value (" + option.value_name + "), got " +
+                                     (done() ? "the end of the line" : arg()));
+      return;
+    }
+    value = arg();
+    ++at_;
+  } else if (!TakesValue(option) && has_value) {
+    findings_.AddFlag(spelled, "is a switch and takes no value, got " + Quoted(value));
+    return;
+  }
+  if (option.fate == Option::Fate::kRefused) {
+    findings_.AddFlag(spelled, option.words);
+    return;
+  }
+  if (option.fate == Option::Fate::kNoted) notes_.push_back(spelled + ": " + option.words);
+  const bool negated = option.kind == Kind::kOnOff && StartsWith(spelled, "--no-");
+  line_.flags.Add({&option, std::move(value), negated});
+}
+
+void Parser::UnknownFlag(const std::string& spelled, bool after_train) {
+  std::vector<std::string> known = FlagNames(after_train);
+  const std::vector<std::string> others = FlagNames(!after_train);
+  known.insert(known.end(), others.begin(), others.end());
+  std::string suggestion = DidYouMean(spelled, known);
+  if (suggestion.empty()) suggestion = "; dsrun --help lists all";
+  findings_.AddFlag(spelled, "unknown flag" + suggestion);
+}
+
+// DeepSpeed's sentence for two flags that contradict each other.
+void Parser::CheckPair() {
+  bool module = false;
+  bool no_python = false;
+  for (size_t i = 0; i < at_; ++i) {
+    module = module || args_[i] == "--module";
+    no_python = no_python || args_[i] == "--no_python" || args_[i] == "--no-python";
+  }
+  if (module && no_python) {
+    findings_.AddFlag("--module",
+                      "Don't use both the '--no_python' flag and the '--module' flag at the same "
+                      "time.");
+  }
+}
+
+void Parser::ParseTrain() {
+  line_.command = Command::kTrain;
+  while (!done()) {
+    if (LooksLikeFlag(arg())) {
+      ParseFlag(/*after_train=*/true);
+      if (line_.command == Command::kHelp) return;
+      continue;
+    }
+    findings_.AddFlag("train", "expected flags only, got " + Quoted(arg()) +
+                                   "; text to train on is named with --data PATH");
+    ++at_;
+  }
+}
+
+void Parser::ParseCheckpoint() {
+  line_.checkpoint.assign(args_.begin() + static_cast<std::ptrdiff_t>(at_), args_.end());
+  const bool help = !done() && (arg() == "--help" || arg() == "-h");
+  line_.command = help ? Command::kHelp : Command::kCheckpoint;
+}
+
+void Parser::ParseHelp() {
+  line_.command = Command::kHelp;
+  for (; !done(); ++at_) {
+    if (arg() == "--markdown") {
+      line_.help_markdown = true;
+    } else if (arg() == "train") {
+      line_.help_train = true;
+    } else {
+      findings_.AddFlag("help", "expected `train` or --markdown, got " + Quoted(arg()));
+    }
+  }
+}
+
+}  // namespace
+
+const FlagUse* FlagUses::Last(std::string_view name) const {
+  const FlagUse* last = nullptr;
+  for (const FlagUse& use : uses_) {
+    if (use.option->name == name) last = &use;
+  }
+  return last;
+}
+
+CommandLine ParseCommandLine(const std::vector<std::string>& args, Findings& findings,
+                             std::vector<std::string>& notes) {
+  return Parser(args, findings, notes).Parse();
+}
+
+}  // namespace dsrun::launcher

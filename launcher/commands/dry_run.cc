@@ -1,0 +1,310 @@
+#include "launcher/commands/dry_run.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/topology/rank_environment.h"
+#include "launcher/commands/units.h"
+#include "nlohmann/json.hpp"
+
+namespace dsrun::launcher {
+namespace {
+
+using Variables = std::vector<std::pair<std::string, std::string>>;
+using Json = nlohmann::ordered_json;
+
+std::string Short(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
+
+Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const RankPlace& place) {
+  RankEnvironmentInput input;
+  input.place = place;
+  input.world_size = static_cast<int32_t>(resolved.ranks.size());
+  input.master_addr = resolved.job.master_addr();
+  input.master_port = resolved.job.master_port();
+  input.job_id = resolved.job.job_id();
+  input.max_restarts = resolved.job.limits().max_restarts();
+  if (machine.gpus > 0 && !resolved.job.has_train()) {
+    for (const int32_t slot : resolved.job.nodes(place.node.value()).slots()) {
+      input.visible_gpus.push_back(Slot(slot));
+    }
+  }
+  return RankEnvironment(input);
+}
+
+ModelSpec ModelOf(const proto::TrainSpec& train) {
+  const proto::ModelSpec& m = train.model();
+  return {m.preset(),     m.num_layers(), m.hidden_size(), m.num_attention_heads(),
+          m.seq_length(), m.vocab_size()};
+}
+
+// Bytes by group, in the plan's order.
+std::vector<std::pair<std::string, int64_t>> Groups(const MemoryPlan& plan) {
+  std::vector<std::pair<std::string, int64_t>> out;
+  for (const PlannedBuffer& buffer : plan.buffers) {
+    auto found = std::find_if(out.begin(), out.end(),
+                              [&](const auto& entry) { return entry.first == buffer.group; });
+    if (found == out.end()) found = out.insert(out.end(), {buffer.group, 0});
+    found->second += buffer.bytes();
+  }
+  return out;
+}
+
+// Rows of equal columns; the first row is the heading. Numbers stand to the right.
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line = " ";
+    for (size_t i = 0; i < row.size(); ++i) {
+      // The column of a number: its first entry below the heading begins with a digit.
+      const bool right = rows.size() > 1 && !rows[1][i].empty() && rows[1][i].front() >= '0' &&
+                         rows[1][i].front() <= '9' && rows[1][i].find('.') == std::string::npos;
+      const std::string fill(widths[i] - row[i].size(), ' ');
+      line += " " + (right ? fill + row[i] : row[i] + fill) + " ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
+
+std::string Line(const std::string& name, const std::string& value) {
+  std::string out = "  " + name;
+  out.resize(std::max<size_t>(out.size() + 1, 16), ' ');
+  return out + value + "\n";
+}
+
+std::string TrainText(const Resolved& resolved) {
+  const proto::TrainSpec& t = resolved.job.train();
+  const ModelSpec model = ModelOf(t);
+  std::string paths;
+  for (const std::string& path : t.data_paths()) paths += (paths.empty() ? "" : ", ") + path;
+  std::string out = Line("model", t.model().preset() + ", " + CountText(ParameterCount(model)) +
+                                      " parameters: " + std::to_string(model.num_layers) +
+                                      " layers, width " + std::to_string(model.hidden_size) + ", " +
+                                      std::to_string(model.num_attention_heads) + " heads, " +
+                                      std::to_string(model.seq_length) + " bytes of context");
+  out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
+                          CountText(resolved.corpus_files) +
+                          (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
+  out += Line("batch", std::to_string(t.global_batch_size()) + " sequences a step = " +
+                           std::to_string(t.global_batch_size() / t.micro_batch_size()) +
+                           " micro-batches of " + std::to_string(t.micro_batch_size()) + ", in " +
+                           std::to_string(t.canonical_blocks()) + " canonical blocks");
+  out += Line("steps", std::to_string(t.train_iters()) + ", lr " + Short(t.lr()) + " to " +
+                           Short(t.min_lr()) + " after " + std::to_string(t.lr_warmup_iters()) +
+                           " of warm-up, betas " + Short(t.adam_beta1()) + " " +
+                           Short(t.adam_beta2()) + ", weight decay " + Short(t.weight_decay()) +
+                           ", clip " + Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
+  out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
+                            std::to_string(t.threads_per_rank()) + ", buckets of " +
+                            BytesText(t.bucket_bytes()) +
+                            (t.overlap_comm() ? ", overlapped" : ", not overlapped"));
+  out += Line("checkpoints",
+              t.save_dir() + (t.save_interval() == 0
+                                  ? ", at the end"
+                                  : ", every " + std::to_string(t.save_interval()) + " steps"));
+  if (!t.load_dir().empty()) out += Line("goes on from", t.load_dir());
+  return out;
+}
+
+std::string ProgramText(const proto::ProgramSpec& program) {
+  std::string out = Line("program", program.executable());
+  for (int i = 0; i < program.argv_size(); ++i) {
+    out += Line("argv[" + std::to_string(i) + "]", Quoted(program.argv(i)));
+  }
+  if (program.append_local_rank()) out += Line("argv[last]", "\"--local_rank=<LOCAL_RANK>\"");
+  return out;
+}
+
+std::string RankTable(const Resolved& resolved) {
+  std::vector<std::vector<std::string>> rows = {
+      {"rank", "node", "address", "agent port", "slot", "local", "dp", "pp", "tp"}};
+  const bool train = resolved.job.has_train();
+  if (train) {
+    rows[0].push_back("micro-batches");
+    rows[0].push_back("memory");
+  }
+  for (const RankPlace& p : resolved.ranks) {
+    const proto::NodeSpec& node = resolved.job.nodes(p.node.value());
+    rows.push_back({std::to_string(p.rank.value()), node.host(),
+                    node.address().empty() ? "unknown" : node.address(),
+                    node.agent_port() == 0 ? "picked" : std::to_string(node.agent_port()),
+                    std::to_string(p.slot.value()), std::to_string(p.local_rank),
+                    std::to_string(p.dp), std::to_string(p.pp), std::to_string(p.tp)});
+    if (!train) continue;
+    const proto::TrainSpec& t = resolved.job.train();
+    const BatchPlan batch(t.global_batch_size() / t.micro_batch_size(), t.canonical_blocks(),
+                          static_cast<int64_t>(resolved.ranks.size()));
+    const Range range = batch.RankMicroBatches(p.rank.value());
+    rows.back().push_back(std::to_string(range.begin) + "-" + std::to_string(range.end - 1));
+    rows.back().push_back(
+        BytesText(resolved.memory[static_cast<size_t>(p.rank.value())].total_bytes()));
+  }
+  return "Ranks\n" + Table(rows);
+}
+
+std::string MemoryTable(const Resolved& resolved) {
+  if (resolved.memory.empty()) return "";
+  std::vector<std::vector<std::string>> rows = {{"rank"}};
+  for (const auto& [group, bytes] : Groups(resolved.memory.front())) rows[0].push_back(group);
+  rows[0].push_back("total");
+  for (size_t rank = 0; rank < resolved.memory.size(); ++rank) {
+    rows.push_back({std::to_string(rank)});
+    for (const auto& [group, bytes] : Groups(resolved.memory[rank])) {
+      rows.back().push_back(BytesText(bytes));
+    }
+    rows.back().push_back(BytesText(resolved.memory[rank].total_bytes()));
+  }
+  return "\nMemory by plan\n" + Table(rows);
+}
+
+// What all ranks share is said once; then one line a rank with its own.
+std::string EnvironmentText(const Resolved& resolved, const Machine& machine) {
+  std::vector<Variables> all;
+  for (const RankPlace& place : resolved.ranks) {
+    all.push_back(EnvironmentOf(resolved, machine, place));
+  }
+  std::string common;
+  std::set<std::string> own;
+  for (const auto& [name, value] : all.front()) {
+    const bool same = std::all_of(all.begin(), all.end(), [&](const Variables& variables) {
+      return std::find(variables.begin(), variables.end(), std::make_pair(name, value)) !=
+             variables.end();
+    });
+    if (same) {
+      common += " " + name + "=" + value;
+    } else {
+      own.insert(name);
+    }
+  }
+  std::string out = "\nEnvironment, besides " + std::to_string(resolved.job.environment_size()) +
+                    " variables that are handed on\n  all ranks:" + common + "\n";
+  for (size_t rank = 0; rank < all.size() && !own.empty(); ++rank) {
+    out += "  rank " + std::to_string(rank) + ":";
+    for (const auto& [name, value] : all[rank]) {
+      if (own.count(name) > 0) out += " " + name + "=" + value;
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+Json TrainJson(const Resolved& resolved) {
+  const proto::TrainSpec& t = resolved.job.train();
+  const ModelSpec model = ModelOf(t);
+  return {{"model",
+           {{"preset", model.preset},
+            {"parameters", ParameterCount(model)},
+            {"num_layers", model.num_layers},
+            {"hidden_size", model.hidden_size},
+            {"num_attention_heads", model.num_attention_heads},
+            {"seq_length", model.seq_length},
+            {"vocab_size", model.vocab_size}}},
+          {"data_paths", std::vector<std::string>(t.data_paths().begin(), t.data_paths().end())},
+          {"data_files", resolved.corpus_files},
+          {"data_bytes", resolved.corpus_bytes},
+          {"global_batch_size", t.global_batch_size()},
+          {"micro_batch_size", t.micro_batch_size()},
+          {"canonical_blocks", t.canonical_blocks()},
+          {"train_iters", t.train_iters()},
+          {"lr", t.lr()},
+          {"min_lr", t.min_lr()},
+          {"lr_warmup_iters", t.lr_warmup_iters()},
+          {"adam_beta1", t.adam_beta1()},
+          {"adam_beta2", t.adam_beta2()},
+          {"adam_eps", t.adam_eps()},
+          {"weight_decay", t.weight_decay()},
+          {"clip_grad", t.clip_grad()},
+          {"seed", t.seed()},
+          {"save", t.save_dir()},
+          {"load", t.load_dir()},
+          {"save_interval", t.save_interval()},
+          {"device", t.device()},
+          {"isa_cap", t.isa_cap()},
+          {"threads_per_rank", t.threads_per_rank()},
+          {"bucket_bytes", t.bucket_bytes()},
+          {"overlap", t.overlap_comm()}};
+}
+
+Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace& p) {
+  const proto::NodeSpec& node = resolved.job.nodes(p.node.value());
+  Json out = {{"rank", p.rank.value()},
+              {"node", node.host()},
+              {"address", node.address()},
+              {"agent_port", node.agent_port()},
+              {"slot", p.slot.value()},
+              {"local_rank", p.local_rank},
+              {"dp", p.dp},
+              {"pp", p.pp},
+              {"tp", p.tp}};
+  Json environment = Json::object();
+  for (const auto& [name, value] : EnvironmentOf(resolved, machine, p)) environment[name] = value;
+  out["environment"] = std::move(environment);
+  if (!resolved.memory.empty()) {
+    const MemoryPlan& plan = resolved.memory[static_cast<size_t>(p.rank.value())];
+    Json memory = Json::object();
+    for (const auto& [group, bytes] : Groups(plan)) memory[group] = bytes;
+    memory["total"] = plan.total_bytes();
+    out["memory_bytes"] = std::move(memory);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string DryRunText(const Resolved& resolved, const Machine& machine) {
+  const proto::JobSpec& job = resolved.job;
+  std::string out = "job " + job.job_id() + ": " + std::to_string(resolved.ranks.size()) +
+                    (resolved.ranks.size() == 1 ? " rank on " : " ranks on ") +
+                    std::to_string(job.nodes_size()) +
+                    (job.nodes_size() == 1 ? " node" : " nodes") + ", as user " +
+                    job.run_as_user() + " (dry run: nothing is started)\n";
+  out += job.has_train() ? TrainText(resolved) : ProgramText(job.program());
+  out += Line("run folder", job.run_dir());
+  out += Line("works in", job.working_dir()) + "\n";
+  out += RankTable(resolved) + MemoryTable(resolved) + EnvironmentText(resolved, machine);
+  return out;
+}
+
+std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
+  const proto::JobSpec& job = resolved.job;
+  Json out = {{"job_id", job.job_id()},
+              {"run_as_user", job.run_as_user()},
+              {"run_dir", job.run_dir()},
+              {"working_dir", job.working_dir()},
+              {"master_addr", job.master_addr()},
+              {"master_port", job.master_port()},
+              {"inherited_variables", job.environment_size()}};
+  if (job.has_train()) {
+    out["train"] = TrainJson(resolved);
+  } else {
+    out["program"] = {{"executable", job.program().executable()},
+                      {"argv", std::vector<std::string>(job.program().argv().begin(),
+                                                        job.program().argv().end())},
+                      {"append_local_rank", job.program().append_local_rank()}};
+  }
+  out["ranks"] = Json::array();
+  for (const RankPlace& place : resolved.ranks) {
+    out["ranks"].push_back(RankJson(resolved, machine, place));
+  }
+  out["notes"] = resolved.notes;
+  // Paths and arguments are bytes; what is not UTF-8 is replaced, as JSON must be text.
+  return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,288 @@
+#include "launcher/commands/options.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using Kind = Option::Kind;
+using Fate = Option::Fate;
+
+Option Value(std::string name, std::string value_name, std::string default_text, std::string help,
+             std::vector<std::string> aliases = {}) {
+  return {std::move(name),       std::move(aliases),      Kind::kValue,
+          std::move(value_name), std::move(default_text), std::move(help)};
+}
+Option Switch(std::string name, std::string help, std::vector<std::string> aliases = {}) {
+  return {std::move(name), std::move(aliases), Kind::kSwitch, "", "", std::move(help)};
+}
+// Flags of other launchers.
+Option Foreign(Fate fate, Kind kind, std::string name, std::string words,
+               std::vector<std::string> aliases = {}) {
+  Option option;
+  option.name = std::move(name);
+  option.aliases = std::move(aliases);
+  option.kind = kind;
+  option.value_name = kind == Kind::kValue ? "X" : "";
+  option.fate = fate;
+  option.words = std::move(words);
+  return option;
+}
+
+OptionGroup Hosts() {
+  return {
+      "Where to run",
+      false,
+      {
+          Value("hostfile", "PATH", "/job/hostfile if there is one, else this machine",
+                "hosts and slots, one `HOST slots=N` a line (hostfiles/README.md)", {"H"}),
+          Value("include", "NODES", "",
+                "use only these: `w1`, `w0@w1:0,2`, `w1:0-3` (no slots: all of the host's)", {"i"}),
+          Value("exclude", "NODES", "", "use all but these; same grammar", {"e"}),
+          Value("num_nodes", "N", "all", "the first N hosts"),
+          Value("num_gpus", "N", "all; without a hostfile 1",
+                "the first N slots of every host; without a hostfile N ranks on this machine",
+                {"num_accelerators"}),
+          Switch("strict", "a hostfile that does not exist is an error, not a warning"),
+          Value("master_addr", "ADDRESS", "the first host's", "MASTER_ADDR of a user program"),
+          Value("master_port", "PORT", "29500",
+                "MASTER_PORT of a user program; 0 picks a free one, and one that is in use is "
+                "replaced by a free one, with a note"),
+      }};
+}
+
+OptionGroup Job() {
+  return {
+      "The job",
+      false,
+      {
+          Switch("dry-run",
+                 "print the resolved job (ranks, ports, environment, memory) and "
+                 "start nothing"),
+          Switch("json", "with --dry-run: print it as JSON"),
+          Value("run-dir", "DIR", "runs/<job id> under the current folder",
+                "logs, journal and metrics of this job"),
+          Value("env-file", "PATH", ".deepspeed_env of the home folder, then of the current one",
+                "variables for the ranks, one NAME=VALUE a line; DS_ENV_FILE names another "
+                "default"),
+          Value("cluster-key-file", "PATH", "",
+                "key (mode 0600) that agents which are already running ask for"),
+          Switch("append-local-rank", "append --local_rank=N to a user program's arguments"),
+          Switch("quiet", "do not show the ranks' output; their files are written all the same",
+                 {"q"}),
+          Value("agent-binary", "PATH", "dsagent beside dsrun", "for developers"),
+      }};
+}
+
+OptionGroup TimeLimits() {
+  return {
+      "Failures and time limits (3s, 500ms, 2m; docs/failure_model.md)",
+      false,
+      {
+          Value("max-restarts", "N", "100 for train, 0 for programs",
+                "generations after the first"),
+          Value("max-restarts-without-progress", "N", "3",
+                "generations in a row without a newer checkpoint or step"),
+          Value("heartbeat-interval", "DURATION", "500ms", "between all who watch each other"),
+          Value("node-silent-after", "DURATION", "3s", "a silent node is lost (1s to 600s)"),
+          Value("worker-silent-after", "DURATION", "3s", "a silent worker is killed"),
+          Value("agent-stalled-after", "DURATION", "3s", "a stopped agent is killed with its tree"),
+          Value("lease", "DURATION", "30s",
+                "agents without a coordinator stop their workers after this"),
+          Value("stop-grace", "DURATION", "15s", "from TERM to KILL, one period for all ranks"),
+          Value("join-timeout", "DURATION", "60s",
+                "from the announcement of a generation until all ranks joined it"),
+          Value("cause-grace", "DURATION", "250ms",
+                "wait for the cause after a rank reports a lost peer"),
+          Value("collective-timeout", "DURATION", "10s",
+                "least time before a blocked collective is given up"),
+      }};
+}
+
+OptionGroup FromOthers() {
+  constexpr Fate kNoted = Fate::kNoted;
+  constexpr Fate kRefused = Fate::kRefused;
+  constexpr Kind kSwitch = Kind::kSwitch;
+  constexpr Kind kValue = Kind::kValue;
+  const std::string no_ssh =
+      "dsrun uses no ssh: start dsagent on each node and name its port in "
+      "the hostfile (HOST:PORT slots=N)";
+  const std::string rendezvous =
+      "there is no rendezvous to configure: name the hosts with "
+      "--hostfile, or leave it out for this machine";
+  return {
+      "Flags of deepspeed and torchrun",
+      false,
+      {
+          Foreign(kNoted, kSwitch, "no_python", "programs are always started directly"),
+          Foreign(kRefused, kSwitch, "module",
+                  "programs are started directly: write `python3 -u -m MODULE` as the program"),
+          Foreign(kNoted, kSwitch, "no_local_rank",
+                  "--local_rank=N is not appended anyway (--append-local-rank does)"),
+          Foreign(kNoted, kValue, "launcher", "agents start the ranks; no back-end is used"),
+          Foreign(kRefused, kValue, "launcher_args",
+                  "there is no back-end command to hand it to; leave it out"),
+          Foreign(kNoted, kSwitch, "no_ssh_check", "no ssh is used, so none is checked"),
+          Foreign(kNoted, kSwitch, "force_multi", "one node and many take the same path"),
+          Foreign(kRefused, kSwitch, "no_ssh", no_ssh),
+          Foreign(kRefused, kValue, "node_rank", no_ssh),
+          Foreign(kRefused, kValue, "ssh_port", no_ssh),
+          Foreign(kRefused, kValue, "venv_script",
+                  "no shell runs: activate the environment before dsrun, or use --env-file"),
+          Foreign(kRefused, kValue, "enable_each_rank_log",
+                  "every rank's log is always written; choose the folder with --run-dir DIR"),
+          Foreign(kRefused, kSwitch, "save_pid",
+                  "dsrun stays one process until the job ends: use the shell's $!"),
+          Foreign(kNoted, kSwitch, "elastic_training",
+                  "a job always goes on with the nodes that are left"),
+          Foreign(kRefused, kValue, "min_elastic_nodes",
+                  "a job goes on with any number of nodes; there is no lower bound to set"),
+          Foreign(kRefused, kValue, "max_elastic_nodes", "use --num_nodes N"),
+          Foreign(kRefused, kValue, "autotuning", "not available; choose sizes with --dry-run"),
+          Foreign(kRefused, kSwitch, "bind_cores_to_rank",
+                  "cores are not bound; use --threads-per-rank N of train, or taskset"),
+          Foreign(kRefused, kValue, "bind_core_list",
+                  "cores are not bound; use --threads-per-rank N of train, or taskset"),
+          Foreign(kNoted, kValue, "log_level",
+                  "the level of dsrun's own log is GLOG_minloglevel and GLOG_v in the environment"),
+          Foreign(kRefused, kValue, "nproc_per_node", "that is torchrun's: write --num_gpus N"),
+          Foreign(kRefused, kValue, "nnodes", "that is torchrun's: write --num_nodes N"),
+          Foreign(kRefused, kSwitch, "standalone",
+                  "that is torchrun's: without a hostfile dsrun uses this machine"),
+          Foreign(kRefused, kValue, "rdzv_endpoint", rendezvous, {"rdzv_backend", "rdzv_id"}),
+          Foreign(kRefused, kValue, "log_dir", "that is torchrun's: write --run-dir DIR"),
+          Foreign(kRefused, kValue, "redirects",
+                  "every rank's output is always in a file and on the console", {"tee"}),
+      }};
+}
+
+OptionGroup Model() {
+  return {"Model",
+          true,
+          {
+              Value("model", "PRESET", "gpt2-nano",
+                    "gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m"),
+              Value("num-layers", "N", "the preset's", "transformer blocks"),
+              Value("hidden-size", "N", "the preset's", "width"),
+              Value("num-attention-heads", "N", "the preset's", "must divide the width"),
+              Value("seq-length", "N", "the preset's", "bytes of context"),
+          }};
+}
+
+OptionGroup Training() {
+  return {
+      "Training",
+      true,
+      {
+          {"data", {}, Kind::kRepeated, "PATH", "", "file or folder of text; may be repeated"},
+          Value("global-batch-size", "N", "the preset's", "sequences a step; never changes"),
+          Value("micro-batch-size", "N", "the preset's",
+                "sequences a micro-batch; must divide the global batch"),
+          Value("gradient-accumulation-steps", "N", "",
+                "micro-batches a rank and step; with the two above it must multiply out"),
+          Value("canonical-blocks", "N", "4 x ranks, at most the micro-batches",
+                "parts of the batch over which sums are ordered; the most ranks there can ever be"),
+          Value("train-iters", "N", "300", "optimizer steps"),
+          Value("lr", "X", "the preset's", "peak learning rate; falls linearly to --min-lr"),
+          Value("min-lr", "X", "0", "learning rate of the last step"),
+          Value("lr-warmup-iters", "N", "1 % of --train-iters", "steps of linear warm-up"),
+          Value("adam-beta1", "X", "0.9", "", {}),
+          Value("adam-beta2", "X", "0.95", "", {}),
+          Value("adam-eps", "X", "1e-8", "", {}),
+          Value("weight-decay", "X", "0.1", "of matrices, decoupled"),
+          Value("clip-grad", "X", "1", "largest global gradient norm; 0: no clipping"),
+          Value("seed", "N", "1234", "of initialisation, data order and sampling"),
+      }};
+}
+
+OptionGroup Files() {
+  return {"Checkpoints, logs, sampling",
+          true,
+          {
+              Value("save", "DIR", "<run dir>/checkpoints", "where checkpoints go"),
+              Value("load", "DIR", "", "go on from the newest good checkpoint of this folder"),
+              Value("save-interval", "N", "50", "steps between checkpoints; 0: only at the end"),
+              Value("log-interval", "N", "10", "steps between lines of progress"),
+              Value("metrics", "FILE", "", "one JSON object a step"),
+              Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),
+              Value("sample-tokens", "N", "200", "bytes of the continuation"),
+              Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),
+              Switch("accept-fingerprint",
+                     "load a checkpoint although libraries or CPU differ from the ones it was "
+                     "written with"),
+          }};
+}
+
+OptionGroup Engine() {
+  return {
+      "Engine (none of these changes a bit of the result, except --isa-cap)",
+      true,
+      {
+          Value("device", "auto|cpu|cuda", "auto", "auto takes the CPU where there is no GPU"),
+          Value("threads-per-rank", "N", "cores / ranks of this machine, at least 1", ""),
+          Value("bucket-bytes", "N", "4194304", "gradient bytes that are reduced together"),
+          {"overlap", {}, Kind::kOnOff, "", "on", "reduce buckets during the backward pass"},
+          Value("isa-cap", "ISA", "what the CPU has", "avx512, avx2 or baseline at most"),
+          Value("check-collectives", "start|always|off", "start",
+                "compare operation, type and size on all ranks before data moves"),
+          Foreign(Fate::kRefused, Kind::kValue, "deepspeed_config",
+                  "DeepSpeed's JSON is not read: give the sizes as flags", {"deepspeed-config"}),
+          Foreign(Fate::kRefused, Kind::kValue, "data-path", "that is Megatron's: write --data"),
+          Foreign(Fate::kRefused, Kind::kValue, "tensor-model-parallel-size",
+                  "ranks are data parallel only; leave it out"),
+          Foreign(Fate::kRefused, Kind::kValue, "pipeline-model-parallel-size",
+                  "ranks are data parallel only; leave it out"),
+          Foreign(Fate::kRefused, Kind::kSwitch, "bf16", "the engine computes in fp32", {"fp16"}),
+      }};
+}
+
+std::string Folded(std::string_view name) {
+  std::string out(name);
+  for (char& c : out) {
+    if (c == '_') c = '-';
+  }
+  return out;
+}
+
+bool Matches(const Option& option, const std::string& folded) {
+  if (Folded(option.name) == folded) return true;
+  for (const std::string& alias : option.aliases) {
+    if (Folded(alias) == folded) return true;
+  }
+  return option.kind == Kind::kOnOff && "no-" + Folded(option.name) == folded;
+}
+
+}  // namespace
+
+const std::vector<OptionGroup>& OptionGroups() {
+  static const auto* const groups = new std::vector<OptionGroup>{
+      Hosts(), Job(), TimeLimits(), FromOthers(), Model(), Training(), Files(), Engine()};
+  return *groups;
+}
+
+const Option* FindOption(std::string_view name, bool train) {
+  const std::string folded = Folded(name);
+  for (const OptionGroup& group : OptionGroups()) {
+    if (group.train != train) continue;
+    for (const Option& option : group.options) {
+      if (Matches(option, folded)) return &option;
+    }
+  }
+  return nullptr;
+}
+
+std::vector<std::string> FlagNames(bool train) {
+  std::vector<std::string> out;
+  for (const OptionGroup& group : OptionGroups()) {
+    if (group.train != train) continue;
+    for (const Option& option : group.options) {
+      if (option.fate != Fate::kUsed) continue;
+      out.push_back(option.flag());
+      if (option.kind == Kind::kOnOff) out.push_back("--no-" + option.name);
+      for (const std::string& alias : option.aliases) {
+        if (alias.size() > 1) out.push_back("--" + alias);
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,76 @@
+// The environment of the ranks: this process's own, then what the environment file says.
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "common/config/env_file.h"
+#include "launcher/commands/resolve_parts.h"
+
+namespace dsrun::launcher {
+namespace {
+
+void SetVariable(proto::JobSpec& job, const std::string& name, const std::string& value) {
+  for (proto::EnvVar& variable : *job.mutable_environment()) {
+    if (variable.name() != name) continue;
+    variable.set_value(value);
+    return;
+  }
+  proto::EnvVar& variable = *job.add_environment();
+  variable.set_name(name);
+  variable.set_value(value);
+}
+
+void ApplyFile(ResolveContext& context, const std::string& shown, const std::string& absolute) {
+  std::ifstream in(absolute, std::ios::binary);
+  std::ostringstream content;
+  content << in.rdbuf();
+  if (!in.is_open()) {
+    context.findings.AddFlag(
+        "--env-file", "cannot read " + Quoted(shown) + "; check the path and its permissions");
+    return;
+  }
+  const SourceText text(shown, content.str());
+  for (const EnvSetting& setting : ParseEnvFile(text, context.findings)) {
+    // A bare name means our own value, which is in the environment already.
+    if (setting.value.has_value()) SetVariable(context.resolved.job, setting.name, *setting.value);
+  }
+}
+
+}  // namespace
+
+void ResolveEnvironment(ResolveContext& context) {
+  proto::JobSpec& job = context.resolved.job;
+  for (const std::string& entry : context.machine.environment) {
+    const size_t equals = entry.find('=', 1);  // a name may begin with '='
+    if (equals == std::string::npos) continue;
+    proto::EnvVar& variable = *job.add_environment();
+    variable.set_name(entry.substr(0, equals));
+    variable.set_value(entry.substr(equals + 1));
+  }
+  namespace fs = std::filesystem;
+  if (const auto given = context.values.Text("env-file")) {
+    const std::string path = context.Absolute(*given);
+    std::error_code error;
+    if (fs::is_regular_file(path, error)) {
+      ApplyFile(context, *given, path);
+    } else {
+      context.findings.AddFlag("--env-file",
+                               "there is no file " + Quoted(*given) + "; check the path");
+    }
+    return;
+  }
+  const char* named = context.machine.Variable("DS_ENV_FILE");
+  const std::string name = named != nullptr && *named != '\0' ? named : ".deepspeed_env";
+  const char* home = context.machine.Variable("HOME");
+  std::string first;
+  if (home != nullptr && *home != '\0') first = (fs::path(home) / name).string();
+  const std::string second = context.Absolute(name);
+  std::error_code error;
+  if (!first.empty() && first != second && fs::is_regular_file(first, error)) {
+    ApplyFile(context, first, first);
+  }
+  if (fs::is_regular_file(second, error)) ApplyFile(context, name, second);
+}
+
+}  // namespace dsrun::launcher

@@ -1,0 +1,227 @@
+// Which hosts and slots: hostfile, filters, addresses, ranks, the program's master port.
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "common/config/hostfile.h"
+#include "common/config/include_exclude.h"
+#include "common/rpc/loopback.h"
+#include "launcher/commands/network.h"
+#include "launcher/commands/resolve_parts.h"
+
+namespace dsrun::launcher {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kDefaultHostfile[] = "/job/hostfile";
+
+// "2,0" -> {0, 2}; nothing for other spellings (UUIDs) or an empty list.
+std::vector<int32_t> VisibleDevices(const char* text) {
+  std::set<int32_t> ids;
+  std::stringstream in(text == nullptr ? "" : text);
+  std::string word;
+  while (std::getline(in, word, ',')) {
+    int32_t id = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size() || id < 0) return {};
+    ids.insert(id);
+  }
+  return {ids.begin(), ids.end()};
+}
+
+// This machine as a hostfile of one line.
+std::vector<SelectedHost> LocalHosts(ResolveContext& context, HostFilter filter) {
+  const Machine& machine = context.machine;
+  const bool filtered = !filter.include.empty() || !filter.exclude.empty();
+  if (filter.num_nodes.value_or(1) > 1) {
+    context.findings.AddFlag("--num_nodes",
+                             "Num nodes is >1 but no extra nodes available via hostfile; name the "
+                             "hosts with --hostfile");
+    return {};
+  }
+  const char* visible = machine.Variable("CUDA_VISIBLE_DEVICES");
+  HostEntry local{"localhost", "", 0, std::max(1, machine.gpus), 1};
+  if (!context.is_train() && machine.gpus > 0 && visible != nullptr) {
+    const std::vector<int32_t> ids = VisibleDevices(visible);
+    if (filtered || filter.num_gpus.has_value()) {
+      context.Note(std::string("Detected VISIBLE_DEVICES=") + visible +
+                   " but ignoring it because one or several of --include/--exclude/--num_gpus/"
+                   "--num_nodes cl args were used.");
+    } else if (!ids.empty()) {
+      context.Note(std::string("Detected VISIBLE_DEVICES=") + visible +
+                   ": setting --include=localhost:" + visible);
+      return {{local, ids}};
+    }
+  }
+  if (filtered) {
+    local.slots = std::max(machine.gpus, machine.cores);
+  } else if (filter.num_gpus.value_or(-1) != -1) {
+    if (*filter.num_gpus > kMaxSlotsPerHost) {
+      context.findings.AddFlag("--num_gpus", "expected 1 to " + std::to_string(kMaxSlotsPerHost) +
+                                                 ", got " + std::to_string(*filter.num_gpus));
+      return {};
+    }
+    // Slots of the CPU engine are places for processes: there are as many as are asked for.
+    local.slots = static_cast<int>(std::max<int64_t>(1, *filter.num_gpus));
+  } else if (context.is_train()) {
+    local.slots = 1;
+  }
+  filter.num_nodes.reset();
+  Hostfile file{"this machine", {local}};
+  return SelectHosts(file, filter, context.findings);
+}
+
+// Reads and filters the hostfile, or takes this machine where there is none.
+std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) {
+  HostFilter filter;
+  filter.include = context.values.Text("include").value_or("");
+  filter.exclude = context.values.Text("exclude").value_or("");
+  filter.num_nodes = context.values.Int("num_nodes", -1);
+  filter.num_gpus = context.values.Int("num_gpus", -1);
+  for (const char* flag : {"include", "exclude"}) {
+    if (context.values.Text(flag) == "") {
+      context.findings.AddFlag(std::string("--") + flag, "expected hosts, got an empty text");
+    }
+  }
+  const auto given = context.values.Text("hostfile");
+  path = given.value_or(kDefaultHostfile);
+  const std::string absolute = context.Absolute(path);
+  std::error_code error;
+  if (!fs::exists(absolute, error)) {
+    if (given.has_value() && context.values.Switch("strict")) {
+      context.findings.AddFlag("--hostfile", "there is no file " + Quoted(path) +
+                                                 "; check the path, or leave --strict out to use "
+                                                 "this machine");
+      return {};
+    }
+    if (given.has_value()) {
+      context.Note(
+          "Unable to find hostfile, will proceed with training with local resources only. "
+          "(" +
+          path + "; --strict makes this an error)");
+    }
+    path = "this machine";
+    return LocalHosts(context, filter);
+  }
+  std::ifstream in(absolute, std::ios::binary);
+  std::ostringstream content;
+  if (fs::is_directory(absolute, error) || !in || !(content << in.rdbuf() || in.peek() == EOF)) {
+    context.findings.AddFlag("--hostfile", "expected a readable text file, but " + Quoted(path) +
+                                               (fs::is_directory(absolute, error)
+                                                    ? " is a folder"
+                                                    : " cannot be read; check its permissions"));
+    return {};
+  }
+  const SourceText text(path, content.str());
+  Findings mine;
+  const Hostfile file = ParseHostfile(text, mine);
+  context.findings.Append(mine);
+  // Filters on half a hostfile would report hosts as missing that are only misspelt.
+  if (mine.has_errors()) return {};
+  return SelectHosts(file, filter, context.findings);
+}
+
+std::string Place(const std::string& path, const HostEntry& host) {
+  return path == "this machine" ? path : path + ":" + std::to_string(host.line) + ":1";
+}
+
+// A user named by the hostfile is the whole job's.
+void ResolveUser(ResolveContext& context, const std::string& path,
+                 const std::vector<SelectedHost>& hosts) {
+  const HostEntry* first = nullptr;
+  for (const SelectedHost& selected : hosts) {
+    if (selected.host.user.empty()) continue;
+    if (first == nullptr) first = &selected.host;
+    if (first->user != selected.host.user) {
+      context.findings.AddFlag(Place(path, selected.host), "expected one user for all ranks, got " +
+                                                               selected.host.user + " here and " +
+                                                               first->user + " in line " +
+                                                               std::to_string(first->line));
+      return;
+    }
+  }
+  if (first != nullptr) context.resolved.job.set_run_as_user(first->user);
+}
+
+void AddNode(ResolveContext& context, const std::string& path, const SelectedHost& selected) {
+  proto::NodeSpec& node = *context.resolved.job.add_nodes();
+  node.set_host(selected.host.name());
+  node.set_agent_port(selected.host.port);
+  for (const int32_t slot : selected.slots) node.add_slots(slot);
+  const auto address = ResolveAddress(selected.host.host);
+  std::string why;
+  if (!address.ok()) {
+    why = selected.host.name() + " has no address (" + std::string(address.status().message()) +
+          "); check the name";
+  } else {
+    node.set_address(*address);
+    if (IsLoopbackAddress(*address)) return;
+    why = selected.host.name() + " (" + *address +
+          ") is off loopback: refused until TLS exists; use addresses such as 127.0.0.1";
+  }
+  if (context.resolved.dry_run) {
+    context.Note(Place(path, selected.host) + ": a real start would be refused: " + why);
+  } else {
+    context.findings.AddFlag(Place(path, selected.host), why);
+  }
+}
+
+}  // namespace
+
+void ResolveHosts(ResolveContext& context) {
+  std::string path;
+  const std::vector<SelectedHost> hosts = FindHosts(context, path);
+  ResolveUser(context, path, hosts);
+  std::vector<NodeSlots> nodes;
+  for (const SelectedHost& selected : hosts) {
+    NodeSlots node{NodeId(static_cast<int32_t>(nodes.size())), {}};
+    for (const int32_t slot : selected.slots) node.slots.push_back(Slot(slot));
+    nodes.push_back(std::move(node));
+    AddNode(context, path, selected);
+  }
+  if (nodes.empty()) return;  // there is a finding
+  auto ranks = PlaceRanks(std::move(nodes));
+  if (ranks.ok()) {
+    context.resolved.ranks = *std::move(ranks);
+  } else {
+    context.findings.AddFlag("dsrun", std::string(ranks.status().message()));
+  }
+}
+
+void ResolveMaster(ResolveContext& context) {
+  proto::JobSpec& job = context.resolved.job;
+  const auto given_port = context.values.Int("master_port", 0, 65535);
+  std::string address = context.values.Text("master_addr").value_or("");
+  if (address.empty() && job.nodes_size() > 0) address = job.nodes(0).address();
+  job.set_master_addr(address);
+  if (address.empty()) return;
+  const auto numeric = ResolveAddress(address);
+  if (!numeric.ok()) {
+    context.findings.AddFlag("--master_addr", Quoted(address) + " has no address (" +
+                                                  std::string(numeric.status().message()) + ")");
+    return;
+  }
+  int port = static_cast<int>(given_port.value_or(29500));
+  if (port == 0 || !IsPortFree(*numeric, port)) {
+    const auto picked = PickFreePort(*numeric);
+    if (!picked.ok()) {
+      context.findings.AddFlag("--master_port", std::string(picked.status().message()));
+      return;
+    }
+    // Our own engine does not use this port: only who asked for it hears of it.
+    if (port != 0 && (!context.is_train() || given_port.has_value())) {
+      context.Note("port " + std::to_string(port) + " at " + address +
+                   " is in use: MASTER_PORT is " + std::to_string(*picked) + " instead");
+    }
+    port = *picked;
+  }
+  job.set_master_port(port);
+}
+
+}  // namespace dsrun::launcher

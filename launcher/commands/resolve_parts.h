@@ -1,0 +1,46 @@
+// The parts of Resolve (resolve.h), in the order in which they run. Each reads what those before it
+// filled in, adds its own to `resolved`, and reports what is wrong; none stops the others.
+
+#ifndef DSRUN_LAUNCHER_COMMANDS_RESOLVE_PARTS_H_
+#define DSRUN_LAUNCHER_COMMANDS_RESOLVE_PARTS_H_
+
+#include <string>
+
+#include "launcher/commands/flag_values.h"
+#include "launcher/commands/machine.h"
+#include "launcher/commands/resolve.h"
+
+namespace dsrun::launcher {
+
+struct ResolveContext {
+  const CommandLine& line;
+  const Machine& machine;
+  FlagValues& values;
+  Findings& findings;
+  Resolved& resolved;
+
+  bool is_train() const { return line.command == CommandLine::Command::kTrain; }
+  void Note(std::string text) { resolved.notes.push_back(std::move(text)); }
+  // Against the current folder, without "." and "..".
+  std::string Absolute(const std::string& path) const;
+};
+
+// job.nodes, run_as_user, ranks.
+void ResolveHosts(ResolveContext& context);
+// master_addr, master_port. REQUIRES: ResolveHosts.
+void ResolveMaster(ResolveContext& context);
+// job.limits.
+void ResolveLimits(ResolveContext& context);
+// job.environment: this process's own, then the environment file.
+void ResolveEnvironment(ResolveContext& context);
+// job.program.
+void ResolveProgram(ResolveContext& context);
+// job.train, memory, corpus. REQUIRES: ResolveHosts; run_dir is set.
+void ResolveTrain(ResolveContext& context);
+// Findings where the ranks of this machine need more than there is. REQUIRES: train and ranks are
+// valid; fills resolved.memory.
+void CheckMemory(ResolveContext& context);
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_COMMANDS_RESOLVE_PARTS_H_

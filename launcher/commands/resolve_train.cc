@@ -1,0 +1,345 @@
+// The job of our own engine: model, text, batch, optimizer, checkpoints.
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+
+#include "common/base/file_system.h"
+#include "common/config/batch_size.h"
+#include "common/config/nearest.h"
+#include "common/format/checkpoint_reader.h"
+#include "common/format/corpus_files.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/rpc/loopback.h"
+#include "launcher/commands/resolve_parts.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr int64_t kMaxSize = int64_t{1} << 31;
+
+class TrainResolver {
+ public:
+  explicit TrainResolver(ResolveContext& context)
+      : c_(context),
+        v_(context.values),
+        train_(*context.resolved.job.mutable_train()),
+        width_(static_cast<int64_t>(context.resolved.ranks.size())) {}
+
+  void Resolve() {
+    FindCheckpoint();
+    Model();
+    Data();
+    Batch();
+    Optimizer();
+    Folders();
+    Engine();
+    CompareCheckpoint();
+    if (model_ok_ && batch_ok_) CheckMemory(c_);
+  }
+
+ private:
+  void FindCheckpoint();
+  void CompareCheckpoint();
+  void Model();
+  void Data();
+  void Batch();
+  void Optimizer();
+  void Folders();
+  void CheckSaveFolder(bool given);
+  void Engine();
+  void Device();
+  int64_t LocalRanks() const;
+  void Error(const std::string& flag, const std::string& text) { c_.findings.AddFlag(flag, text); }
+  const ManifestFacts* loaded() const {
+    return checkpoint_.has_value() ? &checkpoint_->manifest().facts : nullptr;
+  }
+
+  ResolveContext& c_;
+  FlagValues& v_;
+  proto::TrainSpec& train_;
+  const int64_t width_;
+  std::optional<Checkpoint> checkpoint_;
+  ModelSpec model_;
+  PresetDefaults preset_{32, 4, 2e-3};
+  bool model_ok_ = false;
+  bool batch_ok_ = false;
+};
+
+// What --load goes on from. Sizes only: the workers compare every byte before they use it.
+void TrainResolver::FindCheckpoint() {
+  const auto load = v_.Text("load");
+  if (!load.has_value()) return;
+  const std::string folder = c_.Absolute(*load);
+  train_.set_load_dir(folder);
+  std::vector<std::string> rejected;
+  auto found = FindNewestCheckpoint(FileSystem::Real(), folder,
+                                    {.job_id = "", .verify = Verify::kSizes}, &rejected);
+  if (!found.ok()) {
+    Error("--load", std::string(found.status().message()));
+    return;
+  }
+  for (const std::string& line : rejected) c_.Note("not used: " + line);
+  checkpoint_ = *std::move(found);
+  c_.Note("goes on from step " + std::to_string(loaded()->counters.optimizer_steps) + " of " +
+          folder + "/" + checkpoint_->manifest_name());
+}
+
+void TrainResolver::Model() {
+  const std::string name = v_.Text("model").value_or("gpt2-nano");
+  const auto spec = FindPreset(name);
+  const auto defaults = FindPresetDefaults(name);
+  const bool shaped = v_.Has("num-layers") || v_.Has("hidden-size") ||
+                      v_.Has("num-attention-heads") || v_.Has("seq-length");
+  if (spec.ok() && defaults.ok()) {
+    model_ = *spec;
+    preset_ = *defaults;
+  } else {
+    Error("--model", std::string(spec.status().message()));
+  }
+  // A checkpoint knows its model: nobody has to repeat it.
+  if (loaded() != nullptr && !v_.Has("model") && !shaped) model_ = loaded()->model;
+  model_.num_layers = v_.Int("num-layers", 1, 100000).value_or(model_.num_layers);
+  model_.hidden_size = v_.Int("hidden-size", 1, 1000000).value_or(model_.hidden_size);
+  model_.num_attention_heads =
+      v_.Int("num-attention-heads", 1, 100000).value_or(model_.num_attention_heads);
+  model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
+  if (spec.ok()) {
+    ModelSpec plain = model_;
+    plain.preset = spec->preset;
+    if (shaped && !(plain == *spec)) model_.preset = "custom";
+    const absl::Status valid = Validate(model_);
+    model_ok_ = valid.ok();
+    if (!valid.ok()) Error("--model", std::string(valid.message()));
+  }
+  proto::ModelSpec& out = *train_.mutable_model();
+  out.set_preset(model_.preset);
+  out.set_num_layers(model_.num_layers);
+  out.set_hidden_size(model_.hidden_size);
+  out.set_num_attention_heads(model_.num_attention_heads);
+  out.set_seq_length(model_.seq_length);
+  out.set_vocab_size(model_.vocab_size);
+}
+
+void TrainResolver::Data() {
+  std::vector<std::string> paths;
+  for (const std::string& path : v_.Texts("data")) {
+    if (path.empty()) {
+      Error("--data", "expected a file or folder of text, got an empty name");
+      return;
+    }
+    paths.push_back(c_.Absolute(path));
+    train_.add_data_paths(paths.back());
+  }
+  if (paths.empty()) {
+    Error("--data",
+          "is missing: name a file or folder of text to train on, such as "
+          "--data /usr/share/common-licenses");
+    return;
+  }
+  const auto files = ListCorpus(paths);
+  if (!files.ok()) {
+    Error("--data", std::string(files.status().message()));
+    return;
+  }
+  for (const CorpusFile& file : *files) c_.resolved.corpus_bytes += file.bytes;
+  c_.resolved.corpus_files = static_cast<int64_t>(files->size());
+  const int64_t needed = model_.seq_length + 1;
+  if (model_ok_ && c_.resolved.corpus_bytes < needed) {
+    Error("--data", "expected at least " + std::to_string(needed) + " bytes of text (seq-length " +
+                        std::to_string(model_.seq_length) + " and one to predict), got " +
+                        std::to_string(c_.resolved.corpus_bytes) +
+                        "; add text or make --seq-length smaller");
+  }
+}
+
+void TrainResolver::Batch() {
+  BatchRequest request;
+  request.global_batch = v_.Int("global-batch-size", 1, kMaxSize);
+  request.micro_batch = v_.Int("micro-batch-size", 1, kMaxSize);
+  request.accumulation = v_.Int("gradient-accumulation-steps", 1, kMaxSize);
+  const auto blocks = v_.Int("canonical-blocks", 1, kMaxSize);
+  if (width_ == 0 || (v_.Has("global-batch-size") && !request.global_batch.has_value()) ||
+      (v_.Has("micro-batch-size") && !request.micro_batch.has_value()) ||
+      (v_.Has("gradient-accumulation-steps") && !request.accumulation.has_value()) ||
+      (v_.Has("canonical-blocks") && !blocks.has_value())) {
+    return;  // there is a finding
+  }
+  request.world_size = width_;
+  request.default_global_batch = preset_.global_batch_size;
+  request.default_micro_batch = preset_.micro_batch_size;
+  if (loaded() != nullptr) {  // the batch of a run never changes
+    request.default_global_batch = loaded()->batch.global_batch_size;
+    request.default_micro_batch = loaded()->batch.micro_batch_size;
+  }
+  const auto sizes = ResolveBatch(request, c_.findings);
+  if (!sizes.has_value()) return;
+  int64_t resolved_blocks = std::min(4 * width_, sizes->micro_batches());
+  if (loaded() != nullptr) resolved_blocks = loaded()->batch.canonical_blocks;
+  resolved_blocks = blocks.value_or(resolved_blocks);
+  const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);
+  if (!valid.ok()) {
+    Error(blocks.has_value() ? "--canonical-blocks" : "--global-batch-size",
+          std::string(valid.message()));
+    return;
+  }
+  batch_ok_ = true;
+  train_.set_global_batch_size(sizes->global_batch);
+  train_.set_micro_batch_size(sizes->micro_batch);
+  train_.set_canonical_blocks(resolved_blocks);
+}
+
+void TrainResolver::Optimizer() {
+  const int64_t iters = v_.Int("train-iters", 1, kMaxSize).value_or(300);
+  train_.set_train_iters(iters);
+  train_.set_lr(v_.Real("lr", 0, 1e6).value_or(preset_.lr));
+  train_.set_min_lr(v_.Real("min-lr", 0, 1e6).value_or(0));
+  if (train_.min_lr() > train_.lr()) {
+    Error("--min-lr", "must not be above --lr (" + std::to_string(train_.lr()) + "), got " +
+                          v_.Text("min-lr").value_or(""));
+  }
+  train_.set_lr_warmup_iters(v_.Int("lr-warmup-iters", 0, kMaxSize).value_or(iters / 100));
+  if (train_.lr_warmup_iters() > iters) {
+    Error("--lr-warmup-iters", "must not be above --train-iters (" + std::to_string(iters) +
+                                   "), got " + std::to_string(train_.lr_warmup_iters()));
+  }
+  train_.set_adam_beta1(v_.Real("adam-beta1", 0, 1, /*below=*/true).value_or(0.9));
+  train_.set_adam_beta2(v_.Real("adam-beta2", 0, 1, /*below=*/true).value_or(0.95));
+  train_.set_adam_eps(v_.Real("adam-eps", 1e-30, 1).value_or(1e-8));
+  train_.set_weight_decay(v_.Real("weight-decay", 0, 1e6).value_or(0.1));
+  train_.set_clip_grad(v_.Real("clip-grad", 0, 1e12).value_or(1.0));
+  const int64_t seed = loaded() != nullptr ? static_cast<int64_t>(loaded()->batch.seed) : 1234;
+  train_.set_seed(static_cast<uint64_t>(v_.Int("seed", 0).value_or(seed)));
+}
+
+void TrainResolver::Folders() {
+  const auto save = v_.Text("save");
+  train_.set_save_dir(c_.Absolute(save.value_or(c_.resolved.job.run_dir() + "/checkpoints")));
+  CheckSaveFolder(save.has_value());
+  train_.set_save_interval(v_.Int("save-interval", 0, kMaxSize).value_or(50));
+  train_.set_log_interval(v_.Int("log-interval", 1, kMaxSize).value_or(10));
+  const auto file = [&](const char* flag) -> std::string {
+    const auto path = v_.Text(flag);
+    if (!path.has_value()) return "";
+    const std::string absolute = c_.Absolute(*path);
+    std::error_code error;
+    const std::filesystem::path folder = std::filesystem::path(absolute).parent_path();
+    if (path->empty() || std::filesystem::is_directory(absolute, error)) {
+      Error(std::string("--") + flag,
+            "expected a file, got " +
+                (path->empty() ? "an empty name" : "the folder " + Quoted(*path)));
+    } else if (!std::filesystem::is_directory(folder, error)) {
+      Error(std::string("--") + flag, "there is no folder " + folder.string() + "; make it first");
+    }
+    return absolute;
+  };
+  train_.set_metrics_path(file("metrics"));
+  train_.set_trace_path(file("trace"));
+  train_.set_prompt(v_.Text("prompt").value_or(""));
+  train_.set_sample_tokens(v_.Int("sample-tokens", 0, 1000000).value_or(200));
+}
+
+// Two runs in one folder would take one another's checkpoints for their own.
+void TrainResolver::CheckSaveFolder(bool given) {
+  if (!given || v_.Has("load")) return;
+  const auto manifests = ListManifests(FileSystem::Real(), train_.save_dir());
+  if (!manifests.ok() || manifests->empty()) return;
+  const auto newest =
+      OpenCheckpoint(FileSystem::Real(), train_.save_dir(), manifests->front(), Verify::kSizes);
+  const std::string whose =
+      newest.ok() ? "job " + newest->manifest().facts.job_id + " up to step " +
+                        std::to_string(newest->manifest().facts.counters.optimizer_steps)
+                  : "another job (" + manifests->front() + ")";
+  Error("--save", train_.save_dir() + " holds checkpoints of " + whose +
+                      "; go on from them with --load " + train_.save_dir() +
+                      ", or choose another folder");
+}
+
+void TrainResolver::Engine() {
+  Device();
+  const int64_t share = std::max<int64_t>(1, c_.machine.cores / std::max<int64_t>(1, LocalRanks()));
+  train_.set_threads_per_rank(
+      static_cast<int32_t>(v_.Int("threads-per-rank", 1, 4096).value_or(share)));
+  train_.set_bucket_bytes(v_.Int("bucket-bytes", 4096, int64_t{1} << 40).value_or(4 << 20));
+  train_.set_overlap_comm(v_.OnOff("overlap", true));
+  const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
+  const auto rank_of = [&](const std::string& isa) {
+    return std::find(isas.begin(), isas.end(), isa) - isas.begin();
+  };
+  std::string cap = v_.OneOf("isa-cap", isas).value_or(c_.machine.isa);
+  if (rank_of(cap) > rank_of(c_.machine.isa)) {
+    c_.Note("--isa-cap " + cap + ": this CPU has " + c_.machine.isa + " at most, which is used");
+    cap = c_.machine.isa;
+  }
+  train_.set_isa_cap(cap);
+  train_.set_accept_fingerprint(v_.Switch("accept-fingerprint"));
+  train_.set_check_collectives(
+      v_.OneOf("check-collectives", {"start", "always", "off"}).value_or("start"));
+  const auto device = v_.Text("device");
+  if (!device.has_value() || *device == "auto") {
+    c_.Note(std::string(c_.machine.gpus > 0 ? "this build has no GPU engine"
+                                            : "no GPU on this machine") +
+            ": the CPU engine is used (" + cap + ", " + std::to_string(train_.threads_per_rank()) +
+            (train_.threads_per_rank() == 1 ? " thread" : " threads") + " a rank)");
+  }
+}
+
+void TrainResolver::Device() {
+  const auto device = v_.OneOf("device", {"auto", "cpu", "cuda"});
+  if (device == "cuda") {
+    Error("--device", "cuda was asked for, but this build has no GPU engine (" +
+                          std::to_string(c_.machine.gpus) +
+                          " GPUs on this machine); use --device cpu or auto");
+  }
+  train_.set_device("cpu");
+}
+
+// Ranks that share this machine's cores and memory.
+int64_t TrainResolver::LocalRanks() const {
+  int64_t ranks = 0;
+  for (const proto::NodeSpec& node : c_.resolved.job.nodes()) {
+    if (IsLoopbackAddress(node.address())) ranks += node.slots_size();
+  }
+  return ranks;
+}
+
+void TrainResolver::CompareCheckpoint() {
+  if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
+  std::string differs;
+  const auto compare = [&](const char* name, int64_t saved, int64_t asked) {
+    if (saved == asked) return;
+    differs += std::string(differs.empty() ? "" : ", ") + name + " " + std::to_string(saved) +
+               " there, " + std::to_string(asked) + " here";
+  };
+  const ManifestFacts& facts = *loaded();
+  compare("num-layers", facts.model.num_layers, model_.num_layers);
+  compare("hidden-size", facts.model.hidden_size, model_.hidden_size);
+  compare("num-attention-heads", facts.model.num_attention_heads, model_.num_attention_heads);
+  compare("seq-length", facts.model.seq_length, model_.seq_length);
+  compare("vocab-size", facts.model.vocab_size, model_.vocab_size);
+  if (!differs.empty()) {
+    Error("--load", train_.load_dir() + " holds another model: " + differs +
+                        "; leave --model and the sizes out to use the checkpoint's");
+    return;
+  }
+  compare("global-batch-size", facts.batch.global_batch_size, train_.global_batch_size());
+  compare("micro-batch-size", facts.batch.micro_batch_size, train_.micro_batch_size());
+  compare("canonical-blocks", facts.batch.canonical_blocks, train_.canonical_blocks());
+  compare("seed", static_cast<int64_t>(facts.batch.seed), static_cast<int64_t>(train_.seed()));
+  if (!differs.empty()) {
+    Error("--load", train_.load_dir() + " holds another run: " + differs +
+                        "; leave these flags out to use the checkpoint's, or start anew without "
+                        "--load");
+  }
+  if (facts.counters.optimizer_steps >= train_.train_iters()) {
+    Error("--train-iters", "the checkpoint is at step " +
+                               std::to_string(facts.counters.optimizer_steps) + " already, got " +
+                               std::to_string(train_.train_iters()) + "; ask for more steps");
+  }
+}
+
+}  // namespace
+
+void ResolveTrain(ResolveContext& context) { TrainResolver(context).Resolve(); }
+
+}  // namespace dsrun::launcher

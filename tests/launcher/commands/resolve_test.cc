@@ -1,0 +1,391 @@
+#include "launcher/commands/resolve.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "common/format/manifest.h"
+#include "common/model_spec/model_spec.h"
+#include "gtest/gtest.h"
+#include "launcher/commands/command_line.h"
+#include "launcher/commands/dry_run.h"
+#include "launcher/commands/network.h"
+#include "launcher/commands/units.h"
+#include "nlohmann/json.hpp"
+
+namespace dsrun::launcher {
+namespace {
+
+namespace fs = std::filesystem;
+using Args = std::vector<std::string>;
+
+// A folder with a text, a hostfile, an agent and a program; and a machine that lives in it.
+class ResolveTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "/resolve-XXXXXX";
+    dir_ = fs::path(::mkdtemp(pattern.data())).lexically_normal().string();
+    Write("text", std::string(1000, 'a'));
+    Write("two.hosts", "127.0.0.1 slots=2\n127.0.0.2 slots=1\n");
+    Write("dsagent", "", 0755);
+    Write("prog", "", 0755);
+    machine_.environment = {"PATH=" + dir_, "HOME=" + dir_ + "/home", "A=1"};
+    machine_.working_dir = dir_;
+    machine_.program_dir = dir_;
+    machine_.user = "ada";
+    machine_.cores = 8;
+    machine_.memory_available = int64_t{8} << 30;
+    machine_.isa = "avx2";
+    machine_.now = absl::FromCivil(absl::CivilSecond(2026, 11, 21, 10, 15, 0), absl::UTCTimeZone());
+    machine_.zone = absl::UTCTimeZone();
+    machine_.random = 0xab1a2b3c;
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  void Write(const std::string& name, const std::string& text, mode_t mode = 0644) {
+    std::ofstream(dir_ + "/" + name, std::ios::binary) << text;
+    ASSERT_EQ(::chmod((dir_ + "/" + name).c_str(), mode), 0);
+  }
+
+  Resolved Run(const Args& args) {
+    findings_ = Findings();
+    std::vector<std::string> notes;
+    const CommandLine line = ParseCommandLine(args, findings_, notes);
+    return Resolve(line, machine_, findings_);
+  }
+  Resolved Good(const Args& args) {
+    Resolved resolved = Run(args);
+    EXPECT_EQ(findings_.Render(), "");
+    return resolved;
+  }
+  // The findings, with this test's folder as DIR.
+  std::string Refused(const Args& args) {
+    Run(args);
+    return WithoutDir(findings_.Render());
+  }
+  std::string WithoutDir(std::string text) const {
+    for (size_t at; (at = text.find(dir_)) != std::string::npos;)
+      text.replace(at, dir_.size(), "DIR");
+    return text;
+  }
+
+  std::string dir_;
+  Machine machine_;
+  Findings findings_;
+};
+
+TEST_F(ResolveTest, TrainOnTwoNodes) {
+  const Resolved r = Good({"-H", "two.hosts", "train", "--data", "text"});
+  EXPECT_EQ(r.job.job_id(), "20261121-101500-1a2b3c");
+  EXPECT_EQ(r.job.run_dir(), dir_ + "/runs/20261121-101500-1a2b3c");
+  EXPECT_EQ(r.job.run_as_user(), "ada");
+  ASSERT_EQ(r.job.nodes_size(), 2);
+  EXPECT_EQ(r.job.nodes(1).address(), "127.0.0.2");
+  EXPECT_EQ(r.job.nodes(1).slots_size(), 1);
+  EXPECT_EQ(r.ranks.size(), 3u);
+  const proto::TrainSpec& t = r.job.train();
+  EXPECT_EQ(t.global_batch_size(), 32);
+  EXPECT_EQ(t.micro_batch_size(), 4);
+  EXPECT_EQ(t.canonical_blocks(), 8);  // 4 * 3 ranks, but there are 8 micro-batches
+  EXPECT_EQ(t.threads_per_rank(), 2);  // 8 cores, 3 ranks on this machine
+  EXPECT_EQ(t.save_dir(), r.job.run_dir() + "/checkpoints");
+  EXPECT_EQ(t.device(), "cpu");
+  EXPECT_EQ(t.isa_cap(), "avx2");
+  EXPECT_EQ(r.job.limits().max_restarts(), 100);
+  EXPECT_EQ(r.job.limits().heartbeat_interval().nanos(), 500000000);
+  EXPECT_EQ(r.job.environment_size(), 3);
+  EXPECT_EQ(r.agent_binary, dir_ + "/dsagent");
+  EXPECT_EQ(r.notes,
+            (Args{"no GPU on this machine: the CPU engine is used (avx2, 2 threads a rank)"}));
+}
+
+TEST_F(ResolveTest, WithoutAHostfileThisMachineIsUsed) {
+  const Resolved r = Good({"--num_gpus=2", "train", "--data", "text"});
+  ASSERT_EQ(r.job.nodes_size(), 1);
+  EXPECT_EQ(r.job.nodes(0).host(), "localhost");
+  EXPECT_EQ(r.job.nodes(0).address(), "127.0.0.1");
+  EXPECT_EQ(r.ranks.size(), 2u);
+  EXPECT_EQ(Good({"train", "--data", "text"}).ranks.size(), 1u);
+}
+
+TEST_F(ResolveTest, AMissingHostfileIsAWarningOrWithStrictAnError) {
+  const Resolved r = Good({"-H", "no.hosts", "./prog"});
+  ASSERT_EQ(r.notes.size(), 1u);
+  EXPECT_EQ(r.notes[0],
+            "Unable to find hostfile, will proceed with training with local resources only. "
+            "(no.hosts; --strict makes this an error)");
+  EXPECT_EQ(Refused({"-H", "no.hosts", "--strict", "./prog"}),
+            "--hostfile: there is no file \"no.hosts\"; check the path, or leave --strict out to "
+            "use this machine\n");
+  EXPECT_EQ(
+      Refused({"--num_nodes=2", "./prog"}),
+      "--num_nodes: Num nodes is >1 but no extra nodes available via hostfile; name the hosts "
+      "with --hostfile\n");
+}
+
+TEST_F(ResolveTest, EverythingWrongIsFoundAtOnce) {
+  Write("bad.hosts", "w1 slots=x\n");
+  const std::string all =
+      Refused({"-H", "bad.hosts", "--lease=1s", "--frob", "train", "--data", "nothing",
+               "--model=gpt2-nanno", "--lr=fast", "--metrics=no/m.json"});
+  // The model's and the text's own rooms word these two.
+  const size_t begin = all.find("--model: ");
+  const size_t data = all.find("--data: ");
+  const size_t end = all.find("--lr: ");
+  ASSERT_TRUE(begin < data && data < end && end != std::string::npos) << all;
+  EXPECT_NE(all.find("gpt2-nano", begin), std::string::npos);
+  EXPECT_NE(all.find("DIR/nothing", data), std::string::npos);
+  EXPECT_EQ(all.substr(0, begin) + all.substr(end),
+            "--frob: unknown flag; dsrun --help lists all\n"
+            "bad.hosts:1:10: Hostfile contains a bad entry: w1 slots=x, unable to proceed with "
+            "launching: slots must be a positive integer, got \"x\"\n"
+            "  w1 slots=x\n"
+            "           ^\n"
+            "--lease: 1s must be longer than --node-silent-after (3s): else workers stop before "
+            "their node is lost\n"
+            "--lr: expected a number from 0 to 1e+06, got \"fast\"\n"
+            "--metrics: there is no folder DIR/no; make it first\n");
+}
+
+TEST_F(ResolveTest, DataMustBeTextAndLongEnough) {
+  EXPECT_EQ(Refused({"train"}),
+            "--data: is missing: name a file or folder of text to train on, such as --data "
+            "/usr/share/common-licenses\n");
+  Write("short", "abc");
+  EXPECT_EQ(
+      Refused({"train", "--data=short"}),
+      "--data: expected at least 129 bytes of text (seq-length 128 and one to predict), got 3; "
+      "add text or make --seq-length smaller\n");
+  Write("binary", std::string("a\0b", 3));
+  EXPECT_NE(Refused({"train", "--data=binary"}).find("DIR/binary"), std::string::npos);
+  Write("empty", "");
+  EXPECT_NE(Refused({"train", "--data=empty"}).find("DIR/empty"), std::string::npos);
+}
+
+TEST_F(ResolveTest, BatchAndWidth) {
+  EXPECT_EQ(
+      Refused({"-H", "two.hosts", "train", "--data=text", "--global-batch-size=30",
+               "--micro-batch-size=4"}),
+      "--global-batch-size: Check batch related parameters. train_batch_size is not equal to "
+      "micro_batch_per_gpu * gradient_acc_step * world_size 30 != 4 * 2 * 3; the global batch "
+      "must be a whole number of micro-batches; nearest that fit: --global-batch-size 28 or "
+      "32, or --micro-batch-size 3\n");
+  EXPECT_NE(Refused({"-H", "two.hosts", "train", "--data=text", "--global-batch-size=2",
+                     "--micro-batch-size=1"}),
+            "");
+  EXPECT_NE(Refused({"-H", "two.hosts", "train", "--data=text", "--canonical-blocks=2"}), "");
+  const Resolved r = Good({"-H", "two.hosts", "train", "--data=text", "--global-batch-size=12",
+                           "--micro-batch-size=1", "--canonical-blocks=12"});
+  EXPECT_EQ(r.job.train().canonical_blocks(), 12);
+}
+
+TEST_F(ResolveTest, AModelThatCannotFitNamesWhatWould) {
+  machine_.memory_available = int64_t{4} << 30;
+  const std::string text = Refused({"--num_gpus=4", "train", "--data=text", "--model=gpt2-1558m",
+                                    "--seq-length=128", "--global-batch-size=4"});
+  EXPECT_NE(text.find("--model: custom does not fit: 4 ranks of up to "), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("4.0 GiB are available; fits: "), std::string::npos) << text;
+  EXPECT_NE(text.find("--model gpt2-"), std::string::npos) << text;
+}
+
+TEST_F(ResolveTest, OffLoopbackIsRefusedAndShownByADryRun) {
+  Write("far.hosts", "192.0.2.1 slots=1\n");
+  EXPECT_EQ(Refused({"-H", "far.hosts", "./prog"}),
+            "far.hosts:1:1: 192.0.2.1 (192.0.2.1) is off loopback: refused until TLS exists; use "
+            "addresses such as 127.0.0.1\n");
+  const Resolved r = Good({"--dry-run", "-H", "far.hosts", "./prog"});
+  ASSERT_EQ(r.notes.size(), 1u);
+  EXPECT_EQ(r.notes[0].substr(0, 46), "far.hosts:1:1: a real start would be refused: ");
+}
+
+TEST_F(ResolveTest, CudaIsRefusedWithoutAGpuEngine) {
+  EXPECT_EQ(Refused({"train", "--data=text", "--device=cuda"}),
+            "--device: cuda was asked for, but this build has no GPU engine (0 GPUs on this "
+            "machine); use --device cpu or auto\n");
+}
+
+TEST_F(ResolveTest, Programs) {
+  const Resolved r = Good({"--num_gpus=2", "prog", "", "$x", "\xff"});
+  EXPECT_EQ(r.job.program().executable(), dir_ + "/prog");
+  ASSERT_EQ(r.job.program().argv_size(), 4);
+  EXPECT_EQ(r.job.program().argv(0), "prog");
+  EXPECT_EQ(r.job.program().argv(3), "\xff");
+  EXPECT_FALSE(r.job.program().append_local_rank());
+  EXPECT_EQ(r.job.limits().max_restarts(), 0);
+  Write("plain", "");
+  Write("s.py", "");
+  EXPECT_EQ(Refused({"./plain"}), "PROGRAM: \"./plain\" is not executable; chmod +x makes it so\n");
+  EXPECT_EQ(Refused({"s.py"}),
+            "PROGRAM: \"s.py\" is not executable; run it as `python3 -u s.py ...`\n");
+  EXPECT_EQ(Refused({"./none"}), "PROGRAM: there is no file \"./none\"; check the path\n");
+  EXPECT_EQ(Refused({"trian"}),
+            "PROGRAM: there is no program \"trian\" in PATH; did you mean train?\n");
+  EXPECT_EQ(Refused({"--agent-binary=nope", "./prog"}),
+            "dsrun: expected the agent program at DIR/nope, but it is not there or not executable; "
+            "run tools/build, or name it with --agent-binary PATH\n");
+}
+
+TEST_F(ResolveTest, EnvironmentFilesAddToTheEnvironment) {
+  const auto value = [](const Resolved& r, const std::string& name) -> std::string {
+    for (const proto::EnvVar& v : r.job.environment()) {
+      if (v.name() == name) return v.value();
+    }
+    return "(none)";
+  };
+  fs::create_directory(dir_ + "/home");
+  Write("home/.deepspeed_env", "B=home\nC=home\n");
+  Write(".deepspeed_env", "export C=\"here $HOME\"\nA=2\n");
+  const Resolved r = Good({"./prog"});
+  EXPECT_EQ(value(r, "A"), "2");
+  EXPECT_EQ(value(r, "B"), "home");
+  EXPECT_EQ(value(r, "C"), "here $HOME");
+  Write("mine", "D=4\n");
+  const Resolved only = Good({"--env-file=mine", "./prog"});
+  EXPECT_EQ(value(only, "D"), "4");
+  EXPECT_EQ(value(only, "B"), "(none)");
+  EXPECT_EQ(Refused({"--env-file=none", "./prog"}),
+            "--env-file: there is no file \"none\"; check the path\n");
+}
+
+TEST_F(ResolveTest, LimitsAreJudgedTogether) {
+  EXPECT_EQ(
+      Refused({"--heartbeat-interval=2s", "--node-silent-after=700s", "./prog"}),
+      "--node-silent-after: expected a duration such as 3s or 500ms, from 1s to 10m, got "
+      "\"700s\"\n"
+      "--node-silent-after: 3s is less than three heartbeats of 2s (--heartbeat-interval): one "
+      "late message would look like a death; use at least 6s\n"
+      "--worker-silent-after: 3s is less than three heartbeats of 2s (--heartbeat-interval): "
+      "one late message would look like a death; use at least 6s\n"
+      "--agent-stalled-after: 3s is less than three heartbeats of 2s (--heartbeat-interval): "
+      "one late message would look like a death; use at least 6s\n");
+}
+
+TEST_F(ResolveTest, APortInUseIsReplacedWithANote) {
+  const int holder = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in where = {};
+  where.sin_family = AF_INET;
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(where);
+  ASSERT_EQ(::bind(holder, reinterpret_cast<sockaddr*>(&where), size), 0);
+  ASSERT_EQ(::listen(holder, 1), 0);
+  ASSERT_EQ(::getsockname(holder, reinterpret_cast<sockaddr*>(&where), &size), 0);
+  const std::string taken = std::to_string(ntohs(where.sin_port));
+  EXPECT_FALSE(IsPortFree("127.0.0.1", ntohs(where.sin_port)));
+  const Resolved r = Good({"--master_port", taken, "./prog"});
+  EXPECT_EQ(r.notes, (Args{"port " + taken + " at 127.0.0.1 is in use: MASTER_PORT is " +
+                           std::to_string(r.job.master_port()) + " instead"}));
+  EXPECT_NE(std::to_string(r.job.master_port()), taken);
+  ::close(holder);
+  EXPECT_TRUE(Good({"--master_port=0", "./prog"}).notes.empty());
+}
+
+TEST_F(ResolveTest, CheckpointsOfAnotherRunAreRefused) {
+  fs::create_directory(dir_ + "/ck");
+  Manifest manifest;
+  manifest.facts.job_id = "first";
+  manifest.facts.incarnation = Incarnation(1);
+  manifest.facts.key = {Step(50), Generation(1), 1};
+  manifest.facts.counters = {1600, 50};
+  manifest.facts.model = *FindPreset("gpt2-nano");
+  manifest.facts.batch = {32, 4, 8, 7, ""};
+  Write("ck/" + ManifestName(manifest.facts.key), EncodeManifest(manifest));
+
+  EXPECT_EQ(Refused({"train", "--data=text", "--save=ck"}),
+            "--save: DIR/ck holds checkpoints of job first up to step 50; go on from them with "
+            "--load DIR/ck, or choose another folder\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96"}),
+            "--load: DIR/ck holds another model: hidden-size 192 there, 96 here; leave --model and "
+            "the sizes out to use the checkpoint's\n");
+  EXPECT_EQ(
+      Refused({"train", "--data=text", "--load=ck", "--global-batch-size=64", "--seed=9"}),
+      "--load: DIR/ck holds another run: global-batch-size 32 there, 64 here, seed 7 there, 9 "
+      "here; leave these flags out to use the checkpoint's, or start anew without --load\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--train-iters=50"}),
+            "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
+  // What the checkpoint says need not be said again, whatever the width.
+  const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck"});
+  EXPECT_EQ(r.job.train().canonical_blocks(), 8);
+  EXPECT_EQ(r.job.train().seed(), 7u);
+  EXPECT_NE(Refused({"train", "--data=text", "--load=nowhere"}).find("--load: "),
+            std::string::npos);
+}
+
+TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
+  machine_.gpus = 4;
+  machine_.environment.push_back("CUDA_VISIBLE_DEVICES=3,1");
+  const Resolved r = Good({"./prog"});
+  ASSERT_EQ(r.job.nodes(0).slots_size(), 2);
+  EXPECT_EQ(r.job.nodes(0).slots(0), 1);
+  EXPECT_EQ(r.job.nodes(0).slots(1), 3);
+  EXPECT_EQ(r.notes, (Args{"Detected VISIBLE_DEVICES=3,1: setting --include=localhost:3,1"}));
+}
+
+TEST_F(ResolveTest, DryRunOfAProgramAsText) {
+  const Resolved r = Good({"--dry-run", "-H", "two.hosts", "--master_port=0", "./prog", "a b"});
+  const std::string port = std::to_string(r.job.master_port());
+  const std::string common =
+      "  all ranks: WORLD_SIZE=3 CROSS_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port +
+      " GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=3 ROLE_NAME=default TORCHELASTIC_RESTART_COUNT=0 "
+      "TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=20261121-101500-1a2b3c "
+      "TORCHELASTIC_USE_AGENT_STORE=False\n";
+  EXPECT_EQ(
+      WithoutDir(DryRunText(r, machine_)),
+      "job 20261121-101500-1a2b3c: 3 ranks on 2 nodes, as user ada (dry run: nothing is started)\n"
+      "  program       DIR/prog\n"
+      "  argv[0]       \"./prog\"\n"
+      "  argv[1]       \"a b\"\n"
+      "  run folder    DIR/runs/20261121-101500-1a2b3c\n"
+      "  works in      DIR\n"
+      "\n"
+      "Ranks\n"
+      "  rank  node       address    agent port  slot  local  dp  pp  tp\n"
+      "     0  127.0.0.1  127.0.0.1  picked         0      0   0   0   0\n"
+      "     1  127.0.0.1  127.0.0.1  picked         1      1   1   0   0\n"
+      "     2  127.0.0.2  127.0.0.2  picked         0      0   2   0   0\n"
+      "\n"
+      "Environment, besides 3 variables that are handed on\n" +
+          common +
+          "  rank 0: RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
+          "GROUP_RANK=0 ROLE_RANK=0\n"
+          "  rank 1: RANK=1 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
+          "GROUP_RANK=0 ROLE_RANK=1\n"
+          "  rank 2: RANK=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 LOCAL_SIZE=1 CROSS_RANK=1 NODE_RANK=1 "
+          "GROUP_RANK=1 ROLE_RANK=2\n");
+}
+
+TEST_F(ResolveTest, DryRunOfTrainShowsBatchAndMemory) {
+  const Resolved r = Good({"--dry-run", "-H", "two.hosts", "train", "--data=text"});
+  const std::string text = WithoutDir(DryRunText(r, machine_));
+  EXPECT_NE(text.find("  batch         32 sequences a step = 8 micro-batches of 4, in 8 canonical "
+                      "blocks\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("Memory by plan\n"), std::string::npos);
+  const auto json = nlohmann::json::parse(DryRunJson(r, machine_));
+  ASSERT_EQ(json["ranks"].size(), 3u);
+  EXPECT_EQ(json["ranks"][2]["environment"]["RANK"], "2");
+  EXPECT_EQ(json["ranks"][1]["dp"], 1);
+  EXPECT_EQ(json["train"]["global_batch_size"], 32);
+  EXPECT_EQ(json["ranks"][0]["memory_bytes"]["total"], r.memory[0].total_bytes());
+  EXPECT_GT(r.memory[0].total_bytes(), 0);
+}
+
+TEST(Units, NumbersForPeople) {
+  EXPECT_EQ(BytesText(512), "512 B");
+  EXPECT_EQ(BytesText(1536), "1.5 KiB");
+  EXPECT_EQ(BytesText(int64_t{24} << 30), "24.0 GiB");
+  EXPECT_EQ(CountText(999), "999");
+  EXPECT_EQ(CountText(1853568), "1,853,568");
+  EXPECT_EQ(CountText(-1234), "-1,234");
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
