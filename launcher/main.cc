@@ -1,0 +1,83 @@
+// dsrun: resolve what was typed, then run it. Only wires.
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/logging.h"
+#include "common/config/source_text.h"
+#include "launcher/commands/checkpoint_command.h"
+#include "launcher/commands/command_line.h"
+#include "launcher/commands/dry_run.h"
+#include "launcher/commands/help.h"
+#include "launcher/commands/machine.h"
+#include "launcher/commands/resolve.h"
+#include "launcher/launch_job.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr int kBadUsage = 90;  // docs/errors.md
+
+int Refuse(const Findings& findings) {
+  std::cerr << findings.Render();
+  const size_t count = findings.errors().size();
+  std::cerr << "dsrun: nothing was started (" << count << (count == 1 ? " finding" : " findings")
+            << ")\n";
+  return kBadUsage;
+}
+
+int Launch(const CommandLine& line, std::vector<std::string> notes, Findings findings) {
+  const Machine machine = ReadMachine(Clock::Real());
+  Resolved resolved = Resolve(line, machine, findings);
+  if (findings.has_errors()) return Refuse(findings);
+  notes.insert(notes.end(), resolved.notes.begin(), resolved.notes.end());
+  resolved.notes = notes;
+  std::cerr << findings.Render();  // warnings
+  for (const std::string& note : notes) std::cerr << "dsrun: " << note << "\n";
+  if (resolved.dry_run) {
+    std::cout << (resolved.json ? DryRunJson(resolved, machine) : DryRunText(resolved, machine));
+    return 0;
+  }
+  LaunchOptions options;
+  options.agent_binary = resolved.agent_binary;
+  options.cluster_key_file = resolved.cluster_key_file;
+  options.probe_path = resolved.probe_path;
+  options.progress_line = resolved.progress_line;
+  options.quiet_ranks = resolved.quiet_ranks;
+  return LaunchJob(resolved.job, options);
+}
+
+int Main(const std::vector<std::string>& args) {
+  using Command = CommandLine::Command;
+  Findings findings;
+  std::vector<std::string> notes;
+  const CommandLine line = ParseCommandLine(args, findings, notes);
+  switch (line.command) {
+    case Command::kHelp:
+      if (findings.has_errors()) return Refuse(findings);
+      std::cout << (line.help_markdown ? HelpMarkdown() : HelpText(line.help_train));
+      return 0;
+    case Command::kVersion:
+      std::cout << VersionText();
+      return 0;
+    case Command::kTrain:
+    case Command::kProgram:
+      return Launch(line, std::move(notes), std::move(findings));
+    case Command::kCheckpoint:
+      if (findings.has_errors()) return Refuse(findings);
+      return CheckpointCommand(line.checkpoint);
+    case Command::kNone:
+      return Refuse(findings);
+  }
+  return kBadUsage;
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
+
+int main(int argc, char** argv) {
+  dsrun::InitLogging(argv[0], "dsrun");
+  return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
