@@ -107,7 +107,7 @@ class IncludeMapTest(unittest.TestCase):
     def test_concrete_class_is_chosen_once(self):
         self.finds("worker/engine/trainer.cc", '#include "worker/device/cpu_kernels.h"\n',
                    "worker/engine/trainer.cc:1: worker/device/cpu_kernels.h is a concrete class, forbidden here: include its "
-                   "interface and let */engine_factory.cc or *_main.cc choose")
+                   "interface and let *_factory.cc or *_main.cc choose")
 
     def test_pure_room_includes_no_clock(self):
         for include in ("common/base/clock.h", "absl/time/clock.h", "chrono", "thread", "fstream", "sys/socket.h", "time.h"):
