@@ -27,7 +27,7 @@ class Parser {
 
   void ParseFlag(bool after_train);
   void Use(const Option& option, const std::string& spelled, bool has_value, std::string value);
-  void UnknownFlag(const std::string& spelled, bool after_train);
+  void UnknownFlag(const std::string& spelled, bool has_value, bool after_train);
   void ParseTrain();
   void ParseCheckpoint();
   void ParseHelp();
@@ -105,7 +105,7 @@ void Parser::ParseFlag(bool after_train) {
     }
   }
   if (option == nullptr) {
-    UnknownFlag(spelled, after_train);
+    UnknownFlag(spelled, has_value, after_train);
     return;
   }
   if (!is_long && has_value && !TakesValue(*option)) {
@@ -143,13 +143,18 @@ void Parser::Use(const Option& option, const std::string& spelled, bool has_valu
   line_.flags.Add({&option, std::move(value), negated});
 }
 
-void Parser::UnknownFlag(const std::string& spelled, bool after_train) {
+void Parser::UnknownFlag(const std::string& spelled, bool has_value, bool after_train) {
   std::vector<std::string> known = FlagNames(after_train);
   const std::vector<std::string> others = FlagNames(!after_train);
   known.insert(known.end(), others.begin(), others.end());
-  std::string suggestion = DidYouMean(spelled, known);
-  if (suggestion.empty()) suggestion = "; dsrun --help lists all";
-  findings_.AddFlag(spelled, "unknown flag" + suggestion);
+  const std::string nearest = NearestName(spelled, known);
+  findings_.AddFlag(spelled, nearest.empty() ? "unknown flag; dsrun --help lists all"
+                                             : "unknown flag; did you mean " + nearest + "?");
+  if (nearest.empty() || has_value || done() || LooksLikeFlag(arg())) return;
+  // The value of the flag that was meant is not the program.
+  const Option* meant = FindOption(nearest.substr(2), /*train=*/false);
+  if (meant == nullptr) meant = FindOption(nearest.substr(2), /*train=*/true);
+  if (meant != nullptr && TakesValue(*meant) && arg() != "train") ++at_;
 }
 
 // DeepSpeed's sentence for two flags that contradict each other.

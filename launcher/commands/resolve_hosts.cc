@@ -1,12 +1,13 @@
 // Which hosts and slots: hostfile, filters, addresses, ranks, the program's master port.
 
-#include <cerrno>
+#include <algorithm>
+#include <atomic>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "common/config/hostfile.h"
 #include "common/config/include_exclude.h"
@@ -149,12 +150,29 @@ void ResolveUser(ResolveContext& context, const std::string& path,
   if (first != nullptr) context.resolved.job.set_run_as_user(first->user);
 }
 
-void AddNode(ResolveContext& context, const std::string& path, const SelectedHost& selected) {
+// All addresses at once: a resolver that does not answer takes seconds for each.
+std::vector<absl::StatusOr<std::string>> ResolveAll(const std::vector<SelectedHost>& hosts) {
+  constexpr size_t kThreads = 32;
+  std::vector<absl::StatusOr<std::string>> addresses(hosts.size());
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < hosts.size(); i = next++) {
+      addresses[i] = ResolveAddress(hosts[i].host.host);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < std::min(kThreads, hosts.size()); ++i) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  return addresses;
+}
+
+void AddNode(ResolveContext& context, const std::string& path, const SelectedHost& selected,
+             const absl::StatusOr<std::string>& address) {
   proto::NodeSpec& node = *context.resolved.job.add_nodes();
   node.set_host(selected.host.name());
   node.set_agent_port(selected.host.port);
   for (const int32_t slot : selected.slots) node.add_slots(slot);
-  const auto address = ResolveAddress(selected.host.host);
   std::string why;
   if (!address.ok()) {
     why = selected.host.name() + " has no address (" + std::string(address.status().message()) +
@@ -178,12 +196,13 @@ void ResolveHosts(ResolveContext& context) {
   std::string path;
   const std::vector<SelectedHost> hosts = FindHosts(context, path);
   ResolveUser(context, path, hosts);
+  const auto addresses = ResolveAll(hosts);
   std::vector<NodeSlots> nodes;
   for (const SelectedHost& selected : hosts) {
     NodeSlots node{NodeId(static_cast<int32_t>(nodes.size())), {}};
     for (const int32_t slot : selected.slots) node.slots.push_back(Slot(slot));
+    AddNode(context, path, selected, addresses[nodes.size()]);
     nodes.push_back(std::move(node));
-    AddNode(context, path, selected);
   }
   if (nodes.empty()) return;  // there is a finding
   auto ranks = PlaceRanks(std::move(nodes));

@@ -95,6 +95,11 @@ TEST(CommandLine, RefusesWithTheWholeMessage) {
       {{}, "dsrun: nothing to run: write `train` or a program; dsrun --help shows how\n"},
       {{"--hostfil", "train"}, "--hostfil: unknown flag; did you mean --hostfile?\n"},
       {{"train", "--train-iter=3"}, "--train-iter: unknown flag; did you mean --train-iters?\n"},
+      // The value of a mistyped flag is no program.
+      {{"--num_node", "3", "train"}, "--num_node: unknown flag; did you mean --num_nodes?\n"},
+      {{"--hostfil", "h"},
+       "--hostfil: unknown flag; did you mean --hostfile?\n"
+       "dsrun: nothing to run: write `train` or a program; dsrun --help shows how\n"},
       {{"train", "--zebra"}, "--zebra: unknown flag; dsrun --help lists all\n"},
       {{"-x", "./p"}, "-x: unknown flag; dsrun --help lists all\n"},
       {{"--lr", "1", "train"}, "--lr: is a flag of `train`: write it after that word\n"},

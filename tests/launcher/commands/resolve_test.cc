@@ -206,6 +206,12 @@ TEST_F(ResolveTest, OffLoopbackIsRefusedAndShownByADryRun) {
   EXPECT_EQ(r.notes[0].substr(0, 46), "far.hosts:1:1: a real start would be refused: ");
 }
 
+TEST_F(ResolveTest, PathsThatAreNoTextAreRefused) {
+  const std::string text = Refused({"--run-dir=a\xff", "./prog"});
+  EXPECT_EQ(text.substr(0, 51), "--run-dir: expected UTF-8, got other bytes in \"DIR/");
+  EXPECT_EQ(Good({"--run-dir=gr\xc3\xbcn", "./prog"}).job.run_dir(), dir_ + "/gr\xc3\xbcn");
+}
+
 TEST_F(ResolveTest, CudaIsRefusedWithoutAGpuEngine) {
   EXPECT_EQ(Refused({"train", "--data=text", "--device=cuda"}),
             "--device: cuda was asked for, but this build has no GPU engine (0 GPUs on this "
