@@ -188,10 +188,12 @@ void NodeCore::OnExchangeTable(Generation generation, const proto::ExchangeTable
 
 void NodeCore::OnStopWorkers(Generation generation, const proto::StopWorkers& stop) {
   if (generation < generation_) return;
+  // A program cannot be told more than TERM: asked again, the coordinator has no more patience.
+  const bool impatient = stop_requested_ && !stop.checkpoint_first();
   stop_requested_ = true;
   stop_checkpoint_ = stop.checkpoint_first();
   spawn_when_empty_ = false;
-  if (IsProgram()) return LadderAll("stopped");
+  if (IsProgram()) return impatient ? KillAll("stopped at once") : LadderAll("stopped");
   for (auto& [slot, worker] : workers_) {
     if (worker.state == WorkerState::kConnected) {
       AskToStop(slot, worker);

@@ -19,7 +19,8 @@
 //                  -> killed, reported like any other end.
 //   ExchangeTable  -> every local worker of that generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
-//                     first); programs get the ladder. Nothing is spawned until the next Begin.
+//                     first); programs get the ladder, and KILL when asked again without a
+//                     checkpoint. Nothing is spawned until the next Begin.
 //   EndJob         -> all stopped, swept, JobEnded, JobOver.
 //   No word from the coordinator for `lease`, or the keeper gone -> all stopped, swept, JobOver.
 //   Stream gone and nothing left alive -> JobOver at once.

@@ -468,11 +468,12 @@ TEST(NodeCore, Program_RestartsWhole_WhenTheLastOfTheOldIsDead) {
                                             "spawn 1 as 1", "spawn 2 as 2"));
 }
 
-TEST(NodeCore, Program_StopWorkers_IsTheLadder) {
+TEST(NodeCore, Program_StopWorkers_IsTheLadder_AndWithoutPatienceTheEnd) {
   Node node(/*program=*/true);
   node.Run({0, 1});
   EXPECT_THAT(node.Stop(1, true), ElementsAre("ladder 0 1"));
-  EXPECT_THAT(node.Stop(1, false), IsEmpty());
+  EXPECT_THAT(node.Stop(1, true), IsEmpty());
+  EXPECT_THAT(node.Stop(1, false), ElementsAre("kill 0", "kill 1"));
   EXPECT_THAT(node.Ended(0, 15), ElementsAre("exited@1 0 killed", "sweep 0"));
 }
 

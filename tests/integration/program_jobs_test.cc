@@ -1,0 +1,246 @@
+// Programs of users, run by the real dsrun, dsagent and the kernel: bytes arrive as typed, exit
+// codes come back as they are, and whatever is killed, nothing stays behind.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/integration/job_fixture.h"
+
+namespace dsrun {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::Contains;
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Args = std::vector<std::string>;
+
+std::vector<std::string> SplitNul(const std::string& bytes) {
+  std::vector<std::string> entries;
+  std::stringstream all(bytes);
+  for (std::string entry; std::getline(all, entry, '\0');) entries.push_back(entry);
+  return entries;
+}
+
+// "daemon 1234" in the output of a rank.
+pid_t DaemonPid(const std::string& out) {
+  const size_t at = out.find("daemon ");
+  return at == std::string::npos ? 0 : std::stoi(out.substr(at + 7));
+}
+
+// Waits until `ranks` ranks wait.
+bool AwaitWaiting(const Job& job, int ranks) {
+  for (int rank = 0; rank < ranks; ++rank) {
+    if (!job.AwaitOutput("rank " + std::to_string(rank) + " waits")) return false;
+  }
+  return true;
+}
+
+TEST(ProgramJob, ArgumentsAndEnvironment_ArriveByteForByte) {
+  const Args odd = {"",
+                    " ",
+                    "a b",
+                    "$HOME",
+                    ";&|<>(*)?",
+                    "'\"\\",
+                    "tab\tnewline\n",
+                    "\xff\xfe\x01",
+                    "--num_gpus=9",
+                    "-h"};
+  const TemporaryFolder dump;
+  Args arguments = {"--num_gpus=2", UserProgram(), "dump", dump.path()};
+  arguments.insert(arguments.end(), odd.begin(), odd.end());
+  Job job(arguments, {.environment = {"ODD=$(x)\n\xff 'y'", "EMPTY="}, .folder = {}});
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  for (const char* rank : {"0", "1"}) {
+    std::vector<std::string> argv = SplitNul(ReadWholeFile(dump.path() + "/argv." + rank));
+    ASSERT_GT(argv.size(), 3u);
+    EXPECT_EQ(argv[0], UserProgram());
+    argv.erase(argv.begin(), argv.begin() + 3);
+    EXPECT_THAT(argv, ElementsAreArray(odd));
+    const std::vector<std::string> env = SplitNul(ReadWholeFile(dump.path() + "/env." + rank));
+    EXPECT_THAT(env, Contains("ODD=$(x)\n\xff 'y'"));
+    EXPECT_THAT(env, Contains("EMPTY="));
+    EXPECT_THAT(env, Contains(std::string("RANK=") + rank));
+    EXPECT_THAT(env, Contains(std::string("LOCAL_RANK=") + rank));
+    EXPECT_THAT(env, Contains("WORLD_SIZE=2"));
+    EXPECT_THAT(env, Contains("LOCAL_WORLD_SIZE=2"));
+    EXPECT_THAT(env, Contains("CROSS_RANK=0"));
+    EXPECT_THAT(env, Contains("CROSS_SIZE=1"));
+    EXPECT_THAT(env, Contains("MASTER_ADDR=127.0.0.1"));
+    EXPECT_THAT(env, Contains(HasSubstr("MASTER_PORT=")));
+  }
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, TwoNodes_RanksCountAcrossThem) {
+  const TemporaryFolder dump;
+  std::ofstream(dump.path() + "/hosts") << "127.0.0.1 slots=2\n127.0.0.2 slots=2\n";
+  Job job({"--hostfile", dump.path() + "/hosts", UserProgram(), "dump", dump.path()});
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  const std::vector<std::string> env = SplitNul(ReadWholeFile(dump.path() + "/env.3"));
+  EXPECT_THAT(env, Contains("WORLD_SIZE=4"));
+  EXPECT_THAT(env, Contains("LOCAL_RANK=1"));
+  EXPECT_THAT(env, Contains("CROSS_RANK=1"));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, ExitCodeOfARank_IsTheJobs) {
+  Job job({"--num_gpus=2", UserProgram(), "exit", "7", "1"});
+  EXPECT_EQ(job.AwaitExit(), 7) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("rank 1"));
+  EXPECT_EQ(job.ReportJson()["exit_code"], 7);
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, SignalOfARank_Is128PlusItsNumber) {
+  Job job({"--num_gpus=2", UserProgram(), "die", std::to_string(SIGSEGV), "0"});
+  EXPECT_EQ(job.AwaitExit(), 128 + SIGSEGV) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("SIGSEGV"));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, KilledRank_EndsTheJobWithItsRankNamed) {
+  Job job({"--num_gpus=2", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  ASSERT_NE(job.ProgramOfRank(1), 0);
+  kill(job.ProgramOfRank(1), SIGKILL);
+  EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("SIGKILL"));
+  EXPECT_THAT(job.err(), HasSubstr("rank 1"));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, MissingProgram_IsSaidBeforeAnythingStarts) {
+  Job job({"--num_gpus=2", "./no_such_program"});
+  EXPECT_EQ(job.AwaitExit(), 90) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("no_such_program"));
+}
+
+TEST(ProgramJob, InterruptOnce_StopsTheRanksAndExits96) {
+  Job job({"--num_gpus=2", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, InterruptTwice_DoesNotWaitForARankThatIgnoresTerm) {
+  Job job({"--num_gpus=2", "--stop-grace", "300s", UserProgram(), "stubborn"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  job.Signal(SIGINT);
+  ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, Grandchildren_ThatForkTwiceAndMakeASession_AreGoneToo) {
+  Job job({"--num_gpus=2", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  const pid_t daemon = DaemonPid(job.out());
+  ASSERT_GT(daemon, 0);
+  ASSERT_EQ(kill(daemon, 0), 0);
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, RanksThatEndWell_LeaveNoGrandchildren) {
+  Job job({"--num_gpus=2", UserProgram(), "daemon-exit"});
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, KilledAgent_TakesItsRanksWithItAndEndsTheJob) {
+  Job job({"--num_gpus=2", "--lease", "4s", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  const std::vector<pid_t> agents = job.Find(Role::kAgent);
+  ASSERT_EQ(agents.size(), 1u);
+  kill(agents[0], SIGKILL);
+  EXPECT_EQ(job.AwaitExit(), 95) << job.Words();  // no node is left
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, KilledKeeper_TakesItsTreeWithItAndEndsTheJob) {
+  Job job({"--num_gpus=2", "--lease", "4s", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  const std::vector<pid_t> keepers = job.Find(Role::kKeeper);
+  ASSERT_EQ(keepers.size(), 1u);
+  kill(keepers[0], SIGKILL);
+  // Its agent sees it first, ends the ranks and may still say so, or is gone before.
+  EXPECT_THAT(job.AwaitExit(), AnyOf(128 + SIGKILL, 95)) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, StoppedAgent_IsNoticedAndGoneAfterwards) {
+  Job job({"--num_gpus=2", "--lease", "4s", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  const std::vector<pid_t> agents = job.Find(Role::kAgent);
+  ASSERT_EQ(agents.size(), 1u);
+  kill(agents[0], SIGSTOP);
+  EXPECT_EQ(job.AwaitExit(), 95) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, KilledLauncher_RanksEndWhenTheLeaseRunsOut) {
+  Job job({"--num_gpus=2", "--node-silent-after", "1s", "--lease", "2s", "--heartbeat-interval",
+           "300ms", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  job.Signal(SIGKILL);
+  EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL);
+  EXPECT_FALSE(job.Find(Role::kProgram).empty()) << "the ranks should outlive the launcher";
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+}
+
+TEST(ProgramJob, TwoJobsAtOnce_DoNotTouchEachOther) {
+  Job other({"--num_gpus=2", UserProgram(), "wait"});
+  Job job({"--num_gpus=2", UserProgram(), "daemon"});
+  ASSERT_TRUE(AwaitWaiting(other, 2)) << other.Words();
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  const std::vector<pid_t> before = other.Find(Role::kProgram);
+  ASSERT_EQ(before.size(), 2u);
+  kill(job.Find(Role::kAgent).at(0), SIGKILL);
+  EXPECT_EQ(job.AwaitExit(), 95) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+  EXPECT_EQ(other.Find(Role::kProgram), before);
+  EXPECT_FALSE(other.Ended());
+  other.Signal(SIGINT);
+  EXPECT_EQ(other.AwaitExit(), 96) << other.Words();
+  EXPECT_TRUE(other.NothingIsLeft());
+}
+
+TEST(ProgramJob, NoSecret_IsOnACommandLineOrInAnEnvironment) {
+  Job job({"--num_gpus=1", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(job, 1)) << job.Words();
+  // The key reaches the agent through descriptor 3 and in no other way.
+  for (const JobProcess& process : job.Processes()) {
+    const std::string command = ReadWholeFile("/proc/" + std::to_string(process.pid) + "/cmdline");
+    EXPECT_THAT(command, Not(HasSubstr("key-file")));
+    for (const auto& [name, value] : process.environment) {
+      EXPECT_THAT(name, Not(HasSubstr("TOKEN")));
+      EXPECT_THAT(name, Not(HasSubstr("CLUSTER_KEY")));
+    }
+  }
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+}
+
+TEST(ProgramJob, RunFolder_HoldsJournalLogsReportAndLatest) {
+  Job job({"--num_gpus=1", UserProgram(), "exit", "0"});
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_THAT(ReadWholeFile(job.run_dir() + "/journal.db").substr(0, 13), "SQLite format");
+  EXPECT_EQ(job.ReportJson()["exit_code"], 0);
+  EXPECT_THAT(job.out(), HasSubstr("[localhost:0] rank 0 exits\n"));
+}
+
+}  // namespace
+}  // namespace dsrun
