@@ -315,8 +315,9 @@ void Supervisor::Do(const SweepOrphans& action) {
 
 void Supervisor::Do(const JobOver& action) {
   LOG(INFO) << "job " << job_.job_id() << " is over here: " << action.reason;
-  coordinator_->Close(action.abandoned ? absl::UnavailableError(action.reason) : absl::OkStatus());
+  // In this order: who sees the end of the stream may open the next job at once.
   if (options_.on_over) options_.on_over(action);
+  coordinator_->Close(action.abandoned ? absl::UnavailableError(action.reason) : absl::OkStatus());
 }
 
 bool Supervisor::ForwardLog(const LogLines& lines) {

@@ -54,7 +54,7 @@ class Supervisor {
     // process. Called on the core's thread; must be bounded.
     std::function<void(const std::string& tag)> sweep;
     // The job is over on this node and everything is gone. Called once, on the core's thread, which
-    // does nothing after it.
+    // then only ends the coordinator's stream.
     std::function<void(const JobOver&)> on_over;
   };
 
