@@ -51,7 +51,10 @@ absl::StatusOr<std::unique_ptr<GlooMesh>> GlooMesh::Listen(int rank, int size,
   }
 }
 
-GlooMesh::~GlooMesh() { Close(); }
+// Not by Close: Gloo's Pair::close sets SO_LINGER to zero, which throws away what the kernel has
+// not sent yet, and with it the last messages of a rank that leaves in order. A pair's destructor
+// closes its socket plainly.
+GlooMesh::~GlooMesh() = default;
 
 std::string GlooMesh::AddressBlob() const {
   // By peer: length (4 bytes, this machine's order; ranks of one job share it), then the address.

@@ -31,13 +31,15 @@ class GlooMesh {
   static absl::StatusOr<std::unique_ptr<GlooMesh>> Listen(int rank, int size,
                                                           const std::string& bind_address,
                                                           absl::Duration connect_timeout);
+  // Leaves in order: what was sent arrives. No buffer may outlive it.
   ~GlooMesh();
 
   // Where each of the others reaches us; to be given to all of them.
   std::string AddressBlob() const;
   // Blocks until the connection stands, or Close. `blob` is the peer's AddressBlob.
   absl::Status Connect(int peer, const std::string& blob);
-  // Closes all connections; a blocked Connect ends. Idempotent. Up to some ten ms per peer.
+  // Resets all connections, with whatever is still on its way; a blocked Connect ends. Idempotent.
+  // Up to some ten ms per peer.
   void Close();
 
   std::unique_ptr<gloo::transport::UnboundBuffer> Buffer(void* data, size_t bytes);

@@ -3,8 +3,8 @@
 // that are never sent are kept pending on every connection, and a thread waits for the first error.
 //
 // They are posted once, before the membership proofs. Posting writes to the connection, and a peer
-// that leaves in order with something unread resets it, which takes its last messages with it; so
-// after the first end the rest is found by asking, every few milliseconds, without writing.
+// that leaves in order with something unread resets it, which can take its last messages with it;
+// so after the first end the rest is found by asking, every few milliseconds, without writing.
 //
 // Threads: `on_gone` is called from the watch's own thread.
 
