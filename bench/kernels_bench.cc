@@ -19,7 +19,7 @@
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu_device.h"
 #include "worker/device/cpu_kernels.h"
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 #include "worker/model/gpt2_model.h"
 #include "worker/model/init.h"
 

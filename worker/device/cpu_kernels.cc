@@ -6,7 +6,7 @@
 #include "common/plan/activation_plan.h"
 #include "worker/device/cpu_attention.h"
 #include "worker/device/cpu_loops.h"
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 
 namespace dsrun::worker {
 namespace {

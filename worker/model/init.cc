@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 
 namespace dsrun::worker {
 namespace {

@@ -15,7 +15,7 @@
 #include "tests/worker/model/reference_gpt2.h"
 #include "worker/device/cpu_device.h"
 #include "worker/device/cpu_kernels.h"
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {

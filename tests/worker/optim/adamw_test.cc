@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "worker/device/cpu_kernels.h"
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 
 namespace dsrun::worker {
 namespace {

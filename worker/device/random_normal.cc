@@ -1,18 +1,12 @@
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 
 #include <cmath>
 
+#include "common/base/philox.h"
 #include "worker/device/log.h"
 
 namespace dsrun::worker {
 namespace {
-
-// The constants of the paper: two multipliers and two Weyl increments.
-constexpr uint32_t kMultiplier0 = 0xD2511F53u;
-constexpr uint32_t kMultiplier1 = 0xCD9E8D57u;
-constexpr uint32_t kWeyl0 = 0x9E3779B9u;
-constexpr uint32_t kWeyl1 = 0xBB67AE85u;
-constexpr int kRounds = 10;
 
 constexpr double kPi = 3.141592653589793238463;
 
@@ -45,7 +39,7 @@ void SinCosTurn(double u, double* sine, double* cosine) {
   }
 }
 
-std::array<uint32_t, 4> Block(uint64_t seed, uint64_t stream, uint64_t block) {
+PhiloxBlock Block(uint64_t seed, uint64_t stream, uint64_t block) {
   return Philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
                      static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
                     {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
@@ -65,20 +59,6 @@ void BoxMuller(uint32_t a, uint32_t b, double* first, double* second) {
 
 }  // namespace
 
-std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < kRounds; ++round) {
-    const uint64_t product0 = uint64_t{kMultiplier0} * counter[0];
-    const uint64_t product1 = uint64_t{kMultiplier1} * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
-               static_cast<uint32_t>(product0)};
-    key[0] += kWeyl0;
-    key[1] += kWeyl1;
-  }
-  return counter;
-}
-
 uint64_t StreamId(const std::string& purpose, const std::string& name) {
   uint64_t hash = 0xCBF29CE484222325ull;
   const auto mix = [&hash](unsigned char byte) { hash = (hash ^ byte) * 0x100000001B3ull; };
@@ -95,7 +75,7 @@ uint32_t UniformWord(uint64_t seed, uint64_t stream, uint64_t index) {
 void NormalRange(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
                  float* out) {
   for (int64_t block = begin / 4; block * 4 < begin + n; ++block) {
-    const std::array<uint32_t, 4> words = Block(seed, stream, static_cast<uint64_t>(block));
+    const PhiloxBlock words = Block(seed, stream, static_cast<uint64_t>(block));
     double normal[4];
     BoxMuller(words[0], words[1], &normal[0], &normal[1]);
     BoxMuller(words[2], words[3], &normal[2], &normal[3]);

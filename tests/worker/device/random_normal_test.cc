@@ -1,4 +1,4 @@
-#include "worker/device/philox.h"
+#include "worker/device/random_normal.h"
 
 #include <gtest/gtest.h>
 
@@ -11,18 +11,7 @@
 namespace dsrun::worker {
 namespace {
 
-// Known answers of philox4x32-10 (published with the Random123 library).
-TEST(PhiloxTest, Generator_GivesThePublishedAnswers) {
-  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}),
-            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-  const uint32_t ones = 0xffffffff;
-  EXPECT_EQ(Philox4x32({ones, ones, ones, ones}, {ones, ones}),
-            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-  EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
-            (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
-}
-
-TEST(PhiloxTest, NormalRange_AnyRangeAloneHasTheBitsOfTheWhole) {
+TEST(RandomNormalTest, NormalRange_AnyRangeAloneHasTheBitsOfTheWhole) {
   const int64_t n = 1000;
   std::vector<float> whole(n);
   NormalRange(42, StreamId("init", "wte.weight"), 0, n, 0.02f, whole.data());
@@ -38,7 +27,7 @@ TEST(PhiloxTest, NormalRange_AnyRangeAloneHasTheBitsOfTheWhole) {
 
 // 400,000 draws: the standard error of the mean is 0.0016, of the variance 0.0022, of the fourth
 // moment 0.015; five of them are allowed.
-TEST(PhiloxTest, NormalRange_HasNormalMoments) {
+TEST(RandomNormalTest, NormalRange_HasNormalMoments) {
   const int64_t n = 400000;
   std::vector<float> x(n);
   NormalRange(1, StreamId("test", "moments"), 0, n, 1.0f, x.data());
@@ -58,7 +47,7 @@ TEST(PhiloxTest, NormalRange_HasNormalMoments) {
   EXPECT_NEAR(static_cast<double>(beyond_two) / n, 0.0455, 0.0017);
 }
 
-TEST(PhiloxTest, NormalRange_MatchesBoxMullerByTheLibrary) {
+TEST(RandomNormalTest, NormalRange_MatchesBoxMullerByTheLibrary) {
   const uint64_t stream = StreamId("test", "formula");
   std::vector<float> x(400);
   NormalRange(3, stream, 0, 400, 1.0f, x.data());
@@ -71,14 +60,14 @@ TEST(PhiloxTest, NormalRange_MatchesBoxMullerByTheLibrary) {
   }
 }
 
-TEST(PhiloxTest, Streams_DifferByPurposeNameAndSeed) {
+TEST(RandomNormalTest, Streams_DifferByPurposeNameAndSeed) {
   EXPECT_NE(StreamId("init", "a"), StreamId("init", "b"));
   EXPECT_NE(StreamId("init", "a"), StreamId("data", "a"));
   EXPECT_NE(StreamId("ab", "c"), StreamId("a", "bc"));
   EXPECT_NE(UniformWord(1, 2, 3), UniformWord(2, 2, 3));
 }
 
-TEST(PhiloxTest, PortableLog_MatchesTheLibrary) {
+TEST(RandomNormalTest, PortableLog_MatchesTheLibrary) {
   for (double x = 1e-10; x < 1e10; x *= 1.0037) {
     ASSERT_NEAR(PortableLog(x), std::log(x), 1e-14 * (1 + std::fabs(std::log(x)))) << x;
   }
