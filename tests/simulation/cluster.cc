@@ -145,6 +145,7 @@ void Cluster::OpenAgent(NodeId node) {
       return;
     }
     stream.up = true;
+    stream.heard_at = world_.now() + absl::Seconds(1);  // until it has answered
     proto::CoordinatorMessage open;
     open.set_job_id("simulation");
     *open.mutable_open()->mutable_job() = job_;
@@ -194,6 +195,7 @@ void Cluster::DeliverUp(NodeId node, uint64_t life, const proto::AgentMessage& m
     // What had arrived before a break is still read; nothing after a fence.
     if (stream.fenced || stream.life != life) return;
     stream.heard = true;
+    stream.heard_at = world_.now();
     if (!message.has_heartbeat()) Feed(launcher::AgentSpoke{node, message});
   });
 }
@@ -240,6 +242,7 @@ void Cluster::TickLater() {
         }
       }
       Feed(tick);
+      CheckSilentNodesAreFenced();
     }
     TickLater();
   });

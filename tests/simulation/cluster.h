@@ -4,7 +4,8 @@
 // Invariants: the Coordinator's own after every step; no message of the job is lost but with its
 // stream; two processes never share a slot; a generation makes no step on a place where a newer one
 // has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
-// lives beside one of an older; the job ends, with an exit code that the faults explain; a job that
+// lives beside one of an older; a silent
+// node is fenced in time; the job ends, with an exit code that the faults explain; a job that
 // ended 0 has done all its steps; no process is left; a replay of the durable events gives the
 // coordinator's digest.
 
@@ -57,6 +58,7 @@ class Cluster {
     absl::Duration down_free, up_free;  // nothing overtakes
     absl::Duration stalled_until;       // partition: nothing arrives before
     bool heard = false;                 // since the last coordinator tick
+    absl::Duration heard_at;            // or since when it can be blamed for its silence
   };
 
   void Feed(launcher::Event event);
@@ -80,6 +82,7 @@ class Cluster {
   std::shared_ptr<Fabric> FabricOf(const proto::ExchangeTable& table, int64_t generation);
   void WorkerDied(const SimWorker& worker);
   void CheckPrograms();
+  void CheckSilentNodesAreFenced();
   void CheckEnd();
   void CheckNothingLeft();
   void CheckReplay();

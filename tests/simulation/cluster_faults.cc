@@ -47,7 +47,7 @@ void Cluster::Fault() {
       workers.empty()
           ? nullptr
           : workers[static_cast<size_t>(world_.luck.Below(static_cast<int64_t>(workers.size())))];
-  const int64_t kind = world_.luck.Below(20);
+  const int64_t kind = world_.luck.Below(21);
   if (kind < 8) {
     if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
   } else if (kind < 11) {
@@ -65,11 +65,16 @@ void Cluster::Fault() {
     absl::Duration& until = streams_[index].stalled_until;
     until = std::max(until, world_.now() + world_.luck.Millis(20, longest));
     world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  } else if (kind == 18) {
+    if (!fabrics_.empty()) fabrics_.back().fabric->Break();
   } else if (!coordinator_process_.stopped()) {
     const absl::Duration pause = world_.luck.Millis(50, 8000);
     world_.Trace("the coordinator is stopped for ", absl::FormatDuration(pause));
     coordinator_process_.Stop();
-    world_.queue.After(pause, [this] { coordinator_process_.Wake(); });
+    world_.queue.After(pause, [this] {
+      for (Stream& stream : streams_) stream.heard_at = world_.now() + absl::Seconds(1);
+      coordinator_process_.Wake();
+    });
   }
 }
 
@@ -81,6 +86,21 @@ void Cluster::OperatorStopLater() {
     coordinator_process_.Deliver([this] { Feed(launcher::OperatorStop{}); });
     if (operator_stops_ < 3 && world_.luck.Chance(0.4)) OperatorStopLater();
   });
+}
+
+// A silent node costs everybody their time: the limit of 3 s, and a few ticks.
+void Cluster::CheckSilentNodesAreFenced() {
+  const bool opened = coordinator_->generation().value() > 0;
+  if (end_ || !opened) return;
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    const Stream& stream = streams_[i];
+    if (!stream.up || stream.fenced) continue;
+    const absl::Duration silence = world_.now() - stream.heard_at;
+    if (silence > absl::Milliseconds(3300)) {
+      world_.Violated(absl::StrCat("node ", i, " has been silent for ",
+                                   absl::FormatDuration(silence), " and is not fenced"));
+    }
+  }
 }
 
 // A user's program fences nothing: nothing of a newer generation may live beside an older process.

@@ -125,7 +125,9 @@ void SimAgent::Boot(Child* child) {
 }
 
 void SimAgent::BootProgram(Child* child) {
-  world_->queue.After(world_->luck.Millis(50, 3000), [this, child] {
+  // Some live longer than a lease: only then does it matter who waits for whom.
+  const int64_t longest = world_->luck.Chance(0.5) ? 3'000 : 90'000;
+  world_->queue.After(world_->luck.Millis(50, longest), [this, child] {
     child->worker->Deliver([this, child] { End(child, 0, 0); });
   });
 }

@@ -144,6 +144,14 @@ void Fabric::Leave(int rank) {
   }
 }
 
+void Fabric::Break() {
+  if (lost_peer_ >= 0) return;
+  lost_peer_ = 0;
+  for (int rank = 0; rank < width(); ++rank) {
+    if (!told_.contains(rank)) TellLost(rank, rank == 0 ? width() - 1 : 0);
+  }
+}
+
 void Fabric::TellLost(int rank, int peer) {
   world_->queue.After(world_->luck.Millis(0, 20), [this, rank, peer] {
     Member& member = members_[static_cast<size_t>(rank)];

@@ -128,6 +128,8 @@ class Fabric {
   bool HasJoined(int rank) const { return members_[static_cast<size_t>(rank)].process != nullptr; }
   void Enter(int rank, int64_t op, Entry entry);
   void Leave(int rank);
+  // A connection breaks although everybody lives.
+  void Break();
   // The result of a finished collective.
   uint64_t Sum(int64_t op) const { return results_.at(op).part; }
   bool Stop(int64_t op) const { return results_.at(op).stop; }

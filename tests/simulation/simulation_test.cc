@@ -79,7 +79,7 @@ TEST(SimulationTest, TheSameSeedIsTheSameRun) {
 // The simulation notices what it is there for.
 int SeedsThatNotice(Sabotage sabotage) {
   int noticed = 0;
-  for (uint64_t seed = 1; seed <= 100; ++seed) {
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
     noticed += RunSeed(seed, false, sabotage).violation.empty() ? 0 : 1;
   }
   return noticed;
