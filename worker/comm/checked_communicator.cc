@@ -67,6 +67,7 @@ class CheckedCommunicator : public Communicator {
     return inner_->Exchange(sends, recvs, what);
   }
 
+  void SetTimeout(absl::Duration timeout) override { inner_->SetTimeout(timeout); }
   void Abort(const std::string& reason) override { inner_->Abort(reason); }
 
  private:

@@ -19,6 +19,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace dsrun::worker {
 
@@ -46,8 +47,8 @@ class Communicator {
   // Performs all sends and receives at once, in no particular order between peers; between two
   // ranks, the k-th send meets the k-th receive. Done means: every receive buffer is filled and
   // every send buffer may be reused. A message to oneself is a copy. Never blocks for ever: it ends
-  // when all is done, on Abort, on a dead peer, or at the deadline that the communicator was
-  // created with. Received bytes are undefined after an error.
+  // when all is done, on Abort, on a dead peer, or at the deadline (SetTimeout). Received bytes are
+  // undefined after an error.
   //
   // `what` names the operation in error messages ("reduce-scatter bucket 3").
   //
@@ -57,6 +58,11 @@ class Communicator {
   // carries the peer in PeerRank().
   virtual absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                                 const std::string& what) = 0;
+
+  // How long one Exchange may last from now on; at first, what the communicator was created with.
+  // A rank that computes longer is not dead, so the engine sets this from the length of its steps.
+  // Called by the owner.
+  virtual void SetTimeout(absl::Duration timeout) = 0;
 
   // Wakes a blocked Exchange within milliseconds, also when a peer is stopped, and makes all later
   // calls fail with ABORTED and `reason`. ENSURES: thread-safe, idempotent, never blocks for long.

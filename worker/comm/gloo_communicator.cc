@@ -74,6 +74,8 @@ class GlooRank : public Communicator {
   int size() const override { return options_.size; }
   absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                         const std::string& what) override;
+  void SetTimeout(absl::Duration timeout) override { timeout_ = timeout; }
+
   void Abort(const std::string& reason) override {
     Fail(AbortedError(options_.rank, reason)).IgnoreError();
   }

@@ -70,6 +70,8 @@ class InProcessCommunicator : public Communicator {
   absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                         const std::string& what) override;
 
+  void SetTimeout(absl::Duration timeout) override { timeout_ = timeout; }
+
   void Abort(const std::string& reason) override {
     MutexLock lock(group_->mu);
     if (error_.ok()) error_ = AbortedError(rank_, reason);
@@ -94,7 +96,7 @@ class InProcessCommunicator : public Communicator {
 
   const std::shared_ptr<Group> group_;
   const int rank_;
-  const absl::Duration timeout_;
+  absl::Duration timeout_;
   absl::Status error_ ABSL_GUARDED_BY(group_->mu);  // the first one
   // A receive that met a message of another size; reported by Finished.
   absl::Status mismatch_ ABSL_GUARDED_BY(group_->mu);

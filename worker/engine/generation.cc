@@ -7,7 +7,9 @@
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/model_spec/model_spec.h"
 #include "worker/engine/checkpointing.h"
+#include "worker/engine/exchange_timeout.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/trace.h"
@@ -45,6 +47,9 @@ class GenerationRun {
         generation_(plan.generation()),
         rank_(rank),
         size_(plan.members_size()),
+        exchange_timeout_(FromProto(job_.limits().collective_timeout()),
+                          TrainFlops(worker::FromProto(spec_.model()),
+                                     spec_.global_batch_size() * spec_.model().seq_length())),
         trace_(!spec_.trace_path().empty() && rank.value() == 0, rank.value()) {}
 
   ~GenerationRun() { session_.OnSuperseded(generation_, nullptr); }
@@ -75,6 +80,7 @@ class GenerationRun {
   const Generation generation_;
   const Rank rank_;
   const int size_;
+  ExchangeTimeout exchange_timeout_;
   Trace trace_;
   double last_loss_ = 0;
   // Destroyed from the last to the first: the trainer's thread uses the communicator.
@@ -93,7 +99,7 @@ absl::Status GenerationRun::Join() {
   request.generation = generation_;
   request.bind_address = setup_.bind_address;
   request.job_token = setup_.job_token;
-  request.timeout = FromProto(job_.limits().collective_timeout());
+  request.timeout = exchange_timeout_.Current();
   request.connect_timeout = FromProto(job_.limits().join_timeout());
   request.check = spec_.check_collectives();
   request.cancelled = [this] { return session_.Superseded(generation_); };
@@ -143,6 +149,8 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     ASSIGN_OR_RETURN(const StepResult result, trainer_->TrainStep(session_.StopRequested()));
     stopped = result.stop;
     last_loss_ = result.loss;
+    exchange_timeout_.StepTook(result.duration);
+    communicator_->SetTimeout(exchange_timeout_.Current());
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
     if (due && !stopped) {

@@ -34,6 +34,7 @@ class FaultyCommunicator : public Communicator {
     return inner_->Exchange(sends, recvs, what);
   }
 
+  void SetTimeout(absl::Duration timeout) override { inner_->SetTimeout(timeout); }
   void Abort(const std::string& reason) override { inner_->Abort(reason); }
 
  private:
