@@ -183,7 +183,7 @@ OptionGroup Training() {
           Value("train-iters", "N", "300", "optimizer steps"),
           Value("lr", "X", "the preset's", "peak learning rate; falls linearly to --min-lr"),
           Value("min-lr", "X", "0", "learning rate of the last step"),
-          Value("lr-warmup-iters", "N", "1 % of --train-iters", "steps of linear warm-up"),
+          Value("lr-warmup-iters", "N", "a tenth of --train-iters", "steps of linear warm-up"),
           Value("adam-beta1", "X", "0.9", "", {}),
           Value("adam-beta2", "X", "0.95", "", {}),
           Value("adam-eps", "X", "1e-8", "", {}),

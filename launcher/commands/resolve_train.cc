@@ -198,7 +198,7 @@ void TrainResolver::Optimizer() {
     Error("--min-lr", "must not be above --lr (" + std::to_string(train_.lr()) + "), got " +
                           v_.Text("min-lr").value_or(""));
   }
-  train_.set_lr_warmup_iters(v_.Int("lr-warmup-iters", 0, kMaxSize).value_or(iters / 100));
+  train_.set_lr_warmup_iters(v_.Int("lr-warmup-iters", 0, kMaxSize).value_or(iters / 10));
   if (train_.lr_warmup_iters() > iters) {
     Error("--lr-warmup-iters", "must not be above --train-iters (" + std::to_string(iters) +
                                    "), got " + std::to_string(train_.lr_warmup_iters()));
