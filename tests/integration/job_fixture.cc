@@ -37,6 +37,12 @@ std::string FromRunfiles(const std::string& path) {
   return std::string(root) + "/" + workspace + "/" + path;
 }
 
+// Training tests have the three programs beside one another, as an installation has.
+std::string FirstOf(const std::string& first, const std::string& second) {
+  const std::string path = FromRunfiles(first);
+  return access(path.c_str(), X_OK) == 0 ? path : FromRunfiles(second);
+}
+
 std::string Hex(const std::string& bytes) {
   std::string text;
   for (const unsigned char byte : bytes) {
@@ -92,8 +98,8 @@ bool Eventually(const std::function<bool()>& condition, absl::Duration limit) {
   return true;
 }
 
-std::string DsrunBinary() { return FromRunfiles("launcher/dsrun"); }
-std::string DsagentBinary() { return FromRunfiles("agent/dsagent"); }
+std::string DsrunBinary() { return FirstOf("tests/integration/bin/dsrun", "launcher/dsrun"); }
+std::string DsagentBinary() { return FirstOf("tests/integration/bin/dsagent", "agent/dsagent"); }
 std::string UserProgram() { return FromRunfiles("tests/integration/user_program"); }
 std::string RepositoryFile(const std::string& path) { return FromRunfiles(path); }
 
@@ -174,6 +180,18 @@ bool Job::AwaitError(const std::string& text) const {
 }
 
 bool Job::Ended() const { return end_->ended; }
+
+std::string ContentHash(const std::string& folder) {
+  const std::string command = DsrunBinary() + " checkpoint hash '" + folder + "' 2>&1";
+  FILE* const pipe = popen(command.c_str(), "r");
+  PCHECK(pipe != nullptr);
+  std::string text;
+  char buffer[4096];
+  for (size_t got; (got = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) text.append(buffer, got);
+  const int status = pclose(pipe);
+  const size_t end = text.find('\n');
+  return status == 0 ? text.substr(0, end) : "no hash: " + text;
+}
 
 int Job::AwaitExit(absl::Duration limit) {
   if (!Eventually([&] { return Ended(); }, limit)) return -1;

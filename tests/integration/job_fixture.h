@@ -111,6 +111,9 @@ class Job {
   std::unique_ptr<PosixProcessRunner> runner_;
 };
 
+// What `dsrun checkpoint hash FOLDER` prints first; "no hash: ..." when it fails.
+std::string ContentHash(const std::string& folder);
+
 // Lines of a metrics file that are whole.
 std::vector<nlohmann::json> ReadMetrics(const std::string& path);
 

@@ -1,0 +1,310 @@
+// Training with real processes. Whatever is killed or stopped on the way, and at whatever width it
+// goes on: the final checkpoint has the same content, bit for bit, as the undisturbed run's.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/integration/job_fixture.h"
+
+namespace dsrun {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AnyOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsSubsetOf;
+using ::testing::Matches;
+using Args = std::vector<std::string>;
+
+// Steps of the runs that are disturbed: enough to be disturbed in the middle, few enough for CI.
+constexpr int kSteps = 120;
+constexpr int kSaveInterval = 20;
+
+// A text that is the same on every machine.
+std::string TextFile() {
+  static const std::string* const path = [] {
+    static TemporaryFolder* const folder = new TemporaryFolder();
+    std::ofstream file(folder->path() + "/text");
+    for (int i = 0; i < 2000; ++i) file << "line " << i * 7919 % 2003 << " of a text to learn\n";
+    return new std::string(folder->path() + "/text");
+  }();
+  return *path;
+}
+
+// `dsrun LAUNCHER train ...` with a model so small that the processes are what is tested.
+Args Train(Args launcher, const std::string& folder, Args more = {}) {
+  Args args = std::move(launcher);
+  const Args common = {"train",
+                       "--data",
+                       TextFile(),
+                       "--num-layers",
+                       "2",
+                       "--hidden-size",
+                       "32",
+                       "--num-attention-heads",
+                       "2",
+                       "--seq-length",
+                       "32",
+                       "--global-batch-size",
+                       "12",
+                       "--micro-batch-size",
+                       "1",
+                       "--canonical-blocks",
+                       "12",
+                       "--save",
+                       folder + "/save",
+                       "--metrics",
+                       folder + "/metrics",
+                       "--log-interval",
+                       "10"};
+  args.insert(args.end(), common.begin(), common.end());
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+Args Long(Args more = {}) {
+  Args args = {"--train-iters", std::to_string(kSteps), "--save-interval",
+               std::to_string(kSaveInterval)};
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+std::string TwoNodes(const std::string& folder) {
+  std::ofstream(folder + "/hosts") << "127.0.0.1 slots=2\n127.0.0.2 slots=2\n";
+  return folder + "/hosts";
+}
+
+// Finished steps so far, of any generation.
+int64_t StepsDone(const std::string& folder) {
+  int64_t most = 0;
+  for (const nlohmann::json& line : ReadMetrics(folder + "/metrics")) {
+    most = std::max(most, line["step"].get<int64_t>());
+  }
+  return most;
+}
+
+bool AwaitStep(const Job& job, const std::string& folder, int64_t step) {
+  return Eventually([&] { return StepsDone(folder) >= step || job.Ended(); }) && !job.Ended();
+}
+
+// The undisturbed run's content.
+const std::string& UndisturbedHash() {
+  static const std::string* const hash = [] {
+    const TemporaryFolder folder;
+    Job job(Train({"--num_gpus=1"}, folder.path(), Long()));
+    EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+    auto* const found = new std::string(ContentHash(folder.path() + "/save"));
+    EXPECT_EQ(found->size(), 64u) << *found;
+    return found;
+  }();
+  return *hash;
+}
+
+// The worker of a rank in generation 1: workers start in the order of ranks, their slots say which.
+pid_t WorkerOf(const Job& job, size_t index) {
+  const std::vector<pid_t> workers = job.Find(Role::kWorker);
+  return index < workers.size() ? workers[index] : 0;
+}
+
+// The end of a job that was disturbed and went on.
+void ExpectWentOn(Job& job, const TemporaryFolder& folder) {
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ContentHash(folder.path() + "/save"), UndisturbedHash()) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+  const nlohmann::json report = job.ReportJson();
+  ASSERT_FALSE(report["incidents"].empty()) << "it was never disturbed" << job.Words();
+  EXPECT_TRUE(report["incidents"][0].contains("went_on_as_generation")) << job.Words();
+  const nlohmann::json& incident = report["incidents"][0];
+  std::cout << "noticed after " << incident["cause"].value("detection_s", -1.0)
+            << " s, next step after " << incident.value("next_step_after_s", -1.0) << " s\n";
+}
+
+class TrainingJob : public ::testing::Test {
+ protected:
+  TemporaryFolder folder_;
+};
+
+TEST_F(TrainingJob, LearnsWritesMetricsAndEndsWithASample) {
+  Job job(
+      Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(), Long({"--prompt", "line "})));
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  const std::vector<nlohmann::json> metrics = ReadMetrics(folder_.path() + "/metrics");
+  ASSERT_EQ(metrics.size(), static_cast<size_t>(kSteps));
+  for (const char* key : {"step", "loss", "grad_norm", "lr", "tokens_per_s", "step_ms"}) {
+    EXPECT_TRUE(metrics[0][key].is_number()) << key;
+  }
+  EXPECT_EQ(metrics[0]["generation"], 1);
+  EXPECT_NEAR(metrics[0]["loss"].get<double>(), 5.545, 0.3);  // ln 256
+  EXPECT_LT(metrics.back()["loss"].get<double>(), 4.0);
+  EXPECT_THAT(job.out(), HasSubstr("step 120/120"));
+  EXPECT_THAT(job.out(), HasSubstr("| line "));
+  EXPECT_EQ(ContentHash(folder_.path() + "/save"), UndisturbedHash());
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(TrainingJob, EveryWidth_HasTheSameContent) {
+  std::vector<std::string> hashes;
+  for (const char* width : {"1", "2", "3", "4", "6"}) {
+    const TemporaryFolder folder;
+    Job job(Train({"--num_gpus", width}, folder.path(),
+                  {"--train-iters", "8", "--save-interval", "0"}));
+    ASSERT_EQ(job.AwaitExit(), 0) << width << job.Words();
+    hashes.push_back(ContentHash(folder.path() + "/save"));
+    EXPECT_EQ(hashes.back().size(), 64u) << hashes.back();
+    EXPECT_EQ(hashes.back(), hashes.front()) << "width " << width;
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+}
+
+// Kills the worker at `index` once `step` is done; the others must live on in their processes.
+void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder) {
+  Job job(Train({"--hostfile", TwoNodes(folder.path())}, folder.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder.path(), step)) << job.Words();
+  std::vector<pid_t> survivors = job.Find(Role::kWorker);
+  ASSERT_EQ(survivors.size(), 4u) << job.Words();
+  const pid_t victim = survivors[index];
+  survivors.erase(survivors.begin() + static_cast<ptrdiff_t>(index));
+  kill(victim, SIGKILL);
+  // Generation 2 finished a step: now look who is there.
+  ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
+  const std::vector<pid_t> after = job.Find(Role::kWorker);
+  EXPECT_TRUE(after.empty() || Matches(IsSubsetOf(after))(survivors)) << job.Words();
+  ExpectWentOn(job, folder);
+  EXPECT_THAT(job.ReportJson()["incidents"][0]["cause"]["what"].get<std::string>(),
+              HasSubstr("SIGKILL"));
+  EXPECT_EQ(job.ReportJson()["incidents"][0]["cause"]["pid"], victim);
+}
+
+TEST_F(TrainingJob, KilledWorker_BeforeTheFirstCheckpoint) { KillWorkerAt(3, 2, folder_); }
+TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, folder_); }
+TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
+
+// Shard files of a step that has no manifest yet: a checkpoint is being written.
+bool CheckpointIsBeingWritten(const std::string& save) {
+  std::set<std::string> shards;
+  std::set<std::string> manifests;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(save, error)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("step-")) shards.insert(name.substr(5, 8));
+    if (name.starts_with("manifest.step-")) manifests.insert(name.substr(14, 8));
+  }
+  return std::any_of(shards.begin(), shards.end(),
+                     [&](const std::string& step) { return !manifests.contains(step); });
+}
+
+void KillWhileSaving(size_t index, const TemporaryFolder& folder) {
+  // Saving after every step: there is always a save to hit.
+  Job job(Train({"--num_gpus=4"}, folder.path(),
+                {"--train-iters", std::to_string(kSteps), "--save-interval", "1"}));
+  ASSERT_TRUE(AwaitStep(job, folder.path(), 10)) << job.Words();
+  const pid_t victim = WorkerOf(job, index);
+  ASSERT_NE(victim, 0);
+  ASSERT_TRUE(Eventually([&] { return CheckpointIsBeingWritten(folder.path() + "/save"); }));
+  kill(victim, SIGKILL);
+  ExpectWentOn(job, folder);
+}
+
+TEST_F(TrainingJob, KilledWhileSaving_RankZeroWhoCommits) { KillWhileSaving(0, folder_); }
+TEST_F(TrainingJob, KilledWhileSaving_AnotherRank) { KillWhileSaving(2, folder_); }
+
+// What happens to one of two agents; the job goes on with the other node.
+void LoseAnAgent(int signal, const TemporaryFolder& folder) {
+  Job job(Train({"--hostfile", TwoNodes(folder.path())}, folder.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder.path(), kSteps / 3)) << job.Words();
+  const std::vector<pid_t> agents = job.Find(Role::kAgent);
+  ASSERT_EQ(agents.size(), 2u);
+  kill(agents[1], signal);
+  ExpectWentOn(job, folder);
+  const nlohmann::json generations = job.ReportJson()["generations"];
+  ASSERT_GE(generations.size(), 2u);
+  EXPECT_EQ(generations[0]["ranks"].size(), 4u);
+  EXPECT_EQ(generations.back()["ranks"].size(), 2u);
+}
+
+TEST_F(TrainingJob, KilledAgent_GoesOnAtHalfTheWidth) { LoseAnAgent(SIGKILL, folder_); }
+TEST_F(TrainingJob, StoppedAgent_GoesOnAtHalfTheWidth) { LoseAnAgent(SIGSTOP, folder_); }
+
+TEST_F(TrainingJob, StoppedWorker_IsReplacedAndGone) {
+  Job job(Train({"--num_gpus=3"}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 3)) << job.Words();
+  const pid_t victim = WorkerOf(job, 1);
+  ASSERT_NE(victim, 0);
+  kill(victim, SIGSTOP);
+  ExpectWentOn(job, folder_);
+  EXPECT_THAT(job.ReportJson()["generations"].back()["ranks"], testing::SizeIs(3));
+}
+
+TEST_F(TrainingJob, TwoFailuresInARow_StillTheSameContent) {
+  Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 4)) << job.Words();
+  kill(WorkerOf(job, 2), SIGKILL);
+  ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
+  const std::vector<pid_t> agents = job.Find(Role::kAgent);
+  ASSERT_EQ(agents.size(), 2u);
+  kill(agents[0], SIGKILL);
+  ExpectWentOn(job, folder_);
+  EXPECT_GE(job.ReportJson()["incidents"].size(), 2u);
+}
+
+TEST_F(TrainingJob, InterruptOnce_SavesAndALaterRunGoesOnToTheSameContent) {
+  {
+    Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+    ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 2)) << job.Words();
+    job.Signal(SIGINT);
+    ASSERT_EQ(job.AwaitExit(), 96) << job.Words();
+    EXPECT_TRUE(job.NothingIsLeft());
+    const nlohmann::json report = job.ReportJson();
+    EXPECT_TRUE(report["stopped_early"].get<bool>()) << job.Words();
+    EXPECT_GE(report["checkpoint_step"].get<int>(), kSteps / 2);
+    EXPECT_EQ(report["checkpoint_step"], report["final_step"]);
+  }
+  Job job(Train({"--num_gpus=3"}, folder_.path(), Long({"--load", folder_.path() + "/save"})));
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ContentHash(folder_.path() + "/save"), UndisturbedHash());
+}
+
+TEST_F(TrainingJob, InterruptTwice_StopsNow) {
+  Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 3)) << job.Words();
+  job.Signal(SIGINT);
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(TrainingJob, KilledLauncher_EverythingEndsWithTheLease) {
+  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--node-silent-after", "1s", "--lease",
+                 "2s", "--heartbeat-interval", "300ms"},
+                folder_.path(), {"--train-iters", "100000"}));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 5)) << job.Words();
+  job.Signal(SIGKILL);
+  EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL);
+  EXPECT_EQ(job.Find(Role::kWorker).size(), 4u) << "workers should outlive the launcher";
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+}
+
+TEST_F(TrainingJob, KilledWorkers_OfEveryRestart_EndTheJobWithItsOwnCode) {
+  Job job(Train({"--num_gpus=2", "--max-restarts", "1"}, folder_.path(),
+                {"--train-iters", "100000", "--save-interval", "5"}));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 8)) << job.Words();
+  kill(WorkerOf(job, 0), SIGKILL);
+  ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
+  kill(WorkerOf(job, 0), SIGKILL);
+  EXPECT_THAT(job.AwaitExit(), AnyOf(93, 94)) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+}  // namespace
+}  // namespace dsrun
