@@ -4,6 +4,11 @@
 
 namespace dsrun {
 
+int64_t DefaultBucketBytes(int64_t parameter_count) {
+  const int64_t eighth = parameter_count * static_cast<int64_t>(sizeof(float)) / 8;
+  return std::clamp<int64_t>(eighth, 256 << 10, 25 << 20);
+}
+
 GradientSpace::GradientSpace(const FlatLayout& layout, const ShardPlan& shards,
                              int64_t bucket_bytes)
     : layout_(layout), shards_(shards), tied_(layout.Find("wte.weight").padded()) {

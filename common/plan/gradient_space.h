@@ -19,6 +19,11 @@
 
 namespace dsrun {
 
+// Gradient bytes that are reduced together, unless the user says otherwise: an eighth of the model,
+// so that about 7/8 of the reduction can hide behind the backward pass, but messages that are
+// neither dominated by latency (256 KiB) nor late in starting (25 MiB).
+int64_t DefaultBucketBytes(int64_t parameter_count);
+
 class GradientSpace {
  public:
   // `layout` and `shards` must outlive this. wte.weight is the layout's first tensor.

@@ -218,7 +218,8 @@ OptionGroup Engine() {
       {
           Value("device", "auto|cpu|cuda", "auto", "auto takes the CPU where there is no GPU"),
           Value("threads-per-rank", "N", "cores / ranks of this machine, at least 1", ""),
-          Value("bucket-bytes", "N", "4194304", "gradient bytes that are reduced together"),
+          Value("bucket-bytes", "N", "an eighth of the model, 256 KiB to 25 MiB",
+                "gradient bytes that are reduced together"),
           {"overlap", {}, Kind::kOnOff, "", "on", "reduce buckets during the backward pass"},
           Value("isa-cap", "ISA", "what the CPU has", "avx512, avx2 or baseline at most"),
           Value("check-collectives", "start|always|off", "start",

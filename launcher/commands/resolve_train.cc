@@ -10,6 +10,7 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/corpus_files.h"
 #include "common/plan/canonical_blocks.h"
+#include "common/plan/gradient_space.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/resolve_parts.h"
 
@@ -260,7 +261,8 @@ void TrainResolver::Engine() {
   const int64_t share = std::max<int64_t>(1, c_.machine.cores / std::max<int64_t>(1, LocalRanks()));
   train_.set_threads_per_rank(
       static_cast<int32_t>(v_.Int("threads-per-rank", 1, 4096).value_or(share)));
-  train_.set_bucket_bytes(v_.Int("bucket-bytes", 4096, int64_t{1} << 40).value_or(4 << 20));
+  train_.set_bucket_bytes(v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
+                              .value_or(DefaultBucketBytes(ParameterCount(model_))));
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
   const auto rank_of = [&](const std::string& isa) {

@@ -21,6 +21,12 @@ TEST(GradientSpaceTest, BucketsCoverTheSpaceAndNeverCrossIntoTheSecondUse) {
   }
 }
 
+TEST(GradientSpaceTest, DefaultBucketsAreAnEighthOfTheModelWithinBounds) {
+  EXPECT_EQ(DefaultBucketBytes(1853568), 926784);
+  EXPECT_EQ(DefaultBucketBytes(1000), 256 << 10);
+  EXPECT_EQ(DefaultBucketBytes(124439808), 25 << 20);
+}
+
 TEST(GradientSpaceTest, BothUsesOfAnElementHaveOneOwner) {
   const FlatLayout layout(LogicalTensors({"", 2, 48, 4, 20, 257}));
   const ShardPlan shards(layout, 3, 20000);
