@@ -206,8 +206,8 @@ class Kernels {
                            const float* x,        // (leaves, 1024)
                            double* squares) = 0;  // (leaves)
 
-  // --- Random numbers: elements [begin, begin + n) of the stream (random_normal.h). out = mean-0 normals
-  // times `stddev`.
+  // --- Random numbers: elements [begin, begin + n) of the stream (random_normal.h). out = mean-0
+  // normals times `stddev`.
   virtual void NormalFill(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
                           float* out) = 0;
 };
