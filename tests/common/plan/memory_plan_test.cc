@@ -1,0 +1,58 @@
+#include "common/plan/memory_plan.h"
+
+#include "common/plan/shard_plan.h"
+#include "gtest/gtest.h"
+
+namespace dsrun {
+namespace {
+
+MemoryInput Nano(int64_t width, int64_t rank) {
+  MemoryInput input;
+  input.model = *FindPreset("gpt2-nano");
+  input.micro_batch_size = 4;
+  input.micro_batches = 8;
+  input.blocks = 8;
+  input.width = width;
+  input.rank = rank;
+  input.bucket_bytes = 1 << 20;
+  return input;
+}
+
+TEST(MemoryPlanTest, OptimizerStatesAreSharedOut) {
+  const FlatLayout layout(LogicalTensors(*FindPreset("gpt2-nano")));
+  for (const int64_t width : {1, 2, 3, 8}) {
+    int64_t moments = 0;
+    for (int64_t rank = 0; rank < width; ++rank) {
+      const MemoryPlan plan = PlanMemory(Nano(width, rank));
+      EXPECT_EQ(plan.Find("parameters").elements, layout.size());
+      moments += plan.Find("adam_m").elements;
+      EXPECT_EQ(plan.Find("adam_m").elements, plan.Find("adam_v").elements);
+    }
+    EXPECT_EQ(moments, layout.size()) << "width " << width;
+  }
+}
+
+// One rank with 8 blocks keeps log2(8) + 1 gradients, one of eight ranks a single one.
+TEST(MemoryPlanTest, GradientBuffersFollowTheBlocksOfARank) {
+  const int64_t one = PlanMemory(Nano(8, 0)).Find("gradients").elements;
+  EXPECT_EQ(PlanMemory(Nano(4, 0)).Find("gradients").elements, 2 * one);
+  EXPECT_EQ(PlanMemory(Nano(1, 0)).Find("gradients").elements, 4 * one);
+}
+
+TEST(MemoryPlanTest, OneRankNeedsNoCommunication) {
+  EXPECT_EQ(PlanMemory(Nano(1, 0)).Find("reduce_scratch").bytes(), 0);
+  EXPECT_GT(PlanMemory(Nano(2, 0)).Find("reduce_scratch").bytes(), 0);
+}
+
+TEST(MemoryPlanTest, TotalIsTheSumOfItsLines) {
+  const MemoryPlan plan = PlanMemory(Nano(2, 1));
+  int64_t total = 0;
+  for (const PlannedBuffer& buffer : plan.buffers) {
+    EXPECT_FALSE(buffer.formula.empty()) << buffer.name;
+    total += buffer.elements * buffer.element_bytes;
+  }
+  EXPECT_EQ(plan.total_bytes(), total);
+}
+
+}  // namespace
+}  // namespace dsrun

@@ -1,0 +1,74 @@
+// Plan and allocator agree: what an engine takes from its device is the memory plan, to the byte.
+
+#include <atomic>
+#include <memory>
+
+#include "common/plan/memory_plan.h"
+#include "gtest/gtest.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "worker/comm/in_process_communicator.h"
+#include "worker/device/cpu_device.h"
+#include "worker/engine/engine_factory.h"
+#include "worker/engine/model_spec_proto.h"
+#include "worker/model/gpt2_model.h"
+
+namespace dsrun::worker {
+namespace {
+
+class CountingDevice : public Device {
+ public:
+  std::string name() const override { return inner_.name(); }
+  absl::StatusOr<Buffer> Allocate(size_t bytes, const std::string& what) override {
+    allocated += static_cast<int64_t>(bytes);
+    return inner_.Allocate(bytes, what);
+  }
+  int64_t MemoryAvailable() const override { return inner_.MemoryAvailable(); }
+  std::atomic<int64_t> allocated{0};
+
+ private:
+  CpuDevice inner_;
+};
+
+TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  for (const int width : {1, 2, 3}) {
+    std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
+    for (int rank = 0; rank < width; ++rank) {
+      absl::StatusOr<Engine> engine = BuildEngine(spec);
+      ASSERT_TRUE(engine.ok()) << engine.status();
+      CountingDevice device;
+      const auto model = CreateGpt2Model(FromProto(spec.model()), spec.micro_batch_size(),
+                                         spec.threads_per_rank(), *engine->kernels, device);
+      ASSERT_TRUE(model.ok()) << model.status();
+      Trace trace(/*enabled=*/false, rank);
+      Trainer::Setup setup;
+      setup.spec = &spec;
+      setup.communicator = group[static_cast<size_t>(rank)].get();
+      setup.device = &device;
+      setup.model = model->get();
+      setup.kernels = engine->kernels.get();
+      setup.comm_kernels = engine->comm_kernels.get();
+      setup.sample = SampleText;
+      setup.cancelled = [] { return false; };
+      setup.trace = &trace;
+      ASSERT_TRUE(Trainer::Create(setup).ok());
+
+      MemoryInput input;
+      input.model = FromProto(spec.model());
+      input.micro_batch_size = spec.micro_batch_size();
+      input.micro_batches = 4;
+      input.blocks = 4;
+      input.width = width;
+      input.rank = rank;
+      input.bucket_bytes = spec.bucket_bytes();
+      input.threads = spec.threads_per_rank();
+      const MemoryPlan plan = PlanMemory(input);
+      // The step's small all-gather lives in vectors of its own, planned as "leaf_squares".
+      EXPECT_EQ(device.allocated, plan.total_bytes() - plan.Find("leaf_squares").bytes())
+          << "rank " << rank << " of " << width;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::worker
