@@ -17,7 +17,28 @@
 namespace dsrun::launcher {
 namespace {
 
-// The stream. It lives until gRPC has let go of it (OnDone) and its session is destroyed.
+// Whether gRPC has let go of a stream. Apart from the stream, so that the thread that says so does
+// not touch what the one that waits for it destroys.
+class Done {
+ public:
+  void Set() {
+    MutexLock lock(mu_);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+  void Await() {
+    MutexLock lock(mu_);
+    while (!done_) changed_.Wait(mu_);
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// The stream. Destroyed by its session, after OnDone, and never by a thread of gRPC: with the
+// channel go gRPC's callback threads, and one cannot wait for itself.
 //
 // A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
 // once nothing more can be read and no write is out.
@@ -28,13 +49,12 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
         listener_(std::move(listener)),
         stub_(proto::Agent::NewStub(channel)) {}
 
-  static void Start(const std::shared_ptr<Stream>& stream, proto::CoordinatorMessage first) {
-    stream->self_ = stream;
-    stream->stub_->async()->Session(&stream->context_, stream.get());
-    stream->AddHold();
-    stream->StartRead(&stream->incoming_);
-    stream->Send(std::move(first));
-    stream->StartCall();
+  void Start(proto::CoordinatorMessage first) {
+    stub_->async()->Session(&context_, this);
+    AddHold();
+    StartRead(&incoming_);
+    Send(std::move(first));
+    StartCall();
   }
 
   void Send(proto::CoordinatorMessage message) {
@@ -52,10 +72,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
 
   void Cancel() { context_.TryCancel(); }
 
-  void AwaitDone() {
-    MutexLock lock(mu_);
-    while (!done_) done_changed_.Wait(mu_);
-  }
+  void AwaitDone() { done_->Await(); }
 
   void OnReadDone(bool ok) override {
     if (ok) {
@@ -89,12 +106,10 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   }
 
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<Stream> self = std::move(self_);  // outlives the notification below
+    const std::shared_ptr<Done> done = done_;  // outlives this object
     const absl::Status why = FromGrpc(status);
     listener_.on_end(why.ok() ? why : Annotate(why, "agent at " + target_));
-    MutexLock lock(mu_);
-    done_ = true;
-    done_changed_.NotifyAll();
+    done->Set();
   }
 
  private:
@@ -102,24 +117,22 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   const std::string target_;
   const AgentClient::Listener listener_;
   const std::unique_ptr<proto::Agent::Stub> stub_;
+  const std::shared_ptr<Done> done_ = std::make_shared<Done>();
 
   // gRPC's own synchronisation: touched by its callbacks only, one at a time.
   grpc::ClientContext context_;
   proto::AgentMessage incoming_;
-  std::shared_ptr<Stream> self_;
 
   Mutex mu_;
-  CondVar done_changed_;
   // A deque does not move its elements: the front stays where gRPC reads it while others are added.
   std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool over_ ABSL_GUARDED_BY(mu_) = false;
-  bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 class GrpcAgentSession : public AgentSession {
  public:
-  explicit GrpcAgentSession(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  explicit GrpcAgentSession(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
   ~GrpcAgentSession() override {
     stream_->Cancel();
     stream_->AwaitDone();
@@ -128,7 +141,7 @@ class GrpcAgentSession : public AgentSession {
   void Cancel() override { stream_->Cancel(); }
 
  private:
-  const std::shared_ptr<Stream> stream_;
+  const std::unique_ptr<Stream> stream_;
 };
 
 // For a target that may not be called at all: the end has been told already.
@@ -148,8 +161,8 @@ std::unique_ptr<AgentSession> GrpcAgentClient::Open(const std::string& target,
     listener.on_end(Annotate(channel.status(), "agent at " + target));
     return std::make_unique<DeadSession>();
   }
-  auto stream = std::make_shared<Stream>(*std::move(channel), target, std::move(listener));
-  Stream::Start(stream, std::move(first));
+  auto stream = std::make_unique<Stream>(*std::move(channel), target, std::move(listener));
+  stream->Start(std::move(first));
   return std::make_unique<GrpcAgentSession>(std::move(stream));
 }
 

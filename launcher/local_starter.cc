@@ -6,12 +6,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -31,6 +33,8 @@ constexpr int kKeyBytes = 32;
 constexpr int kChildKeyFd = 3;
 constexpr int kChildReadyFd = 4;
 constexpr absl::Duration kSweepLimit = absl::Seconds(5);
+constexpr absl::Duration kOrphanGrace = absl::Seconds(2);
+constexpr absl::Duration kBetweenLooks = absl::Milliseconds(10);
 
 class Fd {
  public:
@@ -47,6 +51,12 @@ class Fd {
  private:
   int fd_;
 };
+
+// As text: a newline at the end of a key file is not part of the key, so no key may end in one.
+std::string FreshKey() {
+  const std::string bytes = RandomBytes(kKeyBytes);
+  return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
+}
 
 // A memory file that holds `secret`, read from its beginning.
 absl::Status FillSecretFile(const std::string& secret, Fd& fd) {
@@ -95,9 +105,7 @@ absl::StatusOr<std::unique_ptr<LocalStarter>> LocalStarter::Create(Options optio
 }
 
 LocalStarter::LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner)
-    : options_(std::move(options)),
-      cluster_key_(RandomBytes(kKeyBytes)),
-      runner_(std::move(runner)) {}
+    : options_(std::move(options)), cluster_key_(FreshKey()), runner_(std::move(runner)) {}
 
 LocalStarter::~LocalStarter() { EndAll(absl::ZeroDuration()); }
 
@@ -231,10 +239,25 @@ void LocalStarter::EndAll(absl::Duration grace) {
     MutexLock lock(mu_);
     while (!pids_.empty()) changed_.Wait(mu_);  // the ladder ends in KILL: this ends
   }
+  AwaitOrphans();
   const int left = KillDescendants(getpid(), {}, kSweepLimit);
   LOG_IF(ERROR, left > 0) << left << " processes of this job did not end after SIGKILL (stuck in "
                           << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
                           << getpid();
+}
+
+// An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not
+// be killed in the middle of that.
+void LocalStarter::AwaitOrphans() {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + kOrphanGrace;
+  const auto alive = [] {
+    const std::vector<ProcessInfo> below = DescendantsOf(getpid());
+    return std::any_of(below.begin(), below.end(),
+                       [](const ProcessInfo& process) { return process.state != 'Z'; });
+  };
+  while (alive() && Clock::Real().SteadyNow() < deadline) {
+    poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kBetweenLooks)));
+  }
 }
 
 int32_t LocalStarter::pid(NodeId id) const {

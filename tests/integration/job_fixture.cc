@@ -81,6 +81,15 @@ Role RoleOf(pid_t pid) {
   return command.find("--role") != std::string::npos ? Role::kAgent : Role::kKeeper;
 }
 
+// What follows "NAME=" in an argument of the process; empty: no such argument.
+std::string ArgumentOf(pid_t pid, const std::string& name) {
+  std::stringstream all(ReadWholeFile("/proc/" + std::to_string(pid) + "/cmdline"));
+  for (std::string argument; std::getline(all, argument, '\0');) {
+    if (argument.starts_with(name + "=")) return argument.substr(name.size() + 1);
+  }
+  return "";
+}
+
 int OpenForWriting(const std::string& path) {
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   PCHECK(fd >= 0) << path;
@@ -210,6 +219,8 @@ std::vector<JobProcess> Job::Processes() const {
     if (tag == environment.end() || tag->second != tag_) continue;
     const std::string state = StateOf(pid);
     if (state.empty() || state == "Z" || state == "X") continue;
+    const std::string sockets = ArgumentOf(pid, "--socket-dir");
+    if (!sockets.empty()) socket_folders_.insert(sockets);
     processes.push_back({pid, RoleOf(pid), std::move(environment)});
   }
   return processes;
@@ -236,7 +247,14 @@ pid_t Job::ProgramOfRank(int rank) const {
 }
 
 bool Job::NothingIsLeft(absl::Duration limit) const {
-  const bool none = Eventually([&] { return Processes().empty(); }, limit);
+  const auto no_sockets = [&] {
+    return std::none_of(socket_folders_.begin(), socket_folders_.end(),
+                        [](const std::string& folder) { return fs::exists(folder); });
+  };
+  const bool none = Eventually([&] { return Processes().empty() && no_sockets(); }, limit);
+  for (const std::string& folder : socket_folders_) {
+    if (fs::exists(folder)) std::cerr << "left behind: " << folder << "\n";
+  }
   for (const JobProcess& process : Processes()) {
     std::string command = ReadWholeFile("/proc/" + std::to_string(process.pid) + "/cmdline");
     std::replace(command.begin(), command.end(), '\0', ' ');

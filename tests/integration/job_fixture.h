@@ -20,6 +20,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -94,7 +95,8 @@ class Job {
   // The worker or program of a rank, as RANK or DSRUN's own variables say; 0: none.
   pid_t ProgramOfRank(int rank) const;
 
-  // After the end: no process, no socket folder. Waits for `limit`.
+  // After the end: no process, and no socket folder of an agent that was ever seen here (a
+  // listening socket cannot outlive its processes). Waits for `limit`.
   bool NothingIsLeft(absl::Duration limit = absl::Seconds(5)) const;
 
   nlohmann::json ReportJson() const;
@@ -106,6 +108,7 @@ class Job {
   std::string out_path_;
   std::string err_path_;
   pid_t pid_ = 0;
+  mutable std::set<std::string> socket_folders_;  // of the agents seen by Processes
   struct End;
   std::shared_ptr<End> end_;
   std::unique_ptr<PosixProcessRunner> runner_;

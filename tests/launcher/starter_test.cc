@@ -95,6 +95,8 @@ TEST(LocalStarter, TwoStarters_HaveDifferentKeys) {
     const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
     ASSERT_TRUE(endpoint.ok()) << endpoint.status();
     EXPECT_NE(endpoint->cluster_key, first);
+    // A key that ended in a newline would lose it on the way.
+    EXPECT_EQ(endpoint->cluster_key.find_first_not_of("0123456789abcdef"), std::string::npos);
     first = endpoint->cluster_key;
   }
 }
