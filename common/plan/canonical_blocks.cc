@@ -84,6 +84,10 @@ std::vector<TreeAdd> JoinOrder(const std::vector<Range>& nodes, int64_t blocks) 
   return order;
 }
 
+int64_t DefaultCanonicalBlocks(int64_t micro_batches, int64_t initial_width) {
+  return std::min(std::max<int64_t>(16, 4 * initial_width), micro_batches);
+}
+
 absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t blocks, int64_t width) {
   if (micro_batches < 1 || blocks < 1 || width < 1) {
     return absl::InvalidArgumentError(
@@ -94,6 +98,12 @@ absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t blocks, int64_t wi
     return absl::InvalidArgumentError(absl::StrCat(
         "canonical-blocks is ", blocks, " but the global batch has only ", micro_batches,
         " micro-batches; use at most ", micro_batches, ", or a smaller micro-batch-size"));
+  }
+  if (width > micro_batches) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data-parallel width ", width, " is more than the ", micro_batches,
+                     " micro-batches of the global batch; use at most ", micro_batches,
+                     " ranks, a smaller micro-batch-size, or a larger global-batch-size"));
   }
   if (width > blocks) {
     return absl::InvalidArgumentError(

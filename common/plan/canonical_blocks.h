@@ -70,6 +70,12 @@ struct TreeAdd {
 };
 std::vector<TreeAdd> JoinOrder(const std::vector<Range>& nodes, int64_t blocks);
 
+// Blocks of a job whose user names none: 16 at least, so that jobs that start with up to four ranks
+// share one curve whatever their width, and four for each rank beyond, so that a wide one can lose
+// three quarters of its ranks evenly; never more than micro-batches. Each doubling costs a rank one
+// more gradient buffer at most.
+int64_t DefaultCanonicalBlocks(int64_t micro_batches, int64_t initial_width);
+
 // Errors: INVALID_ARGUMENT with the numbers and what would fit: width above blocks, blocks above
 // micro-batches, ...
 absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t blocks, int64_t width);

@@ -40,7 +40,8 @@ const std::vector<Example>& Examples(bool train) {
        "/usr/share/common-licenses"},
       {"All of the first node, slots 0 and 2 of the second:",
        "dsrun -H my.hosts --include gpu-01@gpu-02:0,2 train --data text/"},
-      {"Any program, with RANK, WORLD_SIZE, MASTER_ADDR ... in its environment:",
+      {"Any program, without a shell: RANK, WORLD_SIZE, MASTER_ADDR ... in its environment, "
+       "standard input empty:",
        "dsrun --num_gpus=4 python3 -u my_script.py --lr 3e-4"},
   };
   static const auto* const of_train = new std::vector<Example>{

@@ -178,7 +178,7 @@ OptionGroup Training() {
                 "sequences a micro-batch; must divide the global batch"),
           Value("gradient-accumulation-steps", "N", "",
                 "micro-batches a rank and step; with the two above it must multiply out"),
-          Value("canonical-blocks", "N", "4 x ranks, at most the micro-batches",
+          Value("canonical-blocks", "N", "16 or 4 x ranks, at most the micro-batches",
                 "parts of the batch over which sums are ordered; the most ranks there can ever be"),
           Value("train-iters", "N", "300", "optimizer steps"),
           Value("lr", "X", "the preset's", "peak learning rate; falls linearly to --min-lr"),

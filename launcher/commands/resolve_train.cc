@@ -75,7 +75,7 @@ void TrainResolver::FindCheckpoint() {
   train_.set_load_dir(folder);
   std::vector<std::string> rejected;
   auto found = FindNewestCheckpoint(FileSystem::Real(), folder,
-                                    {.job_id = "", .verify = Verify::kSizes}, &rejected);
+                                    {.job_id = "", .verify = Verify::kFull}, &rejected);
   if (!found.ok()) {
     Error("--load", std::string(found.status().message()));
     return;
@@ -175,7 +175,7 @@ void TrainResolver::Batch() {
   }
   const auto sizes = ResolveBatch(request, c_.findings);
   if (!sizes.has_value()) return;
-  int64_t resolved_blocks = std::min(4 * width_, sizes->micro_batches());
+  int64_t resolved_blocks = DefaultCanonicalBlocks(sizes->micro_batches(), width_);
   if (loaded() != nullptr) resolved_blocks = loaded()->batch.canonical_blocks;
   resolved_blocks = blocks.value_or(resolved_blocks);
   const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);

@@ -86,6 +86,21 @@ TEST(BatchPlanTest, PowerOfTwoWidthsSendOnePartialSum) {
   }
 }
 
+TEST(DefaultCanonicalBlocksTest, DoNotDependOnTheWidthUpToFourRanks) {
+  for (const int64_t width : {1, 2, 3, 4}) {
+    EXPECT_EQ(DefaultCanonicalBlocks(128, width), 16);
+    EXPECT_EQ(DefaultCanonicalBlocks(8, width), 8);
+  }
+  EXPECT_EQ(DefaultCanonicalBlocks(128, 8), 32);
+  EXPECT_EQ(DefaultCanonicalBlocks(24, 8), 24);
+}
+
+TEST(ValidateBatchPlanTest, WidthBeyondTheMicroBatches_IsToldWhatWouldFit) {
+  const std::string text(ValidateBatchPlan(2, 2, 5).message());
+  EXPECT_NE(text.find("width 5 is more than the 2 micro-batches"), std::string::npos) << text;
+  EXPECT_NE(text.find("use at most 2 ranks"), std::string::npos) << text;
+}
+
 TEST(ValidateBatchPlanTest, RefusalsCarryTheNumbers) {
   EXPECT_TRUE(ValidateBatchPlan(8, 8, 4).ok());
   const absl::Status wide = ValidateBatchPlan(8, 4, 6);
