@@ -11,7 +11,7 @@ namespace dsrun::agent {
 struct AgentProcessOptions {
   std::string listen = "127.0.0.1:0";
   std::string cluster_key;
-  std::string socket_dir;     // private folder for the unix socket, made and removed by the keeper
+  std::string socket_dir;     // private folder for the unix socket, removed by the keeper
   std::string worker_binary;  // dsworker, absolute
   std::string run_dir;        // overrides the job's; empty: the job's
   int ready_fd = -1;          // gets "PORT\n" when the agent listens, then is closed

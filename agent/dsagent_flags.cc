@@ -17,6 +17,7 @@ const char kDsagentUsage[] =
     "  --ready-fd N             gets \"PORT\\n\" when the agent listens\n"
     "  --run-dir DIR            where logs go (default: as the job says)\n"
     "  --worker-binary FILE     dsworker (default: beside dsagent)\n"
+    "  --socket-dir DIR         private and empty; removed at the end (default: made in /tmp)\n"
     "  --one-job                exit after the first job\n"
     "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 110 the agent died, 111 the agent\n"
     "was stopped; in every case nothing is left behind.\n";

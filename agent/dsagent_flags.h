@@ -19,9 +19,11 @@ struct DsagentFlags {
   std::string worker_binary;
   bool one_job = false;
   bool help = false;
+  // For the unix socket, 0700: given by a starter that removes it itself in the end, else made by
+  // the keeper.
+  std::string socket_dir;
   // Set by the keeper, for its child only.
   std::string role;
-  std::string socket_dir;
 };
 
 // "--name=value", "--name value", "--name" for switches. `arguments` without argv[0].

@@ -2,11 +2,13 @@
 // agent proper is its child, the same program with --role=agent.
 
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -29,6 +31,20 @@ int Fail(int code, const absl::Status& status) {
 
 std::string OwnBinary() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
 
+// What is in it will be removed: so nothing may be, and nobody else may look in.
+absl::Status CheckSocketFolder(const std::string& path) {
+  struct stat info;
+  std::error_code error;
+  if (lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == geteuid() &&
+      (info.st_mode & 0777) == 0700 && std::filesystem::is_empty(path, error) && !error) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--socket-dir ", path,
+                   ": expected an empty folder of this user with mode 0700, for it is removed at "
+                   "the end; give one that mktemp -d made, or leave the flag out"));
+}
+
 // Mistakes are found here, before there is a child that could only die of them.
 absl::Status CheckFlags(const DsagentFlags& flags) {
   if (flags.cluster_key_file.empty() == (flags.cluster_key_fd < 0)) {
@@ -39,6 +55,9 @@ absl::Status CheckFlags(const DsagentFlags& flags) {
     if (absl::Status status = ReadClusterKeyFile(flags.cluster_key_file).status(); !status.ok()) {
       return status;
     }
+  }
+  if (!flags.socket_dir.empty()) {
+    if (absl::Status status = CheckSocketFolder(flags.socket_dir); !status.ok()) return status;
   }
   return CheckLoopbackTarget(flags.listen);
 }
@@ -57,6 +76,7 @@ int KeeperMain(const DsagentFlags& flags) {
     options.fds.push_back({fd, number});
     options.agent_argv.push_back(absl::StrCat(name, "=", number));
   };
+  options.socket_dir = flags.socket_dir;
   add("--cluster-key-file", flags.cluster_key_file);
   add("--run-dir", flags.run_dir);
   add("--worker-binary", flags.worker_binary);

@@ -161,11 +161,12 @@ int Keep(const KeeperOptions& options, Watch& watch) {
 
 int RunKeeper(const KeeperOptions& options) {
   // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes.
-  char socket_dir[] = "/tmp/dsagent-XXXXXX";
+  std::string socket_dir = options.socket_dir.empty() ? "/tmp/dsagent-XXXXXX" : options.socket_dir;
   int beat[2], life[2];
   Watch watch;
   watch.signal_fd = OpenSignals();
-  if (!BecomeSubreaper() || watch.signal_fd < 0 || mkdtemp(socket_dir) == nullptr ||
+  if (!BecomeSubreaper() || watch.signal_fd < 0 ||
+      (options.socket_dir.empty() && mkdtemp(socket_dir.data()) == nullptr) ||
       pipe2(beat, O_CLOEXEC | O_NONBLOCK) != 0 || pipe2(life, O_CLOEXEC) != 0) {
     LOG(ERROR) << "keeper: cannot start: " << strerror(errno);
     return kExitCannotStart;

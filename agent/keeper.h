@@ -26,6 +26,9 @@ namespace dsrun::agent {
 struct KeeperOptions {
   std::string agent_binary;             // absolute
   std::vector<std::string> agent_argv;  // argv[0] included; the keeper adds its own flags
+  // For the agent's unix socket: 0700 and empty; removed at the end in any case. Empty: one is
+  // made.
+  std::string socket_dir;
   std::vector<InheritedFd> fds;  // for the agent, numbers from kFirstPassedFd up; closed here
   // Until the first beat: loading and binding on a busy machine.
   absl::Duration first_beat_within = absl::Seconds(15);

@@ -8,8 +8,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -32,6 +35,8 @@ constexpr int kKeyBytes = 32;
 // What the child finds its two descriptors under.
 constexpr int kChildKeyFd = 3;
 constexpr int kChildReadyFd = 4;
+// For an agent whose start is given up: it has no ranks yet.
+constexpr absl::Duration kStartGrace = absl::Seconds(2);
 constexpr absl::Duration kSweepLimit = absl::Seconds(5);
 constexpr absl::Duration kOrphanGrace = absl::Seconds(2);
 constexpr absl::Duration kBetweenLooks = absl::Milliseconds(10);
@@ -126,7 +131,7 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
   }
   absl::StatusOr<int> port = ReadPort(id, ready.get());
   if (!port.ok()) {
-    End(id, absl::ZeroDuration());
+    End(id, kStartGrace);
     return Annotate(port.status(),
                     absl::StrCat("own agent for node ", node.host(), " on ", node.address()));
   }
@@ -138,6 +143,33 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
   };
 }
 
+absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
+  // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes. One folder per agent and
+  // none around them: an agent may open its own to the user that its ranks run as.
+  std::string folder = "/tmp/dsagent-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot make a folder for the agent's socket in /tmp: ", strerror(errno),
+                     "; expected /tmp to be writable"));
+  }
+  MutexLock lock(mu_);
+  socket_folders_.push_back(folder);
+  return folder;
+}
+
+void LocalStarter::RemoveSocketFolders() {
+  std::vector<std::string> folders;
+  {
+    MutexLock lock(mu_);
+    folders.swap(socket_folders_);
+  }
+  for (const std::string& folder : folders) {
+    std::error_code error;
+    std::filesystem::remove_all(folder, error);
+    LOG_IF(WARNING, error) << "cannot remove " << folder << ": " << error.message();
+  }
+}
+
 absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& address, int ready_fd) {
   Fd key;
   RETURN_IF_ERROR(FillSecretFile(cluster_key_, key));
@@ -146,6 +178,7 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
     return absl::UnavailableError(
         absl::StrCat("cannot write ", LogPath(id), ": ", strerror(errno)));
   }
+  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
   const bool is_v6 = address.find(':') != std::string::npos;
   ProcessSpec spec;
   spec.executable = options_.agent_binary;
@@ -158,6 +191,7 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
                absl::StrCat(kChildReadyFd),
                "--run-dir",
                options_.run_dir,
+               absl::StrCat("--socket-dir=", socket_folder),
                "--one-job"};  // ours alone: when the job is over, or our lease, so is the agent
   spec.environment = OwnEnvironment();
   spec.stdout_fd = log.get();
@@ -244,6 +278,7 @@ void LocalStarter::EndAll(absl::Duration grace) {
   LOG_IF(ERROR, left > 0) << left << " processes of this job did not end after SIGKILL (stuck in "
                           << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
                           << getpid();
+  RemoveSocketFolders();
 }
 
 // An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not

@@ -6,6 +6,9 @@
 // terminal reaches the launcher alone; and they outlive a launcher that is killed, until their
 // lease has run out.
 //
+// The folders of the agents' sockets are made here and removed by EndAll, whatever way the agents
+// went; an agent's keeper removes its own too, for the case that this process is killed.
+//
 // Orphans below a dead agent come back to this process (child subreaper) and are killed by EndAll:
 // the last net under the agents' own sweeping. So a process with a LocalStarter must have no other
 // children it wants to keep.
@@ -17,6 +20,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "common/base/mutex.h"
@@ -47,6 +51,8 @@ class LocalStarter : public AgentStarter {
  private:
   LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner);
   absl::StatusOr<int32_t> Spawn(NodeId id, const std::string& address, int ready_fd);
+  absl::StatusOr<std::string> MakeSocketFolder();
+  void RemoveSocketFolders();
   // The first line the agent writes to its ready pipe.
   absl::StatusOr<int> ReadPort(NodeId id, int fd);
   void OnEnd(NodeId id, const ProcessEnd& end);
@@ -63,6 +69,7 @@ class LocalStarter : public AgentStarter {
   std::map<NodeId, ProcessEnd> ended_ ABSL_GUARDED_BY(mu_);
   std::set<NodeId> unwanted_ ABSL_GUARDED_BY(mu_);  // End came
   bool closing_ ABSL_GUARDED_BY(mu_) = false;       // EndAll came
+  std::vector<std::string> socket_folders_ ABSL_GUARDED_BY(mu_);
 
   // Last: its destructor still tells ends, which use what is above.
   std::unique_ptr<PosixProcessRunner> runner_;

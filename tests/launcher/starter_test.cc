@@ -13,6 +13,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "common/base/process_tree.h"
 #include "launcher/local_starter.h"
@@ -130,6 +131,63 @@ TEST(LocalStarter, AgentThatNeverSaysItsPort_IsGivenUpAndKilled) {
   EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kUnavailable);
   (*starter)->EndAll(absl::Seconds(1));
   for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
+}
+
+// What follows "--socket-dir=" on the command line of a process below this one; empty: none.
+std::string SocketFolder() {
+  for (const ProcessInfo& process : DescendantsOf(getpid())) {
+    std::stringstream all(ReadAll("/proc/" + std::to_string(process.pid) + "/cmdline"));
+    const std::string name = "--socket-dir=";
+    for (std::string argument; std::getline(all, argument, '\0');) {
+      if (argument.rfind(name, 0) == 0) return argument.substr(name.size());
+    }
+  }
+  return "";
+}
+
+TEST(LocalStarter, AgentThatRuns_HasItsSocketInAFolderThatNobodyElseMayEnter) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  const std::string folder = SocketFolder();
+  struct stat info;
+  ASSERT_EQ(stat(folder.c_str(), &info), 0) << folder;
+  EXPECT_EQ(info.st_mode & 0777, 0700u);
+  EXPECT_EQ(access((folder + "/worker.sock").c_str(), F_OK), 0);
+  starter->EndAll(absl::Seconds(10));
+  EXPECT_NE(access(folder.c_str(), F_OK), 0) << folder << " stayed behind";
+}
+
+TEST(LocalStarter, KeeperAndAgentKilledTogether_LeaveNoSocketFolder) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  const std::string folder = SocketFolder();
+  ASSERT_EQ(access(folder.c_str(), F_OK), 0);
+  const std::vector<ProcessInfo> both = DescendantsOf(getpid());
+  ASSERT_EQ(both.size(), 2u);
+  for (const ProcessInfo& process : both) kill(process.pid, SIGSTOP);
+  for (const ProcessInfo& process : both) kill(process.pid, SIGKILL);
+  starter->EndAll(absl::Seconds(10));
+  EXPECT_NE(access(folder.c_str(), F_OK), 0) << folder << " stayed behind";
+}
+
+TEST(LocalStarter, StartThatIsGivenUp_LeavesNoSocketFolder) {
+  const std::string folder = TemporaryFolder();
+  const std::string script = folder + "/mute";
+  std::ofstream(script) << "#!/bin/sh\nfor a in \"$@\"; do echo \"$a\"; done > " << folder
+                        << "/arguments\nexec sleep 1000\n";
+  chmod(script.c_str(), 0755);
+  auto starter = LocalStarter::Create({.agent_binary = script,
+                                       .run_dir = folder,
+                                       .log_folder = folder,
+                                       .ready_timeout = absl::Milliseconds(500)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  EXPECT_FALSE((*starter)->Start(NodeId(0), Node("127.0.0.1")).ok());
+  const std::string arguments = ReadAll(folder + "/arguments");
+  const size_t at = arguments.find("--socket-dir=/tmp/");
+  ASSERT_NE(at, std::string::npos) << arguments;
+  const std::string path = arguments.substr(at + 13, arguments.find('\n', at) - at - 13);
+  (*starter)->EndAll(absl::ZeroDuration());
+  EXPECT_NE(access(path.c_str(), F_OK), 0) << path << " stayed behind";
 }
 
 TEST(LocalStarter, EndedBeforeStart_IsCancelled) {
