@@ -48,6 +48,7 @@ void PrintSelf() {
       fds.push_back(atoi(entry->d_name));
     }
   }
+  closedir(dir);
   std::sort(fds.begin(), fds.end());
   printf("fds");
   for (const int fd : fds) printf(" %d", fd);

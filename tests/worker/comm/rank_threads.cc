@@ -14,6 +14,11 @@
 #include "worker/comm/gloo_communicator.h"
 #include "worker/comm/in_process_communicator.h"
 
+// Debian's Gloo forgets an address list when a bind address is refused.
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:gloo::transport::tcp::CreateDeviceAttr\n";
+}
+
 namespace dsrun::worker {
 namespace {
 
