@@ -147,6 +147,7 @@ void Console::Finish(const std::string& screen, bool failed) {
                      "output was too slow; they are in the ranks' files"));
   }
   if (!screen.empty()) {
+    writer_.SetStatusLine("");  // the screen says where it ended
     writer_.Write(failed ? OutputWriter::To::kErr : OutputWriter::To::kOut, screen);
   }
   writer_.Close(kPatience);

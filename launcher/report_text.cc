@@ -19,7 +19,13 @@ constexpr size_t kMostIncidents = 3;
 constexpr size_t kMostLaunchFailures = 5;
 constexpr size_t kMostLastLines = 6;
 constexpr size_t kMostSampleLines = 4;
-constexpr size_t kMostColumns = 160;
+constexpr size_t kMostColumns = 160;  // of a rank's own line, which is clipped
+constexpr size_t kWrapColumns = 100;  // of our words, which are wrapped
+constexpr size_t kMostWordBytes = 400;
+// Of all launch failures together, and at least and at most of one failure.
+constexpr size_t kFailureLines = 14;
+constexpr size_t kLeastOfOne = 3;
+constexpr size_t kMostOfOne = 8;
 // A difference of two clocks beyond this says that they do not agree, not how long it took.
 constexpr absl::Duration kMostDetection = absl::Seconds(120);
 
@@ -32,6 +38,40 @@ std::string Seconds(absl::Duration duration) {
 std::string Clip(std::string line) {
   if (line.size() > kMostColumns) line = line.substr(0, kMostColumns - 3) + "...";
   return line;
+}
+
+// `text` in lines of kWrapColumns, broken at blanks, never inside a word (a path stays whole to be
+// copied). Where `most` lines do not do, the middle goes: at the end stands what to do.
+void AddWrapped(const std::string& first_indent, const std::string& indent, const std::string& text,
+                size_t most, Lines& lines) {
+  Lines wrapped;
+  std::string line = first_indent;
+  bool empty = true;
+  for (const auto& part : absl::StrSplit(text, '\n')) {
+    for (const auto& word : absl::StrSplit(part, ' ', absl::SkipEmpty())) {
+      if (!empty && line.size() + 1 + word.size() > kWrapColumns) {
+        wrapped.push_back(line);
+        line = indent;
+        empty = true;
+      }
+      if (!empty) line += ' ';
+      absl::StrAppend(&line, word.substr(0, kMostWordBytes));
+      if (word.size() > kMostWordBytes) line += "...";
+      empty = false;
+    }
+    if (!empty) wrapped.push_back(line);
+    line = indent;
+    empty = true;
+  }
+  if (wrapped.size() > most) {
+    const size_t tail = most / 2;
+    const size_t head = most - tail - 1;
+    Lines kept(wrapped.begin(), wrapped.begin() + head);
+    kept.push_back(indent + "...");
+    kept.insert(kept.end(), wrapped.end() - tail, wrapped.end());
+    wrapped = std::move(kept);
+  }
+  lines.insert(lines.end(), wrapped.begin(), wrapped.end());
 }
 
 // From the failure's own time to when the coordinator heard of it.
@@ -54,10 +94,8 @@ void AddLaunchFailures(const Report& report, Lines& lines) {
   const size_t shown = std::min(report.launch_failures.size(), kMostLaunchFailures);
   for (size_t i = 0; i < shown; ++i) {
     const Failure& failure = report.launch_failures[i];
-    for (const auto& part : absl::StrSplit(failure.what, '\n')) {
-      const bool first = part.data() == failure.what.data();
-      lines.push_back(Clip(absl::StrCat(first ? "  " + Where(failure) + ": " : "    ", part)));
-    }
+    AddWrapped("  ", "    ", absl::StrCat(Where(failure), ": ", failure.what),
+               std::clamp(kFailureLines / shown, kLeastOfOne, kMostOfOne), lines);
   }
   if (shown < report.launch_failures.size()) {
     lines.push_back(
@@ -65,8 +103,20 @@ void AddLaunchFailures(const Report& report, Lines& lines) {
   }
 }
 
-std::string WentOn(const Incident& incident) {
-  if (!incident.went_on) return "the job did not go on after it";
+// Whether there was a next generation, when none made a step after the incident.
+std::string WithoutNextStep(const Incident& incident, const Report& report, bool is_train) {
+  const GenerationRecord* next = nullptr;
+  for (const GenerationRecord& record : report.generations) {
+    if (next == nullptr && record.generation > incident.failed) next = &record;
+  }
+  if (next == nullptr) return "the job did not go on after it";
+  if (!is_train) return absl::StrFormat("generation %d started after it", next->generation.value());
+  return absl::StrFormat("generation %d started after it, but finished no step",
+                         next->generation.value());
+}
+
+std::string WentOn(const Incident& incident, const Report& report, bool is_train) {
+  if (!incident.went_on) return WithoutNextStep(incident, report, is_train);
   std::string text = absl::StrFormat("generation %d went on from step %d",
                                      incident.went_on->value(), incident.resumed_from_step);
   if (incident.next_step_at) {
@@ -79,16 +129,18 @@ std::string WentOn(const Incident& incident) {
   return text;
 }
 
-void AddIncident(const Incident& incident, const ReportContext& context, bool with_lines,
-                 Lines& lines) {
+void AddIncident(const Incident& incident, const Report& report, const ReportContext& context,
+                 bool with_lines, Lines& lines) {
   const Failure& cause = incident.cause;
-  lines.push_back(Clip(absl::StrFormat("  generation %d: %s %s", incident.failed.value(),
-                                       Where(cause), cause.what)));
+  AddWrapped(
+      "  ", "    ",
+      absl::StrFormat("generation %d: %s %s", incident.failed.value(), Where(cause), cause.what),
+      with_lines ? kMostOfOne : kLeastOfOne, lines);
   std::string times = "    ";
   if (const std::optional<absl::Duration> took = Detection(cause, context)) {
     absl::StrAppend(&times, "noticed after ", Seconds(*took), "; ");
   }
-  absl::StrAppend(&times, WentOn(incident));
+  absl::StrAppend(&times, WentOn(incident, report, context.job.has_train()));
   if (!incident.consequences.empty()) {
     absl::StrAppend(&times, "; ", incident.consequences.size(), " more ranks failed as a result");
   }
@@ -107,7 +159,7 @@ void AddIncidents(const Report& report, const ReportContext& context, Lines& lin
     lines.push_back(absl::StrFormat("  (the last %d of %d failures)", count - first, count));
   for (size_t i = first; i < count; ++i) {
     // The words of the failure that ended the job, or of the only one.
-    AddIncident(report.incidents[i], context, /*with_lines=*/i + 1 == count, lines);
+    AddIncident(report.incidents[i], report, context, /*with_lines=*/i + 1 == count, lines);
   }
 }
 
@@ -151,7 +203,34 @@ std::string Next(const Report& report, const ReportContext& context) {
                ? "dsrun checkpoint inspect " + save_dir
                : "go on from the checkpoint with the same command and --load " + save_dir;
   }
-  return report.exit_code == 0 ? "" : "read the first failing rank's log in " + context.log_folder;
+  if (report.exit_code == 0) return "";
+  if (report.incidents.empty()) {
+    // Nobody failed: the operator stopped it before there was anything to keep.
+    return context.job.has_train() ? "nothing was saved: start again with the same command"
+                                   : "nothing failed: start again with the same command";
+  }
+  const Failure& cause = report.incidents.front().cause;
+  if (cause.slot) return "read the first failing rank's log in " + context.log_folder;
+  return absl::StrFormat(
+      "read what the agent said: %s/agent-%d.log, or its own log if it ran before",
+      context.log_folder, cause.node.value());
+}
+
+// The verdict without what the rows below say in full.
+std::string Headline(const Report& report, const ReportContext& context) {
+  if (!report.launch_failures.empty() &&
+      report.verdict.find(report.launch_failures.front().what) != std::string::npos) {
+    return absl::StrFormat("%d of %d nodes cannot be used", report.launch_failures.size(),
+                           context.job.nodes_size());
+  }
+  std::string verdict = report.verdict;
+  const size_t shown = std::min(report.incidents.size(), kMostIncidents);
+  for (size_t i = report.incidents.size() - shown; i < report.incidents.size(); ++i) {
+    const std::string& what = report.incidents[i].cause.what;
+    const size_t at = what.empty() ? std::string::npos : verdict.find(what);
+    if (at != std::string::npos) verdict.replace(at, what.size(), "failed");
+  }
+  return verdict;
 }
 
 // Where the list is too long, the middle goes: the beginning says what happened, the end what to
@@ -237,9 +316,10 @@ ordered_json ToJson(const GenerationRecord& record, const Report& report) {
 
 std::string ReportScreen(const Report& report, const ReportContext& context) {
   Lines lines;
-  lines.push_back(
-      Clip(absl::StrFormat("dsrun: %s (exit code %d, %s)", report.verdict, report.exit_code,
-                           Seconds(report.ended_at - report.started_at))));
+  AddWrapped("dsrun: ", "  ",
+             absl::StrFormat("%s (exit code %d, %s)", Headline(report, context), report.exit_code,
+                             Seconds(report.ended_at - report.started_at)),
+             kMostOfOne / 2, lines);
   if (context.job.has_train() && report.final_step > 0) {
     lines.push_back(
         absl::StrFormat("  step %d, loss %.4f, %d restarts, %d steps computed again, %s "

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 
 #include "launcher/console.h"
@@ -126,6 +127,18 @@ TEST(Console, OnATerminal_ProgressIsRewrittenInPlaceBelowOtherLines) {
   EXPECT_GT(text.rfind("step 2/300"), text.find("disk full"));
 }
 
+TEST(Console, OnATerminal_TheLastScreenReplacesTheProgressLine) {
+  Pipe out;
+  {
+    Console console(TrainJob(), {.progress_line = true,
+                                 .output = {.out_fd = out.write_end(), .err_fd = out.write_end()}});
+    console.Tell(OperatorEvent(Progress{Generation(1), Done(300)}));
+    console.Finish("dsrun: done\n", false);
+  }
+  const std::string text = out.ReadAll();
+  EXPECT_EQ(text.substr(text.find("dsrun: done")), "dsrun: done\n");
+}
+
 TEST(Console, RankOutput_IsPrefixedLineByLineAndBytesAreKept) {
   Pipe out, err;
   {
@@ -211,6 +224,96 @@ TEST(ReportScreen, SaysWhatFailedWhereAndHowItWentOn) {
   EXPECT_THAT(screen, HasSubstr("/save/step-300.json (step 300)"));
   EXPECT_THAT(screen, HasSubstr("/runs/j1/logs\n"));
   EXPECT_THAT(screen, HasSubstr("  next  "));
+}
+
+Report UnreachableReport(int nodes) {
+  Report report;
+  report.exit_code = 91;
+  for (int i = 0; i < nodes; ++i) {
+    Failure failure;
+    failure.kind = Failure::Kind::kNodeNotOpened;
+    failure.node = NodeId(i);
+    failure.host = "127.0.0." + std::to_string(i + 1);
+    failure.what =
+        "could not be opened: node " + failure.host + ": expected a running dsagent at " +
+        failure.host +
+        ":9, but a TCP connection to it failed: Connection refused; start one there with: "
+        "dsagent --listen " +
+        failure.host + ":9 --cluster-key-file FILE, or correct the hostfile";
+    report.launch_failures.push_back(failure);
+  }
+  report.verdict = std::to_string(nodes) + " of 2 nodes cannot be used: node 0 (127.0.0.1) " +
+                   report.launch_failures[0].what;
+  return report;
+}
+
+std::string OnOneLine(std::string screen) {
+  std::string line;
+  for (const char c : screen) {
+    if (c == '\n' || c == ' ') {
+      if (!line.empty() && line.back() != ' ') line += ' ';
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
+TEST(ReportScreen, LongReason_IsWrappedAndItsRemedyIsThere) {
+  const std::string screen = ReportScreen(UnreachableReport(2), Context());
+  const std::string text = OnOneLine(screen);
+  EXPECT_THAT(text, HasSubstr("start one there with: dsagent --listen 127.0.0.1:9"));
+  EXPECT_THAT(text, HasSubstr("127.0.0.2:9 --cluster-key-file FILE, or correct the hostfile"));
+  std::stringstream lines(screen);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+}
+
+TEST(ReportScreen, Verdict_DoesNotRepeatTheRowsBelow) {
+  const std::string screen = ReportScreen(UnreachableReport(2), Context());
+  EXPECT_THAT(screen, HasSubstr("dsrun: 2 of 2 nodes cannot be used (exit code 91"));
+  const size_t first = screen.find("Connection refused");
+  EXPECT_EQ(screen.find("Connection refused", screen.find("127.0.0.2") - 1),
+            screen.rfind("Connection refused"));
+  EXPECT_LT(first, screen.rfind("Connection refused"));
+
+  Report report = FailedReport();
+  report.incidents[0].cause.what = "exited with code 7";
+  report.verdict = "rank 2 (127.0.0.2, slot 0) exited with code 7";
+  const std::string failed = ReportScreen(report, Context());
+  EXPECT_THAT(failed, HasSubstr("dsrun: rank 2 (127.0.0.2, slot 0) failed (exit code"));
+  EXPECT_EQ(failed.find("exited with code 7"), failed.rfind("exited with code 7")) << failed;
+}
+
+TEST(ReportScreen, ManyUnreachableNodes_TheRemedyOfEachShownOneIsThere) {
+  const std::string screen = ReportScreen(UnreachableReport(40), Context());
+  EXPECT_LE(std::count(screen.begin(), screen.end(), '\n'), kMostScreenLines) << screen;
+  const std::string text = OnOneLine(screen);
+  for (const char* node : {"127.0.0.1", "127.0.0.5"}) {
+    EXPECT_THAT(text, HasSubstr(std::string(node) + ":9 --cluster-key-file FILE, or correct"));
+  }
+}
+
+TEST(ReportScreen, GenerationThatWasRestartedInVain_IsNotSaidToHaveEndedTheJob) {
+  Report report = FailedReport();
+  report.incidents[0].went_on.reset();
+  report.incidents[0].next_step_at.reset();
+  EXPECT_THAT(ReportScreen(report, Context()), HasSubstr("the job did not go on after it"));
+  for (const int generation : {1, 2}) {
+    report.generations.emplace_back();
+    report.generations.back().generation = Generation(generation);
+  }
+  const std::string screen = ReportScreen(report, Context());
+  EXPECT_THAT(screen, Not(HasSubstr("did not go on")));
+  EXPECT_THAT(screen, HasSubstr("generation 2 started after it, but finished no step"));
+}
+
+TEST(ReportScreen, StoppedBeforeAnyRankFailed_DoesNotSendTheReaderToALog) {
+  Report report;
+  report.exit_code = 96;
+  report.verdict = "stopped by the operator while no generation was running";
+  const std::string screen = ReportScreen(report, Context());
+  EXPECT_THAT(screen, Not(HasSubstr("failing rank")));
+  EXPECT_THAT(screen, HasSubstr("start again with the same command"));
 }
 
 TEST(ReportScreen, NeverMoreThan25Lines) {
