@@ -4,14 +4,18 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/file_system.h"
 #include "common/base/logging.h"
+#include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/secrets.h"
 #include "launcher/console.h"
@@ -30,11 +34,30 @@ namespace dsrun::launcher {
 namespace {
 
 constexpr size_t kTokenBytes = 32;
+constexpr int kExitBadInput = 90;  // docs/errors.md
 
 absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
   const absl::Duration value =
       absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
   return value > absl::ZeroDuration() ? value : otherwise;
+}
+
+// The status with what to do about it; a good result as it is.
+template <typename T>
+absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
+  if (result.ok()) return result;
+  return absl::Status(result.status().code(), absl::StrCat(std::string(result.status().message()),
+                                                           "; ", std::string(what_next)));
+}
+
+// A hang-up that is ignored (nohup) stays so.
+std::vector<int> StopSignals() {
+  std::vector<int> signals = {SIGINT, SIGTERM};
+  struct sigaction now;
+  if (sigaction(SIGHUP, nullptr, &now) == 0 && now.sa_handler != SIG_IGN) {
+    signals.push_back(SIGHUP);
+  }
+  return signals;
 }
 
 bool WantsOwnAgent(const proto::NodeSpec& node) { return node.agent_port() == 0; }
@@ -82,45 +105,67 @@ class Launch {
                        .output = {}}) {}
 
   int Run() {
-    absl::StatusOr<RunResult> result = RunToEnd();
+    // From the first moment to the last word: a second Ctrl-C while agents are still being ended
+    // must not leave them behind.
+    const absl::StatusOr<std::unique_ptr<SignalWatch>> watch =
+        SignalWatch::Create(StopSignals(), [this](int signal) { OnSignal(signal); });
+    const absl::StatusOr<RunResult> result =
+        watch.ok() ? RunToEnd() : absl::StatusOr<RunResult>(watch.status());
     if (!result.ok()) {
-      console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
-                                   std::string(result.status().message()), "\n"),
-                      /*failed=*/true);
-      return kExitPreflight;
+      console_.Finish(
+          absl::StrCat("dsrun: cannot start the job: ", std::string(result.status().message()),
+                       "; nothing was started\n"),
+          /*failed=*/true);
+      return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
     WriteReport(*result);
     return result->exit_code;
   }
 
  private:
+  // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
     FileSystem& fs = FileSystem::Real();
-    ASSIGN_OR_RETURN(folder_, PrepareRunFolder(fs, job_.run_dir()));
+    ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
+                                     "choose another folder with --run-dir"));
     if (!job_.train().metrics_path().empty()) {
-      ASSIGN_OR_RETURN(metrics_, MetricsWriter::Create(fs, job_.train().metrics_path()));
+      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
+                                        "choose another file with --metrics"));
     }
-    ASSIGN_OR_RETURN(journal_, Journal::Create(folder_.journal, ConfigFromJob(job_)));
-    ASSIGN_OR_RETURN(const ProbeFile probe, ProbeFile::Write(fs, options_.probe_path));
+    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_)),
+                                      "choose another folder with --run-dir"));
+    ASSIGN_OR_RETURN(const ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
+                                                   "choose another folder with --save"));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
 
     GrpcAgentClient client;
     RunResult result;
     {
       Runner runner(Coordinator(ConfigFromJob(job_)), DoorsTo(client, starters), OptionsOf(probe));
-      ASSIGN_OR_RETURN(
-          const std::unique_ptr<SignalWatch> watch,
-          SignalWatch::Create({SIGINT, SIGTERM}, [&](int signal) {
-            console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
-            runner.Post(OperatorStop{});
-          }));
+      HandStopsTo(&runner);
       result = runner.Run();
+      HandStopsTo(nullptr);
     }
     starters.EndAll(kAgentGrace);
     return result;
   }
 
-  const char* StopWords(int asked_before) const {
+  void OnSignal(int signal) {
+    MutexLock lock(stop_mu_);
+    console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
+    if (runner_ != nullptr) runner_->Post(OperatorStop{});
+  }
+
+  // null: the runner has ended. What was asked before there was one is not lost.
+  void HandStopsTo(Runner* runner) {
+    MutexLock lock(stop_mu_);
+    runner_ = runner;
+    ended_ = runner == nullptr;
+    for (int i = 0; runner != nullptr && i < stops_asked_; ++i) runner->Post(OperatorStop{});
+  }
+
+  const char* StopWords(int asked_before) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
+    if (ended_) return ": the job has ended, its agents are being ended";
     if (asked_before > 0) return ": stopping now";
     return job_.has_train() ? ": checkpoint, then stop; once more stops now"
                             : ": stopping the ranks; once more stops now";
@@ -193,7 +238,12 @@ class Launch {
   RunFolder folder_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Journal> journal_;
-  int stops_asked_ = 0;  // of the signal watch's thread
+
+  Mutex stop_mu_;
+  int stops_asked_ ABSL_GUARDED_BY(stop_mu_) = 0;
+  Runner* runner_ ABSL_GUARDED_BY(stop_mu_) = nullptr;
+  bool ended_ ABSL_GUARDED_BY(stop_mu_) = false;
+
   Console console_;
 };
 

@@ -20,7 +20,8 @@ struct LaunchOptions {
   bool quiet_ranks = false;    // do not echo the ranks' output (the files are always written)
 };
 
-// Runs the job to its end. Installs handlers for SIGINT and SIGTERM for that time. Returns the exit
+// Runs the job to its end. Installs handlers for SIGINT, SIGTERM and SIGHUP (unless that
+// is ignored) for that time. Returns the exit
 // code of docs/errors.md: 0, a rank's own code, 128 + signal, or one of 90 to 97.
 int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options);
 

@@ -38,6 +38,11 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
                    .logs = JoinPath(path, "logs"),
                    .journal = JoinPath(path, "journal.db"),
                    .report = JoinPath(path, "report.json")};
+  if (fs.Stat(folder.journal).ok()) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("run folder ", path, ": expected a new one, but there is the journal of an ",
+                     "earlier job in it (journal.db)"));
+  }
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
   PointLatestTo(path);
   return folder;

@@ -19,8 +19,9 @@ struct RunFolder {
   std::string report;   // path/report.json
 };
 
-// Creates what is missing. A `latest` that is not a symbolic link is somebody else's and stays.
-// Errors: those of FileSystem::CreateFolder. A link that cannot be made is none.
+// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS. A `latest`
+// that is not a symbolic link is somebody else's and stays. Other errors: those of
+// FileSystem::CreateFolder. A link that cannot be made is none.
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path);
 
 // The file by which agents see that they share the launcher's save folder (proto/agent.proto).

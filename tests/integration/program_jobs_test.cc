@@ -143,9 +143,56 @@ TEST(ProgramJob, InterruptTwice_DoesNotWaitForARankThatIgnoresTerm) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+TEST(ProgramJob, InterruptTwiceWhileAgentsStart_Exits96AndLeavesNothing) {
+  // At different moments of the start.
+  for (const Role seen : {Role::kLauncher, Role::kKeeper, Role::kAgent}) {
+    const TemporaryFolder folder;
+    std::ofstream(folder.path() + "/hosts") << "127.0.0.1 slots=1\n127.0.0.2 slots=1\n";
+    Job job({"--hostfile", folder.path() + "/hosts", UserProgram(), "wait"});
+    // From here on LaunchJob has its signals.
+    ASSERT_TRUE(Eventually([&] { return access((job.run_dir() + "/logs").c_str(), F_OK) == 0; }));
+    ASSERT_TRUE(Eventually([&] { return !job.Find(seen).empty() || job.Ended(); }));
+    job.Signal(SIGINT);
+    job.Signal(SIGINT);
+    EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+}
+
+TEST(ProgramJob, InterruptThreeTimes_DoesNotKillTheLauncher) {
+  Job job({"--num_gpus=2", UserProgram(), "stubborn"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  job.Signal(SIGINT);
+  ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
+  job.Signal(SIGINT);
+  job.Signal(SIGTERM);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, HangUp_StopsLikeTerm) {
+  Job job({"--num_gpus=2", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  job.Signal(SIGHUP);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, RunFolderOfAnotherJob_IsRefusedBeforeAnythingStarts) {
+  Job first({"--num_gpus=1", UserProgram(), "exit", "0"});
+  ASSERT_EQ(first.AwaitExit(), 0) << first.Words();
+  Job second({"--num_gpus=1", UserProgram(), "exit", "0"},
+             {.environment = {}, .folder = first.folder()});
+  EXPECT_EQ(second.AwaitExit(), 90) << second.Words();
+  EXPECT_THAT(second.err(), HasSubstr("journal of an earlier job"));
+  EXPECT_THAT(second.err(), HasSubstr("--run-dir"));
+  EXPECT_EQ(first.ReportJson()["exit_code"], 0);  // not overwritten
+}
+
 TEST(ProgramJob, Grandchildren_ThatForkTwiceAndMakeASession_AreGoneToo) {
   Job job({"--num_gpus=2", UserProgram(), "daemon"});
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  ASSERT_TRUE(job.AwaitOutput("daemon ")) << job.Words();  // it speaks when it likes
   const pid_t daemon = DaemonPid(job.out());
   ASSERT_GT(daemon, 0);
   ASSERT_EQ(kill(daemon, 0), 0);
