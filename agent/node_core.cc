@@ -12,9 +12,6 @@
 namespace dsrun::agent {
 namespace {
 
-// A worker that is still loading has no beat thread yet: it is given this many times longer.
-constexpr int kStartPatience = 3;
-
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
 }
@@ -282,11 +279,19 @@ void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExite
   exited.set_pid(worker.pid);
   exited.set_killed_by_agent(worker.killed);
   if (worker.killed) exited.set_reason(worker.kill_reason);
+  if (worker.silent_for > absl::ZeroDuration()) {
+    const int64_t nanos = absl::ToInt64Nanoseconds(worker.silent_for);
+    exited.mutable_silent_for()->set_seconds(nanos / 1'000'000'000);
+    exited.mutable_silent_for()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  }
   proto::AgentMessage message;
   *message.mutable_worker_exited() = std::move(exited);
   Send(std::move(message), worker.generation);
   if (worker.pid != 0) actions_.push_back(SweepOrphans{slot});
-  if (phase_ != Phase::kRunning || stop_requested_) return;
+  if (phase_ != Phase::kRunning) return;
+  // A stop with a checkpoint needs every member of the present generation to come to its end
+  // together: a slot that its plan waits for is still filled.
+  if (stop_requested_ && (IsProgram() || !stop_checkpoint_)) return;
   if (IsProgram()) {
     if (spawn_when_empty_ && !AnyAlive()) SpawnMissing();
   } else if (worker.generation < generation_ && RankOf(slot) >= 0) {
@@ -363,121 +368,6 @@ void NodeCore::On(const WorkerSessionClosed& event) {
   worker->incarnation = Incarnation();
   worker->kill_at = now_ + limits_.worker_silent_after;
   worker->kill_at_reason = "closed its session and did not exit";
-}
-
-// ---- Time
-
-void NodeCore::On(const Tick&) {
-  if (phase_ == Phase::kNew) return;
-  ForgiveOwnPause();
-  CheckDeadlines();
-  if (phase_ == Phase::kRunning && now_ - coordinator_heard_at_ >= limits_.lease) {
-    Abandon(absl::StrCat("no word from the coordinator for ", Seconds(limits_.lease),
-                         ": the lease has run out"));
-  }
-  SendHeartbeatIfDue();
-}
-
-// When this process itself did not run, silence of the workers proves nothing: what they sent in
-// the meantime is still queued behind this tick. The lease is not forgiven: it protects others.
-void NodeCore::ForgiveOwnPause() {
-  const absl::Duration gap =
-      ticked_at_ == absl::InfiniteDuration() ? absl::ZeroDuration() : now_ - ticked_at_;
-  ticked_at_ = now_;
-  if (gap < 2 * limits_.heartbeat_interval) return;
-  for (auto& [slot, worker] : workers_) worker.heard_at += gap;
-}
-
-void NodeCore::CheckDeadlines() {
-  for (auto& [slot, worker] : workers_) {
-    if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
-    if (now_ >= worker.kill_at) {
-      Kill(slot, worker.kill_at_reason);
-      continue;
-    }
-    if (IsProgram() || worker.state == WorkerState::kFinished) continue;
-    const absl::Duration silence = now_ - worker.heard_at;
-    if (worker.state == WorkerState::kConnected && silence >= limits_.worker_silent_after) {
-      Kill(slot,
-           absl::StrCat("silent for ", Seconds(limits_.worker_silent_after), ", probably stopped"));
-    } else if (worker.state != WorkerState::kConnected &&
-               silence >= kStartPatience * limits_.worker_silent_after) {
-      Kill(slot, absl::StrCat("did not say hello within ",
-                              Seconds(kStartPatience * limits_.worker_silent_after)));
-    }
-  }
-}
-
-void NodeCore::SendHeartbeatIfDue() {
-  if (now_ - heartbeat_at_ < limits_.heartbeat_interval) return;
-  heartbeat_at_ = now_;
-  proto::AgentMessage message;
-  message.mutable_heartbeat();
-  for (const auto& [slot, worker] : workers_) {
-    if (worker.state != WorkerState::kConnected) continue;
-    proto::WorkerBeat& beat = *message.mutable_heartbeat()->add_beats();
-    beat.set_slot(slot.value());
-    beat.set_step(worker.step);
-    beat.set_phase(worker.phase);
-  }
-  Send(std::move(message), generation_);
-}
-
-// ---- Ends
-
-void NodeCore::Kill(Slot slot, const std::string& reason) {
-  WorkerSlot* worker = Find(slot);
-  if (worker == nullptr) return;
-  // A second KILL is harmless, and right when the first order was the ladder; the first reason
-  // stays.
-  if (!worker->killed) worker->kill_reason = reason;
-  worker->killed = true;
-  worker->kill_at = absl::InfiniteDuration();
-  worker->state = WorkerState::kStopping;
-  actions_.push_back(KillWorker{slot, reason});
-}
-
-void NodeCore::LadderAll(const std::string& reason) {
-  StopLadder ladder{.slots = {}, .grace = limits_.stop_grace};
-  for (auto& [slot, worker] : workers_) {
-    if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
-    worker.state = WorkerState::kStopping;
-    worker.killed = true;
-    worker.kill_reason = reason;
-    ladder.slots.push_back(slot);
-  }
-  if (!ladder.slots.empty()) actions_.push_back(std::move(ladder));
-}
-
-void NodeCore::KillAll(const std::string& reason) {
-  for (auto& [slot, worker] : workers_) Kill(slot, reason);
-}
-
-void NodeCore::Abandon(const std::string& reason) {
-  abandoned_ = true;
-  phase_ = Phase::kEnding;
-  end_reason_ = reason;
-  if (IsProgram()) {
-    LadderAll(reason);
-  } else {
-    KillAll(reason);
-  }
-}
-
-void NodeCore::EndIfQuiet() {
-  if (AnyAlive()) return;
-  if (phase_ == Phase::kRunning && coordinator_gone_) {
-    Abandon("the coordinator's stream is gone and no worker is left");
-  }
-  if (phase_ != Phase::kEnding) return;
-  actions_.push_back(SweepOrphans{std::nullopt});
-  if (!abandoned_) {
-    proto::AgentMessage message;
-    message.mutable_job_ended();
-    Send(std::move(message), generation_);
-  }
-  actions_.push_back(JobOver{end_reason_, abandoned_});
-  phase_ = Phase::kOver;
 }
 
 // ---- Small things

@@ -20,7 +20,8 @@
 //   ExchangeTable  -> every local worker of that generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a
-//                     checkpoint. Nothing is spawned until the next Begin.
+//                     checkpoint. Nothing is spawned until the next Begin, but what the present
+//                     generation still waits for when its workers may checkpoint first.
 //   EndJob         -> all stopped, swept, JobEnded, JobOver.
 //   No word from the coordinator for `lease`, or the keeper gone -> all stopped, swept, JobOver.
 //   Stream gone and nothing left alive -> JobOver at once.
@@ -133,7 +134,7 @@ class NodeCore {
   proto::GenerationPlan plan_;
   std::map<Slot, WorkerSlot> workers_;
   bool spawn_when_empty_ = false;  // programs: the new generation waits for the old one's last exit
-  bool stop_requested_ = false;    // since the last Begin: spawn nothing
+  bool stop_requested_ = false;    // since the last Begin
   bool stop_checkpoint_ = false;
   bool coordinator_gone_ = false;
   bool abandoned_ = false;

@@ -49,6 +49,8 @@ struct WorkerSlot {
   std::string kill_at_reason;
   bool killed = false;      // KILL or the ladder was ordered by us
   std::string kill_reason;  // why
+  // How long nothing had been heard when it was killed for that; else 0.
+  absl::Duration silent_for;
   int64_t step = 0;         // from its last beat
   std::string phase;
 
