@@ -172,7 +172,8 @@ void Coordinator::On(const Tick& event) {
 void Coordinator::On(const NodeSilent& event) {
   if (!members_.Contains(event.node) || !members_.IsOpen(event.node)) return;
   LoseNodes({event.node},
-            absl::StrCat("has been silent for ", absl::FormatDuration(config_.node_silent_after)));
+            absl::StrCat("has been silent for ", absl::FormatDuration(config_.node_silent_after)),
+            config_.node_silent_after);
 }
 
 void Coordinator::On(const DeadlinePassed& event) {
@@ -208,20 +209,13 @@ void Coordinator::On(const OperatorStop&) {
       history_.report().verdict = "stopped by the operator before anything was started";
       return Finish();
     case State::kOpening:
-    case State::kPreparing:
-    case State::kStarting:
     case State::kDraining:
       return BeginEnding(kExitCancelled, "stopped by the operator while no generation was running",
                          true);
+    case State::kPreparing:
+    case State::kStarting:
     case State::kRunning:
-      // With a rank in trouble the generation cannot finish a step together.
-      if (!suspects_.empty()) {
-        return BeginEnding(kExitCancelled, "stopped by the operator while recovering", true);
-      }
-      Notice(false, config_.is_train ? "stopping after a checkpoint; once more to stop at once"
-                                     : "stopping the ranks; once more to stop at once");
-      StopWorkers(/*checkpoint_first=*/true);
-      return Enter(State::kStopping, config_.stop_grace + config_.collective_timeout);
+      return StopRanks();
     case State::kStopping:
       return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
     case State::kEnding:
@@ -230,6 +224,30 @@ void Coordinator::On(const OperatorStop&) {
     case State::kEnded:
       return;
   }
+}
+
+void Coordinator::StopRanks() {
+  if (stop_waits_) {
+    return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
+  }
+  // With a rank in trouble the generation cannot finish a step together, but the next one can.
+  const bool recovering = state_ == State::kPreparing || !suspects_.empty();
+  if ((recovering || state_ == State::kStarting) && !HasMadeSteps()) {
+    return BeginEnding(kExitCancelled,
+                       config_.is_train
+                           ? "stopped by the operator before the first step, so nothing was lost"
+                           : "stopped by the operator while no generation was running",
+                       true);
+  }
+  if (recovering) {
+    Notice(false,
+           "stopping after the recovery in progress and a checkpoint; once more to stop at once");
+    stop_waits_ = true;
+    return;
+  }
+  Notice(false, config_.is_train ? "stopping after a checkpoint; once more to stop at once"
+                                 : "stopping the ranks; once more to stop at once");
+  StopAfterCheckpoint(/*joining=*/state_ == State::kStarting);
 }
 
 void Coordinator::OnCauseDeadline() {

@@ -13,7 +13,10 @@
 //   kPreparing (g)  -a node lost or silent-> kPreparing(g')     a new number, the old claim is void
 //   kDraining (g)   -all ranks gone-> kPreparing(g')
 //   kRunning (g)    -OperatorStop-> kStopping(g) -all Finished, or any failure-> kEnding
-//   any other state -OperatorStop-> kEnding
+//   kPreparing, kStarting, or a failure whose cause is not known yet, in a train job that has made
+//   a step          -OperatorStop-> the recovery goes on; then kStopping: the ranks are asked to
+//                           save and stop as soon as they have the new plan. Again: kEnding
+//   any other state -OperatorStop-> kEnding (nothing is lost: there was no step to save)
 //   any state       -cannot go on-> kEnding
 //
 // g' > g: every attempt has a new number. Every state but kIdle, kRunning and kEnded has a
@@ -140,6 +143,7 @@ class Coordinator {
   void OnOpened(NodeId node, const proto::AgentMessage& message);
   void OnPrepared(NodeId node, Generation generation);
   void OnJobEnded(NodeId node);
+  void StopRanks();
   void OnPhaseDeadline();
   void OnCauseDeadline();
 
@@ -166,8 +170,10 @@ class Coordinator {
   void Fail(Failure failure);
   void FailWhileStopping(Failure failure);
   // The same for nodes, which are fenced. `why`: by node.
-  void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why);
-  void RecordNodeLost(NodeId node, const std::string& why, bool needed);
+  // `silent_for`: how long nothing had been heard of them, if that is why.
+  void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why,
+                 absl::Duration silent_for = absl::ZeroDuration());
+  void RecordNodeLost(NodeId node, const std::string& why, absl::Duration silent_for, bool needed);
   void NextGeneration();
   void NextTrainGeneration(const std::string& reason);
   void NextProgramGeneration(const std::string& reason);
@@ -184,6 +190,11 @@ class Coordinator {
   void SendTo(NodeId node, proto::CoordinatorMessage message);
   void SendToLive(const proto::CoordinatorMessage& message);
   void StopWorkers(bool checkpoint_first);
+  // Asks the ranks of the generation begun to save and stop. `joining`: they may still have to join
+  // it; they remember the request.
+  void StopAfterCheckpoint(bool joining);
+  // A train job has made a step, so there is something to save: an operator's stop waits for it.
+  bool HasMadeSteps() const { return config_.is_train && high_step_ > 0; }
   void Emit(Action action) { actions_.push_back(std::move(action)); }
   void Notice(bool warning, std::string text);
   Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
@@ -219,6 +230,7 @@ class Coordinator {
   std::pair<int64_t, int64_t> newest_checkpoint_;  // generation, step
   bool drain_for_lease_ = false;  // kDraining: a lost node's processes may live until the deadline
   int stops_ = 0;                 // OperatorStops
+  bool stop_waits_ = false;       // the first came during a recovery: stop when that is through
   int exit_code_ = 0;             // kEnding: what the job will return
   bool ended_ = false;            // EndJob was emitted
 

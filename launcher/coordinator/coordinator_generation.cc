@@ -58,6 +58,7 @@ void Coordinator::Begin() {
   *message.mutable_begin()->mutable_plan() = plan_;
   SendToLive(message);
   Emit(Tell{GenerationStarted{generation_, std::move(ranks), reason}});
+  if (stop_waits_) StopAfterCheckpoint(/*joining=*/true);
 }
 
 void Coordinator::Fail(Failure failure) {
@@ -75,16 +76,19 @@ void Coordinator::FailWhileStopping(Failure failure) {
   BeginEnding(kExitCancelled, verdict, true);
 }
 
-void Coordinator::RecordNodeLost(NodeId node, const std::string& why, bool needed) {
+void Coordinator::RecordNodeLost(NodeId node, const std::string& why, absl::Duration silent_for,
+                                 bool needed) {
   members_.Lose(node);
   Emit(FenceNode{node, why});
   Failure failure = NodeFailure(node, Failure::Kind::kNodeLost, why);
   failure.exit_code = kExitFailed;
+  failure.silent_for = silent_for;
   Emit(Tell{Lost{failure}});
   if (needed) history_.AddFailure(std::move(failure), Generation(plan_.generation()));
 }
 
-void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string& why) {
+void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string& why,
+                            absl::Duration silent_for) {
   if (nodes.empty()) return;
   if (state_ == State::kEnding) {
     for (const NodeId node : nodes) {
@@ -108,7 +112,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
   const bool needed = !ranks_run || std::any_of(nodes.begin(), nodes.end(), [this](NodeId node) {
     return HasUnfinishedRank(node);
   });
-  for (const NodeId node : nodes) RecordNodeLost(node, why, needed);
+  for (const NodeId node : nodes) RecordNodeLost(node, why, silent_for, needed);
   if (!needed) return;
   switch (state_) {
     case State::kPreparing:
@@ -297,6 +301,13 @@ void Coordinator::StopWorkers(bool checkpoint_first) {
   proto::CoordinatorMessage message;
   message.mutable_stop_workers()->set_checkpoint_first(checkpoint_first);
   SendToLive(message);
+}
+
+void Coordinator::StopAfterCheckpoint(bool joining) {
+  stop_waits_ = false;
+  StopWorkers(/*checkpoint_first=*/true);
+  const absl::Duration stop = config_.stop_grace + config_.collective_timeout;
+  Enter(State::kStopping, joining ? config_.join_timeout + stop : stop);
 }
 
 void Coordinator::Notice(bool warning, std::string text) {

@@ -215,6 +215,10 @@ void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
     report.sample = finished.sample();
   }
   RankFinished(rank);
+  // What looked like a failure was none: the stop that waited for its recovery waits no more.
+  if (stop_waits_ && RanksRun() && suspects_.empty()) {
+    StopAfterCheckpoint(/*joining=*/state_ == State::kStarting);
+  }
 }
 
 void Coordinator::RankFinished(Rank rank) {

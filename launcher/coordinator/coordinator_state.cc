@@ -80,7 +80,7 @@ std::string Coordinator::DebugString() const {
       " fruitless ", fruitless_, "\nprogressed ", progressed_, " first step ", first_step_,
       " high step ", high_step_, "\ncheckpoint generation ", newest_checkpoint_.first, " step ",
       newest_checkpoint_.second, "\ndrain for lease ", drain_for_lease_, "\nstops ", stops_,
-      "\nexit code ", exit_code_, "\n");
+      stop_waits_ ? " waiting" : "", "\nexit code ", exit_code_, "\n");
 }
 
 uint64_t Coordinator::Digest() const {

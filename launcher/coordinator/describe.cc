@@ -221,7 +221,7 @@ std::string Describe(const Report& report) {
                     " failed: ", FailureSentence(incident.cause));
     if (incident.went_on) {
       absl::StrAppend(&text, "; generation ", incident.went_on->value(), " went on after ",
-                      absl::FormatDuration(*incident.next_step_at - incident.detected_at), ", ",
+                      absl::FormatDuration(*incident.next_step_at - incident.failed_at), ", ",
                       incident.lost_steps(), " steps lost");
     }
     absl::StrAppend(&text, "\n");

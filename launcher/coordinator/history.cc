@@ -60,7 +60,7 @@ std::optional<History::Recovery> History::FirstStep(absl::Duration now) {
     report_.lost_steps += incident.lost_steps();
     if (!recovery) {
       recovery.emplace();
-      recovery->since_failure = now - incident.detected_at;
+      recovery->since_failure = now - incident.failed_at;
       report_.lost_time += recovery->since_failure;
     }
     recovery->lost_steps += incident.lost_steps();
@@ -73,6 +73,7 @@ void History::AddFailure(Failure failure, Generation failed) {
     Incident incident;
     incident.failed = failed;
     incident.detected_at = failure.noticed_at;
+    incident.failed_at = failure.noticed_at - failure.silent_for;
     incident.cause = std::move(failure);
     if (const GenerationRecord* record = Current()) incident.last_step_before = record->last_step;
     report_.incidents.push_back(std::move(incident));
@@ -80,6 +81,7 @@ void History::AddFailure(Failure failure, Generation failed) {
   }
   Incident& incident = report_.incidents.back();
   incident.detected_at = std::min(incident.detected_at, failure.noticed_at);
+  incident.failed_at = std::min(incident.failed_at, failure.noticed_at - failure.silent_for);
   // Put the cause back where it was heard, then choose again.
   std::vector<Failure> all = std::move(incident.consequences);
   all.insert(all.begin(), std::move(incident.cause));

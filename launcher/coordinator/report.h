@@ -36,6 +36,7 @@ struct Failure {
   bool fatal = false;
   bool killed_by_agent = false;  // a consequence by itself, unless the agent gave a reason
   absl::Duration noticed_at;     // when the coordinator heard of it
+  absl::Duration silent_for;     // how long its silence had lasted by then; 0: it was not silence
   std::optional<absl::Duration>
       wall_time;                        // when it happened, since the epoch, on the agent's clock
   std::vector<std::string> last_lines;  // of the rank's log
@@ -48,6 +49,7 @@ struct Incident {
   Generation failed;                  // the generation it ended
   std::optional<Generation> went_on;  // the one that made the next step; absent: none
   absl::Duration detected_at;
+  absl::Duration failed_at;  // detected_at, or earlier by the silence that it took to notice
   std::optional<absl::Duration> began_at;      // the next generation's plan was sent
   std::optional<absl::Duration> joined_at;     // all its ranks had joined
   std::optional<absl::Duration> next_step_at;  // it finished its first step
@@ -80,7 +82,7 @@ struct Report {
   std::vector<GenerationRecord> generations;
   int restarts = 0;
   int64_t lost_steps = 0;    // computed again, over all incidents
-  absl::Duration lost_time;  // from failure to next step, over all incidents
+  absl::Duration lost_time;  // from failed_at to next step, over all incidents
   absl::Duration started_at;
   absl::Duration ended_at;
   // Of rank 0's Finished; the checkpoint fields also from CheckpointCommitted.

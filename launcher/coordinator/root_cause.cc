@@ -57,6 +57,8 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   } else if (!exited.reason().empty()) {
     absl::StrAppend(&failure.what, ": ", exited.reason());
   }
+  failure.silent_for =
+      absl::Seconds(exited.silent_for().seconds()) + absl::Nanoseconds(exited.silent_for().nanos());
   failure.exit_code = ShellExitCode(exited.exit_code(), exited.term_signal());
   failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());
   if (exited.has_wall_time()) {
