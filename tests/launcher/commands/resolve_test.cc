@@ -13,6 +13,7 @@
 
 #include "common/format/manifest.h"
 #include "common/model_spec/model_spec.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/command_line.h"
 #include "launcher/commands/dry_run.h"
@@ -208,7 +209,8 @@ TEST_F(ResolveTest, OffLoopbackIsRefusedAndShownByADryRun) {
 
 TEST_F(ResolveTest, PathsThatAreNoTextAreRefused) {
   const std::string text = Refused({"--run-dir=a\xff", "./prog"});
-  EXPECT_EQ(text.substr(0, 51), "--run-dir: expected UTF-8, got other bytes in \"DIR/");
+  // A long path is cut in the message, so the folder's name is not looked for.
+  EXPECT_THAT(text, testing::StartsWith("--run-dir: expected UTF-8, got other bytes in \""));
   EXPECT_EQ(Good({"--run-dir=gr\xc3\xbcn", "./prog"}).job.run_dir(), dir_ + "/gr\xc3\xbcn");
 }
 
