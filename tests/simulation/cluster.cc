@@ -88,6 +88,8 @@ Outcome Cluster::Run() {
   outcome.restarts = report.restarts;
   for (const Stream& stream : streams_) outcome.lost_nodes += stream.fenced ? 1 : 0;
   outcome.steps = world_.queue.steps();
+  outcome.saved_after_recovery =
+      operator_stops_ == 1 && was_recovering_ && report.stopped_early && report.final_step > 0;
   if (world_.verbose()) std::fputs(launcher::Describe(report).c_str(), stdout);
   return outcome;
 }
@@ -101,6 +103,7 @@ void Cluster::Feed(launcher::Event first) {
     const launcher::Event event = std::move(queue.front());
     queue.pop_front();
     const std::vector<launcher::Action> actions = coordinator_->Step(world_.now(), event);
+    stepped_ |= std::holds_alternative<launcher::ProgressMade>(event);
     const bool durable = launcher::IsDurable(event);
     if (durable) journal_.emplace_back(world_.now(), event);
     if (world_.verbose() && (durable || !actions.empty())) {

@@ -6,8 +6,9 @@
 // has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
 // lives beside one of an older; a silent
 // node is fenced in time; the job ends, with an exit code that the faults explain; a job that
-// ended 0 has done all its steps; no process is left; a replay of the durable events gives the
-// coordinator's digest.
+// ended 0 has done all its steps; one Ctrl-C
+// after a step never means "at once", and what it stopped in order it has saved; no process is
+// left; a replay of the durable events gives the coordinator's digest.
 
 #ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
 #define DSRUN_TESTS_SIMULATION_CLUSTER_H_
@@ -36,7 +37,8 @@ struct Outcome {
   int64_t generations = 0;
   int restarts = 0;
   int lost_nodes = 0;
-  uint64_t steps = 0;  // of the queue
+  bool saved_after_recovery = false;  // one Ctrl-C during a recovery, and the job saved at its end
+  uint64_t steps = 0;                 // of the queue
 };
 
 class Cluster {
@@ -84,6 +86,7 @@ class Cluster {
   void CheckPrograms();
   void CheckSilentNodesAreFenced();
   void CheckEnd();
+  void CheckStopped();
   void CheckNothingLeft();
   void CheckReplay();
   bool Explained(int exit_code) const;
@@ -104,6 +107,9 @@ class Cluster {
   std::map<uint64_t, bool> dead_;
   int faults_ = 0;
   int operator_stops_ = 0;
+  bool stepped_ = false;         // the coordinator has heard of a step
+  bool had_stepped_ = false;     // ... when the first Ctrl-C came
+  bool was_recovering_ = false;  // the first Ctrl-C came between two generations
   bool coordinator_killed_ = false;
   std::optional<launcher::EndJob> end_;
 };

@@ -83,7 +83,15 @@ void Cluster::OperatorStopLater() {
     if (end_ || coordinator_killed_) return;
     ++operator_stops_;
     world_.Trace("Ctrl-C");
-    coordinator_process_.Deliver([this] { Feed(launcher::OperatorStop{}); });
+    coordinator_process_.Deliver([this, first = operator_stops_ == 1] {
+      if (first && !end_) {
+        const launcher::Coordinator::State state = coordinator_->state();
+        had_stepped_ = stepped_;
+        was_recovering_ = stepped_ && (state == launcher::Coordinator::State::kPreparing ||
+                                       state == launcher::Coordinator::State::kStarting);
+      }
+      Feed(launcher::OperatorStop{});
+    });
     if (operator_stops_ < 3 && world_.luck.Chance(0.4)) OperatorStopLater();
   });
 }
@@ -150,6 +158,7 @@ void Cluster::CheckEnd() {
           absl::StrCat("ended 0 with a checkpoint of step ", step, " of ", world_.scenario.steps));
     }
   }
+  CheckStopped();
   CheckReplay();
   // The launcher's process is gone now: whatever streams there are break.
   for (size_t i = 0; i < streams_.size(); ++i) {
@@ -161,6 +170,27 @@ void Cluster::CheckEnd() {
   while (world_.now() < until && world_.violation().empty() && world_.queue.RunNext()) {
   }
   if (world_.violation().empty()) CheckNothingLeft();
+}
+
+// One Ctrl-C in a train job that had made a step: what ended in order is saved, and what did not
+// was kept from it by a failure.
+void Cluster::CheckStopped() {
+  if (!end_ || end_->exit_code != launcher::kExitCancelled || world_.scenario.program) return;
+  const launcher::Report& report = end_->report;
+  if (report.stopped_early) {
+    const auto [step, state] = world_.NewestCheckpoint();
+    if (step != report.final_step || state != world_.scenario.UndisturbedState(step)) {
+      world_.Violated(absl::StrCat("stopped after step ", report.final_step,
+                                   ", the newest checkpoint is of step ", step));
+    }
+    return;
+  }
+  if (operator_stops_ > 1 || !had_stepped_) return;
+  const bool hindered = report.verdict.find("because") != std::string::npos ||
+                        report.verdict.find("did not finish in time") != std::string::npos;
+  if (!hindered) {
+    world_.Violated(absl::StrCat("one Ctrl-C after a step, and no checkpoint: ", report.verdict));
+  }
 }
 
 void Cluster::CheckNothingLeft() {
