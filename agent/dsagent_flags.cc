@@ -19,8 +19,8 @@ const char kDsagentUsage[] =
     "  --worker-binary FILE     dsworker (default: beside dsagent)\n"
     "  --socket-dir DIR         private and empty; removed at the end (default: made in /tmp)\n"
     "  --one-job                exit after the first job\n"
-    "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 110 the agent died, 111 the agent\n"
-    "was stopped; in every case nothing is left behind.\n";
+    "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 111 the agent was stopped,\n"
+    "128 + n the agent was ended by signal n; in every case nothing is left behind.\n";
 
 absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& arguments) {
   DsagentFlags flags;

@@ -136,9 +136,9 @@ int CodeOf(Verdict verdict, const ProcessEnd& end) {
     case Verdict::kLingers:
       return kExitOk;  // told to stop, and all is gone
     case Verdict::kEnded:
-      return end.term_signal != 0 ? kExitAgentDied : end.exit_code;
+      return end.term_signal != 0 ? kExitAgentSignal + end.term_signal : end.exit_code;
   }
-  return kExitAgentDied;
+  return kExitCannotStart;
 }
 
 int Keep(const KeeperOptions& options, Watch& watch) {

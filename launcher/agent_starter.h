@@ -36,6 +36,11 @@ class AgentStarter {
 
   // The same for all nodes; returns when all agents of our own are ended and reaped.
   virtual void EndAll(absl::Duration grace) = 0;
+
+  // How the agent of `id` ended, in words that go on from "its agent is gone: ", for an agent of
+  // our own. Waits for its end, `limit` at most. Empty: it lives, is not ours, or its end says
+  // nothing.
+  virtual std::string HowItEnded(NodeId id, absl::Duration limit) = 0;
 };
 
 }  // namespace dsrun::launcher

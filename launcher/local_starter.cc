@@ -91,6 +91,29 @@ std::string LastLines(const std::string& path, size_t count) {
   return lines.empty() ? "  (it wrote nothing)" : absl::StrJoin(lines, "\n");
 }
 
+// Exit codes of dsagent, whose keeper is what we wait for (docs/errors.md).
+constexpr int kExitAgentStopped = 111;
+constexpr int kExitAgentSignal = 128;
+
+std::string SignalWords(int signal) {
+  const char* const name = sigabbrev_np(signal);
+  return name == nullptr ? absl::StrCat("signal ", signal)
+                         : absl::StrCat("signal ", signal, " (SIG", name, ")");
+}
+
+std::string EndInWords(const ProcessEnd& end) {
+  if (end.term_signal != 0) {
+    return absl::StrCat("its keeper was killed by ", SignalWords(end.term_signal));
+  }
+  if (end.exit_code > kExitAgentSignal) {
+    return absl::StrCat("it was killed by ", SignalWords(end.exit_code - kExitAgentSignal));
+  }
+  if (end.exit_code == kExitAgentStopped) {
+    return "it fell silent (stopped, or stuck), so its keeper ended it";
+  }
+  return end.exit_code == 0 ? "" : absl::StrCat("it exited with code ", end.exit_code);
+}
+
 std::string Describe(const ProcessEnd& end) {
   if (end.term_signal != 0) return absl::StrCat("was killed by signal ", end.term_signal);
   return absl::StrCat("exited with code ", end.exit_code);
@@ -279,6 +302,19 @@ void LocalStarter::EndAll(absl::Duration grace) {
                           << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
                           << getpid();
   RemoveSocketFolders();
+}
+
+std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+  MutexLock lock(mu_);
+  while (pids_.contains(id) && !ended_.contains(id)) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) return "";
+    changed_.WaitFor(mu_, left);
+  }
+  const auto found = ended_.find(id);
+  if (found == ended_.end()) return "";
+  return EndInWords(found->second);
 }
 
 // An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not

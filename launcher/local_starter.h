@@ -44,6 +44,7 @@ class LocalStarter : public AgentStarter {
   absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override;
   void End(NodeId id, absl::Duration grace) override;
   void EndAll(absl::Duration grace) override;
+  std::string HowItEnded(NodeId id, absl::Duration limit) override;
 
   // Of a living agent, for tests; 0: none.
   int32_t pid(NodeId id) const;

@@ -12,6 +12,12 @@ namespace {
 // Of proto/agent.proto and proto/worker.proto; agents refuse another one.
 constexpr int kProtocolVersion = 1;
 
+// The agent lives and does not want the job: its own words say it all.
+bool IsRefusal(const absl::Status& why) {
+  return absl::IsFailedPrecondition(why) || absl::IsUnauthenticated(why) ||
+         absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why);
+}
+
 }  // namespace
 
 Runner::Runner(Coordinator coordinator, Doors doors, Options options)
@@ -20,7 +26,7 @@ Runner::Runner(Coordinator coordinator, Doors doors, Options options)
       coordinator_(std::move(coordinator)) {}
 
 Runner::~Runner() {
-  for (std::thread& opener : openers_) opener.join();
+  for (std::thread& asker : askers_) asker.join();
   links_.clear();  // each session waits for its last callback, which uses the queue
 }
 
@@ -70,6 +76,8 @@ void Runner::HandleBatch(std::deque<Item> items) {
   for (Item& item : items) {
     if (const auto* listens = std::get_if<AgentListens>(&item)) {
       OpenSession(*listens);
+    } else if (const auto* ended = std::get_if<StreamEnded>(&item)) {
+      AskHowItEnded(*ended);
     } else if (const Event& event = std::get<Event>(item); Heard(event)) {
       StepInto(event, actions);
     }
@@ -161,7 +169,7 @@ void Runner::Perform(const Action& action) {
 }
 
 void Runner::Do(const OpenAgent& action) {
-  openers_.emplace_back([this, node = action.node] {
+  askers_.emplace_back([this, node = action.node] {
     absl::StatusOr<AgentEndpoint> endpoint =
         doors_.starter(node).Start(node, options_.job.nodes(node.value()));
     if (endpoint.ok()) {
@@ -190,11 +198,22 @@ void Runner::OpenSession(const AgentListens& listens) {
   };
   listener.on_end = [this, node](absl::Status why) {
     if (why.ok()) why = absl::UnavailableError("the agent closed the stream");
-    Post(AgentGone{node, std::move(why)});
+    PostItem(StreamEnded{node, std::move(why)});
   };
   link.session =
       doors_.client->Open(listens.endpoint.target, OpenMessage(node, listens.endpoint.cluster_key),
                           std::move(listener));
+}
+
+void Runner::AskHowItEnded(const StreamEnded& ended) {
+  Link& link = links_[ended.node];
+  link.over = true;
+  if (link.fenced) return;
+  askers_.emplace_back([this, node = ended.node, why = ended.why] {
+    const std::string how =
+        IsRefusal(why) ? "" : doors_.starter(node).HowItEnded(node, options_.end_words_within);
+    Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
+  });
 }
 
 proto::CoordinatorMessage Runner::OpenMessage(NodeId node, const std::string& cluster_key) const {
@@ -271,6 +290,7 @@ void Runner::StopWithoutCore() {
     std::deque<Item> items = TakeItems(options_.tick_interval);
     AdvanceTime();
     for (const Item& item : items) {
+      if (const auto* ended = std::get_if<StreamEnded>(&item)) waiting.erase(ended->node);
       const auto* event = std::get_if<Event>(&item);
       if (event == nullptr) continue;
       if (const auto* gone = std::get_if<AgentGone>(event)) waiting.erase(gone->node);

@@ -74,6 +74,9 @@ class Runner {
     // For agents of our own, from TERM to KILL. They have nothing to save: the ranks had their own
     // grace before.
     absl::Duration agent_grace = absl::Seconds(5);
+    // From the end of a stream to the end of the agent's process, which says more. Less than the
+    // core's cause_grace: meanwhile other ranks complain of their lost peer.
+    absl::Duration end_words_within = absl::Milliseconds(150);
   };
 
   Runner(Coordinator coordinator, Doors doors, Options options);
@@ -93,7 +96,12 @@ class Runner {
     NodeId node;
     AgentEndpoint endpoint;
   };
-  using Item = std::variant<Event, AgentListens>;
+  // An agent's stream has ended: its starter is asked how, and AgentGone follows.
+  struct StreamEnded {
+    NodeId node;
+    absl::Status why;
+  };
+  using Item = std::variant<Event, AgentListens, StreamEnded>;
   struct Link {
     std::unique_ptr<AgentSession> session;
     uint64_t incarnation = 0;
@@ -121,6 +129,7 @@ class Runner {
   void Do(const Raise& action);
   void Do(const EndJob& action);
   void OpenSession(const AgentListens& listens);
+  void AskHowItEnded(const StreamEnded& ended);
   proto::CoordinatorMessage OpenMessage(NodeId node, const std::string& cluster_key) const;
   void SendHeartbeats();
   // The core is broken: end the job without it.
@@ -133,8 +142,8 @@ class Runner {
   // Run's thread only.
   Coordinator coordinator_;
   std::map<NodeId, Link> links_;
-  std::vector<std::thread> openers_;
-  absl::Duration now_;  // the core's clock
+  std::vector<std::thread> askers_;  // of starters, which block
+  absl::Duration now_;               // the core's clock
   SteadyTime real_now_;
   absl::Duration next_tick_;
   absl::Duration next_heartbeat_;

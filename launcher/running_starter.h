@@ -25,6 +25,7 @@ class RunningStarter : public AgentStarter {
   absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override;
   void End(NodeId, absl::Duration) override {}
   void EndAll(absl::Duration) override {}
+  std::string HowItEnded(NodeId, absl::Duration) override { return ""; }
 
  private:
   RunningStarter(const Options& options, std::string cluster_key);

@@ -122,7 +122,7 @@ TEST(Dsagent, AgentKilled_ItsWholeTreeIsGone) {
   ASSERT_TRUE(job.rank->AwaitEnd());
   RecordProperty("rank_dead_after_ms",
                  absl::StrCat(absl::ToInt64Milliseconds(Clock::Real().SteadyNow() - before)));
-  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentDied}));
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentSignal + SIGKILL}));
   ExpectNothingLeftOf(job);
 }
 
@@ -157,7 +157,7 @@ TEST(Dsagent, TwoTrees_TheOtherIsUntouched) {
   ASSERT_NE(job.grandchild, nullptr);
   ASSERT_NE(other.grandchild, nullptr);
   kill(job.agent.agent_pid(), SIGKILL);
-  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentDied}));
+  EXPECT_EQ(job.agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitAgentSignal + SIGKILL}));
   ExpectNothingLeftOf(job);
   EXPECT_TRUE(other.rank->Alive());
   EXPECT_TRUE(other.grandchild->Alive());

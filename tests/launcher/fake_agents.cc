@@ -62,6 +62,16 @@ void FakeAgents::set_start_error(int node, absl::Status error) {
   nodes_[node].start_error = std::move(error);
 }
 
+void FakeAgents::set_end_words(int node, std::string words) {
+  MutexLock lock(mu_);
+  nodes_[node].end_words = std::move(words);
+}
+
+std::string FakeAgents::HowItEnded(NodeId id, absl::Duration) {
+  MutexLock lock(mu_);
+  return nodes_[id.value()].end_words;
+}
+
 void FakeAgents::Say(int node, proto::AgentMessage message) {
   std::shared_ptr<Listener> listener;
   {

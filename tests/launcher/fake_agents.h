@@ -31,10 +31,12 @@ class FakeAgents : public AgentClient, public AgentStarter {
   absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override;
   void End(NodeId id, absl::Duration grace) override;
   void EndAll(absl::Duration) override {}
+  std::string HowItEnded(NodeId id, absl::Duration limit) override;
 
   // ---- test control
   void set_hook(Hook hook);
   void set_start_error(int node, absl::Status error);
+  void set_end_words(int node, std::string words);
   // As if the node's agent said it; job, incarnation and generation are filled in.
   void Say(int node, proto::AgentMessage message);
   // The stream of the node's agent ends.
@@ -54,6 +56,7 @@ class FakeAgents : public AgentClient, public AgentStarter {
     int64_t generation = 0;
     std::string job_id;
     absl::Status start_error;
+    std::string end_words;
   };
 
   void Take(int node, const proto::CoordinatorMessage& message);

@@ -228,6 +228,35 @@ TEST_F(RunnerTest, LogChunks_GoToTheConsoleAndNotToTheJournal) {
   }
 }
 
+TEST_F(RunnerTest, BrokenStream_IsReportedWithHowTheAgentEnded) {
+  MakeJob(1);
+  agents_.set_end_words(0, "it was killed by signal 9");
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Break(0, absl::UnavailableError("Socket closed"));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_EQ(result.exit_code, kExitNoNodesLeft) << result.report.verdict;
+  ASSERT_EQ(result.report.incidents.size(), 1u);
+  EXPECT_EQ(result.report.incidents[0].cause.what, "its agent is gone: it was killed by signal 9");
+}
+
+TEST_F(RunnerTest, AgentThatRefuses_IsReportedInItsOwnWords) {
+  MakeJob(1);
+  agents_.set_end_words(0, "it exited with code 1");
+  agents_.set_hook([&](int node, const proto::CoordinatorMessage& message) {
+    if (!message.has_open()) return false;
+    agents_.Break(node, absl::UnauthenticatedError("wrong cluster key"));
+    return true;
+  });
+  const RunResult result = MakeRunner()->Run();
+  EXPECT_EQ(result.exit_code, kExitPreflight) << result.report.verdict;
+  ASSERT_EQ(result.report.launch_failures.size(), 1u);
+  EXPECT_THAT(result.report.launch_failures[0].what, HasSubstr("wrong cluster key"));
+}
+
 TEST_F(RunnerTest, LostNode_IsFencedAndItsAgentEnded) {
   MakeJob(2);
   const std::unique_ptr<Runner> runner = MakeRunner();

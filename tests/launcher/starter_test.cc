@@ -157,6 +157,41 @@ TEST(LocalStarter, AgentThatRuns_HasItsSocketInAFolderThatNobodyElseMayEnter) {
   EXPECT_NE(access(folder.c_str(), F_OK), 0) << folder << " stayed behind";
 }
 
+// The keeper's child.
+int32_t AgentBelow(int32_t keeper) {
+  for (const ProcessInfo& process : DescendantsOf(keeper)) {
+    if (process.parent == keeper) return process.pid;
+  }
+  return 0;
+}
+
+TEST(LocalStarter, KilledAgent_IsSaidWithItsSignal) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  EXPECT_EQ(starter->HowItEnded(NodeId(0), absl::ZeroDuration()), "");  // it lives
+  kill(AgentBelow(starter->pid(NodeId(0))), SIGKILL);
+  EXPECT_THAT(starter->HowItEnded(NodeId(0), absl::Seconds(20)),
+              HasSubstr("it was killed by signal 9 (SIGKILL)"));
+}
+
+TEST(LocalStarter, KeeperThatEndedASilentAgent_IsTurnedIntoWords) {
+  const std::string folder = TemporaryFolder();
+  const std::string script = folder + "/agent";
+  std::ofstream(script) << "#!/bin/sh\necho 4711 >&4\nexit 111\n";  // docs/errors.md
+  chmod(script.c_str(), 0755);
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(script);
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  EXPECT_THAT(starter->HowItEnded(NodeId(0), absl::Seconds(20)), HasSubstr("it fell silent"));
+}
+
+TEST(LocalStarter, KilledKeeper_IsSaid) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  kill(starter->pid(NodeId(0)), SIGKILL);
+  EXPECT_THAT(starter->HowItEnded(NodeId(0), absl::Seconds(20)),
+              HasSubstr("its keeper was killed by signal 9"));
+}
+
 TEST(LocalStarter, KeeperAndAgentKilledTogether_LeaveNoSocketFolder) {
   const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
   ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
