@@ -76,6 +76,7 @@ void AddWrapped(const std::string& first_indent, const std::string& indent, cons
 
 // From the failure's own time to when the coordinator heard of it.
 std::optional<absl::Duration> Detection(const Failure& failure, const ReportContext& context) {
+  if (failure.silent_for > absl::ZeroDuration()) return failure.silent_for;
   if (!failure.wall_time) return std::nullopt;
   const absl::Time noticed = context.wall_now - (context.steady_now - failure.noticed_at);
   const absl::Duration took = noticed - (absl::UnixEpoch() + *failure.wall_time);
@@ -132,13 +133,14 @@ std::string WentOn(const Incident& incident, const Report& report, bool is_train
 void AddIncident(const Incident& incident, const Report& report, const ReportContext& context,
                  bool with_lines, Lines& lines) {
   const Failure& cause = incident.cause;
-  AddWrapped(
-      "  ", "    ",
-      absl::StrFormat("generation %d: %s %s", incident.failed.value(), Where(cause), cause.what),
-      with_lines ? kMostOfOne : kLeastOfOne, lines);
+  AddWrapped("  ", "    ",
+             absl::StrFormat("generation %d: %s%s %s", incident.failed.value(), Where(cause),
+                             cause.slot ? "" : ":", cause.what),
+             with_lines ? kMostOfOne : kLeastOfOne, lines);
   std::string times = "    ";
   if (const std::optional<absl::Duration> took = Detection(cause, context)) {
-    absl::StrAppend(&times, "noticed after ", Seconds(*took), "; ");
+    absl::StrAppend(&times, "noticed after ", Seconds(*took),
+                    cause.silent_for > absl::ZeroDuration() ? " of silence; " : "; ");
   }
   absl::StrAppend(&times, WentOn(incident, report, context.job.has_train()));
   if (!incident.consequences.empty()) {
@@ -211,9 +213,11 @@ std::string Next(const Report& report, const ReportContext& context) {
   }
   const Failure& cause = report.incidents.front().cause;
   if (cause.slot) return "read the first failing rank's log in " + context.log_folder;
-  return absl::StrFormat(
-      "read what the agent said: %s/agent-%d.log, or its own log if it ran before",
-      context.log_folder, cause.node.value());
+  const bool own = cause.node.value() < context.job.nodes_size() &&
+                   context.job.nodes(cause.node.value()).agent_port() == 0;
+  return own ? absl::StrFormat("read what its agent said: %s/agent-%d.log", context.log_folder,
+                               cause.node.value())
+             : absl::StrCat("read the log of the dsagent of node ", cause.host);
 }
 
 // The verdict without what the rows below say in full.

@@ -226,6 +226,12 @@ TEST(ReportScreen, SaysWhatFailedWhereAndHowItWentOn) {
   EXPECT_THAT(screen, HasSubstr("  next  "));
 }
 
+TEST(ReportScreen, SilenceIsHowLongItTookToNotice) {
+  Report report = FailedReport();
+  report.incidents[0].cause.silent_for = absl::Seconds(3);
+  EXPECT_THAT(ReportScreen(report, Context()), HasSubstr("noticed after 3.0 s of silence; "));
+}
+
 Report UnreachableReport(int nodes) {
   Report report;
   report.exit_code = 91;
@@ -305,6 +311,23 @@ TEST(ReportScreen, GenerationThatWasRestartedInVain_IsNotSaidToHaveEndedTheJob) 
   const std::string screen = ReportScreen(report, Context());
   EXPECT_THAT(screen, Not(HasSubstr("did not go on")));
   EXPECT_THAT(screen, HasSubstr("generation 2 started after it, but finished no step"));
+}
+
+TEST(ReportScreen, LostNode_PointsToTheWordsOfItsAgent) {
+  Report report = FailedReport();
+  report.manifest.clear();
+  Failure& cause = report.incidents[0].cause;
+  cause.slot.reset();
+  cause.rank.reset();
+  cause.what = "its agent is gone: it was killed by signal 9 (SIGKILL)";
+  const std::string own = ReportScreen(report, Context());
+  EXPECT_THAT(own, HasSubstr("node 127.0.0.2: its agent is gone: it was killed by signal 9"));
+  EXPECT_THAT(own, HasSubstr("/runs/j1/logs/agent-1.log"));
+  ReportContext context = Context();
+  context.job.mutable_nodes(1)->set_agent_port(4711);
+  const std::string running = ReportScreen(report, context);
+  EXPECT_THAT(running, Not(HasSubstr("agent-1.log")));
+  EXPECT_THAT(running, HasSubstr("the log of the dsagent of node 127.0.0.2"));
 }
 
 TEST(ReportScreen, StoppedBeforeAnyRankFailed_DoesNotSendTheReaderToALog) {
