@@ -127,6 +127,11 @@ void Cluster::Feed(launcher::Event first) {
 void Cluster::Perform(const launcher::Action& action) {
   if (const auto* open = std::get_if<launcher::OpenAgent>(&action)) return OpenAgent(open->node);
   if (const auto* send = std::get_if<launcher::SendToAgent>(&action)) {
+    const int64_t prepared = streams_[static_cast<size_t>(send->node.value())].prepared;
+    if (send->message.has_begin() && send->message.generation() != prepared) {
+      world_.Violated(absl::StrCat("node ", send->node.value(), " gets the plan of generation ",
+                                   send->message.generation(), ", but acknowledged ", prepared));
+    }
     return ToAgent(send->node, send->message);
   }
   if (const auto* fence = std::get_if<launcher::FenceNode>(&action)) return Fence(fence->node);
@@ -199,6 +204,7 @@ void Cluster::DeliverUp(NodeId node, uint64_t life, const proto::AgentMessage& m
     if (stream.fenced || stream.life != life) return;
     stream.heard = true;
     stream.heard_at = world_.now();
+    if (message.has_prepared()) stream.prepared = std::max(stream.prepared, message.generation());
     if (!message.has_heartbeat()) Feed(launcher::AgentSpoke{node, message});
   });
 }

@@ -6,7 +6,8 @@
 // has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
 // lives beside one of an older; a silent
 // node is fenced in time; the job ends, with an exit code that the faults explain; a job that
-// ended 0 has done all its steps; one Ctrl-C
+// ended 0 has done all its steps; no plan goes to a node that has
+// not acknowledged its claim; no more restarts than faults explain; one Ctrl-C
 // after a step never means "at once", and what it stopped in order it has saved; no process is
 // left; a replay of the durable events gives the coordinator's digest.
 
@@ -59,6 +60,7 @@ class Cluster {
     uint64_t life = 0;
     absl::Duration down_free, up_free;  // nothing overtakes
     absl::Duration stalled_until;       // partition: nothing arrives before
+    int64_t prepared = 0;               // the newest claim it has acknowledged
     bool heard = false;                 // since the last coordinator tick
     absl::Duration heard_at;            // or since when it can be blamed for its silence
   };

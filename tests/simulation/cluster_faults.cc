@@ -47,6 +47,9 @@ void Cluster::Fault() {
       workers.empty()
           ? nullptr
           : workers[static_cast<size_t>(world_.luck.Below(static_cast<int64_t>(workers.size())))];
+  // Pauses of a node that shall survive must not add up to a silence that it is given up for.
+  const bool spared = !MayLoseNode();
+  const bool tired = spared && world_.now() - streams_[index].heard_at > absl::Milliseconds(700);
   const int64_t kind = world_.luck.Below(21);
   if (kind < 8) {
     if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
@@ -55,15 +58,16 @@ void Cluster::Fault() {
   } else if (kind < 13) {
     if (MayLoseNode()) agent->Kill();
   } else if (kind < 15) {
-    const bool survives = !MayLoseNode();
-    agent->StopFor(world_.luck.Millis(50, survives ? 1500 : 6000));
+    const absl::Duration pause = world_.luck.Millis(50, spared ? 1500 : 6000);
+    if (!tired) agent->StopFor(pause);
   } else if (kind < 16) {
     if (MayLoseNode()) Break(agent->node(), "connection reset");
   } else if (kind < 18) {
     // A partition: nothing arrives for a while, either way; then all of it, late.
-    const int64_t longest = MayLoseNode() ? 60000 : 1500;
+    const absl::Duration stall = world_.luck.Millis(20, spared ? 1500 : 60000);
+    if (tired) return;
     absl::Duration& until = streams_[index].stalled_until;
-    until = std::max(until, world_.now() + world_.luck.Millis(20, longest));
+    until = std::max(until, world_.now() + stall);
     world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
   } else if (kind == 18) {
     if (!fabrics_.empty()) fabrics_.back().fabric->Break();
@@ -159,6 +163,12 @@ void Cluster::CheckEnd() {
     }
   }
   CheckStopped();
+  // What belongs to a generation that is over must not end the next one as well. Twice: a worker
+  // that has just finished may be given a plan that it leaves without having read.
+  const int restarts = coordinator_->CurrentReport(world_.now()).restarts;
+  if (restarts > 2 * faults_) {
+    return world_.Violated(absl::StrCat(restarts, " restarts after ", faults_, " faults"));
+  }
   CheckReplay();
   // The launcher's process is gone now: whatever streams there are break.
   for (size_t i = 0; i < streams_.size(); ++i) {
