@@ -236,7 +236,7 @@ void Runner::Do(const SendToAgent& action) {
 }
 
 void Runner::Do(const FenceNode& action) {
-  LOG(INFO) << "node " << action.node << " is fenced: " << action.reason;
+  VLOG(1) << "node " << action.node << " is fenced: " << action.reason;
   Link& link = links_[action.node];
   link.fenced = true;
   if (link.session != nullptr) link.session->Cancel();
