@@ -12,7 +12,9 @@
 //                                                               out
 //   kPreparing (g)  -a node lost or silent-> kPreparing(g')     a new number, the old claim is void
 //   kDraining (g)   -all ranks gone-> kPreparing(g')
-//   kRunning (g)    -OperatorStop-> kStopping(g) -all Finished, or any failure-> kEnding
+//   kRunning (g)    -OperatorStop-> kStopping(g) -all Finished-> kEnding
+//   kStopping(g)    -failure, train job that has made a step-> kPreparing(g') and kStopping again
+//                   -any other failure-> kEnding
 //   kPreparing, kStarting, or a failure whose cause is not known yet, in a train job that has made
 //   a step          -OperatorStop-> the recovery goes on; then kStopping: the ranks are asked to
 //                           save and stop as soon as they have the new plan. Again: kEnding

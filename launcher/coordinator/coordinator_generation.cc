@@ -67,8 +67,13 @@ void Coordinator::Fail(Failure failure) {
   NextGeneration();
 }
 
-// Nobody can finish a step together any more; the newest checkpoint stands as it is.
+// Nobody can finish a step together any more. The operator was promised a checkpoint: a generation
+// that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
+  if (HasMadeSteps() && stops_ == 1) {
+    stop_waits_ = true;
+    return Fail(std::move(failure));
+  }
   Emit(Tell{Lost{failure}});
   const std::string verdict = absl::StrCat(
       "stopped by the operator; no checkpoint at the end, because ", FailureSentence(failure));
@@ -129,6 +134,10 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
       drain_for_lease_ = true;
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
+      if (HasMadeSteps() && stops_ == 1 && !members_.Live().empty()) {
+        stop_waits_ = true;
+        return NextGeneration();
+      }
       return BeginEnding(kExitCancelled,
                          absl::StrCat("stopped by the operator; no checkpoint at the end, because ",
                                       FailureSentence(history_.Cause())),

@@ -275,6 +275,19 @@ TEST_F(TrainingJob, InterruptOnce_SavesAndALaterRunGoesOnToTheSameContent) {
   EXPECT_EQ(ContentHash(folder_.path() + "/save"), UndisturbedHash());
 }
 
+// The worker's death is not known yet, or just known, when the operator asks for the end.
+TEST_F(TrainingJob, InterruptDuringARecovery_RecoversSavesAndEnds) {
+  Job job(Train({"--num_gpus=3"}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 2)) << job.Words();
+  kill(WorkerOf(job, 1), SIGKILL);
+  job.Signal(SIGINT);
+  ASSERT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+  const nlohmann::json report = job.ReportJson();
+  EXPECT_TRUE(report["stopped_early"].get<bool>()) << job.Words();
+  EXPECT_EQ(report["checkpoint_step"], report["final_step"]) << job.Words();
+}
+
 TEST_F(TrainingJob, InterruptTwice_StopsNow) {
   Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 3)) << job.Words();
