@@ -51,7 +51,7 @@ struct WorkerSlot {
   std::string kill_reason;  // why
   // How long nothing had been heard when it was killed for that; else 0.
   absl::Duration silent_for;
-  int64_t step = 0;         // from its last beat
+  int64_t step = 0;  // from its last beat
   std::string phase;
 
   bool alive() const { return state != WorkerState::kEmpty; }
