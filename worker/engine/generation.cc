@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/logging.h"
+#include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/model_spec/model_spec.h"
 #include "worker/engine/checkpointing.h"
@@ -33,10 +34,6 @@ class SessionRendezvous : public Rendezvous {
   const Rank rank_;
 };
 
-absl::Duration FromProto(const google::protobuf::Duration& duration) {
-  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
-}
-
 class GenerationRun {
  public:
   GenerationRun(const GenerationSetup& setup, const proto::GenerationPlan& plan, Rank rank)
@@ -47,8 +44,8 @@ class GenerationRun {
         generation_(plan.generation()),
         rank_(rank),
         size_(plan.members_size()),
-        exchange_timeout_(FromProto(job_.limits().collective_timeout()),
-                          TrainFlops(worker::FromProto(spec_.model()),
+        exchange_timeout_(dsrun::FromProto(job_.limits().collective_timeout()),
+                          TrainFlops(FromProto(spec_.model()),
                                      spec_.global_batch_size() * spec_.model().seq_length())),
         trace_(!spec_.trace_path().empty() && rank.value() == 0, rank.value()) {}
 
@@ -100,7 +97,7 @@ absl::Status GenerationRun::Join() {
   request.bind_address = setup_.bind_address;
   request.job_token = setup_.job_token;
   request.timeout = exchange_timeout_.Current();
-  request.connect_timeout = FromProto(job_.limits().join_timeout());
+  request.connect_timeout = dsrun::FromProto(job_.limits().join_timeout());
   request.check = spec_.check_collectives();
   request.cancelled = [this] { return session_.Superseded(generation_); };
   ASSIGN_OR_RETURN(communicator_, setup_.build_communicator(request, rendezvous));
@@ -202,7 +199,7 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
     GenerateOptions options;
     options.length = spec_.sample_tokens();
     options.seed = spec_.seed();
-    finished.set_sample(Generate(*setup_.engine->model, worker::FromProto(spec_.model()),
+    finished.set_sample(Generate(*setup_.engine->model, FromProto(spec_.model()),
                                  trainer_->state().parameters, spec_.prompt(), options));
   }
   return finished;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
+#include "common/base/proto_duration.h"
 #include "proto/agent_service.grpc.pb.h"
 #include "worker/engine/session_state.h"
 
@@ -16,10 +17,6 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kProtocolVersion = 1;
-
-absl::Duration FromProto(const google::protobuf::Duration& duration) {
-  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
-}
 
 class GrpcSession : public Session {
  public:
@@ -127,7 +124,7 @@ class GrpcSession : public Session {
   }
 
   void BeatUntilClosed() {
-    const absl::Duration interval = FromProto(job_.limits().heartbeat_interval());
+    const absl::Duration interval = dsrun::FromProto(job_.limits().heartbeat_interval());
     MutexLock lock(beat_mu_);
     while (!beat_stop_) {
       beat_mu_.Unlock();
