@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/proto_duration.h"
 
 namespace dsrun::agent {
 namespace {
@@ -267,9 +268,7 @@ void NodeCore::On(const WorkerEnded& event) {
   exited.set_term_signal(event.term_signal);
   exited.set_core_dumped(event.core_dumped);
   for (const std::string& line : event.last_lines) exited.add_last_lines(line);
-  const int64_t nanos = absl::ToUnixNanos(event.wall_time);
-  exited.mutable_wall_time()->set_seconds(nanos / 1'000'000'000);
-  exited.mutable_wall_time()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  *exited.mutable_wall_time() = ToProto(event.wall_time - absl::UnixEpoch());
   ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
 }
 
@@ -280,9 +279,7 @@ void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExite
   exited.set_killed_by_agent(worker.killed);
   if (worker.killed) exited.set_reason(worker.kill_reason);
   if (worker.silent_for > absl::ZeroDuration()) {
-    const int64_t nanos = absl::ToInt64Nanoseconds(worker.silent_for);
-    exited.mutable_silent_for()->set_seconds(nanos / 1'000'000'000);
-    exited.mutable_silent_for()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+    *exited.mutable_silent_for() = ToProto(worker.silent_for);
   }
   proto::AgentMessage message;
   *message.mutable_worker_exited() = std::move(exited);

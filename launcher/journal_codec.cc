@@ -5,20 +5,10 @@
 #include <variant>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
+#include "common/base/proto_duration.h"
 
 namespace dsrun::launcher {
 namespace {
-
-void Put(absl::Duration from, google::protobuf::Duration* to) {
-  const int64_t nanos = absl::ToInt64Nanoseconds(from);
-  to->set_seconds(nanos / 1'000'000'000);
-  to->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-}
-
-absl::Duration Get(const google::protobuf::Duration& from) {
-  return absl::Seconds(from.seconds()) + absl::Nanoseconds(from.nanos());
-}
 
 // One overload for every alternative of Event: a new one does not compile until it has a form.
 struct Encoder {
@@ -100,12 +90,12 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   }
   header.set_is_train(config.is_train);
   header.set_canonical_blocks(config.canonical_blocks);
-  Put(config.node_silent_after, header.mutable_node_silent_after());
-  Put(config.lease, header.mutable_lease());
-  Put(config.stop_grace, header.mutable_stop_grace());
-  Put(config.join_timeout, header.mutable_join_timeout());
-  Put(config.cause_grace, header.mutable_cause_grace());
-  Put(config.collective_timeout, header.mutable_collective_timeout());
+  *header.mutable_node_silent_after() = ToProto(config.node_silent_after);
+  *header.mutable_lease() = ToProto(config.lease);
+  *header.mutable_stop_grace() = ToProto(config.stop_grace);
+  *header.mutable_join_timeout() = ToProto(config.join_timeout);
+  *header.mutable_cause_grace() = ToProto(config.cause_grace);
+  *header.mutable_collective_timeout() = ToProto(config.collective_timeout);
   header.set_max_restarts(config.max_restarts);
   header.set_max_restarts_without_progress(config.max_restarts_without_progress);
   return header;
@@ -122,12 +112,12 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   }
   config.is_train = header.is_train();
   config.canonical_blocks = header.canonical_blocks();
-  config.node_silent_after = Get(header.node_silent_after());
-  config.lease = Get(header.lease());
-  config.stop_grace = Get(header.stop_grace());
-  config.join_timeout = Get(header.join_timeout());
-  config.cause_grace = Get(header.cause_grace());
-  config.collective_timeout = Get(header.collective_timeout());
+  config.node_silent_after = FromProto(header.node_silent_after());
+  config.lease = FromProto(header.lease());
+  config.stop_grace = FromProto(header.stop_grace());
+  config.join_timeout = FromProto(header.join_timeout());
+  config.cause_grace = FromProto(header.cause_grace());
+  config.collective_timeout = FromProto(header.collective_timeout());
   config.max_restarts = header.max_restarts();
   config.max_restarts_without_progress = header.max_restarts_without_progress();
   return config;

@@ -16,6 +16,7 @@
 #include "common/base/file_system.h"
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
+#include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/secrets.h"
 #include "launcher/console.h"
@@ -35,12 +36,6 @@ namespace {
 
 constexpr size_t kTokenBytes = 32;
 constexpr int kExitBadInput = 90;  // docs/errors.md
-
-absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration otherwise) {
-  const absl::Duration value =
-      absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
-  return value > absl::ZeroDuration() ? value : otherwise;
-}
 
 // The status with what to do about it; a good result as it is.
 template <typename T>
@@ -196,7 +191,7 @@ class Launch {
     options.probe_path = probe.path();
     options.probe_content = probe.content();
     options.heartbeat_interval =
-        FromProto(job_.limits().heartbeat_interval(), options.heartbeat_interval);
+        PositiveOr(job_.limits().heartbeat_interval(), options.heartbeat_interval);
     options.agent_grace = kAgentGrace;
     return options;
   }

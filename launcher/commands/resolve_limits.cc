@@ -2,16 +2,11 @@
 
 #include <string>
 
-#include "google/protobuf/duration.pb.h"
+#include "common/base/proto_duration.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
 namespace {
-
-void Set(google::protobuf::Duration* out, absl::Duration value) {
-  out->set_seconds(absl::IDivDuration(value, absl::Seconds(1), &value));
-  out->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(value)));
-}
 
 struct Times {
   absl::Duration heartbeat, node, worker, agent, lease, grace, join, cause, collective;
@@ -68,15 +63,15 @@ void ResolveLimits(ResolveContext& context) {
   CheckTogether(t, context.findings);
 
   proto::Limits& limits = *context.resolved.job.mutable_limits();
-  Set(limits.mutable_heartbeat_interval(), t.heartbeat);
-  Set(limits.mutable_node_silent_after(), t.node);
-  Set(limits.mutable_worker_silent_after(), t.worker);
-  Set(limits.mutable_agent_stalled_after(), t.agent);
-  Set(limits.mutable_lease(), t.lease);
-  Set(limits.mutable_stop_grace(), t.grace);
-  Set(limits.mutable_join_timeout(), t.join);
-  Set(limits.mutable_cause_grace(), t.cause);
-  Set(limits.mutable_collective_timeout(), t.collective);
+  *limits.mutable_heartbeat_interval() = ToProto(t.heartbeat);
+  *limits.mutable_node_silent_after() = ToProto(t.node);
+  *limits.mutable_worker_silent_after() = ToProto(t.worker);
+  *limits.mutable_agent_stalled_after() = ToProto(t.agent);
+  *limits.mutable_lease() = ToProto(t.lease);
+  *limits.mutable_stop_grace() = ToProto(t.grace);
+  *limits.mutable_join_timeout() = ToProto(t.join);
+  *limits.mutable_cause_grace() = ToProto(t.cause);
+  *limits.mutable_collective_timeout() = ToProto(t.collective);
   const int64_t restarts = context.is_train() ? 100 : 0;
   limits.set_max_restarts(
       static_cast<int32_t>(v.Int("max-restarts", 0, 1000000).value_or(restarts)));

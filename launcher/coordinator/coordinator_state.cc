@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "common/base/proto_duration.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 
@@ -22,11 +23,6 @@ std::string JoinIds(const Ids& ids) {
 
 std::string Nanos(absl::Duration at) {
   return at == absl::InfiniteDuration() ? "none" : absl::StrCat(absl::ToInt64Nanoseconds(at));
-}
-
-void SetFrom(const google::protobuf::Duration& from, bool has, absl::Duration* to) {
-  const absl::Duration value = absl::Seconds(from.seconds()) + absl::Nanoseconds(from.nanos());
-  if (has && value > absl::ZeroDuration()) *to = value;
 }
 
 absl::Status Violated(const Coordinator& coordinator, const std::string& what) {
@@ -49,12 +45,12 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
   config.is_train = job.has_train();
   config.canonical_blocks = job.train().canonical_blocks();
   const proto::Limits& limits = job.limits();
-  SetFrom(limits.node_silent_after(), limits.has_node_silent_after(), &config.node_silent_after);
-  SetFrom(limits.lease(), limits.has_lease(), &config.lease);
-  SetFrom(limits.stop_grace(), limits.has_stop_grace(), &config.stop_grace);
-  SetFrom(limits.join_timeout(), limits.has_join_timeout(), &config.join_timeout);
-  SetFrom(limits.cause_grace(), limits.has_cause_grace(), &config.cause_grace);
-  SetFrom(limits.collective_timeout(), limits.has_collective_timeout(), &config.collective_timeout);
+  config.node_silent_after = PositiveOr(limits.node_silent_after(), config.node_silent_after);
+  config.lease = PositiveOr(limits.lease(), config.lease);
+  config.stop_grace = PositiveOr(limits.stop_grace(), config.stop_grace);
+  config.join_timeout = PositiveOr(limits.join_timeout(), config.join_timeout);
+  config.cause_grace = PositiveOr(limits.cause_grace(), config.cause_grace);
+  config.collective_timeout = PositiveOr(limits.collective_timeout(), config.collective_timeout);
   // The launcher resolves both numbers; 0 restarts is a wish, not a missing value.
   config.max_restarts = limits.max_restarts();
   config.max_restarts_without_progress = limits.max_restarts_without_progress();

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/proto_duration.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/coordinator/exit_words.h"
 
@@ -57,13 +58,11 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   } else if (!exited.reason().empty()) {
     absl::StrAppend(&failure.what, ": ", exited.reason());
   }
-  failure.silent_for =
-      absl::Seconds(exited.silent_for().seconds()) + absl::Nanoseconds(exited.silent_for().nanos());
+  failure.silent_for = FromProto(exited.silent_for());
   failure.exit_code = ShellExitCode(exited.exit_code(), exited.term_signal());
   failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());
   if (exited.has_wall_time()) {
-    failure.wall_time =
-        absl::Seconds(exited.wall_time().seconds()) + absl::Nanoseconds(exited.wall_time().nanos());
+    failure.wall_time = FromProto(exited.wall_time());
   }
   return failure;
 }
