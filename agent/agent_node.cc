@@ -101,6 +101,7 @@ absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
   RETURN_IF_ERROR(CheckMessage(first.open()));
   {
     MutexLock lock(mu_);
+    if (closed_) return absl::UnavailableError("this agent is ending: no job came in time");
     if (busy_) {
       return absl::ResourceExhaustedError(
           "another job is running on this node; wait for its end or cancel it");
@@ -118,6 +119,7 @@ absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
   MutexLock lock(mu_);
   if (admitted.ok()) {
     supervisor_ = *admitted;
+    used_ = true;
   } else {
     busy_ = false;
   }
@@ -179,6 +181,12 @@ void AgentNode::OnKeeperGone() {
   } else if (options_.on_job_over) {
     options_.on_job_over({.reason = "the keeper of this agent is dead", .abandoned = true});
   }
+}
+
+bool AgentNode::CloseIfUnused() {
+  MutexLock lock(mu_);
+  if (!busy_ && !used_) closed_ = true;
+  return closed_;
 }
 
 absl::Duration AgentNode::stalled_after() {

@@ -48,7 +48,7 @@ class AgentNode {
   // Errors: UNAUTHENTICATED: wrong cluster key. INVALID_ARGUMENT: not an Open that makes sense, or
   // another protocol version. RESOURCE_EXHAUSTED: another job is running here.
   // FAILED_PRECONDITION: cannot run as the wanted user, no dsworker, the run folder cannot be
-  // made, the save folder is not the launcher's.
+  // made, the save folder is not the launcher's. UNAVAILABLE: this agent is ending.
   absl::StatusOr<std::shared_ptr<Supervisor>> Admit(const proto::CoordinatorMessage& first,
                                                     std::shared_ptr<CoordinatorPeer> coordinator);
 
@@ -56,6 +56,9 @@ class AgentNode {
   absl::StatusOr<std::shared_ptr<Supervisor>> Running();
 
   void OnKeeperGone();
+
+  // True: no job was ever admitted, and none will be from now on.
+  bool CloseIfUnused();
 
   // How long the keeper of this process shall bear its silence: the running job's limit, or the
   // default.
@@ -75,6 +78,8 @@ class AgentNode {
   Mutex mu_;
   std::shared_ptr<Supervisor> supervisor_ ABSL_GUARDED_BY(mu_);
   bool busy_ ABSL_GUARDED_BY(mu_) = false;
+  bool used_ ABSL_GUARDED_BY(mu_) = false;    // some job was admitted once
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;  // CloseIfUnused said so
 };
 
 }  // namespace dsrun::agent

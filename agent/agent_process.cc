@@ -96,18 +96,27 @@ class AgentProcess {
     return absl::OkStatus();
   }
 
-  void AnnounceReady() {
+  // False: nobody is there to read it.
+  bool AnnounceReady() {
     LOG(INFO) << "listening on port " << agent_server_->port() << " (" << options_.listen << ")";
-    if (options_.ready_fd < 0) return;
+    if (options_.ready_fd < 0) return true;
     const std::string line = absl::StrCat(agent_server_->port(), "\n");
-    (void)!write(options_.ready_fd, line.data(), line.size());
+    const bool read =
+        write(options_.ready_fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
     close(options_.ready_fd);
+    return read;
   }
 
   // Beats and waits until there is nothing left to do.
   void Serve() {
     bool leaving = false;
+    const SteadyTime give_up_at = Clock::Real().SteadyNow() + options_.first_job_within;
     while (true) {
+      if (options_.one_job && Clock::Real().SteadyNow() >= give_up_at && node_->CloseIfUnused()) {
+        LOG(WARNING) << "no job came within " << options_.first_job_within
+                     << ": whoever started this agent is probably dead";
+        return;
+      }
       if (node_->Healthy()) WriteBeat(options_.beat_fd, node_->stalled_after());
       pollfd fds[] = {{over_fd_, POLLIN, 0},
                       {signal_fd_, POLLIN, 0},
@@ -165,8 +174,11 @@ int RunAgentProcess(const AgentProcessOptions& options) {
     LOG(ERROR) << "cannot start: " << status;
     return kExitCannotStart;
   }
-  process.AnnounceReady();
-  process.Serve();
+  if (process.AnnounceReady() || !options.one_job) {
+    process.Serve();
+  } else {
+    LOG(WARNING) << "whoever started this agent for one job is dead: there will be none";
+  }
   process.Stop();
   return kExitOk;
 }

@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "absl/time/time.h"
+
 namespace dsrun::agent {
 
 struct AgentProcessOptions {
@@ -16,6 +18,8 @@ struct AgentProcessOptions {
   std::string run_dir;        // overrides the job's; empty: the job's
   int ready_fd = -1;          // gets "PORT\n" when the agent listens, then is closed
   bool one_job = false;       // exit after the first job
+  // With one_job: exit when none has come by then, for the starter is probably dead.
+  absl::Duration first_job_within = absl::Seconds(30);
   int beat_fd = -1;
   int life_fd = -1;
 };

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 
 namespace dsrun::agent {
 
@@ -19,6 +20,7 @@ const char kDsagentUsage[] =
     "  --worker-binary FILE     dsworker (default: beside dsagent)\n"
     "  --socket-dir DIR         private and empty; removed at the end (default: made in /tmp)\n"
     "  --one-job                exit after the first job\n"
+    "  --first-job-within TIME  with --one-job: exit when none has come by then (default 30s)\n"
     "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 111 the agent was stopped,\n"
     "128 + n the agent was ended by signal n; in every case nothing is left behind.\n";
 
@@ -31,6 +33,8 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
   };
   const std::map<std::string, int*> numbers = {{"--cluster-key-fd", &flags.cluster_key_fd},
                                                {"--ready-fd", &flags.ready_fd}};
+  const std::map<std::string, absl::Duration*> durations = {
+      {"--first-job-within", &flags.first_job_within}};
   const std::map<std::string, bool*> switches = {{"--one-job", &flags.one_job},
                                                  {"--help", &flags.help}};
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -42,7 +46,8 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
     }
     const auto text = texts.find(name);
     const auto number = numbers.find(name);
-    if (text == texts.end() && number == numbers.end()) {
+    const auto duration = durations.find(name);
+    if (text == texts.end() && number == numbers.end() && duration == durations.end()) {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown flag ", arguments[i], "; see dsagent --help"));
     }
@@ -53,6 +58,12 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
         equals == std::string::npos ? arguments[++i] : arguments[i].substr(equals + 1);
     if (text != texts.end()) {
       *text->second = value;
+    } else if (duration != durations.end()) {
+      if (!absl::ParseDuration(value, duration->second) ||
+          *duration->second <= absl::ZeroDuration()) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            name, ": expected a duration above zero such as 30s or 500ms, got \"", value, "\""));
+      }
     } else if (!absl::SimpleAtoi(value, number->second) || *number->second < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": expected a descriptor number, got \"", value, "\""));

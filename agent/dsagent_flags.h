@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace dsrun::agent {
 
@@ -18,6 +19,8 @@ struct DsagentFlags {
   std::string run_dir;
   std::string worker_binary;
   bool one_job = false;
+  // With one_job: how long it waits for that job.
+  absl::Duration first_job_within = absl::Seconds(30);
   bool help = false;
   // For the unix socket, 0700: given by a starter that removes it itself in the end, else made by
   // the keeper.
@@ -26,7 +29,8 @@ struct DsagentFlags {
   std::string role;
 };
 
-// "--name=value", "--name value", "--name" for switches. `arguments` without argv[0].
+// "--name=value", "--name value", "--name" for switches; durations as "30s", "500ms". `arguments`
+// without argv[0].
 // Errors: INVALID_ARGUMENT: unknown flag, missing or malformed value.
 absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& arguments);
 

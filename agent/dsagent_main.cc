@@ -80,7 +80,10 @@ int KeeperMain(const DsagentFlags& flags) {
   add("--cluster-key-file", flags.cluster_key_file);
   add("--run-dir", flags.run_dir);
   add("--worker-binary", flags.worker_binary);
-  if (flags.one_job) options.agent_argv.push_back("--one-job");
+  if (flags.one_job) {
+    options.agent_argv.push_back("--one-job");
+    add("--first-job-within", absl::FormatDuration(flags.first_job_within));
+  }
   pass("--cluster-key-fd", flags.cluster_key_fd);
   pass("--ready-fd", flags.ready_fd);
   return RunKeeper(options);
@@ -102,6 +105,7 @@ int AgentMain(const DsagentFlags& flags) {
   options.run_dir = flags.run_dir;
   options.ready_fd = flags.ready_fd;
   options.one_job = flags.one_job;
+  options.first_job_within = flags.first_job_within;
   options.beat_fd = kBeatFd;
   options.life_fd = kLifeFd;
   // No core and no debugger of others: this process holds the cluster key. Not an rlimit, which the

@@ -65,11 +65,14 @@ struct Starters {
   static absl::StatusOr<Starters> Create(const proto::JobSpec& job, const LaunchOptions& options,
                                          const RunFolder& folder) {
     Starters starters;
+    const absl::Duration lease =
+        PositiveOr(job.limits().lease(), LocalStarter::Options().first_job_within);
     for (const proto::NodeSpec& node : job.nodes()) {
       if (WantsOwnAgent(node) && starters.own == nullptr) {
         ASSIGN_OR_RETURN(starters.own, LocalStarter::Create({.agent_binary = options.agent_binary,
                                                              .run_dir = job.run_dir(),
-                                                             .log_folder = folder.logs}));
+                                                             .log_folder = folder.logs,
+                                                             .first_job_within = lease}));
       } else if (!WantsOwnAgent(node) && starters.running == nullptr) {
         ASSIGN_OR_RETURN(starters.running,
                          RunningStarter::Create({.cluster_key_file = options.cluster_key_file}));

@@ -205,17 +205,19 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
   const bool is_v6 = address.find(':') != std::string::npos;
   ProcessSpec spec;
   spec.executable = options_.agent_binary;
-  spec.argv = {options_.agent_binary,
-               "--listen",
-               is_v6 ? absl::StrCat("[", address, "]:0") : absl::StrCat(address, ":0"),
-               "--cluster-key-fd",
-               absl::StrCat(kChildKeyFd),
-               "--ready-fd",
-               absl::StrCat(kChildReadyFd),
-               "--run-dir",
-               options_.run_dir,
-               absl::StrCat("--socket-dir=", socket_folder),
-               "--one-job"};  // ours alone: when the job is over, or our lease, so is the agent
+  spec.argv = {
+      options_.agent_binary,
+      "--listen",
+      is_v6 ? absl::StrCat("[", address, "]:0") : absl::StrCat(address, ":0"),
+      "--cluster-key-fd",
+      absl::StrCat(kChildKeyFd),
+      "--ready-fd",
+      absl::StrCat(kChildReadyFd),
+      "--run-dir",
+      options_.run_dir,
+      absl::StrCat("--socket-dir=", socket_folder),
+      "--one-job",  // ours alone: when the job is over, or our lease, so is the agent
+      absl::StrCat("--first-job-within=", absl::FormatDuration(options_.first_job_within))};
   spec.environment = OwnEnvironment();
   spec.stdout_fd = log.get();
   spec.stderr_fd = log.get();

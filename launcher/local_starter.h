@@ -4,7 +4,7 @@
 // All of them share one fresh cluster key, which reaches them through an inherited memory file:
 // never an argument, never the environment. They lead sessions of their own, so Ctrl-C at the
 // terminal reaches the launcher alone; and they outlive a launcher that is killed, until their
-// lease has run out.
+// lease has run out: the job's, or Options::first_job_within when it never came.
 //
 // The folders of the agents' sockets are made here and removed by EndAll, whatever way the agents
 // went; an agent's keeper removes its own too, for the case that this process is killed.
@@ -36,6 +36,8 @@ class LocalStarter : public AgentStarter {
     std::string run_dir;       // exists; handed on as --run-dir
     std::string log_folder;    // exists; an agent's own words go to agent-<node>.log there
     absl::Duration ready_timeout = absl::Seconds(10);  // spawn to "I listen on port N"
+    // How long an agent waits for its job before it takes this process for dead and ends.
+    absl::Duration first_job_within = absl::Seconds(30);
   };
 
   static absl::StatusOr<std::unique_ptr<LocalStarter>> Create(Options options);

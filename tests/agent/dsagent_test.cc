@@ -196,6 +196,70 @@ TEST(Dsagent, OneJob_ExitsAfterItsEnd) {
   EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
 }
 
+TEST(Dsagent, OneJobThatNeverComes_EndsInTimeWithNothingLeft) {
+  DsagentProcess agent({"--one-job", "--first-job-within=200ms"});
+  const Pinned child(agent.agent_pid());
+  EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
+  EXPECT_TRUE(child.AwaitEnd());
+}
+
+TEST(Dsagent, OneJobOnAStreamThatNeverOpens_EndsInTimeAndTheStreamWithIt) {
+  DsagentProcess agent({"--one-job", "--first-job-within=1s"});
+  AgentClient client(agent.port());
+  EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
+  EXPECT_FALSE(client.AwaitEnd().ok());
+}
+
+TEST(Dsagent, OneJobThatCame_IsNotEndedByTheWaitForTheFirst) {
+  DsagentProcess agent({"--one-job", "--first-job-within=2s"});
+  AgentClient client(agent.port());
+  proto::CoordinatorMessage open =
+      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  open.mutable_open()->mutable_job()->mutable_limits()->mutable_heartbeat_interval()->set_nanos(
+      200'000'000);
+  client.Send(open);
+  client.Send(AgentClient::Begin("j", 1, {0}));
+  int beats = 0;
+  EXPECT_TRUE(client  // 15 x 200 ms: beyond the 2 s
+                  .Await([&](const auto& m) { return m.has_heartbeat() && ++beats == 15; })
+                  .has_value());
+}
+
+TEST(Dsagent, NobodyReadsItsPort_OneJobEndsAtOnce) {
+  const std::string key = RunDir() + "/key";
+  std::ofstream(key) << "0123456789abcdef0123456789abcdef\n";
+  chmod(key.c_str(), 0600);
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  close(ready[0]);
+  Mutex mu;
+  CondVar changed;
+  std::optional<ProcessEnd> end;
+  auto runner = *PosixProcessRunner::Create({});
+  ProcessSpec spec;
+  spec.executable = BuiltFile("agent/dsagent");
+  spec.argv = {"dsagent", "--cluster-key-file=" + key, "--ready-fd=4", "--one-job"};
+  spec.environment = {"PATH=/usr/bin:/bin"};
+  spec.fds = {{ready[1], 4}};
+  spec.stdout_fd = spec.stderr_fd = STDERR_FILENO;
+  ASSERT_TRUE(runner
+                  ->Spawn(spec,
+                          [&](int32_t, const ProcessEnd& how) {
+                            MutexLock lock(mu);
+                            end = how;
+                            changed.NotifyAll();
+                          })
+                  .ok());
+  close(ready[1]);
+  // Less than the 30 s that it would wait for a job.
+  const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+  MutexLock lock(mu);
+  while (!end.has_value() && Clock::Real().SteadyNow() < deadline) {
+    changed.WaitFor(mu, absl::Seconds(1));
+  }
+  EXPECT_EQ(end, (ProcessEnd{.exit_code = kExitOk}));
+}
+
 TEST(Dsagent, CoordinatorGone_RanksRunUntilTheLease_ThenNothingIsLeft) {
   DsagentProcess agent({"--one-job"});
   auto client = std::make_unique<AgentClient>(agent.port());
