@@ -29,7 +29,6 @@
 #include "launcher/run_folder.h"
 #include "launcher/runner.h"
 #include "launcher/running_starter.h"
-#include "launcher/signal_watch.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -43,16 +42,6 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
   if (result.ok()) return result;
   return absl::Status(result.status().code(), absl::StrCat(std::string(result.status().message()),
                                                            "; ", std::string(what_next)));
-}
-
-// A hang-up that is ignored (nohup) stays so.
-std::vector<int> StopSignals() {
-  std::vector<int> signals = {SIGINT, SIGTERM};
-  struct sigaction now;
-  if (sigaction(SIGHUP, nullptr, &now) == 0 && now.sa_handler != SIG_IGN) {
-    signals.push_back(SIGHUP);
-  }
-  return signals;
 }
 
 bool WantsOwnAgent(const proto::NodeSpec& node) { return node.agent_port() == 0; }
@@ -103,12 +92,7 @@ class Launch {
                        .output = {}}) {}
 
   int Run() {
-    // From the first moment to the last word: a second Ctrl-C while agents are still being ended
-    // must not leave them behind.
-    const absl::StatusOr<std::unique_ptr<SignalWatch>> watch =
-        SignalWatch::Create(StopSignals(), [this](int signal) { OnSignal(signal); });
-    const absl::StatusOr<RunResult> result =
-        watch.ok() ? RunToEnd() : absl::StatusOr<RunResult>(watch.status());
+    const absl::StatusOr<RunResult> result = RunToEnd();
     if (!result.ok()) {
       console_.Finish(
           absl::StrCat("dsrun: cannot start the job: ", std::string(result.status().message()),
@@ -118,6 +102,12 @@ class Launch {
     }
     WriteReport(*result);
     return result->exit_code;
+  }
+
+  void OnSignal(int signal) {
+    MutexLock lock(stop_mu_);
+    console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
+    if (runner_ != nullptr) runner_->Post(OperatorStop{});
   }
 
  private:
@@ -146,12 +136,6 @@ class Launch {
     }
     starters.EndAll(kAgentGrace);
     return result;
-  }
-
-  void OnSignal(int signal) {
-    MutexLock lock(stop_mu_);
-    console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
-    if (runner_ != nullptr) runner_->Post(OperatorStop{});
   }
 
   // null: the runner has ended. What was asked before there was one is not lost.
@@ -261,9 +245,14 @@ class IgnoreBrokenPipes {
 
 }  // namespace
 
-int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options) {
+int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops) {
   const IgnoreBrokenPipes ignore;
-  return Launch(job, options).Run();
+  Launch launch(job, options);
+  stops.HandTo([&launch](int signal) { launch.OnSignal(signal); });
+  const int code = launch.Run();
+  // Only now: a second Ctrl-C while agents are still being ended must not leave them behind.
+  stops.Over();
+  return code;
 }
 
 }  // namespace dsrun::launcher

@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "launcher/operator_stops.h"
 #include "proto/job.pb.h"
 
 namespace dsrun::launcher {
@@ -20,10 +21,9 @@ struct LaunchOptions {
   bool quiet_ranks = false;    // do not echo the ranks' output (the files are always written)
 };
 
-// Runs the job to its end. Installs handlers for SIGINT, SIGTERM and SIGHUP (unless that
-// is ignored) for that time. Returns the exit
-// code of docs/errors.md: 0, a rank's own code, 128 + signal, or one of 90 to 97.
-int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options);
+// Runs the job to its end. `stops` is handed to it for that time and is over afterwards. Returns
+// the exit code of docs/errors.md: 0, a rank's own code, 128 + signal, or one of 90 to 97.
+int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops);
 
 }  // namespace dsrun::launcher
 

@@ -1,9 +1,11 @@
 // dsrun: resolve what was typed, then run it. Only wires.
 
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/config/source_text.h"
@@ -13,7 +15,9 @@
 #include "launcher/commands/help.h"
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
+#include "launcher/coordinator/events.h"
 #include "launcher/launch_job.h"
+#include "launcher/operator_stops.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -28,7 +32,8 @@ int Refuse(const Findings& findings) {
   return kBadUsage;
 }
 
-int Launch(const CommandLine& line, std::vector<std::string> notes, Findings findings) {
+int Launch(const CommandLine& line, std::vector<std::string> notes, Findings findings,
+           OperatorStops& stops) {
   const Machine machine = ReadMachine(Clock::Real());
   Resolved resolved = Resolve(line, machine, findings);
   if (findings.has_errors()) return Refuse(findings);
@@ -46,10 +51,10 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   options.probe_path = resolved.probe_path;
   options.progress_line = resolved.progress_line;
   options.quiet_ranks = resolved.quiet_ranks;
-  return LaunchJob(resolved.job, options);
+  return LaunchJob(resolved.job, options, stops);
 }
 
-int Main(const std::vector<std::string>& args) {
+int Main(const std::vector<std::string>& args, OperatorStops& stops) {
   using Command = CommandLine::Command;
   Findings findings;
   std::vector<std::string> notes;
@@ -64,7 +69,7 @@ int Main(const std::vector<std::string>& args) {
       return 0;
     case Command::kTrain:
     case Command::kProgram:
-      return Launch(line, std::move(notes), std::move(findings));
+      return Launch(line, std::move(notes), std::move(findings), stops);
     case Command::kCheckpoint:
       if (findings.has_errors()) return Refuse(findings);
       return CheckpointCommand(line.checkpoint);
@@ -78,6 +83,14 @@ int Main(const std::vector<std::string>& args) {
 }  // namespace dsrun::launcher
 
 int main(int argc, char** argv) {
+  using dsrun::launcher::OperatorStops;
+  // Before anything else, and never destroyed: at no moment does a signal just kill.
+  static auto* const stops =
+      new absl::StatusOr<std::unique_ptr<OperatorStops>>(OperatorStops::Create());
+  if (!stops->ok()) {
+    std::cerr << "dsrun: " << std::string(stops->status().message()) << "\n";
+    return dsrun::launcher::kExitFailed;
+  }
   dsrun::InitLogging(argv[0], "dsrun");
-  return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc));
+  return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc), ***stops);
 }

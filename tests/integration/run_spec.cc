@@ -9,6 +9,7 @@
 
 #include "common/base/logging.h"
 #include "launcher/launch_job.h"
+#include "launcher/operator_stops.h"
 #include "proto/job.pb.h"
 
 int main(int argc, char** argv) {
@@ -24,5 +25,7 @@ int main(int argc, char** argv) {
   if (!google::protobuf::TextFormat::ParseFromString(text.str(), &job)) return 90;
   dsrun::launcher::LaunchOptions options;
   options.agent_binary = argv[2];
-  return dsrun::launcher::LaunchJob(job, options);
+  const auto stops = dsrun::launcher::OperatorStops::Create();
+  if (!stops.ok()) return 1;
+  return dsrun::launcher::LaunchJob(job, options, **stops);
 }

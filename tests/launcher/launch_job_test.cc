@@ -8,6 +8,8 @@
 
 #include <string>
 
+#include "launcher/operator_stops.h"
+
 namespace dsrun::launcher {
 namespace {
 
@@ -36,7 +38,9 @@ Said Launch(const proto::JobSpec& job, const std::string& probe_path = "") {
   options.probe_path = probe_path;
   ::testing::internal::CaptureStderr();
   Said said;
-  said.code = LaunchJob(job, options);
+  const auto stops = OperatorStops::Create();
+  EXPECT_TRUE(stops.ok()) << stops.status();
+  said.code = LaunchJob(job, options, **stops);
   said.text = ::testing::internal::GetCapturedStderr();
   return said;
 }
