@@ -1,5 +1,6 @@
 #include "agent/node_core.h"
 
+#include <algorithm>
 #include <cassert>
 #include <string>
 #include <utility>
@@ -15,6 +16,16 @@ namespace {
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
+}
+
+// Whether every member that `plan` has on `node` is in a slot that the job has there.
+bool HasSlotsFor(const proto::JobSpec& job, int node, const proto::GenerationPlan& plan) {
+  if (node < 0 || node >= job.nodes_size()) return false;
+  const auto& slots = job.nodes(node).slots();
+  return std::all_of(plan.members().begin(), plan.members().end(), [&](const auto& member) {
+    return member.node() != node ||
+           std::find(slots.begin(), slots.end(), member.slot()) != slots.end();
+  });
 }
 
 }  // namespace
@@ -105,6 +116,7 @@ void NodeCore::OnPrepare(Generation generation) {
 
 void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
   if (generation <= generation_ || generation < prepared_) return;
+  if (!HasSlotsFor(job_, node_, begin.plan())) return;
   generation_ = generation;
   prepared_ = generation;
   plan_ = begin.plan();

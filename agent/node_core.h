@@ -9,10 +9,11 @@
 // What it does:
 //   Open           -> Opened with the inventory.
 //   Prepare(g)     -> Prepared(g) with the slots whose worker lives. Nothing is torn down.
-//   Begin(plan g)  -> everything older than g is fenced. Engine: the plan goes to every live worker
-//                     that is a member, missing members are spawned, other workers are killed.
-//                     Programs: the old generation is stopped whole (ladder); when the last is dead
-//                     the new one is spawned.
+//   Begin(plan g)  -> dropped if a member of ours is in a slot that the job does not have here.
+//                     Else everything older than g is fenced. Engine: the plan goes to every live
+//                     worker that is a member, missing members are spawned, other workers are
+//                     killed. Programs: the old generation is stopped whole (ladder); when the last
+//                     is dead the new one is spawned.
 //   worker reports -> relayed if they belong to the present generation, dropped otherwise.
 //                     Beats are folded into AgentHeartbeat.
 //   a silent worker (no message for worker_silent_after; three times that before its hello)

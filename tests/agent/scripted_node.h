@@ -54,6 +54,8 @@ class Node {
     proto::CoordinatorMessage message = Message(0);
     proto::JobSpec& job = *message.mutable_open()->mutable_job();
     job.set_job_id("job");
+    proto::NodeSpec& node = *job.add_nodes();
+    for (int slot = 0; slot < 8; ++slot) node.add_slots(slot);
     if (program_) {
       job.mutable_program()->set_executable("/bin/x");
     } else {

@@ -1,0 +1,172 @@
+// A real dsagent, and what strangers may say to its port and its socket: it stays up, tells nobody
+// anything, and serves the next job. Played from a seed that is printed (SEED gives it back).
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "common/base/process_tree.h"
+#include "tests/agent/agent_client.h"
+#include "tests/agent/dsagent_process.h"
+#include "tests/support/random_messages.h"
+
+namespace dsrun::agent {
+namespace {
+
+constexpr char kHttp2Preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+constexpr int kVisitors = 200;
+
+std::string RunDir() {
+  std::string path = ::testing::TempDir() + "/runXXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
+// Connects, says `bytes` and hangs up. Whether it is heard or not is the other side's matter.
+void Say(const sockaddr* address, socklen_t size, const std::string& bytes) {
+  const int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(connect(fd, address, size), 0) << strerror(errno);
+  (void)!send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  shutdown(fd, SHUT_WR);
+  // Until it hangs up too; one that waits for more is left alone after a moment.
+  pollfd closing{.fd = fd, .events = POLLIN, .revents = 0};
+  char answer[4096];
+  while (poll(&closing, 1, 50) > 0 && recv(fd, answer, sizeof(answer), 0) > 0) {
+  }
+  close(fd);
+}
+
+void SayToPort(int port, const std::string& bytes) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  Say(reinterpret_cast<const sockaddr*>(&address), sizeof(address), bytes);
+}
+
+void SayToSocket(const std::string& path, const std::string& bytes) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
+  Say(reinterpret_cast<const sockaddr*>(&address), sizeof(address), bytes);
+}
+
+// The workers' socket of an agent.
+std::string SocketOf(int32_t agent_pid) {
+  std::ifstream file("/proc/" + std::to_string(agent_pid) + "/cmdline", std::ios::binary);
+  const std::string name = "--socket-dir=";
+  for (std::string argument; std::getline(file, argument, '\0');) {
+    if (argument.starts_with(name)) return argument.substr(name.size()) + "/worker.sock";
+  }
+  return "";
+}
+
+std::string Garbage(RandomMessages& random) {
+  switch (random.Below(4)) {
+    case 0:
+      return "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    case 1:
+      return random.Bytes(2000);
+    case 2:
+      return kHttp2Preface + random.Bytes(2000);
+    default: {  // a frame of HTTP/2 that promises 16 MiB
+      std::string frame = kHttp2Preface;
+      frame += std::string("\xff\xff\xff", 3) + random.Bytes(300);
+      return frame;
+    }
+  }
+}
+
+std::vector<std::string> Rank(const std::string& mode) {
+  return {BuiltFile("tests/agent/rank_helper"), mode};
+}
+
+void ExpectServed(DsagentProcess& agent, const std::string& job_id) {
+  AgentClient client(agent.port());
+  client.Send(AgentClient::Open(DsagentProcess::kKey, job_id, RunDir(), Rank("wait"), 1));
+  client.Send(AgentClient::Begin(job_id, 1, {0}));
+  EXPECT_TRUE(client.AwaitLine("ready ").has_value());
+  proto::CoordinatorMessage end = AgentClient::Message(job_id, 1);
+  end.mutable_end_job();
+  client.Send(end);
+  EXPECT_TRUE(client.Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+  EXPECT_TRUE(client.AwaitEnd().ok());
+}
+
+TEST(DsagentGarbage, OnItsPortAndItsSocket_IsDroppedAndTheNextJobServed) {
+  RandomMessages random(TestSeed());
+  DsagentProcess agent;
+  const int32_t pid = agent.agent_pid();
+  const std::string socket = SocketOf(pid);
+  ASSERT_FALSE(socket.empty());
+  for (int i = 0; i < kVisitors && !::testing::Test::HasFatalFailure(); ++i) {
+    if (random.OneIn(2)) {
+      SayToPort(agent.port(), Garbage(random));
+    } else {
+      SayToSocket(socket, Garbage(random));
+    }
+  }
+  EXPECT_EQ(agent.agent_pid(), pid);
+  ExpectServed(agent, "next");
+}
+
+TEST(DsagentGarbage, FirstMessagesOfStrangers_AreRefusedAndTheNextJobServed) {
+  RandomMessages random(TestSeed());
+  random.SetWords({"job", "127.0.0.1"});
+  DsagentProcess agent;
+  for (int i = 0; i < 40; ++i) {
+    proto::CoordinatorMessage message;
+    random.Fill(message);
+    if (random.OneIn(2)) random.Fill(*message.mutable_open());
+    AgentClient client(agent.port());
+    client.Send(message);
+    EXPECT_EQ(client.AwaitEnd().code(), absl::StatusCode::kUnauthenticated);
+  }
+  ExpectServed(agent, "next");
+}
+
+TEST(DsagentGarbage, AfterTheOpen_IsDroppedAndTheJobStillEndsInOrder) {
+  RandomMessages random(TestSeed());
+  random.SetWords({"job", "127.0.0.1"});
+  DsagentProcess agent;
+  {
+    AgentClient client(agent.port());
+    client.Send(AgentClient::Open(DsagentProcess::kKey, "job", RunDir(), Rank("wait"), 2));
+    client.Send(AgentClient::Begin("job", 1, {0, 1}));
+    EXPECT_TRUE(client.AwaitLine("ready ").has_value());
+    for (int i = 0; i < 400; ++i) {
+      proto::CoordinatorMessage message;
+      random.Fill(message);
+      if (!random.OneIn(4)) {
+        message.set_job_id("job");
+        message.set_incarnation(0);
+        message.set_generation(1 + random.Below(3));
+      }
+      if (message.has_end_job()) continue;  // comes at the end
+      client.Send(message);
+    }
+    proto::CoordinatorMessage end = AgentClient::Message("job", 1);
+    end.mutable_end_job();
+    client.Send(end);
+    EXPECT_TRUE(client.Await([](const auto& m) { return m.has_job_ended(); }).has_value());
+    EXPECT_TRUE(client.AwaitEnd().ok());
+  }
+  EXPECT_EQ(DescendantsOf(agent.keeper_pid()).size(), 1u) << "only the agent itself";
+  ExpectServed(agent, "next");
+}
+
+}  // namespace
+}  // namespace dsrun::agent
