@@ -48,11 +48,13 @@ std::string CudaDevice::name() const {
 absl::StatusOr<Buffer> CudaDevice::Allocate(size_t bytes, const std::string& what) {
   if (bytes == 0) return Buffer();
   void* data = nullptr;
-  absl::Status status = ToStatus(cudaMalloc(&data, bytes),
-                                 absl::StrCat("cudaMalloc of ", bytes, " bytes for ", what));
-  if (!status.ok()) return status;
-  status = ToStatus(cudaMemset(data, 0, bytes), "cudaMemset");
-  if (!status.ok()) {
+  // A status of its own each: nvcc takes the value of an assignment for one that is thrown away.
+  if (absl::Status status = ToStatus(cudaMalloc(&data, bytes),
+                                     absl::StrCat("cudaMalloc of ", bytes, " bytes for ", what));
+      !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = ToStatus(cudaMemset(data, 0, bytes), "cudaMemset"); !status.ok()) {
     cudaFree(data);
     return status;
   }
