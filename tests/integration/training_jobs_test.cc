@@ -7,128 +7,20 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "tests/integration/job_fixture.h"
+#include "tests/integration/training_job.h"
 
 namespace dsrun {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsSubsetOf;
 using ::testing::Matches;
-using Args = std::vector<std::string>;
-
-// Steps of the runs that are disturbed: enough to be disturbed in the middle, few enough for CI.
-constexpr int kSteps = 120;
-constexpr int kSaveInterval = 20;
-
-// A text that is the same on every machine.
-std::string TextFile() {
-  static const std::string* const path = [] {
-    static TemporaryFolder* const folder = new TemporaryFolder();
-    std::ofstream file(folder->path() + "/text");
-    for (int i = 0; i < 2000; ++i) file << "line " << i * 7919 % 2003 << " of a text to learn\n";
-    return new std::string(folder->path() + "/text");
-  }();
-  return *path;
-}
-
-// `dsrun LAUNCHER train ...` with a model so small that the processes are what is tested.
-Args Train(Args launcher, const std::string& folder, Args more = {}) {
-  Args args = std::move(launcher);
-  const Args common = {"train",
-                       "--data",
-                       TextFile(),
-                       "--num-layers",
-                       "2",
-                       "--hidden-size",
-                       "32",
-                       "--num-attention-heads",
-                       "2",
-                       "--seq-length",
-                       "32",
-                       "--global-batch-size",
-                       "12",
-                       "--micro-batch-size",
-                       "1",
-                       "--canonical-blocks",
-                       "12",
-                       "--save",
-                       folder + "/save",
-                       "--metrics",
-                       folder + "/metrics",
-                       "--log-interval",
-                       "10"};
-  args.insert(args.end(), common.begin(), common.end());
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
-}
-
-Args Long(Args more = {}) {
-  Args args = {"--train-iters", std::to_string(kSteps), "--save-interval",
-               std::to_string(kSaveInterval)};
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
-}
-
-std::string TwoNodes(const std::string& folder) {
-  std::ofstream(folder + "/hosts") << "127.0.0.1 slots=2\n127.0.0.2 slots=2\n";
-  return folder + "/hosts";
-}
-
-// Finished steps so far, of any generation.
-int64_t StepsDone(const std::string& folder) {
-  int64_t most = 0;
-  for (const nlohmann::json& line : ReadMetrics(folder + "/metrics")) {
-    most = std::max(most, line["step"].get<int64_t>());
-  }
-  return most;
-}
-
-bool AwaitStep(const Job& job, const std::string& folder, int64_t step) {
-  return Eventually([&] { return StepsDone(folder) >= step || job.Ended(); }) && !job.Ended();
-}
-
-// The undisturbed run's content.
-const std::string& UndisturbedHash() {
-  static const std::string* const hash = [] {
-    const TemporaryFolder folder;
-    Job job(Train({"--num_gpus=1"}, folder.path(), Long()));
-    EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
-    auto* const found = new std::string(ContentHash(folder.path() + "/save"));
-    EXPECT_EQ(found->size(), 64u) << *found;
-    return found;
-  }();
-  return *hash;
-}
-
-// The worker of a rank in generation 1: workers start in the order of ranks, their slots say which.
-pid_t WorkerOf(const Job& job, size_t index) {
-  const std::vector<pid_t> workers = job.Find(Role::kWorker);
-  return index < workers.size() ? workers[index] : 0;
-}
-
-// The end of a job that was disturbed and went on.
-void ExpectWentOn(Job& job, const TemporaryFolder& folder) {
-  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
-  EXPECT_EQ(ContentHash(folder.path() + "/save"), UndisturbedHash()) << job.Words();
-  EXPECT_TRUE(job.NothingIsLeft());
-  const nlohmann::json report = job.ReportJson();
-  ASSERT_FALSE(report["incidents"].empty()) << "it was never disturbed" << job.Words();
-  EXPECT_TRUE(report["incidents"][0].contains("went_on_as_generation")) << job.Words();
-  const nlohmann::json& incident = report["incidents"][0];
-  std::cout << "noticed after " << incident["cause"].value("detection_s", -1.0)
-            << " s, next step after " << incident.value("next_step_after_s", -1.0) << " s\n";
-}
 
 class TrainingJob : public ::testing::Test {
  protected:
@@ -189,20 +81,6 @@ void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder) {
 TEST_F(TrainingJob, KilledWorker_BeforeTheFirstCheckpoint) { KillWorkerAt(3, 2, folder_); }
 TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, folder_); }
 TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
-
-// Shard files of a step that has no manifest yet: a checkpoint is being written.
-bool CheckpointIsBeingWritten(const std::string& save) {
-  std::set<std::string> shards;
-  std::set<std::string> manifests;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(save, error)) {
-    const std::string name = entry.path().filename();
-    if (name.starts_with("step-")) shards.insert(name.substr(5, 8));
-    if (name.starts_with("manifest.step-")) manifests.insert(name.substr(14, 8));
-  }
-  return std::any_of(shards.begin(), shards.end(),
-                     [&](const std::string& step) { return !manifests.contains(step); });
-}
 
 void KillWhileSaving(size_t index, const TemporaryFolder& folder) {
   // Saving after every step: there is always a save to hit.

@@ -1,0 +1,201 @@
+// Checkpoints of real jobs on real file systems: a full disk, damaged shards, and a whole node that
+// freezes in the middle of a save and wakes up after it has been overtaken. In the end the content
+// is the undisturbed run's, bit for bit.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "tests/integration/job_fixture.h"
+#include "tests/integration/private_mounts.h"
+#include "tests/integration/training_job.h"
+
+namespace dsrun {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class CheckpointJob : public ::testing::Test {
+ protected:
+  std::string save() const { return folder_.path() + "/save"; }
+  TemporaryFolder folder_;
+};
+
+std::vector<std::string> NamesIn(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    names.push_back(entry.path().filename());
+  }
+  return names;
+}
+
+std::string StepOf(const std::string& manifest) { return manifest.substr(14, 8); }
+
+// Room for one checkpoint of these jobs (some 460 KB) and a part of another; room for all.
+constexpr int64_t kRoomForOne = 700 << 10;
+constexpr int64_t kRoom = 16 << 20;
+
+TEST_F(CheckpointJob, DiskFullToTheEnd_TrainsOnSaysSoAndKeepsTheOldCheckpoint) {
+  auto disk = SmallDisk::Create(save(), kRoomForOne);
+  if (!disk.ok()) GTEST_SKIP() << disk.status();
+  {
+    Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+    EXPECT_EQ(job.AwaitExit(), 1) << job.Words();  // docs/errors.md
+    EXPECT_EQ(StepsDone(folder_.path()), kSteps);
+    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 40 COULD NOT BE WRITTEN"));
+    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 120 COULD NOT BE WRITTEN"));
+    EXPECT_THAT(job.err(), HasSubstr("No space left on device"));
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+  EXPECT_EQ(StepOf(NewestManifest(save())), "00000020");
+  EXPECT_EQ(ContentHash(save()).size(), 64u) << ContentHash(save());
+  EXPECT_THAT(NamesIn(save()), Not(Contains(HasSubstr("step-00000040"))));
+
+  // With room again, a later job goes on from it.
+  ASSERT_TRUE((*disk)->Resize(kRoom).ok());
+  Job later(Train({"--num_gpus=3"}, folder_.path(), Long({"--load", save()})));
+  ASSERT_EQ(later.AwaitExit(), 0) << later.Words();
+  EXPECT_EQ(ContentHash(save()), UndisturbedHash());
+}
+
+TEST_F(CheckpointJob, DiskFullForAWhile_LaterSavesWork) {
+  auto disk = SmallDisk::Create(save(), kRoomForOne);
+  if (!disk.ok()) GTEST_SKIP() << disk.status();
+  Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+  ASSERT_TRUE(job.AwaitError("COULD NOT BE WRITTEN")) << job.Words();
+  ASSERT_TRUE((*disk)->Resize(kRoom).ok());
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ContentHash(save()), UndisturbedHash());
+  EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+enum class Damage { kFlippedBit, kCut };
+
+// Damages one shard of a checkpoint; returns the shard's name.
+std::string DamageShard(const std::string& save, const std::string& manifest, Damage damage) {
+  const nlohmann::json content = nlohmann::json::parse(ReadWholeFile(save + "/" + manifest));
+  const std::string shard = content["files"].back()["name"];
+  const std::string path = save + "/" + shard;
+  const auto bytes = static_cast<std::streamoff>(fs::file_size(path));
+  if (damage == Damage::kCut) {
+    fs::resize_file(path, static_cast<uintmax_t>(bytes / 2));
+    return shard;
+  }
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(bytes / 2);
+  const char flipped = static_cast<char>(file.get() ^ 4);
+  file.seekp(bytes / 2);
+  file.put(flipped);
+  return shard;
+}
+
+std::string ManifestOfStep(const std::string& save, const std::string& step) {
+  for (const std::string& name : NamesIn(save)) {
+    if (name.starts_with("manifest.step-" + step)) return name;
+  }
+  return "";
+}
+
+TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
+  {
+    Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  }
+  const std::string flipped =
+      DamageShard(save(), ManifestOfStep(save(), "00000120"), Damage::kFlippedBit);
+  const std::string cut = DamageShard(save(), ManifestOfStep(save(), "00000100"), Damage::kCut);
+  const TemporaryFolder second;
+  Job job(Train({"--num_gpus=2"}, second.path(), Long({"--load", save()})));
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr(flipped));
+  EXPECT_THAT(job.err(), HasSubstr(cut));
+  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 81);
+  EXPECT_EQ(ContentHash(second.path() + "/save"), UndisturbedHash());
+}
+
+void DamageWhileRunning(Damage damage, const TemporaryFolder& folder) {
+  const std::string save = folder.path() + "/save";
+  Job job(Train({"--num_gpus=2"}, folder.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder.path(), 2 * kSaveInterval + 5)) << job.Words();
+  // Nobody finishes a step or a save without rank 1.
+  const pid_t victim = WorkerOf(job, 1);
+  ASSERT_NE(victim, 0);
+  kill(victim, SIGSTOP);
+  Eventually([&] { return !CheckpointIsBeingWritten(save); }, absl::Milliseconds(300));
+  const std::string newest = NewestManifest(save);
+  const std::string shard = DamageShard(save, newest, damage);
+  kill(victim, SIGKILL);
+  ExpectWentOn(job, folder);
+  EXPECT_THAT(job.err(), HasSubstr("passed over"));
+  EXPECT_THAT(job.err(), HasSubstr(shard));
+  const nlohmann::json incident = job.ReportJson()["incidents"][0];
+  EXPECT_LT(incident["resumed_from_step"].get<int64_t>(), std::stoll(StepOf(newest))) << incident;
+}
+
+TEST_F(CheckpointJob, FlippedBitAndAKilledWorker_GoOnFromTheOneBefore) {
+  DamageWhileRunning(Damage::kFlippedBit, folder_);
+}
+TEST_F(CheckpointJob, CutShardAndAKilledWorker_GoOnFromTheOneBefore) {
+  DamageWhileRunning(Damage::kCut, folder_);
+}
+
+// Fields of /proc/PID/stat behind the name: state, parent.
+std::string StateAndParent(pid_t pid) {
+  const std::string stat = ReadWholeFile("/proc/" + std::to_string(pid) + "/stat");
+  const size_t end = stat.rfind(')');
+  return end == std::string::npos ? "" : stat.substr(end + 2, stat.find(' ', end + 4) - end - 2);
+}
+
+// Keeper, agent and workers of the node with this address; workers first.
+std::vector<pid_t> TreeOfNode(const Job& job, const std::string& address) {
+  std::vector<pid_t> agents;
+  std::vector<pid_t> tree;
+  for (const JobProcess& process : job.Processes()) {
+    if (process.role != Role::kAgent && process.role != Role::kKeeper) continue;
+    const std::string command = ReadWholeFile("/proc/" + std::to_string(process.pid) + "/cmdline");
+    if (command.find(address + ":") != std::string::npos) agents.push_back(process.pid);
+  }
+  for (const pid_t worker : job.Find(Role::kWorker)) {
+    const std::string parent = StateAndParent(worker).substr(2);
+    if (std::any_of(agents.begin(), agents.end(),
+                    [&](pid_t agent) { return std::to_string(agent) == parent; })) {
+      tree.push_back(worker);
+    }
+  }
+  tree.insert(tree.end(), agents.begin(), agents.end());
+  return tree;
+}
+
+// As a virtual machine that is paused: nobody on the node is left who could kill the writer.
+TEST_F(CheckpointJob, NodeFrozenWhileSaving_OvertakenAndWoken_SpoilsNothing) {
+  // With the usual limits the keeper, woken by dsrun when the node is lost, would kill them first.
+  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--agent-stalled-after", "60s",
+                 "--worker-silent-after", "30s"},
+                folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval / 2)) << job.Words();
+  const std::vector<pid_t> node = TreeOfNode(job, "127.0.0.1");  // with rank 0, which commits
+  ASSERT_EQ(node.size(), 4u) << job.Words();
+  ASSERT_TRUE(Eventually([&] { return CheckpointIsBeingWritten(save()) || job.Ended(); }));
+  for (const pid_t pid : node) kill(pid, SIGSTOP);
+  const auto overtaken = [&] {
+    return NewestManifest(save()).find("gen-0002") != std::string::npos || job.Ended();
+  };
+  ASSERT_TRUE(Eventually(overtaken)) << job.Words();
+  EXPECT_EQ(StateAndParent(node[0]).substr(0, 1), "T") << "it should still be stopped";
+  for (const pid_t pid : node) kill(pid, SIGCONT);
+  ExpectWentOn(job, folder_);
+}
+
+}  // namespace
+}  // namespace dsrun
