@@ -52,6 +52,17 @@ absl::Status CheckProbe(const proto::Open& open) {
       "; the save folder must be one shared file system on all nodes"));
 }
 
+// A job that could save nothing would train for nothing.
+absl::Status CheckUserMaySave(const proto::Open& open, const ProcessUser& user) {
+  if (open.job().has_program()) return absl::OkStatus();
+  const absl::Status status = CheckMayWrite(user, open.job().train().save_dir());
+  if (status.ok()) return status;
+  return absl::FailedPreconditionError(
+      absl::StrCat("run_as_user: expected a save folder that \"", open.job().run_as_user(),
+                   "\" may write to on node ", open.job().nodes(open.node()).host(), ", but ",
+                   status.message(), "; give the folder to that user, or another one with --save"));
+}
+
 absl::Status CheckWorkerBinary(const proto::JobSpec& job, const std::string& path) {
   if (job.has_program() || access(path.c_str(), X_OK) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(
@@ -149,6 +160,7 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   RETURN_IF_ERROR(AdmitUser(options_.agent_socket, options.user));
   RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary));
   RETURN_IF_ERROR(CheckProbe(open));
+  RETURN_IF_ERROR(CheckUserMaySave(open, options.user));
   options.run_dir = options_.run_dir.empty() ? open.job().run_dir() : options_.run_dir;
   RETURN_IF_ERROR(MakeLogFolder(options.run_dir, open.job().nodes(open.node()).host()));
   options.runner = options_.runner;

@@ -37,11 +37,16 @@ constexpr size_t kTokenBytes = 32;
 constexpr int kExitBadInput = 90;  // docs/errors.md
 
 // The status with what to do about it; a good result as it is.
+absl::Status OrElse(const absl::Status& status, std::string_view what_next) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(std::string(status.message()), "; ", std::string(what_next)));
+}
+
 template <typename T>
 absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
   if (result.ok()) return result;
-  return absl::Status(result.status().code(), absl::StrCat(std::string(result.status().message()),
-                                                           "; ", std::string(what_next)));
+  return OrElse(result.status(), what_next);
 }
 
 bool WantsOwnAgent(const proto::NodeSpec& node) { return node.agent_port() == 0; }
@@ -122,6 +127,11 @@ class Launch {
     }
     ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_)),
                                       "choose another folder with --run-dir"));
+    if (!options_.probe_path.empty()) {
+      RETURN_IF_ERROR(
+          OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),
+                 "choose another folder with --save"));
+    }
     ASSIGN_OR_RETURN(const ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
                                                    "choose another folder with --save"));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));

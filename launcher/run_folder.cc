@@ -3,11 +3,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
+#include "common/base/process_user.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/secrets.h"
 
@@ -46,6 +49,15 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
   PointLatestTo(path);
   return folder;
+}
+
+absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
+  if (fs.Stat(path).ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(fs.CreateFolder(path)) << "save folder";
+  const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
+  if (!owner.ok() || !owner->change) return absl::OkStatus();
+  if (chown(path.c_str(), owner->uid, owner->gid) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, "give to uid " + std::to_string(owner->uid) + " the save folder", path);
 }
 
 absl::StatusOr<ProbeFile> ProbeFile::Write(FileSystem& fs, const std::string& path) {

@@ -24,6 +24,11 @@ struct RunFolder {
 // FileSystem::CreateFolder. A link that cannot be made is none.
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path);
 
+// Makes the save folder if it is missing, and then gives it to the user that the ranks run as: they
+// write into it. One that is there stays as it is. A user who is unknown here is the agents'
+// matter. Errors: those of FileSystem::CreateFolder; PERMISSION_DENIED: it cannot be given away.
+absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user);
+
 // The file by which agents see that they share the launcher's save folder (proto/agent.proto).
 // Written on construction, removed with this object. An empty path writes nothing.
 class ProbeFile {

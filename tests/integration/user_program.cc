@@ -4,6 +4,8 @@
 //                        FOLDER/env.RANK
 //   exit CODE [RANK]     exits with CODE if it is RANK (all ranks by default), else waits
 //   die SIGNAL [RANK]    the same by a signal
+//   whoami               says its user and group ids, groups and capabilities, and exits 0
+//   read PATH            says whether it may open PATH, and exits 0
 //   wait                 says so and waits for a signal
 //   stubborn             the same, but ignores SIGTERM
 //   daemon               starts a grandchild that forks twice and makes a session of its own, says
@@ -14,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -45,6 +48,28 @@ void Dump(const std::string& path, char** entries) {
     for (char** entry = entries; *entry != nullptr; ++entry) file << *entry << '\0';
   }
   rename(temporary.c_str(), path.c_str());
+}
+
+// "rank 0 is uid 1 1 1 gid 1 1 1 groups 1 54321 capabilities 0000000000000000"
+std::string WhoAmI() {
+  uid_t uids[3];
+  gid_t gids[3];
+  gid_t groups[64];
+  getresuid(&uids[0], &uids[1], &uids[2]);
+  getresgid(&gids[0], &gids[1], &gids[2]);
+  std::string text = "rank " + Rank() + " is uid";
+  for (const uid_t uid : uids) text += " " + std::to_string(uid);
+  text += " gid";
+  for (const gid_t gid : gids) text += " " + std::to_string(gid);
+  text += " groups";
+  const int count = getgroups(64, groups);
+  std::sort(groups, groups + std::max(count, 0));
+  for (int i = 0; i < count; ++i) text += " " + std::to_string(groups[i]);
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("CapEff:\t")) text += " capabilities " + line.substr(8);
+  }
+  return text;
 }
 
 void StartDaemon() {
@@ -79,6 +104,14 @@ int main(int argc, char** argv) {
   if (what == "die" && mine) {
     Say("rank " + Rank() + " dies");
     raise(atoi(argument.c_str()));
+  }
+  if (what == "whoami") {
+    Say(WhoAmI());
+    return 0;
+  }
+  if (what == "read") {
+    Say("rank " + Rank() + (std::ifstream(argument).is_open() ? " may" : " may not") + " read");
+    return 0;
   }
   if (what == "stubborn") signal(SIGTERM, SIG_IGN);
   if (what == "daemon" || what == "daemon-exit") StartDaemon();

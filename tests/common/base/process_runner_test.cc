@@ -351,5 +351,27 @@ TEST(ProcessUser, UnknownUser_IsAFailedPreconditionThatNamesIt) {
   EXPECT_FALSE(ResolveProcessUser("")->change);
 }
 
+TEST(ProcessUser, MayWrite_IsAnsweredWithTheRightsOfTheUserAndNotOurs) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can ask for another user";
+  std::string folder = ::testing::TempDir() + "/ownedXXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  if (chown(folder.c_str(), 1, 1) != 0 || chown(folder.c_str(), 0, 0) != 0) {
+    GTEST_SKIP() << "this sandbox knows no other user";
+  }
+  const ProcessUser user{.change = true, .uid = 1, .gid = 1, .groups = {1}};
+  ASSERT_EQ(chmod(folder.c_str(), 0755), 0);
+  EXPECT_TRUE(CheckMayWrite({}, folder).ok());
+  const absl::Status refused = CheckMayWrite(user, folder);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kPermissionDenied) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr(folder));
+  ASSERT_EQ(chmod(folder.c_str(), 0777), 0);
+  EXPECT_EQ(CheckMayWrite(user, folder), absl::OkStatus());
+  EXPECT_EQ(CheckMayWrite(user, folder + "/missing").code(), absl::StatusCode::kNotFound);
+  // The question has left our own rights as they were.
+  ASSERT_EQ(chmod(folder.c_str(), 0), 0);
+  EXPECT_EQ(access(folder.c_str(), W_OK), 0);
+  rmdir(folder.c_str());
+}
+
 }  // namespace
 }  // namespace dsrun
