@@ -44,7 +44,15 @@
 //   - restarts <= max_restarts; exactly one EndJob, and nothing after it
 //   - a name of the rendezvous is answered at most once in a generation
 //
-// Not thread-safe; the shell's one thread calls it. Copyable: a copy is a snapshot.
+// Not thread-safe; the shell's one thread calls it. Copyable.
+//
+// What is durable, and what is not. A replay of the journalled events gives the durable state, the
+// one that decides and that Digest covers. Heartbeats and progress are folded into Tick and not
+// journalled, because they come hundreds of times a second and a coordinator that is started again
+// asks anew: when a node was heard last, the highest step heard of, and the report's numbers that
+// come from them are not durable. What would follow from them (a silent node, a deadline, progress
+// that counts) comes out as Raise and is journalled itself. A Snapshot, on the other hand, is the
+// whole state, so that the restored core goes on exactly as the one it was taken from.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_COORDINATOR_H_
 #define DSRUN_LAUNCHER_COORDINATOR_COORDINATOR_H_
@@ -54,10 +62,12 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "launcher/coordinator/events.h"
@@ -65,6 +75,7 @@
 #include "launcher/coordinator/membership.h"
 #include "launcher/coordinator/rendezvous_table.h"
 #include "proto/job.pb.h"
+#include "proto/snapshot.pb.h"
 
 namespace dsrun::launcher {
 
@@ -92,6 +103,9 @@ struct CoordinatorConfig {
 // taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit.
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
+// Of proto/snapshot.proto; grows with every change of it.
+inline constexpr int kSnapshotSchemaVersion = 1;
+
 class Coordinator {
  public:
   enum class State {
@@ -115,6 +129,16 @@ class Coordinator {
   // The highest number claimed. 0 before the first.
   Generation generation() const { return generation_; }
   const CoordinatorConfig& config() const { return config_; }
+  // The whole state, as bytes (proto/snapshot.proto) without the config. Between two steps; equal
+  // states have equal bytes.
+  std::string Snapshot() const;
+  // The core that `snapshot` was taken from: it does the same with the same events from here on.
+  // `config`: that core's. Its times are those of the clock that was given to Step, so the next
+  // `now` must come from the same clock, or from one that is never behind it.
+  // Errors: FAILED_PRECONDITION: of another schema version. DATA_LOSS: no snapshot of such a job,
+  // or one that breaks an invariant.
+  static absl::StatusOr<Coordinator> Restore(CoordinatorConfig config, std::string_view snapshot);
+
   // As it stands; EndJob carries the final one.
   Report CurrentReport(absl::Duration now) const;
 
@@ -132,6 +156,9 @@ class Coordinator {
     uint64_t number = 0;  // grows with every setting
     bool is_set() const { return at != absl::InfiniteDuration(); }
   };
+
+  // ---- coordinator_snapshot.cc
+  absl::Status SetFrom(const proto::CoordinatorSnapshot& snapshot);
 
   // ---- coordinator.cc: events
   void On(const Start& event);
@@ -240,7 +267,6 @@ class Coordinator {
   History history_;
   int64_t heard_step_ = 0;  // highest StepDone of the generation begun
   int64_t told_step_ = 0;   // highest step told to the operator in it
-  std::string sample_;
   // Of the step in progress.
   absl::Duration now_;
   std::vector<Action> actions_;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -23,6 +24,13 @@ class History {
  public:
   Report& report() { return report_; }
   const Report& report() const { return report_; }
+
+  // The whole story is its report; see report_codec.h.
+  static History Of(Report report) {
+    History history;
+    history.report_ = std::move(report);
+    return history;
+  }
 
   void Claimed(Generation generation, std::string reason, absl::Duration now);
   void Began(std::vector<WorkerId> ranks, absl::Duration now);

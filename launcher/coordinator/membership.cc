@@ -3,9 +3,44 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
 
 namespace dsrun::launcher {
+namespace {
+
+proto::MembershipState::State ToSnapshot(Membership::NodeState state) {
+  switch (state) {
+    case Membership::NodeState::kUnopened:
+      return proto::MembershipState::UNOPENED;
+    case Membership::NodeState::kOpen:
+      return proto::MembershipState::OPEN;
+    case Membership::NodeState::kDone:
+      return proto::MembershipState::DONE;
+    case Membership::NodeState::kLost:
+      return proto::MembershipState::LOST;
+  }
+  return proto::MembershipState::STATE_UNSPECIFIED;
+}
+
+absl::StatusOr<Membership::NodeState> FromSnapshot(proto::MembershipState::State state) {
+  switch (static_cast<int>(state)) {
+    case proto::MembershipState::UNOPENED:
+      return Membership::NodeState::kUnopened;
+    case proto::MembershipState::OPEN:
+      return Membership::NodeState::kOpen;
+    case proto::MembershipState::DONE:
+      return Membership::NodeState::kDone;
+    case proto::MembershipState::LOST:
+      return Membership::NodeState::kLost;
+  }
+  return absl::DataLossError(
+      absl::StrCat("a node in an unknown state, number ", static_cast<int>(state)));
+}
+
+}  // namespace
 
 void Membership::Open(NodeId node, Incarnation incarnation, absl::Duration now) {
   at(node) = {NodeState::kOpen, incarnation, now};
@@ -48,6 +83,37 @@ std::string Membership::ToString() const {
                     node.incarnation.value());
   }
   return text;
+}
+
+proto::MembershipState Membership::Snapshot() const {
+  const auto& [nodes, last_tick] = *this;
+  proto::MembershipState snapshot;
+  for (const Node& node : nodes) {
+    const auto& [state, incarnation, heard_at] = node;
+    proto::MembershipState::Node* to = snapshot.add_nodes();
+    to->set_state(ToSnapshot(state));
+    to->set_incarnation(incarnation.value());
+    *to->mutable_heard_at() = ToProto(heard_at);
+  }
+  if (last_tick != absl::InfiniteDuration()) *snapshot.mutable_last_tick() = ToProto(last_tick);
+  return snapshot;
+}
+
+absl::StatusOr<Membership> Membership::Restore(size_t nodes,
+                                               const proto::MembershipState& snapshot) {
+  if (static_cast<size_t>(snapshot.nodes_size()) != nodes) {
+    return absl::DataLossError(
+        absl::StrCat("it is of ", snapshot.nodes_size(), " nodes, the job has ", nodes));
+  }
+  Membership members(nodes);
+  for (int i = 0; i < snapshot.nodes_size(); ++i) {
+    auto& [state, incarnation, heard_at] = members.at(NodeId(i));
+    ASSIGN_OR_RETURN(state, FromSnapshot(snapshot.nodes(i).state()));
+    incarnation = Incarnation(snapshot.nodes(i).incarnation());
+    heard_at = FromProto(snapshot.nodes(i).heard_at());
+  }
+  if (snapshot.has_last_tick()) members.last_tick_ = FromProto(snapshot.last_tick());
+  return members;
 }
 
 }  // namespace dsrun::launcher

@@ -12,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
+#include "proto/snapshot.pb.h"
 
 namespace dsrun::launcher {
 
@@ -53,6 +55,11 @@ class Membership {
                     absl::Duration silent_after);
 
   std::string ToString() const;
+
+  // All of it, liveness included.
+  proto::MembershipState Snapshot() const;
+  // DATA_LOSS when it is not of so many nodes, or a node is in no state.
+  static absl::StatusOr<Membership> Restore(size_t nodes, const proto::MembershipState& snapshot);
 
  private:
   struct Node {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 
 namespace dsrun::launcher {
@@ -54,6 +55,45 @@ std::string RendezvousTable::ToString() const {
     absl::StrAppend(&text, text.empty() ? "" : " ", name, "=answered");
   }
   return text;
+}
+
+proto::RendezvousState RendezvousTable::Snapshot() const {
+  const auto& [width, open, answered] = *this;
+  proto::RendezvousState snapshot;
+  snapshot.set_width(width);
+  for (const auto& [name, values] : open) {
+    proto::RendezvousState::Name* to = snapshot.add_open();
+    to->set_name(name);
+    for (const auto& [rank, value] : values) {
+      proto::RendezvousState::Value* put = to->add_values();
+      put->set_rank(rank.value());
+      put->set_value(value);
+    }
+  }
+  for (const std::string& name : answered) snapshot.add_answered(name);
+  return snapshot;
+}
+
+absl::StatusOr<RendezvousTable> RendezvousTable::Restore(int width,
+                                                         const proto::RendezvousState& snapshot) {
+  if (snapshot.width() != width) {
+    return absl::DataLossError(
+        absl::StrCat("its rendezvous is of ", snapshot.width(), " ranks, its plan has ", width));
+  }
+  RendezvousTable table;
+  table.width_ = width;
+  for (const proto::RendezvousState::Name& name : snapshot.open()) {
+    std::map<Rank, std::string>& values = table.open_[name.name()];
+    for (const proto::RendezvousState::Value& put : name.values()) {
+      if (put.rank() < 0 || put.rank() >= width) {
+        return absl::DataLossError(
+            absl::StrCat("rank ", put.rank(), " of ", width, " in its rendezvous"));
+      }
+      values.emplace(Rank(put.rank()), put.value());
+    }
+  }
+  table.answered_.insert(snapshot.answered().begin(), snapshot.answered().end());
+  return table;
 }
 
 }  // namespace dsrun::launcher

@@ -14,7 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/base/ids.h"
+#include "proto/snapshot.pb.h"
 #include "proto/worker.pb.h"
 
 namespace dsrun::launcher {
@@ -33,6 +35,11 @@ class RendezvousTable {
   std::vector<std::string> OpenNames() const;
 
   std::string ToString() const;
+
+  // All of it.
+  proto::RendezvousState Snapshot() const;
+  // DATA_LOSS when it is not of `width` ranks.
+  static absl::StatusOr<RendezvousTable> Restore(int width, const proto::RendezvousState& snapshot);
 
  private:
   int width_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "launcher/coordinator/describe.h"
+#include "proto/snapshot.pb.h"
+#include "tests/launcher/coordinator/twin.h"
 
 namespace dsrun::simulation {
 namespace {
@@ -42,11 +45,15 @@ proto::JobSpec JobOf(const Scenario& scenario) {
 
 }  // namespace
 
-Cluster::Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose)
+Cluster::Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose,
+                 std::optional<double> restore_chance)
     : world_(scenario, verbose),
       job_(JobOf(scenario)),
       coordinator_(launcher::ConfigFromJob(job_)),
-      streams_(scenario.slots.size()) {
+      streams_(scenario.slots.size()),
+      sabotage_(sabotage),
+      restore_chance_(restore_chance),
+      restore_luck_(Mix(scenario.seed, 2)) {
   for (size_t i = 0; i < scenario.slots.size(); ++i) {
     const NodeId node(static_cast<int32_t>(i));
     SimAgent::Doors doors;
@@ -88,6 +95,9 @@ Outcome Cluster::Run() {
   outcome.restarts = report.restarts;
   for (const Stream& stream : streams_) outcome.lost_nodes += stream.fenced ? 1 : 0;
   outcome.steps = world_.queue.steps();
+  Transcribe(launcher::Describe(report));
+  outcome.transcript = transcript_;
+  outcome.restores = restores_;
   outcome.saved_after_recovery =
       operator_stops_ == 1 && was_recovering_ && report.stopped_early && report.final_step > 0;
   if (world_.verbose()) std::fputs(launcher::Describe(report).c_str(), stdout);
@@ -102,6 +112,7 @@ void Cluster::Feed(launcher::Event first) {
   while (!queue.empty() && !end_) {
     const launcher::Event event = std::move(queue.front());
     queue.pop_front();
+    MaybeRestore();
     const std::vector<launcher::Action> actions = coordinator_->Step(world_.now(), event);
     stepped_ |= std::holds_alternative<launcher::ProgressMade>(event);
     const bool durable = launcher::IsDurable(event);
@@ -114,6 +125,7 @@ void Cluster::Feed(launcher::Event first) {
     std::deque<launcher::Event> raised;
     for (const launcher::Action& action : actions) {
       if (world_.verbose()) world_.Trace("coordinator: ", launcher::Describe(action));
+      if (restore_chance_) Transcribe(launcher::Exactly(action));
       if (const auto* raise = std::get_if<launcher::Raise>(&action)) {
         std::visit([&](const auto& e) { raised.push_back(e); }, raise->event);
       } else {
@@ -122,6 +134,31 @@ void Cluster::Feed(launcher::Event first) {
     }
     queue.insert(queue.begin(), raised.begin(), raised.end());
   }
+}
+
+void Cluster::MaybeRestore() {
+  if (!restore_luck_.Chance(restore_chance_.value_or(0))) return;
+  std::string bytes = coordinator_->Snapshot();
+  if (sabotage_ == Sabotage::kForgetsSuspects) {
+    proto::CoordinatorSnapshot snapshot;
+    snapshot.ParseFromString(bytes);
+    snapshot.clear_suspects();
+    bytes = snapshot.SerializeAsString();
+  }
+  absl::StatusOr<launcher::Coordinator> restored =
+      launcher::Coordinator::Restore(coordinator_->config(), bytes);
+  if (!restored.ok()) {
+    world_.Violated(
+        absl::StrCat("a snapshot cannot be restored: ", std::string(restored.status().message())));
+    return;
+  }
+  coordinator_.emplace(*std::move(restored));
+  ++restores_;
+  world_.Trace("the coordinator is restored from its snapshot");
+}
+
+void Cluster::Transcribe(const std::string& text) {
+  transcript_ = Mix(transcript_, std::hash<std::string>()(text));
 }
 
 void Cluster::Perform(const launcher::Action& action) {

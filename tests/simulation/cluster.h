@@ -40,11 +40,16 @@ struct Outcome {
   int lost_nodes = 0;
   bool saved_after_recovery = false;  // one Ctrl-C during a recovery, and the job saved at its end
   uint64_t steps = 0;                 // of the queue
+  uint64_t transcript = 0;            // a hash of all that the coordinator did, and of its report
+  int restores = 0;                   // of the coordinator, from a snapshot
 };
 
 class Cluster {
  public:
-  Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose);
+  // `restore_chance`: how often, before an event, the coordinator is replaced by one that is
+  // restored from its snapshot. No other luck changes with it. Absent: never, and no transcript.
+  Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose,
+          std::optional<double> restore_chance = std::nullopt);
   Outcome Run();
   // What a journal would hold after Run, and the core that it belongs to.
   const std::vector<std::pair<absl::Duration, launcher::Event>>& durable_events() const {
@@ -66,6 +71,8 @@ class Cluster {
   };
 
   void Feed(launcher::Event event);
+  void MaybeRestore();
+  void Transcribe(const std::string& text);
   void Perform(const launcher::Action& action);
   void OpenAgent(NodeId node);
   void ToAgent(NodeId node, const proto::CoordinatorMessage& message);
@@ -113,10 +120,16 @@ class Cluster {
   bool had_stepped_ = false;     // ... when the first Ctrl-C came
   bool was_recovering_ = false;  // the first Ctrl-C came between two generations
   bool coordinator_killed_ = false;
+  const Sabotage sabotage_;
+  const std::optional<double> restore_chance_;
+  Random restore_luck_;
+  int restores_ = 0;
+  uint64_t transcript_ = 0;
   std::optional<launcher::EndJob> end_;
 };
 
-Outcome RunSeed(uint64_t seed, bool verbose = false, Sabotage sabotage = Sabotage::kNone);
+Outcome RunSeed(uint64_t seed, bool verbose = false, Sabotage sabotage = Sabotage::kNone,
+                std::optional<double> restore_chance = std::nullopt);
 
 }  // namespace dsrun::simulation
 

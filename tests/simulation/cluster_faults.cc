@@ -219,8 +219,9 @@ void Cluster::CheckReplay() {
                                "instead of\n", coordinator_->DebugString()));
 }
 
-Outcome RunSeed(uint64_t seed, bool verbose, Sabotage sabotage) {
-  return Cluster(Scenario::FromSeed(seed), sabotage, verbose).Run();
+Outcome RunSeed(uint64_t seed, bool verbose, Sabotage sabotage,
+                std::optional<double> restore_chance) {
+  return Cluster(Scenario::FromSeed(seed), sabotage, verbose, restore_chance).Run();
 }
 
 }  // namespace dsrun::simulation

@@ -15,11 +15,12 @@
 
 namespace dsrun::simulation {
 
-// Mistakes a worker could make, to see that the simulation notices them.
+// Mistakes that somebody could make, to see that the simulation notices them.
 enum class Sabotage {
   kNone,
-  kWrongBlocks,  // computes its part for the width of the generation before
-  kLoadsStale,   // loads the checkpoint before the newest one, but says it is the newest
+  kWrongBlocks,      // computes its part for the width of the generation before
+  kLoadsStale,       // loads the checkpoint before the newest one, but says it is the newest
+  kForgetsSuspects,  // a restored coordinator has forgotten who had reported a failure
 };
 
 class SimWorker : public Process {

@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/simulation/cluster.h"
 
@@ -78,6 +79,43 @@ TEST(SimulationTest, TheSameSeedIsTheSameRun) {
     EXPECT_EQ(first.exit_code, second.exit_code) << "seed " << seed;
     EXPECT_EQ(first.generations, second.generations) << "seed " << seed;
   }
+}
+
+// ---- The coordinator is taken down to its snapshot and goes on from it
+
+std::string WithoutRestores(Outcome outcome) {
+  return absl::StrCat(outcome.violation, " exit ", outcome.exit_code, " faults ", outcome.faults,
+                      " generations ", outcome.generations, " restarts ", outcome.restarts,
+                      " lost ", outcome.lost_nodes, " saved ", outcome.saved_after_recovery,
+                      " steps ", outcome.steps, " transcript ", outcome.transcript);
+}
+
+// Seldom, often, before every single event.
+double RestoreChance(uint64_t seed) { return seed % 3 == 0 ? 0.01 : seed % 3 == 1 ? 0.3 : 1; }
+
+TEST(SimulationTest, ARestoredCoordinatorGoesOnAsIfNothingHadBeen) {
+  int restores = 0;
+  int faults = 0;
+  for (uint64_t seed = 1; seed <= 600; ++seed) {
+    const Outcome without = RunSeed(seed, false, Sabotage::kNone, 0);
+    const Outcome with = RunSeed(seed, false, Sabotage::kNone, RestoreChance(seed));
+    EXPECT_EQ(WithoutRestores(with), WithoutRestores(without)) << "seed " << seed;
+    restores += with.restores;
+    faults += with.faults;
+  }
+  std::printf("%d restores among %d faults\n", restores, faults);
+  EXPECT_GT(restores, 10'000);
+  EXPECT_GT(faults, 500);
+}
+
+TEST(SimulationTest, ARestoredCoordinatorThatForgetsSomethingIsNoticed) {
+  int noticed = 0;
+  for (uint64_t seed = 1; seed <= 500 && noticed <= 5; ++seed) {
+    const Outcome with = RunSeed(seed, false, Sabotage::kForgetsSuspects, 1);
+    const Outcome without = RunSeed(seed, false, Sabotage::kNone, 0);
+    noticed += WithoutRestores(with) == WithoutRestores(without) ? 0 : 1;
+  }
+  EXPECT_GT(noticed, 5);
 }
 
 // The simulation notices what it is there for.

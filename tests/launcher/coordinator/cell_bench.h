@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "launcher/coordinator/coordinator.h"
+#include "tests/launcher/coordinator/twin.h"
 
 namespace dsrun::launcher {
 
@@ -226,7 +227,9 @@ class Bench {
     while (!queue.empty()) {
       const Event next = queue.front();
       queue.pop_front();
-      for (const Action& action : coordinator_.Step(now_, next)) {
+      const auto [actions, difference] = StepBesideTwin(coordinator_, now_, next);
+      EXPECT_EQ(difference, "");
+      for (const Action& action : actions) {
         if (const auto* raise = std::get_if<Raise>(&action)) {
           std::visit([&](const auto& e) { queue.push_back(e); }, raise->event);
         }

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/describe.h"
+#include "tests/launcher/coordinator/twin.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -99,7 +100,8 @@ void Player::Feed(Event event) {
   while (!queue.empty()) {
     const Event next = std::move(queue.front());
     queue.pop_front();
-    const std::vector<Action> actions = coordinator_->Step(now_, next);
+    const auto [actions, difference] = StepBesideTwin(*coordinator_, now_, next);
+    if (!difference.empty()) Wrong(difference);
     if (IsDurable(next)) journal_.emplace_back(now_, next);
     const absl::Status invariants = coordinator_->CheckInvariants();
     if (!invariants.ok()) Wrong(std::string(invariants.message()));

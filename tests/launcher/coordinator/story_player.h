@@ -13,8 +13,8 @@
 //   > report
 //
 // Raised events are stepped at once, as the shell does. After every step the invariants are
-// checked; at the end the durable events alone are replayed and must give the same digest. Both
-// show up in the transcript when they fail.
+// checked, and that a core restored from a snapshot does the same; at the end the durable events
+// alone are replayed and must give the same digest. Both show up in the transcript when they fail.
 
 #ifndef DSRUN_TESTS_LAUNCHER_COORDINATOR_STORY_PLAYER_H_
 #define DSRUN_TESTS_LAUNCHER_COORDINATOR_STORY_PLAYER_H_

@@ -1,0 +1,235 @@
+// The coordinator's state to bytes and back. Both ways name every field of the class, so a new one
+// does not compile until it has a place in proto/snapshot.proto.
+
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
+#include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/report_codec.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using Wire = proto::CoordinatorSnapshot;
+
+Wire::State StateToWire(Coordinator::State state) {
+  switch (state) {
+    case Coordinator::State::kIdle:
+      return Wire::IDLE;
+    case Coordinator::State::kOpening:
+      return Wire::OPENING;
+    case Coordinator::State::kPreparing:
+      return Wire::PREPARING;
+    case Coordinator::State::kStarting:
+      return Wire::STARTING;
+    case Coordinator::State::kRunning:
+      return Wire::RUNNING;
+    case Coordinator::State::kDraining:
+      return Wire::DRAINING;
+    case Coordinator::State::kStopping:
+      return Wire::STOPPING;
+    case Coordinator::State::kEnding:
+      return Wire::ENDING;
+    case Coordinator::State::kEnded:
+      return Wire::ENDED;
+  }
+  return Wire::STATE_UNSPECIFIED;
+}
+
+absl::StatusOr<Coordinator::State> StateFromWire(int state) {
+  switch (state) {
+    case Wire::IDLE:
+      return Coordinator::State::kIdle;
+    case Wire::OPENING:
+      return Coordinator::State::kOpening;
+    case Wire::PREPARING:
+      return Coordinator::State::kPreparing;
+    case Wire::STARTING:
+      return Coordinator::State::kStarting;
+    case Wire::RUNNING:
+      return Coordinator::State::kRunning;
+    case Wire::DRAINING:
+      return Coordinator::State::kDraining;
+    case Wire::STOPPING:
+      return Coordinator::State::kStopping;
+    case Wire::ENDING:
+      return Coordinator::State::kEnding;
+    case Wire::ENDED:
+      return Coordinator::State::kEnded;
+  }
+  return absl::DataLossError(absl::StrCat("it is in an unknown state, number ", state));
+}
+
+template <typename Ids>
+void PutIds(const Ids& ids, google::protobuf::RepeatedField<int32_t>* to) {
+  for (const auto id : ids) to->Add(id.value());
+}
+
+// Every id below `limit`.
+template <typename Id>
+absl::Status GetIds(const google::protobuf::RepeatedField<int32_t>& from, int limit,
+                    const char* what, std::set<Id>* ids) {
+  for (const int32_t id : from) {
+    if (id < 0 || id >= limit) {
+      return absl::DataLossError(absl::StrCat(what, " ", id, ", but there are ", limit));
+    }
+    ids->insert(Id(id));
+  }
+  return absl::OkStatus();
+}
+
+template <typename Deadline>
+void PutDeadline(const Deadline& from, Wire::Deadline* to) {
+  if (from.is_set()) *to->mutable_at() = ToProto(from.at);
+  to->set_number(from.number);
+}
+
+template <typename Deadline>
+void GetDeadline(const Wire::Deadline& from, Deadline* to) {
+  to->at = from.has_at() ? FromProto(from.at()) : absl::InfiniteDuration();
+  to->number = from.number();
+}
+
+// The places of a plan: nodes that the job has.
+absl::Status CheckPlan(const proto::GenerationPlan& plan, size_t nodes) {
+  for (const proto::Member& member : plan.members()) {
+    if (member.node() >= 0 && static_cast<size_t>(member.node()) < nodes) continue;
+    return absl::DataLossError(
+        absl::StrCat("its plan has a rank on node ", member.node(), ", the job has ", nodes));
+  }
+  return absl::OkStatus();
+}
+
+// What the code takes for granted about the story.
+absl::Status CheckStory(const Report& report, Coordinator::State state, Generation generation) {
+  if (report.generations.empty() == (generation.value() > 0)) {
+    return absl::DataLossError(absl::StrCat("generation ", generation.value(), " is claimed, its ",
+                                            "story has ", report.generations.size()));
+  }
+  if (state == Coordinator::State::kDraining && report.incidents.empty()) {
+    return absl::DataLossError("ranks are drained, and its story has no incident");
+  }
+  return absl::OkStatus();
+}
+// The report is all that a History is made of.
+static_assert(sizeof(History) == sizeof(Report), "a new field of History needs a place");
+
+}  // namespace
+
+std::string Coordinator::Snapshot() const {
+  // config: the journal's header has it. now, actions: of the step in progress, and there is none.
+  const auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
+               stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts,
+               fruitless, progressed, first_step, high_step, newest_checkpoint, drain_for_lease,
+               stops, stop_waits, exit_code, ended, history, heard_step, told_step, now, actions] =
+      *this;
+  Wire to;
+  to.set_schema_version(kSnapshotSchemaVersion);
+  to.set_state(StateToWire(state));
+  to.set_generation(generation.value());
+  *to.mutable_plan() = plan;
+  *to.mutable_members() = members.Snapshot();
+  PutIds(prepared, to.mutable_prepared());
+  PutIds(joined, to.mutable_joined());
+  PutIds(finished, to.mutable_finished());
+  PutIds(exited, to.mutable_exited());
+  to.set_stopped_early(stopped_early);
+  *to.mutable_rendezvous() = rendezvous.Snapshot();
+  for (const auto& [rank, failure] : suspects) {
+    Wire::Suspect* suspect = to.add_suspects();
+    suspect->set_rank(rank.value());
+    *suspect->mutable_failure() = ToSnapshot(failure);
+  }
+  PutDeadline(phase_deadline, to.mutable_phase_deadline());
+  PutDeadline(cause_deadline, to.mutable_cause_deadline());
+  to.set_restarts(restarts);
+  to.set_fruitless(fruitless);
+  to.set_progressed(progressed);
+  to.set_first_step(first_step);
+  to.set_high_step(high_step);
+  to.set_newest_checkpoint_generation(newest_checkpoint.first);
+  to.set_newest_checkpoint_step(newest_checkpoint.second);
+  to.set_drain_for_lease(drain_for_lease);
+  to.set_stops(stops);
+  to.set_stop_waits(stop_waits);
+  to.set_exit_code(exit_code);
+  to.set_ended(ended);
+  *to.mutable_report() = ToSnapshot(history.report());
+  to.set_heard_step(heard_step);
+  to.set_told_step(told_step);
+  return to.SerializeAsString();
+}
+
+absl::StatusOr<Coordinator> Coordinator::Restore(CoordinatorConfig config,
+                                                 std::string_view snapshot) {
+  Wire from;
+  if (!from.ParseFromArray(snapshot.data(), static_cast<int>(snapshot.size()))) {
+    return absl::DataLossError("it is no snapshot of a coordinator");
+  }
+  if (from.schema_version() != kSnapshotSchemaVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it has schema version ", from.schema_version(), ", expected ",
+                     kSnapshotSchemaVersion, "; read it with the version that wrote it"));
+  }
+  Coordinator coordinator(std::move(config));
+  RETURN_IF_ERROR(coordinator.SetFrom(from));
+  if (absl::Status s = coordinator.CheckInvariants(); !s.ok()) {
+    return absl::DataLossError(s.message());
+  }
+  return coordinator;
+}
+
+absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
+  auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
+         stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts, fruitless,
+         progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops, stop_waits,
+         exit_code, ended, history, heard_step, told_step, now, actions] = *this;
+  const size_t nodes = config.nodes.size();
+  RETURN_IF_ERROR(CheckPlan(from.plan(), nodes));
+  const int ranks = from.plan().members_size();
+  ASSIGN_OR_RETURN(state, StateFromWire(from.state()));
+  generation = Generation(from.generation());
+  plan = from.plan();
+  ASSIGN_OR_RETURN(members, Membership::Restore(nodes, from.members()));
+  RETURN_IF_ERROR(GetIds(from.prepared(), static_cast<int>(nodes), "prepared node", &prepared));
+  RETURN_IF_ERROR(GetIds(from.joined(), ranks, "joined rank", &joined));
+  RETURN_IF_ERROR(GetIds(from.finished(), ranks, "finished rank", &finished));
+  RETURN_IF_ERROR(GetIds(from.exited(), ranks, "exited rank", &exited));
+  stopped_early = from.stopped_early();
+  ASSIGN_OR_RETURN(rendezvous, RendezvousTable::Restore(ranks, from.rendezvous()));
+  for (const Wire::Suspect& suspect : from.suspects()) {
+    if (suspect.rank() < 0 || suspect.rank() >= ranks) {
+      return absl::DataLossError(absl::StrCat("suspect ", suspect.rank(), " of ", ranks));
+    }
+    ASSIGN_OR_RETURN(suspects[Rank(suspect.rank())], FromSnapshot(suspect.failure()));
+  }
+  GetDeadline(from.phase_deadline(), &phase_deadline);
+  GetDeadline(from.cause_deadline(), &cause_deadline);
+  restarts = from.restarts();
+  fruitless = from.fruitless();
+  progressed = from.progressed();
+  first_step = from.first_step();
+  high_step = from.high_step();
+  newest_checkpoint = {from.newest_checkpoint_generation(), from.newest_checkpoint_step()};
+  drain_for_lease = from.drain_for_lease();
+  stops = from.stops();
+  stop_waits = from.stop_waits();
+  exit_code = from.exit_code();
+  ended = from.ended();
+  ASSIGN_OR_RETURN(Report report, FromSnapshot(from.report()));
+  RETURN_IF_ERROR(CheckStory(report, state, generation));
+  history = History::Of(std::move(report));
+  heard_step = from.heard_step();
+  told_step = from.told_step();
+  return absl::OkStatus();
+}
+
+}  // namespace dsrun::launcher
