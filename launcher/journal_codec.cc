@@ -80,46 +80,52 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
       "proto/journal.proto; read it with the version that wrote it");
 }
 
+// Both name every field, so a new one does not compile until it has a form.
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
+  const auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
+               join_timeout, cause_grace, collective_timeout, max_restarts,
+               max_restarts_without_progress] = config;
   proto::JournalHeader header;
-  header.set_job_id(config.job_id);
-  for (const CoordinatorConfig::Node& node : config.nodes) {
+  header.set_job_id(job_id);
+  for (const auto& [host, slots] : nodes) {
     proto::JournalNode* to = header.add_nodes();
-    to->set_host(node.host);
-    for (const Slot slot : node.slots) to->add_slots(slot.value());
+    to->set_host(host);
+    for (const Slot slot : slots) to->add_slots(slot.value());
   }
-  header.set_is_train(config.is_train);
-  header.set_canonical_blocks(config.canonical_blocks);
-  *header.mutable_node_silent_after() = ToProto(config.node_silent_after);
-  *header.mutable_lease() = ToProto(config.lease);
-  *header.mutable_stop_grace() = ToProto(config.stop_grace);
-  *header.mutable_join_timeout() = ToProto(config.join_timeout);
-  *header.mutable_cause_grace() = ToProto(config.cause_grace);
-  *header.mutable_collective_timeout() = ToProto(config.collective_timeout);
-  header.set_max_restarts(config.max_restarts);
-  header.set_max_restarts_without_progress(config.max_restarts_without_progress);
+  header.set_is_train(is_train);
+  header.set_canonical_blocks(canonical_blocks);
+  *header.mutable_node_silent_after() = ToProto(node_silent_after);
+  *header.mutable_lease() = ToProto(lease);
+  *header.mutable_stop_grace() = ToProto(stop_grace);
+  *header.mutable_join_timeout() = ToProto(join_timeout);
+  *header.mutable_cause_grace() = ToProto(cause_grace);
+  *header.mutable_collective_timeout() = ToProto(collective_timeout);
+  header.set_max_restarts(max_restarts);
+  header.set_max_restarts_without_progress(max_restarts_without_progress);
   return header;
 }
 
 CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
-  config.job_id = header.job_id();
+  auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
+         join_timeout, cause_grace, collective_timeout, max_restarts,
+         max_restarts_without_progress] = config;
+  job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
-    CoordinatorConfig::Node facts;
-    facts.host = node.host();
-    for (const int32_t slot : node.slots()) facts.slots.push_back(Slot(slot));
-    config.nodes.push_back(std::move(facts));
+    auto& [host, slots] = nodes.emplace_back();
+    host = node.host();
+    for (const int32_t slot : node.slots()) slots.push_back(Slot(slot));
   }
-  config.is_train = header.is_train();
-  config.canonical_blocks = header.canonical_blocks();
-  config.node_silent_after = FromProto(header.node_silent_after());
-  config.lease = FromProto(header.lease());
-  config.stop_grace = FromProto(header.stop_grace());
-  config.join_timeout = FromProto(header.join_timeout());
-  config.cause_grace = FromProto(header.cause_grace());
-  config.collective_timeout = FromProto(header.collective_timeout());
-  config.max_restarts = header.max_restarts();
-  config.max_restarts_without_progress = header.max_restarts_without_progress();
+  is_train = header.is_train();
+  canonical_blocks = header.canonical_blocks();
+  node_silent_after = FromProto(header.node_silent_after());
+  lease = FromProto(header.lease());
+  stop_grace = FromProto(header.stop_grace());
+  join_timeout = FromProto(header.join_timeout());
+  cause_grace = FromProto(header.cause_grace());
+  collective_timeout = FromProto(header.collective_timeout());
+  max_restarts = header.max_restarts();
+  max_restarts_without_progress = header.max_restarts_without_progress();
   return config;
 }
 

@@ -125,7 +125,7 @@ class Launch {
       ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
                                         "choose another file with --metrics"));
     }
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_)),
+    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
                                       "choose another folder with --run-dir"));
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
@@ -170,8 +170,8 @@ class Launch {
     doors.starter = [this, &starters](NodeId node) -> AgentStarter& {
       return starters.Of(job_.nodes(node.value()));
     };
-    doors.record = [this](absl::Duration now, const Event& event, uint64_t digest) {
-      return journal_->Append(now, Clock::Real().WallNow(), event, digest);
+    doors.record = [this](absl::Duration now, const Event& event, const Coordinator& core) {
+      return journal_->Append(now, Clock::Real().WallNow(), event, core);
     };
     doors.commit = [this] { return journal_->Commit(); };
     doors.tell = [this](const OperatorEvent& event) { Tell(event); };

@@ -135,7 +135,7 @@ void Runner::StepInto(const Event& event, std::vector<Action>& actions) {
     CheckCore();
     if (!IsDurable(next) || !journal_works_) continue;
     uncommitted_ = true;
-    if (absl::Status s = doors_.record(now_, next, coordinator_.Digest()); !s.ok()) NoJournal(s);
+    if (absl::Status s = doors_.record(now_, next, coordinator_); !s.ok()) NoJournal(s);
   }
 }
 

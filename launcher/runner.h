@@ -56,8 +56,9 @@ class Runner {
     // The starter of a node's agent.
     std::function<AgentStarter&(NodeId)> starter;
     // Writes an event down; `commit` makes all that was written durable. Called by Run's thread.
-    // `digest` is the core's after the event. A failure is told and the job goes on without.
-    std::function<absl::Status(absl::Duration now, const Event& event, uint64_t digest)> record;
+    // `core`: after the event. A failure is told and the job goes on without.
+    std::function<absl::Status(absl::Duration now, const Event& event, const Coordinator& core)>
+        record;
     std::function<absl::Status()> commit;
     // For the operator; must not block. `tell` is called by Run's thread, `output` by others.
     std::function<void(const OperatorEvent&)> tell;

@@ -1,12 +1,15 @@
 // Tells the story of a job from its journal: every event, what the core made of it, and the report.
 //
-//   coordinator_replay RUN_DIR/journal.db          the story
-//   coordinator_replay RUN_DIR/journal.db --state  also the state after every record
+//   coordinator_replay RUN_DIR/journal.db                   the story
+//   coordinator_replay RUN_DIR/journal.db --state           also the state after every record
+//   coordinator_replay RUN_DIR/journal.db --from-snapshot   from the newest snapshot that is good
 //
+// The digest after every record, and that of the snapshot, must be the one that was written down.
 // Exit code 0; 1 when the journal cannot be read or this version decides differently.
 
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -16,21 +19,56 @@
 namespace dsrun::launcher {
 namespace {
 
-int Replay(const std::string& path, bool with_state) {
-  const absl::StatusOr<JournalContent> journal = ReadJournal(path);
+constexpr char kUsage[] =
+    "usage: coordinator_replay RUN_DIR/journal.db [--state] [--from-snapshot]\n"
+    "  Tells what the coordinator of a job heard and decided, from the first record on.\n"
+    "  --state          also the state after every record\n"
+    "  --from-snapshot  begin with the newest snapshot that is good, not with the first record\n"
+    "Exit code 1 when the journal cannot be read, or a record leads to another state than it "
+    "did.\n";
+
+struct Options {
+  std::string path;
+  bool with_state = false;
+  ReadFrom from = ReadFrom::kStart;
+};
+
+std::string WallTime(absl::Time wall) {
+  return absl::FormatTime("%H:%M:%E3S", wall, absl::UTCTimeZone());
+}
+
+void PrintBeginning(const JournalContent& journal) {
+  std::printf("job %s, %zu records\n", journal.config.job_id.c_str(), journal.records.size());
+  for (const std::string& skipped : journal.skipped) std::printf("skipped: %s\n", skipped.c_str());
+  if (!journal.snapshot) return;
+  std::printf("begins with the snapshot after record %lld, %s, digest %s as its record\n%s",
+              static_cast<long long>(journal.snapshot->seq),
+              WallTime(journal.snapshot->wall).c_str(),
+              absl::StrCat(absl::Hex(journal.snapshot->core.Digest())).c_str(),
+              journal.snapshot->core.DebugString().c_str());
+}
+
+// What the times of records are counted from.
+absl::Duration StartOfJob(const JournalContent& journal) {
+  if (journal.snapshot) return journal.snapshot->core.CurrentReport({}).started_at;
+  return journal.records.empty() ? absl::ZeroDuration() : journal.records.front().now;
+}
+
+int Replay(const Options& options) {
+  const absl::StatusOr<JournalContent> journal = ReadJournal(options.path, options.from);
   if (!journal.ok()) {
     std::fprintf(stderr, "coordinator_replay: %s\n", journal.status().ToString().c_str());
     return 1;
   }
-  std::printf("job %s, %zu records\n", journal->config.job_id.c_str(), journal->records.size());
-  Coordinator coordinator(journal->config);
+  PrintBeginning(*journal);
+  Coordinator coordinator = CoreAtTheBeginning(*journal);
   int differing = 0;
-  absl::Duration begin;
+  const absl::Duration since = StartOfJob(*journal);
+  absl::Duration end = journal->snapshot ? journal->snapshot->now : since;
   for (const JournalRecord& record : journal->records) {
-    if (record.seq == 1) begin = record.now;
+    end = record.now;
     std::printf("%6lld %10.4f %s  %s\n", static_cast<long long>(record.seq),
-                absl::ToDoubleSeconds(record.now - begin),
-                absl::FormatTime("%H:%M:%E3S", record.wall, absl::UTCTimeZone()).c_str(),
+                absl::ToDoubleSeconds(record.now - since), WallTime(record.wall).c_str(),
                 Describe(record.event).c_str());
     for (const Action& action : coordinator.Step(record.now, record.event)) {
       std::printf("%34s%s\n", "", Describe(action).c_str());
@@ -39,11 +77,11 @@ int Replay(const std::string& path, bool with_state) {
       ++differing;
       std::printf("%34s! another state than when it was written\n", "");
     }
-    if (with_state) std::fputs(coordinator.DebugString().c_str(), stdout);
+    if (options.with_state) std::fputs(coordinator.DebugString().c_str(), stdout);
   }
-  const absl::Duration end = journal->records.empty() ? begin : journal->records.back().now;
-  std::printf("state: %s, generation %lld\n%s", StateName(coordinator.state()),
+  std::printf("state: %s, generation %lld, digest %s\n%s", StateName(coordinator.state()),
               static_cast<long long>(coordinator.generation().value()),
+              absl::StrCat(absl::Hex(coordinator.Digest())).c_str(),
               Describe(coordinator.CurrentReport(end)).c_str());
   if (differing > 0) std::printf("%d records led to another state\n", differing);
   return differing == 0 ? 0 : 1;
@@ -53,10 +91,23 @@ int Replay(const std::string& path, bool with_state) {
 }  // namespace dsrun::launcher
 
 int main(int argc, char** argv) {
-  const bool with_state = argc == 3 && std::string(argv[2]) == "--state";
-  if (argc < 2 || (argc > 2 && !with_state)) {
-    std::fprintf(stderr, "usage: coordinator_replay RUN_DIR/journal.db [--state]\n");
+  dsrun::launcher::Options options;
+  bool understood = true;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--state") {
+      options.with_state = true;
+    } else if (argument == "--from-snapshot") {
+      options.from = dsrun::launcher::ReadFrom::kNewestSnapshot;
+    } else if (options.path.empty() && !argument.starts_with("-")) {
+      options.path = argument;
+    } else {
+      understood = false;
+    }
+  }
+  if (!understood || options.path.empty()) {
+    std::fputs(dsrun::launcher::kUsage, stderr);
     return 1;
   }
-  return dsrun::launcher::Replay(argv[1], with_state);
+  return dsrun::launcher::Replay(options);
 }

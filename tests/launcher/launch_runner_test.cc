@@ -39,7 +39,7 @@ class RunnerTest : public ::testing::Test {
     doors.clock = &Clock::Real();
     doors.client = &agents_;
     doors.starter = [this](NodeId) -> AgentStarter& { return agents_; };
-    doors.record = [this](absl::Duration, const Event& event, uint64_t) {
+    doors.record = [this](absl::Duration, const Event& event, const Coordinator&) {
       recorded_.push_back(event);
       return record_status_;
     };
