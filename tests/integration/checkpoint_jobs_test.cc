@@ -177,6 +177,26 @@ std::vector<pid_t> TreeOfNode(const Job& job, const std::string& address) {
   return tree;
 }
 
+// The agent may be silent about a worker for long; so its generation ends by the time limit of the
+// others' collective, and the worker is woken in the middle of its save by the next one.
+TEST_F(CheckpointJob, CommitterStoppedWhileSaving_WokenInTheNextGeneration_JoinsIt) {
+  Job job(Train({"--num_gpus=3", "--collective-timeout", "1s", "--worker-silent-after", "60s",
+                 "--join-timeout", "90s"},
+                folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval / 2)) << job.Words();
+  const std::vector<pid_t> before = job.Find(Role::kWorker);
+  ASSERT_EQ(before.size(), 3u) << job.Words();
+  ASSERT_TRUE(Eventually([&] { return CheckpointIsBeingWritten(save()) || job.Ended(); }));
+  kill(before[0], SIGSTOP);
+  ASSERT_TRUE(job.AwaitError("generation 2 starts")) << job.Words();
+  EXPECT_EQ(StateAndParent(before[0]).substr(0, 1), "T") << "it should still be stopped";
+  kill(before[0], SIGCONT);
+  ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
+  const std::vector<pid_t> after = job.Find(Role::kWorker);
+  EXPECT_TRUE(after.empty() || after == before) << "its process should go on" << job.Words();
+  ExpectWentOn(job, folder_);
+}
+
 // As a virtual machine that is paused: nobody on the node is left who could kill the writer.
 TEST_F(CheckpointJob, NodeFrozenWhileSaving_OvertakenAndWoken_SpoilsNothing) {
   // With the usual limits the keeper, woken by dsrun when the node is lost, would kill them first.
