@@ -66,7 +66,8 @@ std::vector<Fault> DrawFaults(std::mt19937_64& random) {
     fault.deed = static_cast<Deed>(below(3));
     // A job whose agents die before it has begun has nothing to go on with.
     const int64_t first = fault.victim == Role::kAgent ? 1 : 0;
-    fault.step = first + below(kSteps - 10);
+    // One in six while the job is starting: much happens there in few steps.
+    fault.step = below(6) == 0 ? first : first + below(kSteps - 10);
     fault.after = absl::Microseconds(below(30'000));
     fault.paused_for = absl::Milliseconds(below(4'500));  // the limits of silence are 3 s
   }
@@ -75,6 +76,7 @@ std::vector<Fault> DrawFaults(std::mt19937_64& random) {
   return faults;
 }
 
+// Not a wait for anything: the moment is what is drawn.
 void Let(absl::Duration pass) {
   Eventually([] { return false; }, pass);
 }
