@@ -113,7 +113,8 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +
-                            (t.overlap_comm() ? ", overlapped" : ", not overlapped"));
+                            (t.overlap_comm() ? ", overlapped" : ", not overlapped") +
+                            (t.shared_memory() ? ", shared memory on a node" : ", TCP everywhere"));
   out += Line("checkpoints",
               t.save_dir() + (t.save_interval() == 0
                                   ? ", at the end"
@@ -238,7 +239,8 @@ Json TrainJson(const Resolved& resolved) {
           {"isa_cap", t.isa_cap()},
           {"threads_per_rank", t.threads_per_rank()},
           {"bucket_bytes", t.bucket_bytes()},
-          {"overlap", t.overlap_comm()}};
+          {"overlap", t.overlap_comm()},
+          {"shared_memory", t.shared_memory()}};
 }
 
 Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace& p) {

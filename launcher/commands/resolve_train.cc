@@ -264,6 +264,7 @@ void TrainResolver::Engine() {
   train_.set_bucket_bytes(v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
                               .value_or(DefaultBucketBytes(ParameterCount(model_))));
   train_.set_overlap_comm(v_.OnOff("overlap", true));
+  train_.set_shared_memory(v_.OnOff("shared-memory", true));
   const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
   const auto rank_of = [&](const std::string& isa) {
     return std::find(isas.begin(), isas.end(), isa) - isas.begin();

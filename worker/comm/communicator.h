@@ -1,7 +1,8 @@
 // Communicator: what ranks of one generation say to each other. The one primitive is Exchange, a
 // batch of point-to-point messages; every collective is built on it (collectives.h), so a backend
 // has little to get wrong and every reduction is ours, in our order (docs/numerics.md). Backends:
-// in_process_communicator (threads), gloo_communicator (TCP).
+// in_process_communicator (threads), gloo_communicator (TCP), and
+// shared_memory_communicator around one of them.
 //
 // Life: a communicator belongs to one generation. After any error, or Abort, it is dead: every
 // further call returns the first error at once. A new generation builds a new one; nothing is ever

@@ -6,6 +6,7 @@
 #include "common/base/status_macros.h"
 #include "worker/comm/checked_communicator.h"
 #include "worker/comm/gloo_communicator.h"
+#include "worker/comm/shared_memory_communicator.h"
 
 namespace dsrun::worker {
 namespace {
@@ -38,6 +39,13 @@ absl::StatusOr<std::unique_ptr<Communicator>> BuildCommunicator(const Communicat
   options.cancelled = request.cancelled;
   ASSIGN_OR_RETURN(std::unique_ptr<Communicator> communicator,
                    GlooCommunicator::Create(options, rendezvous));
+  if (request.shared_memory) {
+    SharedMemoryOptions shared;
+    shared.node = request.bind_address;
+    shared.timeout = request.timeout;
+    ASSIGN_OR_RETURN(communicator,
+                     CreateSharedMemoryCommunicator(std::move(communicator), shared, rendezvous));
+  }
   return CreateCheckedCommunicator(std::move(communicator), policy);
 }
 

@@ -24,6 +24,7 @@ struct CommunicatorRequest {
   absl::Duration timeout;           // of one exchange
   absl::Duration connect_timeout;   // of the whole mesh
   std::string check;                // TrainSpec::check_collectives
+  bool shared_memory = false;       // TrainSpec::shared_memory
   std::function<bool()> cancelled;  // asked while the mesh is being built
 };
 

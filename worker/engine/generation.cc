@@ -99,6 +99,7 @@ absl::Status GenerationRun::Join() {
   request.timeout = exchange_timeout_.Current();
   request.connect_timeout = dsrun::FromProto(job_.limits().join_timeout());
   request.check = spec_.check_collectives();
+  request.shared_memory = spec_.shared_memory();
   request.cancelled = [this] { return session_.Superseded(generation_); };
   ASSIGN_OR_RETURN(communicator_, setup_.build_communicator(request, rendezvous));
   session_.OnSuperseded(generation_, [communicator = communicator_.get()] {

@@ -205,15 +205,16 @@ TEST_P(CommunicatorTest, PeerLeaves_AfterItsLastMessage_DoesNotDisturbTheOthers)
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(All, CommunicatorTest,
-                         ::testing::Combine(::testing::Values(Backend::kInProcess, Backend::kGloo,
-                                                              Backend::kCheckedInProcess,
-                                                              Backend::kCheckedGloo),
-                                            ::testing::Values(1, 2, 3, 4, 8)),
-                         [](const auto& info) {
-                           return BackendName(std::get<0>(info.param)) + "_" +
-                                  std::to_string(std::get<1>(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, CommunicatorTest,
+    ::testing::Combine(::testing::Values(Backend::kInProcess, Backend::kGloo,
+                                         Backend::kSharedMemory, Backend::kSharedMemoryGloo,
+                                         Backend::kCheckedInProcess, Backend::kCheckedGloo,
+                                         Backend::kCheckedSharedMemory),
+                       ::testing::Values(1, 2, 3, 4, 8)),
+    [](const auto& info) {
+      return BackendName(std::get<0>(info.param)) + "_" + std::to_string(std::get<1>(info.param));
+    });
 
 class CheckedTest : public ::testing::TestWithParam<Backend> {};
 
@@ -259,7 +260,8 @@ TEST_P(CheckedTest, Ranks_WithDifferentSizes_SeeWhoSendsWhat) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CheckedTest,
-                         ::testing::Values(Backend::kCheckedInProcess, Backend::kCheckedGloo),
+                         ::testing::Values(Backend::kCheckedInProcess, Backend::kCheckedGloo,
+                                           Backend::kCheckedSharedMemory),
                          [](const auto& info) { return BackendName(info.param); });
 
 }  // namespace

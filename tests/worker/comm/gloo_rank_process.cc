@@ -1,7 +1,10 @@
 // One rank as a process of its own, for gloo_process_test, which plays the coordinator through this
 // process's standard input and output:
 //
-//   gloo_rank_process RANK SIZE ADDRESS TIMEOUT_MS
+//   gloo_rank_process RANK SIZE ADDRESS TIMEOUT_MS TRANSPORT
+//
+// TRANSPORT: gloo, or shared: shared memory between the ranks of one address, Gloo between others.
+//
 //   in:  TOKEN text | TABLE hex hex ... | CANCEL | BARRIER | RECV peer bytes | SEND peer bytes |
 //        ABORT | LEAVE
 //   out: BLOB hex | DONE ms status-code peer message (after connecting and after each operation) |
@@ -23,6 +26,7 @@
 #include "worker/comm/collectives.h"
 #include "worker/comm/gloo_communicator.h"
 #include "worker/comm/rendezvous.h"
+#include "worker/comm/shared_memory_communicator.h"
 
 namespace dsrun::worker {
 namespace {
@@ -125,6 +129,12 @@ int Main(char** args) {
   PipeRendezvous rendezvous(control);
   SteadyTime start = Clock::Real().SteadyNow();
   auto communicator = GlooCommunicator::Create(options, rendezvous);
+  if (communicator.ok() && args[5] == std::string("shared")) {
+    SharedMemoryOptions shared;
+    shared.node = options.bind_address;
+    shared.timeout = options.timeout;
+    communicator = CreateSharedMemoryCommunicator(*std::move(communicator), shared, rendezvous);
+  }
   Report(control, start, communicator.status());
   if (communicator.ok()) control.SetCommunicator(communicator->get());
   for (std::string line = control.Next(); line != "LEAVE"; line = control.Next()) {
@@ -141,4 +151,4 @@ int Main(char** args) {
 }  // namespace
 }  // namespace dsrun::worker
 
-int main(int count, char** args) { return count == 5 ? dsrun::worker::Main(args) : 2; }
+int main(int count, char** args) { return count == 6 ? dsrun::worker::Main(args) : 2; }

@@ -13,6 +13,7 @@
 #include "worker/comm/checked_communicator.h"
 #include "worker/comm/gloo_communicator.h"
 #include "worker/comm/in_process_communicator.h"
+#include "worker/comm/shared_memory_communicator.h"
 
 // Debian's Gloo forgets an address list when a bind address is refused.
 extern "C" const char* __lsan_default_suppressions() {
@@ -42,6 +43,23 @@ Group MakeGlooGroup(int size, absl::Duration timeout, size_t part_bytes) {
   return group;
 }
 
+// Puts shared memory around every rank of `group`, `nodes` nodes in turn. The rings are short: long
+// messages go round them many times.
+void ShareMemory(Group& group, int nodes, absl::Duration timeout) {
+  InMemoryRendezvousTable table(static_cast<int>(group.size()));
+  RunRanks(static_cast<int>(group.size()), [&](int rank) {
+    SharedMemoryOptions options;
+    options.node = "node " + std::to_string(rank % nodes);
+    options.timeout = timeout;
+    options.ring_bytes = 5000;
+    const std::unique_ptr<Rendezvous> rendezvous = table.ForRank(rank);
+    std::unique_ptr<Communicator>& mine = group[static_cast<size_t>(rank)];
+    auto communicator = CreateSharedMemoryCommunicator(std::move(mine), options, *rendezvous);
+    ASSERT_TRUE(communicator.ok()) << communicator.status();
+    mine = *std::move(communicator);
+  });
+}
+
 // The state letter of a thread of this process ('S': sleeps), or 0.
 char ThreadState(pid_t thread) {
   std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
@@ -58,19 +76,31 @@ std::string BackendName(Backend backend) {
       return "InProcess";
     case Backend::kGloo:
       return "Gloo";
+    case Backend::kSharedMemory:
+      return "SharedMemory";
+    case Backend::kSharedMemoryGloo:
+      return "SharedMemoryGloo";
     case Backend::kCheckedInProcess:
       return "CheckedInProcess";
     case Backend::kCheckedGloo:
       return "CheckedGloo";
+    case Backend::kCheckedSharedMemory:
+      return "CheckedSharedMemory";
   }
   return "";
 }
 
 Group MakeGroup(Backend backend, int size, absl::Duration timeout, size_t part_bytes) {
-  const bool gloo = backend == Backend::kGloo || backend == Backend::kCheckedGloo;
-  const bool checked = backend == Backend::kCheckedGloo || backend == Backend::kCheckedInProcess;
+  const bool gloo = backend == Backend::kGloo || backend == Backend::kCheckedGloo ||
+                    backend == Backend::kSharedMemoryGloo;
+  const bool checked = backend == Backend::kCheckedGloo || backend == Backend::kCheckedInProcess ||
+                       backend == Backend::kCheckedSharedMemory;
   Group group = gloo ? MakeGlooGroup(size, timeout, part_bytes)
                      : CreateInProcessGroup(size, InProcessOptions{timeout});
+  if (backend == Backend::kSharedMemoryGloo) ShareMemory(group, 2, timeout);
+  if (backend == Backend::kSharedMemory || backend == Backend::kCheckedSharedMemory) {
+    ShareMemory(group, 1, timeout);
+  }
   for (std::unique_ptr<Communicator>& rank : group) {
     if (checked) rank = CreateCheckedCommunicator(std::move(rank), CheckPolicy::Always());
   }

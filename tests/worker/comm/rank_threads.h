@@ -15,7 +15,15 @@
 
 namespace dsrun::worker {
 
-enum class Backend { kInProcess, kGloo, kCheckedInProcess, kCheckedGloo };
+enum class Backend {
+  kInProcess,
+  kGloo,
+  kSharedMemory,      // all ranks on one node; what is inside is in-process and not used
+  kSharedMemoryGloo,  // two nodes: even and odd ranks; Gloo between them
+  kCheckedInProcess,
+  kCheckedGloo,
+  kCheckedSharedMemory,
+};
 
 std::string BackendName(Backend backend);
 
