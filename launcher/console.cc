@@ -19,7 +19,9 @@ constexpr absl::Duration kPatience = absl::Seconds(5);
 
 struct Describe {
   std::string operator()(const AgentsOpened& event) const {
-    return absl::StrFormat("%d agents with %d slots are ready", event.nodes, event.slots);
+    return absl::StrFormat("%d agent%s with %d slot%s ready", event.nodes,
+                           event.nodes == 1 ? "" : "s", event.slots,
+                           event.slots == 1 ? " is" : "s are");
   }
   std::string operator()(const GenerationStarted& event) const {
     return absl::StrFormat("generation %d starts with %d ranks: %s", event.generation.value(),

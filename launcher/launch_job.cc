@@ -121,12 +121,13 @@ class Launch {
     FileSystem& fs = FileSystem::Real();
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
+    // The first file of all: it refuses the folder of another job, whose files stay as they are.
+    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
+                                      "choose another folder with --run-dir"));
     if (!job_.train().metrics_path().empty()) {
       ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
                                         "choose another file with --metrics"));
     }
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
-                                      "choose another folder with --run-dir"));
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
           OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),

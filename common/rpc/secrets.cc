@@ -88,8 +88,13 @@ uint64_t RandomIncarnation() {
 absl::StatusOr<std::string> ReadClusterKeyFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    const std::string text = absl::StrCat("cluster key ", path, ": ", strerror(errno));
-    return errno == ENOENT ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
+    const bool missing = errno == ENOENT;
+    const std::string text =
+        absl::StrCat("cluster key ", path, ": ", strerror(errno),
+                     missing ? "; expected the file that dsagent gets too; make one with: "
+                               "(umask 077; head -c 32 /dev/urandom | base64 > FILE)"
+                             : "");
+    return missing ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
   }
   absl::StatusOr<std::string> key = std::string();
   if (absl::Status status = CheckPrivate(fd, path); !status.ok()) {

@@ -90,11 +90,16 @@ void CheckMemory(ResolveContext& context) {
   }
   const int64_t available = context.machine.memory_available;
   if (available <= 0 || here <= available) return;
-  context.findings.AddFlag(
-      "--model", job.train().model().preset() + " does not fit: " + std::to_string(ranks_here) +
-                     (ranks_here == 1 ? " rank" : " ranks") + " of up to " + BytesText(largest) +
-                     " need " + BytesText(here) + " on this machine, " + BytesText(available) +
-                     " are available; fits: " + WhatWouldFit(input, available));
+  const std::string why =
+      job.train().model().preset() + " does not fit: " + std::to_string(ranks_here) +
+      (ranks_here == 1 ? " rank" : " ranks") + " of up to " + BytesText(largest) + " need " +
+      BytesText(here) + " on this machine, " + BytesText(available) +
+      " are available; fits: " + WhatWouldFit(input, available);
+  if (context.resolved.dry_run) {  // asked for its table, perhaps on another machine
+    context.Note("--model: a real start would be refused: " + why);
+  } else {
+    context.findings.AddFlag("--model", why);
+  }
 }
 
 }  // namespace dsrun::launcher

@@ -22,12 +22,21 @@ constexpr int kExitBadInput = 90;  // docs/errors.md
 constexpr char kUsage[] =
     "usage: dsrun checkpoint hash DIR [--job ID] [--json]\n"
     "       dsrun checkpoint inspect DIR [--job ID] [--json]\n";
+constexpr char kHelp[] =
+    "  hash      SHA-256 over everything a checkpoint holds: tensors, optimizer state, counters,\n"
+    "            data position; equal for equal training, whatever the number of ranks\n"
+    "  inspect   tensors, shapes, shards, sizes, fingerprint; every byte is checked\n"
+    "  DIR       a save folder, of which the newest whole checkpoint is taken, or one manifest\n"
+    "  --job ID  that job's checkpoints only\n"
+    "  --json    one JSON object on standard output\n"
+    "Exit codes: 0, and 90 when there is no whole checkpoint or a flag is wrong.\n";
 
 struct Request {
   std::string verb;
   std::string path;
   std::string job_id;
   bool json = false;
+  bool help = false;
 };
 
 absl::StatusOr<Request> ParseArgs(std::span<const std::string> args) {
@@ -35,6 +44,10 @@ absl::StatusOr<Request> ParseArgs(std::span<const std::string> args) {
   std::vector<std::string> words;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& arg = args[i];
+    if (arg == "--help" || arg == "-h") {
+      request.help = true;
+      return request;
+    }
     if (arg == "--json") {
       request.json = true;
     } else if (arg == "--job") {
@@ -201,6 +214,10 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
   if (!request.ok()) {
     err << "dsrun checkpoint: " << std::string(request.status().message()) << "\n" << kUsage;
     return kExitBadInput;
+  }
+  if (request->help) {
+    out << kUsage << kHelp;
+    return 0;
   }
   absl::StatusOr<Checkpoint> checkpoint = Find(fs, *request, err);
   if (!checkpoint.ok()) {

@@ -3,7 +3,7 @@
 //
 // --json: one JSON object on standard output instead. --job ID: that job's checkpoints only. DIR
 // may also be the path of one manifest. Checkpoints that are newer but damaged are named on
-// standard error.
+// standard error. --help says all this.
 
 #ifndef DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_
 #define DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_

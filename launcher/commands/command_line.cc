@@ -150,7 +150,12 @@ void Parser::UnknownFlag(const std::string& spelled, bool has_value, bool after_
   const std::string nearest = NearestName(spelled, known);
   findings_.AddFlag(spelled, nearest.empty() ? "unknown flag; dsrun --help lists all"
                                              : "unknown flag; did you mean " + nearest + "?");
-  if (nearest.empty() || has_value || done() || LooksLikeFlag(arg())) return;
+  if (has_value || done() || LooksLikeFlag(arg())) return;
+  if (after_train) {  // nothing but flags and their values stands there
+    ++at_;
+    return;
+  }
+  if (nearest.empty()) return;
   // The value of the flag that was meant is not the program.
   const Option* meant = FindOption(nearest.substr(2), /*train=*/false);
   if (meant == nullptr) meant = FindOption(nearest.substr(2), /*train=*/true);
@@ -188,8 +193,7 @@ void Parser::ParseTrain() {
 
 void Parser::ParseCheckpoint() {
   line_.checkpoint.assign(args_.begin() + static_cast<std::ptrdiff_t>(at_), args_.end());
-  const bool help = !done() && (arg() == "--help" || arg() == "-h");
-  line_.command = help ? Command::kHelp : Command::kCheckpoint;
+  line_.command = Command::kCheckpoint;
 }
 
 void Parser::ParseHelp() {
@@ -199,8 +203,12 @@ void Parser::ParseHelp() {
       line_.help_markdown = true;
     } else if (arg() == "train") {
       line_.help_train = true;
+    } else if (arg() == "checkpoint") {
+      line_.command = Command::kCheckpoint;
+      line_.checkpoint = {"--help"};
     } else {
-      findings_.AddFlag("help", "expected `train` or --markdown, got " + Quoted(arg()));
+      findings_.AddFlag("help",
+                        "expected `train`, `checkpoint` or --markdown, got " + Quoted(arg()));
     }
   }
 }

@@ -21,7 +21,7 @@ constexpr std::string_view kUsage =
     "dsrun checkpoint hash DIR [--job ID] [--json]     SHA-256 over everything a checkpoint holds\n"
     "dsrun checkpoint inspect DIR [--job ID] [--json]  tensors, shapes, shards, sizes, "
     "fingerprint\n"
-    "dsrun help [train] [--markdown]                this text\n"
+    "dsrun help [train|checkpoint] [--markdown]     this text\n"
     "dsrun --version\n";
 
 struct Example {

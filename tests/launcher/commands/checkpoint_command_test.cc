@@ -78,6 +78,15 @@ TEST_F(CheckpointCommandTest, Inspect_ShowsTensorsShardsAndFingerprint) {
   EXPECT_EQ(json["numerics_fingerprint"]["library"], "oneDNN 2.6.3");
 }
 
+TEST_F(CheckpointCommandTest, Help_IsOnStandardOutput) {
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"--help"}, {"hash", "--help"}, {"inspect", "/none", "-h"}}) {
+    EXPECT_EQ(Run(args), 0);
+    EXPECT_THAT(out_.str(), HasSubstr("usage: dsrun checkpoint hash DIR"));
+    EXPECT_EQ(err_.str(), "");
+  }
+}
+
 TEST_F(CheckpointCommandTest, BadInput_SaysWhatAndHow) {
   EXPECT_EQ(Run({}), 90);
   EXPECT_THAT(err_.str(), HasSubstr("expected hash or inspect, got nothing"));

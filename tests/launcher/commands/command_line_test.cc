@@ -80,6 +80,8 @@ TEST(CommandLine, OtherCommands) {
   EXPECT_EQ(Good({"--help"}).command, Command::kHelp);
   EXPECT_TRUE(Good({"train", "--help"}).help_train);
   EXPECT_TRUE(Good({"help", "--markdown"}).help_markdown);
+  EXPECT_EQ(Good({"checkpoint", "--help"}).command, Command::kCheckpoint);
+  EXPECT_EQ(Good({"help", "checkpoint"}).checkpoint, Args{"--help"});
   const CommandLine hash = Good({"checkpoint", "hash", "d", "--json"});
   EXPECT_EQ(hash.command, Command::kCheckpoint);
   EXPECT_EQ(hash.checkpoint, (Args{"hash", "d", "--json"}));
@@ -114,7 +116,8 @@ TEST(CommandLine, RefusesWithTheWholeMessage) {
        "--module: programs are started directly: write `python3 -u -m MODULE` as the program\n"
        "--module: Don't use both the '--no_python' flag and the '--module' flag at the same "
        "time.\n"},
-      {{"help", "me"}, "help: expected `train` or --markdown, got \"me\"\n"},
+      {{"train", "--zebra", "3"}, "--zebra: unknown flag; dsrun --help lists all\n"},
+      {{"help", "me"}, "help: expected `train`, `checkpoint` or --markdown, got \"me\"\n"},
       {{"--foo", "--num_gpsu=2", "train", "--bar"},  // all at once
        "--foo: unknown flag; dsrun --help lists all\n"
        "--num_gpsu: unknown flag; did you mean --num_gpus?\n"

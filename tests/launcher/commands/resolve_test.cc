@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -195,6 +196,13 @@ TEST_F(ResolveTest, AModelThatCannotFitNamesWhatWould) {
       << text;
   EXPECT_NE(text.find("4.0 GiB are available; fits: "), std::string::npos) << text;
   EXPECT_NE(text.find("--model gpt2-"), std::string::npos) << text;
+  // A dry run shows its table all the same, and says what a start would say.
+  const Resolved dry = Good({"--dry-run", "--num_gpus=4", "train", "--data=text",
+                             "--model=gpt2-1558m", "--seq-length=128", "--global-batch-size=4"});
+  EXPECT_EQ(dry.memory.size(), 4u);
+  EXPECT_TRUE(std::any_of(dry.notes.begin(), dry.notes.end(), [](const std::string& note) {
+    return note.starts_with("--model: a real start would be refused: custom does not fit: 4 ranks");
+  }));
 }
 
 TEST_F(ResolveTest, OffLoopbackIsRefusedAndShownByADryRun) {
