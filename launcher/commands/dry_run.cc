@@ -193,8 +193,14 @@ std::string EnvironmentText(const Resolved& resolved, const Machine& machine) {
       own.insert(name);
     }
   }
-  std::string out = "\nEnvironment, besides " + std::to_string(resolved.job.environment_size()) +
-                    " variables that are handed on\n  all ranks:" + common + "\n";
+  const std::string inherited = std::to_string(resolved.job.environment_size());
+  std::string out =
+      resolved.job.has_train()
+          ? "\nEnvironment: " + inherited +
+                " variables are handed on; ranks of `train` hear their place from their agent, "
+                "anew in every generation. A program in their place would find\n"
+          : "\nEnvironment, besides " + inherited + " variables that are handed on\n";
+  out += "  all ranks:" + common + "\n";
   for (size_t rank = 0; rank < all.size() && !own.empty(); ++rank) {
     out += "  rank " + std::to_string(rank) + ":";
     for (const auto& [name, value] : all[rank]) {

@@ -201,7 +201,7 @@ OptionGroup Files() {
               Value("load", "DIR", "", "go on from the newest good checkpoint of this folder"),
               Value("save-interval", "N", "50", "steps between checkpoints; 0: only at the end"),
               Value("log-interval", "N", "10", "steps between lines of progress"),
-              Value("metrics", "FILE", "", "one JSON object a step"),
+              Value("metrics", "FILE", "<run dir>/metrics.jsonl", "one JSON object a step"),
               Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),
               Value("sample-tokens", "N", "200", "bytes of the continuation"),
               Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),

@@ -98,17 +98,16 @@ void TrainResolver::Model() {
   } else {
     Error("--model", std::string(spec.status().message()));
   }
-  // A checkpoint knows its model: nobody has to repeat it.
-  if (loaded() != nullptr && !v_.Has("model") && !shaped) model_ = loaded()->model;
+  // A checkpoint knows its model: nobody has to repeat it, and what is said besides is compared.
+  if (loaded() != nullptr && !v_.Has("model")) model_ = loaded()->model;
+  const ModelSpec unshaped = model_;
   model_.num_layers = v_.Int("num-layers", 1, 100000).value_or(model_.num_layers);
   model_.hidden_size = v_.Int("hidden-size", 1, 1000000).value_or(model_.hidden_size);
   model_.num_attention_heads =
       v_.Int("num-attention-heads", 1, 100000).value_or(model_.num_attention_heads);
   model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
   if (spec.ok()) {
-    ModelSpec plain = model_;
-    plain.preset = spec->preset;
-    if (shaped && !(plain == *spec)) model_.preset = "custom";
+    if (shaped && !(model_ == unshaped)) model_.preset = "custom";
     const absl::Status valid = Validate(model_);
     model_ok_ = valid.ok();
     if (!valid.ok()) Error("--model", std::string(valid.message()));
@@ -234,7 +233,8 @@ void TrainResolver::Folders() {
     }
     return absolute;
   };
-  train_.set_metrics_path(file("metrics"));
+  train_.set_metrics_path(v_.Has("metrics") ? file("metrics")
+                                            : c_.resolved.job.run_dir() + "/metrics.jsonl");
   train_.set_trace_path(file("trace"));
   train_.set_prompt(v_.Text("prompt").value_or(""));
   train_.set_sample_tokens(v_.Int("sample-tokens", 0, 1000000).value_or(200));

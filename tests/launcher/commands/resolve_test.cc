@@ -317,6 +317,12 @@ TEST_F(ResolveTest, CheckpointsOfAnotherRunAreRefused) {
   EXPECT_EQ(Refused({"train", "--data=text", "--save=ck"}),
             "--save: DIR/ck holds checkpoints of job first up to step 50; go on from them with "
             "--load DIR/ck, or choose another folder\n");
+  // What is not said is the checkpoint's, so the mistake is the model and not some size of it.
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--num-attention-heads=5",
+                     "--hidden-size=100"}),
+            "--load: DIR/ck holds another model: hidden-size 192 there, 100 here, "
+            "num-attention-heads 6 there, 5 here; leave --model and the sizes out to use the "
+            "checkpoint's\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96"}),
             "--load: DIR/ck holds another model: hidden-size 192 there, 96 here; leave --model and "
             "the sizes out to use the checkpoint's\n");
