@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "common/plan/shard_plan.h"
 
 namespace dsrun::worker {
 namespace {
@@ -158,32 +157,6 @@ absl::Status ExchangeNodes(Communicator& comm, const BatchPlan& plan,
   return comm.Exchange(sends, recvs, what);
 }
 
-// Every rank's ranges of `base`, in units of `unit` elements of T.
-template <typename T>
-absl::Status GatherInPlace(Communicator& comm, const std::vector<std::vector<Range>>& owned_by_rank,
-                           T* base, int64_t unit, const std::string& what) {
-  if (static_cast<int64_t>(owned_by_rank.size()) != comm.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", what, "': the owner map is for ",
-                                                   owned_by_rank.size(),
-                                                   " ranks, the communicator has ", comm.size()));
-  }
-  const auto bytes = [&](Range range) {
-    return static_cast<size_t>(range.size() / unit) * sizeof(T);
-  };
-  std::vector<SendOp> sends;
-  std::vector<RecvOp> recvs;
-  for (int peer = 0; peer < comm.size(); ++peer) {
-    if (peer == comm.rank()) continue;
-    for (const Range& range : owned_by_rank[static_cast<size_t>(comm.rank())]) {
-      sends.push_back({peer, base + range.begin / unit, bytes(range)});
-    }
-    for (const Range& range : owned_by_rank[static_cast<size_t>(peer)]) {
-      recvs.push_back({peer, base + range.begin / unit, bytes(range)});
-    }
-  }
-  return comm.Exchange(sends, recvs, what);
-}
-
 }  // namespace
 
 int64_t ReduceScratchElements(const BatchPlan& plan, int64_t rank, int64_t owned_elements,
@@ -223,48 +196,27 @@ absl::Status CanonicalReduceScatter(Communicator& comm, const BatchPlan& plan,
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> CanonicalSumDoubles(Communicator& comm, const BatchPlan& plan,
-                                           std::span<const double> mine, const std::string& what) {
-  std::vector<std::vector<Range>> owned_by_rank;
-  for (int64_t rank = 0; rank < plan.width(); ++rank) {
-    owned_by_rank.push_back({plan.RankBlocks(rank)});
-  }
-  const Range my_blocks = plan.RankBlocks(comm.rank());
-  RETURN_IF_ERROR(CheckArguments(comm, plan, owned_by_rank, mine.size(),
-                                 static_cast<size_t>(my_blocks.size()), what));
-  std::vector<double> sums(static_cast<size_t>(plan.blocks()));
-  std::copy(mine.begin(), mine.end(), sums.begin() + my_blocks.begin);
-  RETURN_IF_ERROR(GatherInPlace(comm, owned_by_rank, sums.data(), 1, what));
-  std::vector<Range> leaves;
-  for (int64_t block = 0; block < plan.blocks(); ++block) leaves.push_back({block, block + 1});
-  for (const TreeAdd& step : JoinOrder(leaves, plan.blocks())) {
-    sums[static_cast<size_t>(step.into)] += sums[static_cast<size_t>(step.from)];
-  }
-  return sums[0];
-}
-
 absl::Status AllGatherRanges(Communicator& comm,
                              const std::vector<std::vector<Range>>& owned_by_rank, float* base,
                              const std::string& what) {
-  return GatherInPlace(comm, owned_by_rank, base, 1, what);
-}
-
-absl::Status AllGatherLeafSums(Communicator& comm,
-                               const std::vector<std::vector<Range>>& owned_by_rank,
-                               std::span<double> leaf_sums, const std::string& what) {
-  const auto space = static_cast<int64_t>(leaf_sums.size()) * kLeafElements;
-  for (const std::vector<Range>& ranges : owned_by_rank) {
-    for (const Range& range : ranges) {
-      if (range.begin % kLeafElements != 0 || range.end % kLeafElements != 0 || range.begin < 0 ||
-          range.end > space) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("'", what, "': range [", range.begin, ", ", range.end,
-                         ") must lie on leaf boundaries (", kLeafElements, ") inside [0, ", space,
-                         "); shard boundaries come from the shard plan"));
-      }
+  if (static_cast<int64_t>(owned_by_rank.size()) != comm.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", what, "': the owner map is for ",
+                                                   owned_by_rank.size(),
+                                                   " ranks, the communicator has ", comm.size()));
+  }
+  const auto bytes = [](Range range) { return static_cast<size_t>(range.size()) * sizeof(float); };
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> recvs;
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    if (peer == comm.rank()) continue;
+    for (const Range& range : owned_by_rank[static_cast<size_t>(comm.rank())]) {
+      sends.push_back({peer, base + range.begin, bytes(range)});
+    }
+    for (const Range& range : owned_by_rank[static_cast<size_t>(peer)]) {
+      recvs.push_back({peer, base + range.begin, bytes(range)});
     }
   }
-  return GatherInPlace(comm, owned_by_rank, leaf_sums.data(), kLeafElements, what);
+  return comm.Exchange(sends, recvs, what);
 }
 
 }  // namespace dsrun::worker

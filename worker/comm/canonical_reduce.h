@@ -20,7 +20,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "common/plan/canonical_blocks.h"
 #include "worker/comm/communicator.h"
 
@@ -45,20 +44,10 @@ absl::Status CanonicalReduceScatter(Communicator& comm, const BatchPlan& plan,
                                     std::span<float> scratch, const AddFn& add,
                                     const std::string& what);
 
-// The sum over all blocks of one double per block, in the same tree. `mine`: those of
-// plan.RankBlocks(rank), in order. Every rank gets the same bits.
-absl::StatusOr<double> CanonicalSumDoubles(Communicator& comm, const BatchPlan& plan,
-                                           std::span<const double> mine, const std::string& what);
-
 // In place: every rank has its own ranges of `base` filled; afterwards all have all.
 absl::Status AllGatherRanges(Communicator& comm,
                              const std::vector<std::vector<Range>>& owned_by_rank, float* base,
                              const std::string& what);
-// The same for one double per leaf (sums over elements, second tree): `owned_by_rank` in elements,
-// on leaf boundaries; `leaf_sums` has one element for each leaf of the space.
-absl::Status AllGatherLeafSums(Communicator& comm,
-                               const std::vector<std::vector<Range>>& owned_by_rank,
-                               std::span<double> leaf_sums, const std::string& what);
 
 }  // namespace dsrun::worker
 

@@ -127,26 +127,6 @@ TEST_P(CanonicalReduceTest, ReduceScatter_AtEveryWidth_HasTheBitsOfTheSerialTree
   }
 }
 
-TEST_P(CanonicalReduceTest, SumDoubles_AtEveryWidth_HasTheBitsOfTheSerialTree) {
-  const auto [backend, blocks, width] = GetParam();
-  std::mt19937 random(kSeed);
-  std::vector<std::vector<double>> losses;
-  for (int64_t block = 0; block < blocks; ++block) {
-    losses.push_back({static_cast<double>(WildFloat(random))});
-  }
-  const double expected = SerialTree(losses, 0, losses.size())[0];
-  const BatchPlan plan(blocks, blocks, width);
-  Group group = MakeGroup(backend, static_cast<int>(width));
-  RunRanks(static_cast<int>(width), [&](int rank) {
-    std::vector<double> mine;
-    const Range own = plan.RankBlocks(rank);
-    for (int64_t b = own.begin; b < own.end; ++b) mine.push_back(losses[static_cast<size_t>(b)][0]);
-    const auto sum = CanonicalSumDoubles(*group[static_cast<size_t>(rank)], plan, mine, "loss");
-    ASSERT_TRUE(sum.ok()) << sum.status();
-    EXPECT_EQ(std::bit_cast<uint64_t>(*sum), std::bit_cast<uint64_t>(expected));
-  });
-}
-
 TEST_P(CanonicalReduceTest, Gathers_GiveEverybodyTheOwnersElements) {
   const auto [backend, blocks, width] = GetParam();
   constexpr int64_t kLeaves = 37;
@@ -158,17 +138,13 @@ TEST_P(CanonicalReduceTest, Gathers_GiveEverybodyTheOwnersElements) {
   Group group = MakeGroup(backend, static_cast<int>(width));
   RunRanks(static_cast<int>(width), [&](int rank) {
     std::vector<float> parameters(kLeaves * kLeafElements, -1.0f);
-    std::vector<double> leaves(kLeaves, -1.0);
     const Range own = owned[static_cast<size_t>(rank)][0];
     for (int64_t i = own.begin; i < own.end; ++i) {
       parameters[static_cast<size_t>(i)] = static_cast<float>(i);
-      leaves[static_cast<size_t>(i / kLeafElements)] = static_cast<double>(i / kLeafElements);
     }
     Communicator& comm = *group[static_cast<size_t>(rank)];
     ASSERT_TRUE(AllGatherRanges(comm, owned, parameters.data(), "parameters").ok());
-    ASSERT_TRUE(AllGatherLeafSums(comm, owned, leaves, "norms").ok());
     for (size_t i = 0; i < parameters.size(); ++i) ASSERT_EQ(parameters[i], static_cast<float>(i));
-    for (size_t i = 0; i < leaves.size(); ++i) ASSERT_EQ(leaves[i], static_cast<double>(i));
   });
 }
 
@@ -178,7 +154,10 @@ std::vector<Case> Cases() {
     cases.push_back({Backend::kInProcess, 12, width});
   for (const int64_t width : {1, 2, 3, 4}) cases.push_back({Backend::kInProcess, 4, width});
   for (const int64_t width : {3, 7}) cases.push_back({Backend::kInProcess, 7, width});
-  for (const int64_t width : {2, 5}) cases.push_back({Backend::kCheckedGloo, 12, width});
+  for (const int64_t width : {2, 5}) {
+    cases.push_back({Backend::kCheckedGloo, 12, width});
+    cases.push_back({Backend::kSharedMemory, 12, width});
+  }
   return cases;
 }
 
@@ -224,9 +203,8 @@ TEST(CanonicalReduceArgumentsTest, Contradictions_AreInvalidArgumentsWithTheNumb
       CanonicalReduceScatter(*group[0], one, {{{0, 10}}}, {}, space.data(), {}, Add, "bucket 1");
   EXPECT_EQ(nodes.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(nodes.message()), ::testing::HasSubstr("given 0 partial sums"));
-  std::vector<double> leaves(1);
-  const absl::Status leaf = AllGatherLeafSums(*group[0], {{{0, 10}}}, leaves, "norms");
-  EXPECT_EQ(leaf.code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status owners = AllGatherRanges(*group[0], {}, space.data(), "parameters");
+  EXPECT_EQ(owners.code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
