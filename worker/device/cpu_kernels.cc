@@ -6,7 +6,6 @@
 #include "common/plan/activation_plan.h"
 #include "worker/device/cpu_attention.h"
 #include "worker/device/cpu_loops.h"
-#include "worker/device/random_normal.h"
 
 namespace dsrun::worker {
 namespace {
@@ -208,26 +207,9 @@ void CpuKernels::GeluBackward(int64_t n, const float* x, const float* dout, floa
   });
 }
 
-void CpuKernels::ResidualAdd(int64_t n, const float* a, const float* b, float* out) {
-  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.add(end - begin, a + begin, b + begin, out + begin);
-  });
-}
-
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.accumulate(end - begin, src + begin, dst + begin);
-  });
-}
-
-void CpuKernels::Scale(int64_t n, float factor, float* x) {
-  ForPieces(n, kElementPiece,
-            [&](int64_t begin, int64_t end) { loops_.scale(end - begin, factor, x + begin); });
-}
-
-void CpuKernels::AccumulateScaled(int64_t n, float factor, const float* src, float* dst) {
-  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.accumulate_scaled(end - begin, factor, src + begin, dst + begin);
   });
 }
 
@@ -266,7 +248,7 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv,
   });
 }
 
-// --- Loss, optimizer, random numbers
+// --- Loss, optimizer
 
 void CpuKernels::CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
                               double* losses) {
@@ -286,13 +268,6 @@ void CpuKernels::AdamW(int64_t n, const AdamWArguments& arguments, const float* 
 void CpuKernels::LeafSquares(int64_t leaves, const float* x, double* squares) {
   ForPieces(leaves, kLeafPiece, [&](int64_t begin, int64_t end) {
     loops_.leaf_squares(end - begin, x + begin * 1024, squares + begin);
-  });
-}
-
-void CpuKernels::NormalFill(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
-                            float* out) {
-  ForPieces(n, kElementPiece, [&](int64_t from, int64_t to) {
-    NormalRange(seed, stream, begin + from, to - from, stddev, out + from);
   });
 }
 

@@ -60,10 +60,7 @@ class CpuKernels final : public Kernels {
 
   void GeluForward(int64_t n, const float* x, float* out) override;
   void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) override;
-  void ResidualAdd(int64_t n, const float* a, const float* b, float* out) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
-  void Scale(int64_t n, float factor, float* x) override;
-  void AccumulateScaled(int64_t n, float factor, const float* src, float* dst) override;
 
   int64_t AttentionScratch(const SequenceShape& shape) const override;
   void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
@@ -78,9 +75,6 @@ class CpuKernels final : public Kernels {
   void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
              float* v) override;
   void LeafSquares(int64_t leaves, const float* x, double* squares) override;
-
-  void NormalFill(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
-                  float* out) override;
 
  private:
   // body(begin, end) over pieces of [0, n) of `piece` elements.

@@ -22,11 +22,6 @@ void AccumulateLoop(int64_t n, const float* __restrict src, float* __restrict ds
   for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
 }
 
-void AccumulateScaledLoop(int64_t n, float factor, const float* __restrict src,
-                          float* __restrict dst) {
-  for (int64_t i = 0; i < n; ++i) dst[i] += factor * src[i];
-}
-
 void ScaleLoop(int64_t n, float factor, float* x) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
@@ -319,7 +314,6 @@ void SoftmaxBackwardRow(int64_t n, int64_t padded_n, float log_sum_exp, float de
 const LoopTable DSRUN_LOOPS = {
     .add = Add,
     .accumulate = AccumulateLoop,
-    .accumulate_scaled = AccumulateScaledLoop,
     .scale = ScaleLoop,
     .gelu = Gelu,
     .gelu_backward = GeluBackward,

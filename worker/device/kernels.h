@@ -158,15 +158,8 @@ class Kernels {
   virtual void GeluForward(int64_t n, const float* x, float* out) = 0;
   // dx may be dout (in place).
   virtual void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) = 0;
-  // out = a + b; out may be a or b.
-  virtual void ResidualAdd(int64_t n, const float* a, const float* b, float* out) = 0;
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
-  // x *= factor, in place.
-  virtual void Scale(int64_t n, float factor, float* x) = 0;
-  // dst += factor * src: joins the two gradients of a tensor that is used twice (factor 1 has the
-  // bits of Accumulate).
-  virtual void AccumulateScaled(int64_t n, float factor, const float* src, float* dst) = 0;
 
   // --- Causal attention, softmax(q k^T / sqrt(head_size)) v per head, in tiles with a running
   // softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). qkv holds q, k, v side by side.
@@ -205,11 +198,6 @@ class Kernels {
   virtual void LeafSquares(int64_t leaves,
                            const float* x,        // (leaves, 1024)
                            double* squares) = 0;  // (leaves)
-
-  // --- Random numbers: elements [begin, begin + n) of the stream (random_normal.h). out = mean-0
-  // normals times `stddev`.
-  virtual void NormalFill(uint64_t seed, uint64_t stream, int64_t begin, int64_t n, float stddev,
-                          float* out) = 0;
 };
 
 }  // namespace dsrun::worker

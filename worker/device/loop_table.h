@@ -14,7 +14,6 @@ struct LoopTable {
   // --- n elements
   void (*add)(int64_t n, const float* a, const float* b, float* out);  // out may be a or b
   void (*accumulate)(int64_t n, const float* src, float* dst);         // dst += src
-  void (*accumulate_scaled)(int64_t n, float factor, const float* src, float* dst);
   void (*scale)(int64_t n, float factor, float* x);
   void (*gelu)(int64_t n, const float* x, float* out);
   void (*gelu_backward)(int64_t n, const float* x, const float* dout, float* dx);

@@ -39,11 +39,7 @@ void RunElementwise(Kernels& k, Outputs& o) {
   const Floats b = Random(n, 2, 5);
   k.GeluForward(n, a.data(), (o["gelu"] = Floats(Z(n))).data());
   k.GeluBackward(n, a.data(), b.data(), (o["gelu_backward"] = Floats(Z(n))).data());
-  k.ResidualAdd(n, a.data(), b.data(), (o["residual"] = Floats(Z(n))).data());
   k.Accumulate(n, b.data(), (o["accumulate"] = a).data());
-  k.AccumulateScaled(n, 0.3f, b.data(), (o["accumulate_scaled"] = a).data());
-  k.Scale(n, 0.7f, (o["scale"] = a).data());
-  k.NormalFill(7, 9, 3, n, 0.02f, (o["normal"] = Floats(Z(n))).data());
   AdamWArguments arguments;
   arguments.lr = 0.01f;
   arguments.weight_decay = 0.1f;
