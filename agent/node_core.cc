@@ -326,6 +326,8 @@ void NodeCore::On(const WorkerHello& event) {
   worker->state = WorkerState::kConnected;
   worker->incarnation = event.incarnation;
   worker->heard_at = now_;
+  worker->moved_at = now_;
+  worker->patience = absl::InfiniteDuration();
   worker->kill_at = absl::InfiniteDuration();
   ReportStarted(event.slot, *worker);
   proto::HostMessage welcome = ToWorker();
@@ -344,9 +346,7 @@ void NodeCore::On(const WorkerReceived& event) {
   if (incarnation != 0 && incarnation != worker->incarnation.value()) return;
   worker->heard_at = now_;
   if (event.message.has_beat()) {
-    worker->step = event.message.beat().step();
-    worker->phase = event.message.beat().phase();
-    return;
+    return NoteBeat(*worker, event.message.beat());
   }
   if (!Relayed(*worker, event.message)) return;
   proto::AgentMessage report;

@@ -18,6 +18,8 @@
 //                     Beats are folded into AgentHeartbeat.
 //   a silent worker (no message for worker_silent_after; three times that before its hello)
 //                  -> killed, reported like any other end.
+//   a worker that beats without a move for progress_timeout and for its own patience
+//                  -> the same. A new plan is no excuse: only a move is.
 //   ExchangeTable  -> every local worker of that generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a
@@ -108,6 +110,8 @@ class NodeCore {
   void Abandon(const std::string& reason);
   void EndIfQuiet();
   void CheckDeadlines();
+  void NoteBeat(WorkerSlot& worker, const proto::Beat& beat);
+  void CheckProgress(Slot slot, WorkerSlot& worker);
   void ForgiveOwnPause();
   bool Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const;
   void ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExited exited);

@@ -1,11 +1,13 @@
 // NodeCore, second part: what time decides, how workers are killed, and how the job ends here.
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "agent/node_core.h"
+#include "common/base/proto_duration.h"
 
 namespace dsrun::agent {
 namespace {
@@ -39,7 +41,10 @@ void NodeCore::ForgiveOwnPause() {
       ticked_at_ == absl::InfiniteDuration() ? absl::ZeroDuration() : now_ - ticked_at_;
   ticked_at_ = now_;
   if (gap < 2 * limits_.heartbeat_interval) return;
-  for (auto& [slot, worker] : workers_) worker.heard_at += gap;
+  for (auto& [slot, worker] : workers_) {
+    worker.heard_at += gap;
+    worker.moved_at += gap;
+  }
 }
 
 void NodeCore::CheckDeadlines() {
@@ -59,8 +64,28 @@ void NodeCore::CheckDeadlines() {
                silence >= kStartPatience * limits_.worker_silent_after) {
       Kill(slot, absl::StrCat("did not say hello within ",
                               Seconds(kStartPatience * limits_.worker_silent_after)));
+    } else {
+      CheckProgress(slot, worker);
     }
   }
+}
+
+void NodeCore::NoteBeat(WorkerSlot& worker, const proto::Beat& beat) {
+  if (beat.moves() != worker.moves || !beat.has_patience()) worker.moved_at = now_;
+  worker.step = beat.step();
+  worker.phase = beat.phase();
+  worker.moves = beat.moves();
+  worker.patience = beat.has_patience() ? FromProto(beat.patience()) : absl::InfiniteDuration();
+}
+
+// Its beat thread lives, so it is not stopped; its engine does nothing that it would tell of.
+void NodeCore::CheckProgress(Slot slot, WorkerSlot& worker) {
+  const absl::Duration stuck = now_ - worker.moved_at;
+  if (stuck < std::max(limits_.progress_timeout, worker.patience)) return;
+  Kill(slot,
+       absl::StrCat("made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '",
+                    worker.phase, "' after step ", worker.step, ", although it is alive"));
+  worker.silent_for = stuck;
 }
 
 void NodeCore::SendHeartbeatIfDue() {

@@ -12,6 +12,7 @@ NodeLimits ResolveLimits(const proto::Limits& limits) {
       .agent_stalled_after = PositiveOr(limits.agent_stalled_after(), absl::Seconds(3)),
       .lease = PositiveOr(limits.lease(), absl::Seconds(30)),
       .stop_grace = PositiveOr(limits.stop_grace(), absl::Seconds(15)),
+      .progress_timeout = PositiveOr(limits.progress_timeout(), absl::Seconds(30)),
   };
 }
 

@@ -15,6 +15,7 @@ struct NodeLimits {
   absl::Duration agent_stalled_after;
   absl::Duration lease;
   absl::Duration stop_grace;
+  absl::Duration progress_timeout;
 };
 
 NodeLimits ResolveLimits(const proto::Limits& limits);

@@ -49,10 +49,15 @@ struct WorkerSlot {
   std::string kill_at_reason;
   bool killed = false;      // KILL or the ladder was ordered by us
   std::string kill_reason;  // why
-  // How long nothing had been heard when it was killed for that; else 0.
+  // How long nothing, or of no progress, had been heard when it was killed for that; else 0.
   absl::Duration silent_for;
-  int64_t step = 0;  // from its last beat
+  // From its last beat.
+  int64_t step = 0;
   std::string phase;
+  uint64_t moves = 0;
+  absl::Duration patience = absl::InfiniteDuration();  // infinite: no progress is due
+  // Steady time of its last move, or of the last beat that declared a long operation.
+  absl::Duration moved_at;
 
   bool alive() const { return state != WorkerState::kEmpty; }
 };

@@ -139,8 +139,9 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
              with_lines ? kMostOfOne : kLeastOfOne, lines);
   std::string times = "    ";
   if (const std::optional<absl::Duration> took = Detection(cause, context)) {
-    absl::StrAppend(&times, "noticed after ", Seconds(*took),
-                    cause.silent_for > absl::ZeroDuration() ? " of silence; " : "; ");
+    absl::StrAppend(
+        &times, "noticed after ", Seconds(*took),
+        cause.silent_for > absl::ZeroDuration() ? " without a sign of life or progress; " : "; ");
   }
   absl::StrAppend(&times, WentOn(incident, report, context.job.has_train()));
   if (!incident.consequences.empty()) {

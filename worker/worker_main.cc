@@ -101,6 +101,7 @@ absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
 int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
   Generation generation(0);
   while (true) {
+    setup.progress->Set(0, "waiting for the next generation");
     const absl::StatusOr<proto::GenerationPlan> plan = setup.session->WaitForPlan(generation);
     if (!plan.ok()) return kExitFailed;  // the session is over
     generation = Generation(plan->generation());

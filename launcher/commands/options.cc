@@ -94,6 +94,8 @@ OptionGroup TimeLimits() {
                 "wait for the cause after a rank reports a lost peer"),
           Value("collective-timeout", "DURATION", "10s",
                 "least time before a blocked collective is given up"),
+          Value("progress-timeout", "DURATION", "30s",
+                "a worker that beats without progress is killed; ten median steps if longer"),
       }};
 }
 

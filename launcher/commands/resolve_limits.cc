@@ -9,7 +9,7 @@ namespace dsrun::launcher {
 namespace {
 
 struct Times {
-  absl::Duration heartbeat, node, worker, agent, lease, grace, join, cause, collective;
+  absl::Duration heartbeat, node, worker, agent, lease, grace, join, cause, collective, progress;
 };
 
 // Limits that make no sense beside each other; each finding names both ends.
@@ -25,6 +25,7 @@ void CheckTogether(const Times& t, Findings& findings) {
   at_least_three_beats("--node-silent-after", t.node);
   at_least_three_beats("--worker-silent-after", t.worker);
   at_least_three_beats("--agent-stalled-after", t.agent);
+  at_least_three_beats("--progress-timeout", t.progress);
   if (t.lease <= t.node) {
     findings.AddFlag("--lease", text(t.lease) + " must be longer than --node-silent-after (" +
                                     text(t.node) +
@@ -60,6 +61,7 @@ void ResolveLimits(ResolveContext& context) {
   t.cause = v.Time("cause-grace", absl::ZeroDuration(), absl::Seconds(60))
                 .value_or(absl::Milliseconds(250));
   t.collective = v.Time("collective-timeout", least, 24 * most).value_or(absl::Seconds(10));
+  t.progress = v.Time("progress-timeout", least, 24 * most).value_or(absl::Seconds(30));
   CheckTogether(t, context.findings);
 
   proto::Limits& limits = *context.resolved.job.mutable_limits();
@@ -72,6 +74,7 @@ void ResolveLimits(ResolveContext& context) {
   *limits.mutable_join_timeout() = ToProto(t.join);
   *limits.mutable_cause_grace() = ToProto(t.cause);
   *limits.mutable_collective_timeout() = ToProto(t.collective);
+  *limits.mutable_progress_timeout() = ToProto(t.progress);
   const int64_t restarts = context.is_train() ? 100 : 0;
   limits.set_max_restarts(
       static_cast<int32_t>(v.Int("max-restarts", 0, 1000000).value_or(restarts)));

@@ -114,6 +114,25 @@ TEST(Dsagent, ProgramGetsTheRankVariablesAndTheJobsEnvironmentBytes) {
   EXPECT_EQ(client.AwaitLine("MASTER_PORT="), "MASTER_PORT=4711");
 }
 
+TEST(Dsagent, WorkerThatLoopsInItsOwnCode_IsKilledAndNamed) {
+  DsagentProcess agent({"--worker-binary=" + BuiltFile("tests/agent/stuck_worker")});
+  AgentClient client(agent.port());
+  proto::CoordinatorMessage open = AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), {}, 1);
+  proto::Limits& limits = *open.mutable_open()->mutable_job()->mutable_limits();
+  limits.mutable_heartbeat_interval()->set_nanos(100'000'000);
+  limits.mutable_progress_timeout()->set_seconds(1);
+  client.Send(open);
+  client.Send(AgentClient::Begin("j", 1, {0}));
+  ASSERT_TRUE(client.AwaitLine("hangs").has_value());
+  // The lease is renewed by the first messages alone: it is 30 s.
+  const auto exited = client.Await([](const auto& m) { return m.has_worker_exited(); });
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->worker_exited().reason(),
+            "made no progress for 1 s in 'training' after step 17, although it is alive");
+  EXPECT_TRUE(exited->worker_exited().killed_by_agent());
+  EXPECT_EQ(exited->worker_exited().term_signal(), SIGKILL);
+}
+
 TEST(Dsagent, AgentKilled_ItsWholeTreeIsGone) {
   TreeJob job("j");
   ASSERT_NE(job.grandchild, nullptr);

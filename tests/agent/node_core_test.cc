@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -126,6 +128,82 @@ TEST(NodeCore, SilentWorker_IsKilled_OneThatBeatsIsNot) {
   EXPECT_EQ(node.exited().reason(), "silent for 3 s, probably stopped");
   // It was silent from the start: its hello was the last that was heard.
   EXPECT_EQ(node.exited().silent_for().seconds(), 3);
+}
+
+// Lets slot 0 beat twice a second without a move, until something other than a heartbeat comes or
+// `most` has passed. Returns how long that took.
+absl::Duration BeatsWithoutAMove(Node& node, absl::Duration patience, absl::Duration most,
+                                 std::vector<std::string>& actions) {
+  absl::Duration passed;
+  while (actions.empty() && passed < most) {
+    node.CoordinatorBeat();
+    node.BeatAt(0, 7, patience);
+    actions = node.Ticking(absl::Milliseconds(500));
+    passed += absl::Milliseconds(500);
+  }
+  return passed;
+}
+
+TEST(NodeCore, WorkerThatBeatsWithoutAMove_IsKilledAfterTheProgressTimeout) {
+  Node node;
+  node.Run({0});
+  std::vector<std::string> actions;
+  const absl::Duration took =
+      BeatsWithoutAMove(node, absl::Milliseconds(10), absl::Minutes(2), actions);
+  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_GE(took, absl::Seconds(30));
+  EXPECT_LE(took, absl::Seconds(31));
+  node.Ended(0, 9);
+  EXPECT_EQ(node.exited().reason(),
+            "made no progress for 30 s in 'training' after step 5, although it is alive");
+  EXPECT_EQ(node.exited().silent_for().seconds(), 30);
+}
+
+TEST(NodeCore, WorkerWithLongSteps_GetsItsOwnPatience) {
+  Node node;
+  node.Run({0});
+  std::vector<std::string> actions;
+  const absl::Duration took = BeatsWithoutAMove(node, absl::Seconds(50), absl::Minutes(2), actions);
+  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_GE(took, absl::Seconds(50));
+  EXPECT_LE(took, absl::Seconds(51));
+}
+
+TEST(NodeCore, WorkerThatMoves_OrDeclaresALongOperation_IsLeftAlone) {
+  Node node;
+  node.Run({0, 1});
+  for (uint64_t i = 0; i < 240; ++i) {
+    node.CoordinatorBeat();
+    // A move every 29.5 s, and never one due.
+    ASSERT_THAT(node.BeatAt(0, i / 59, absl::ZeroDuration()), IsEmpty());
+    ASSERT_THAT(node.BeatAt(1, 7, std::nullopt), IsEmpty());
+    ASSERT_THAT(node.Ticking(absl::Milliseconds(500)), IsEmpty()) << "after " << i << " beats";
+  }
+}
+
+TEST(NodeCore, WorkerWithoutAMove_IsNotExcusedByANewPlan) {
+  Node node;
+  node.Run({0});
+  std::vector<std::string> actions;
+  BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Seconds(20), actions);
+  ASSERT_THAT(actions, IsEmpty());
+  EXPECT_THAT(node.Begin(2, {0}), ElementsAre("to 0: plan@2"));
+  const absl::Duration took =
+      BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Minutes(2), actions);
+  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_LE(took, absl::Seconds(11));
+}
+
+TEST(NodeCore, WorkerWithoutAMove_IsNotBlamedForTheAgentsOwnPause) {
+  Node node;
+  node.Run({0});
+  std::vector<std::string> actions;
+  BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Seconds(20), actions);
+  EXPECT_THAT(node.After(absl::Seconds(20)), ElementsAre("heartbeat"));
+  const absl::Duration took =
+      BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Minutes(2), actions);
+  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_GE(took, absl::Seconds(9));
 }
 
 TEST(NodeCore, OwnPause_IsNotHeldAgainstTheWorkers) {

@@ -6,13 +6,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "agent/node_core.h"
+#include "common/base/proto_duration.h"
 
 namespace dsrun::agent {
 
@@ -115,6 +118,16 @@ class Node {
   }
   std::vector<std::string> Beat(int slot) {
     return Says(slot, 0, [](auto& m) { m.mutable_beat()->set_step(5); });
+  }
+  // A beat that says how far the engine is, and how long its next move may take; nullopt: long.
+  std::vector<std::string> BeatAt(int slot, uint64_t moves,
+                                  std::optional<absl::Duration> patience) {
+    return Says(slot, 0, [&](auto& m) {
+      m.mutable_beat()->set_step(5);
+      m.mutable_beat()->set_phase("training");
+      m.mutable_beat()->set_moves(moves);
+      if (patience) *m.mutable_beat()->mutable_patience() = ToProto(*patience);
+    });
   }
   std::vector<std::string> Finished(int slot, int64_t generation) {
     return Says(slot, generation, [](auto& m) { m.mutable_finished(); });

@@ -229,7 +229,8 @@ TEST(ReportScreen, SaysWhatFailedWhereAndHowItWentOn) {
 TEST(ReportScreen, SilenceIsHowLongItTookToNotice) {
   Report report = FailedReport();
   report.incidents[0].cause.silent_for = absl::Seconds(3);
-  EXPECT_THAT(ReportScreen(report, Context()), HasSubstr("noticed after 3.00 s of silence; "));
+  EXPECT_THAT(ReportScreen(report, Context()),
+              HasSubstr("noticed after 3.00 s without a sign of life or progress; "));
 }
 
 Report UnreachableReport(int nodes) {

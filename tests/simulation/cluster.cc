@@ -90,6 +90,7 @@ Outcome Cluster::Run() {
   outcome.violation = world_.violation();
   outcome.exit_code = end_ ? end_->exit_code : -1;
   outcome.faults = faults_;
+  outcome.spins = spins_;
   outcome.generations = coordinator_->generation().value();
   const launcher::Report report = coordinator_->CurrentReport(world_.now());
   outcome.restarts = report.restarts;
@@ -289,6 +290,7 @@ void Cluster::TickLater() {
       }
       Feed(tick);
       CheckSilentNodesAreFenced();
+      CheckSpinningWorkersAreKilled();
     }
     TickLater();
   });

@@ -5,11 +5,11 @@
 // stream; two processes never share a slot; a generation makes no step on a place where a newer one
 // has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
 // lives beside one of an older; a silent
-// node is fenced in time; the job ends, with an exit code that the faults explain; a job that
-// ended 0 has done all its steps; no plan goes to a node that has
-// not acknowledged its claim; no more restarts than faults explain; one Ctrl-C
-// after a step never means "at once", and what it stopped in order it has saved; no process is
-// left; a replay of the durable events gives the coordinator's digest.
+// node is fenced in time, a worker that spins is killed in time; the job ends, with an exit code
+// that the faults explain; a job that ended 0 has done all its steps; no plan goes to a node that
+// has not acknowledged its claim; no more restarts than faults explain; one Ctrl-C after a step
+// never means "at once", and what it stopped in order it has saved; no process is left; a replay of
+// the durable events gives the coordinator's digest.
 
 #ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
 #define DSRUN_TESTS_SIMULATION_CLUSTER_H_
@@ -35,6 +35,7 @@ struct Outcome {
   std::string violation;  // empty: everything held
   int exit_code = -1;     // -1: the coordinator was killed
   int faults = 0;
+  int spins = 0;  // of them, workers whose engine looped for ever
   int64_t generations = 0;
   int restarts = 0;
   int lost_nodes = 0;
@@ -94,6 +95,7 @@ class Cluster {
   void WorkerDied(const SimWorker& worker);
   void CheckPrograms();
   void CheckSilentNodesAreFenced();
+  void CheckSpinningWorkersAreKilled();
   void CheckEnd();
   void CheckStopped();
   void CheckNothingLeft();
@@ -115,6 +117,7 @@ class Cluster {
   std::vector<Wired> fabrics_;
   std::map<uint64_t, bool> dead_;
   int faults_ = 0;
+  int spins_ = 0;  // of them, workers whose engine loops for ever
   int operator_stops_ = 0;
   bool stepped_ = false;         // the coordinator has heard of a step
   bool had_stepped_ = false;     // ... when the first Ctrl-C came

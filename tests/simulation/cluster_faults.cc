@@ -50,7 +50,7 @@ void Cluster::Fault() {
   // Pauses of a node that shall survive must not add up to a silence that it is given up for.
   const bool spared = !MayLoseNode();
   const bool tired = spared && world_.now() - streams_[index].heard_at > absl::Milliseconds(700);
-  const int64_t kind = world_.luck.Below(21);
+  const int64_t kind = world_.luck.Below(22);
   if (kind < 8) {
     if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
   } else if (kind < 11) {
@@ -69,6 +69,10 @@ void Cluster::Fault() {
     absl::Duration& until = streams_[index].stalled_until;
     until = std::max(until, world_.now() + stall);
     world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  } else if (kind == 21) {
+    if (worker == nullptr || world_.scenario.program || worker->spins()) return;
+    ++spins_;
+    agent->SpinWorker(worker);
   } else if (kind == 18) {
     if (!fabrics_.empty()) fabrics_.back().fabric->Break();
   } else if (!coordinator_process_.stopped()) {
@@ -115,6 +119,20 @@ void Cluster::CheckSilentNodesAreFenced() {
   }
 }
 
+// A worker that spins is killed after --progress-timeout; its agent's pauses are not held against
+// it.
+void Cluster::CheckSpinningWorkersAreKilled() {
+  for (const auto& agent : agents_) {
+    if (!agent->alive() || agent->stopped()) continue;
+    for (const SimWorker* worker : agent->LiveWorkers()) {
+      if (worker->stopped() || world_.now() - worker->stuck_since() < absl::Seconds(45)) continue;
+      world_.Violated(absl::StrCat("node ", agent->node().value(), " slot ",
+                                   worker->place().slot.value(), " has been spinning since ",
+                                   absl::FormatDuration(worker->stuck_since())));
+    }
+  }
+}
+
 // A user's program fences nothing: nothing of a newer generation may live beside an older process.
 void Cluster::CheckPrograms() {
   if (!world_.scenario.program) return;
@@ -128,6 +146,8 @@ void Cluster::CheckPrograms() {
   }
 }
 
+// A worker that spins ends two generations: its peers' when they give it up, and the next one,
+// which it never joins.
 bool Cluster::Explained(int exit_code) const {
   const Scenario& scenario = world_.scenario;
   switch (exit_code) {
@@ -136,9 +156,9 @@ bool Cluster::Explained(int exit_code) const {
     case launcher::kExitCancelled:
       return operator_stops_ > 0;
     case launcher::kExitNoProgress:
-      return scenario.fruitless > 0 && faults_ >= scenario.fruitless;
+      return scenario.fruitless > 0 && faults_ + spins_ >= scenario.fruitless;
     case launcher::kExitRestartsExhausted:
-      return scenario.max_restarts < 1000 && faults_ > scenario.max_restarts;
+      return scenario.max_restarts < 1000 && faults_ + spins_ > scenario.max_restarts;
     case launcher::kExitUnreachable:
       return faults_ > 0 && coordinator_->generation().value() == 0;
     case launcher::kExitNoNodesLeft:

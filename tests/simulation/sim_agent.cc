@@ -139,7 +139,7 @@ void SimAgent::Beat(Child* child) {
       proto::WorkerMessage beat;
       beat.set_incarnation(child->worker->uid());
       beat.set_generation(child->worker->generation());
-      beat.mutable_beat();
+      *beat.mutable_beat() = child->worker->CurrentBeat();
       FromWorker(child, std::move(beat));
     }
     Beat(child);
@@ -257,6 +257,11 @@ void SimAgent::KillWorkerProcess(SimWorker* worker, int signal) {
   for (const auto& child : children_) {
     if (child->worker.get() == worker) End(child.get(), 0, signal);
   }
+}
+
+void SimAgent::SpinWorker(SimWorker* worker) {
+  world_->Trace("node ", node_.value(), ": slot ", worker->place().slot.value(), " spins");
+  worker->Spin();
 }
 
 void SimAgent::StopWorkerFor(SimWorker* worker, absl::Duration how_long) {

@@ -46,6 +46,8 @@ class SimAgent : public Process {
   // kill -9 of a worker, or SIGSTOP for a while.
   void KillWorkerProcess(SimWorker* worker, int signal);
   void StopWorkerFor(SimWorker* worker, absl::Duration how_long);
+  // An endless loop in a worker's engine; its beat thread goes on.
+  void SpinWorker(SimWorker* worker);
   // Programs only: the generations whose processes live here.
   std::vector<int64_t> ProgramGenerations() const;
 

@@ -25,12 +25,37 @@ proto::WorkerMessage SimWorker::Message() const {
   return message;
 }
 
-void SimWorker::Later(absl::Duration delay, std::function<void()> what) {
-  world_->queue.After(delay, [this, attempt = attempt_, what = std::move(what)] {
-    Deliver([this, attempt, what] {
-      if (attempt == attempt_) what();
+void SimWorker::Later(absl::Duration delay, std::function<void()> what, bool waits) {
+  world_->queue.After(delay, [this, attempt = attempt_, what = std::move(what), waits] {
+    Deliver([this, attempt, what, waits] {
+      if (attempt == attempt_ && (waits || !spins_)) what();
     });
   });
+}
+
+// Its engine computes: from here on a move is due, or it spins.
+void SimWorker::Works() {
+  ++moves_;
+  waits_ = false;
+  if (spins_) stuck_since_ = world_->now();
+}
+
+void SimWorker::Spin() {
+  spins_ = true;
+  if (!waits_) stuck_since_ = world_->now();
+}
+
+void SimWorker::Waits() {
+  ++moves_;
+  waits_ = true;
+}
+
+proto::Beat SimWorker::CurrentBeat() const {
+  proto::Beat beat;
+  beat.set_step(step_);
+  beat.set_moves(moves_);
+  if (!waits_) beat.mutable_patience()->set_seconds(1);
+  return beat;
 }
 
 // A finished worker's last collective is complete: its leaving takes nothing from anybody.
@@ -60,6 +85,11 @@ void SimWorker::OnPlan(const proto::GenerationPlan& plan) {
   if (plan.generation() <= generation_) return;
   LeaveFabric();
   ++attempt_;
+  if (spins_) {  // its session hears of the plan and aborts; its engine never comes back
+    if (waits_) Works();
+    return;
+  }
+  Works();
   last_width_ = width_;
   generation_ = plan.generation();
   width_ = plan.members_size();
@@ -71,13 +101,14 @@ void SimWorker::OnPlan(const proto::GenerationPlan& plan) {
     const proto::Member& member = plan.members(i);
     if (member.node() == place_.node.value() && member.slot() == place_.slot.value()) rank_ = i;
   }
-  if (rank_ < 0) return;
+  if (rank_ < 0) return Waits();
   Later(world_->luck.Millis(1, 10), [this] {
     proto::WorkerMessage put = Message();
     put.mutable_exchange_put()->set_name("world");
     put.mutable_exchange_put()->set_rank(rank_);
     put.mutable_exchange_put()->set_value(absl::StrCat(uid_));
     Send(std::move(put));
+    Waits();
   });
 }
 
@@ -97,12 +128,17 @@ void SimWorker::OnTable(const proto::ExchangeTable& table) {
 
 // Enters the next collective after some work, and gives it up after its timeout.
 void SimWorker::EnterLater(Fabric::Entry entry) {
+  Works();
   Later(world_->luck.Millis(2, 25), [this, entry] {
     if (fabric_ == nullptr) return;
     const int64_t op = op_;
-    Later(kCollectiveTimeout, [this, op] {
-      if (fabric_ != nullptr && op_ == op) OnPeerLost(-1);
-    });
+    Waits();
+    Later(
+        kCollectiveTimeout,
+        [this, op] {
+          if (fabric_ != nullptr && op_ == op) OnPeerLost(-1);
+        },
+        /*waits=*/true);
     // The last thing here: it may end this collective, or this worker's part in it.
     fabric_->Enter(rank_, op, entry);
   });
@@ -110,6 +146,8 @@ void SimWorker::EnterLater(Fabric::Entry entry) {
 
 void SimWorker::OnDone(int64_t op) {
   if (fabric_ == nullptr || op != op_) return;
+  Works();
+  if (spins_) return;
   if (op == 0) {
     std::tie(step_, state_) = fabric_->start();
     if (sabotage_ == Sabotage::kLoadsStale && step_ > 0) {
@@ -193,8 +231,11 @@ void SimWorker::Finish() {
 
 void SimWorker::OnPeerLost(int peer) {
   if (fabric_ == nullptr || finished_) return;
+  if (spins_ && !waits_) return;
   LeaveFabric();
   ++attempt_;
+  Waits();
+  if (spins_) return Works();
   proto::WorkerMessage failed = Message();
   failed.mutable_failed()->set_code(14);
   failed.mutable_failed()->set_peer_rank(peer);

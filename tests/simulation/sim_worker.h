@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "proto/worker.pb.h"
 #include "tests/simulation/sim_world.h"
@@ -43,6 +44,12 @@ class SimWorker : public Process {
   void OnHost(const proto::HostMessage& message);
   // Its connections break; the process is dead already.
   void Died();
+  // From now on it loops for ever in its own code, as soon as it is there; it beats on.
+  void Spin();
+  bool spins() const { return spins_; }
+  // Since when it has done so; infinite: it does not.
+  absl::Duration stuck_since() const { return stuck_since_; }
+  proto::Beat CurrentBeat() const;
 
  private:
   void OnPlan(const proto::GenerationPlan& plan);
@@ -57,7 +64,10 @@ class SimWorker : public Process {
   void Finish();
   void LeaveFabric();
   // Runs in this process after a while, if it is still in the same attempt.
-  void Later(absl::Duration delay, std::function<void()> what);
+  // `waits`: not with the hands of its engine, so it happens although that spins.
+  void Later(absl::Duration delay, std::function<void()> what, bool waits = false);
+  void Works();
+  void Waits();
   proto::WorkerMessage Message() const;
   void Send(proto::WorkerMessage message) { doors_.to_agent(std::move(message)); }
 
@@ -80,6 +90,10 @@ class SimWorker : public Process {
   int64_t step_ = 0;
   uint64_t state_ = 0;
   bool finished_ = false;
+  bool spins_ = false;
+  absl::Duration stuck_since_ = absl::InfiniteDuration();
+  bool waits_ = true;   // in a collective, or for what the coordinator says
+  uint64_t moves_ = 0;  // what its beat tells
 };
 
 }  // namespace dsrun::simulation

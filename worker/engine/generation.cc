@@ -34,6 +34,10 @@ class SessionRendezvous : public Rendezvous {
   const Rank rank_;
 };
 
+double StepFlops(const proto::TrainSpec& spec) {
+  return TrainFlops(FromProto(spec.model()), spec.global_batch_size() * spec.model().seq_length());
+}
+
 class GenerationRun {
  public:
   GenerationRun(const GenerationSetup& setup, const proto::GenerationPlan& plan, Rank rank)
@@ -44,9 +48,8 @@ class GenerationRun {
         generation_(plan.generation()),
         rank_(rank),
         size_(plan.members_size()),
-        exchange_timeout_(dsrun::FromProto(job_.limits().collective_timeout()),
-                          TrainFlops(FromProto(spec_.model()),
-                                     spec_.global_batch_size() * spec_.model().seq_length())),
+        exchange_timeout_(dsrun::FromProto(job_.limits().collective_timeout()), StepFlops(spec_)),
+        patience_(absl::ZeroDuration(), StepFlops(spec_)),
         trace_(!spec_.trace_path().empty() && rank.value() == 0, rank.value()) {}
 
   ~GenerationRun() { session_.OnSuperseded(generation_, nullptr); }
@@ -66,8 +69,9 @@ class GenerationRun {
   absl::StatusOr<proto::Finished> Finish(bool stopped);
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
-  void SetPhase(const std::string& phase) {
-    setup_.progress->Set(trainer_ == nullptr ? 0 : trainer_->state().step, phase);
+  // Without `patience`: a declared long operation.
+  void SetPhase(const std::string& phase, absl::Duration patience = absl::InfiniteDuration()) {
+    setup_.progress->Set(trainer_ == nullptr ? 0 : trainer_->state().step, phase, patience);
   }
 
   const GenerationSetup& setup_;
@@ -78,6 +82,7 @@ class GenerationRun {
   const Rank rank_;
   const int size_;
   ExchangeTimeout exchange_timeout_;
+  ExchangeTimeout patience_;  // from move to move; the same rule without the least
   Trace trace_;
   double last_loss_ = 0;
   // Destroyed from the last to the first: the trainer's thread uses the communicator.
@@ -102,6 +107,7 @@ absl::Status GenerationRun::Join() {
   request.shared_memory = spec_.shared_memory();
   request.cancelled = [this] { return session_.Superseded(generation_); };
   ASSIGN_OR_RETURN(communicator_, setup_.build_communicator(request, rendezvous));
+  communicator_ = WatchExchanges(std::move(communicator_), setup_.progress);
   session_.OnSuperseded(generation_, [communicator = communicator_.get()] {
     communicator->Abort("a newer generation was announced");
   });
@@ -113,7 +119,10 @@ absl::Status GenerationRun::Join() {
   trainer.kernels = setup_.engine->kernels.get();
   trainer.comm_kernels = setup_.engine->comm_kernels.get();
   trainer.sample = setup_.sample;
-  trainer.cancelled = request.cancelled;
+  trainer.cancelled = [this] {
+    setup_.progress->Moved();  // asked between micro-batches
+    return session_.Superseded(generation_);
+  };
   trainer.trace = &trace_;
   ASSIGN_OR_RETURN(trainer_, Trainer::Create(trainer));
   return absl::OkStatus();
@@ -143,11 +152,12 @@ absl::Status GenerationRun::Load() {
 absl::StatusOr<bool> GenerationRun::TrainSteps() {
   bool stopped = false;
   while (!stopped && trainer_->state().step < spec_.train_iters()) {
-    SetPhase("training");
+    SetPhase("training", patience_.Current());
     ASSIGN_OR_RETURN(const StepResult result, trainer_->TrainStep(session_.StopRequested()));
     stopped = result.stop;
     last_loss_ = result.loss;
     exchange_timeout_.StepTook(result.duration);
+    patience_.StepTook(result.duration);
     communicator_->SetTimeout(exchange_timeout_.Current());
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
@@ -230,17 +240,6 @@ void GenerationRun::Notice(bool warning, const std::string& text) {
 }
 
 }  // namespace
-
-void Progress::Set(int64_t step, const std::string& phase) {
-  MutexLock lock(mu_);
-  beat_.set_step(step);
-  beat_.set_phase(phase);
-}
-
-proto::Beat Progress::Get() const {
-  MutexLock lock(mu_);
-  return beat_;
-}
 
 absl::StatusOr<proto::Finished> RunGeneration(const GenerationSetup& setup,
                                               const proto::GenerationPlan& plan, Rank rank) {

@@ -13,27 +13,16 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
-#include "common/base/mutex.h"
 #include "proto/worker.pb.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/rendezvous.h"
 #include "worker/engine/communicator_factory.h"
 #include "worker/engine/engine_factory.h"
+#include "worker/engine/progress.h"
 #include "worker/engine/session.h"
 #include "worker/engine/trainer.h"
 
 namespace dsrun::worker {
-
-// Where the engine is; what the beat thread tells the agent. Thread-safe.
-class Progress {
- public:
-  void Set(int64_t step, const std::string& phase);
-  proto::Beat Get() const;
-
- private:
-  mutable Mutex mu_;
-  proto::Beat beat_ ABSL_GUARDED_BY(mu_);
-};
 
 using CommunicatorBuilder = std::function<absl::StatusOr<std::unique_ptr<Communicator>>(
     const CommunicatorRequest&, Rendezvous&)>;

@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 #include "gtest/gtest.h"
@@ -73,6 +75,48 @@ TEST(GenerationTest, SupersededGenerations_EndWithTheUndisturbedHash) {
   for (const auto& outcome : cluster.Run(1)) EXPECT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(starts, (std::vector<int64_t>{0, 2, 4}));
   EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+// Rank 1 hangs in its own code in step 3, while rank 0 waits for it in a collective: the beat of
+// rank 1 says that a move is due and none comes, that of rank 0 that it waits.
+TEST(GenerationTest, RankThatHangsInItsOwnCode_IsTheOneWhoseBeatAsksForAMove) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  Mutex mu;
+  CondVar changed;
+  bool hangs = false;
+  bool seen = false;
+  cluster.before_sample = [&](Rank rank) {
+    if (rank != Rank(1) || cluster.beat(rank).step() != 2) return;
+    MutexLock lock(mu);
+    hangs = true;
+    changed.NotifyAll();
+    while (!seen) changed.Wait(mu);
+  };
+  std::thread observer([&] {
+    {
+      MutexLock lock(mu);
+      while (!hangs) changed.Wait(mu);
+    }
+    const proto::Beat before = cluster.beat(Rank(1));
+    EXPECT_EQ(before.phase(), "training");
+    EXPECT_TRUE(before.has_patience());
+    // Rank 0 gets to its collective in step 3, and then its beat has no limit.
+    const auto waits = [&] {
+      const proto::Beat beat = cluster.beat(Rank(0));
+      return beat.step() == 2 && beat.phase() == "training" && !beat.has_patience();
+    };
+    while (!waits()) std::this_thread::yield();
+    EXPECT_EQ(cluster.beat(Rank(1)).moves(), before.moves());
+    EXPECT_TRUE(cluster.beat(Rank(1)).has_patience());
+    MutexLock lock(mu);
+    seen = true;
+    changed.NotifyAll();
+  });
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  observer.join();
+  // Sampling and saving have no limit: nothing of them is left to be waited for.
+  EXPECT_FALSE(cluster.beat(Rank(0)).has_patience());
 }
 
 TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) {

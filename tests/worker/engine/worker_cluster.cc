@@ -1,6 +1,7 @@
 #include "tests/worker/engine/worker_cluster.h"
 
 #include <map>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -105,6 +106,7 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
     hub_->states.push_back(std::make_unique<SessionState>());
   }
   for (auto& state : hub_->states) state->PlanAnnounced(plan);
+  while (progress_.size() < static_cast<size_t>(width)) progress_.emplace_back();
 
   std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
   std::vector<absl::StatusOr<proto::Finished>> outcomes(static_cast<size_t>(width),
@@ -114,10 +116,12 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
     threads.emplace_back([&, rank] {
       ClusterSession session(hub_, job_, Rank(rank));
       absl::StatusOr<Engine> engine = BuildEngine(job_.train());
-      Progress progress;
       GenerationSetup setup;
       setup.engine = &*engine;
-      setup.sample = SampleText;
+      setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+        if (before_sample) before_sample(Rank(rank));
+        SampleText(index, tokens, targets);
+      };
       setup.session = &session;
       setup.file_system = &file_system_;
       setup.build_communicator =
@@ -127,7 +131,7 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
         if (!met.ok()) return met.status();
         return std::move(group[static_cast<size_t>(request.rank)]);
       };
-      setup.progress = &progress;
+      setup.progress = &progress_[static_cast<size_t>(rank)];
       setup.incarnation = Incarnation(static_cast<uint64_t>(generation_ * 100 + rank));
       outcomes[static_cast<size_t>(rank)] = RunGeneration(setup, plan, Rank(rank));
     });

@@ -5,6 +5,7 @@
 #ifndef DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
 #define DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include "proto/job.pb.h"
 #include "proto/worker.pb.h"
 #include "tests/fakes/faulty_file_system.h"
+#include "worker/engine/progress.h"
 
 namespace dsrun::worker {
 
@@ -25,6 +27,11 @@ class WorkerCluster {
 
   // Called for every message of a worker, from its thread; may call Announce and RequestStop.
   std::function<void(Rank rank, const proto::WorkerMessage& message)> on_message;
+
+  // Asked before every sample that a rank reads, from its thread. It may block.
+  std::function<void(Rank rank)> before_sample;
+  // What the beat of `rank` says, in a generation that runs.
+  proto::Beat beat(Rank rank) const { return progress_[static_cast<size_t>(rank.value())].Get(); }
 
   // Announces a newer, empty plan: whoever runs is superseded.
   void Announce();
@@ -43,6 +50,7 @@ class WorkerCluster {
   FaultyFileSystem& file_system_;
   int64_t generation_ = 0;
   std::shared_ptr<Hub> hub_;
+  std::deque<Progress> progress_;  // by rank; grows before threads run
 };
 
 }  // namespace dsrun::worker

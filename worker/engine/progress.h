@@ -1,0 +1,51 @@
+// Progress: where the engine of this process is, and whether it moves; what the beat thread tells
+// the agent. A beat alone proves only that the process lives: an engine that loops for ever in its
+// own code beats on. So every phase, micro-batch and exchange is a move, and a beat without a limit
+// (`patience`) says that none is due: in a declared long operation, or while an exchange waits for
+// peers, which has a deadline of its own (proto/worker.proto, Beat).
+//
+// Threads: all methods are thread-safe. Progress must outlive the communicators that watch for it.
+
+#ifndef DSRUN_WORKER_ENGINE_PROGRESS_H_
+#define DSRUN_WORKER_ENGINE_PROGRESS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "common/base/mutex.h"
+#include "proto/worker.pb.h"
+#include "worker/comm/communicator.h"
+
+namespace dsrun::worker {
+
+class Progress {
+ public:
+  // A phase begins: a move. `patience`: how long the engine may take for its next one; infinite: a
+  // declared long operation, no move is due.
+  void Set(int64_t step, const std::string& phase,
+           absl::Duration patience = absl::InfiniteDuration());
+  // Something is done inside the phase.
+  void Moved();
+  // An exchange begins and ends. Both are moves.
+  void EnterExchange();
+  void LeaveExchange();
+
+  proto::Beat Get() const;
+
+ private:
+  mutable Mutex mu_;
+  proto::Beat beat_ ABSL_GUARDED_BY(mu_);
+  absl::Duration patience_ ABSL_GUARDED_BY(mu_) = absl::InfiniteDuration();
+  int exchanges_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+// `inner`, whose exchanges `progress` hears of.
+std::unique_ptr<Communicator> WatchExchanges(std::unique_ptr<Communicator> inner,
+                                             Progress* progress);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_ENGINE_PROGRESS_H_
