@@ -81,8 +81,10 @@ void NodeCore::On(const CoordinatorReceived& event) {
       return OnKillWorker(generation, message.kill_worker());
     case proto::CoordinatorMessage::kEndJob:
       return OnEndJob();
-    case proto::CoordinatorMessage::kOpen:       // a repeat
-    case proto::CoordinatorMessage::kHeartbeat:  // already noted
+    case proto::CoordinatorMessage::kHeartbeat:
+      if (message.heartbeat().has_sent()) echo_ = {FromProto(message.heartbeat().sent()), now_};
+      return;
+    case proto::CoordinatorMessage::kOpen:  // a repeat
     case proto::CoordinatorMessage::BODY_NOT_SET:
       return;
   }
@@ -269,6 +271,7 @@ void NodeCore::On(const WorkerSpawnFailed& event) {
   proto::WorkerExited exited;
   exited.set_exit_code(event.exit_code);
   exited.set_reason(event.why);
+  *exited.mutable_steady_time() = ToProto(now_);
   ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
 }
 
@@ -281,6 +284,7 @@ void NodeCore::On(const WorkerEnded& event) {
   exited.set_core_dumped(event.core_dumped);
   for (const std::string& line : event.last_lines) exited.add_last_lines(line);
   *exited.mutable_wall_time() = ToProto(event.wall_time - absl::UnixEpoch());
+  *exited.mutable_steady_time() = ToProto(event.steady_time);
   ReportEnd(event.slot, std::exchange(*worker, {}), std::move(exited));
 }
 

@@ -38,6 +38,7 @@
 #define DSRUN_AGENT_NODE_CORE_H_
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -145,6 +146,11 @@ class NodeCore {
   bool abandoned_ = false;
   std::string end_reason_;
   absl::Duration coordinator_heard_at_;
+  struct Echo {
+    absl::Duration sent;   // the coordinator's clock
+    absl::Duration heard;  // ours
+  };
+  std::optional<Echo> echo_;  // the newest heartbeat of the coordinator that was not answered
   absl::Duration heartbeat_at_ = -absl::InfiniteDuration();  // of the last one sent
   absl::Duration ticked_at_ = absl::InfiniteDuration();      // infinite: no tick yet
   // Of the step in progress.

@@ -93,6 +93,13 @@ void NodeCore::SendHeartbeatIfDue() {
   heartbeat_at_ = now_;
   proto::AgentMessage message;
   message.mutable_heartbeat();
+  if (echo_) {
+    proto::AgentHeartbeat::Echo& echo = *message.mutable_heartbeat()->mutable_echo();
+    *echo.mutable_sent() = ToProto(echo_->sent);
+    *echo.mutable_heard() = ToProto(echo_->heard);
+    *echo.mutable_answered() = ToProto(now_);
+    echo_.reset();
+  }
   for (const auto& [slot, worker] : workers_) {
     if (worker.state != WorkerState::kConnected) continue;
     proto::WorkerBeat& beat = *message.mutable_heartbeat()->add_beats();

@@ -53,6 +53,7 @@ struct WorkerEnded {
   bool core_dumped = false;
   std::vector<std::string> last_lines;  // of its log, at most 20
   absl::Time wall_time;                 // when, for people
+  absl::Duration steady_time;           // the same moment on this agent's steady clock
 };
 // The worker in `slot` has opened its session and proved the job's token. A second hello from a
 // slot replaces the first session (the shell closes the older stream).

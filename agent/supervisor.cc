@@ -210,14 +210,15 @@ absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action)
     process.log_id = pipe->id;
     spec.stdout_fd = spec.stderr_fd = pipe->write_fd;
     MutexLock lock(mu_);  // a hello or an end must find the pid
-    pid = options_.runner->Spawn(
-        spec, [this, slot = action.slot, log = pipe->id](int32_t, const ProcessEnd& end) {
-          const absl::Time wall_time = options_.clock->WallNow();
-          logs_->Finish(log, [this, slot, end, wall_time](std::vector<std::string> lines) {
-            Enqueue(WorkerEnded{slot, end.exit_code, end.term_signal, end.core_dumped,
-                                std::move(lines), wall_time});
-          });
-        });
+    pid = options_.runner->Spawn(spec, [this, slot = action.slot, log = pipe->id](
+                                           int32_t, const ProcessEnd& end) {
+      const absl::Time wall_time = options_.clock->WallNow();
+      const absl::Duration steady_time = options_.clock->SteadyNow();
+      logs_->Finish(log, [this, slot, end, wall_time, steady_time](std::vector<std::string> lines) {
+        Enqueue(WorkerEnded{slot, end.exit_code, end.term_signal, end.core_dumped, std::move(lines),
+                            wall_time, steady_time});
+      });
+    });
     if (pid.ok()) pids_[action.slot] = *pid;
   }
   if (pipe.ok()) {

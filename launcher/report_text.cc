@@ -77,6 +77,9 @@ void AddWrapped(const std::string& first_indent, const std::string& indent, cons
 // From the failure's own time to when the coordinator heard of it.
 std::optional<absl::Duration> Detection(const Failure& failure, const ReportContext& context) {
   if (failure.silent_for > absl::ZeroDuration()) return failure.silent_for;
+  if (failure.happened_at) {
+    return std::max(failure.noticed_at - *failure.happened_at, absl::ZeroDuration());
+  }
   if (!failure.wall_time) return std::nullopt;
   const absl::Time noticed = context.wall_now - (context.steady_now - failure.noticed_at);
   const absl::Duration took = noticed - (absl::UnixEpoch() + *failure.wall_time);

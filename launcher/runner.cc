@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
+#include "common/base/proto_duration.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -186,9 +187,12 @@ void Runner::OpenSession(const AgentListens& listens) {
   if (link.fenced) return;
   AgentClient::Listener listener;
   listener.on_message = [this, node](proto::AgentMessage message) {
+    const SteadyTime now = doors_.clock->SteadyNow();
     {
       MutexLock lock(mu_);
       heard_.insert(node);
+      if (message.has_heartbeat()) clocks_.Heard(node, message.heartbeat(), now);
+      clocks_.Correct(node, now, message);
     }
     if (message.has_log_chunk()) {
       doors_.output(node, message.log_chunk());
@@ -261,7 +265,7 @@ void Runner::SendHeartbeats() {
     message.set_job_id(options_.job.job_id());
     message.set_incarnation(link.incarnation);
     message.set_generation(coordinator_.generation().value());
-    message.mutable_heartbeat();
+    *message.mutable_heartbeat()->mutable_sent() = ToProto(doors_.clock->SteadyNow());
     link.session->Send(std::move(message));
   }
 }

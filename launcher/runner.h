@@ -35,6 +35,7 @@
 #include "launcher/agent_starter.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/events.h"
+#include "launcher/coordinator/node_clocks.h"
 #include "proto/agent.pb.h"
 
 namespace dsrun::launcher {
@@ -157,6 +158,7 @@ class Runner {
   CondVar arrived_;
   std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
   std::set<NodeId> heard_ ABSL_GUARDED_BY(mu_);
+  NodeClocks clocks_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace dsrun::launcher

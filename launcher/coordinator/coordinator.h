@@ -104,7 +104,7 @@ struct CoordinatorConfig {
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 1;
+inline constexpr int kSnapshotSchemaVersion = 2;
 
 class Coordinator {
  public:
@@ -181,6 +181,7 @@ class Coordinator {
   void OnWorkerExited(WorkerId worker, Generation generation, const proto::WorkerExited& exited);
   void OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
   void OnProgramRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
+  void AddLateFailure(Failure failure);
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
   void OnJoined(Rank rank, const proto::Joined& joined);

@@ -84,13 +84,26 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
         BeginEnding(kExitCancelled, "stopped by the operator", false);
       }
       return;
+    case State::kEnding:
+      if (failure.exit_code != 0 && !failure.killed_by_agent) AddLateFailure(std::move(failure));
+      return;
     case State::kIdle:
     case State::kOpening:
     case State::kPreparing:
-    case State::kEnding:
     case State::kEnded:
       return;
   }
+}
+
+// What ended the job may have been heard of after what it caused.
+void Coordinator::AddLateFailure(Failure failure) {
+  if (!history_.Collecting()) return;
+  Report& report = history_.report();
+  const bool was_the_reason = report.verdict == FailureSentence(history_.Cause());
+  history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  if (!was_the_reason) return;
+  report.verdict = FailureSentence(history_.Cause());
+  exit_code_ = history_.Cause().exit_code;
 }
 
 void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message) {

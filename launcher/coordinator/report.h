@@ -38,7 +38,12 @@ struct Failure {
   absl::Duration noticed_at;     // when the coordinator heard of it
   absl::Duration silent_for;     // how long its silence had lasted by then; 0: it was not silence
   std::optional<absl::Duration>
-      wall_time;                        // when it happened, since the epoch, on the agent's clock
+      wall_time;  // when it happened, since the epoch, on the agent's clock
+  // The same on the node's steady clock, and on ours (node_clocks.h) to within the second; absent:
+  // not an exit, or the node's clock is not known.
+  std::optional<absl::Duration> node_time;
+  std::optional<absl::Duration> happened_at;
+  absl::Duration happened_within;
   std::vector<std::string> last_lines;  // of the rank's log
 };
 

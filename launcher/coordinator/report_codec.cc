@@ -134,7 +134,8 @@ absl::StatusOr<GenerationRecord> FromSnapshot(const proto::GenerationState& stat
 
 proto::FailureState ToSnapshot(const Failure& failure) {
   const auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal,
-               killed_by_agent, noticed_at, silent_for, wall_time, last_lines] = failure;
+               killed_by_agent, noticed_at, silent_for, wall_time, node_time, happened_at,
+               happened_within, last_lines] = failure;
   proto::FailureState state;
   state.set_kind(ToSnapshot(kind));
   state.set_node(node.value());
@@ -150,6 +151,9 @@ proto::FailureState ToSnapshot(const Failure& failure) {
   *state.mutable_noticed_at() = ToProto(noticed_at);
   *state.mutable_silent_for() = ToProto(silent_for);
   if (wall_time) *state.mutable_wall_time() = ToProto(*wall_time);
+  if (node_time) *state.mutable_node_time() = ToProto(*node_time);
+  if (happened_at) *state.mutable_happened_at() = ToProto(*happened_at);
+  *state.mutable_happened_within() = ToProto(happened_within);
   for (const std::string& line : last_lines) state.add_last_lines(line);
   return state;
 }
@@ -157,7 +161,8 @@ proto::FailureState ToSnapshot(const Failure& failure) {
 absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   Failure failure;
   auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, killed_by_agent,
-         noticed_at, silent_for, wall_time, last_lines] = failure;
+         noticed_at, silent_for, wall_time, node_time, happened_at, happened_within, last_lines] =
+      failure;
   ASSIGN_OR_RETURN(kind, FromSnapshot(state.kind()));
   node = NodeId(state.node());
   host = state.host();
@@ -172,6 +177,9 @@ absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   noticed_at = FromProto(state.noticed_at());
   silent_for = FromProto(state.silent_for());
   if (state.has_wall_time()) wall_time = FromProto(state.wall_time());
+  if (state.has_node_time()) node_time = FromProto(state.node_time());
+  if (state.has_happened_at()) happened_at = FromProto(state.happened_at());
+  happened_within = FromProto(state.happened_within());
   last_lines.assign(state.last_lines().begin(), state.last_lines().end());
   return failure;
 }

@@ -1,6 +1,8 @@
 #include "launcher/coordinator/root_cause.h"
 
+#include <algorithm>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,18 +31,34 @@ int Weight(const Failure& failure) {
   return 2;
 }
 
-bool Before(const Failure& a, const Failure& b) {
-  if (Weight(a) != Weight(b)) return Weight(a) < Weight(b);
-  if (a.node == b.node && a.wall_time && b.wall_time) return *a.wall_time < *b.wall_time;
-  return a.noticed_at < b.noticed_at;
+// Known from their times; else neither is before the other.
+bool CertainlyBefore(const Failure& a, const Failure& b) {
+  if (a.node == b.node) {
+    if (a.node_time && b.node_time) return *a.node_time < *b.node_time;
+    return a.wall_time && b.wall_time && *a.wall_time < *b.wall_time;
+  }
+  return a.happened_at && b.happened_at &&
+         *a.happened_at + a.happened_within < *b.happened_at - b.happened_within;
 }
 
 }  // namespace
 
 size_t ChooseCause(const std::vector<Failure>& failures) {
   size_t cause = 0;
-  for (size_t i = 1; i < failures.size(); ++i) {
-    if (Before(failures[i], failures[cause])) cause = i;
+  bool cause_preceded = true;
+  for (size_t i = 0; i < failures.size(); ++i) {
+    const Failure& failure = failures[i];
+    // Estimates of one clock, taken at different times, may contradict each other in a circle: then
+    // everybody has somebody before them, and the order of hearing decides alone.
+    const bool preceded = std::any_of(failures.begin(), failures.end(), [&](const Failure& other) {
+      return Weight(other) == Weight(failure) && CertainlyBefore(other, failure);
+    });
+    const Failure& best = failures[cause];
+    const bool better = std::tuple(Weight(failure), preceded, failure.noticed_at) <
+                        std::tuple(Weight(best), cause_preceded, best.noticed_at);
+    if (i > 0 && !better) continue;
+    cause = i;
+    cause_preceded = preceded;
   }
   return cause;
 }
@@ -63,6 +81,11 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());
   if (exited.has_wall_time()) {
     failure.wall_time = FromProto(exited.wall_time());
+  }
+  if (exited.has_steady_time()) failure.node_time = FromProto(exited.steady_time());
+  if (exited.has_launcher_time()) {
+    failure.happened_at = FromProto(exited.launcher_time());
+    failure.happened_within = FromProto(exited.launcher_time_within());
   }
   return failure;
 }

@@ -3,9 +3,9 @@
 // A failure brings others with it: peers lose their connections, an agent kills what it was told to
 // stop. The cause is the strongest kind first: a process that ended by itself, a node that is gone,
 // a rank that found an own fault; then what an agent killed; then what ranks only reported about
-// their peers. Within one kind it is the first: on one node by the agent's wall clock, between
-// nodes by the order in which the coordinator heard of them, because two nodes' clocks are not
-// compared (an offset of their clocks is as long as the causal chain).
+// their peers. Within one kind it is the first: on one node by that node's clock, between nodes by
+// corrected time (node_clocks.h) if the difference is larger than what both may be wrong by, else
+// by the order in which the coordinator heard of them.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_ROOT_CAUSE_H_
 #define DSRUN_LAUNCHER_COORDINATOR_ROOT_CAUSE_H_

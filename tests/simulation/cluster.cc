@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/proto_duration.h"
 #include "launcher/coordinator/describe.h"
 #include "proto/snapshot.pb.h"
 #include "tests/launcher/coordinator/twin.h"
@@ -91,6 +92,7 @@ Outcome Cluster::Run() {
   outcome.exit_code = end_ ? end_->exit_code : -1;
   outcome.faults = faults_;
   outcome.spins = spins_;
+  outcome.heard_in_the_wrong_order = heard_in_the_wrong_order_;
   outcome.generations = coordinator_->generation().value();
   const launcher::Report report = coordinator_->CurrentReport(world_.now());
   outcome.restarts = report.restarts;
@@ -243,7 +245,10 @@ void Cluster::DeliverUp(NodeId node, uint64_t life, const proto::AgentMessage& m
     stream.heard = true;
     stream.heard_at = world_.now();
     if (message.has_prepared()) stream.prepared = std::max(stream.prepared, message.generation());
-    if (!message.has_heartbeat()) Feed(launcher::AgentSpoke{node, message});
+    if (message.has_heartbeat()) return clocks_.Heard(node, message.heartbeat(), world_.now());
+    launcher::AgentSpoke spoke{node, message};
+    clocks_.Correct(node, world_.now(), spoke.message);
+    Feed(std::move(spoke));
   });
 }
 
@@ -302,7 +307,7 @@ void Cluster::HeartbeatLater() {
     for (size_t i = 0; i < streams_.size() && !coordinator_process_.stopped(); ++i) {
       proto::CoordinatorMessage beat;
       beat.set_job_id("simulation");
-      beat.mutable_heartbeat();
+      *beat.mutable_heartbeat()->mutable_sent() = ToProto(world_.now());
       ToAgent(NodeId(static_cast<int32_t>(i)), beat);
     }
     HeartbeatLater();

@@ -8,7 +8,8 @@
 // node is fenced in time, a worker that spins is killed in time; the job ends, with an exit code
 // that the faults explain; a job that ended 0 has done all its steps; no plan goes to a node that
 // has not acknowledged its claim; no more restarts than faults explain; one Ctrl-C after a step
-// never means "at once", and what it stopped in order it has saved; no process is left; a replay of
+// never means "at once", and what it stopped in order it has saved; the named
+// cause of a failure is the one that came first; no process is left; a replay of
 // the durable events gives the coordinator's digest.
 
 #ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
@@ -25,6 +26,7 @@
 
 #include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/node_clocks.h"
 #include "proto/job.pb.h"
 #include "tests/simulation/sim_agent.h"
 #include "tests/simulation/sim_world.h"
@@ -35,7 +37,8 @@ struct Outcome {
   std::string violation;  // empty: everything held
   int exit_code = -1;     // -1: the coordinator was killed
   int faults = 0;
-  int spins = 0;  // of them, workers whose engine looped for ever
+  int spins = 0;                     // of them, workers whose engine looped for ever
+  int heard_in_the_wrong_order = 0;  // causes that were heard of after what they caused
   int64_t generations = 0;
   int restarts = 0;
   int lost_nodes = 0;
@@ -88,6 +91,7 @@ class Cluster {
 
   void MaybeFault(const std::string& where);
   void Fault();
+  void FailTwice(size_t index, SimWorker* worker);
   bool MayLoseNode() const;
   void OperatorStopLater();
 
@@ -98,6 +102,7 @@ class Cluster {
   void CheckSpinningWorkersAreKilled();
   void CheckEnd();
   void CheckStopped();
+  void CheckRootCauses();
   void CheckNothingLeft();
   void CheckReplay();
   bool Explained(int exit_code) const;
@@ -108,6 +113,7 @@ class Cluster {
   Process coordinator_process_;
   std::vector<std::pair<absl::Duration, launcher::Event>> journal_;
   std::vector<Stream> streams_;
+  launcher::NodeClocks clocks_;
   std::vector<std::unique_ptr<SimAgent>> agents_;
   struct Wired {
     int64_t generation;
@@ -118,6 +124,7 @@ class Cluster {
   std::map<uint64_t, bool> dead_;
   int faults_ = 0;
   int spins_ = 0;  // of them, workers whose engine loops for ever
+  int heard_in_the_wrong_order_ = 0;
   int operator_stops_ = 0;
   bool stepped_ = false;         // the coordinator has heard of a step
   bool had_stepped_ = false;     // ... when the first Ctrl-C came

@@ -50,7 +50,7 @@ void Cluster::Fault() {
   // Pauses of a node that shall survive must not add up to a silence that it is given up for.
   const bool spared = !MayLoseNode();
   const bool tired = spared && world_.now() - streams_[index].heard_at > absl::Milliseconds(700);
-  const int64_t kind = world_.luck.Below(22);
+  const int64_t kind = world_.luck.Below(23);
   if (kind < 8) {
     if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
   } else if (kind < 11) {
@@ -69,6 +69,8 @@ void Cluster::Fault() {
     absl::Duration& until = streams_[index].stalled_until;
     until = std::max(until, world_.now() + stall);
     world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  } else if (kind == 22) {
+    if (worker != nullptr && !tired) FailTwice(index, worker);
   } else if (kind == 21) {
     if (worker == nullptr || world_.scenario.program || worker->spins()) return;
     ++spins_;
@@ -84,6 +86,24 @@ void Cluster::Fault() {
       coordinator_process_.Wake();
     });
   }
+}
+
+// A worker dies, and a moment later one on another node, as a consequence would; but the first
+// node's messages are late, so the second is heard of first.
+void Cluster::FailTwice(size_t index, SimWorker* worker) {
+  const size_t other = (index + 1) % agents_.size();
+  SimAgent* const later = agents_[other].get();
+  if (other == index || later->LiveWorkers().empty()) return;
+  ++faults_;
+  absl::Duration& until = streams_[index].stalled_until;
+  until = std::max(until, world_.now() + world_.luck.Millis(20, 400));
+  world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  agents_[index]->KillWorkerProcess(worker, 11);
+  world_.queue.After(world_.luck.Millis(2, 100), [later] {
+    if (const std::vector<SimWorker*> workers = later->LiveWorkers(); !workers.empty()) {
+      later->KillWorkerProcess(workers.front(), 6);
+    }
+  });
 }
 
 void Cluster::OperatorStopLater() {
@@ -183,6 +203,7 @@ void Cluster::CheckEnd() {
     }
   }
   CheckStopped();
+  CheckRootCauses();
   // What belongs to a generation that is over must not end the next one as well. Twice: a worker
   // that has just finished may be given a plan that it leaves without having read.
   const int restarts = coordinator_->CurrentReport(world_.now()).restarts;
@@ -220,6 +241,31 @@ void Cluster::CheckStopped() {
                         report.verdict.find("did not finish in time") != std::string::npos;
   if (!hindered) {
     world_.Violated(absl::StrCat("one Ctrl-C after a step, and no checkpoint: ", report.verdict));
+  }
+}
+
+// Every node's clock has its own zero. Of the processes that ended by themselves in one incident,
+// the cause is the one that really ended first, unless both moments are known too loosely to tell.
+void Cluster::CheckRootCauses() {
+  const auto by_itself = [](const launcher::Failure& failure) {
+    return failure.kind == launcher::Failure::Kind::kWorkerExited && !failure.killed_by_agent;
+  };
+  const launcher::Report report = coordinator_->CurrentReport(world_.now());
+  for (const launcher::Incident& incident : report.incidents) {
+    const launcher::Failure& cause = incident.cause;
+    if (!by_itself(cause)) continue;
+    for (const launcher::Failure& other : incident.consequences) {
+      if (!by_itself(other) || other.node == cause.node) continue;
+      const absl::Duration later = *cause.wall_time - *other.wall_time;
+      const bool known = cause.happened_at && other.happened_at;
+      // Both ends of both intervals: as far apart as that, they cannot overlap.
+      if (known && later > 2 * (cause.happened_within + other.happened_within)) {
+        world_.Violated(absl::StrCat("node ", cause.node.value(),
+                                     " is named as the cause, but node ", other.node.value(),
+                                     " failed ", absl::FormatDuration(later), " before it"));
+      }
+      heard_in_the_wrong_order_ += cause.noticed_at > other.noticed_at ? 1 : 0;
+    }
   }
 }
 

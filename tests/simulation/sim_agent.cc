@@ -25,6 +25,7 @@ SimAgent::SimAgent(World* world, NodeId node, Sabotage sabotage, Doors doors)
       sabotage_(sabotage),
       doors_(std::move(doors)),
       slowness_(world->luck.Chance(0.2) ? 5 : 1),
+      skew_(absl::Milliseconds(world->luck.Between(-1'000'000, 1'000'000'000))),
       core_({.incarnation = Incarnation(world->luck.Next() | 1), .inventory = {}}) {
   TickLater();
 }
@@ -47,7 +48,7 @@ void SimAgent::StreamGone(const std::string& why) {
 
 void SimAgent::Feed(const agent::NodeEvent& event) {
   if (!alive()) return;
-  for (const agent::NodeAction& action : core_.Step(world_->now(), event)) {
+  for (const agent::NodeAction& action : core_.Step(Clock(), event)) {
     Perform(action);
     if (!alive()) return;
   }
@@ -188,13 +189,16 @@ void SimAgent::End(Child* child, int exit_code, int signal) {
       Deliver([this, slot, incarnation] { Feed(agent::WorkerSessionClosed{slot, incarnation}); });
     });
   }
-  world_->queue.At(reaped, [this, slot, exit_code, signal] {
-    Deliver([this, slot, exit_code, signal] {
+  const absl::Duration died = world_->now();
+  world_->queue.At(reaped, [this, slot, exit_code, signal, died] {
+    Deliver([this, slot, exit_code, signal, died] {
       agent::WorkerEnded ended;
       ended.slot = slot;
       ended.exit_code = exit_code;
       ended.term_signal = signal;
-      ended.wall_time = absl::UnixEpoch() + world_->now();
+      // The truth, which no decision about two nodes is made from: see CheckRootCauses.
+      ended.wall_time = absl::UnixEpoch() + died;
+      ended.steady_time = died + skew_;
       Feed(ended);
     });
   });

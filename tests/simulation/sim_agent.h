@@ -71,6 +71,7 @@ class SimAgent : public Process {
   void FromWorker(Child* child, proto::WorkerMessage message);
   void Beat(Child* child);
   void TickLater();
+  absl::Duration Clock() const { return world_->now() + skew_; }
   Child* ChildIn(Slot slot);
   absl::Duration OnWire(Child* child);
 
@@ -79,6 +80,7 @@ class SimAgent : public Process {
   const Sabotage sabotage_;
   const Doors doors_;
   const double slowness_;
+  const absl::Duration skew_;  // of this node's steady clock
   agent::NodeCore core_;
   std::vector<std::unique_ptr<Child>> children_;  // never removed: late deliveries point to them
   std::map<Slot, Child*> by_slot_;

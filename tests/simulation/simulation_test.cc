@@ -38,6 +38,7 @@ TEST(SimulationTest, EverySeedHolds) {
   int recovered = 0;
   int at_less_width = 0;
   int after_spinning = 0;
+  int heard_in_the_wrong_order = 0;
   int saved_after_recovery = 0;
   uint64_t steps = 0;
   int failures = 0;
@@ -53,16 +54,17 @@ TEST(SimulationTest, EverySeedHolds) {
     recovered += outcome.exit_code == 0 && outcome.restarts > 0 ? 1 : 0;
     at_less_width += outcome.exit_code == 0 && outcome.lost_nodes > 0 ? 1 : 0;
     after_spinning += outcome.exit_code == 0 && outcome.spins > 0 ? 1 : 0;
+    heard_in_the_wrong_order += outcome.heard_in_the_wrong_order;
     saved_after_recovery += outcome.saved_after_recovery ? 1 : 0;
     steps += outcome.steps;
   }
   std::printf(
       "seeds %llu to %llu, %llu events; %d recovered, %d of them with fewer nodes; %d after a "
-      "worker had spun; %d saved "
+      "worker had spun; %d causes heard late; %d saved "
       "after a Ctrl-C in a recovery; ends:",
       static_cast<unsigned long long>(first), static_cast<unsigned long long>(first + count - 1),
       static_cast<unsigned long long>(steps), recovered, at_less_width, after_spinning,
-      saved_after_recovery);
+      heard_in_the_wrong_order, saved_after_recovery);
   for (const auto& [code, times] : exits) std::printf(" %d x %d", code, times);
   std::printf("\n");
   if (count < kSeeds || failures > 0) return;
@@ -70,6 +72,7 @@ TEST(SimulationTest, EverySeedHolds) {
   EXPECT_GT(recovered, static_cast<int>(count / 4));
   EXPECT_GT(at_less_width, static_cast<int>(count / 20));
   EXPECT_GT(after_spinning, static_cast<int>(count / 20));
+  EXPECT_GT(heard_in_the_wrong_order, 10);
   EXPECT_GT(saved_after_recovery, 5);
   for (const int code : {0, 91, 93, 94, 95, 96, 137}) {
     EXPECT_GT(exits[code], 0) << "no seed ended with " << code;

@@ -81,6 +81,9 @@ std::vector<std::string> ARichJob() {
   exited->set_reason("silent");
   exited->mutable_silent_for()->set_seconds(3);
   exited->mutable_wall_time()->set_seconds(1'700'000'000);
+  exited->mutable_steady_time()->set_seconds(5000);
+  exited->mutable_launcher_time()->set_seconds(99);
+  exited->mutable_launcher_time_within()->set_nanos(1000);
   exited->add_last_lines("the last\xff line");
   feed(killed);
   for (const int node : {0, 1}) feed(bench.Spoke(node, Kind::kPrepared));

@@ -1,0 +1,167 @@
+// Which failure is named, when clocks differ and messages overtake one another; and how a node's
+// clock is learnt.
+
+#include "launcher/coordinator/root_cause.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "gtest/gtest.h"
+#include "launcher/coordinator/node_clocks.h"
+
+namespace dsrun::launcher {
+namespace {
+
+absl::Duration Ms(double n) { return absl::Milliseconds(n); }
+
+// A rank's process on `node` that ended by itself, heard of at `noticed`.
+Failure Exit(int node, absl::Duration noticed, std::optional<absl::Duration> node_time,
+             std::optional<absl::Duration> happened_at, absl::Duration within) {
+  Failure failure;
+  failure.kind = Failure::Kind::kWorkerExited;
+  failure.node = NodeId(node);
+  failure.noticed_at = noticed;
+  failure.node_time = node_time;
+  failure.happened_at = happened_at;
+  failure.happened_within = within;
+  return failure;
+}
+
+TEST(ChooseCause, FirstInCorrectedTime_ElseInTheOrderOfHearing) {
+  const std::optional<absl::Duration> none;
+  Failure killed = Exit(1, Ms(1), Ms(1), Ms(1), Ms(1));
+  killed.killed_by_agent = true;
+  Failure reported = Exit(1, Ms(1), none, none, Ms(0));
+  reported.kind = Failure::Kind::kWorkerReported;
+  struct Row {
+    const char* name;
+    std::vector<Failure> heard;  // in this order
+    size_t cause;
+  };
+  const Row rows[] = {
+      {"one alone", {Exit(0, Ms(9), none, none, Ms(0))}, 0},
+      {"heard in the right order",
+       {Exit(0, Ms(10), Ms(5), Ms(5), Ms(1)), Exit(1, Ms(11), Ms(9), Ms(9), Ms(1))},
+       0},
+      {"heard in the wrong order; the nodes' own clocks say the opposite",
+       {Exit(0, Ms(10), Ms(100), Ms(9), Ms(1)), Exit(1, Ms(90), Ms(999999), Ms(5), Ms(1))},
+       1},
+      {"too close to tell",
+       {Exit(0, Ms(10), Ms(9), Ms(9), Ms(2)), Exit(1, Ms(90), Ms(8), Ms(8), Ms(2))},
+       0},
+      {"the difference is just as large as what both may be wrong by",
+       {Exit(0, Ms(10), Ms(9), Ms(9), Ms(3)), Exit(1, Ms(90), Ms(5), Ms(5), Ms(1))},
+       0},
+      {"one of them has no time on our clock",
+       {Exit(0, Ms(10), Ms(9), none, Ms(0)), Exit(1, Ms(90), Ms(5), Ms(5), Ms(1))},
+       0},
+      {"on one node its own clock decides, however loose the estimate is",
+       {Exit(1, Ms(10), Ms(502), Ms(9), Ms(50)), Exit(1, Ms(11), Ms(501), Ms(8), Ms(50))},
+       1},
+      {"three, the last heard was the first",
+       {Exit(0, Ms(10), Ms(1), Ms(8), Ms(1)), Exit(1, Ms(20), Ms(1), Ms(9), Ms(1)),
+        Exit(2, Ms(30), Ms(1), Ms(2), Ms(1))},
+       2},
+      {"the first heard cannot be told from the first, who is certainly before the second",
+       {Exit(0, Ms(10), Ms(1), Ms(5), Ms(9)), Exit(1, Ms(20), Ms(1), Ms(9), Ms(1)),
+        Exit(2, Ms(30), Ms(1), Ms(2), Ms(1))},
+       0},
+      {"what an agent killed is a consequence, whatever its time",
+       {killed, Exit(0, Ms(10), Ms(9), Ms(9), Ms(1))},
+       1},
+      {"what was only reported is a consequence too",
+       {reported, Exit(0, Ms(10), Ms(9), Ms(9), Ms(1))},
+       1},
+  };
+  for (const Row& row : rows) EXPECT_EQ(ChooseCause(row.heard), row.cause) << row.name;
+}
+
+// Estimates of one clock that contradict each other: 0 before 1 by its own node's clock, 1 before 2
+// and 2 before 0 by corrected time.
+TEST(ChooseCause, CircleOfEstimates_IsBrokenByTheOrderOfHearing) {
+  EXPECT_EQ(ChooseCause({Exit(0, Ms(10), Ms(1), Ms(9), Ms(0)), Exit(0, Ms(20), Ms(2), Ms(1), Ms(0)),
+                         Exit(1, Ms(30), Ms(0), Ms(5), Ms(0))}),
+            0u);
+}
+
+// A node whose clock is ahead by an hour; `there` and `back` in milliseconds, asked at `sent`.
+NodeClock::RoundTrip Trip(double sent, double there, double held, double back) {
+  const absl::Duration ahead = absl::Hours(1);
+  return {Ms(sent), Ms(sent + there) + ahead, Ms(sent + there + held) + ahead,
+          Ms(sent + there + held + back)};
+}
+
+TEST(NodeClock, BeforeTheFirstRoundTrip_NothingIsKnown) {
+  EXPECT_FALSE(NodeClock().OnOurs(Ms(1), Ms(1)).has_value());
+}
+
+TEST(NodeClock, EqualWays_GiveTheOffsetExactly) {
+  NodeClock clock;
+  clock.Add(Trip(100, 2, 300, 2));
+  const auto moment = clock.OnOurs(absl::Hours(1) + Ms(200), Ms(404));
+  ASSERT_TRUE(moment.has_value());
+  EXPECT_EQ(moment->at, Ms(200));
+  EXPECT_EQ(moment->within, Ms(2));
+}
+
+TEST(NodeClock, UnequalWays_AreWrongByNoMoreThanItSays) {
+  for (const double there : {0.0, 1.0, 7.0, 50.0}) {
+    for (const double back : {0.0, 1.0, 7.0, 50.0}) {
+      NodeClock clock;
+      clock.Add(Trip(100, there, 300, back));
+      const auto moment = clock.OnOurs(absl::Hours(1) + Ms(200), Ms(400 + there + back));
+      ASSERT_TRUE(moment.has_value());
+      EXPECT_LE(absl::AbsDuration(moment->at - Ms(200)), moment->within) << there << " " << back;
+      EXPECT_LE(moment->within, Ms((there + back) / 2)) << there << " " << back;
+    }
+  }
+}
+
+TEST(NodeClock, ShortestRoundTripOfTheLastEight_IsBelieved) {
+  NodeClock clock;
+  clock.Add(Trip(0, 0, 0, 0));  // the best of all, but too old at the end
+  for (int i = 0; i < 4; ++i) clock.Add(Trip(100 + i, 40, 0, 0));
+  EXPECT_LT(clock.OnOurs(absl::Hours(1), Ms(200))->within, Ms(1));
+  clock.Add(Trip(200, 3, 0, 1));
+  for (int i = 0; i < 7; ++i) clock.Add(Trip(300 + i, 40, 0, 0));
+  const auto moment = clock.OnOurs(absl::Hours(1) + Ms(250), Ms(204));
+  EXPECT_EQ(moment->within, Ms(2));
+  EXPECT_EQ(moment->at, Ms(249));
+}
+
+TEST(NodeClock, OldRoundTrip_IsBelievedLess) {
+  NodeClock clock;
+  clock.Add(Trip(0, 1, 0, 1));
+  EXPECT_EQ(clock.OnOurs(absl::Hours(1), Ms(2) + absl::Seconds(10))->within, Ms(6));
+}
+
+TEST(NodeClock, ImpossibleRoundTrip_IsDropped) {
+  NodeClock clock;
+  clock.Add({Ms(10), Ms(5), Ms(6), Ms(9)});    // came before it was sent
+  clock.Add({Ms(10), Ms(5), Ms(4), Ms(19)});   // answered before it was heard
+  clock.Add({Ms(10), Ms(5), Ms(50), Ms(19)});  // held for longer than it took
+  EXPECT_FALSE(clock.OnOurs(Ms(1), Ms(1)).has_value());
+}
+
+TEST(NodeClocks, ExitOfAKnownNode_IsStamped_OfAnUnknownOneNot) {
+  NodeClocks clocks;
+  proto::AgentHeartbeat heartbeat;
+  clocks.Heard(NodeId(0), heartbeat, Ms(1));  // answers nothing
+  heartbeat.mutable_echo()->mutable_sent()->set_seconds(10);
+  heartbeat.mutable_echo()->mutable_heard()->set_seconds(5010);
+  heartbeat.mutable_echo()->mutable_answered()->set_seconds(5011);
+  clocks.Heard(NodeId(0), heartbeat, absl::Seconds(11));
+  proto::AgentMessage message;
+  message.mutable_worker_exited()->mutable_steady_time()->set_seconds(5003);
+  clocks.Correct(NodeId(0), absl::Seconds(11), message);
+  EXPECT_EQ(message.worker_exited().launcher_time().seconds(), 3);
+  EXPECT_EQ(message.worker_exited().launcher_time_within().seconds(), 0);
+  // An agent cannot stamp by itself.
+  clocks.Correct(NodeId(1), absl::Seconds(11), message);
+  EXPECT_FALSE(message.worker_exited().has_launcher_time());
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
