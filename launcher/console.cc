@@ -93,7 +93,29 @@ Console::Console(const proto::JobSpec& job, const Options& options)
       train_iters_(job.train().train_iters()),
       log_interval_(job.train().log_interval() > 0 ? job.train().log_interval() : 10),
       writer_(options.output) {
-  for (const proto::NodeSpec& node : job.nodes()) hosts_.push_back(node.host());
+  size_t slots = 0;
+  for (const proto::NodeSpec& node : job.nodes()) {
+    hosts_.push_back(node.host());
+    slots += static_cast<size_t>(node.slots_size());
+  }
+  ranks_.SetWidth(slots);
+  shower_ = std::thread([this] { ShowWhenDue(); });
+}
+
+Console::~Console() { StopShowing(); }
+
+// What waits is shown now, and what comes later waits no more.
+int64_t Console::StopShowing() {
+  int64_t left_out = 0;
+  {
+    MutexLock lock(mu_);
+    closing_ = true;
+    Show(ranks_.All());
+    left_out = lines_left_out_;
+    changed_.NotifyAll();
+  }
+  if (shower_.joinable()) shower_.join();
+  return left_out;
 }
 
 void Console::Tell(const OperatorEvent& event) {
@@ -101,8 +123,12 @@ void Console::Tell(const OperatorEvent& event) {
   // A program's operator wants the program's words; ours only when something happens.
   const bool routine = std::holds_alternative<AgentsOpened>(event) ||
                        std::holds_alternative<GenerationRunning>(event);
-  if (!is_train_ && routine) return;
   const auto* started = std::get_if<GenerationStarted>(&event);
+  if (started != nullptr) {
+    MutexLock lock(mu_);
+    ranks_.SetWidth(started->ranks.size());
+  }
+  if (!is_train_ && routine) return;
   if (!is_train_ && started != nullptr && started->generation == Generation(1)) return;
   if (const std::string text = OperatorText(event); !text.empty()) Say(text);
 }
@@ -121,30 +147,57 @@ void Console::Progress(const struct Progress& progress) {
 
 void Console::RankOutput(NodeId node, const proto::LogChunk& chunk) {
   if (options_.quiet_ranks) return;
-  const std::string prefix = absl::StrCat("[", hosts_.at(node.value()), ":", chunk.rank(), "] ");
-  std::string lines;
+  const LineCollapser::Source source{node, Rank(chunk.rank())};
+  const absl::Duration now = options_.clock->SteadyNow();
+  MutexLock lock(mu_);
   std::string_view rest = chunk.text();
   while (!rest.empty()) {
     const size_t end = std::min(rest.find('\n'), rest.size());
-    lines += prefix;
-    lines += rest.substr(0, end);
-    lines += '\n';
+    ranks_.Add(now, source, std::string(rest.substr(0, end)));
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   if (chunk.dropped_lines() > 0) {
-    absl::StrAppend(&lines, prefix, "(", chunk.dropped_lines(),
-                    " lines not shown, the console was too slow; they are in the rank's file)\n");
+    ranks_.Add(now, source,
+               absl::StrCat("(", chunk.dropped_lines(),
+                            " lines not shown, the console was too slow; they are in the rank's "
+                            "file)"));
   }
-  const int64_t count = std::count(lines.begin(), lines.end(), '\n');
-  if (!writer_.WriteDroppable(OutputWriter::To::kOut, std::move(lines))) lines_left_out_ += count;
+  Show(closing_ ? ranks_.All() : ranks_.Due(now));
+  changed_.NotifyAll();
+}
+
+void Console::Show(const std::vector<LineCollapser::Line>& lines) {
+  if (lines.empty()) return;
+  std::string text;
+  int64_t count = 0;
+  for (const LineCollapser::Line& line : lines) {
+    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ", line.text, "\n");
+    count += static_cast<int64_t>(line.sources.size());
+  }
+  if (!writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) lines_left_out_ += count;
+}
+
+void Console::ShowWhenDue() {
+  MutexLock lock(mu_);
+  while (!closing_) {
+    const absl::Duration now = options_.clock->SteadyNow();
+    Show(ranks_.Due(now));
+    if (ranks_.next() == absl::InfiniteDuration()) {
+      changed_.Wait(mu_);
+    } else {
+      changed_.WaitFor(mu_, ranks_.next() - now);
+    }
+  }
 }
 
 void Console::Say(const std::string& text) {
+  MutexLock lock(mu_);
+  Show(ranks_.All());
   writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", text, "\n"));
 }
 
 void Console::Finish(const std::string& screen, bool failed) {
-  if (const int64_t count = lines_left_out_; count > 0) {
+  if (const int64_t count = StopShowing(); count > 0) {
     Say(absl::StrCat(count, " lines of the ranks were not shown, because the reader of standard ",
                      "output was too slow; they are in the ranks' files"));
   }

@@ -1,6 +1,11 @@
 // Console: what the operator sees while a job runs. On a terminal a progress line, rewritten in
 // place; in a file plain lines, one every log_interval steps. Ranks' output prefixed "[host:rank]
-// ", whole lines. Generation changes, failures and warnings as single lines.
+// ", whole lines; the same line of several ranks within kCollapseWindow is shown once, with the
+// ranks that said it: "[127.0.0.1:0-3] ". Generation changes, failures and warnings as single
+// lines.
+//
+// A rank's line is shown at most kCollapseWindow after it came, in the rank's own order, and before
+// whatever dsrun says later; with one rank at once.
 //
 // Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
 // error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
@@ -9,14 +14,18 @@
 #ifndef DSRUN_LAUNCHER_CONSOLE_H_
 #define DSRUN_LAUNCHER_CONSOLE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/ids.h"
+#include "common/base/mutex.h"
 #include "launcher/coordinator/events.h"
+#include "launcher/line_collapser.h"
 #include "launcher/output_writer.h"
 #include "proto/agent.pb.h"
 #include "proto/job.pb.h"
@@ -29,9 +38,13 @@ class Console {
     bool progress_line = false;
     bool quiet_ranks = false;
     OutputWriter::Options output;
+    Clock* clock = &Clock::Real();  // must outlive the console
   };
 
+  static constexpr absl::Duration kCollapseWindow = absl::Milliseconds(100);
+
   Console(const proto::JobSpec& job, const Options& options);
+  ~Console();
 
   void Tell(const OperatorEvent& event);
   void RankOutput(NodeId node, const proto::LogChunk& chunk);
@@ -42,6 +55,9 @@ class Console {
 
  private:
   void Progress(const struct Progress& progress);
+  void ShowWhenDue();
+  int64_t StopShowing();  // returns how many lines were left out
+  void Show(const std::vector<LineCollapser::Line>& lines) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
   std::vector<std::string> hosts_;  // by node
@@ -52,8 +68,13 @@ class Console {
   // Of the thread that calls Tell.
   double step_ms_ = 0;  // smoothed
 
-  std::atomic<int64_t> lines_left_out_ = 0;
+  Mutex mu_;  // also keeps what is taken out of ranks_ in its order on the way to writer_
+  CondVar changed_;
+  LineCollapser ranks_ ABSL_GUARDED_BY(mu_){kCollapseWindow};
+  bool closing_ ABSL_GUARDED_BY(mu_) = false;
+  int64_t lines_left_out_ ABSL_GUARDED_BY(mu_) = 0;
   OutputWriter writer_;
+  std::thread shower_;  // of lines whose window has passed
 };
 
 // One line each, without newline; empty: nothing to say. Pure.

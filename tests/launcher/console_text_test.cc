@@ -15,6 +15,7 @@
 #include "launcher/metrics_writer.h"
 #include "launcher/output_writer.h"
 #include "launcher/report_text.h"
+#include "tests/fakes/fake_clock.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -81,6 +82,11 @@ class Pipe {
   void CloseWriteEnd() {
     if (ends_[1] >= 0) close(ends_[1]);
     ends_[1] = -1;
+  }
+  std::string ReadLine() {
+    std::string line;
+    for (char c; read(ends_[0], &c, 1) == 1 && c != '\n';) line += c;
+    return line;
   }
   std::string ReadAll() {
     CloseWriteEnd();
@@ -154,6 +160,39 @@ TEST(Console, RankOutput_IsPrefixedLineByLineAndBytesAreKept) {
   EXPECT_THAT(text, HasSubstr("[127.0.0.2:3] one\n[127.0.0.2:3] \xff two\n"
                               "[127.0.0.2:3] no newline\n[127.0.0.2:3] (4 lines not shown"));
   EXPECT_EQ(err.ReadAll(), "");
+}
+
+// Nothing is waited for: what dsrun says, and its end, bring out what the ranks had said before.
+TEST(Console, SameLineOfAllRanks_IsShownOnce_BeforeWhatIsSaidLater) {
+  Pipe out;
+  FakeClock clock;
+  {
+    Console console(TrainJob(), {.output = {.out_fd = out.write_end(), .err_fd = out.write_end()},
+                                 .clock = &clock});
+    proto::LogChunk chunk;
+    chunk.set_text("hello\n");
+    for (int rank = 0; rank < 3; ++rank) {
+      chunk.set_rank(rank);
+      console.RankOutput(NodeId(0), chunk);
+    }
+    console.Say("something happened");
+    chunk.set_rank(2);
+    console.RankOutput(NodeId(0), chunk);
+    console.Finish("", false);
+  }
+  EXPECT_EQ(out.ReadAll(),
+            "[127.0.0.1:0-2] hello\ndsrun: something happened\n[127.0.0.1:2] hello\n");
+}
+
+// Without another word of anybody: the window alone brings it out.
+TEST(Console, LineOfOneOfSeveralRanks_IsShownAfterTheWindow) {
+  Pipe out;
+  Console console(TrainJob(), {.output = {.out_fd = out.write_end(), .err_fd = out.write_end()}});
+  proto::LogChunk chunk;
+  chunk.set_text("alone\n");
+  console.RankOutput(NodeId(0), chunk);
+  EXPECT_EQ(out.ReadLine(), "[127.0.0.1:0] alone");
+  console.Finish("", false);
 }
 
 TEST(OutputWriter, ReaderThatDoesNotRead_HoldsUpNobody) {
