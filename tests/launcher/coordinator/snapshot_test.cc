@@ -298,7 +298,9 @@ TEST(SnapshotTest, AnotherSchemaVersion_IsRefusedByName) {
   snapshot.set_schema_version(kSnapshotSchemaVersion + 1);
   const absl::Status status = Restore(snapshot.SerializeAsString()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("schema version 2, expected 1"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("schema version " + std::to_string(kSnapshotSchemaVersion + 1) +
+                        ", expected " + std::to_string(kSnapshotSchemaVersion)));
 }
 
 TEST(SnapshotTest, AnotherJobsNodes_AreRefused) {

@@ -295,7 +295,9 @@ TEST_F(SnapshotsInAJournal, ANewerSchema_IsRefusedByName_AndTheRecordsDoWithoutI
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("snapshot after record " + std::to_string(newest_)));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("schema version 2, expected 1"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("schema version " + std::to_string(kSnapshotSchemaVersion + 1) +
+                        ", expected " + std::to_string(kSnapshotSchemaVersion)));
   const auto from_start = ReadJournal(Path("journal.db"));
   ASSERT_TRUE(from_start.ok()) << from_start.status();
   ExpectTheSameEnd(*from_start);
