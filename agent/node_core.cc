@@ -79,6 +79,8 @@ void NodeCore::On(const CoordinatorReceived& event) {
       return OnStopWorkers(generation, message.stop_workers());
     case proto::CoordinatorMessage::kKillWorker:
       return OnKillWorker(generation, message.kill_worker());
+    case proto::CoordinatorMessage::kTakeStacks:
+      return OnTakeStacks(generation);
     case proto::CoordinatorMessage::kEndJob:
       return OnEndJob();
     case proto::CoordinatorMessage::kHeartbeat:
@@ -225,6 +227,40 @@ void NodeCore::AskToStop(Slot slot, WorkerSlot& worker) {
   if (stop_checkpoint_) return;
   worker.kill_at = now_ + limits_.stop_grace;
   worker.kill_at_reason = absl::StrCat("did not stop within ", Seconds(limits_.stop_grace));
+}
+
+void NodeCore::OnTakeStacks(Generation generation) {
+  if (generation != generation_ || IsProgram()) return;
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state == WorkerState::kConnected && worker.generation == generation_) {
+      TakeStacks(slot);
+    }
+  }
+}
+
+// Both ways at once: a process that lives answers by itself, one that is stopped cannot.
+void NodeCore::TakeStacks(Slot slot) {
+  actions_.push_back(InspectWorker{slot});
+  proto::HostMessage message = ToWorker();
+  message.mutable_take_stacks();
+  actions_.push_back(SendToWorker{slot, std::move(message)});
+}
+
+void NodeCore::On(const WorkerInspected& event) {
+  const WorkerSlot* worker = Find(event.slot);
+  if (worker == nullptr || worker->generation != generation_) return;
+  if (event.state != 'T' && event.state != 't') return;
+  proto::AgentMessage report;
+  report.mutable_worker_report()->set_slot(event.slot.value());
+  proto::WorkerMessage& message = *report.mutable_worker_report()->mutable_message();
+  message.set_job_id(job_.job_id());
+  message.set_incarnation(worker->incarnation.value());
+  message.set_generation(generation_.value());
+  message.mutable_stacks()->set_state(absl::StrCat(
+      event.state == 'T' ? "stopped" : "held by a debugger", " (state ",
+      std::string(1, event.state),
+      event.wait_channel.empty() ? "" : absl::StrCat(", in ", event.wait_channel), ")"));
+  Send(std::move(report), generation_);
 }
 
 void NodeCore::OnKillWorker(Generation generation, const proto::KillWorker& kill) {

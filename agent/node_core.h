@@ -19,7 +19,10 @@
 //   a silent worker (no message for worker_silent_after; three times that before its hello)
 //                  -> killed, reported like any other end.
 //   a worker that beats without a move for progress_timeout and for its own patience
-//                  -> the same. A new plan is no excuse: only a move is.
+//                  -> asked what it is doing, then the same. A new plan is no excuse: only a move
+//                  is.
+//   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
+//                     is stopped the agent answers with what the kernel says.
 //   ExchangeTable  -> every local worker of that generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a
@@ -88,6 +91,7 @@ class NodeCore {
   void On(const WorkerHello& event);
   void On(const WorkerReceived& event);
   void On(const WorkerSessionClosed& event);
+  void On(const WorkerInspected& event);
   void On(const KeeperGone& event);
   void On(const Tick& event);
 
@@ -95,6 +99,7 @@ class NodeCore {
   void OnPrepare(Generation generation);
   void OnBegin(Generation generation, const proto::Begin& begin);
   void OnExchangeTable(Generation generation, const proto::ExchangeTable& table);
+  void OnTakeStacks(Generation generation);
   void OnStopWorkers(Generation generation, const proto::StopWorkers& stop);
   void OnKillWorker(Generation generation, const proto::KillWorker& kill);
   void OnEndJob();
@@ -105,6 +110,7 @@ class NodeCore {
   void SpawnMissing();
   void Spawn(Slot slot, Rank rank);
   void Kill(Slot slot, const std::string& reason);
+  void TakeStacks(Slot slot);
   void AskToStop(Slot slot, WorkerSlot& worker);
   void LadderAll(const std::string& reason);
   void KillAll(const std::string& reason);

@@ -14,6 +14,8 @@ namespace {
 
 // A worker that is still loading has no beat thread yet: it is given this many times longer.
 constexpr int kStartPatience = 3;
+// What a worker that hangs gets for saying where, before it is killed.
+constexpr absl::Duration kStackTime = absl::Seconds(1);
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
@@ -82,10 +84,13 @@ void NodeCore::NoteBeat(WorkerSlot& worker, const proto::Beat& beat) {
 void NodeCore::CheckProgress(Slot slot, WorkerSlot& worker) {
   const absl::Duration stuck = now_ - worker.moved_at;
   if (stuck < std::max(limits_.progress_timeout, worker.patience)) return;
-  Kill(slot,
-       absl::StrCat("made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '",
-                    worker.phase, "' after step ", worker.step, ", although it is alive"));
+  if (worker.kill_at != absl::InfiniteDuration()) return;  // asked already, or leaving
+  worker.kill_at = now_ + kStackTime;
+  worker.kill_at_reason =
+      absl::StrCat("made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '",
+                   worker.phase, "' after step ", worker.step, ", although it is alive");
   worker.silent_for = stuck;
+  TakeStacks(slot);
 }
 
 void NodeCore::SendHeartbeatIfDue() {

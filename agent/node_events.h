@@ -70,14 +70,20 @@ struct WorkerSessionClosed {
   Slot slot;
   Incarnation incarnation;
 };
+// What the kernel says of a worker's process: the answer to InspectWorker.
+struct WorkerInspected {
+  Slot slot;
+  char state = '?';          // of /proc/PID/stat: R, S, D, T (stopped), t (traced) ...
+  std::string wait_channel;  // where it sleeps in the kernel; empty: not known
+};
 // The keeper is dead: nobody would clean up after us.
 struct KeeperGone {};
 // Time has passed; at least every heartbeat_interval / 2.
 struct Tick {};
 
-using NodeEvent =
-    std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
-                 WorkerEnded, WorkerHello, WorkerReceived, WorkerSessionClosed, KeeperGone, Tick>;
+using NodeEvent = std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned,
+                               WorkerSpawnFailed, WorkerEnded, WorkerHello, WorkerReceived,
+                               WorkerSessionClosed, WorkerInspected, KeeperGone, Tick>;
 
 // ---- Actions, to be performed in the order given
 
@@ -87,6 +93,10 @@ struct SpawnWorker {
   Slot slot;
   Rank rank;
   proto::GenerationPlan plan;
+};
+// Look what state the kernel says its process is in; answered by WorkerInspected.
+struct InspectWorker {
+  Slot slot;
 };
 // SIGKILL to the process group, now.
 struct KillWorker {
@@ -117,8 +127,8 @@ struct JobOver {
   bool abandoned = false;
 };
 
-using NodeAction = std::variant<SpawnWorker, KillWorker, StopLadder, SendToCoordinator,
-                                SendToWorker, SweepOrphans, JobOver>;
+using NodeAction = std::variant<SpawnWorker, InspectWorker, KillWorker, StopLadder,
+                                SendToCoordinator, SendToWorker, SweepOrphans, JobOver>;
 
 }  // namespace dsrun::agent
 

@@ -257,6 +257,16 @@ std::string Supervisor::LogPath(const SpawnWorker& action) const {
                       action.rank.value(), ".gen-", action.plan.generation(), ".log");
 }
 
+void Supervisor::Do(const InspectWorker& action) {
+  const auto it = processes_.find(action.slot);
+  if (it == processes_.end()) return;
+  const KernelState kernel = options_.inspect(it->second.pid);
+  LOG(INFO) << "slot " << action.slot << ": asked what it is doing; pid " << it->second.pid
+            << " is in state " << kernel.state << (kernel.wait_channel.empty() ? "" : ", in ")
+            << kernel.wait_channel;
+  own_events_.push_back(WorkerInspected{action.slot, kernel.state, kernel.wait_channel});
+}
+
 void Supervisor::Do(const KillWorker& action) {
   const auto it = processes_.find(action.slot);
   if (it == processes_.end()) return;

@@ -32,6 +32,7 @@
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
+#include "common/base/process_tree.h"
 #include "proto/agent.pb.h"
 #include "proto/worker.pb.h"
 
@@ -53,6 +54,8 @@ class Supervisor {
     // Kills what outlived the worker with this tag; with an empty tag, everything below this
     // process. Called on the core's thread; must be bounded.
     std::function<void(const std::string& tag)> sweep;
+    // What the kernel says of a worker's process.
+    std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
     // The job is over on this node and everything is gone. Called once, on the core's thread, which
     // then only ends the coordinator's stream.
     std::function<void(const JobOver&)> on_over;
@@ -102,6 +105,7 @@ class Supervisor {
   void StepAll(NodeEvent event);
 
   void Do(const SpawnWorker& action);
+  void Do(const InspectWorker& action);
   void Do(const KillWorker& action);
   void Do(const StopLadder& action);
   void Do(const SendToCoordinator& action);

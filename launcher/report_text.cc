@@ -17,6 +17,7 @@ using Lines = std::vector<std::string>;
 
 constexpr size_t kMostIncidents = 3;
 constexpr size_t kMostLaunchFailures = 5;
+constexpr size_t kMostStackLines = 8;
 constexpr size_t kMostLastLines = 6;
 constexpr size_t kMostSampleLines = 4;
 constexpr size_t kMostColumns = 160;  // of a rank's own line, which is clipped
@@ -152,6 +153,14 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
   }
   lines.push_back(times);
   if (!with_lines) return;
+  if (!cause.stack.empty()) {
+    // It says where the rank was, which its last lines do not.
+    lines.push_back("    what it was doing, innermost first (for the other ranks: in their logs):");
+    for (size_t i = 0; i < std::min(cause.stack.size(), kMostStackLines); ++i) {
+      lines.push_back(Clip("    | " + cause.stack[i]));
+    }
+    return;
+  }
   const size_t count = cause.last_lines.size();
   const size_t first = count > kMostLastLines ? count - kMostLastLines : 0;
   if (count > 0) lines.push_back("    its last lines:");
@@ -275,6 +284,7 @@ ordered_json ToJson(const Failure& failure, const ReportContext& context) {
     json["detection_s"] = absl::ToDoubleSeconds(*took);
   }
   json["last_lines"] = failure.last_lines;
+  if (!failure.stack.empty()) json["stack"] = failure.stack;
   return json;
 }
 

@@ -28,6 +28,7 @@
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/generation.h"
 #include "worker/engine/grpc_session.h"
+#include "worker/engine/thread_stacks.h"
 
 namespace dsrun::worker {
 namespace {
@@ -133,6 +134,7 @@ int Main(int argc, char** argv) {
   }
   InitLogging(argv[0], absl::StrCat("worker ", bootstrap->host(), " slot ", bootstrap->slot()));
 
+  PrepareThreadStacks(argv[0]);
   std::random_device random;
   const Incarnation incarnation((uint64_t{random()} << 32) | random());
   Progress progress;
@@ -141,6 +143,11 @@ int Main(int argc, char** argv) {
   options.bootstrap = *bootstrap;
   options.incarnation = incarnation;
   options.beat = [&progress] { return progress.Get(); };
+  options.stacks = [&progress] {
+    const proto::Stacks stacks = progress.TakeStacks();
+    LOG(WARNING) << "asked what it is doing\n" << StacksText(stacks);
+    return stacks;
+  };
   options.on_over = [](const std::string& reason) {
     LOG(INFO) << "ending: " << reason;
     std::_Exit(kExitFailed);  // at once: other threads may be inside a step

@@ -122,6 +122,14 @@ int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>&
   }
 }
 
+KernelState KernelStateOf(int32_t pid) {
+  KernelState kernel;
+  if (const std::optional<ProcessInfo> info = ReadStat(pid)) kernel.state = info->state;
+  const std::string channel = ReadAll(absl::StrCat("/proc/", pid, "/wchan"));
+  if (channel != "0") kernel.wait_channel = channel;
+  return kernel;
+}
+
 bool HasEnvironment(int32_t pid, std::string_view name_and_value) {
   const std::string environment = ReadAll(absl::StrCat("/proc/", pid, "/environ"));
   std::string_view rest = environment;

@@ -34,6 +34,13 @@ std::vector<ProcessInfo> DescendantsOf(int32_t root);
 int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>& which,
                     absl::Duration limit);
 
+// What the kernel says of one process now.
+struct KernelState {
+  char state = '?';          // as ProcessInfo::state; '?': there is no such process
+  std::string wait_channel;  // the kernel's function in which it sleeps; empty: none, or not told
+};
+KernelState KernelStateOf(int32_t pid);
+
 // True if the process was started with "NAME=value" in its environment.
 bool HasEnvironment(int32_t pid, std::string_view name_and_value);
 

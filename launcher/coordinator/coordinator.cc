@@ -256,7 +256,12 @@ void Coordinator::OnCauseDeadline() {
   if (suspects_.empty()) return;
   if (state_ == State::kStopping) return FailWhileStopping(suspects_.begin()->second);
   if (!RanksRun()) return;
-  // Nobody named a cause: the reports are all there is.
+  // Nobody named a cause: the reports are all there is. The rank that all wait for would not join
+  // the next generation either, or as late as it is for this one: it is replaced.
+  if (std::optional<Failure> missed = MissedRank()) {
+    KillWorker(WorkerOf(plan_, *missed->rank), missed->what);
+    return Fail(*std::move(missed));
+  }
   for (auto& [rank, failure] : std::exchange(suspects_, {})) {
     history_.AddFailure(failure, Generation(plan_.generation()));
   }
@@ -297,10 +302,7 @@ void Coordinator::OnPhaseDeadline() {
                                       absl::StrCat("did not join within ", waited));
         failure.slot = worker.slot;
         failure.rank = Rank(i);
-        proto::CoordinatorMessage kill;
-        kill.mutable_kill_worker()->set_slot(worker.slot.value());
-        kill.mutable_kill_worker()->set_reason(failure.what);
-        SendTo(worker.node, std::move(kill));
+        KillWorker(worker, failure.what);
         Emit(Tell{Lost{failure}});
         history_.AddFailure(std::move(failure), Generation(plan_.generation()));
       }

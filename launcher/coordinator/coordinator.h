@@ -104,7 +104,7 @@ struct CoordinatorConfig {
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 2;
+inline constexpr int kSnapshotSchemaVersion = 3;
 
 class Coordinator {
  public:
@@ -189,7 +189,12 @@ class Coordinator {
   void OnCheckpoint(Generation generation, const proto::CheckpointCommitted& checkpoint);
   void OnFailed(Rank rank, const proto::Failed& failed);
   void OnFinished(Rank rank, const proto::Finished& finished);
+  void OnStacks(Rank rank, const proto::Stacks& stacks);
   void OnNotice(WorkerId worker, std::optional<Rank> rank, const proto::Notice& notice);
+  // Asks all ranks of the generation begun what they are doing, once.
+  void TakeStacks();
+  // The rank that the suspects waited for, if there is one.
+  std::optional<Failure> MissedRank() const;
   void RankJoined(Rank rank);
   void RankFinished(Rank rank);
 
@@ -217,6 +222,7 @@ class Coordinator {
 
   void Enter(State state, absl::Duration deadline_after);
   void SetCauseDeadline();
+  void KillWorker(WorkerId worker, const std::string& reason);
   void SendTo(NodeId node, proto::CoordinatorMessage message);
   void SendToLive(const proto::CoordinatorMessage& message);
   void StopWorkers(bool checkpoint_first);
@@ -230,6 +236,7 @@ class Coordinator {
   Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
   std::string HostOf(NodeId node) const;
   int width() const { return plan_.members_size(); }
+  bool AnyTimedOut() const;
   bool AllRanksFinished() const { return width() > 0 && finished_.size() == AllRanks(); }
   size_t AllRanks() const { return static_cast<size_t>(width()); }
   bool HasUnfinishedRank(NodeId node) const;
@@ -266,8 +273,10 @@ class Coordinator {
 
   // Not durable.
   History history_;
-  int64_t heard_step_ = 0;  // highest StepDone of the generation begun
-  int64_t told_step_ = 0;   // highest step told to the operator in it
+  int64_t heard_step_ = 0;                           // highest StepDone of the generation begun
+  int64_t told_step_ = 0;                            // highest step told to the operator in it
+  bool stacks_asked_ = false;                        // in the generation begun
+  std::map<Rank, std::vector<std::string>> stacks_;  // what its ranks answered
   // Of the step in progress.
   absl::Duration now_;
   std::vector<Action> actions_;

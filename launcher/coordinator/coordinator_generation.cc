@@ -48,6 +48,8 @@ void Coordinator::Begin() {
   first_step_ = false;
   heard_step_ = 0;
   told_step_ = 0;
+  stacks_asked_ = false;
+  stacks_.clear();
   rendezvous_.Reset(width());
   std::vector<WorkerId> ranks;
   for (int i = 0; i < width(); ++i) ranks.push_back(WorkerOf(plan_, Rank(i)));
@@ -293,6 +295,13 @@ void Coordinator::SetCauseDeadline() {
   if (cause_deadline_.is_set()) return;
   cause_deadline_.at = now_ + config_.cause_grace;
   ++cause_deadline_.number;
+}
+
+void Coordinator::KillWorker(WorkerId worker, const std::string& reason) {
+  proto::CoordinatorMessage kill;
+  kill.mutable_kill_worker()->set_slot(worker.slot.value());
+  kill.mutable_kill_worker()->set_reason(reason);
+  SendTo(worker.node, std::move(kill));
 }
 
 void Coordinator::SendTo(NodeId node, proto::CoordinatorMessage message) {

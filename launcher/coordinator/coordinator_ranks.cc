@@ -1,15 +1,27 @@
 // What the ranks of the generation begun do. See coordinator.h for which messages count.
 
 #include <algorithm>
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
 
 namespace dsrun::launcher {
+namespace {
+
+// For asking ranks what they are doing, and for the answers.
+constexpr absl::Duration kStackTime = absl::Seconds(1);
+// Kept of one rank; two threads say less.
+constexpr size_t kMostStackLines = 100;
+
+}  // namespace
 
 void Coordinator::OnWorkerStarted(WorkerId worker, Generation generation) {
   // A dsworker that has started has not joined; it will say so itself.
@@ -29,6 +41,7 @@ void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
   failure.rank = rank;
   failure.generation = generation;
   failure.noticed_at = now_;
+  if (const auto stack = stacks_.find(*rank); stack != stacks_.end()) failure.stack = stack->second;
   if (config_.is_train) {
     OnTrainRankExited(*rank, exited, std::move(failure));
   } else {
@@ -127,6 +140,8 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
       return OnFailed(*rank, message.failed());
     case proto::WorkerMessage::kFinished:
       return OnFinished(*rank, message.finished());
+    case proto::WorkerMessage::kStacks:
+      return OnStacks(*rank, message.stacks());
     case proto::WorkerMessage::kCheckpointCommitted:  // handled above
     case proto::WorkerMessage::kNotice:               // handled above
     case proto::WorkerMessage::kHello:                // the agent's
@@ -212,8 +227,63 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
   if (state_ == State::kStopping) {
     return FailWhileStopping(std::move(failure));
   }
+  const bool first_timeout = failure.timed_out && RanksRun() && !AnyTimedOut();
   suspects_.try_emplace(rank, std::move(failure));
   SetCauseDeadline();
+  if (!first_timeout) return;
+  // Somebody does not answer, and may not be able to: everybody is asked what they are doing, and
+  // gets the time to say it.
+  cause_deadline_.at = now_ + std::max(config_.cause_grace, kStackTime);
+  ++cause_deadline_.number;
+  TakeStacks();
+}
+
+bool Coordinator::AnyTimedOut() const {
+  return std::any_of(suspects_.begin(), suspects_.end(),
+                     [](const auto& suspect) { return suspect.second.timed_out; });
+}
+
+void Coordinator::TakeStacks() {
+  if (stacks_asked_) return;
+  stacks_asked_ = true;
+  proto::CoordinatorMessage message;
+  message.mutable_take_stacks();
+  SendToLive(message);
+}
+
+// An agent asks by itself a rank that makes no progress: then the others are asked, too.
+void Coordinator::OnStacks(Rank rank, const proto::Stacks& stacks) {
+  std::vector<std::string>& stack = stacks_[rank];
+  stack.clear();
+  if (!stacks.state().empty()) stack.push_back(stacks.state());
+  for (const std::string& line : stacks.lines()) {
+    if (stack.size() < kMostStackLines) stack.push_back(line);
+  }
+  if (RanksRun()) TakeStacks();
+}
+
+std::optional<Failure> Coordinator::MissedRank() const {
+  const std::optional<Rank> odd = OddRank(suspects_);
+  if (!odd || odd->value() >= width() || finished_.contains(*odd) || exited_.contains(*odd)) {
+    return std::nullopt;
+  }
+  const WorkerId worker = WorkerOf(plan_, *odd);
+  if (!members_.IsOpen(worker.node)) return std::nullopt;
+  Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerMissed, "");
+  failure.slot = worker.slot;
+  failure.rank = odd;
+  const auto stack = stacks_.find(*odd);
+  if (stack != stacks_.end()) failure.stack = stack->second;
+  const std::string doing = failure.stack.empty()       ? ", and does not say what it is doing"
+                            : failure.stack.size() == 1 ? ": it is " + failure.stack.front()
+                                                        : ": it is alive, its stack says where";
+  for (const auto& [rank, report] : suspects_) {
+    if (!report.timed_out) continue;
+    failure.what =
+        absl::StrCat("kept the others waiting", doing, "; rank ", rank.value(), " ", report.what);
+    break;
+  }
+  return failure;
 }
 
 void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {

@@ -129,8 +129,8 @@ std::string Coordinator::Snapshot() const {
   const auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
                stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts,
                fruitless, progressed, first_step, high_step, newest_checkpoint, drain_for_lease,
-               stops, stop_waits, exit_code, ended, history, heard_step, told_step, now, actions] =
-      *this;
+               stops, stop_waits, exit_code, ended, history, heard_step, told_step, stacks_asked,
+               stacks, now, actions] = *this;
   Wire to;
   to.set_schema_version(kSnapshotSchemaVersion);
   to.set_state(StateToWire(state));
@@ -165,6 +165,12 @@ std::string Coordinator::Snapshot() const {
   *to.mutable_report() = ToSnapshot(history.report());
   to.set_heard_step(heard_step);
   to.set_told_step(told_step);
+  to.set_stacks_asked(stacks_asked);
+  for (const auto& [rank, lines] : stacks) {
+    Wire::Stack* stack = to.add_stacks();
+    stack->set_rank(rank.value());
+    for (const std::string& line : lines) stack->add_lines(line);
+  }
   return to.SerializeAsString();
 }
 
@@ -191,7 +197,8 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
          stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts, fruitless,
          progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops, stop_waits,
-         exit_code, ended, history, heard_step, told_step, now, actions] = *this;
+         exit_code, ended, history, heard_step, told_step, stacks_asked, stacks, now, actions] =
+      *this;
   const size_t nodes = config.nodes.size();
   RETURN_IF_ERROR(CheckPlan(from.plan(), nodes));
   const int ranks = from.plan().members_size();
@@ -229,6 +236,10 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   history = History::Of(std::move(report));
   heard_step = from.heard_step();
   told_step = from.told_step();
+  stacks_asked = from.stacks_asked();
+  for (const Wire::Stack& stack : from.stacks()) {
+    stacks[Rank(stack.rank())].assign(stack.lines().begin(), stack.lines().end());
+  }
   return absl::OkStatus();
 }
 

@@ -44,6 +44,11 @@ std::string DescribeWorkerMessage(const proto::WorkerMessage& message) {
                           message.finished().stopped_early() ? " (stopped early)" : "", of);
     case proto::WorkerMessage::kNotice:
       return absl::StrCat("notice: ", message.notice().text(), of);
+    case proto::WorkerMessage::kStacks:
+      return absl::StrCat("is ",
+                          message.stacks().state().empty() ? "alive, and says what its threads do"
+                                                           : message.stacks().state(),
+                          of);
     case proto::WorkerMessage::BODY_NOT_SET:
       return absl::StrCat("an empty report", of);
   }
@@ -114,6 +119,8 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
     case proto::CoordinatorMessage::kKillWorker:
       return absl::StrCat("kill slot ", message.kill_worker().slot(), ": ",
                           message.kill_worker().reason(), of);
+    case proto::CoordinatorMessage::kTakeStacks:
+      return absl::StrCat("take stacks", of);
     case proto::CoordinatorMessage::kEndJob:
       return "end the job";
     case proto::CoordinatorMessage::kHeartbeat:

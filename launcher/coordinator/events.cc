@@ -15,6 +15,7 @@ bool IsDurableReport(const proto::WorkerMessage& message) {
     case proto::WorkerMessage::kBeat:
     case proto::WorkerMessage::kStepDone:
     case proto::WorkerMessage::kNotice:
+    case proto::WorkerMessage::kStacks:  // for the report alone
     case proto::WorkerMessage::BODY_NOT_SET:
       return false;
   }

@@ -21,6 +21,7 @@ struct Failure {
     kWorkerExited,     // a rank's process ended: by itself, by a signal, or killed by its agent
     kWorkerReported,   // a rank said that its generation is over (Failed); fatal: see `fatal`
     kWorkerNotJoined,  // a rank did not join its generation in time
+    kWorkerMissed,     // ranks waited for it in a collective until their deadline
     kNodeLost,         // its agent is gone or silent
     kNodeNotOpened,    // its agent could not be reached, started, or refused the job
   };
@@ -34,6 +35,8 @@ struct Failure {
   int exit_code = 0;         // what dsrun would return for it: code, 128 + signal, or 1
   int pid = 0;
   bool fatal = false;
+  int peer_rank = -1;            // whom a rank's report is about
+  bool timed_out = false;        // a rank's report: it has waited for that peer until its deadline
   bool killed_by_agent = false;  // a consequence by itself, unless the agent gave a reason
   absl::Duration noticed_at;     // when the coordinator heard of it
   absl::Duration silent_for;     // how long its silence had lasted by then; 0: it was not silence
@@ -45,6 +48,9 @@ struct Failure {
   std::optional<absl::Duration> happened_at;
   absl::Duration happened_within;
   std::vector<std::string> last_lines;  // of the rank's log
+  // What the rank was doing when it was asked: its threads' functions, innermost first, or the
+  // kernel's word for a process that is stopped. Empty: it was not asked, or did not answer.
+  std::vector<std::string> stack;
 };
 
 // Why a generation ended before its time, and what came of it.

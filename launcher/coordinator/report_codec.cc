@@ -22,6 +22,8 @@ proto::FailureState::Kind ToSnapshot(Failure::Kind kind) {
       return proto::FailureState::WORKER_REPORTED;
     case Failure::Kind::kWorkerNotJoined:
       return proto::FailureState::WORKER_NOT_JOINED;
+    case Failure::Kind::kWorkerMissed:
+      return proto::FailureState::WORKER_MISSED;
     case Failure::Kind::kNodeLost:
       return proto::FailureState::NODE_LOST;
     case Failure::Kind::kNodeNotOpened:
@@ -38,6 +40,8 @@ absl::StatusOr<Failure::Kind> FromSnapshot(proto::FailureState::Kind kind) {
       return Failure::Kind::kWorkerReported;
     case proto::FailureState::WORKER_NOT_JOINED:
       return Failure::Kind::kWorkerNotJoined;
+    case proto::FailureState::WORKER_MISSED:
+      return Failure::Kind::kWorkerMissed;
     case proto::FailureState::NODE_LOST:
       return Failure::Kind::kNodeLost;
     case proto::FailureState::NODE_NOT_OPENED:
@@ -133,9 +137,9 @@ absl::StatusOr<GenerationRecord> FromSnapshot(const proto::GenerationState& stat
 }  // namespace
 
 proto::FailureState ToSnapshot(const Failure& failure) {
-  const auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal,
-               killed_by_agent, noticed_at, silent_for, wall_time, node_time, happened_at,
-               happened_within, last_lines] = failure;
+  const auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, peer_rank,
+               timed_out, killed_by_agent, noticed_at, silent_for, wall_time, node_time,
+               happened_at, happened_within, last_lines, stack] = failure;
   proto::FailureState state;
   state.set_kind(ToSnapshot(kind));
   state.set_node(node.value());
@@ -155,14 +159,17 @@ proto::FailureState ToSnapshot(const Failure& failure) {
   if (happened_at) *state.mutable_happened_at() = ToProto(*happened_at);
   *state.mutable_happened_within() = ToProto(happened_within);
   for (const std::string& line : last_lines) state.add_last_lines(line);
+  state.set_peer_rank(peer_rank);
+  state.set_timed_out(timed_out);
+  for (const std::string& line : stack) state.add_stack(line);
   return state;
 }
 
 absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   Failure failure;
-  auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, killed_by_agent,
-         noticed_at, silent_for, wall_time, node_time, happened_at, happened_within, last_lines] =
-      failure;
+  auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, peer_rank,
+         timed_out, killed_by_agent, noticed_at, silent_for, wall_time, node_time, happened_at,
+         happened_within, last_lines, stack] = failure;
   ASSIGN_OR_RETURN(kind, FromSnapshot(state.kind()));
   node = NodeId(state.node());
   host = state.host();
@@ -181,6 +188,9 @@ absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   if (state.has_happened_at()) happened_at = FromProto(state.happened_at());
   happened_within = FromProto(state.happened_within());
   last_lines.assign(state.last_lines().begin(), state.last_lines().end());
+  peer_rank = state.peer_rank();
+  timed_out = state.timed_out();
+  stack.assign(state.stack().begin(), state.stack().end());
   return failure;
 }
 

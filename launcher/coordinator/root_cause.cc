@@ -24,6 +24,7 @@ int Weight(const Failure& failure) {
     case Failure::Kind::kNodeNotOpened:
       return 0;
     case Failure::Kind::kWorkerNotJoined:
+    case Failure::Kind::kWorkerMissed:
       return 1;
     case Failure::Kind::kWorkerReported:
       return failure.fatal ? 0 : 2;
@@ -63,6 +64,25 @@ size_t ChooseCause(const std::vector<Failure>& failures) {
   return cause;
 }
 
+std::optional<Rank> OddRank(const std::map<Rank, Failure>& reports) {
+  std::map<Rank, int> waiters;
+  bool timed_out = false;
+  for (const auto& [rank, report] : reports) {
+    timed_out |= report.timed_out;
+    Rank end = rank;
+    // As many steps as there are reports lead to the end, or round in a circle.
+    for (size_t i = 0; i < reports.size() && reports.contains(end); ++i) {
+      end = Rank(reports.at(end).peer_rank);
+    }
+    if (end.value() >= 0 && !reports.contains(end)) ++waiters[end];
+  }
+  std::optional<Rank> odd;
+  for (const auto& [rank, count] : waiters) {
+    if (!odd || count > waiters[*odd]) odd = rank;
+  }
+  return timed_out ? odd : std::nullopt;
+}
+
 Failure FailureFromExit(const proto::WorkerExited& exited) {
   Failure failure;
   failure.kind = Failure::Kind::kWorkerExited;
@@ -95,7 +115,9 @@ Failure FailureFromReport(const proto::Failed& failed) {
   failure.kind = Failure::Kind::kWorkerReported;
   failure.fatal = failed.fatal();
   failure.exit_code = kExitFailed;
+  failure.peer_rank = failed.peer_rank();
   const auto code = static_cast<absl::StatusCode>(failed.code());
+  failure.timed_out = code == absl::StatusCode::kDeadlineExceeded;
   failure.what = absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", failed.message());
   if (failed.peer_rank() >= 0 && !failed.fatal()) {
     absl::StrAppend(&failure.what, " (peer: rank ", failed.peer_rank(), ")");

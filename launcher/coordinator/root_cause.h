@@ -11,6 +11,8 @@
 #define DSRUN_LAUNCHER_COORDINATOR_ROOT_CAUSE_H_
 
 #include <cstddef>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,13 @@ namespace dsrun::launcher {
 
 // Index into `failures`, which are in the order in which they were heard. REQUIRES: not empty.
 size_t ChooseCause(const std::vector<Failure>& failures);
+
+// The odd rank: the one that reported nothing while the others waited for it until their deadline.
+// `reports`: by rank, of one generation. Whoever waited for a rank that reported itself waited for
+// the one which that rank names, and so on; of several at the ends of such chains it is the one
+// that most ranks come to, and the first of equals. Absent if nobody's deadline has passed, or all
+// chains end in circles: everybody waited.
+std::optional<Rank> OddRank(const std::map<Rank, Failure>& reports);
 
 // Decode what was heard; node, host, rank, generation and noticed_at are the caller's.
 Failure FailureFromExit(const proto::WorkerExited& exited);

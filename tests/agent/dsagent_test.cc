@@ -124,7 +124,16 @@ TEST(Dsagent, WorkerThatLoopsInItsOwnCode_IsKilledAndNamed) {
   client.Send(open);
   client.Send(AgentClient::Begin("j", 1, {0}));
   ASSERT_TRUE(client.AwaitLine("hangs").has_value());
-  // The lease is renewed by the first messages alone: it is 30 s.
+  // Before it is killed it says where it is.
+  const auto stacks = client.Await([](const auto& m) {
+    return m.has_worker_report() && m.worker_report().message().has_stacks();
+  });
+  ASSERT_TRUE(stacks.has_value());
+  std::string text;
+  for (const std::string& line : stacks->worker_report().message().stacks().lines()) {
+    absl::StrAppend(&text, line, "\n");
+  }
+  EXPECT_THAT(text, HasSubstr("main thread:\n  LoopForEver()\n  main\n"));
   const auto exited = client.Await([](const auto& m) { return m.has_worker_exited(); });
   ASSERT_TRUE(exited.has_value());
   EXPECT_EQ(exited->worker_exited().reason(),

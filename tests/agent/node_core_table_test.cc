@@ -39,6 +39,8 @@ TEST(NodeCore, EveryStateAgainstEveryEvent) {
                         K = WorkerState::kStopping;
   proto::CoordinatorMessage kill1 = Node::Message(1);
   kill1.mutable_kill_worker()->set_reason("the operator said so");
+  proto::CoordinatorMessage stacks1 = Node::Message(1);
+  stacks1.mutable_take_stacks();
   struct Row {
     const char* name;
     std::function<std::vector<std::string>(Node&)> event;
@@ -93,6 +95,19 @@ TEST(NodeCore, EveryStateAgainstEveryEvent) {
       {"kill 1",
        [&](Node& n) { return n.Step(CoordinatorReceived{kill1}); },
        {{E, ""}, {K, "kill 0"}, {K, "kill 0"}, {K, "kill 0"}, {K, "kill 0"}, {K, ""}}},
+      {"take stacks",
+       [&](Node& n) { return n.Step(CoordinatorReceived{stacks1}); },
+       {{E, ""}, {S, ""}, {U, ""}, {C, "inspect 0, to 0: stacks"}, {F, ""}, {K, ""}}},
+      {"inspected, stopped",
+       [](Node& n) {
+         return n.Step(WorkerInspected{Slot(0), 'T', ""});
+       },
+       {{E, ""},
+        {S, "report@1 0"},
+        {U, "report@1 0"},
+        {C, "report@1 0"},
+        {F, "report@1 0"},
+        {K, ""}}},
       {"end job",
        [](Node& n) { return n.End(); },
        {{E, "sweep all, job-ended, over"},

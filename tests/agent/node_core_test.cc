@@ -150,7 +150,11 @@ TEST(NodeCore, WorkerThatBeatsWithoutAMove_IsKilledAfterTheProgressTimeout) {
   std::vector<std::string> actions;
   const absl::Duration took =
       BeatsWithoutAMove(node, absl::Milliseconds(10), absl::Minutes(2), actions);
-  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  // First it is asked what it is doing, and what it says is passed on.
+  EXPECT_THAT(actions, ElementsAre("inspect 0", "to 0: stacks"));
+  EXPECT_THAT(node.Says(0, 1, [](auto& m) { m.mutable_stacks()->add_lines("main"); }),
+              ElementsAre("report@1 0"));
+  EXPECT_THAT(node.Ticking(absl::Seconds(1)), ElementsAre("kill 0"));
   EXPECT_GE(took, absl::Seconds(30));
   EXPECT_LE(took, absl::Seconds(31));
   node.Ended(0, 9);
@@ -164,7 +168,7 @@ TEST(NodeCore, WorkerWithLongSteps_GetsItsOwnPatience) {
   node.Run({0});
   std::vector<std::string> actions;
   const absl::Duration took = BeatsWithoutAMove(node, absl::Seconds(50), absl::Minutes(2), actions);
-  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_THAT(actions, ElementsAre("inspect 0", "to 0: stacks"));
   EXPECT_GE(took, absl::Seconds(50));
   EXPECT_LE(took, absl::Seconds(51));
 }
@@ -190,7 +194,7 @@ TEST(NodeCore, WorkerWithoutAMove_IsNotExcusedByANewPlan) {
   EXPECT_THAT(node.Begin(2, {0}), ElementsAre("to 0: plan@2"));
   const absl::Duration took =
       BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Minutes(2), actions);
-  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_THAT(actions, ElementsAre("inspect 0", "to 0: stacks"));
   EXPECT_LE(took, absl::Seconds(11));
 }
 
@@ -202,8 +206,24 @@ TEST(NodeCore, WorkerWithoutAMove_IsNotBlamedForTheAgentsOwnPause) {
   EXPECT_THAT(node.After(absl::Seconds(20)), ElementsAre("heartbeat"));
   const absl::Duration took =
       BeatsWithoutAMove(node, absl::ZeroDuration(), absl::Minutes(2), actions);
-  EXPECT_THAT(actions, ElementsAre("kill 0"));
+  EXPECT_THAT(actions, ElementsAre("inspect 0", "to 0: stacks"));
   EXPECT_GE(took, absl::Seconds(9));
+}
+
+TEST(NodeCore, TakeStacks_AsksEveryMember_AndAnswersForOneThatIsStopped) {
+  Node node;
+  node.Run({0, 1});
+  proto::CoordinatorMessage message = Node::Message(1);
+  message.mutable_take_stacks();
+  EXPECT_THAT(node.Step(CoordinatorReceived{message}),
+              ElementsAre("inspect 0", "to 0: stacks", "inspect 1", "to 1: stacks"));
+  EXPECT_THAT(node.Step(WorkerInspected{Slot(0), 'S', "futex_wait"}), IsEmpty());
+  EXPECT_THAT(node.Step(WorkerInspected{Slot(1), 'T', "do_signal_stop"}),
+              ElementsAre("report@1 1"));
+  EXPECT_EQ(node.reported().stacks().state(), "stopped (state T, in do_signal_stop)");
+  // Of another generation, nobody is asked.
+  message.set_generation(2);
+  EXPECT_THAT(node.Step(CoordinatorReceived{message}), IsEmpty());
 }
 
 TEST(NodeCore, OwnPause_IsNotHeldAgainstTheWorkers) {

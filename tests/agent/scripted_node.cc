@@ -47,6 +47,8 @@ std::string Name(const proto::HostMessage& m) {
       return "table " + m.exchange_table().name();
     case proto::HostMessage::kStop:
       return m.stop().checkpoint_first() ? "stop-save" : "stop-now";
+    case proto::HostMessage::kTakeStacks:
+      return "stacks";
     case proto::HostMessage::BODY_NOT_SET:
       return "?";
   }
@@ -59,6 +61,9 @@ std::string Name(const NodeAction& action) {
   struct Visitor {
     std::string operator()(const SpawnWorker& a) {
       return absl::StrCat("spawn ", a.slot.value(), " as ", a.rank.value());
+    }
+    std::string operator()(const InspectWorker& a) {
+      return absl::StrCat("inspect ", a.slot.value());
     }
     std::string operator()(const KillWorker& a) { return absl::StrCat("kill ", a.slot.value()); }
     std::string operator()(const StopLadder& a) {

@@ -143,6 +143,17 @@ class Node {
   }
   const NodeCore& core() const { return core_; }
   WorkerState state(int slot) const { return core_.state(Slot(slot)); }
+  // The worker's message in the first report among the last step's actions.
+  proto::WorkerMessage reported() const {
+    for (const NodeAction& action : actions_) {
+      const auto* send = std::get_if<SendToCoordinator>(&action);
+      if (send != nullptr && send->message.has_worker_report()) {
+        return send->message.worker_report().message();
+      }
+    }
+    ADD_FAILURE() << "no WorkerReport";
+    return {};
+  }
   // The last WorkerExited among the last step's actions.
   proto::WorkerExited exited() const {
     for (const NodeAction& action : actions_) {

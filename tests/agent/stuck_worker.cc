@@ -11,8 +11,15 @@
 
 #include "worker/engine/grpc_session.h"
 #include "worker/engine/progress.h"
+#include "worker/engine/thread_stacks.h"
+
+[[gnu::noinline]] void LoopForEver() {
+  volatile unsigned turns = 0;
+  while (true) turns = turns + 1;
+}
 
 int main(int, char** argv) {
+  dsrun::worker::PrepareThreadStacks(argv[0]);
   using namespace dsrun;  // one short program
   std::string bytes;
   char chunk[4096];
@@ -25,6 +32,7 @@ int main(int, char** argv) {
   options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
   worker::Progress progress;
   options.beat = [&progress] { return progress.Get(); };
+  options.stacks = [&progress] { return progress.TakeStacks(); };
   options.on_over = [](const std::string&) { std::_Exit(1); };
   const auto session = worker::ConnectGrpcSession(std::move(options));
   if (!session.ok()) return 3;
@@ -32,6 +40,5 @@ int main(int, char** argv) {
   progress.Set(17, "training", absl::Milliseconds(100));
   printf("hangs\n");
   fflush(stdout);
-  volatile unsigned turns = 0;
-  while (true) turns = turns + 1;
+  LoopForEver();
 }

@@ -197,5 +197,28 @@ TEST_F(TrainingJob, KilledWorkers_OfEveryRestart_EndTheJobWithItsOwnCode) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+// A rank that is stopped, so that its peers' deadline finds it: whoever waited says where in its
+// log, and the report names the one that all waited for, with the kernel's word for what it does.
+TEST_F(TrainingJob, StoppedWorker_FoundByTheCollectiveTimeout_IsNamedAsTheOddOne) {
+  Job job(Train({"--num_gpus=3", "--worker-silent-after", "50s", "--collective-timeout", "2s"},
+                folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 30)) << job.Words();
+  kill(WorkerOf(job, 2), SIGSTOP);
+  ExpectWentOn(job, folder_);
+  const nlohmann::json report = job.ReportJson();
+  const nlohmann::json& cause = report["incidents"][0]["cause"];
+  EXPECT_EQ(cause["rank"], 2) << job.Words();
+  EXPECT_THAT(cause["what"].get<std::string>(),
+              HasSubstr("kept the others waiting: it is stopped (state T"));
+  EXPECT_THAT(job.err(), HasSubstr("rank 2 on localhost: kept the others waiting"));
+  for (const int rank : {0, 1}) {
+    const std::string log = ReadWholeFile(job.run_dir() + "/logs/localhost/rank-" +
+                                          std::to_string(rank) + ".gen-1.log");
+    EXPECT_THAT(log, HasSubstr(" in vain in '")) << "rank " << rank;
+    EXPECT_THAT(log, HasSubstr("stack: main thread:\n")) << "rank " << rank;
+    EXPECT_THAT(log, HasSubstr("::Exchange(")) << "rank " << rank;
+  }
+}
+
 }  // namespace
 }  // namespace dsrun

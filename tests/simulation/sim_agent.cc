@@ -60,6 +60,15 @@ void SimAgent::Perform(const agent::NodeAction& action) {
     if (Child* child = ChildIn(kill->slot)) End(child, 0, 9);
     return;
   }
+  if (const auto* inspect = std::get_if<agent::InspectWorker>(&action)) {
+    const Slot slot = inspect->slot;
+    const Child* child = ChildIn(slot);
+    const char state = child == nullptr ? '?' : child->worker->stopped() ? 'T' : 'S';
+    world_->queue.After(absl::ZeroDuration(), [this, slot, state] {
+      Deliver([this, slot, state] { Feed(agent::WorkerInspected{slot, state, ""}); });
+    });
+    return;
+  }
   if (const auto* ladder = std::get_if<agent::StopLadder>(&action)) return Ladder(*ladder);
   if (const auto* send = std::get_if<agent::SendToCoordinator>(&action)) {
     return doors_.to_coordinator(send->message);

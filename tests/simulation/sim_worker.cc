@@ -73,6 +73,13 @@ void SimWorker::OnHost(const proto::HostMessage& message) {
   if (message.has_exchange_table() && message.generation() == generation_) {
     return OnTable(message.exchange_table());
   }
+  if (message.has_take_stacks()) {
+    proto::WorkerMessage answer = Message();
+    answer.set_generation(message.generation());
+    answer.mutable_stacks()->add_lines(spins_ ? "spinning" : waits_ ? "waiting" : "working");
+    answer.mutable_stacks()->add_lines("main");
+    return Send(std::move(answer));
+  }
   if (!message.has_stop()) return;
   if (message.stop().checkpoint_first()) {
     stop_ = true;
@@ -136,7 +143,7 @@ void SimWorker::EnterLater(Fabric::Entry entry) {
     Later(
         kCollectiveTimeout,
         [this, op] {
-          if (fabric_ != nullptr && op_ == op) OnPeerLost(-1);
+          if (fabric_ != nullptr && op_ == op) OnPeerLost(fabric_->Missing(op), /*timed_out=*/true);
         },
         /*waits=*/true);
     // The last thing here: it may end this collective, or this worker's part in it.
@@ -229,7 +236,7 @@ void SimWorker::Finish() {
   world_->queue.After(world_->luck.Millis(1, 50), [this] { Deliver([this] { doors_.exit(0); }); });
 }
 
-void SimWorker::OnPeerLost(int peer) {
+void SimWorker::OnPeerLost(int peer, bool timed_out) {
   if (fabric_ == nullptr || finished_) return;
   if (spins_ && !waits_) return;
   LeaveFabric();
@@ -237,9 +244,9 @@ void SimWorker::OnPeerLost(int peer) {
   Waits();
   if (spins_) return Works();
   proto::WorkerMessage failed = Message();
-  failed.mutable_failed()->set_code(14);
+  failed.mutable_failed()->set_code(timed_out ? 4 : 14);  // DEADLINE_EXCEEDED, UNAVAILABLE
   failed.mutable_failed()->set_peer_rank(peer);
-  failed.mutable_failed()->set_message("connection closed");
+  failed.mutable_failed()->set_message(timed_out ? "no message" : "connection closed");
   Send(std::move(failed));
 }
 

@@ -55,7 +55,7 @@ class SimWorker : public Process {
   void OnPlan(const proto::GenerationPlan& plan);
   void OnTable(const proto::ExchangeTable& table);
   void OnDone(int64_t op);
-  void OnPeerLost(int peer);
+  void OnPeerLost(int peer, bool timed_out = false);
   void EnterNext();
   void EnterLater(Fabric::Entry entry);
   void StepFinished();

@@ -144,6 +144,14 @@ void Fabric::Leave(int rank) {
   }
 }
 
+int Fabric::Missing(int64_t op) const {
+  const auto entered = entered_.find(op);
+  for (int rank = 0; rank < width(); ++rank) {
+    if (entered == entered_.end() || !entered->second.contains(rank)) return rank;
+  }
+  return -1;
+}
+
 void Fabric::Break() {
   if (lost_peer_ >= 0) return;
   lost_peer_ = 0;

@@ -128,6 +128,8 @@ class Fabric {
   bool HasJoined(int rank) const { return members_[static_cast<size_t>(rank)].process != nullptr; }
   void Enter(int rank, int64_t op, Entry entry);
   void Leave(int rank);
+  // The first rank that has not entered `op`; -1: all have.
+  int Missing(int64_t op) const;
   // A connection breaks although everybody lives.
   void Break();
   // The result of a finished collective.

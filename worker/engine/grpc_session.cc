@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -111,6 +112,10 @@ class GrpcSession : public Session {
         state_.PlanAnnounced(message.plan());
       } else if (message.has_exchange_table()) {
         state_.TableArrived(Generation(message.generation()), message.exchange_table());
+      } else if (message.has_take_stacks()) {
+        MutexLock lock(beat_mu_);
+        stacks_wanted_for_ = Generation(message.generation());
+        beat_changed_.NotifyAll();
       } else if (message.has_stop()) {
         if (!message.stop().checkpoint_first()) {
           reason = "told to stop at once";
@@ -132,8 +137,21 @@ class GrpcSession : public Session {
       *message.mutable_beat() = options_.beat ? options_.beat() : proto::Beat();
       Send(state_.Newest(), std::move(message));
       beat_mu_.Lock();
+      if (const auto wanted_for = std::exchange(stacks_wanted_for_, std::nullopt)) {
+        beat_mu_.Unlock();
+        SendStacks(*wanted_for);
+        beat_mu_.Lock();
+        continue;
+      }
       if (!beat_stop_) beat_changed_.WaitFor(beat_mu_, interval);
     }
+  }
+
+  void SendStacks(Generation generation) {
+    if (!options_.stacks) return;
+    proto::WorkerMessage message;
+    *message.mutable_stacks() = options_.stacks();
+    Send(generation, std::move(message));
   }
 
   const SessionOptions options_;
@@ -149,6 +167,7 @@ class GrpcSession : public Session {
   Mutex beat_mu_;
   CondVar beat_changed_;
   bool beat_stop_ ABSL_GUARDED_BY(beat_mu_) = false;
+  std::optional<Generation> stacks_wanted_for_ ABSL_GUARDED_BY(beat_mu_);
   // Last: they use everything above.
   std::thread reader_;
   std::thread beat_thread_;

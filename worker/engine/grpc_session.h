@@ -23,6 +23,9 @@ struct SessionOptions {
   std::function<void(const std::string& reason)> on_over;
   // What the beat says; called from the beat thread.
   std::function<proto::Beat()> beat;
+  // What the threads are doing; called from the beat thread when the agent asks. It may take as
+  // long as a beat.
+  std::function<proto::Stacks()> stacks;
 };
 
 // Connects, says Hello, waits for Welcome. Starts the reader and the beat thread.

@@ -9,7 +9,10 @@
 #ifndef DSRUN_WORKER_ENGINE_PROGRESS_H_
 #define DSRUN_WORKER_ENGINE_PROGRESS_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -34,17 +37,29 @@ class Progress {
   void LeaveExchange();
 
   proto::Beat Get() const;
+  // What the main thread of the process, and the one that exchanged last, are doing.
+  proto::Stacks TakeStacks() const;
 
  private:
   mutable Mutex mu_;
   proto::Beat beat_ ABSL_GUARDED_BY(mu_);
   absl::Duration patience_ ABSL_GUARDED_BY(mu_) = absl::InfiniteDuration();
   int exchanges_ ABSL_GUARDED_BY(mu_) = 0;
+  pid_t exchanger_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// `inner`, whose exchanges `progress` hears of.
+// `inner`, whose exchanges `progress` hears of. When one fails after at least half of `timeout` and
+// not by an Abort here, peers have been waited for in vain: `on_long_wait` is called before the
+// error is returned, so before anything is torn down, with the stacks of the threads as they stand.
+// From any thread that exchanges.
+using LongWaitFn = std::function<void(const std::string& what, absl::Duration waited,
+                                      const proto::Stacks& stacks)>;
 std::unique_ptr<Communicator> WatchExchanges(std::unique_ptr<Communicator> inner,
-                                             Progress* progress);
+                                             absl::Duration timeout, Progress* progress,
+                                             LongWaitFn on_long_wait);
+
+// The lines of `stacks`, as they go into a rank's log.
+std::string StacksText(const proto::Stacks& stacks);
 
 }  // namespace dsrun::worker
 

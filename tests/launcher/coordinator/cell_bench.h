@@ -33,6 +33,7 @@ enum class Kind {
   kFailedForGood,
   kFinished,
   kNotice,
+  kStacks,
   kHello,
   kBeat,
   kEmptyReport,
@@ -194,6 +195,9 @@ class Bench {
         break;
       case Kind::kNotice:
         report.mutable_notice()->set_text("disk full");
+        break;
+      case Kind::kStacks:
+        report.mutable_stacks()->add_lines("main");
         break;
       case Kind::kHello:
         report.mutable_hello();

@@ -58,6 +58,8 @@ static_assert(kEventAlternatives == 8, "a new alternative of Event needs a Kind 
       return Kind::kFinished;
     case proto::WorkerMessage::kNotice:
       return Kind::kNotice;
+    case proto::WorkerMessage::kStacks:
+      return Kind::kStacks;
     case proto::WorkerMessage::BODY_NOT_SET:
       return Kind::kEmptyReport;
   }
@@ -129,6 +131,8 @@ std::string Word(const Action& action) {
         return send->message.stop_workers().checkpoint_first() ? "save" : "stop";
       case proto::CoordinatorMessage::kKillWorker:
         return "kill";
+      case proto::CoordinatorMessage::kTakeStacks:
+        return "stacks";
       case proto::CoordinatorMessage::kEndJob:
         return "end";
       default:
@@ -232,16 +236,16 @@ TEST(CellTest, StaleMessagesDoNothing) {
 
 void Print(const char* name, bool train) {
   static constexpr const char* kNames[] = {
-      "kStart",         "kOpened",        "kPrepared",
-      "kWorkerStarted", "kWorkerKilled",  "kWorkerExitedWithZero",
-      "kExchangePut",   "kJoined",        "kStepDone",
-      "kCheckpoint",    "kFailed",        "kFailedForGood",
-      "kFinished",      "kNotice",        "kHello",
-      "kBeat",          "kEmptyReport",   "kHeartbeat",
-      "kLogChunk",      "kJobEnded",      "kEmptyMessage",
-      "kAgentGone",     "kTick",          "kOperatorStop",
-      "kNodeSilent",    "kPhaseDeadline", "kCauseDeadline",
-      "kProgressMade"};
+      "kStart",         "kOpened",       "kPrepared",
+      "kWorkerStarted", "kWorkerKilled", "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",       "kStepDone",
+      "kCheckpoint",    "kFailed",       "kFailedForGood",
+      "kFinished",      "kNotice",       "kStacks",
+      "kHello",         "kBeat",         "kEmptyReport",
+      "kHeartbeat",     "kLogChunk",     "kJobEnded",
+      "kEmptyMessage",  "kAgentGone",    "kTick",
+      "kOperatorStop",  "kNodeSilent",   "kPhaseDeadline",
+      "kCauseDeadline", "kProgressMade"};
   static_assert(std::size(kNames) == kKinds);
   std::printf("constexpr Table %s = {{\n", name);
   for (size_t i = 0; i < kKinds; ++i) {

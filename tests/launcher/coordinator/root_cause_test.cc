@@ -3,6 +3,7 @@
 
 #include "launcher/coordinator/root_cause.h"
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -84,6 +85,38 @@ TEST(ChooseCause, CircleOfEstimates_IsBrokenByTheOrderOfHearing) {
   EXPECT_EQ(ChooseCause({Exit(0, Ms(10), Ms(1), Ms(9), Ms(0)), Exit(0, Ms(20), Ms(2), Ms(1), Ms(0)),
                          Exit(1, Ms(30), Ms(0), Ms(5), Ms(0))}),
             0u);
+}
+
+TEST(OddRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
+  struct Report {
+    int rank;
+    int peer;
+    bool timed_out;
+  };
+  struct Row {
+    const char* name;
+    std::vector<Report> reports;
+    int odd;  // -1: none
+  };
+  const Row rows[] = {
+      {"nobody has reported", {}, -1},
+      {"a lost connection is no deadline", {{0, 2, false}, {1, 2, false}}, -1},
+      {"all wait for one", {{0, 2, true}, {1, 2, true}}, 2},
+      {"the others saw the first one leave", {{0, 2, true}, {1, 0, false}, {3, 1, false}}, 2},
+      {"in a circle", {{0, 1, true}, {1, 2, true}, {2, 0, true}}, -1},
+      {"in a circle, and one outside of it", {{0, 1, true}, {1, 0, true}, {2, 3, true}}, 3},
+      {"nobody is named", {{0, -1, true}}, -1},
+      {"most wait for 3", {{0, 4, true}, {1, 3, true}, {2, 3, true}}, 3},
+      {"as many wait for 4 as for 3", {{0, 4, true}, {1, 3, true}}, 3},
+  };
+  for (const Row& row : rows) {
+    std::map<Rank, Failure> reports;
+    for (const Report& report : row.reports) {
+      reports[Rank(report.rank)].peer_rank = report.peer;
+      reports[Rank(report.rank)].timed_out = report.timed_out;
+    }
+    EXPECT_EQ(OddRank(reports).value_or(Rank(-1)), Rank(row.odd)) << row.name;
+  }
 }
 
 // A node whose clock is ahead by an hour; `there` and `back` in milliseconds, asked at `sent`.

@@ -73,7 +73,15 @@ std::vector<std::string> ARichJob() {
   report->mutable_checkpoint_committed()->set_manifest("manifest-2");
   report->mutable_checkpoint_committed()->set_step(2);
   feed(checkpoint);
-  feed(bench.Spoke(1, Kind::kFailed));
+  Event late = bench.Spoke(1, Kind::kFailed);
+  proto::Failed* failed = std::get<AgentSpoke>(late)
+                              .message.mutable_worker_report()
+                              ->mutable_message()
+                              ->mutable_failed();
+  failed->set_code(static_cast<int>(absl::StatusCode::kDeadlineExceeded));
+  failed->set_peer_rank(0);
+  feed(late);
+  feed(bench.Spoke(0, Kind::kStacks));
   Event killed = bench.Spoke(0, Kind::kWorkerKilled);
   proto::WorkerExited* exited = std::get<AgentSpoke>(killed).message.mutable_worker_exited();
   exited->set_pid(4711);

@@ -275,7 +275,7 @@ void Player::Worker(const Command& command, int node, int slot) {
     report->mutable_checkpoint_committed()->set_step(step);
     report->mutable_checkpoint_committed()->set_manifest(manifest);
   } else if (verb == "failed") {
-    report->mutable_failed()->set_code(14);
+    report->mutable_failed()->set_code(command.Has("late") ? 4 : 14);  // its deadline has passed
     report->mutable_failed()->set_peer_rank(static_cast<int32_t>(command.Int("peer", -1)));
     report->mutable_failed()->set_fatal(command.Int("fatal", 0) != 0);
     report->mutable_failed()->set_message(command.Text(0));
@@ -283,6 +283,9 @@ void Player::Worker(const Command& command, int node, int slot) {
     report->mutable_finished()->set_step(step);
     report->mutable_finished()->set_manifest(manifest);
     report->mutable_finished()->set_stopped_early(command.Int("early", 0) != 0);
+  } else if (verb == "stacks") {
+    if (command.Has("state")) report->mutable_stacks()->set_state(command.keys.at("state"));
+    for (const std::string& line : command.words) report->mutable_stacks()->add_lines(line);
   } else if (verb == "notice") {
     report->mutable_notice()->set_text(command.Text(0));
   } else {
