@@ -177,9 +177,9 @@ std::vector<pid_t> TreeOfNode(const Job& job, const std::string& address) {
   return tree;
 }
 
-// The agent may be silent about a worker for long; so its generation ends by the time limit of the
-// others' collective, and the worker is woken in the middle of its save by the next one.
-TEST_F(CheckpointJob, CommitterStoppedWhileSaving_WokenInTheNextGeneration_JoinsIt) {
+// The agent may wait for a worker's beats for long; so it is the others who miss it, in a
+// collective. It is killed: nothing of its save can come later.
+TEST_F(CheckpointJob, CommitterStoppedWhileSaving_IsMissedInACollectiveAndReplaced) {
   Job job(Train({"--num_gpus=3", "--collective-timeout", "1s", "--worker-silent-after", "60s",
                  "--join-timeout", "90s"},
                 folder_.path(), Long()));
@@ -188,12 +188,8 @@ TEST_F(CheckpointJob, CommitterStoppedWhileSaving_WokenInTheNextGeneration_Joins
   ASSERT_EQ(before.size(), 3u) << job.Words();
   ASSERT_TRUE(Eventually([&] { return CheckpointIsBeingWritten(save()) || job.Ended(); }));
   kill(before[0], SIGSTOP);
-  ASSERT_TRUE(job.AwaitError("generation 2 starts")) << job.Words();
-  EXPECT_EQ(StateAndParent(before[0]).substr(0, 1), "T") << "it should still be stopped";
-  kill(before[0], SIGCONT);
   ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
-  const std::vector<pid_t> after = job.Find(Role::kWorker);
-  EXPECT_TRUE(after.empty() || after == before) << "its process should go on" << job.Words();
+  EXPECT_EQ(StateAndParent(before[0]), "") << "it could wake up later";
   ExpectWentOn(job, folder_);
 }
 
