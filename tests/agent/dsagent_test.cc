@@ -26,6 +26,7 @@ namespace dsrun::agent {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 std::string RunDir() {
   std::string path = ::testing::TempDir() + "/runXXXXXX";
@@ -133,7 +134,9 @@ TEST(Dsagent, WorkerThatLoopsInItsOwnCode_IsKilledAndNamed) {
   for (const std::string& line : stacks->worker_report().message().stacks().lines()) {
     absl::StrAppend(&text, line, "\n");
   }
-  EXPECT_THAT(text, HasSubstr("main thread:\n  LoopForEver()\n  main\n"));
+  // A sanitizer may put a frame of its own on top.
+  EXPECT_THAT(text, StartsWith("main thread:\n"));
+  EXPECT_THAT(text, HasSubstr("  LoopForEver()\n  main\n"));
   const auto exited = client.Await([](const auto& m) { return m.has_worker_exited(); });
   ASSERT_TRUE(exited.has_value());
   EXPECT_EQ(exited->worker_exited().reason(),

@@ -4,7 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <memory>
 #include <random>
 #include <thread>
 
@@ -24,11 +25,11 @@ using ::testing::HasSubstr;
 TEST(RingTest, PiecesOfAnySize_ArriveInOrderAcrossThreads) {
   const unsigned seed = std::random_device()();
   SCOPED_TRACE(seed);
-  RingPositions positions = {};
+  const auto positions = std::make_unique<RingPositions>();
   std::vector<char> memory(61);  // a prime: pieces end everywhere
   constexpr size_t kTotal = 300000;
   std::thread writing([&] {
-    RingWriter writer(&positions, memory.data(), memory.size());
+    RingWriter writer(positions.get(), memory.data(), memory.size());
     std::mt19937 random(seed);
     char piece[100];
     for (size_t sent = 0; sent < kTotal;) {
@@ -40,7 +41,7 @@ TEST(RingTest, PiecesOfAnySize_ArriveInOrderAcrossThreads) {
       if (wrote == 0) std::this_thread::yield();
     }
   });
-  RingReader reader(&positions, memory.data(), memory.size());
+  RingReader reader(positions.get(), memory.data(), memory.size());
   std::mt19937 random(seed + 1);
   size_t wrong = 0;
   char piece[100];
@@ -55,10 +56,10 @@ TEST(RingTest, PiecesOfAnySize_ArriveInOrderAcrossThreads) {
 }
 
 TEST(RingTest, FullRing_TakesNothingUntilItIsRead_AndTheReaderIsAsked) {
-  RingPositions positions = {};
+  const auto positions = std::make_unique<RingPositions>();
   char memory[8];
-  RingWriter writer(&positions, memory, sizeof(memory));
-  RingReader reader(&positions, memory, sizeof(memory));
+  RingWriter writer(positions.get(), memory, sizeof(memory));
+  RingReader reader(positions.get(), memory, sizeof(memory));
   EXPECT_EQ(writer.Write("0123456789", 10), 8u);
   EXPECT_EQ(writer.Write("89", 2), 0u);
   EXPECT_TRUE(writer.AskForSpace());
@@ -80,12 +81,12 @@ TEST(RingTest, DamagedPositions_NeverLeadOutsideTheRing) {
   std::vector<char> memory(16 + 64 + 16, 'g');
   char piece[200] = {};
   for (int trial = 0; trial < 10000; ++trial) {
-    RingPositions positions = {};
-    RingWriter writer(&positions, memory.data() + 16, 64);
-    RingReader reader(&positions, memory.data() + 16, 64);
+    const auto positions = std::make_unique<RingPositions>();
+    RingWriter writer(positions.get(), memory.data() + 16, 64);
+    RingReader reader(positions.get(), memory.data() + 16, 64);
     for (int i = 0; i < 4; ++i) {
-      positions.written = random();
-      positions.read = random();
+      positions->written = random();
+      positions->read = random();
       EXPECT_LE(writer.Write(piece, random() % sizeof(piece)), 64u);
       EXPECT_LE(reader.Read(piece, random() % sizeof(piece)), 64u);
     }
