@@ -63,11 +63,19 @@ absl::Status CheckUserMaySave(const proto::Open& open, const ProcessUser& user) 
                    status.message(), "; give the folder to that user, or another one with --save"));
 }
 
-absl::Status CheckWorkerBinary(const proto::JobSpec& job, const std::string& path) {
-  if (job.has_program() || access(path.c_str(), X_OK) == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("dsworker: expected an executable at ", path,
-                   ", got none; install it beside dsagent or give --worker-binary"));
+absl::Status CheckWorkerBinary(const proto::JobSpec& job, const std::string& path,
+                               const ProcessUser& user) {
+  if (job.has_program()) return absl::OkStatus();
+  if (access(path.c_str(), X_OK) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("dsworker: expected an executable at ", path,
+                     ", got none; install it beside dsagent or give --worker-binary"));
+  }
+  const absl::Status status = CheckMayExecute(user, path);
+  if (status.ok()) return status;
+  return absl::FailedPreconditionError(absl::StrCat(
+      "run_as_user: expected a dsworker that \"", job.run_as_user(), "\" may start, but ",
+      status.message(), "; install the programs where every user may read, as in /usr/local/bin"));
 }
 
 // The socket's folder is ours alone; the user that the ranks run as becomes its owner, so that they
@@ -158,7 +166,7 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   Supervisor::Options options;
   ASSIGN_OR_RETURN(options.user, ResolveProcessUser(open.job().run_as_user()));
   RETURN_IF_ERROR(AdmitUser(options_.agent_socket, options.user));
-  RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary));
+  RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary, options.user));
   RETURN_IF_ERROR(CheckProbe(open));
   RETURN_IF_ERROR(CheckUserMaySave(open, options.user));
   options.run_dir = options_.run_dir.empty() ? open.job().run_dir() : options_.run_dir;

@@ -23,6 +23,28 @@ bool SetFileId(long call, uint32_t id) {
   return static_cast<uint32_t>(syscall(call, -1)) == id;
 }
 
+absl::Status CheckAccess(const ProcessUser& user, const std::string& path, int rights,
+                         const char* verb) {
+  if (!user.change) return absl::OkStatus();
+  int error = 0;
+  // The rights of one thread, which ends here: raw calls, because the C library's versions would
+  // change all threads. A file system uid other than root's takes root's power over files away.
+  std::thread asker([&] {
+    const bool became = syscall(SYS_setgroups, user.groups.size(), user.groups.data()) == 0 &&
+                        SetFileId(SYS_setfsgid, user.gid) && SetFileId(SYS_setfsuid, user.uid);
+    if (!became) {
+      error = EPERM;
+    } else if (syscall(SYS_faccessat2, AT_FDCWD, path.c_str(), rights, AT_EACCESS) != 0) {
+      error = errno;
+    }
+  });
+  asker.join();
+  if (error == 0) return absl::OkStatus();
+  const std::string text =
+      absl::StrCat("uid ", user.uid, " may not ", verb, " ", path, ": ", strerror(error));
+  return error == ENOENT ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
+}
+
 }  // namespace
 
 absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name) {
@@ -55,24 +77,11 @@ absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name) {
 }
 
 absl::Status CheckMayWrite(const ProcessUser& user, const std::string& folder) {
-  if (!user.change) return absl::OkStatus();
-  int error = 0;
-  // The rights of one thread, which ends here: raw calls, because the C library's versions would
-  // change all threads. A file system uid other than root's takes root's power over files away.
-  std::thread asker([&] {
-    const bool became = syscall(SYS_setgroups, user.groups.size(), user.groups.data()) == 0 &&
-                        SetFileId(SYS_setfsgid, user.gid) && SetFileId(SYS_setfsuid, user.uid);
-    if (!became) {
-      error = EPERM;
-    } else if (syscall(SYS_faccessat2, AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
-      error = errno;
-    }
-  });
-  asker.join();
-  if (error == 0) return absl::OkStatus();
-  const std::string text =
-      absl::StrCat("uid ", user.uid, " may not write to ", folder, ": ", strerror(error));
-  return error == ENOENT ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
+  return CheckAccess(user, folder, W_OK | X_OK, "write to");
+}
+
+absl::Status CheckMayExecute(const ProcessUser& user, const std::string& path) {
+  return CheckAccess(user, path, X_OK, "execute");
 }
 
 }  // namespace dsrun

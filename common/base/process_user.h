@@ -21,6 +21,9 @@ absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name);
 // by a folder above; both in words without the name of the user, which only the caller knows.
 absl::Status CheckMayWrite(const ProcessUser& user, const std::string& folder);
 
+// The same for starting the program at `path`.
+absl::Status CheckMayExecute(const ProcessUser& user, const std::string& path);
+
 }  // namespace dsrun
 
 #endif  // DSRUN_COMMON_BASE_PROCESS_USER_H_

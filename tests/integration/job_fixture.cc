@@ -119,9 +119,10 @@ std::string ReadWholeFile(const std::string& path) {
   return content.str();
 }
 
-TemporaryFolder::TemporaryFolder() {
-  const char* base = getenv("TEST_TMPDIR");
-  path_ = std::string(base == nullptr ? "/tmp" : base) + "/job-XXXXXX";
+TemporaryFolder::TemporaryFolder()
+    : TemporaryFolder(getenv("TEST_TMPDIR") == nullptr ? "/tmp" : getenv("TEST_TMPDIR")) {}
+
+TemporaryFolder::TemporaryFolder(const std::string& base) : path_(base + "/job-XXXXXX") {
   PCHECK(mkdtemp(path_.data()) != nullptr) << path_;
 }
 
@@ -148,7 +149,8 @@ Job::Job(std::vector<std::string> arguments, Options options) : end_(std::make_s
 
   ProcessSpec spec;
   spec.executable = DsrunBinary();
-  spec.argv = {"dsrun", "--run-dir", run_dir(), "--agent-binary", DsagentBinary()};
+  spec.argv = {"dsrun", "--run-dir", run_dir(), "--agent-binary",
+               options.agent_binary.empty() ? DsagentBinary() : options.agent_binary};
   spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
   for (char** entry = environ; *entry != nullptr; ++entry) spec.environment.emplace_back(*entry);
   spec.environment.push_back(std::string(kTagName) + "=" + tag_);

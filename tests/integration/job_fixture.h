@@ -46,7 +46,8 @@ std::string ReadWholeFile(const std::string& path);
 // Of one test; removed at its end.
 class TemporaryFolder {
  public:
-  TemporaryFolder();
+  TemporaryFolder();  // in Bazel's own folder, which may lie in one that only its owner may enter
+  explicit TemporaryFolder(const std::string& base);
   ~TemporaryFolder();
   const std::string& path() const { return path_; }
 
@@ -68,6 +69,7 @@ class Job {
   struct Options {
     std::vector<std::string> environment = {};  // "NAME=value", added to the test's own
     std::string folder = {};                    // working directory; empty: a temporary one
+    std::string agent_binary = {};              // empty: the built one, where it was built
   };
 
   explicit Job(std::vector<std::string> arguments) : Job(std::move(arguments), Options()) {}

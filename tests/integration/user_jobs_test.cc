@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -31,7 +32,15 @@ constexpr char kUser[] = "daemon";
 constexpr gid_t kExtraGroup = 54321;    // that the user is in
 constexpr gid_t kForeignGroup = 54322;  // that this process is in, and the user is not
 
-void OpenToAll(const std::string& folder) { fs::permissions(folder, fs::perms(0755)); }
+void OpenToAll(const std::string& path) { fs::permissions(path, fs::perms(0755)); }
+
+// A copy that everybody may start. Where it was built may be closed to all but root.
+std::string CopyOf(const std::string& program, const std::string& folder) {
+  const std::string copy = folder + "/" + fs::path(program).filename().string();
+  fs::copy_file(program, copy);
+  OpenToAll(copy);
+  return copy;
+}
 
 class UserJob : public ::testing::Test {
  protected:
@@ -41,17 +50,34 @@ class UserJob : public ::testing::Test {
     if (entry == nullptr) GTEST_SKIP() << "there is no user " << kUser << " here";
     uid_ = entry->pw_uid;
     gid_ = entry->pw_gid;
-    folder_.emplace();
+    folder_.emplace("/tmp");  // a folder that every user may enter
     OpenToAll(folder_->path());
+    const std::string programs = folder_->path() + "/bin";
+    fs::create_directory(programs);
+    OpenToAll(programs);
+    agent_ = CopyOf(DsagentBinary(), programs);
+    worker_ = CopyOf(fs::path(DsagentBinary()).parent_path() / "dsworker", programs);
+    program_ = CopyOf(UserProgram(), programs);
     std::ofstream(folder_->path() + "/hosts") << kUser << "@127.0.0.1 slots=2\n";
   }
 
   std::string Hosts() const { return folder_->path() + "/hosts"; }
-  Job::Options InFolder() const { return {.environment = {}, .folder = folder_->path()}; }
+  // The text, too, lies where the user can read it.
+  Args TrainAsUser() const {
+    Args args = Train({"--hostfile", Hosts()}, folder_->path(), Long());
+    std::replace(args.begin(), args.end(), TextFile(), CopyOf(TextFile(), folder_->path()));
+    return args;
+  }
+  Job::Options InFolder() const {
+    return {.environment = {}, .folder = folder_->path(), .agent_binary = agent_};
+  }
 
   uid_t uid_ = 0;
   gid_t gid_ = 0;
   std::optional<TemporaryFolder> folder_;
+  std::string agent_;
+  std::string worker_;
+  std::string program_;
 };
 
 // What the last screen says, without its line breaks.
@@ -77,7 +103,7 @@ TEST_F(UserJob, Ranks_HaveTheUsersIdsAndGroupsAndNoRightsOfRoot) {
   // Whatever groups dsrun was started with must not reach the ranks.
   const gid_t ours[] = {0, kForeignGroup};
   ASSERT_EQ(setgroups(2, ours), 0);
-  Job job({"--hostfile", Hosts(), UserProgram(), "whoami"}, InFolder());
+  Job job({"--hostfile", Hosts(), program_, "whoami"}, InFolder());
   ASSERT_EQ(setgroups(0, nullptr), 0);
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   const std::string uid = " " + std::to_string(uid_);
@@ -98,14 +124,14 @@ TEST_F(UserJob, FileOfRoot_CannotBeReadByARank) {
   const std::string secret = folder_->path() + "/secret";
   std::ofstream(secret) << "of root";
   fs::permissions(secret, fs::perms(0600));
-  Job job({"--hostfile", Hosts(), UserProgram(), "read", secret}, InFolder());
+  Job job({"--hostfile", Hosts(), program_, "read", secret}, InFolder());
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   EXPECT_THAT(job.out(), HasSubstr("rank 0 may not read"));
 }
 
 TEST_F(UserJob, Training_SavesAsTheUserAndGoesOnAfterAKill) {
   const std::string save = folder_->path() + "/save";  // dsrun makes it, and gives it away
-  Job job(Train({"--hostfile", Hosts()}, folder_->path(), Long()), InFolder());
+  Job job(TrainAsUser(), InFolder());
   ASSERT_TRUE(AwaitStep(job, folder_->path(), kSaveInterval + 5)) << job.Words();
   kill(WorkerOf(job, 1), SIGKILL);
   ExpectWentOn(job, *folder_);
@@ -121,7 +147,7 @@ TEST_F(UserJob, SaveFolderOfRoot_IsRefusedBeforeAnyRankStarts) {
   const std::string save = folder_->path() + "/save";
   fs::create_directory(save);
   OpenToAll(save);
-  Job job(Train({"--hostfile", Hosts()}, folder_->path(), Long()), InFolder());
+  Job job(TrainAsUser(), InFolder());
   EXPECT_EQ(job.AwaitExit(), 92) << job.Words();
   EXPECT_THAT(InOneLine(job.err()),
               HasSubstr("expected a save folder that \"daemon\" may write to on node 127.0.0.1"));
@@ -130,9 +156,19 @@ TEST_F(UserJob, SaveFolderOfRoot_IsRefusedBeforeAnyRankStarts) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+TEST_F(UserJob, WorkerProgramOfRoot_IsRefusedBeforeAnyRankStarts) {
+  fs::permissions(worker_, fs::perms(0700));
+  Job job(TrainAsUser(), InFolder());
+  EXPECT_EQ(job.AwaitExit(), 92) << job.Words();
+  EXPECT_THAT(InOneLine(job.err()),
+              HasSubstr("expected a dsworker that \"daemon\" may start, but"));
+  EXPECT_THAT(job.err(), HasSubstr(worker_));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
 TEST_F(UserJob, UnknownUser_IsOneErrorAndNothingStarts) {
   std::ofstream(Hosts()) << "no-such-user@127.0.0.1 slots=2\n";
-  Job job({"--hostfile", Hosts(), UserProgram(), "whoami"}, InFolder());
+  Job job({"--hostfile", Hosts(), program_, "whoami"}, InFolder());
   EXPECT_EQ(job.AwaitExit(), 92) << job.Words();
   EXPECT_THAT(InOneLine(job.err()),
               HasSubstr("expected a user of this node, got \"no-such-user\""));
