@@ -62,10 +62,11 @@ absl::Status GradientReducer::Finish() {
 void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
   const std::vector<Range>& buckets = setup_.space->buckets();
   MutexLock lock(mu_);
+  const size_t before = next_bucket_;
   while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
     queue_.push_back(next_bucket_++);
   }
-  changed_.NotifyAll();
+  if (next_bucket_ > before) changed_.NotifyAll();  // most tensors complete no bucket
 }
 
 void GradientReducer::RunThread() {
