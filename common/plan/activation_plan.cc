@@ -43,7 +43,7 @@ std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_
   per_layer("ln_2_mean", rows, "batch x seq");
   per_layer("ln_2_rstd", rows, "batch x seq");
   per_layer("ln_2_out", rows * width, "batch x seq x width");
-  per_layer("fc_pre", rows * 4 * width, "batch x seq x 4 width");
+  per_layer("fc_slope", rows * 4 * width, "batch x seq x 4 width");
   per_layer("fc_gelu", rows * 4 * width, "batch x seq x 4 width");
   per_layer("residual_out", rows * width, "batch x seq x width");
   add("activations", "ln_f_mean", rows, "batch x seq");

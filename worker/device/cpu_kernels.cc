@@ -17,7 +17,7 @@ constexpr int kCodeVersion = 1;
 // whole leaves and cache lines. They decide no bits.
 constexpr int64_t kElementPiece = 1 << 14;
 constexpr int64_t kRowPiece = 8;
-constexpr int64_t kColumnPiece = 32;
+constexpr int64_t kColumnPiece = 192;
 constexpr int64_t kVocabPieces = 16;
 constexpr int64_t kLeafPiece = 64;
 
@@ -133,13 +133,13 @@ void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x,
 }
 
 void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
-                                   const float* bias, float* pre, float* out) {
+                                   const float* bias, float* slope, float* out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, pre, n,
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, slope, n,
               [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
-                  loops_.bias_gelu(columns.size(), bias + columns.begin, pre + at, out + at);
+                  loops_.bias_gelu(columns.size(), bias + columns.begin, slope + at, out + at);
                 }
               });
 }
@@ -151,13 +151,13 @@ void CpuKernels::LinearBackwardInput(const LinearShape& shape, const float* dout
 }
 
 void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* dout,
-                                         const float* w, const float* pre, float* dpre) {
+                                         const float* w, const float* slope, float* dpre) {
   const int64_t n = shape.inputs;
   matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, {w, shape.outputs, true}, dpre,
               n, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
-                  loops_.gelu_backward(columns.size(), pre + at, dpre + at, dpre + at);
+                  loops_.multiply(columns.size(), slope + at, dpre + at);
                 }
               });
 }
@@ -195,17 +195,6 @@ void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits
 }
 
 // --- Elementwise
-
-void CpuKernels::GeluForward(int64_t n, const float* x, float* out) {
-  ForPieces(n, kElementPiece,
-            [&](int64_t begin, int64_t end) { loops_.gelu(end - begin, x + begin, out + begin); });
-}
-
-void CpuKernels::GeluBackward(int64_t n, const float* x, const float* dout, float* dx) {
-  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.gelu_backward(end - begin, x + begin, dout + begin, dx + begin);
-  });
-}
 
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {

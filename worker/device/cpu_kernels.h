@@ -42,11 +42,11 @@ class CpuKernels final : public Kernels {
   void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
                              const float* bias, const float* residual, float* out) override;
   void LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
-                         const float* bias, float* pre, float* out) override;
+                         const float* bias, float* slope, float* out) override;
   void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
                            float* dx) override;
   void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
-                               const float* pre, float* dpre) override;
+                               const float* slope, float* dpre) override;
   void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
                             float* dw) override;
   void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override;
@@ -58,8 +58,6 @@ class CpuKernels final : public Kernels {
   void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
                           float* dwte) override;
 
-  void GeluForward(int64_t n, const float* x, float* out) override;
-  void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
 
   int64_t AttentionScratch(const SequenceShape& shape) const override;

@@ -36,43 +36,31 @@ DSRUN_INLINE F16 GeluSigmoid(const F16& x) {
   return Set(1) / (Set(1) + Exp(minus_two_u));
 }
 
-DSRUN_INLINE F16 GeluOf(const F16& x) { return x * GeluSigmoid(x); }
-
-// d/dx x s = s + x s (1 - s) 2 du/dx.
-DSRUN_INLINE F16 GeluSlope(const F16& x) {
+// gelu(x); x becomes the slope: d/dx x s = s + x s (1 - s) 2 du/dx.
+DSRUN_INLINE F16 GeluAndSlope(F16& x) {
   const F16 s = GeluSigmoid(x);
+  const F16 gelu = x * s;
   const F16 two_du = Set(kTwoSqrt2OverPi) * (Set(1) + Set(3 * kCubic) * (x * x));
-  return s + x * s * (Set(1) - s) * two_du;
-}
-
-void Gelu(int64_t n, const float* x, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(out + i, GeluOf(Load(x + i)));
-  if (i < n) StoreTail(out + i, n - i, GeluOf(LoadTail(x + i, n - i, 0)));
-}
-
-void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Store(dx + i, Load(dout + i) * GeluSlope(Load(x + i)));
-  }
-  if (i < n) {
-    StoreTail(dx + i, n - i, LoadTail(dout + i, n - i, 0) * GeluSlope(LoadTail(x + i, n - i, 0)));
-  }
+  x = s + gelu * (Set(1) - s) * two_du;
+  return gelu;
 }
 
 void BiasGelu(int64_t n, const float* bias, float* x, float* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    const F16 pre = Load(x + i) + Load(bias + i);
+    F16 pre = Load(x + i) + Load(bias + i);
+    Store(out + i, GeluAndSlope(pre));
     Store(x + i, pre);
-    Store(out + i, GeluOf(pre));
   }
   if (i < n) {
-    const F16 pre = LoadTail(x + i, n - i, 0) + LoadTail(bias + i, n - i, 0);
+    F16 pre = LoadTail(x + i, n - i, 0) + LoadTail(bias + i, n - i, 0);
+    StoreTail(out + i, n - i, GeluAndSlope(pre));
     StoreTail(x + i, n - i, pre);
-    StoreTail(out + i, n - i, GeluOf(pre));
   }
+}
+
+void Multiply(int64_t n, const float* __restrict factors, float* __restrict x) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factors[i];
 }
 
 void BiasResidual(int64_t n, const float* __restrict bias, const float* __restrict residual,
@@ -199,7 +187,15 @@ void LayerNormBackwardRow(int64_t width, const float* x, const float* weight, fl
 void ColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
                 float* __restrict sums) {
   for (int64_t c = 0; c < columns; ++c) sums[c] = x[c];
-  for (int64_t r = 1; r < rows; ++r) {
+  int64_t r = 1;
+  for (; r + 4 <= rows; r += 4) {  // four additions for one pass over the sums
+    const float* __restrict row = x + r * stride;
+    for (int64_t c = 0; c < columns; ++c) {
+      sums[c] =
+          (((sums[c] + row[c]) + row[c + stride]) + row[c + 2 * stride]) + row[c + 3 * stride];
+    }
+  }
+  for (; r < rows; ++r) {
     const float* __restrict row = x + r * stride;
     for (int64_t c = 0; c < columns; ++c) sums[c] += row[c];
   }
@@ -212,7 +208,18 @@ void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const fl
     dweight[c] = dout[c] * ((x[c] - mean[0]) * rstd[0]);
     dbias[c] = dout[c];
   }
-  for (int64_t r = 1; r < rows; ++r) {
+  int64_t r = 1;
+  for (; r + 2 <= rows; r += 2) {  // two additions for one pass over the sums
+    const float* __restrict row = x + r * stride;
+    const float* __restrict drow = dout + r * stride;
+    for (int64_t c = 0; c < columns; ++c) {
+      const int64_t next = c + stride;
+      dweight[c] = (dweight[c] + drow[c] * ((row[c] - mean[r]) * rstd[r])) +
+                   drow[next] * ((row[next] - mean[r + 1]) * rstd[r + 1]);
+      dbias[c] = (dbias[c] + drow[c]) + drow[next];
+    }
+  }
+  for (; r < rows; ++r) {
     const float* __restrict row = x + r * stride;
     const float* __restrict drow = dout + r * stride;
     const float center = mean[r];
@@ -276,15 +283,30 @@ double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
   return PortableLog(sum) + (static_cast<double>(max) - static_cast<double>(target_logit));
 }
 
+// Rows of scores have room for whole vectors: the last one is loaded whole and cut.
 float SoftmaxRow(int64_t n, int64_t padded_n, float* scores, float* maximum, float* sum) {
-  const float tile_max = RowMax(n, scores);
-  const float max = tile_max > *maximum ? tile_max : *maximum;
-  float lanes[kLanes];
-  Store(lanes, Exp(Set(*maximum - max)));  // e^-inf = 0 for the first tile
-  const float factor = lanes[0];
-  const float tile_sum = static_cast<float>(ExpSum(n, max, scores));
-  for (int64_t i = n; i < padded_n; ++i) scores[i] = 0;
-  *sum = *sum * factor + tile_sum;
+  F16 tile_max = Set(kMinusInfinity);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) tile_max = Max(Load(scores + i), tile_max);
+  if (i < n) tile_max = Max(KeepFirst(Load(scores + i), n - i, kMinusInfinity), tile_max);
+  const float row_max = JoinMax(tile_max);
+  const float max = row_max > *maximum ? row_max : *maximum;
+  const float factor = First(Exp(Set(*maximum - max)));  // e^-inf = 0 for the first tile
+  const F16 shift = Set(max);
+  F16 tile_sum = Set(0);
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    const F16 e = Exp(Load(scores + i) - shift);
+    Store(scores + i, e);
+    tile_sum = tile_sum + e;
+  }
+  if (i < n) {
+    const F16 e = Exp(KeepFirst(Load(scores + i), n - i, kMinusInfinity) - shift);
+    Store(scores + i, e);
+    tile_sum = tile_sum + e;
+    i += kLanes;
+  }
+  for (; i < padded_n; ++i) scores[i] = 0;
+  *sum = *sum * factor + Join(tile_sum);
   *maximum = max;
   return factor;
 }
@@ -301,12 +323,12 @@ void SoftmaxBackwardRow(int64_t n, int64_t padded_n, float log_sum_exp, float de
     Store(dp + i, p * (Load(dp + i) - minus) * times);
   }
   if (i < n) {
-    const F16 p = Exp(LoadTail(scores + i, n - i, 0) - shift);
-    const F16 d = LoadTail(dp + i, n - i, 0);
-    StoreTail(scores + i, n - i, p);
-    StoreTail(dp + i, n - i, p * (d - minus) * times);
+    const F16 p = Exp(Load(scores + i) - shift);
+    Store(scores + i, KeepFirst(p, n - i, 0));
+    Store(dp + i, KeepFirst(p * (Load(dp + i) - minus) * times, n - i, 0));
+    i += kLanes;
   }
-  for (i = n; i < padded_n; ++i) scores[i] = dp[i] = 0;
+  for (; i < padded_n; ++i) scores[i] = dp[i] = 0;
 }
 
 }  // namespace
@@ -315,8 +337,7 @@ const LoopTable DSRUN_LOOPS = {
     .add = Add,
     .accumulate = AccumulateLoop,
     .scale = ScaleLoop,
-    .gelu = Gelu,
-    .gelu_backward = GeluBackward,
+    .multiply = Multiply,
     .bias_gelu = BiasGelu,
     .bias_residual = BiasResidual,
     .adamw = AdamWLoop,

@@ -107,24 +107,25 @@ class Kernels {
                                      const float* bias,      // (outputs)
                                      const float* residual,  // (rows, outputs)
                                      float* out) = 0;        // (rows, outputs)
-  // pre = x w + bias, out = gelu(pre).
+  // With pre = x w + bias: out = gelu(pre), in its tanh form (Hendrycks and Gimpel, 2016), and
+  // slope = gelu'(pre), all that backward needs: the exponential is computed once.
   virtual void LinearGeluForward(const LinearShape& shape,
                                  const float* x,     // (rows, inputs)
                                  const float* w,     // (inputs, outputs)
                                  const float* bias,  // (outputs)
-                                 float* pre,         // (rows, outputs)
+                                 float* slope,       // (rows, outputs)
                                  float* out) = 0;    // (rows, outputs)
   // dx = dout w^T.
   virtual void LinearBackwardInput(const LinearShape& shape,
                                    const float* dout,  // (rows, outputs)
                                    const float* w,     // (inputs, outputs)
                                    float* dx) = 0;     // (rows, inputs)
-  // dpre = (dout w^T) * gelu'(pre): backward of a linear layer whose input was gelu(pre).
+  // dpre = (dout w^T) * slope: backward of a linear layer whose input was gelu(pre).
   virtual void LinearBackwardInputGelu(const LinearShape& shape,
-                                       const float* dout,  // (rows, outputs)
-                                       const float* w,     // (inputs, outputs)
-                                       const float* pre,   // (rows, inputs)
-                                       float* dpre) = 0;   // (rows, inputs)
+                                       const float* dout,   // (rows, outputs)
+                                       const float* w,      // (inputs, outputs)
+                                       const float* slope,  // (rows, inputs)
+                                       float* dpre) = 0;    // (rows, inputs)
   // dw = x^T dout.
   virtual void LinearBackwardWeight(const LinearShape& shape,
                                     const float* x,     // (rows, inputs)
@@ -153,11 +154,8 @@ class Kernels {
                                   const float* x,        // (rows, width)
                                   float* dwte) = 0;      // (vocab_size, width)
 
-  // --- Elementwise. GELU in its tanh form (Hendrycks and Gimpel, 2016).
+  // --- Elementwise.
 
-  virtual void GeluForward(int64_t n, const float* x, float* out) = 0;
-  // dx may be dout (in place).
-  virtual void GeluBackward(int64_t n, const float* x, const float* dout, float* dx) = 0;
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
 

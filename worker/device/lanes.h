@@ -34,6 +34,15 @@ struct F16 {
   NativeF part[kParts];
 };
 
+// 0, 1, 2, ...
+DSRUN_INLINE NativeI Iota() {
+  NativeI r = {};
+  for (int i = 0; i < kNative; ++i) r[i] = i;
+  return r;
+}
+// Lane i + by in lane i; what stands in the last `by` lanes means nothing.
+DSRUN_INLINE NativeF Down(const NativeF& x, int by) { return __builtin_shuffle(x, Iota() + by); }
+
 DSRUN_INLINE F16 Set(float x) {
   F16 r;
   DSRUN_EACH_PART r.part[k] = NativeF{} + x;
@@ -88,21 +97,38 @@ DSRUN_INLINE void StoreTail(float* p, int64_t n, const F16& x) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// The first n lanes of x, the others `fill`; n may be anything.
+DSRUN_INLINE F16 KeepFirst(const F16& x, int64_t n, float fill) {
+  F16 r;
+  DSRUN_EACH_PART {
+    const NativeI before = Iota() < NativeI{} + static_cast<int32_t>(n - k * kNative);
+    r.part[k] = before ? x.part[k] : NativeF{} + fill;
+  }
+  return r;
+}
+
+DSRUN_INLINE float First(const F16& x) { return x.part[0][0]; }
+
 // The lanes joined in one fixed tree: i with i + 8, then + 4, + 2, + 1.
 DSRUN_INLINE float Join(const F16& x) {
-  float lanes[kLanes];
-  Store(lanes, x);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  NativeF sums[kParts];
+  DSRUN_EACH_PART sums[k] = x.part[k];
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
   }
-  return lanes[0];
+  NativeF sum = sums[0];
+  for (int half = kNative / 2; half > 0; half /= 2) sum += Down(sum, half);
+  return sum[0];
 }
+// No lane may be NaN.
 DSRUN_INLINE float JoinMax(const F16& x) {
-  float lanes[kLanes];
-  Store(lanes, x);
-  float max = lanes[0];
-  for (int i = 1; i < kLanes; ++i) max = lanes[i] > max ? lanes[i] : max;
-  return max;
+  NativeF max = x.part[0];
+  for (int k = 1; k < kParts; ++k) max = x.part[k] > max ? x.part[k] : max;
+  for (int half = kNative / 2; half > 0; half /= 2) {
+    const NativeF other = Down(max, half);
+    max = other > max ? other : max;
+  }
+  return max[0];
 }
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by Taylor's series to r^7 (the next term is below

@@ -15,9 +15,9 @@ struct LoopTable {
   void (*add)(int64_t n, const float* a, const float* b, float* out);  // out may be a or b
   void (*accumulate)(int64_t n, const float* src, float* dst);         // dst += src
   void (*scale)(int64_t n, float factor, float* x);
-  void (*gelu)(int64_t n, const float* x, float* out);
-  void (*gelu_backward)(int64_t n, const float* x, const float* dout, float* dx);
-  // x += bias, and then out = gelu(x) or x = residual + x: what follows a matrix product.
+  void (*multiply)(int64_t n, const float* factors, float* x);  // x *= factors
+  // What follows a matrix product. pre = x + bias, out = gelu(pre), x = gelu'(pre); and
+  // x = residual + (x + bias).
   void (*bias_gelu)(int64_t n, const float* bias, float* x, float* out);
   void (*bias_residual)(int64_t n, const float* bias, const float* residual, float* x);
   void (*adamw)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
@@ -32,8 +32,9 @@ struct LoopTable {
                                  float rstd, const float* dout, const float* residual, float* dx);
   // logits become (softmax - onehot(target)); the row's loss.
   double (*cross_entropy_row)(int64_t vocab_size, int32_t target, float* logits);
-  // One row of a tile of attention scores, n of them valid: becomes e^(score - new maximum), zeros
-  // from n to padded_n; running maximum and sum go on. The factor for what was summed before.
+  // One row of a tile of attention scores, with room for whole vectors of 16, n scores valid:
+  // becomes e^(score - new maximum), zeros from n to padded_n; running maximum and sum go on. The
+  // factor for what was summed before.
   float (*softmax_row)(int64_t n, int64_t padded_n, float* scores, float* maximum, float* sum);
   // Scores become probabilities e^(score - log_sum_exp) and dp (gradient of the probabilities)
   // becomes the gradient of the unscaled scores, p (dp - delta) factor; zeros from n to padded_n.

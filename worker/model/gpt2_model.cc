@@ -30,7 +30,7 @@ struct BlockActivations {
   float *ln_1_mean, *ln_1_rstd, *ln_1_out;
   float *qkv, *attention_lse, *attention_out, *residual_mid;
   float *ln_2_mean, *ln_2_rstd, *ln_2_out;
-  float *fc_pre, *fc_gelu, *residual_out;
+  float *fc_slope, *fc_gelu, *residual_out;
 };
 
 // Hands out the arena buffer by buffer, by the plan's names.
@@ -192,7 +192,7 @@ BlockActivations Gpt2Model::FindActivations(int64_t layer) const {
   block.ln_2_mean = part("ln_2_mean", 1);
   block.ln_2_rstd = part("ln_2_rstd", 1);
   block.ln_2_out = part("ln_2_out", width);
-  block.fc_pre = part("fc_pre", 4 * width);
+  block.fc_slope = part("fc_slope", 4 * width);
   block.fc_gelu = part("fc_gelu", 4 * width);
   block.residual_out = part("residual_out", width);
   return block;
@@ -218,7 +218,7 @@ void Gpt2Model::ForwardBlock(const SequenceShape& shape, const float* parameters
   kernels_.LayerNormForward(rows, width, act.residual_mid, p + at.ln_2_weight, p + at.ln_2_bias,
                             act.ln_2_out, act.ln_2_mean, act.ln_2_rstd);
   kernels_.LinearGeluForward({rows, width, 4 * width}, act.ln_2_out, p + at.c_fc_weight,
-                             p + at.c_fc_bias, act.fc_pre, act.fc_gelu);
+                             p + at.c_fc_bias, act.fc_slope, act.fc_gelu);
   kernels_.LinearResidualForward({rows, 4 * width, width}, act.fc_gelu, p + at.mlp_proj_weight,
                                  p + at.mlp_proj_bias, act.residual_mid, act.residual_out);
 }
@@ -278,7 +278,8 @@ void Gpt2Model::BackwardBlock(const float* parameters, float* gradients, int64_t
   cursor.Finish(h + "mlp.c_proj.bias");
   kernels_.LinearBackwardWeight(mlp_proj, act.fc_gelu, dresidual_, g + at.mlp_proj_weight);
   cursor.Finish(h + "mlp.c_proj.weight");
-  kernels_.LinearBackwardInputGelu(mlp_proj, dresidual_, p + at.mlp_proj_weight, act.fc_pre, dfc_);
+  kernels_.LinearBackwardInputGelu(mlp_proj, dresidual_, p + at.mlp_proj_weight, act.fc_slope,
+                                   dfc_);
 
   const LinearShape fc{rows, width, 4 * width};
   kernels_.LinearBackwardBias(fc, dfc_, g + at.c_fc_bias);

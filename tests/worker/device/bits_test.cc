@@ -37,8 +37,9 @@ void RunElementwise(Kernels& k, Outputs& o) {
   const int64_t n = 50021;
   const Floats a = Random(n, 1, 5);
   const Floats b = Random(n, 2, 5);
-  k.GeluForward(n, a.data(), (o["gelu"] = Floats(Z(n))).data());
-  k.GeluBackward(n, a.data(), b.data(), (o["gelu_backward"] = Floats(Z(n))).data());
+  const Floats one(1, 1.0f);
+  k.LinearGeluForward({1, 1, n}, one.data(), a.data(), b.data(),
+                      (o["gelu slope"] = Floats(Z(n))).data(), (o["gelu"] = Floats(Z(n))).data());
   k.Accumulate(n, b.data(), (o["accumulate"] = a).data());
   AdamWArguments arguments;
   arguments.lr = 0.01f;
@@ -101,7 +102,7 @@ void RunProducts(Kernels& k, Outputs& o, int64_t rows, int64_t inputs, int64_t o
   k.LinearForward(shape, x.data(), w.data(), b.data(), out("forward", rows * outputs));
   k.LinearResidualForward(shape, x.data(), w.data(), b.data(), d.data(),
                           out("residual", rows * outputs));
-  k.LinearGeluForward(shape, x.data(), w.data(), b.data(), out("pre", rows * outputs),
+  k.LinearGeluForward(shape, x.data(), w.data(), b.data(), out("slope", rows * outputs),
                       out("gelu", rows * outputs));
   k.LinearBackwardInput(shape, d.data(), w.data(), out("dx", rows * inputs));
   k.LinearBackwardInputGelu(shape, d.data(), w.data(), x.data(), out("dpre", rows * inputs));
