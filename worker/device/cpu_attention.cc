@@ -65,6 +65,9 @@ void HeadAttention::Forward(const float* q, const float* k, const float* v, floa
     }
     for (int64_t i = 0; i < queries; ++i) {
       loops_.scale(head_size_, 1.0f / sum[i], out_tile + i * width_);
+    }
+    // Apart from the calls above, so that several logarithms are under way at once.
+    for (int64_t i = 0; i < queries; ++i) {
       log_sum_exp[q0 + i] = static_cast<float>(double{maximum[i]} + PortableLog(double{sum[i]}));
     }
   }

@@ -291,7 +291,7 @@ float SoftmaxRow(int64_t n, int64_t padded_n, float* scores, float* maximum, flo
   if (i < n) tile_max = Max(KeepFirst(Load(scores + i), n - i, kMinusInfinity), tile_max);
   const float row_max = JoinMax(tile_max);
   const float max = row_max > *maximum ? row_max : *maximum;
-  const float factor = First(Exp(Set(*maximum - max)));  // e^-inf = 0 for the first tile
+  const float factor = *maximum == kMinusInfinity ? 0 : First(Exp(Set(*maximum - max)));
   const F16 shift = Set(max);
   F16 tile_sum = Set(0);
   for (i = 0; i + kLanes <= n; i += kLanes) {

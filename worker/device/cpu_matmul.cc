@@ -14,8 +14,8 @@ namespace {
 
 // Found by measuring (bench/kernels_bench): larger tiles leave threads idle on small models,
 // smaller ones pack the same operand again and again.
-constexpr int64_t kTileM = 256;
-constexpr int64_t kSmallTileM = 128;  // where kTileM would give a single tile
+constexpr int64_t kTileM = 512;
+constexpr int64_t kSmallTileM = 256;  // where kTileM would give a single tile
 constexpr int64_t kTileN = 384;
 constexpr int64_t kAlign = 16;  // a tile begins at a whole vector
 
