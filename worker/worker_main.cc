@@ -36,13 +36,16 @@ namespace {
 constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
 
+constexpr char kUsage[] =
+    "usage: dsworker --bootstrap-fd N\n"
+    "One rank of a training job. dsagent starts it, never a person: N is a descriptor with the\n"
+    "message that says whose rank it is. To train, see `dsrun train --help`.\n";
+
 absl::StatusOr<proto::WorkerBootstrap> ReadBootstrap(int argc, char** argv) {
   int fd = -1;
   if (argc != 3 || std::strcmp(argv[1], "--bootstrap-fd") != 0 || !absl::SimpleAtoi(argv[2], &fd)) {
     return absl::InvalidArgumentError(
-        "usage: dsworker --bootstrap-fd N. dsworker is started by dsagent, never by hand; to "
-        "train, "
-        "use `dsrun train --help`");
+        "expected --bootstrap-fd N, which dsagent gives; to train, see `dsrun train --help`");
   }
   std::string bytes;
   char chunk[4096];
@@ -127,6 +130,10 @@ int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
 }
 
 int Main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--help") == 0) {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
   const absl::StatusOr<proto::WorkerBootstrap> bootstrap = ReadBootstrap(argc, argv);
   if (!bootstrap.ok()) {
     std::fprintf(stderr, "dsworker: %s\n", std::string(bootstrap.status().message()).c_str());

@@ -10,9 +10,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/logging.h"
 #include "common/base/process_tree.h"
 
 namespace dsrun::agent {
@@ -46,7 +48,8 @@ DsagentProcess::DsagentProcess(const std::vector<std::string>& flags) {
   EXPECT_EQ(pipe(ready), 0);
   ProcessSpec spec;
   spec.executable = BuiltFile("agent/dsagent");
-  spec.argv = {"dsagent", "--cluster-key-fd=3", "--ready-fd=4"};
+  PCHECK(mkdtemp(socket_dir_.data()) != nullptr) << socket_dir_;
+  spec.argv = {"dsagent", "--cluster-key-fd=3", "--ready-fd=4", "--socket-dir=" + socket_dir_};
   spec.argv.insert(spec.argv.end(), flags.begin(), flags.end());
   spec.environment = {"GLOG_logtostderr=1", "PATH=/usr/bin:/bin"};
   spec.fds = {{key_fd, 3}, {ready[1], 4}};
@@ -67,6 +70,9 @@ DsagentProcess::DsagentProcess(const std::vector<std::string>& flags) {
 DsagentProcess::~DsagentProcess() {
   KillDescendants(keeper_, nullptr, absl::Seconds(5));
   runner_.reset();
+  // Killed as above, nobody was left to remove it.
+  std::error_code ignored;
+  std::filesystem::remove_all(socket_dir_, ignored);
 }
 
 int32_t DsagentProcess::agent_pid() const {

@@ -33,6 +33,7 @@ class DsagentProcess {
   Mutex mu_;
   CondVar changed_;
   std::optional<ProcessEnd> end_ ABSL_GUARDED_BY(mu_);
+  std::string socket_dir_ = "/tmp/dsagent-XXXXXX";  // a unix socket's path has little room
   int port_ = 0;
   int32_t keeper_ = 0;
   std::unique_ptr<PosixProcessRunner> runner_;
