@@ -71,7 +71,9 @@ std::string ExitWords(int exit_code, int term_signal, bool core_dumped) {
 }
 
 int ShellExitCode(int exit_code, int term_signal) {
-  return term_signal != 0 ? 128 + term_signal : exit_code;
+  constexpr int kMost = 255;
+  if (term_signal != 0) return term_signal > 0 && term_signal < 128 ? 128 + term_signal : kMost;
+  return exit_code >= 0 && exit_code <= kMost ? exit_code : kMost;
 }
 
 }  // namespace dsrun::launcher

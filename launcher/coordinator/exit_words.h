@@ -14,7 +14,8 @@ std::string SignalName(int signal);
 // `term_signal` 0: it exited with `exit_code`.
 std::string ExitWords(int exit_code, int term_signal, bool core_dumped);
 
-// What dsrun returns for a rank that ended so: its code, or 128 + signal.
+// What dsrun returns for a rank that ended so: its code, or 128 + signal. 255 for what no process
+// can say, which an agent may all the same: never 0 by accident.
 int ShellExitCode(int exit_code, int term_signal);
 
 }  // namespace dsrun::launcher

@@ -3,6 +3,7 @@
 
 #include "launcher/coordinator/root_cause.h"
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+#include "launcher/coordinator/exit_words.h"
 #include "launcher/coordinator/node_clocks.h"
 
 namespace dsrun::launcher {
@@ -194,6 +196,16 @@ TEST(NodeClocks, ExitOfAKnownNode_IsStamped_OfAnUnknownOneNot) {
   // An agent cannot stamp by itself.
   clocks.Correct(NodeId(1), absl::Seconds(11), message);
   EXPECT_FALSE(message.worker_exited().has_launcher_time());
+}
+
+// The numbers come from an agent: whatever it says, a failure is never taken for success.
+TEST(ExitWords, NumbersThatNoProcessHas_AreNoSuccess) {
+  EXPECT_EQ(ShellExitCode(3, 0), 3);
+  EXPECT_EQ(ShellExitCode(0, 9), 137);
+  EXPECT_EQ(ShellExitCode(256, 0), 255);
+  EXPECT_EQ(ShellExitCode(-1, 0), 255);
+  EXPECT_EQ(ShellExitCode(0, INT32_MAX), 255);
+  EXPECT_EQ(ShellExitCode(0, -128), 255);
 }
 
 }  // namespace
