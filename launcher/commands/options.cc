@@ -208,8 +208,8 @@ OptionGroup Files() {
               Value("sample-tokens", "N", "200", "bytes of the continuation"),
               Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),
               Switch("accept-fingerprint",
-                     "load a checkpoint although libraries or CPU differ from the ones it was "
-                     "written with"),
+                     "load a checkpoint although batch, seed, text, libraries or CPU differ from "
+                     "those it was written with: the curve is then another one"),
           }};
 }
 

@@ -12,6 +12,7 @@
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/gradient_space.h"
 #include "common/rpc/loopback.h"
+#include "launcher/commands/checkpoint_differences.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -67,7 +68,7 @@ class TrainResolver {
   bool batch_ok_ = false;
 };
 
-// What --load goes on from. Sizes only: the workers compare every byte before they use it.
+// What --load goes on from: the newest checkpoint of which every byte is right.
 void TrainResolver::FindCheckpoint() {
   const auto load = v_.Text("load");
   if (!load.has_value()) return;
@@ -168,14 +169,16 @@ void TrainResolver::Batch() {
   request.world_size = width_;
   request.default_global_batch = preset_.global_batch_size;
   request.default_micro_batch = preset_.micro_batch_size;
-  if (loaded() != nullptr) {  // the batch of a run never changes
+  if (loaded() != nullptr) {  // what is not said is the checkpoint's
     request.default_global_batch = loaded()->batch.global_batch_size;
     request.default_micro_batch = loaded()->batch.micro_batch_size;
   }
   const auto sizes = ResolveBatch(request, c_.findings);
   if (!sizes.has_value()) return;
   int64_t resolved_blocks = DefaultCanonicalBlocks(sizes->micro_batches(), width_);
-  if (loaded() != nullptr) resolved_blocks = loaded()->batch.canonical_blocks;
+  if (loaded() != nullptr) {  // as far as another batch, if one is asked for, allows
+    resolved_blocks = std::min(loaded()->batch.canonical_blocks, sizes->micro_batches());
+  }
   resolved_blocks = blocks.value_or(resolved_blocks);
   const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);
   if (!valid.ok()) {
@@ -308,31 +311,20 @@ int64_t TrainResolver::LocalRanks() const {
 
 void TrainResolver::CompareCheckpoint() {
   if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
-  std::string differs;
-  const auto compare = [&](const char* name, int64_t saved, int64_t asked) {
-    if (saved == asked) return;
-    differs += std::string(differs.empty() ? "" : ", ") + name + " " + std::to_string(saved) +
-               " there, " + std::to_string(asked) + " here";
-  };
   const ManifestFacts& facts = *loaded();
-  compare("num-layers", facts.model.num_layers, model_.num_layers);
-  compare("hidden-size", facts.model.hidden_size, model_.hidden_size);
-  compare("num-attention-heads", facts.model.num_attention_heads, model_.num_attention_heads);
-  compare("seq-length", facts.model.seq_length, model_.seq_length);
-  compare("vocab-size", facts.model.vocab_size, model_.vocab_size);
-  if (!differs.empty()) {
-    Error("--load", train_.load_dir() + " holds another model: " + differs +
+  const std::string name = train_.load_dir() + "/" + checkpoint_->manifest_name();
+  const CheckpointDifferences differences = CompareWithCheckpoint(facts, train_);
+  if (!differences.model.empty()) {
+    Error("--load", name + " holds another model: " + differences.model +
                         "; leave --model and the sizes out to use the checkpoint's");
     return;
   }
-  compare("global-batch-size", facts.batch.global_batch_size, train_.global_batch_size());
-  compare("micro-batch-size", facts.batch.micro_batch_size, train_.micro_batch_size());
-  compare("canonical-blocks", facts.batch.canonical_blocks, train_.canonical_blocks());
-  compare("seed", static_cast<int64_t>(facts.batch.seed), static_cast<int64_t>(train_.seed()));
-  if (!differs.empty()) {
-    Error("--load", train_.load_dir() + " holds another run: " + differs +
-                        "; leave these flags out to use the checkpoint's, or start anew without "
-                        "--load");
+  if (!differences.curve.empty() && train_.accept_fingerprint()) {
+    c_.Note("--accept-fingerprint: " + name + " goes on with another curve: " + differences.curve);
+  } else if (!differences.curve.empty()) {
+    Error("--load", name + " cannot be continued bit for bit: " + differences.curve +
+                        "; give what it has (batch and seed are taken from it when they are left "
+                        "out), or --accept-fingerprint to go on with another curve");
   }
   if (facts.counters.optimizer_steps >= train_.train_iters()) {
     Error("--train-iters", "the checkpoint is at step " +

@@ -78,7 +78,23 @@ class ResolveTest : public testing::Test {
     return text;
   }
 
+  // A checkpoint of gpt2-nano at step 50 in the folder ck, without tensors.
+  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint) {
+    fs::create_directory(dir_ + "/ck");
+    Manifest manifest;
+    manifest.facts.job_id = "first";
+    manifest.facts.incarnation = Incarnation(1);
+    manifest.facts.key = {Step(50), Generation(1), 1};
+    manifest.facts.counters = {1600, 50};
+    manifest.facts.model = *FindPreset("gpt2-nano");
+    manifest.facts.batch = batch;
+    manifest.facts.fingerprint = fingerprint;
+    checkpoint_ = ManifestName(manifest.facts.key);
+    Write("ck/" + checkpoint_, EncodeManifest(manifest));
+  }
+
   std::string dir_;
+  std::string checkpoint_;  // the manifest's name
   Machine machine_;
   Findings findings_;
 };
@@ -304,32 +320,27 @@ TEST_F(ResolveTest, APortInUseIsReplacedWithANote) {
 }
 
 TEST_F(ResolveTest, CheckpointsOfAnotherRunAreRefused) {
-  fs::create_directory(dir_ + "/ck");
-  Manifest manifest;
-  manifest.facts.job_id = "first";
-  manifest.facts.incarnation = Incarnation(1);
-  manifest.facts.key = {Step(50), Generation(1), 1};
-  manifest.facts.counters = {1600, 50};
-  manifest.facts.model = *FindPreset("gpt2-nano");
-  manifest.facts.batch = {32, 4, 8, 7, ""};
-  Write("ck/" + ManifestName(manifest.facts.key), EncodeManifest(manifest));
-
+  WriteCheckpoint({32, 4, 8, 7, ""}, {});
   EXPECT_EQ(Refused({"train", "--data=text", "--save=ck"}),
             "--save: DIR/ck holds checkpoints of job first up to step 50; go on from them with "
             "--load DIR/ck, or choose another folder\n");
   // What is not said is the checkpoint's, so the mistake is the model and not some size of it.
+  const std::string found = "--load: DIR/ck/" + checkpoint_;
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--num-attention-heads=5",
                      "--hidden-size=100"}),
-            "--load: DIR/ck holds another model: hidden-size 192 there, 100 here, "
-            "num-attention-heads 6 there, 5 here; leave --model and the sizes out to use the "
-            "checkpoint's\n");
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96"}),
-            "--load: DIR/ck holds another model: hidden-size 192 there, 96 here; leave --model and "
-            "the sizes out to use the checkpoint's\n");
-  EXPECT_EQ(
-      Refused({"train", "--data=text", "--load=ck", "--global-batch-size=64", "--seed=9"}),
-      "--load: DIR/ck holds another run: global-batch-size 32 there, 64 here, seed 7 there, 9 "
-      "here; leave these flags out to use the checkpoint's, or start anew without --load\n");
+            found +
+                " holds another model: hidden-size 192 there, 100 here, num-attention-heads 6 "
+                "there, 5 here; leave --model and the sizes out to use the checkpoint's\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96",
+                     "--accept-fingerprint"}),
+            found +
+                " holds another model: hidden-size 192 there, 96 here; leave --model and the sizes "
+                "out to use the checkpoint's\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--global-batch-size=64", "--seed=9"}),
+            found +
+                " cannot be continued bit for bit: global-batch-size 32 there, 64 here, seed 7 "
+                "there, 9 here; give what it has (batch and seed are taken from it when they are "
+                "left out), or --accept-fingerprint to go on with another curve\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--train-iters=50"}),
             "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
   // What the checkpoint says need not be said again, whatever the width.
@@ -338,6 +349,25 @@ TEST_F(ResolveTest, CheckpointsOfAnotherRunAreRefused) {
   EXPECT_EQ(r.job.train().seed(), 7u);
   EXPECT_NE(Refused({"train", "--data=text", "--load=nowhere"}).find("--load: "),
             std::string::npos);
+}
+
+TEST_F(ResolveTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {
+  WriteCheckpoint({32, 4, 8, 7, ""}, {});
+  const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck",
+                           "--global-batch-size=16", "--seed=9", "--accept-fingerprint"});
+  EXPECT_EQ(WithoutDir(r.notes.back()),
+            "--accept-fingerprint: DIR/ck/" + checkpoint_ +
+                " goes on with another curve: global-batch-size 32 there, 16 here, "
+                "canonical-blocks 8 there, 4 here, seed 7 there, 9 here");
+  EXPECT_EQ(r.job.train().global_batch_size(), 16);
+  EXPECT_EQ(r.job.train().canonical_blocks(), 4);
+  EXPECT_EQ(r.job.train().seed(), 9u);
+  EXPECT_TRUE(r.job.train().accept_fingerprint());  // the workers compare too
+  // Nothing differs: nothing is said.
+  for (const std::string& note :
+       Good({"train", "--data=text", "--load=ck", "--save=ck", "--accept-fingerprint"}).notes) {
+    EXPECT_THAT(note, testing::Not(testing::HasSubstr("another curve")));
+  }
 }
 
 TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
