@@ -18,6 +18,8 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kProtocolVersion = 1;
+// For a job that does not say: never a beat after the other without a pause.
+constexpr absl::Duration kDefaultBeatInterval = absl::Milliseconds(500);
 
 class GrpcSession : public Session {
  public:
@@ -129,7 +131,8 @@ class GrpcSession : public Session {
   }
 
   void BeatUntilClosed() {
-    const absl::Duration interval = dsrun::FromProto(job_.limits().heartbeat_interval());
+    const absl::Duration interval =
+        PositiveOr(job_.limits().heartbeat_interval(), kDefaultBeatInterval);
     MutexLock lock(beat_mu_);
     while (!beat_stop_) {
       beat_mu_.Unlock();
