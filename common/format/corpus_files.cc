@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun {
@@ -119,6 +120,27 @@ absl::StatusOr<std::vector<CorpusFile>> ListCorpus(std::span<const std::string> 
   Lister lister(fs);
   for (const std::string& path : paths) lister.AddGiven(path);
   return std::move(lister).Finish();
+}
+
+absl::StatusOr<std::string> CorpusSha256(std::span<const CorpusFile> files, FileSystem& fs) {
+  Sha256 hash;
+  std::vector<std::byte> chunk(kChunkBytes);
+  for (const CorpusFile& file : files) {
+    ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(file.path));
+    if (info.bytes != file.bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("training text ", file.path, ": expected ",
+                                                        file.bytes, " bytes, got ", info.bytes,
+                                                        "; it must not change while it is read"));
+    }
+    ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> open, fs.OpenToRead(file.path));
+    for (int64_t offset = 0; offset < file.bytes; offset += kChunkBytes) {
+      const auto part =
+          std::span(chunk).first(static_cast<size_t>(std::min(kChunkBytes, file.bytes - offset)));
+      RETURN_IF_ERROR(open->ReadAt(offset, part));
+      hash.Update(part);
+    }
+  }
+  return hash.HexDigest();
 }
 
 }  // namespace dsrun

@@ -11,10 +11,28 @@ void Compare(const char* name, const T& there, const T& here, std::string& list)
   absl::StrAppend(&list, list.empty() ? "" : ", ", name, " ", there, " there, ", here, " here");
 }
 
+// "avx2" of the worker's "oneDNN 3.7.1 avx2; tiles 128x96; ..." (worker/device/cpu_matmul.h,
+// MatrixLibrary); empty: written otherwise, so only a worker can judge it.
+std::string LibraryIsa(const ManifestFacts& facts) {
+  const auto kernels = facts.fingerprint.find("kernels");
+  if (kernels == facts.fingerprint.end()) return "";
+  const std::string library = kernels->second.substr(0, kernels->second.find(';'));
+  const size_t version = library.find(' ');
+  if (library.substr(0, version) != "oneDNN") return "";
+  const size_t isa = library.find(' ', version + 1);
+  return isa == std::string::npos ? "" : library.substr(isa + 1);
+}
+
+// What the library is capped at on a CPU that has `isa_cap`, in the library's words.
+std::string LibraryIsaOf(const std::string& isa_cap) {
+  return isa_cap == "baseline" ? "sse41" : isa_cap;
+}
+
 }  // namespace
 
 CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
-                                            const proto::TrainSpec& train) {
+                                            const proto::TrainSpec& train,
+                                            const std::string& corpus_sha256) {
   CheckpointDifferences out;
   const auto model = [&](const char* name, int64_t there, int64_t here) {
     Compare(name, there, here, out.model);
@@ -33,6 +51,12 @@ CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
   curve("micro-batch-size", facts.batch.micro_batch_size, train.micro_batch_size());
   curve("canonical-blocks", facts.batch.canonical_blocks, train.canonical_blocks());
   curve("seed", facts.batch.seed, train.seed());
+  if (!facts.batch.corpus_sha256.empty() && !corpus_sha256.empty()) {
+    curve("SHA-256 of the text (--data)", facts.batch.corpus_sha256, corpus_sha256);
+  }
+  if (const std::string isa = LibraryIsa(facts); !isa.empty()) {
+    curve("instruction set of the matrix library (--isa-cap)", isa, LibraryIsaOf(train.isa_cap()));
+  }
   return out;
 }
 

@@ -18,9 +18,12 @@ struct CheckpointDifferences {
   std::string curve;  // loading is possible, but the curve is another one from there on
 };
 
-// `facts` of the checkpoint against the resolved `train`.
+// `facts` of the checkpoint against the resolved `train`. `corpus_sha256` of the text that was
+// given; empty: not known, and not compared. Of the numerics fingerprint only the instruction set
+// of the matrix library, which follows from isa_cap.
 CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
-                                            const proto::TrainSpec& train);
+                                            const proto::TrainSpec& train,
+                                            const std::string& corpus_sha256);
 
 }  // namespace dsrun::launcher
 

@@ -43,6 +43,7 @@ class TrainResolver {
  private:
   void FindCheckpoint();
   void CompareCheckpoint();
+  std::string HashOfText();
   void Model();
   void Data();
   void Batch();
@@ -62,6 +63,7 @@ class TrainResolver {
   proto::TrainSpec& train_;
   const int64_t width_;
   std::optional<Checkpoint> checkpoint_;
+  std::vector<CorpusFile> corpus_;  // empty: there is a finding
   ModelSpec model_;
   PresetDefaults preset_{32, 4, 2e-3};
   bool model_ok_ = false;
@@ -138,13 +140,14 @@ void TrainResolver::Data() {
           "--data /usr/share/common-licenses");
     return;
   }
-  const auto files = ListCorpus(paths);
+  auto files = ListCorpus(paths);
   if (!files.ok()) {
     Error("--data", std::string(files.status().message()));
     return;
   }
-  for (const CorpusFile& file : *files) c_.resolved.corpus_bytes += file.bytes;
-  c_.resolved.corpus_files = static_cast<int64_t>(files->size());
+  corpus_ = *std::move(files);
+  for (const CorpusFile& file : corpus_) c_.resolved.corpus_bytes += file.bytes;
+  c_.resolved.corpus_files = static_cast<int64_t>(corpus_.size());
   const int64_t needed = model_.seq_length + 1;
   if (model_ok_ && c_.resolved.corpus_bytes < needed) {
     Error("--data", "expected at least " + std::to_string(needed) + " bytes of text (seq-length " +
@@ -309,11 +312,20 @@ int64_t TrainResolver::LocalRanks() const {
   return ranks;
 }
 
+// Only a checkpoint that knows its text is worth reading all of ours. Empty: not known.
+std::string TrainResolver::HashOfText() {
+  if (loaded()->batch.corpus_sha256.empty() || corpus_.empty()) return "";
+  const auto hash = CorpusSha256(corpus_);
+  if (hash.ok()) return *hash;
+  Error("--data", std::string(hash.status().message()));
+  return "";
+}
+
 void TrainResolver::CompareCheckpoint() {
   if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
   const ManifestFacts& facts = *loaded();
   const std::string name = train_.load_dir() + "/" + checkpoint_->manifest_name();
-  const CheckpointDifferences differences = CompareWithCheckpoint(facts, train_);
+  const CheckpointDifferences differences = CompareWithCheckpoint(facts, train_, HashOfText());
   if (!differences.model.empty()) {
     Error("--load", name + " holds another model: " + differences.model +
                         "; leave --model and the sizes out to use the checkpoint's");

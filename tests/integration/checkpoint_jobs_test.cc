@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/cpu_isa.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/private_mounts.h"
 #include "tests/integration/training_job.h"
@@ -78,6 +79,33 @@ TEST_F(CheckpointJob, DiskFullForAWhile_LaterSavesWork) {
   EXPECT_EQ(ContentHash(save()), UndisturbedHash());
   EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(CheckpointJob, LoadedWithAnotherTextOrIsa_IsRefusedBeforeAnythingStarts) {
+  const Args few = {"--train-iters", "4", "--isa-cap", "baseline"};
+  Job first(Train({"--num_gpus=2"}, folder_.path(), few));
+  ASSERT_EQ(first.AwaitExit(), 0) << first.Words();
+  const auto again = [&](const std::string& steps, Args more) {
+    Args args = {"--load", save(), "--train-iters", steps};
+    args.insert(args.end(), more.begin(), more.end());
+    return Train({"--num_gpus=2"}, folder_.path(), std::move(args));
+  };
+  const auto refused = [&](Args more, const std::string& why) {
+    Job job(again("8", std::move(more)));
+    EXPECT_EQ(job.AwaitExit(), 90) << job.Words();
+    EXPECT_THAT(job.err(), HasSubstr(why));
+    EXPECT_THAT(job.err(), HasSubstr(NewestManifest(save())));
+    EXPECT_FALSE(fs::exists(job.run_dir())) << "a job was started" << job.Words();
+  };
+  refused({"--isa-cap", "baseline", "--data", TextFile()}, "SHA-256 of the text (--data) ");
+  if (BestIsa() != CpuIsa::kBaseline) {
+    refused({}, "(--isa-cap) sse41 there, " + IsaName(BestIsa()) + " here");
+  }
+  Job same(again("8", {"--isa-cap", "baseline"}));
+  EXPECT_EQ(same.AwaitExit(), 0) << same.Words();
+  Job accepted(again("12", {"--seed", "5", "--data", TextFile(), "--accept-fingerprint"}));
+  EXPECT_EQ(accepted.AwaitExit(), 0) << accepted.Words();
+  EXPECT_THAT(accepted.err(), HasSubstr(" goes on with another curve: "));
 }
 
 enum class Damage { kFlippedBit, kCut };

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/sha256.h"
 #include "tests/fakes/faulty_file_system.h"
 
 namespace dsrun {
@@ -35,6 +36,22 @@ TEST(CorpusFilesTest, Folders_AreSortedBytewiseByPath) {
       ElementsAre(CorpusFile{"/first", 5}, CorpusFile{"/text/B", 1}, CorpusFile{"/text/a-b", 4},
                   CorpusFile{"/text/a/x", 3}, CorpusFile{"/text/b", 2}));
   EXPECT_EQ(List(fs, {"/text", "/text"})->size(), 8u);
+}
+
+TEST(CorpusFilesTest, Sha256_IsOfAllBytesInOrder) {
+  FaultyFileSystem fs;
+  const std::string large((2 << 20) + 3, 'a');  // several reads
+  fs.Write("/large", large);
+  fs.Write("/small", "b");
+  const auto files = List(fs, {"/large", "/small"}).value();
+  EXPECT_EQ(CorpusSha256(files, fs).value(), Sha256Hex(large + "b"));
+  EXPECT_EQ(CorpusSha256(List(fs, {"/small", "/large"}).value(), fs).value(),
+            Sha256Hex("b" + large));
+  fs.Write("/small", "bb");
+  const absl::Status changed = CorpusSha256(files, fs).status();
+  EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(std::string(changed.message()),
+            "training text /small: expected 1 bytes, got 2; it must not change while it is read");
 }
 
 TEST(CorpusFilesTest, AllFindings_AreNamedAtOnce) {

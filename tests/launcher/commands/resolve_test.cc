@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/sha256.h"
 #include "common/format/manifest.h"
 #include "common/model_spec/model_spec.h"
 #include "gmock/gmock.h"
@@ -367,6 +368,38 @@ TEST_F(ResolveTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {
   for (const std::string& note :
        Good({"train", "--data=text", "--load=ck", "--save=ck", "--accept-fingerprint"}).notes) {
     EXPECT_THAT(note, testing::Not(testing::HasSubstr("another curve")));
+  }
+}
+
+TEST_F(ResolveTest, TextAndInstructionSetOfACheckpoint_AreComparedBeforeStart) {
+  const std::string there = Sha256Hex(std::string(1000, 'a'));
+  const std::string here = Sha256Hex(std::string(1000, 'b'));
+  Write("other", std::string(1000, 'b'));
+  WriteCheckpoint({32, 4, 8, 7, there}, {{"kernels", "oneDNN 3.7.1 avx2; tiles 1x2; v1"}});
+  const Args same = {"train", "--data=text", "--load=ck", "--save=ck"};
+  EXPECT_EQ(Good(same).notes.size(), 2u);
+  const std::string text = "SHA-256 of the text (--data) " + there + " there, " + here + " here";
+  const std::string isa =
+      "instruction set of the matrix library (--isa-cap) avx2 there, sse41 here";
+  const std::string ends =
+      "; give what it has (batch and seed are taken from it when they are left out), or "
+      "--accept-fingerprint to go on with another curve\n";
+  const std::string begins = "--load: DIR/ck/" + checkpoint_ + " cannot be continued bit for bit: ";
+  EXPECT_EQ(Refused({"train", "--data=other", "--load=ck"}), begins + text + ends);
+  // No --dry-run of what could not start.
+  EXPECT_EQ(Refused({"--dry-run", "train", "--data=other", "--load=ck"}), begins + text + ends);
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--isa-cap=baseline"}),
+            begins + isa + ends);
+  const Args accepted = {"train",     "--data=other",       "--load=ck",
+                         "--save=ck", "--isa-cap=baseline", "--accept-fingerprint"};
+  EXPECT_EQ(WithoutDir(Good(accepted).notes.back()), "--accept-fingerprint: DIR/ck/" + checkpoint_ +
+                                                         " goes on with another curve: " + text +
+                                                         ", " + isa);
+
+  // A library of which the launcher knows nothing is the workers' to judge.
+  for (const char* unknown : {"oneDNN", "oneDNN 3.7.1", "cuBLAS 12.4 sm_90; tiles", ""}) {
+    WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", unknown}});
+    Good(same);
   }
 }
 

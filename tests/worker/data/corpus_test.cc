@@ -24,18 +24,19 @@ class CorpusTest : public ::testing::Test {
  protected:
   // `text`, cut into files at `cuts`.
   std::unique_ptr<Corpus> Open(const std::string& text, std::vector<size_t> cuts) {
-    std::vector<CorpusFile> files;
+    files_.clear();
     cuts.push_back(text.size());
     size_t begin = 0;
     for (const size_t end : cuts) {
-      const std::string path = "/text/" + std::to_string(files.size());
+      const std::string path = "/text/" + std::to_string(files_.size());
       fs_.Write(path, text.substr(begin, end - begin));
-      files.push_back({path, static_cast<int64_t>(end - begin)});
+      files_.push_back({path, static_cast<int64_t>(end - begin)});
       begin = end;
     }
-    return Corpus::Open(files, fs_).value();
+    return Corpus::Open(files_, fs_).value();
   }
   FaultyFileSystem fs_;
+  std::vector<CorpusFile> files_;  // of the last Open
 };
 
 TEST_F(CorpusTest, FilesRunTogether) {
@@ -45,6 +46,7 @@ TEST_F(CorpusTest, FilesRunTogether) {
     const auto corpus = Open(text, cuts);
     ASSERT_EQ(corpus->size(), 300);
     EXPECT_EQ(corpus->Sha256(), Sha256Hex(text));
+    EXPECT_EQ(CorpusSha256(files_, fs_).value(), Sha256Hex(text));  // the launcher's way
     for (int64_t offset = 0; offset < 300; offset += 7) {
       for (const int64_t length : {0, 1, 5, 100}) {
         if (offset + length > 300) continue;
