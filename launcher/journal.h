@@ -42,7 +42,8 @@ struct sqlite3_stmt;
 namespace dsrun::launcher {
 
 // Grows when a journal of this version could be misread by an older reader, or the other way round.
-// 2: checksums and snapshots.
+// 2: checksums and snapshots. Fields that went from string to bytes left it as it was: the records
+// are the same, and a reader from before that refuses text that is not UTF-8, and misreads nothing.
 inline constexpr int kJournalSchemaVersion = 2;
 
 class Journal {

@@ -117,7 +117,7 @@ int PrintHash(Checkpoint& checkpoint, bool json, std::ostream& out, std::ostream
                  {"samples_consumed", facts.counters.samples_consumed},
                  {"job_id", facts.job_id},
                  {"manifest", checkpoint.manifest_name()}})
-               .dump()
+               .dump(-1, ' ', false, Json::error_handler_t::replace)
         << "\n";
     return 0;
   }
@@ -199,7 +199,8 @@ void PrintJson(const Checkpoint& checkpoint, std::ostream& out) {
   json["folder"] = checkpoint.folder();
   json["elements"] = Elements(manifest);
   json["bytes"] = Bytes(manifest);
-  out << json.dump() << "\n";
+  // The folder's name is bytes.
+  out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
 }
 
 }  // namespace

@@ -35,50 +35,6 @@ void CheckFutureFolder(ResolveContext& context, const std::string& flag, const s
   }
 }
 
-bool IsUtf8(const std::string& text) {
-  for (size_t i = 0; i < text.size();) {
-    const auto byte = [&](size_t at) {
-      return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u;
-    };
-    const unsigned first = byte(i);
-    const size_t length = first < 0x80    ? 1
-                          : first < 0xc2  ? 0
-                          : first < 0xe0  ? 2
-                          : first < 0xf0  ? 3
-                          : first <= 0xf4 ? 4
-                                          : 0;
-    if (length == 0) return false;
-    for (size_t k = 1; k < length; ++k) {
-      if ((byte(i + k) & 0xc0) != 0x80) return false;
-    }
-    const unsigned second = byte(i + 1);
-    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
-        (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) {
-      return false;
-    }
-    i += length;
-  }
-  return true;
-}
-
-// Arguments, data and the current folder travel as bytes; these fields are text on the wire.
-void CheckTextFields(ResolveContext& context) {
-  const proto::JobSpec& job = context.resolved.job;
-  const std::pair<const char*, const std::string*> fields[] = {
-      {"--run-dir", &job.run_dir()},
-      {"--master_addr", &job.master_addr()},
-      {"--save", &job.train().save_dir()},
-      {"--load", &job.train().load_dir()},
-      {"--metrics", &job.train().metrics_path()},
-      {"--trace", &job.train().trace_path()},
-  };
-  for (const auto& [flag, text] : fields) {
-    if (IsUtf8(*text)) continue;
-    context.findings.AddFlag(flag, "expected UTF-8, got other bytes in " + Quoted(*text) +
-                                       "; choose a path that is UTF-8");
-  }
-}
-
 bool NeedsOwnAgent(const proto::JobSpec& job) {
   for (const proto::NodeSpec& node : job.nodes()) {
     if (node.agent_port() == 0) return true;
@@ -153,7 +109,6 @@ Resolved Resolve(const CommandLine& line, const Machine& machine, Findings& find
   } else {
     ResolveProgram(context);
   }
-  CheckTextFields(context);
   resolved.progress_line = context.is_train() && machine.stdout_is_terminal;
   resolved.quiet_ranks = values.Switch("quiet");
   return resolved;

@@ -6,12 +6,16 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/integration/job_fixture.h"
+#include "tests/support/random_messages.h"
 
 namespace dsrun {
 namespace {
@@ -79,6 +83,121 @@ TEST(ProgramJob, ArgumentsAndEnvironment_ArriveByteForByte) {
     EXPECT_THAT(env, Contains(HasSubstr("MASTER_PORT=")));
   }
   EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// ---- Bytes that are not UTF-8, which is what most names and much output may be
+
+constexpr char kOddName[] = "caf\xe9 \xff\x80";
+
+// Whatever it holds, the report can be read by everybody else's programs.
+void ExpectReport(const Job& job, int exit_code) {
+  EXPECT_FALSE(job.ReportJson().is_discarded()) << ReadWholeFile(job.run_dir() + "/report.json");
+  EXPECT_EQ(job.ReportJson()["exit_code"], exit_code);
+}
+
+void WriteExecutable(const std::string& path, const std::string& content) {
+  std::ofstream(path, std::ios::binary) << content;
+  std::filesystem::permissions(path, std::filesystem::perms(0755));
+}
+
+TEST(ProgramJob, LastLineThatIsNotUtf8_CostsNoNode) {
+  for (const int code : {0, 3}) {
+    Job job({"--num_gpus=2", "/bin/sh", "-c",
+             "printf 'caf\\351\\n\\377\\200 half'; exit " + std::to_string(code)});
+    EXPECT_EQ(job.AwaitExit(), code) << job.Words();
+    EXPECT_THAT(job.out(), HasSubstr("] caf\xe9\n"));
+    if (code != 0) {
+      EXPECT_THAT(job.err(), HasSubstr("    | caf\xe9\n    | \xff\x80 half\n"));
+    }
+    ExpectReport(job, code);
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+}
+
+TEST(ProgramJob, ExecutableWhoseNameIsNotUtf8_IsStarted) {
+  const TemporaryFolder folder;
+  const std::string program = folder.path() + "/" + kOddName;
+  std::filesystem::copy_file(UserProgram(), program);
+  Job job({"--num_gpus=2", program, "exit", "0"});
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_THAT(job.out(), HasSubstr("rank 0 exits"));
+  EXPECT_THAT(job.out(), HasSubstr("rank 1 exits"));
+  ExpectReport(job, 0);
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST(ProgramJob, ExecutableWhoseNameIsNotUtf8_ThatCannotBeStarted_Is126Or127AndNamed) {
+  const TemporaryFolder folder;
+  const std::string program = folder.path() + "/" + kOddName;
+  const std::pair<std::string, int> kCases[] = {{"#!/no/such/interpreter\n", 127},
+                                                {"neither a script nor a program\n", 126}};
+  for (const auto& [content, code] : kCases) {
+    WriteExecutable(program, content);
+    Job job({"--num_gpus=2", program});
+    EXPECT_EQ(job.AwaitExit(), code) << job.Words();
+    EXPECT_THAT(job.err(), HasSubstr("\xff\x80"));
+    ExpectReport(job, code);
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+}
+
+TEST(ProgramJob, MissingExecutableWhoseNameIsNotUtf8_IsSaidBeforeAnythingStarts) {
+  const TemporaryFolder folder;
+  Job job({"--num_gpus=1", folder.path() + "/" + kOddName});
+  EXPECT_EQ(job.AwaitExit(), 90) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("there is no file"));
+}
+
+TEST(ProgramJob, FoldersWhoseNameIsNotUtf8_AreWorkedIn) {
+  const TemporaryFolder base;
+  const std::string folder = base.path() + "/" + kOddName;
+  ASSERT_TRUE(std::filesystem::create_directory(folder));
+  // The ranks' folder, and with it the run folder: logs, journal and report.
+  Job job({"--num_gpus=2", "/bin/sh", "-c", "pwd; exit 5"}, {.environment = {}, .folder = folder});
+  EXPECT_EQ(job.AwaitExit(), 5) << job.Words();
+  EXPECT_THAT(job.out(), HasSubstr(folder + "\n"));
+  EXPECT_THAT(job.err(), HasSubstr(folder + "/run/report.json"));
+  EXPECT_THAT(ReadWholeFile(folder + "/run/journal.db").substr(0, 13), "SQLite format");
+  ExpectReport(job, 5);
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// Any bytes but NUL, which ends a string, and those in `without`.
+std::string AnyBytes(RandomMessages& random, size_t least, size_t most, char without = '\0') {
+  std::string bytes = random.Bytes(most);
+  std::erase_if(bytes, [&](char byte) { return byte == '\0' || byte == without; });
+  while (bytes.size() < least) bytes += static_cast<char>(1 + random.Below(60));  // up to '<'
+  return bytes;
+}
+
+TEST(ProgramJob, AnyArgumentsAndEnvironment_ArriveByteForByte) {
+  RandomMessages random(TestSeed());
+  for (int trial = 0; trial < 4; ++trial) {
+    const TemporaryFolder dump;
+    Args odd, variables;
+    for (uint32_t i = random.Below(40); i > 0; --i) {
+      odd.push_back(AnyBytes(random, 0, random.OneIn(10) ? 50'000 : 30));
+    }
+    for (int i = 0; i < 20; ++i) {  // the number keeps the names apart from each other and others
+      const std::string name = std::to_string(i) + AnyBytes(random, 1, 20, '=');
+      variables.push_back(name + "=" + AnyBytes(random, 0, random.OneIn(10) ? 20'000 : 60));
+    }
+    Args arguments = {"--num_gpus=2", UserProgram(), "dump", dump.path()};
+    arguments.insert(arguments.end(), odd.begin(), odd.end());
+    Job job(arguments, {.environment = variables, .folder = {}});
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+    for (const char* rank : {"0", "1"}) {
+      Args argv = SplitNul(ReadWholeFile(dump.path() + "/argv." + rank));
+      ASSERT_GT(argv.size(), 2u);
+      argv.erase(argv.begin(), argv.begin() + 3);
+      EXPECT_TRUE(argv == odd) << "of trial " << trial;  // not printed: long, and no text
+      const Args env = SplitNul(ReadWholeFile(dump.path() + "/env." + rank));
+      for (const std::string& variable : variables) {
+        EXPECT_TRUE(std::count(env.begin(), env.end(), variable) == 1)
+            << testing::PrintToString(variable) << " of trial " << trial;
+      }
+    }
+  }
 }
 
 TEST(ProgramJob, TwoNodes_RanksCountAcrossThem) {
