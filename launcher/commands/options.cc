@@ -176,7 +176,7 @@ OptionGroup Training() {
       {
           {"data", {}, Kind::kRepeated, "PATH", "", "file or folder of text; may be repeated"},
           Value("global-batch-size", "N", "the preset's", "sequences a step; never changes"),
-          Value("micro-batch-size", "N", "the preset's",
+          Value("micro-batch-size", "N", "the preset's, or the largest below it that divides",
                 "sequences a micro-batch; must divide the global batch"),
           Value("gradient-accumulation-steps", "N", "",
                 "micro-batches a rank and step; with the two above it must multiply out"),

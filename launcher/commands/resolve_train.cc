@@ -47,6 +47,7 @@ class TrainResolver {
   void Model();
   void Data();
   void Batch();
+  void NoteShares(const BatchRequest& request, const BatchSizes& sizes, const BatchPlan& plan);
   void Optimizer();
   void Folders();
   void CheckSaveFolder(bool given);
@@ -190,9 +191,36 @@ void TrainResolver::Batch() {
     return;
   }
   batch_ok_ = true;
+  NoteShares(request, *sizes, BatchPlan(sizes->micro_batches(), resolved_blocks, width_));
   train_.set_global_batch_size(sizes->global_batch);
   train_.set_micro_batch_size(sizes->micro_batch);
   train_.set_canonical_blocks(resolved_blocks);
+}
+
+// What follows from the numbers that were given and may not be expected: another micro-batch, ranks
+// that wait for others.
+void TrainResolver::NoteShares(const BatchRequest& request, const BatchSizes& sizes,
+                               const BatchPlan& plan) {
+  if (!request.micro_batch.has_value() && !request.accumulation.has_value() &&
+      sizes.micro_batch != request.default_micro_batch) {
+    c_.Note(
+        "a global batch of " + std::to_string(sizes.global_batch) +
+        " is no whole number of micro-batches of " + std::to_string(request.default_micro_batch) +
+        (loaded() != nullptr ? " (the checkpoint's)" : " (the preset's)") + ": micro-batches of " +
+        std::to_string(sizes.micro_batch) + " are used; --micro-batch-size chooses another");
+  }
+  std::string shares;  // "3 for ranks 0 to 1, 2 for rank 2"
+  for (int64_t first = 0, rank = 0; rank < width_; ++rank) {
+    const int64_t share = plan.RankMicroBatches(rank).size();
+    if (rank + 1 < width_ && plan.RankMicroBatches(rank + 1).size() == share) continue;
+    if (first == 0 && rank + 1 == width_) return;  // all alike
+    shares += (shares.empty() ? "" : ", ") + std::to_string(share) +
+              (first == rank ? " for rank " : " for ranks " + std::to_string(first) + " to ") +
+              std::to_string(rank);
+    first = rank + 1;
+  }
+  c_.Note(std::to_string(plan.micro_batches()) +
+          " micro-batches a step do not share out evenly: " + shares);
 }
 
 void TrainResolver::Optimizer() {

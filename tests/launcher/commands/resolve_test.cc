@@ -121,8 +121,28 @@ TEST_F(ResolveTest, TrainOnTwoNodes) {
   EXPECT_EQ(r.job.limits().heartbeat_interval().nanos(), 500000000);
   EXPECT_EQ(r.job.environment_size(), 3);
   EXPECT_EQ(r.agent_binary, dir_ + "/dsagent");
-  EXPECT_EQ(r.notes,
-            (Args{"no GPU on this machine: the CPU engine is used (avx2, 2 threads a rank)"}));
+  EXPECT_EQ(
+      r.notes,
+      (Args{"8 micro-batches a step do not share out evenly: 3 for ranks 0 to 1, 2 for rank 2",
+            "no GPU on this machine: the CPU engine is used (avx2, 2 threads a rank)"}));
+}
+
+TEST_F(ResolveTest, WhatTheBatchBecomes_IsSaidWhereItIsNotAskedFor) {
+  const auto first = [&](const Args& args) { return Good(args).notes.front(); };
+  EXPECT_EQ(first({"train", "--data=text", "--global-batch-size=31"}),
+            "a global batch of 31 is no whole number of micro-batches of 4 (the preset's): "
+            "micro-batches of 1 are used; --micro-batch-size chooses another");
+  EXPECT_EQ(first({"--num_gpus=4", "train", "--data=text", "--global-batch-size=22",
+                   "--micro-batch-size=2"}),
+            "11 micro-batches a step do not share out evenly: 3 for ranks 0 to 2, 2 for rank 3");
+  // Nothing is said of what was asked for, or of what is even.
+  for (const Args& args :
+       {Args{"train", "--data=text", "--global-batch-size=31", "--micro-batch-size=1"},
+        Args{"--num_gpus=2", "train", "--data=text", "--global-batch-size=6",
+             "--gradient-accumulation-steps=1"},
+        Args{"--num_gpus=4", "train", "--data=text"}}) {
+    EXPECT_EQ(Good(args).notes.size(), 1u);
+  }
 }
 
 TEST_F(ResolveTest, WithoutAHostfileThisMachineIsUsed) {
