@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
@@ -76,6 +77,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
 
   void OnReadDone(bool ok) override {
     if (ok) {
+      heard_ = true;
       listener_.on_message(std::move(incoming_));
       incoming_.Clear();
       StartRead(&incoming_);
@@ -108,11 +110,20 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Done> done = done_;  // outlives this object
     const absl::Status why = FromGrpc(status);
-    listener_.on_end(why.ok() ? why : Annotate(why, "agent at " + target_));
+    listener_.on_end(why.ok() ? why : Annotate(Advised(why), "agent at " + target_));
     done->Set();
   }
 
  private:
+  // What was never heard may be another program at that port.
+  absl::Status Advised(const absl::Status& why) const {
+    if (heard_ || !absl::IsUnavailable(why)) return why;
+    return absl::UnavailableError(absl::StrCat(
+        "expected a dsagent's answer, got none (", why.message(),
+        "); is another program listening there, or has the agent just died? Look at its log, or "
+        "correct the port in the hostfile"));
+  }
+
   // Constant after construction.
   const std::string target_;
   const AgentClient::Listener listener_;
@@ -124,6 +135,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   proto::AgentMessage incoming_;
 
   Mutex mu_;
+  bool heard_ = false;  // a message came; of the reading side, which ends before OnDone
   // A deque does not move its elements: the front stays where gRPC reads it while others are added.
   std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/grpc_log.h"
 #include "common/rpc/loopback.h"
 
 namespace dsrun {
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int kKeepaliveMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
+constexpr int kConnectMs = 5'000;  // one attempt; a port that accepts may never answer
 constexpr int kMaxMessageBytes = 64 << 20;
 
 std::chrono::system_clock::time_point In(absl::Duration limit) {
@@ -26,10 +28,13 @@ std::chrono::system_clock::time_point In(absl::Duration limit) {
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& target) {
   RETURN_IF_ERROR(CheckLoopbackTarget(target)) << "cannot call";
+  TakeGrpcLog();
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Despite its name it is also the time that an attempt to connect gets.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   // A proxy set in the environment has no business between us.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // Channels with equal arguments would share one connection, and one fate.

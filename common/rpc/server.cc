@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/grpc_log.h"
 #include "common/rpc/loopback.h"
 
 namespace dsrun {
@@ -24,6 +25,7 @@ constexpr auto kFarewell = std::chrono::milliseconds(500);
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
     const std::string& address, const std::vector<grpc::Service*>& services) {
   RETURN_IF_ERROR(CheckLoopbackTarget(address)) << "cannot listen";
+  TakeGrpcLog();
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);

@@ -23,6 +23,7 @@ using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsSubsetOf;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 class TrainingJob : public ::testing::Test {
@@ -198,6 +199,19 @@ TEST_F(TrainingJob, InterruptTwice_StopsNowWithoutACheckpoint) {
   EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_EQ(NewestManifest(folder_.path() + "/save"), "");
   EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// What has a name would outlive a rank that is killed.
+TEST_F(TrainingJob, SharedMemory_IsUsedAndHasNoNameThatCouldStayBehind) {
+  Job job(Train({"--num_gpus=2"}, folder_.path(), {"--train-iters", "100000"}));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 5)) << job.Words();
+  for (const JobProcess& process : job.Processes()) {
+    const std::string maps = ReadWholeFile("/proc/" + std::to_string(process.pid) + "/maps");
+    if (process.role == Role::kWorker) {
+      EXPECT_THAT(maps, HasSubstr("/memfd:"));
+    }
+    EXPECT_THAT(maps, Not(AnyOf(HasSubstr("/dev/shm"), HasSubstr("/SYSV"))));
+  }
 }
 
 TEST_F(TrainingJob, KilledLauncher_EverythingEndsWithTheLease) {

@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <memory>
 #include <optional>
@@ -160,6 +163,25 @@ TEST_F(AgentClientTest, NobodyListens_EndsUnavailable) {
   server_.reset();
   const std::unique_ptr<AgentSession> session = client_.Open(address, Open(), heard_.listener());
   EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kUnavailable);
+}
+
+// Another program's port: the kernel accepts, nobody speaks.
+TEST_F(AgentClientTest, PortThatNeverAnswers_EndsUnavailableWithAdvice) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(fd, 5), 0);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string silent = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  const std::unique_ptr<AgentSession> session = client_.Open(silent, Open(), heard_.listener());
+  const absl::Status end = heard_.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(end.message()), HasSubstr("is another program listening there"));
+  EXPECT_THAT(std::string(end.message()), HasSubstr(silent));
+  close(fd);
 }
 
 TEST_F(AgentClientTest, OffLoopback_IsRefusedBeforeAnythingIsSent) {

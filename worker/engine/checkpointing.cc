@@ -151,7 +151,9 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     if (rank == 0) {
       setup_.warn(absl::StrCat("CHECKPOINT OF STEP ", state.step,
                                " COULD NOT BE WRITTEN: ", committed.status().message(),
-                               "; training goes on, the newest checkpoint is ",
+                               state.step < setup_.job->train().train_iters()
+                                   ? "; training goes on, the newest checkpoint is "
+                                   : "; the newest checkpoint is ",
                                newest_.empty() ? "none" : newest_, "; make room or repair ", folder,
                                " before something else fails"));
     }

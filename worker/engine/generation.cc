@@ -166,7 +166,8 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     communicator_->SetTimeout(exchange_timeout_.Current());
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
-    if (due && !stopped) {
+    const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
+    if (due && !last) {
       RETURN_IF_ERROR(Save());
     }
   }
