@@ -9,6 +9,8 @@
 namespace dsrun {
 namespace {
 
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 bool IsAlnum(char c) { return IsDigit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool AllDigits(std::string_view s) {
@@ -308,7 +310,15 @@ Hostfile ParseHostfile(const SourceText& text, Findings& findings) {
   file.path = text.name();
   std::map<std::string, int> first_line;  // by name
   bool said_anything = false;
-  for (const SourceLine& line : text.lines()) {
+  for (SourceLine line : text.lines()) {
+    if (line.number == 1 && StartsWith(line.text, kByteOrderMark)) {
+      findings.Add(
+          text.At(line, 0,
+                  "expected plain UTF-8, got a byte order mark (the bytes EF BB BF) at the "
+                  "start of the file; save it without one"));
+      line.text.remove_prefix(kByteOrderMark.size());
+      said_anything = true;
+    }
     if (line.text.find('\0') != std::string_view::npos) {
       findings.Add(text.At(line, line.text.find('\0'),
                            "expected text, got a zero byte; is this a hostfile?"));
