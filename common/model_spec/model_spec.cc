@@ -1,7 +1,5 @@
 #include "common/model_spec/model_spec.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -26,34 +24,12 @@ const std::vector<Preset>& Presets() {
   return *presets;
 }
 
-// Levenshtein's distance, for "did you mean".
-size_t EditDistance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-    }
-  }
-  return row[b.size()];
-}
-
 absl::StatusOr<const Preset*> Find(const std::string& name) {
-  const Preset* nearest = nullptr;
   for (const Preset& preset : Presets()) {
     if (preset.spec.preset == name) return &preset;
-    if (nearest == nullptr ||
-        EditDistance(name, preset.spec.preset) < EditDistance(name, nearest->spec.preset)) {
-      nearest = &preset;
-    }
   }
   return absl::NotFoundError(absl::StrCat("no model preset \"", name, "\"; there are ",
-                                          absl::StrJoin(PresetNames(), ", "),
-                                          "; nearest: ", nearest->spec.preset));
+                                          absl::StrJoin(PresetNames(), ", ")));
 }
 
 std::string BlockName(int64_t layer, const char* rest) {
@@ -97,18 +73,16 @@ absl::Status Validate(const ModelSpec& spec) {
   at_least_one("seq-length", spec.seq_length);
   at_least_one("vocab-size", spec.vocab_size);
   if (findings.empty() && spec.hidden_size % spec.num_attention_heads != 0) {
-    int64_t heads = spec.num_attention_heads;
-    while (spec.hidden_size % heads != 0) --heads;
-    findings.push_back(absl::StrCat(
-        "hidden-size ", spec.hidden_size, " is not a multiple of num-attention-heads ",
-        spec.num_attention_heads, "; the nearest that fits below is ", heads, " heads"));
+    findings.push_back(absl::StrCat("hidden-size ", spec.hidden_size,
+                                    " is not a multiple of num-attention-heads ",
+                                    spec.num_attention_heads));
   }
   if (spec.vocab_size >= 1 && spec.vocab_size < 256) {
     findings.push_back(
         absl::StrCat("vocab-size must be at least 256 for byte-level text, got ", spec.vocab_size));
   }
   if (findings.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("model: ", absl::StrJoin(findings, "; ")));
+  return absl::InvalidArgumentError(absl::StrJoin(findings, "; "));
 }
 
 std::vector<LogicalTensor> LogicalTensors(const ModelSpec& spec) {

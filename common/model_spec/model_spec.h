@@ -58,7 +58,7 @@ struct PresetDefaults {
 // All known presets, smallest first.
 std::vector<std::string> PresetNames();
 
-// Errors: NOT_FOUND: no such preset; the message names all of them and the nearest.
+// Errors: NOT_FOUND: no such preset; the message names all of them.
 absl::StatusOr<ModelSpec> FindPreset(const std::string& name);
 absl::StatusOr<PresetDefaults> FindPresetDefaults(const std::string& name);
 

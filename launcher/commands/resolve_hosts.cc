@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "common/config/hostfile.h"
 #include "common/config/include_exclude.h"
@@ -78,8 +79,29 @@ std::vector<SelectedHost> LocalHosts(ResolveContext& context, HostFilter filter)
   return SelectHosts(file, filter, context.findings);
 }
 
+// Where the hosts come from, for findings about one of them.
+struct HostSource {
+  std::string path;                // as the user wrote it; "this machine": no hostfile
+  std::vector<std::string> lines;  // of the hostfile
+
+  // "job.hosts:7:1"
+  std::string Place(const HostEntry& host) const {
+    return lines.empty() ? path : path + ":" + std::to_string(host.line) + ":1";
+  }
+  Diagnostic At(const HostEntry& host, std::string message) const {
+    Diagnostic d;
+    d.file = path;
+    d.message = std::move(message);
+    if (host.line < 1 || host.line > static_cast<int>(lines.size())) return d;
+    d.excerpt = lines[static_cast<size_t>(host.line) - 1];
+    d.line = host.line;
+    d.column = static_cast<int>(d.excerpt.find_first_not_of(" \t\v\f\r")) + 1;
+    return d;
+  }
+};
+
 // Reads and filters the hostfile, or takes this machine where there is none.
-std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) {
+std::vector<SelectedHost> FindHosts(ResolveContext& context, HostSource& source) {
   HostFilter filter;
   filter.include = context.values.Text("include").value_or("");
   filter.exclude = context.values.Text("exclude").value_or("");
@@ -91,7 +113,7 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) 
     }
   }
   const auto given = context.values.Text("hostfile");
-  path = given.value_or(kDefaultHostfile);
+  const std::string path = given.value_or(kDefaultHostfile);
   const std::string absolute = context.Absolute(path);
   std::error_code error;
   if (!fs::exists(absolute, error)) {
@@ -107,7 +129,7 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) 
           "(" +
           path + "; --strict makes this an error)");
     }
-    path = "this machine";
+    source.path = "this machine";
     return LocalHosts(context, filter);
   }
   std::ifstream in(absolute, std::ios::binary);
@@ -120,6 +142,8 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) 
     return {};
   }
   const SourceText text(path, content.str());
+  source.path = path;
+  for (const SourceLine& line : text.lines()) source.lines.emplace_back(line.text);
   Findings mine;
   const Hostfile file = ParseHostfile(text, mine);
   context.findings.Append(mine);
@@ -128,22 +152,18 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, std::string& path) 
   return SelectHosts(file, filter, context.findings);
 }
 
-std::string Place(const std::string& path, const HostEntry& host) {
-  return path == "this machine" ? path : path + ":" + std::to_string(host.line) + ":1";
-}
-
 // A user named by the hostfile is the whole job's.
-void ResolveUser(ResolveContext& context, const std::string& path,
+void ResolveUser(ResolveContext& context, const HostSource& source,
                  const std::vector<SelectedHost>& hosts) {
   const HostEntry* first = nullptr;
   for (const SelectedHost& selected : hosts) {
     if (selected.host.user.empty()) continue;
     if (first == nullptr) first = &selected.host;
     if (first->user != selected.host.user) {
-      context.findings.AddFlag(Place(path, selected.host), "expected one user for all ranks, got " +
-                                                               selected.host.user + " here and " +
-                                                               first->user + " in line " +
-                                                               std::to_string(first->line));
+      context.findings.Add(source.At(selected.host, "expected one user for all ranks, got " +
+                                                        selected.host.user + " here and " +
+                                                        first->user + " in line " +
+                                                        std::to_string(first->line)));
       return;
     }
   }
@@ -167,7 +187,7 @@ std::vector<absl::StatusOr<std::string>> ResolveAll(const std::vector<SelectedHo
   return addresses;
 }
 
-void AddNode(ResolveContext& context, const std::string& path, const SelectedHost& selected,
+void AddNode(ResolveContext& context, const HostSource& source, const SelectedHost& selected,
              const absl::StatusOr<std::string>& address) {
   proto::NodeSpec& node = *context.resolved.job.add_nodes();
   node.set_host(selected.host.name());
@@ -184,24 +204,24 @@ void AddNode(ResolveContext& context, const std::string& path, const SelectedHos
           ") is off loopback: refused until TLS exists; use addresses such as 127.0.0.1";
   }
   if (context.resolved.dry_run) {
-    context.Note(Place(path, selected.host) + ": a real start would be refused: " + why);
+    context.Note(source.Place(selected.host) + ": a real start would be refused: " + why);
   } else {
-    context.findings.AddFlag(Place(path, selected.host), why);
+    context.findings.Add(source.At(selected.host, why));
   }
 }
 
 }  // namespace
 
 void ResolveHosts(ResolveContext& context) {
-  std::string path;
-  const std::vector<SelectedHost> hosts = FindHosts(context, path);
-  ResolveUser(context, path, hosts);
+  HostSource source;
+  const std::vector<SelectedHost> hosts = FindHosts(context, source);
+  ResolveUser(context, source, hosts);
   const auto addresses = ResolveAll(hosts);
   std::vector<NodeSlots> nodes;
   for (const SelectedHost& selected : hosts) {
     NodeSlots node{NodeId(static_cast<int32_t>(nodes.size())), {}};
     for (const int32_t slot : selected.slots) node.slots.push_back(Slot(slot));
-    AddNode(context, path, selected, addresses[nodes.size()]);
+    AddNode(context, source, selected, addresses[nodes.size()]);
     nodes.push_back(std::move(node));
   }
   if (nodes.empty()) return;  // there is a finding

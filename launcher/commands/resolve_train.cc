@@ -45,6 +45,7 @@ class TrainResolver {
   void CompareCheckpoint();
   std::string HashOfText();
   void Model();
+  bool HeadsDivideTheWidth();
   void Data();
   void Batch();
   void NoteShares(const BatchRequest& request, const BatchSizes& sizes, const BatchPlan& plan);
@@ -100,7 +101,7 @@ void TrainResolver::Model() {
     model_ = *spec;
     preset_ = *defaults;
   } else {
-    Error("--model", std::string(spec.status().message()));
+    Error("--model", std::string(spec.status().message()) + DidYouMean(name, PresetNames()));
   }
   // A checkpoint knows its model: nobody has to repeat it, and what is said besides is compared.
   if (loaded() != nullptr && !v_.Has("model")) model_ = loaded()->model;
@@ -112,9 +113,10 @@ void TrainResolver::Model() {
   model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
   if (spec.ok()) {
     if (shaped && !(model_ == unshaped)) model_.preset = "custom";
-    const absl::Status valid = Validate(model_);
-    model_ok_ = valid.ok();
+    model_ok_ = HeadsDivideTheWidth();
+    const absl::Status valid = model_ok_ ? Validate(model_) : absl::OkStatus();
     if (!valid.ok()) Error("--model", std::string(valid.message()));
+    model_ok_ = model_ok_ && valid.ok();
   }
   proto::ModelSpec& out = *train_.mutable_model();
   out.set_preset(model_.preset);
@@ -123,6 +125,31 @@ void TrainResolver::Model() {
   out.set_num_attention_heads(model_.num_attention_heads);
   out.set_seq_length(model_.seq_length);
   out.set_vocab_size(model_.vocab_size);
+}
+
+// The finding names the flag that was given, and the nearest values that fit.
+bool TrainResolver::HeadsDivideTheWidth() {
+  const int64_t width = model_.hidden_size;
+  const int64_t heads = model_.num_attention_heads;
+  if (width % heads == 0) return true;
+  if (v_.Has("hidden-size")) {
+    const int64_t below = width / heads * heads;
+    Error("--hidden-size",
+          "expected a multiple of " + std::to_string(heads) + " (the attention heads), got " +
+              std::to_string(width) + "; nearest that " +
+              (below > 0 ? "fit: " + std::to_string(below) + " or " : std::string("fits: ")) +
+              std::to_string(below + heads));
+    return false;
+  }
+  int64_t below = std::min(heads, width);
+  while (width % below != 0) --below;
+  int64_t above = heads + 1;
+  while (above < width && width % above != 0) ++above;
+  Error("--num-attention-heads", "expected heads that divide the width " + std::to_string(width) +
+                                     ", got " + std::to_string(heads) +
+                                     "; nearest that do: " + std::to_string(below) +
+                                     (above <= width ? " or " + std::to_string(above) : ""));
+  return false;
 }
 
 void TrainResolver::Data() {

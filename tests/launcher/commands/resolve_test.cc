@@ -246,7 +246,16 @@ TEST_F(ResolveTest, OffLoopbackIsRefusedAndShownByADryRun) {
   Write("far.hosts", "192.0.2.1 slots=1\n");
   EXPECT_EQ(Refused({"-H", "far.hosts", "./prog"}),
             "far.hosts:1:1: 192.0.2.1 (192.0.2.1) is off loopback: refused until TLS exists; use "
-            "addresses such as 127.0.0.1\n");
+            "addresses such as 127.0.0.1\n"
+            "  192.0.2.1 slots=1\n"
+            "  ^\n");
+  Write("indented.hosts", "# two\n127.0.0.1 slots=1\n  no-such-host.invalid slots=1\n");
+  EXPECT_THAT(Refused({"-H", "indented.hosts", "./prog"}),
+              testing::AllOf(testing::StartsWith("indented.hosts:3:3: no-such-host.invalid has no "
+                                                 "address ("),
+                             testing::EndsWith("); check the name\n"
+                                               "    no-such-host.invalid slots=1\n"
+                                               "    ^\n")));
   const Resolved r = Good({"--dry-run", "-H", "far.hosts", "./prog"});
   ASSERT_EQ(r.notes.size(), 1u);
   EXPECT_EQ(r.notes[0].substr(0, 46), "far.hosts:1:1: a real start would be refused: ");
