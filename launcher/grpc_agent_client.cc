@@ -2,6 +2,7 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/client_callback.h>
 
 #include <deque>
@@ -16,7 +17,36 @@
 #include "proto/agent_service.grpc.pb.h"
 
 namespace dsrun::launcher {
+
+// A message of an agent as it came. gRPC's own reader says no more of one that cannot be decoded
+// than that nothing comes, and leaves the call open: that would look like a silent node.
+struct Received {
+  proto::AgentMessage message;
+  bool decoded = false;
+  size_t bytes = 0;
+};
+
+}  // namespace dsrun::launcher
+
+namespace grpc {
+
+template <>
+class SerializationTraits<dsrun::launcher::Received> {
+ public:
+  static Status Deserialize(ByteBuffer* buffer, dsrun::launcher::Received* to) {
+    to->bytes = buffer->Length();
+    to->decoded =
+        SerializationTraits<dsrun::proto::AgentMessage>::Deserialize(buffer, &to->message).ok();
+    return Status::OK;
+  }
+};
+
+}  // namespace grpc
+
+namespace dsrun::launcher {
 namespace {
+
+std::string Method() { return absl::StrCat("/", proto::Agent::service_full_name(), "/Session"); }
 
 // Whether gRPC has let go of a stream. Apart from the stream, so that the thread that says so does
 // not touch what the one that waits for it destroys.
@@ -43,15 +73,15 @@ class Done {
 //
 // A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
 // once nothing more can be read and no write is out.
-class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::AgentMessage> {
+//
+// A message that cannot be decoded ends the stream: what it said is lost, and so is the order.
+class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Received> {
  public:
   Stream(std::shared_ptr<grpc::Channel> channel, std::string target, AgentClient::Listener listener)
-      : target_(std::move(target)),
-        listener_(std::move(listener)),
-        stub_(proto::Agent::NewStub(channel)) {}
+      : target_(std::move(target)), listener_(std::move(listener)), stub_(std::move(channel)) {}
 
   void Start(proto::CoordinatorMessage first) {
-    stub_->async()->Session(&context_, this);
+    stub_.PrepareBidiStreamingCall(&context_, Method(), {}, this);
     AddHold();
     StartRead(&incoming_);
     Send(std::move(first));
@@ -78,8 +108,8 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   void OnReadDone(bool ok) override {
     if (ok) {
       heard_ = true;
-      listener_.on_message(std::move(incoming_));
-      incoming_.Clear();
+      Take();
+      incoming_ = {};
       StartRead(&incoming_);
       return;
     }
@@ -109,12 +139,21 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
 
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Done> done = done_;  // outlives this object
-    const absl::Status why = FromGrpc(status);
+    const absl::Status why = undecoded_.ok() ? FromGrpc(status) : undecoded_;
     listener_.on_end(why.ok() ? why : Annotate(Advised(why), "agent at " + target_));
     done->Set();
   }
 
  private:
+  void Take() {
+    if (!undecoded_.ok()) return;
+    if (incoming_.decoded) return listener_.on_message(std::move(incoming_.message));
+    undecoded_ = absl::DataLossError(absl::StrCat(
+        "a message of ", incoming_.bytes, " bytes cannot be decoded; expected an AgentMessage of ",
+        "proto/agent.proto; check that dsrun and dsagent are of the same version"));
+    context_.TryCancel();
+  }
+
   // What was never heard may be another program at that port.
   absl::Status Advised(const absl::Status& why) const {
     if (heard_ || !absl::IsUnavailable(why)) return why;
@@ -127,15 +166,16 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, proto::
   // Constant after construction.
   const std::string target_;
   const AgentClient::Listener listener_;
-  const std::unique_ptr<proto::Agent::Stub> stub_;
+  grpc::TemplatedGenericStub<proto::CoordinatorMessage, Received> stub_;
   const std::shared_ptr<Done> done_ = std::make_shared<Done>();
 
   // gRPC's own synchronisation: touched by its callbacks only, one at a time.
   grpc::ClientContext context_;
-  proto::AgentMessage incoming_;
+  Received incoming_;
+  bool heard_ = false;  // a message came
+  absl::Status undecoded_;
 
   Mutex mu_;
-  bool heard_ = false;  // a message came; of the reading side, which ends before OnDone
   // A deque does not move its elements: the front stays where gRPC reads it while others are added.
   std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;

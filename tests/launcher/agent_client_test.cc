@@ -1,6 +1,7 @@
 // GrpcAgentClient against a real server in this process: order, ends, refusals, cancelling.
 
 #include <gmock/gmock.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -62,6 +63,26 @@ class EchoAgent : public proto::Agent::CallbackService {
   Mutex mu_;
   CondVar changed_;
   bool gone_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// Says bytes of its own instead of messages, and keeps the stream open.
+class RawAgent : public proto::Agent::WithRawCallbackMethod_Session<proto::Agent::Service> {
+ public:
+  using Stream = ServerStream<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+  std::vector<std::string> says;
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
+      grpc::CallbackServerContext*) override {
+    return Stream::Accept({.on_message =
+                               [this](const Stream::Ptr& stream, const grpc::ByteBuffer&) {
+                                 for (const std::string& bytes : says) {
+                                   const grpc::Slice slice(bytes);
+                                   stream->Send(grpc::ByteBuffer(&slice, 1));
+                                 }
+                               },
+                           .on_gone = [](const Stream::Ptr&) {}});
+  }
 };
 
 // What a session said.
@@ -156,6 +177,31 @@ TEST_F(AgentClientTest, Refusal_ComesWithItsCodeAndTheAddress) {
   EXPECT_EQ(end.code(), absl::StatusCode::kUnauthenticated);
   EXPECT_THAT(std::string(end.message()), HasSubstr("cluster key: expected ours"));
   EXPECT_THAT(std::string(end.message()), HasSubstr(target()));
+}
+
+TEST_F(AgentClientTest, RefusalThatIsNotUtf8_ComesAsItIs) {
+  agent_.refusal = absl::FailedPreconditionError("save folder caf\xe9 \xff: expected a file");
+  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const absl::Status end = heard_.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(end.message()), HasSubstr("save folder caf\xe9 \xff: expected"));
+}
+
+TEST_F(AgentClientTest, MessageThatCannotBeDecoded_EndsTheStreamAndIsSaid) {
+  proto::AgentMessage good;
+  good.set_generation(7);
+  const std::string spoilt = "\x0a\x04\xff\xff\xff\xff";  // job_id, which has to be UTF-8
+  RawAgent agent;
+  agent.says = {good.SerializeAsString(), spoilt, good.SerializeAsString()};
+  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start("127.0.0.1:0", {&agent});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string address = "127.0.0.1:" + std::to_string((*server)->port());
+  const std::unique_ptr<AgentSession> session = client_.Open(address, Open(), heard_.listener());
+  const absl::Status end = heard_.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(end.message()), HasSubstr(address));
+  EXPECT_THAT(std::string(end.message()), HasSubstr("a message of 6 bytes cannot be decoded"));
+  EXPECT_EQ(heard_.AwaitMessages(1), std::vector<int64_t>{7});  // nothing after the spoilt one
 }
 
 TEST_F(AgentClientTest, NobodyListens_EndsUnavailable) {
