@@ -329,6 +329,7 @@ void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExite
   exited.set_slot(slot.value());
   exited.set_pid(worker.pid);
   exited.set_killed_by_agent(worker.killed);
+  exited.set_stuck(worker.killed && worker.stuck);
   if (worker.killed) exited.set_reason(worker.kill_reason);
   if (worker.silent_for > absl::ZeroDuration()) {
     *exited.mutable_silent_for() = ToProto(worker.silent_for);

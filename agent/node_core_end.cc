@@ -90,6 +90,7 @@ void NodeCore::CheckProgress(Slot slot, WorkerSlot& worker) {
       absl::StrCat("made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '",
                    worker.phase, "' after step ", worker.step, ", although it is alive");
   worker.silent_for = stuck;
+  worker.stuck = true;
   TakeStacks(slot);
 }
 

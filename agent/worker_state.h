@@ -51,6 +51,7 @@ struct WorkerSlot {
   std::string kill_reason;  // why
   // How long nothing, or of no progress, had been heard when it was killed for that; else 0.
   absl::Duration silent_for;
+  bool stuck = false;  // ... of no progress: it beat all the time
   // From its last beat.
   int64_t step = 0;
   std::string phase;

@@ -79,8 +79,9 @@ OptionGroup TimeLimits() {
       {
           Value("max-restarts", "N", "100 for train, 0 for programs",
                 "generations after the first"),
-          Value("max-restarts-without-progress", "N", "3",
-                "generations in a row without a newer checkpoint or step"),
+          Value(
+              "max-restarts-without-progress", "N", "3",
+              "generations that fail by themselves without a newer checkpoint or step in between"),
           Value("heartbeat-interval", "DURATION", "500ms", "between all who watch each other"),
           Value("node-silent-after", "DURATION", "3s", "a silent node is lost (1s to 600s)"),
           Value("worker-silent-after", "DURATION", "3s", "a silent worker is killed"),

@@ -99,12 +99,20 @@ struct CoordinatorConfig {
   int max_restarts_without_progress = 3;
 };
 
+// A generation that its ranks end by their own doing (an exit code, SIGSEGV, an endless loop) and
+// that made no progress, a step or checkpoint beyond all before, counts towards
+// max_restarts_without_progress; progress starts the count again. One that is ended from outside
+// (kill -9, a stopped process, a lost node) says nothing about the program: such ends have their
+// own, larger limit, and count only if the generation finished no step at all.
+inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_progress, if larger
+
 // Durations of `job.limits` that are not set get the defaults above. The two restart limits are
-// taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit.
+// taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit, nor
+// that of ends from outside.
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 3;
+inline constexpr int kSnapshotSchemaVersion = 4;
 
 class Coordinator {
  public:
@@ -211,6 +219,8 @@ class Coordinator {
   void RecordNodeLost(NodeId node, const std::string& why, absl::Duration silent_for, bool needed);
   void NextGeneration();
   void NextTrainGeneration(const std::string& reason);
+  // Why no further generation is tried, if it is so; counts the one that has just failed.
+  std::optional<std::string> GoesInCircles(const std::string& reason);
   void NextProgramGeneration(const std::string& reason);
   void DrainIfDone();
   bool HasUndrainedLiveNode() const;
@@ -260,10 +270,11 @@ class Coordinator {
   Deadline phase_deadline_;
   Deadline cause_deadline_;
   int restarts_ = 0;
-  int fruitless_ = 0;                              // generations in a row that made no progress
-  bool progressed_ = false;                        // the generation begun did
-  bool first_step_ = false;                        // the generation begun finished a step
-  int64_t high_step_ = 0;                          // highest finished step of all generations
+  int fruitless_ = 0;        // generations that failed by themselves since the last progress
+  int disturbed_ = 0;        // generations ended from outside since one last finished a step
+  bool progressed_ = false;  // the generation begun did
+  bool first_step_ = false;  // the generation begun finished a step
+  int64_t high_step_ = 0;    // highest finished step of all generations
   std::pair<int64_t, int64_t> newest_checkpoint_;  // generation, step
   bool drain_for_lease_ = false;  // kDraining: a lost node's processes may live until the deadline
   int stops_ = 0;                 // OperatorStops

@@ -1,6 +1,7 @@
 // From one generation to the next, and to the end of the job.
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -179,15 +180,8 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   if (heard_step_ > high_step_) {
     Emit(Raise{ProgressMade{Generation(plan_.generation()), heard_step_}});
   }
-  fruitless_ = progressed_ ? 0 : fruitless_ + 1;
-  if (config_.max_restarts_without_progress > 0 &&
-      fruitless_ >= config_.max_restarts_without_progress) {
-    return BeginEnding(kExitNoProgress,
-                       absl::StrCat(fruitless_,
-                                    " generations in a row made no progress; the last "
-                                    "ended because ",
-                                    reason),
-                       true);
+  if (std::optional<std::string> why = GoesInCircles(reason)) {
+    return BeginEnding(kExitNoProgress, *std::move(why), true);
   }
   if (restarts_ >= config_.max_restarts) {
     return BeginEnding(
@@ -196,6 +190,26 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   }
   ++restarts_;
   Claim(reason);
+}
+
+std::optional<std::string> Coordinator::GoesInCircles(const std::string& reason) {
+  if (progressed_) fruitless_ = 0;
+  if (first_step_) disturbed_ = 0;
+  const int most = config_.max_restarts_without_progress;
+  if (!history_.Cause().from_outside) {
+    if (progressed_ || ++fruitless_ < most || most <= 0) return std::nullopt;
+    return absl::StrCat(fruitless_,
+                        " generations failed by themselves without progress in between; the last "
+                        "ended because ",
+                        reason);
+  }
+  if (first_step_ || ++disturbed_ < std::max(most, kMostEndsFromOutside) || most <= 0) {
+    return std::nullopt;
+  }
+  return absl::StrCat(disturbed_,
+                      " generations were ended from outside before their first step; the last "
+                      "because ",
+                      reason);
 }
 
 void Coordinator::NextProgramGeneration(const std::string& reason) {
@@ -338,6 +352,7 @@ Failure Coordinator::NodeFailure(NodeId node, Failure::Kind kind, std::string wh
   failure.node = node;
   failure.host = HostOf(node);
   failure.generation = generation_;
+  failure.from_outside = kind == Failure::Kind::kNodeLost;
   failure.what = std::move(what);
   failure.exit_code = kExitFailed;
   failure.noticed_at = now_;

@@ -128,9 +128,9 @@ std::string Coordinator::Snapshot() const {
   // config: the journal's header has it. now, actions: of the step in progress, and there is none.
   const auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
                stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts,
-               fruitless, progressed, first_step, high_step, newest_checkpoint, drain_for_lease,
-               stops, stop_waits, exit_code, ended, history, heard_step, told_step, stacks_asked,
-               stacks, now, actions] = *this;
+               fruitless, disturbed, progressed, first_step, high_step, newest_checkpoint,
+               drain_for_lease, stops, stop_waits, exit_code, ended, history, heard_step, told_step,
+               stacks_asked, stacks, now, actions] = *this;
   Wire to;
   to.set_schema_version(kSnapshotSchemaVersion);
   to.set_state(StateToWire(state));
@@ -152,6 +152,7 @@ std::string Coordinator::Snapshot() const {
   PutDeadline(cause_deadline, to.mutable_cause_deadline());
   to.set_restarts(restarts);
   to.set_fruitless(fruitless);
+  to.set_disturbed(disturbed);
   to.set_progressed(progressed);
   to.set_first_step(first_step);
   to.set_high_step(high_step);
@@ -196,9 +197,9 @@ absl::StatusOr<Coordinator> Coordinator::Restore(CoordinatorConfig config,
 absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
          stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts, fruitless,
-         progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops, stop_waits,
-         exit_code, ended, history, heard_step, told_step, stacks_asked, stacks, now, actions] =
-      *this;
+         disturbed, progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops,
+         stop_waits, exit_code, ended, history, heard_step, told_step, stacks_asked, stacks, now,
+         actions] = *this;
   const size_t nodes = config.nodes.size();
   RETURN_IF_ERROR(CheckPlan(from.plan(), nodes));
   const int ranks = from.plan().members_size();
@@ -222,6 +223,7 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   GetDeadline(from.cause_deadline(), &cause_deadline);
   restarts = from.restarts();
   fruitless = from.fruitless();
+  disturbed = from.disturbed();
   progressed = from.progressed();
   first_step = from.first_step();
   high_step = from.high_step();

@@ -73,10 +73,11 @@ std::string Coordinator::DebugString() const {
       absl::StrJoin(suspects, ","), "\nrendezvous ", rendezvous_.ToString(), "\nphase deadline ",
       phase_deadline_.number, " at ", Nanos(phase_deadline_.at), "\ncause deadline ",
       cause_deadline_.number, " at ", Nanos(cause_deadline_.at), "\nrestarts ", restarts_,
-      " fruitless ", fruitless_, "\nprogressed ", progressed_, " first step ", first_step_,
-      " high step ", high_step_, "\ncheckpoint generation ", newest_checkpoint_.first, " step ",
-      newest_checkpoint_.second, "\ndrain for lease ", drain_for_lease_, "\nstops ", stops_,
-      stop_waits_ ? " waiting" : "", "\nexit code ", exit_code_, "\n");
+      " fruitless ", fruitless_, " disturbed ", disturbed_, "\nprogressed ", progressed_,
+      " first step ", first_step_, " high step ", high_step_, "\ncheckpoint generation ",
+      newest_checkpoint_.first, " step ", newest_checkpoint_.second, "\ndrain for lease ",
+      drain_for_lease_, "\nstops ", stops_, stop_waits_ ? " waiting" : "", "\nexit code ",
+      exit_code_, "\n");
 }
 
 uint64_t Coordinator::Digest() const {

@@ -12,27 +12,28 @@ struct SignalEntry {
   int number;  // Linux, x86-64 and arm64
   const char* name;
   const char* hint;
+  bool own = false;  // the process brings it on itself
 };
 
 constexpr std::array kSignals = {
     SignalEntry{1, "SIGHUP", "its terminal went away"},
     SignalEntry{2, "SIGINT", "Ctrl-C"},
     SignalEntry{3, "SIGQUIT", ""},
-    SignalEntry{4, "SIGILL", "an instruction this CPU does not have, or memory overwritten"},
-    SignalEntry{5, "SIGTRAP", ""},
-    SignalEntry{6, "SIGABRT", "a failed check or abort(); its last lines say which"},
-    SignalEntry{7, "SIGBUS", "a mapped file got shorter, or /dev/shm is full"},
-    SignalEntry{8, "SIGFPE", "integer division by zero"},
+    SignalEntry{4, "SIGILL", "an instruction this CPU does not have, or memory overwritten", true},
+    SignalEntry{5, "SIGTRAP", "", true},
+    SignalEntry{6, "SIGABRT", "a failed check or abort(); its last lines say which", true},
+    SignalEntry{7, "SIGBUS", "a mapped file got shorter, or /dev/shm is full", true},
+    SignalEntry{8, "SIGFPE", "integer division by zero", true},
     SignalEntry{9, "SIGKILL", "kill -9, or the kernel's out-of-memory killer"},
     SignalEntry{10, "SIGUSR1", ""},
-    SignalEntry{11, "SIGSEGV", "invalid memory access"},
+    SignalEntry{11, "SIGSEGV", "invalid memory access", true},
     SignalEntry{12, "SIGUSR2", ""},
-    SignalEntry{13, "SIGPIPE", "wrote to a closed pipe"},
+    SignalEntry{13, "SIGPIPE", "wrote to a closed pipe", true},
     SignalEntry{14, "SIGALRM", ""},
     SignalEntry{15, "SIGTERM", "asked to stop"},
-    SignalEntry{24, "SIGXCPU", "its CPU time limit"},
-    SignalEntry{25, "SIGXFSZ", "its file size limit"},
-    SignalEntry{31, "SIGSYS", "a system call that is not allowed"},
+    SignalEntry{24, "SIGXCPU", "its CPU time limit", true},
+    SignalEntry{25, "SIGXFSZ", "its file size limit", true},
+    SignalEntry{31, "SIGSYS", "a system call that is not allowed", true},
 };
 
 const SignalEntry* FindSignal(int signal) {
@@ -47,6 +48,11 @@ const SignalEntry* FindSignal(int signal) {
 std::string SignalName(int signal) {
   const SignalEntry* entry = FindSignal(signal);
   return entry != nullptr ? entry->name : absl::StrCat("signal ", signal);
+}
+
+bool IsOwnSignal(int signal) {
+  const SignalEntry* entry = FindSignal(signal);
+  return entry != nullptr && entry->own;
 }
 
 std::string ExitWords(int exit_code, int term_signal, bool core_dumped) {

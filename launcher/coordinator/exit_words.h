@@ -18,6 +18,10 @@ std::string ExitWords(int exit_code, int term_signal, bool core_dumped);
 // can say, which an agent may all the same: never 0 by accident.
 int ShellExitCode(int exit_code, int term_signal);
 
+// Whether a process brings this signal on itself: a fault, a failed check, a limit. Any other one
+// was sent by somebody else.
+bool IsOwnSignal(int signal);
+
 }  // namespace dsrun::launcher
 
 #endif  // DSRUN_LAUNCHER_COORDINATOR_EXIT_WORDS_H_

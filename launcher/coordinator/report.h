@@ -38,8 +38,11 @@ struct Failure {
   int peer_rank = -1;            // whom a rank's report is about
   bool timed_out = false;        // a rank's report: it has waited for that peer until its deadline
   bool killed_by_agent = false;  // a consequence by itself, unless the agent gave a reason
-  absl::Duration noticed_at;     // when the coordinator heard of it
-  absl::Duration silent_for;     // how long its silence had lasted by then; 0: it was not silence
+  // Not what the ranks' own program did: killed by a signal that somebody sent, stopped, or on a
+  // node that is gone; of a report: only that a peer is.
+  bool from_outside = false;
+  absl::Duration noticed_at;  // when the coordinator heard of it
+  absl::Duration silent_for;  // how long its silence had lasted by then; 0: it was not silence
   std::optional<absl::Duration>
       wall_time;  // when it happened, since the epoch, on the agent's clock
   // The same on the node's steady clock, and on ours (node_clocks.h) to within the second; absent:

@@ -138,8 +138,8 @@ absl::StatusOr<GenerationRecord> FromSnapshot(const proto::GenerationState& stat
 
 proto::FailureState ToSnapshot(const Failure& failure) {
   const auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, peer_rank,
-               timed_out, killed_by_agent, noticed_at, silent_for, wall_time, node_time,
-               happened_at, happened_within, last_lines, stack] = failure;
+               timed_out, killed_by_agent, from_outside, noticed_at, silent_for, wall_time,
+               node_time, happened_at, happened_within, last_lines, stack] = failure;
   proto::FailureState state;
   state.set_kind(ToSnapshot(kind));
   state.set_node(node.value());
@@ -152,6 +152,7 @@ proto::FailureState ToSnapshot(const Failure& failure) {
   state.set_pid(pid);
   state.set_fatal(fatal);
   state.set_killed_by_agent(killed_by_agent);
+  state.set_from_outside(from_outside);
   *state.mutable_noticed_at() = ToProto(noticed_at);
   *state.mutable_silent_for() = ToProto(silent_for);
   if (wall_time) *state.mutable_wall_time() = ToProto(*wall_time);
@@ -168,8 +169,8 @@ proto::FailureState ToSnapshot(const Failure& failure) {
 absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   Failure failure;
   auto& [kind, node, host, slot, rank, generation, what, exit_code, pid, fatal, peer_rank,
-         timed_out, killed_by_agent, noticed_at, silent_for, wall_time, node_time, happened_at,
-         happened_within, last_lines, stack] = failure;
+         timed_out, killed_by_agent, from_outside, noticed_at, silent_for, wall_time, node_time,
+         happened_at, happened_within, last_lines, stack] = failure;
   ASSIGN_OR_RETURN(kind, FromSnapshot(state.kind()));
   node = NodeId(state.node());
   host = state.host();
@@ -181,6 +182,7 @@ absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   pid = state.pid();
   fatal = state.fatal();
   killed_by_agent = state.killed_by_agent();
+  from_outside = state.from_outside();
   noticed_at = FromProto(state.noticed_at());
   silent_for = FromProto(state.silent_for());
   if (state.has_wall_time()) wall_time = FromProto(state.wall_time());

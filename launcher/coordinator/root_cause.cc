@@ -96,6 +96,9 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   } else if (!exited.reason().empty()) {
     absl::StrAppend(&failure.what, ": ", exited.reason());
   }
+  failure.from_outside = exited.killed_by_agent()
+                             ? !exited.stuck()
+                             : exited.term_signal() != 0 && !IsOwnSignal(exited.term_signal());
   failure.silent_for = FromProto(exited.silent_for());
   failure.exit_code = ShellExitCode(exited.exit_code(), exited.term_signal());
   failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());
@@ -118,6 +121,8 @@ Failure FailureFromReport(const proto::Failed& failed) {
   failure.peer_rank = failed.peer_rank();
   const auto code = static_cast<absl::StatusCode>(failed.code());
   failure.timed_out = code == absl::StatusCode::kDeadlineExceeded;
+  // Who waited in vain may wait for its own mistake; who lost a peer has made none.
+  failure.from_outside = failed.peer_rank() >= 0 && !failed.fatal() && !failure.timed_out;
   failure.what = absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", failed.message());
   if (failed.peer_rank() >= 0 && !failed.fatal()) {
     absl::StrAppend(&failure.what, " (peer: rank ", failed.peer_rank(), ")");

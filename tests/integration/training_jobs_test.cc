@@ -156,6 +156,43 @@ TEST_F(TrainingJob, TwoFailuresInARow_StillTheSameContent) {
   EXPECT_GE(job.ReportJson()["incidents"].size(), 2u);
 }
 
+// Four of four, each as soon as the generation after the one before has been started: nobody has
+// joined it yet. None of this is the program's own doing, however often it happens.
+TEST_F(TrainingJob, FourKillsWithinASecond_StillTheSameContent) {
+  Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval + 5)) << job.Words();
+  const std::vector<pid_t> victims = job.Find(Role::kWorker);
+  ASSERT_EQ(victims.size(), 4u) << job.Words();
+  for (size_t i = 0; i < victims.size(); ++i) {
+    ASSERT_TRUE(job.AwaitError("generation " + std::to_string(i + 1) + " starts")) << job.Words();
+    ASSERT_EQ(kill(victims[i], SIGKILL), 0) << job.Words();
+  }
+  ExpectWentOn(job, folder_);
+}
+
+// Steps that a generation has finished by itself: it may have started behind the others.
+int64_t StepsDoneBy(int generation, const std::string& folder) {
+  int64_t most = 0;
+  for (const nlohmann::json& line : ReadMetrics(folder + "/metrics")) {
+    if (line["generation"] == generation) most = std::max(most, line["step"].get<int64_t>());
+  }
+  return most;
+}
+
+// The first generation gets further than the next three, which train all the same.
+TEST_F(TrainingJob, FourKillsWithinOneSaveInterval_StillTheSameContent) {
+  Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(),
+                {"--train-iters", std::to_string(kSteps), "--save-interval", "100"}));
+  for (const int generation : {1, 2, 3, 4}) {
+    const int64_t step = generation == 1 ? 50 : 15;
+    ASSERT_TRUE(Eventually([&] { return StepsDoneBy(generation, folder_.path()) >= step; }))
+        << job.Words();
+    ASSERT_EQ(kill(WorkerOf(job, static_cast<size_t>(generation) - 1), SIGKILL), 0) << job.Words();
+  }
+  ExpectWentOn(job, folder_);
+  EXPECT_EQ(job.ReportJson()["incidents"].size(), 4u) << job.Words();
+}
+
 TEST_F(TrainingJob, InterruptOnce_SavesAndALaterRunGoesOnToTheSameContent) {
   {
     Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));

@@ -6,11 +6,11 @@
 // has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
 // lives beside one of an older; a silent
 // node is fenced in time, a worker that spins is killed in time; the job ends, with an exit code
-// that the faults explain; a job that ended 0 has done all its steps; no plan goes to a node that
-// has not acknowledged its claim; no more restarts than faults explain; one Ctrl-C after a step
-// never means "at once", and what it stopped in order it has saved; the named
-// cause of a failure is the one that came first; no process is left; a replay of
-// the durable events gives the coordinator's digest.
+// that the faults explain: no progress (93) only by what workers did themselves; a job that ended 0
+// has done all its steps; no plan goes to a node that has not acknowledged its claim; no more
+// restarts than faults explain; one Ctrl-C after a step never means "at once", and what it stopped
+// in order it has saved; the named cause of a failure is the one that came first; no process is
+// left; a replay of the durable events gives the coordinator's digest.
 
 #ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
 #define DSRUN_TESTS_SIMULATION_CLUSTER_H_
@@ -123,7 +123,8 @@ class Cluster {
   std::vector<Wired> fabrics_;
   std::map<uint64_t, bool> dead_;
   int faults_ = 0;
-  int spins_ = 0;  // of them, workers whose engine loops for ever
+  int spins_ = 0;       // of them, workers whose engine loops for ever
+  int own_doings_ = 0;  // generations that the faults of workers' own doing can end
   int heard_in_the_wrong_order_ = 0;
   int operator_stops_ = 0;
   bool stepped_ = false;         // the coordinator has heard of a step

@@ -52,7 +52,9 @@ void Cluster::Fault() {
   const bool tired = spared && world_.now() - streams_[index].heard_at > absl::Milliseconds(700);
   const int64_t kind = world_.luck.Below(23);
   if (kind < 8) {
-    if (worker != nullptr) agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
+    if (worker == nullptr) return;
+    own_doings_ += kind < 6 ? 0 : 1;
+    agent->KillWorkerProcess(worker, kind < 6 ? 9 : 11);
   } else if (kind < 11) {
     if (worker != nullptr) agent->StopWorkerFor(worker, world_.luck.Millis(50, 6000));
   } else if (kind < 13) {
@@ -74,6 +76,7 @@ void Cluster::Fault() {
   } else if (kind == 21) {
     if (worker == nullptr || world_.scenario.program || worker->spins()) return;
     ++spins_;
+    own_doings_ += 2;
     agent->SpinWorker(worker);
   } else if (kind == 18) {
     if (!fabrics_.empty()) fabrics_.back().fabric->Break();
@@ -98,6 +101,7 @@ void Cluster::FailTwice(size_t index, SimWorker* worker) {
   absl::Duration& until = streams_[index].stalled_until;
   until = std::max(until, world_.now() + world_.luck.Millis(20, 400));
   world_.Trace("stream of node ", index, " stalls until ", absl::FormatDuration(until));
+  own_doings_ += 2;
   agents_[index]->KillWorkerProcess(worker, 11);
   world_.queue.After(world_.luck.Millis(2, 100), [later] {
     if (const std::vector<SimWorker*> workers = later->LiveWorkers(); !workers.empty()) {
@@ -176,7 +180,9 @@ bool Cluster::Explained(int exit_code) const {
     case launcher::kExitCancelled:
       return operator_stops_ > 0;
     case launcher::kExitNoProgress:
-      return scenario.fruitless > 0 && faults_ + spins_ >= scenario.fruitless;
+      // Kills, stops, lost nodes and wires do not count, and there are too few for their own limit.
+      static_assert(kMostFaults < launcher::kMostEndsFromOutside);
+      return scenario.fruitless > 0 && own_doings_ >= scenario.fruitless;
     case launcher::kExitRestartsExhausted:
       return scenario.max_restarts < 1000 && faults_ + spins_ > scenario.max_restarts;
     case launcher::kExitUnreachable:

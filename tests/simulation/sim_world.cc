@@ -26,7 +26,7 @@ Scenario Scenario::FromSeed(uint64_t seed) {
   const bool limited = luck.Chance(0.15);
   scenario.max_restarts = limited ? static_cast<int>(luck.Below(4)) : 1000;
   scenario.fruitless = limited ? static_cast<int>(luck.Between(1, 3)) : 0;
-  scenario.faults = luck.Chance(0.1) ? 0 : static_cast<int>(luck.Between(1, 10));
+  scenario.faults = luck.Chance(0.1) ? 0 : static_cast<int>(luck.Between(1, kMostFaults));
   // Rare ones come while the job runs, frequent ones all in its first moments.
   constexpr double kChances[] = {0.005, 0.02, 0.06, 0.2};
   scenario.fault_chance = kChances[luck.Below(4)];

@@ -19,6 +19,8 @@
 
 namespace dsrun::simulation {
 
+inline constexpr int kMostFaults = 10;
+
 // What the seed decided about the job. Training is modelled by numbers: the state is one hash, a
 // step adds the parts of all blocks to it, so a block that is missing or done twice shows.
 struct Scenario {
@@ -30,7 +32,7 @@ struct Scenario {
   int64_t save_every = 0;
   int max_restarts = 0;
   int fruitless = 0;
-  int faults = 0;               // at most so many
+  int faults = 0;               // at most so many, and never more than kMostFaults
   double fault_chance = 0;      // at every delivery
   bool spare_last_node = true;  // faults leave one node alone
   bool own_agents = false;      // a fenced agent is killed by the launcher

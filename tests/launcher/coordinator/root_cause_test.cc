@@ -32,6 +32,49 @@ Failure Exit(int node, absl::Duration noticed, std::optional<absl::Duration> nod
   return failure;
 }
 
+TEST(FailureFromExit, KnowsWhatAProcessDidItself) {
+  struct Row {
+    const char* name;
+    int code, signal;
+    bool by_agent, stuck;
+    bool from_outside;
+  };
+  const Row rows[] = {
+      {"exited", 1, 0, false, false, false},
+      {"a shell's word for SIGKILL is still an exit code", 137, 0, false, false, false},
+      {"SIGILL", 0, 4, false, false, false},
+      {"SIGABRT", 0, 6, false, false, false},
+      {"SIGBUS", 0, 7, false, false, false},
+      {"SIGFPE", 0, 8, false, false, false},
+      {"SIGSEGV", 0, 11, false, false, false},
+      {"SIGHUP", 0, 1, false, false, true},
+      {"SIGKILL", 0, 9, false, false, true},
+      {"SIGTERM", 0, 15, false, false, true},
+      {"a signal without a name", 0, 40, false, false, true},
+      {"killed by its agent because it was silent", 0, 9, true, false, true},
+      {"killed by its agent because it was in an endless loop", 0, 9, true, true, false},
+  };
+  for (const Row& row : rows) {
+    proto::WorkerExited exited;
+    exited.set_exit_code(row.code);
+    exited.set_term_signal(row.signal);
+    exited.set_killed_by_agent(row.by_agent);
+    exited.set_stuck(row.stuck);
+    EXPECT_EQ(FailureFromExit(exited).from_outside, row.from_outside) << row.name;
+  }
+}
+
+TEST(FailureFromReport, LostPeerIsFromOutside_AnOwnFaultAndAVainWaitAreNot) {
+  proto::Failed failed;
+  failed.set_code(14);
+  failed.set_peer_rank(-1);
+  EXPECT_FALSE(FailureFromReport(failed).from_outside);
+  failed.set_peer_rank(2);
+  EXPECT_TRUE(FailureFromReport(failed).from_outside);
+  failed.set_code(4);
+  EXPECT_FALSE(FailureFromReport(failed).from_outside);
+}
+
 TEST(ChooseCause, FirstInCorrectedTime_ElseInTheOrderOfHearing) {
   const std::optional<absl::Duration> none;
   Failure killed = Exit(1, Ms(1), Ms(1), Ms(1), Ms(1));
