@@ -13,10 +13,11 @@ namespace {
 // Of proto/agent.proto and proto/worker.proto; agents refuse another one.
 constexpr int kProtocolVersion = 1;
 
-// The agent lives and does not want the job: its own words say it all.
-bool IsRefusal(const absl::Status& why) {
+// Why the stream ended is known: the agent lives and does not want the job, or says what cannot be
+// decoded. How it ends itself, after that, is no news.
+bool SaysItAll(const absl::Status& why) {
   return absl::IsFailedPrecondition(why) || absl::IsUnauthenticated(why) ||
-         absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why);
+         absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
 }
 
 }  // namespace
@@ -215,7 +216,7 @@ void Runner::AskHowItEnded(const StreamEnded& ended) {
   if (link.fenced) return;
   askers_.emplace_back([this, node = ended.node, why = ended.why] {
     const std::string how =
-        IsRefusal(why) ? "" : doors_.starter(node).HowItEnded(node, options_.end_words_within);
+        SaysItAll(why) ? "" : doors_.starter(node).HowItEnded(node, options_.end_words_within);
     Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
   });
 }

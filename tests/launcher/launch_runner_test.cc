@@ -243,6 +243,21 @@ TEST_F(RunnerTest, BrokenStream_IsReportedWithHowTheAgentEnded) {
   EXPECT_EQ(result.report.incidents[0].cause.what, "its agent is gone: it was killed by signal 9");
 }
 
+TEST_F(RunnerTest, MessageThatCannotBeDecoded_IsTheReasonWhateverTheAgentDoesNext) {
+  MakeJob(1);
+  agents_.set_end_words(0, "it exited with code 0");
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    agents_.Break(0, absl::DataLossError("a message of 6 bytes cannot be decoded"));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  ASSERT_EQ(result.report.incidents.size(), 1u);
+  EXPECT_EQ(result.report.incidents[0].cause.what,
+            "its agent is gone: a message of 6 bytes cannot be decoded");
+}
+
 TEST_F(RunnerTest, AgentThatRefuses_IsReportedInItsOwnWords) {
   MakeJob(1);
   agents_.set_end_words(0, "it exited with code 1");
