@@ -49,6 +49,22 @@ TEST_F(TrainingJob, LearnsWritesMetricsAndEndsWithASample) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+TEST_F(TrainingJob, FoldersAndPromptThatAreNotUtf8_AreUsedAsTheyAre) {
+  const std::string folder = folder_.path() + "/caf\xe9 \xff";
+  ASSERT_TRUE(std::filesystem::create_directory(folder));
+  for (const char* width : {"2", "1"}) {  // the second goes on from the first
+    Args more = {"--train-iters", width[0] == '2' ? "4" : "8", "--prompt", "\xff\x80"};
+    if (width[0] == '1') more.insert(more.end(), {"--load", folder + "/save"});
+    Job job(Train({"--num_gpus", width}, folder, more));
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+    EXPECT_THAT(job.out(), HasSubstr(folder + "/save/manifest.step-"));
+    EXPECT_FALSE(job.ReportJson().is_discarded());
+    EXPECT_TRUE(job.NothingIsLeft());
+  }
+  EXPECT_EQ(ContentHash(folder + "/save").size(), 64u) << ContentHash(folder + "/save");
+  EXPECT_EQ(StepsDone(folder), 8);
+}
+
 TEST_F(TrainingJob, EveryWidth_HasTheSameContent) {
   std::vector<std::string> hashes;
   for (const char* width : {"1", "2", "3", "4", "6"}) {
