@@ -1,6 +1,12 @@
 // The variables that a user program's rank finds in its environment, besides those of the job: what
 // `deepspeed` sets and what torchrun sets, so that programs written for either find what they read.
 // `dsrun --dry-run` prints it, the agent sets it. Pure.
+//
+// What torchrun sets only where the user did not (OMP_NUM_THREADS, TORCH_NCCL_ASYNC_ERROR_HANDLING)
+// is the same for all ranks and part of the job's environment (launcher/commands). Left out:
+// TORCHELASTIC_ERROR_FILE, a file in which a Python program's last exception is kept as JSON for
+// torchrun to print. Nobody here would read it: without it the exception goes to standard error
+// alone, which is the rank's log, and its last lines stand on the last screen.
 
 #ifndef DSRUN_COMMON_TOPOLOGY_RANK_ENVIRONMENT_H_
 #define DSRUN_COMMON_TOPOLOGY_RANK_ENVIRONMENT_H_

@@ -1,5 +1,7 @@
-// The environment of the ranks: this process's own, then what the environment file says.
+// The environment of the ranks: this process's own, then what the environment file says, then what
+// torchrun sets for programs where the user set nothing.
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -37,17 +39,7 @@ void ApplyFile(ResolveContext& context, const std::string& shown, const std::str
   }
 }
 
-}  // namespace
-
-void ResolveEnvironment(ResolveContext& context) {
-  proto::JobSpec& job = context.resolved.job;
-  for (const std::string& entry : context.machine.environment) {
-    const size_t equals = entry.find('=', 1);  // a name may begin with '='
-    if (equals == std::string::npos) continue;
-    proto::EnvVar& variable = *job.add_environment();
-    variable.set_name(entry.substr(0, equals));
-    variable.set_value(entry.substr(equals + 1));
-  }
+void ReadFiles(ResolveContext& context) {
   namespace fs = std::filesystem;
   if (const auto given = context.values.Text("env-file")) {
     const std::string path = context.Absolute(*given);
@@ -71,6 +63,43 @@ void ResolveEnvironment(ResolveContext& context) {
     ApplyFile(context, first, first);
   }
   if (fs::is_regular_file(second, error)) ApplyFile(context, name, second);
+}
+
+bool IsSet(const proto::JobSpec& job, const std::string& name) {
+  for (const proto::EnvVar& variable : job.environment()) {
+    if (variable.name() == name) return true;
+  }
+  return false;
+}
+
+// torchrun's, but one for all ranks: as soon as one node has several of them.
+void SetWhereUnset(ResolveContext& context) {
+  proto::JobSpec& job = context.resolved.job;
+  if (!IsSet(job, "TORCH_NCCL_ASYNC_ERROR_HANDLING")) {
+    SetVariable(job, "TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
+  }
+  const bool shared = std::any_of(job.nodes().begin(), job.nodes().end(),
+                                  [](const proto::NodeSpec& n) { return n.slots_size() > 1; });
+  if (!shared || IsSet(job, "OMP_NUM_THREADS")) return;
+  SetVariable(job, "OMP_NUM_THREADS", "1");
+  context.Note(
+      "OMP_NUM_THREADS is not set, and ranks share a node: every rank gets OMP_NUM_THREADS=1, as "
+      "under torchrun; set it to what is best for your program");
+}
+
+}  // namespace
+
+void ResolveEnvironment(ResolveContext& context) {
+  proto::JobSpec& job = context.resolved.job;
+  for (const std::string& entry : context.machine.environment) {
+    const size_t equals = entry.find('=', 1);  // a name may begin with '='
+    if (equals == std::string::npos) continue;
+    proto::EnvVar& variable = *job.add_environment();
+    variable.set_name(entry.substr(0, equals));
+    variable.set_value(entry.substr(equals + 1));
+  }
+  ReadFiles(context);
+  if (!context.is_train()) SetWhereUnset(context);
 }
 
 }  // namespace dsrun::launcher

@@ -31,7 +31,8 @@ void ResolveHosts(ResolveContext& context);
 void ResolveMaster(ResolveContext& context);
 // job.limits.
 void ResolveLimits(ResolveContext& context);
-// job.environment: this process's own, then the environment file.
+// job.environment: this process's own, then the environment file; for programs torchrun's defaults.
+// REQUIRES: ResolveHosts.
 void ResolveEnvironment(ResolveContext& context);
 // job.program.
 void ResolveProgram(ResolveContext& context);

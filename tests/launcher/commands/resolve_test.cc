@@ -439,7 +439,39 @@ TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
   ASSERT_EQ(r.job.nodes(0).slots_size(), 2);
   EXPECT_EQ(r.job.nodes(0).slots(0), 1);
   EXPECT_EQ(r.job.nodes(0).slots(1), 3);
-  EXPECT_EQ(r.notes, (Args{"Detected VISIBLE_DEVICES=3,1: setting --include=localhost:3,1"}));
+  EXPECT_EQ(r.notes.front(), "Detected VISIBLE_DEVICES=3,1: setting --include=localhost:3,1");
+}
+
+TEST_F(ResolveTest, ProgramsGetTorchrunsDefaultsWhereNothingIsSet) {
+  const auto value = [](const Resolved& r, const std::string& name) -> std::string {
+    std::string found = "unset";
+    for (const proto::EnvVar& variable : r.job.environment()) {
+      if (variable.name() != name) continue;
+      EXPECT_EQ(found, "unset") << name << " twice";
+      found = variable.value();
+    }
+    return found;
+  };
+  const Resolved shared = Good({"--num_gpus=2", "./prog"});
+  EXPECT_EQ(value(shared, "OMP_NUM_THREADS"), "1");
+  EXPECT_EQ(value(shared, "TORCH_NCCL_ASYNC_ERROR_HANDLING"), "1");
+  EXPECT_EQ(shared.notes.back(),
+            "OMP_NUM_THREADS is not set, and ranks share a node: every rank gets "
+            "OMP_NUM_THREADS=1, as under torchrun; set it to what is best for your program");
+  const Resolved alone = Good({"./prog"});
+  EXPECT_EQ(value(alone, "OMP_NUM_THREADS"), "unset");
+  EXPECT_EQ(value(alone, "TORCH_NCCL_ASYNC_ERROR_HANDLING"), "1");
+  EXPECT_EQ(value(Good({"--num_gpus=2", "train", "--data=text"}), "OMP_NUM_THREADS"), "unset");
+
+  // What the user says stands: in the environment, or in a file.
+  machine_.environment.push_back("OMP_NUM_THREADS=");
+  Write("env", "TORCH_NCCL_ASYNC_ERROR_HANDLING=3\n");
+  const Resolved own = Good({"--num_gpus=2", "--env-file=env", "./prog"});
+  EXPECT_EQ(value(own, "OMP_NUM_THREADS"), "");
+  EXPECT_EQ(value(own, "TORCH_NCCL_ASYNC_ERROR_HANDLING"), "3");
+  for (const std::string& note : own.notes) {
+    EXPECT_THAT(note, testing::Not(testing::HasSubstr("OMP_NUM_THREADS")));
+  }
 }
 
 TEST_F(ResolveTest, DryRunOfAProgramAsText) {
@@ -465,7 +497,7 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
       "     1  127.0.0.1  127.0.0.1  picked         1      1   1   0   0\n"
       "     2  127.0.0.2  127.0.0.2  picked         0      0   2   0   0\n"
       "\n"
-      "Environment, besides 3 variables that are handed on\n" +
+      "Environment, besides 5 variables that are handed on\n" +
           common +
           "  rank 0: RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
           "GROUP_RANK=0 ROLE_RANK=0\n"
