@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -120,6 +122,35 @@ std::string WithoutNextStep(const Incident& incident, const Report& report, bool
                          next->generation.value());
 }
 
+std::string Count(int64_t count, const std::string& noun) {
+  return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
+}
+
+// Who else failed: nodes and ranks that something outside ended, too, and what is a result.
+std::string Others(const Incident& incident) {
+  using Place = std::pair<NodeId, std::optional<Slot>>;
+  const auto place = [](const Failure& failure) { return Place(failure.node, failure.slot); };
+  std::set<Place> nodes, killed, failed;
+  for (const Failure& each : incident.consequences) {
+    if (place(each) == place(incident.cause)) continue;
+    const bool ended_alone = each.kind == Failure::Kind::kWorkerExited && each.from_outside &&
+                             (!each.killed_by_agent || each.silent_for > absl::ZeroDuration());
+    (!each.slot ? nodes : ended_alone ? killed : failed).insert(place(each));
+  }
+  for (const Place& each : killed) failed.erase(each);
+  std::string text;
+  const auto add = [&text](const std::set<Place>& places, const char* noun, const char* one,
+                           const char* several) {
+    if (places.empty()) return;
+    absl::StrAppend(&text, "; ", Count(static_cast<int64_t>(places.size()), noun), " ",
+                    places.size() == 1 ? one : several);
+  };
+  add(nodes, "more node", "was lost", "were lost");
+  add(killed, "more rank", "was killed", "were killed");
+  add(failed, "more rank", "failed as a result", "failed as a result");
+  return text;
+}
+
 std::string WentOn(const Incident& incident, const Report& report, bool is_train) {
   if (!incident.went_on) return WithoutNextStep(incident, report, is_train);
   std::string text = absl::StrFormat("generation %d went on from step %d",
@@ -129,7 +160,7 @@ std::string WentOn(const Incident& incident, const Report& report, bool is_train
                     Seconds(*incident.next_step_at - incident.detected_at));
   }
   if (incident.lost_steps() > 0) {
-    absl::StrAppend(&text, ", ", incident.lost_steps(), " steps computed again");
+    absl::StrAppend(&text, ", ", Count(incident.lost_steps(), "step"), " computed again");
   }
   return text;
 }
@@ -148,9 +179,7 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
         cause.silent_for > absl::ZeroDuration() ? " without a sign of life or progress; " : "; ");
   }
   absl::StrAppend(&times, WentOn(incident, report, context.job.has_train()));
-  if (!incident.consequences.empty()) {
-    absl::StrAppend(&times, "; ", incident.consequences.size(), " more ranks failed as a result");
-  }
+  absl::StrAppend(&times, Others(incident));
   lines.push_back(times);
   if (!with_lines) return;
   if (!cause.stack.empty()) {
@@ -340,10 +369,9 @@ std::string ReportScreen(const Report& report, const ReportContext& context) {
              kMostOfOne / 2, lines);
   if (context.job.has_train() && report.final_step > 0) {
     lines.push_back(
-        absl::StrFormat("  step %d, loss %.4f, %d restarts, %d steps computed again, %s "
-                        "lost to failures",
-                        report.final_step, report.final_loss, report.restarts, report.lost_steps,
-                        Seconds(report.lost_time)));
+        absl::StrFormat("  step %d, loss %.4f, %s, %s computed again, %s lost to failures",
+                        report.final_step, report.final_loss, Count(report.restarts, "restart"),
+                        Count(report.lost_steps, "step"), Seconds(report.lost_time)));
   }
   AddLaunchFailures(report, lines);
   AddIncidents(report, context, lines);

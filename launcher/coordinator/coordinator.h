@@ -30,8 +30,10 @@
 //   Prepared                of the generation being prepared
 //   WorkerStarted           of the generation begun
 //   WorkerExited            of the generation begun (its agent's, when the process ended): a
-//                           failure. Older: Begin has respawned the slot since; kept as a
-//                           consequence only
+//                           failure. Of a process that had joined an older generation and not yet
+//                           this one: still the last incident, a new number costs no restart.
+//                           Of the generation that failed last: Begin has respawned the slot since;
+//                           kept in the report only
 //   WorkerReport            whose inner message is of the generation begun, and whose slot has a
 //                           rank in it; CheckpointCommitted also of older ones, if it is newer than
 //                           the newest known (the manifest exists, whoever wrote it)
@@ -112,7 +114,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 4;
+inline constexpr int kSnapshotSchemaVersion = 5;
 
 class Coordinator {
  public:
@@ -189,6 +191,9 @@ class Coordinator {
   void OnWorkerExited(WorkerId worker, Generation generation, const proto::WorkerExited& exited);
   void OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
   void OnProgramRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
+  void OnOldExit(WorkerId worker, Generation generation, const proto::WorkerExited& exited);
+  Failure ExitOf(WorkerId worker, std::optional<Rank> rank, Generation generation,
+                 const proto::WorkerExited& exited) const;
   void AddLateFailure(Failure failure);
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
@@ -209,8 +214,12 @@ class Coordinator {
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
   void Begin();
+  // Where processes live that have joined the generation begun, or one before it.
+  std::set<WorkerId> Survivors() const;
   // Something failed; reports it, and ends the generation if it cannot go on.
   void Fail(Failure failure);
+  // The same for what belongs to the incident that is being recovered from.
+  void FailAgain(Failure failure);
   void FailWhileStopping(Failure failure);
   // The same for nodes, which are fenced. `why`: by node.
   // `silent_for`: how long nothing had been heard of them, if that is why.
@@ -264,6 +273,7 @@ class Coordinator {
   std::set<Rank> joined_;       // programs: started
   std::set<Rank> finished_;     // Finished, or a program's exit with 0
   std::set<Rank> exited_;       // their process has ended
+  std::set<Rank> veterans_;     // their process had joined an older generation, and lived at Begin
   bool stopped_early_ = false;  // some rank of the generation finished because of a stop
   RendezvousTable rendezvous_;
   std::map<Rank, Failure> suspects_;  // reported, the cause is not known yet

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,13 +34,28 @@ void Coordinator::Claim(std::string reason) {
   SendToLive(message);
 }
 
+std::set<WorkerId> Coordinator::Survivors() const {
+  std::set<WorkerId> survivors;
+  if (!config_.is_train) return survivors;
+  for (int i = 0; i < width(); ++i) {
+    const bool joined = joined_.contains(Rank(i)) || veterans_.contains(Rank(i));
+    if (joined && !exited_.contains(Rank(i))) survivors.insert(WorkerOf(plan_, Rank(i)));
+  }
+  return survivors;
+}
+
 void Coordinator::Begin() {
   std::vector<PlannedNode> nodes;
   for (const NodeId id : members_.Live()) {
     const CoordinatorConfig::Node& node = config_.nodes[static_cast<size_t>(id.value())];
     nodes.push_back({id, node.host, node.slots});
   }
+  const std::set<WorkerId> survivors = Survivors();
   plan_ = PlanGeneration(generation_, nodes, config_.is_train ? config_.canonical_blocks : 0);
+  veterans_.clear();
+  for (const WorkerId& worker : survivors) {
+    if (const auto rank = RankOf(plan_, worker)) veterans_.insert(*rank);
+  }
   joined_.clear();
   finished_.clear();
   exited_.clear();
@@ -68,6 +84,20 @@ void Coordinator::Fail(Failure failure) {
   Emit(Tell{Lost{failure}});
   history_.AddFailure(std::move(failure), Generation(plan_.generation()));
   NextGeneration();
+}
+
+// Several died together, and the new plan was faster than the news of all of them: this generation
+// is none that failed. Each process has one such death, so this comes to an end by itself.
+void Coordinator::FailAgain(Failure failure) {
+  failure.generation = history_.report().incidents.back().failed;
+  Emit(Tell{Lost{failure}});
+  history_.Reopen();
+  history_.AddLate(std::move(failure));
+  for (auto& [rank, suspect] : std::exchange(suspects_, {})) {
+    history_.AddFailure(std::move(suspect), Generation(plan_.generation()));
+  }
+  cause_deadline_.at = absl::InfiniteDuration();
+  Claim(FailureSentence(history_.Cause()));
 }
 
 // Nobody can finish a step together any more. The operator was promised a checkpoint: a generation

@@ -32,21 +32,38 @@ void Coordinator::OnWorkerStarted(WorkerId worker, Generation generation) {
 
 void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
                                  const proto::WorkerExited& exited) {
-  if (generation.value() != plan_.generation()) return;
+  if (generation.value() != plan_.generation()) return OnOldExit(worker, generation, exited);
   const auto rank = RankOf(plan_, worker);
   if (!rank || !exited_.insert(*rank).second) return;
-  Failure failure = FailureFromExit(exited);
-  failure.node = worker.node;
-  failure.host = HostOf(worker.node);
-  failure.rank = rank;
-  failure.generation = generation;
-  failure.noticed_at = now_;
+  Failure failure = ExitOf(worker, rank, generation, exited);
   if (const auto stack = stacks_.find(*rank); stack != stacks_.end()) failure.stack = stack->second;
   if (config_.is_train) {
     OnTrainRankExited(*rank, exited, std::move(failure));
   } else {
     OnProgramRankExited(*rank, exited, std::move(failure));
   }
+}
+
+Failure Coordinator::ExitOf(WorkerId worker, std::optional<Rank> rank, Generation generation,
+                            const proto::WorkerExited& exited) const {
+  Failure failure = FailureFromExit(exited);
+  failure.node = worker.node;
+  failure.host = HostOf(worker.node);
+  failure.rank = rank;
+  failure.generation = generation;
+  failure.noticed_at = now_;
+  return failure;
+}
+
+// The news and Begin have crossed; its agent has started another process for this generation.
+void Coordinator::OnOldExit(WorkerId worker, Generation generation,
+                            const proto::WorkerExited& exited) {
+  if (!config_.is_train || state_ != State::kStarting || !history_.HasIncident()) return;
+  if (history_.report().incidents.back().failed != generation) return;
+  const auto rank = RankOf(plan_, worker);
+  if (!rank || veterans_.erase(*rank) == 0) return;
+  Failure failure = ExitOf(worker, rank, generation, exited);
+  if (failure.exit_code != 0 && !failure.killed_by_agent) history_.AddLate(std::move(failure));
 }
 
 void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure) {
@@ -67,6 +84,9 @@ void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited
     case State::kStarting:
     case State::kRunning:
       suspects_.erase(rank);
+      if (veterans_.contains(rank) && !joined_.contains(rank) && history_.HasIncident()) {
+        return FailAgain(std::move(failure));
+      }
       return Fail(std::move(failure));
     case State::kPreparing:
       if (history_.Collecting()) history_.AddFailure(std::move(failure), generation_);

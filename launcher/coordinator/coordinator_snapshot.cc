@@ -127,8 +127,8 @@ static_assert(sizeof(History) == sizeof(Report), "a new field of History needs a
 std::string Coordinator::Snapshot() const {
   // config: the journal's header has it. now, actions: of the step in progress, and there is none.
   const auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
-               stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts,
-               fruitless, disturbed, progressed, first_step, high_step, newest_checkpoint,
+               veterans, stopped_early, rendezvous, suspects, phase_deadline, cause_deadline,
+               restarts, fruitless, disturbed, progressed, first_step, high_step, newest_checkpoint,
                drain_for_lease, stops, stop_waits, exit_code, ended, history, heard_step, told_step,
                stacks_asked, stacks, now, actions] = *this;
   Wire to;
@@ -141,6 +141,7 @@ std::string Coordinator::Snapshot() const {
   PutIds(joined, to.mutable_joined());
   PutIds(finished, to.mutable_finished());
   PutIds(exited, to.mutable_exited());
+  PutIds(veterans, to.mutable_veterans());
   to.set_stopped_early(stopped_early);
   *to.mutable_rendezvous() = rendezvous.Snapshot();
   for (const auto& [rank, failure] : suspects) {
@@ -195,7 +196,7 @@ absl::StatusOr<Coordinator> Coordinator::Restore(CoordinatorConfig config,
 }
 
 absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
-  auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
+  auto& [config, state, generation, plan, members, prepared, joined, finished, exited, veterans,
          stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts, fruitless,
          disturbed, progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops,
          stop_waits, exit_code, ended, history, heard_step, told_step, stacks_asked, stacks, now,
@@ -211,6 +212,7 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   RETURN_IF_ERROR(GetIds(from.joined(), ranks, "joined rank", &joined));
   RETURN_IF_ERROR(GetIds(from.finished(), ranks, "finished rank", &finished));
   RETURN_IF_ERROR(GetIds(from.exited(), ranks, "exited rank", &exited));
+  RETURN_IF_ERROR(GetIds(from.veterans(), ranks, "veteran rank", &veterans));
   stopped_early = from.stopped_early();
   ASSIGN_OR_RETURN(rendezvous, RendezvousTable::Restore(ranks, from.rendezvous()));
   for (const Wire::Suspect& suspect : from.suspects()) {

@@ -94,4 +94,18 @@ void History::AddFailure(Failure failure, Generation failed) {
   incident.consequences = std::move(all);
 }
 
+void History::AddLate(Failure failure) {
+  Incident& incident = report_.incidents.back();
+  const std::optional<absl::Duration> next = Current()->began_at;
+  const bool may_be_first =
+      failure.happened_at && next && *failure.happened_at - failure.happened_within <= *next;
+  if (!may_be_first) {
+    incident.consequences.push_back(std::move(failure));
+    return;
+  }
+  const std::optional<absl::Duration> began_at = std::exchange(incident.began_at, std::nullopt);
+  AddFailure(std::move(failure), incident.failed);
+  report_.incidents.back().began_at = began_at;
+}
+
 }  // namespace dsrun::launcher

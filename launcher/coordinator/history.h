@@ -46,6 +46,11 @@ class History {
 
   // `failed`: the generation it ends.
   void AddFailure(Failure failure, Generation failed);
+  // A failure of the newest incident that was heard of after the next generation had begun. It is
+  // the cause only if it may have been before that. REQUIRES: HasIncident.
+  void AddLate(Failure failure);
+  // That generation is over before it was one: the newest incident collects again.
+  void Reopen() { report_.incidents.back().began_at.reset(); }
   // The cause of the newest incident. REQUIRES: there is one.
   const Failure& Cause() const { return report_.incidents.back().cause; }
   bool HasIncident() const { return !report_.incidents.empty(); }

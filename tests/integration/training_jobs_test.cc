@@ -186,6 +186,20 @@ TEST_F(TrainingJob, FourKillsWithinASecond_StillTheSameContent) {
   ExpectWentOn(job, folder_);
 }
 
+// The next plan may be faster than the news of the last death; it is one incident all the same.
+TEST_F(TrainingJob, AllWorkersKilledAtOnce_AreOneIncidentAndOneRestart) {
+  Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval + 5)) << job.Words();
+  const std::vector<pid_t> victims = job.Find(Role::kWorker);
+  ASSERT_EQ(victims.size(), 4u) << job.Words();
+  for (const pid_t victim : victims) kill(victim, SIGKILL);
+  ExpectWentOn(job, folder_);
+  const nlohmann::json report = job.ReportJson();
+  EXPECT_EQ(report["incidents"].size(), 1u) << job.Words();
+  EXPECT_EQ(report["incidents"][0]["failed_generation"], 1) << job.Words();
+  EXPECT_EQ(report["restarts"], 1) << job.Words();
+}
+
 // Steps that a generation has finished by itself: it may have started behind the others.
 int64_t StepsDoneBy(int generation, const std::string& folder) {
   int64_t most = 0;

@@ -272,6 +272,49 @@ TEST(ReportScreen, SilenceIsHowLongItTookToNotice) {
               HasSubstr("noticed after 3.00 s without a sign of life or progress; "));
 }
 
+std::string OnOneLine(std::string screen) {
+  std::string line;
+  for (const char c : screen) {
+    if (c == '\n' || c == ' ') {
+      if (!line.empty() && line.back() != ' ') line += ' ';
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
+
+// A failure that came with another one: of a rank, or of a node (slot < 0).
+Failure Other(int node, int slot, Failure::Kind kind, bool from_outside) {
+  Failure failure;
+  failure.kind = kind;
+  failure.node = NodeId(node);
+  if (slot >= 0) failure.slot = Slot(slot);
+  failure.from_outside = from_outside;
+  return failure;
+}
+
+TEST(ReportScreen, CountsNodesApartFromRanks_AndSaysWhatIsAResult) {
+  using Kind = Failure::Kind;
+  Report report = FailedReport();
+  std::vector<Failure>& others = report.incidents[0].consequences;
+  others = {Other(2, -1, Kind::kNodeLost, true)};
+  EXPECT_THAT(OnOneLine(ReportScreen(report, Context())),
+              HasSubstr("computed again; 1 more node was lost its last lines"));
+  // Whoever reported a lost peer, and was killed a moment later, is one rank that was killed.
+  others = {Other(3, 0, Kind::kWorkerReported, true), Other(3, 0, Kind::kWorkerExited, true),
+            Other(3, 1, Kind::kWorkerExited, true), Other(4, 0, Kind::kWorkerReported, true)};
+  EXPECT_THAT(OnOneLine(ReportScreen(report, Context())),
+              HasSubstr("again; 2 more ranks were killed; 1 more rank failed as a result its"));
+  // The rank of the cause itself, and what an agent swept away, are not somebody else's end.
+  Failure swept = Other(5, 0, Kind::kWorkerExited, true);
+  swept.killed_by_agent = true;
+  const Failure& cause = report.incidents[0].cause;
+  others = {Other(cause.node.value(), cause.slot->value(), Kind::kWorkerReported, true), swept};
+  EXPECT_THAT(OnOneLine(ReportScreen(report, Context())),
+              HasSubstr("again; 1 more rank failed as a result its"));
+}
+
 Report UnreachableReport(int nodes) {
   Report report;
   report.exit_code = 91;
@@ -291,18 +334,6 @@ Report UnreachableReport(int nodes) {
   report.verdict = std::to_string(nodes) + " of 2 nodes cannot be used: node 0 (127.0.0.1) " +
                    report.launch_failures[0].what;
   return report;
-}
-
-std::string OnOneLine(std::string screen) {
-  std::string line;
-  for (const char c : screen) {
-    if (c == '\n' || c == ' ') {
-      if (!line.empty() && line.back() != ' ') line += ' ';
-    } else {
-      line += c;
-    }
-  }
-  return line;
 }
 
 TEST(ReportScreen, LongReason_IsWrappedAndItsRemedyIsThere) {
