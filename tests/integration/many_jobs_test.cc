@@ -31,7 +31,9 @@ void WatchToTheEnd(const Job& job) {
 TEST(ManyJobs, Programs_AllEndWellAndLeaveNothing) {
   for (int i = 0; i < kProgramJobs; ++i) {
     SCOPED_TRACE(i);
-    Job job({"--num_gpus=2", UserProgram(), "exit", "0"});
+    // Where it is not set, a line says what the ranks get.
+    Job job({"--num_gpus=2", UserProgram(), "exit", "0"},
+            {.environment = {"OMP_NUM_THREADS=1"}, .folder = {}});
     WatchToTheEnd(job);
     ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
     EXPECT_THAT(job.err(), IsEmpty());
