@@ -353,7 +353,7 @@ TEST(ProcessUser, UnknownUser_IsAFailedPreconditionThatNamesIt) {
 
 TEST(ProcessUser, MayWrite_IsAnsweredWithTheRightsOfTheUserAndNotOurs) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can ask for another user";
-  std::string folder = ::testing::TempDir() + "/ownedXXXXXX";
+  std::string folder = "/tmp/ownedXXXXXX";  // every user may get there
   ASSERT_NE(mkdtemp(folder.data()), nullptr);
   if (chown(folder.c_str(), 1, 1) != 0 || chown(folder.c_str(), 0, 0) != 0) {
     GTEST_SKIP() << "this sandbox knows no other user";
@@ -367,6 +367,8 @@ TEST(ProcessUser, MayWrite_IsAnsweredWithTheRightsOfTheUserAndNotOurs) {
   ASSERT_EQ(chmod(folder.c_str(), 0777), 0);
   EXPECT_EQ(CheckMayWrite(user, folder), absl::OkStatus());
   EXPECT_EQ(CheckMayWrite(user, folder + "/missing").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(CheckMayExecute(user, "/bin/true"), absl::OkStatus());
+  EXPECT_EQ(CheckMayExecute(user, "/etc/passwd").code(), absl::StatusCode::kPermissionDenied);
   // The question has left our own rights as they were.
   ASSERT_EQ(chmod(folder.c_str(), 0), 0);
   EXPECT_EQ(access(folder.c_str(), W_OK), 0);
