@@ -87,7 +87,8 @@ class Walk {
     if (!random_.OneIn(4)) {  // one that is not dropped at the door
       message.set_job_id("the-job");
       message.set_incarnation(random_.OneIn(2) ? kIncarnation : 0);
-      message.set_generation(core_.generation().value() + random_.Below(2));
+      const int64_t newest = core_.generation().value();  // a hostile one may be the highest
+      message.set_generation(newest < INT64_MAX ? newest + random_.Below(2) : newest);
       if (message.has_end_job()) message.mutable_heartbeat();  // the end comes at the end
       if (random_.OneIn(4)) message.mutable_begin();
       if (message.has_begin()) MakeSense(*message.mutable_begin()->mutable_plan());
