@@ -1,13 +1,14 @@
 #include "agent/node_limits.h"
 
 #include "absl/time/time.h"
+#include "common/base/heartbeat.h"
 #include "common/base/proto_duration.h"
 
 namespace dsrun::agent {
 
 NodeLimits ResolveLimits(const proto::Limits& limits) {
   return {
-      .heartbeat_interval = PositiveOr(limits.heartbeat_interval(), absl::Milliseconds(500)),
+      .heartbeat_interval = PositiveOr(limits.heartbeat_interval(), kDefaultHeartbeatInterval),
       .worker_silent_after = PositiveOr(limits.worker_silent_after(), absl::Seconds(3)),
       .agent_stalled_after = PositiveOr(limits.agent_stalled_after(), absl::Seconds(3)),
       .lease = PositiveOr(limits.lease(), absl::Seconds(30)),

@@ -29,6 +29,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/heartbeat.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "launcher/agent_client.h"
@@ -70,7 +71,7 @@ class Runner {
     std::string job_token;  // secret
     std::string probe_content;
     std::string probe_path;
-    absl::Duration heartbeat_interval = absl::Milliseconds(500);
+    absl::Duration heartbeat_interval = kDefaultHeartbeatInterval;
     absl::Duration tick_interval = absl::Milliseconds(50);
     absl::Duration longest_gap = absl::Milliseconds(500);
     // For agents of our own, from TERM to KILL. They have nothing to save: the ranks had their own

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "common/base/heartbeat.h"
 #include "common/base/proto_duration.h"
 #include "launcher/commands/resolve_parts.h"
 
@@ -50,7 +51,7 @@ void ResolveLimits(ResolveContext& context) {
   const absl::Duration most = absl::Hours(1);
   Times t;
   t.heartbeat =
-      v.Time("heartbeat-interval", least, absl::Seconds(60)).value_or(absl::Milliseconds(500));
+      v.Time("heartbeat-interval", least, absl::Seconds(60)).value_or(kDefaultHeartbeatInterval);
   t.node =
       v.Time("node-silent-after", absl::Seconds(1), absl::Seconds(600)).value_or(absl::Seconds(3));
   t.worker = v.Time("worker-silent-after", least, most).value_or(absl::Seconds(3));

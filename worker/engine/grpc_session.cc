@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/heartbeat.h"
 #include "common/base/mutex.h"
 #include "common/base/proto_duration.h"
 #include "proto/agent_service.grpc.pb.h"
@@ -18,8 +19,6 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kProtocolVersion = 1;
-// For a job that does not say: never a beat after the other without a pause.
-constexpr absl::Duration kDefaultBeatInterval = absl::Milliseconds(500);
 
 class GrpcSession : public Session {
  public:
@@ -132,7 +131,7 @@ class GrpcSession : public Session {
 
   void BeatUntilClosed() {
     const absl::Duration interval =
-        PositiveOr(job_.limits().heartbeat_interval(), kDefaultBeatInterval);
+        PositiveOr(job_.limits().heartbeat_interval(), kDefaultHeartbeatInterval);
     MutexLock lock(beat_mu_);
     while (!beat_stop_) {
       beat_mu_.Unlock();
