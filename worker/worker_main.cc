@@ -87,6 +87,7 @@ absl::StatusOr<Engine> CapAndBuildEngine(const proto::TrainSpec& spec) {
 }
 
 struct Text {
+  std::string sha256;
   std::unique_ptr<Corpus> corpus;
   std::optional<SampleLoader> loader;
 };
@@ -95,6 +96,7 @@ absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
   const std::vector<std::string> paths(spec.data_paths().begin(), spec.data_paths().end());
   ASSIGN_OR_RETURN(const std::vector<CorpusFile> files, ListCorpus(paths));
   Text text;
+  ASSIGN_OR_RETURN(text.sha256, CorpusSha256(files));
   ASSIGN_OR_RETURN(text.corpus, Corpus::Open(files));
   ASSIGN_OR_RETURN(text.loader,
                    SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length()));
@@ -174,7 +176,7 @@ int Main(int argc, char** argv) {
   setup.sample = [&text](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
     text->loader->Sample(index, tokens, targets);
   };
-  setup.corpus_sha256 = text->corpus->Sha256();
+  setup.corpus_sha256 = text->sha256;
   setup.session = session->get();
   setup.file_system = &FileSystem::Real();
   setup.build_communicator = BuildCommunicator;

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/philox.h"
-#include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::worker {
@@ -41,12 +40,6 @@ void Corpus::Read(int64_t offset, std::span<uint8_t> into) const {
     into = into.subspan(n);
     offset += static_cast<int64_t>(n);
   }
-}
-
-std::string Corpus::Sha256() const {
-  class Sha256 hash;
-  for (const Part& part : parts_) hash.Update(part.file->bytes());
-  return hash.HexDigest();
 }
 
 int64_t SampleOffset(uint64_t seed, int64_t index, int64_t corpus_size, int64_t seq_length) {

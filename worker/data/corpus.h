@@ -31,8 +31,6 @@ class Corpus {
   int64_t size() const { return size_; }  // bytes
   // Bytes [offset, offset + into.size()). REQUIRES: they exist.
   void Read(int64_t offset, std::span<uint8_t> into) const;
-  // Of the whole text; reads all of it. Nodes compare it, the manifest keeps it.
-  std::string Sha256() const;
 
  private:
   struct Part {

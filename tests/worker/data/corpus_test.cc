@@ -45,8 +45,7 @@ TEST_F(CorpusTest, FilesRunTogether) {
        {std::vector<size_t>{}, {1}, {100, 101, 102}, {299}, {50, 50, 200}}) {
     const auto corpus = Open(text, cuts);
     ASSERT_EQ(corpus->size(), 300);
-    EXPECT_EQ(corpus->Sha256(), Sha256Hex(text));
-    EXPECT_EQ(CorpusSha256(files_, fs_).value(), Sha256Hex(text));  // the launcher's way
+    EXPECT_EQ(CorpusSha256(files_, fs_).value(), Sha256Hex(text));  // the same order
     for (int64_t offset = 0; offset < 300; offset += 7) {
       for (const int64_t length : {0, 1, 5, 100}) {
         if (offset + length > 300) continue;
