@@ -235,17 +235,23 @@ void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const fl
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-DSRUN_INLINE float RowMax(int64_t n, const float* x) {
+// What follows the last whole vector of a row of n: its lanes from n on are `fill`. `room`: there
+// is memory for the whole vector, so it is loaded whole and cut.
+DSRUN_INLINE F16 LoadRest(const float* x, int64_t n, float fill, bool room) {
+  return room ? KeepFirst(Load(x), n, fill) : LoadTail(x, n, fill);
+}
+
+DSRUN_INLINE float RowMax(int64_t n, const float* x, bool room) {
   F16 max = Set(kMinusInfinity);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) max = Max(Load(x + i), max);
-  if (i < n) max = Max(LoadTail(x + i, n - i, kMinusInfinity), max);
+  if (i < n) max = Max(LoadRest(x + i, n - i, kMinusInfinity, room), max);
   return JoinMax(max);
 }
 
-// x becomes e^(x - max); their sum, in double from chunk to chunk: a vocabulary's worth of floats
-// would lose digits in one float.
-DSRUN_INLINE double ExpSum(int64_t n, float max, float* x) {
+// x becomes e^(x - max), with room 0 in the lanes behind n; their sum, in double from chunk to
+// chunk: a vocabulary's worth of floats would lose digits in one float.
+DSRUN_INLINE double ExpSum(int64_t n, float max, float* x, bool room) {
   constexpr int64_t kChunk = 1024;
   const F16 shift = Set(max);
   double total = 0;
@@ -259,8 +265,12 @@ DSRUN_INLINE double ExpSum(int64_t n, float max, float* x) {
       sum = sum + e;
     }
     if (i < end) {
-      const F16 e = Exp(LoadTail(x + i, end - i, kMinusInfinity) - shift);
-      StoreTail(x + i, end - i, e);
+      const F16 e = Exp(LoadRest(x + i, end - i, kMinusInfinity, room) - shift);
+      if (room) {
+        Store(x + i, e);
+      } else {
+        StoreTail(x + i, end - i, e);
+      }
       sum = sum + e;
     }
     total += static_cast<double>(Join(sum));
@@ -274,8 +284,8 @@ double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
     return 0;
   }
   const float target_logit = logits[target];
-  const float max = RowMax(vocab_size, logits);
-  const double sum = ExpSum(vocab_size, max, logits);
+  const float max = RowMax(vocab_size, logits, /*room=*/false);
+  const double sum = ExpSum(vocab_size, max, logits, /*room=*/false);
   const float inverse = static_cast<float>(1.0 / sum);
   for (int64_t i = 0; i < vocab_size; ++i) logits[i] *= inverse;
   logits[target] -= 1.0f;
@@ -283,30 +293,14 @@ double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
   return PortableLog(sum) + (static_cast<double>(max) - static_cast<double>(target_logit));
 }
 
-// Rows of scores have room for whole vectors: the last one is loaded whole and cut.
+// Rows of scores have room for whole vectors.
 float SoftmaxRow(int64_t n, int64_t padded_n, float* scores, float* maximum, float* sum) {
-  F16 tile_max = Set(kMinusInfinity);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) tile_max = Max(Load(scores + i), tile_max);
-  if (i < n) tile_max = Max(KeepFirst(Load(scores + i), n - i, kMinusInfinity), tile_max);
-  const float row_max = JoinMax(tile_max);
+  const float row_max = RowMax(n, scores, /*room=*/true);
   const float max = row_max > *maximum ? row_max : *maximum;
   const float factor = *maximum == kMinusInfinity ? 0 : First(Exp(Set(*maximum - max)));
-  const F16 shift = Set(max);
-  F16 tile_sum = Set(0);
-  for (i = 0; i + kLanes <= n; i += kLanes) {
-    const F16 e = Exp(Load(scores + i) - shift);
-    Store(scores + i, e);
-    tile_sum = tile_sum + e;
-  }
-  if (i < n) {
-    const F16 e = Exp(KeepFirst(Load(scores + i), n - i, kMinusInfinity) - shift);
-    Store(scores + i, e);
-    tile_sum = tile_sum + e;
-    i += kLanes;
-  }
-  for (; i < padded_n; ++i) scores[i] = 0;
-  *sum = *sum * factor + Join(tile_sum);
+  const float tile_sum = static_cast<float>(ExpSum(n, max, scores, /*room=*/true));
+  for (int64_t i = n; i < padded_n; ++i) scores[i] = 0;
+  *sum = *sum * factor + tile_sum;
   *maximum = max;
   return factor;
 }
