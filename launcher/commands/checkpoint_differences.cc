@@ -11,24 +11,23 @@ void Compare(const char* name, const T& there, const T& here, std::string& list)
   absl::StrAppend(&list, list.empty() ? "" : ", ", name, " ", there, " there, ", here, " here");
 }
 
-// "avx2" of the worker's "oneDNN 3.7.1 avx2; tiles 128x96; ..." (worker/device/cpu_matmul.h,
-// MatrixLibrary); empty: written otherwise, so only a worker can judge it.
-std::string LibraryIsa(const ManifestFacts& facts) {
+// The matrix library's own words for an --isa-cap, where they differ.
+constexpr char kBaseline[] = "baseline";
+constexpr char kLibraryBaseline[] = "sse41";
+
+}  // namespace
+
+std::string IsaCapOfCheckpoint(const ManifestFacts& facts) {
   const auto kernels = facts.fingerprint.find("kernels");
   if (kernels == facts.fingerprint.end()) return "";
   const std::string library = kernels->second.substr(0, kernels->second.find(';'));
   const size_t version = library.find(' ');
   if (library.substr(0, version) != "oneDNN") return "";
-  const size_t isa = library.find(' ', version + 1);
-  return isa == std::string::npos ? "" : library.substr(isa + 1);
+  const size_t at = library.find(' ', version + 1);
+  if (at == std::string::npos) return "";
+  const std::string isa = library.substr(at + 1);
+  return isa == kLibraryBaseline ? kBaseline : isa;
 }
-
-// What the library is capped at on a CPU that has `isa_cap`, in the library's words.
-std::string LibraryIsaOf(const std::string& isa_cap) {
-  return isa_cap == "baseline" ? "sse41" : isa_cap;
-}
-
-}  // namespace
 
 CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
                                             const proto::TrainSpec& train,
@@ -54,8 +53,8 @@ CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
   if (!facts.batch.corpus_sha256.empty() && !corpus_sha256.empty()) {
     curve("SHA-256 of the text (--data)", facts.batch.corpus_sha256, corpus_sha256);
   }
-  if (const std::string isa = LibraryIsa(facts); !isa.empty()) {
-    curve("instruction set of the matrix library (--isa-cap)", isa, LibraryIsaOf(train.isa_cap()));
+  if (const std::string isa = IsaCapOfCheckpoint(facts); !isa.empty()) {
+    curve("instruction set of the matrix library (--isa-cap)", isa, train.isa_cap());
   }
   return out;
 }

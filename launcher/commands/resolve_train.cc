@@ -53,6 +53,7 @@ class TrainResolver {
   void Folders();
   void CheckSaveFolder(bool given);
   void Engine();
+  std::string IsaCap();
   void Device();
   int64_t LocalRanks() const;
   void Error(const std::string& flag, const std::string& text) { c_.findings.AddFlag(flag, text); }
@@ -326,16 +327,7 @@ void TrainResolver::Engine() {
                               .value_or(DefaultBucketBytes(ParameterCount(model_))));
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
-  const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
-  const auto rank_of = [&](const std::string& isa) {
-    return std::find(isas.begin(), isas.end(), isa) - isas.begin();
-  };
-  std::string cap = v_.OneOf("isa-cap", isas).value_or(c_.machine.isa);
-  if (rank_of(cap) > rank_of(c_.machine.isa)) {
-    c_.Note("--isa-cap " + cap + ": this CPU has " + c_.machine.isa + " at most, which is used");
-    cap = c_.machine.isa;
-  }
-  train_.set_isa_cap(cap);
+  train_.set_isa_cap(IsaCap());
   train_.set_accept_fingerprint(v_.Switch("accept-fingerprint"));
   train_.set_check_collectives(
       v_.OneOf("check-collectives", {"start", "always", "off"}).value_or("start"));
@@ -343,9 +335,27 @@ void TrainResolver::Engine() {
   if (!device.has_value() || *device == "auto") {
     c_.Note(std::string(c_.machine.gpus > 0 ? "this build has no GPU engine"
                                             : "no GPU on this machine") +
-            ": the CPU engine is used (" + cap + ", " + std::to_string(train_.threads_per_rank()) +
+            ": the CPU engine is used (" + train_.isa_cap() + ", " +
+            std::to_string(train_.threads_per_rank()) +
             (train_.threads_per_rank() == 1 ? " thread" : " threads") + " a rank)");
   }
+}
+
+// What was asked for, else what the checkpoint was trained with, so that its curve goes on; no more
+// than this CPU has.
+std::string TrainResolver::IsaCap() {
+  const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
+  const auto rank_of = [&](const std::string& isa) {
+    return std::find(isas.begin(), isas.end(), isa) - isas.begin();
+  };
+  const std::string& here = c_.machine.isa;
+  if (const auto asked = v_.OneOf("isa-cap", isas); asked.has_value()) {
+    if (rank_of(*asked) <= rank_of(here)) return *asked;
+    c_.Note("--isa-cap " + *asked + ": this CPU has " + here + " at most, which is used");
+    return here;
+  }
+  const std::string there = loaded() != nullptr ? IsaCapOfCheckpoint(*loaded()) : "";
+  return !there.empty() && rank_of(there) <= rank_of(here) ? there : here;
 }
 
 void TrainResolver::Device() {

@@ -2,103 +2,23 @@
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
-#include <vector>
 
-#include "common/base/sha256.h"
-#include "common/format/manifest.h"
-#include "common/model_spec/model_spec.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "launcher/commands/command_line.h"
 #include "launcher/commands/dry_run.h"
 #include "launcher/commands/network.h"
 #include "launcher/commands/units.h"
 #include "nlohmann/json.hpp"
+#include "tests/launcher/commands/resolve_fixture.h"
 
 namespace dsrun::launcher {
 namespace {
-
-namespace fs = std::filesystem;
-using Args = std::vector<std::string>;
-
-// A folder with a text, a hostfile, an agent and a program; and a machine that lives in it.
-class ResolveTest : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "/resolve-XXXXXX";
-    dir_ = fs::path(::mkdtemp(pattern.data())).lexically_normal().string();
-    Write("text", std::string(1000, 'a'));
-    Write("two.hosts", "127.0.0.1 slots=2\n127.0.0.2 slots=1\n");
-    Write("dsagent", "", 0755);
-    Write("prog", "", 0755);
-    machine_.environment = {"PATH=" + dir_, "HOME=" + dir_ + "/home", "A=1"};
-    machine_.working_dir = dir_;
-    machine_.program_dir = dir_;
-    machine_.user = "ada";
-    machine_.cores = 8;
-    machine_.memory_available = int64_t{8} << 30;
-    machine_.isa = "avx2";
-    machine_.now = absl::FromCivil(absl::CivilSecond(2026, 11, 21, 10, 15, 0), absl::UTCTimeZone());
-    machine_.zone = absl::UTCTimeZone();
-    machine_.random = 0xab1a2b3c;
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  void Write(const std::string& name, const std::string& text, mode_t mode = 0644) {
-    std::ofstream(dir_ + "/" + name, std::ios::binary) << text;
-    ASSERT_EQ(::chmod((dir_ + "/" + name).c_str(), mode), 0);
-  }
-
-  Resolved Run(const Args& args) {
-    findings_ = Findings();
-    std::vector<std::string> notes;
-    const CommandLine line = ParseCommandLine(args, findings_, notes);
-    return Resolve(line, machine_, findings_);
-  }
-  Resolved Good(const Args& args) {
-    Resolved resolved = Run(args);
-    EXPECT_EQ(findings_.Render(), "");
-    return resolved;
-  }
-  // The findings, with this test's folder as DIR.
-  std::string Refused(const Args& args) {
-    Run(args);
-    return WithoutDir(findings_.Render());
-  }
-  std::string WithoutDir(std::string text) const {
-    for (size_t at; (at = text.find(dir_)) != std::string::npos;)
-      text.replace(at, dir_.size(), "DIR");
-    return text;
-  }
-
-  // A checkpoint of gpt2-nano at step 50 in the folder ck, without tensors.
-  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint) {
-    fs::create_directory(dir_ + "/ck");
-    Manifest manifest;
-    manifest.facts.job_id = "first";
-    manifest.facts.incarnation = Incarnation(1);
-    manifest.facts.key = {Step(50), Generation(1), 1};
-    manifest.facts.counters = {1600, 50};
-    manifest.facts.model = *FindPreset("gpt2-nano");
-    manifest.facts.batch = batch;
-    manifest.facts.fingerprint = fingerprint;
-    checkpoint_ = ManifestName(manifest.facts.key);
-    Write("ck/" + checkpoint_, EncodeManifest(manifest));
-  }
-
-  std::string dir_;
-  std::string checkpoint_;  // the manifest's name
-  Machine machine_;
-  Findings findings_;
-};
 
 TEST_F(ResolveTest, TrainOnTwoNodes) {
   const Resolved r = Good({"-H", "two.hosts", "train", "--data", "text"});
@@ -302,7 +222,7 @@ TEST_F(ResolveTest, EnvironmentFilesAddToTheEnvironment) {
     }
     return "(none)";
   };
-  fs::create_directory(dir_ + "/home");
+  std::filesystem::create_directory(dir_ + "/home");
   Write("home/.deepspeed_env", "B=home\nC=home\n");
   Write(".deepspeed_env", "export C=\"here $HOME\"\nA=2\n");
   const Resolved r = Good({"./prog"});
@@ -347,89 +267,6 @@ TEST_F(ResolveTest, APortInUseIsReplacedWithANote) {
   EXPECT_NE(std::to_string(r.job.master_port()), taken);
   ::close(holder);
   EXPECT_TRUE(Good({"--master_port=0", "./prog"}).notes.empty());
-}
-
-TEST_F(ResolveTest, CheckpointsOfAnotherRunAreRefused) {
-  WriteCheckpoint({32, 4, 8, 7, ""}, {});
-  EXPECT_EQ(Refused({"train", "--data=text", "--save=ck"}),
-            "--save: DIR/ck holds checkpoints of job first up to step 50; go on from them with "
-            "--load DIR/ck, or choose another folder\n");
-  // What is not said is the checkpoint's, so the mistake is the model and not some size of it.
-  const std::string found = "--load: DIR/ck/" + checkpoint_;
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--num-attention-heads=5",
-                     "--hidden-size=100"}),
-            found +
-                " holds another model: hidden-size 192 there, 100 here, num-attention-heads 6 "
-                "there, 5 here; leave --model and the sizes out to use the checkpoint's\n");
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96",
-                     "--accept-fingerprint"}),
-            found +
-                " holds another model: hidden-size 192 there, 96 here; leave --model and the sizes "
-                "out to use the checkpoint's\n");
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--global-batch-size=64", "--seed=9"}),
-            found +
-                " cannot be continued bit for bit: global-batch-size 32 there, 64 here, seed 7 "
-                "there, 9 here; give what it has (batch and seed are taken from it when they are "
-                "left out), or --accept-fingerprint to go on with another curve\n");
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--train-iters=50"}),
-            "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
-  // What the checkpoint says need not be said again, whatever the width.
-  const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck"});
-  EXPECT_EQ(r.job.train().canonical_blocks(), 8);
-  EXPECT_EQ(r.job.train().seed(), 7u);
-  EXPECT_NE(Refused({"train", "--data=text", "--load=nowhere"}).find("--load: "),
-            std::string::npos);
-}
-
-TEST_F(ResolveTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {
-  WriteCheckpoint({32, 4, 8, 7, ""}, {});
-  const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck",
-                           "--global-batch-size=16", "--seed=9", "--accept-fingerprint"});
-  EXPECT_EQ(WithoutDir(r.notes.back()),
-            "--accept-fingerprint: DIR/ck/" + checkpoint_ +
-                " goes on with another curve: global-batch-size 32 there, 16 here, "
-                "canonical-blocks 8 there, 4 here, seed 7 there, 9 here");
-  EXPECT_EQ(r.job.train().global_batch_size(), 16);
-  EXPECT_EQ(r.job.train().canonical_blocks(), 4);
-  EXPECT_EQ(r.job.train().seed(), 9u);
-  EXPECT_TRUE(r.job.train().accept_fingerprint());  // the workers compare too
-  // Nothing differs: nothing is said.
-  for (const std::string& note :
-       Good({"train", "--data=text", "--load=ck", "--save=ck", "--accept-fingerprint"}).notes) {
-    EXPECT_THAT(note, testing::Not(testing::HasSubstr("another curve")));
-  }
-}
-
-TEST_F(ResolveTest, TextAndInstructionSetOfACheckpoint_AreComparedBeforeStart) {
-  const std::string there = Sha256Hex(std::string(1000, 'a'));
-  const std::string here = Sha256Hex(std::string(1000, 'b'));
-  Write("other", std::string(1000, 'b'));
-  WriteCheckpoint({32, 4, 8, 7, there}, {{"kernels", "oneDNN 3.7.1 avx2; tiles 1x2; v1"}});
-  const Args same = {"train", "--data=text", "--load=ck", "--save=ck"};
-  EXPECT_EQ(Good(same).notes.size(), 2u);
-  const std::string text = "SHA-256 of the text (--data) " + there + " there, " + here + " here";
-  const std::string isa =
-      "instruction set of the matrix library (--isa-cap) avx2 there, sse41 here";
-  const std::string ends =
-      "; give what it has (batch and seed are taken from it when they are left out), or "
-      "--accept-fingerprint to go on with another curve\n";
-  const std::string begins = "--load: DIR/ck/" + checkpoint_ + " cannot be continued bit for bit: ";
-  EXPECT_EQ(Refused({"train", "--data=other", "--load=ck"}), begins + text + ends);
-  // No --dry-run of what could not start.
-  EXPECT_EQ(Refused({"--dry-run", "train", "--data=other", "--load=ck"}), begins + text + ends);
-  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--isa-cap=baseline"}),
-            begins + isa + ends);
-  const Args accepted = {"train",     "--data=other",       "--load=ck",
-                         "--save=ck", "--isa-cap=baseline", "--accept-fingerprint"};
-  EXPECT_EQ(WithoutDir(Good(accepted).notes.back()), "--accept-fingerprint: DIR/ck/" + checkpoint_ +
-                                                         " goes on with another curve: " + text +
-                                                         ", " + isa);
-
-  // A library of which the launcher knows nothing is the workers' to judge.
-  for (const char* unknown : {"oneDNN", "oneDNN 3.7.1", "cuBLAS 12.4 sm_90; tiles", ""}) {
-    WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", unknown}});
-    Good(same);
-  }
 }
 
 TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
