@@ -111,6 +111,7 @@ Outcome Cluster::Run() {
 
 void Cluster::Feed(launcher::Event first) {
   if (end_ || coordinator_killed_) return;
+  if (story_) story_->Add(world_.now(), first);
   std::deque<launcher::Event> queue = {std::move(first)};
   while (!queue.empty() && !end_) {
     const launcher::Event event = std::move(queue.front());

@@ -28,6 +28,7 @@
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/node_clocks.h"
 #include "proto/job.pb.h"
+#include "tests/launcher/coordinator/story_writer.h"
 #include "tests/simulation/sim_agent.h"
 #include "tests/simulation/sim_world.h"
 
@@ -54,7 +55,10 @@ class Cluster {
   // restored from its snapshot. No other luck changes with it. Absent: never, and no transcript.
   Cluster(const Scenario& scenario, Sabotage sabotage, bool verbose,
           std::optional<double> restore_chance = std::nullopt);
+  // From here on the coordinator's story is kept: call it before Run, without restores.
+  void KeepStory() { story_.emplace(coordinator_->config()); }
   Outcome Run();
+  const std::optional<launcher::StoryWriter>& story() const { return story_; }
   // What a journal would hold after Run, and the core that it belongs to.
   const std::vector<std::pair<absl::Duration, launcher::Event>>& durable_events() const {
     return journal_;
@@ -112,6 +116,7 @@ class Cluster {
   std::optional<launcher::Coordinator> coordinator_;
   Process coordinator_process_;
   std::vector<std::pair<absl::Duration, launcher::Event>> journal_;
+  std::optional<launcher::StoryWriter> story_;
   std::vector<Stream> streams_;
   launcher::NodeClocks clocks_;
   std::vector<std::unique_ptr<SimAgent>> agents_;
@@ -141,6 +146,12 @@ class Cluster {
 
 Outcome RunSeed(uint64_t seed, bool verbose = false, Sabotage sabotage = Sabotage::kNone,
                 std::optional<double> restore_chance = std::nullopt);
+
+// What the coordinator of a seed heard, as a story with its transcript (story_player.h). The
+// comment at its top says the violation and the digest that the run ended with: that of the last
+// line, if the story tells all. It plays the coordinator alone; what agents and workers decided is
+// in it as what they said.
+std::string StoryOfSeed(uint64_t seed, Sabotage sabotage = Sabotage::kNone);
 
 }  // namespace dsrun::simulation
 

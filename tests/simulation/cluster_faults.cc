@@ -6,7 +6,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
+#include "tests/launcher/coordinator/story_player.h"
+#include "tests/launcher/coordinator/story_writer.h"
 #include "tests/simulation/cluster.h"
 
 namespace dsrun::simulation {
@@ -294,6 +297,17 @@ void Cluster::CheckReplay() {
 Outcome RunSeed(uint64_t seed, bool verbose, Sabotage sabotage,
                 std::optional<double> restore_chance) {
   return Cluster(Scenario::FromSeed(seed), sabotage, verbose, restore_chance).Run();
+}
+
+std::string StoryOfSeed(uint64_t seed, Sabotage sabotage) {
+  Cluster cluster(Scenario::FromSeed(seed), sabotage, /*verbose=*/false);
+  cluster.KeepStory();
+  const Outcome outcome = cluster.Run();
+  const std::string violation = outcome.violation.empty() ? "everything held" : outcome.violation;
+  return launcher::PlayStory(absl::StrCat(
+      "# Simulated cluster, seed ", seed, ": ", absl::StrReplaceAll(violation, {{"\n", "\n# "}}),
+      "\n# The run ended with ", launcher::DigestLine(cluster.coordinator()), "\n",
+      cluster.story()->text(), "> digest\n"));
 }
 
 }  // namespace dsrun::simulation

@@ -3,16 +3,26 @@
 //
 //   bazel run //tests/simulation:simulation_test -- --seed=N
 //
+// What its coordinator heard is written as a story, to be kept in
+// tests/launcher/coordinator/stories when the mistake was the coordinator's: into the test's
+// undeclared outputs (with bazel test,
+// bazel-testlogs/tests/simulation/simulation_test/test.outputs), else into the temporary folder.
+//
 // DSRUN_SIMULATION_SEEDS and DSRUN_SIMULATION_FIRST_SEED widen or move the search.
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "tests/launcher/coordinator/story_player.h"
+#include "tests/launcher/coordinator/story_writer.h"
 #include "tests/simulation/cluster.h"
 
 namespace dsrun::simulation {
@@ -26,10 +36,28 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   return value == nullptr ? otherwise : std::strtoull(value, nullptr, 10);
 }
 
+// The story of a seed as a file; its path.
+std::string WriteStory(uint64_t seed, Sabotage sabotage = Sabotage::kNone) {
+  const char* outputs = std::getenv("TEST_UNDECLARED_OUTPUTS_DIR");
+  const std::filesystem::path folder = outputs != nullptr ? outputs : testing::TempDir();
+  const std::filesystem::path path = folder / absl::StrCat("seed_", seed, ".txt");
+  std::ofstream file(path);
+  file << StoryOfSeed(seed, sabotage);
+  if (!file.flush()) return absl::StrCat("not written: ", path.string(), " cannot be written");
+  return path.string();
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 TEST(SimulationTest, EverySeedHolds) {
   if (one_seed >= 0) {
-    const Outcome outcome = RunSeed(static_cast<uint64_t>(one_seed), /*verbose=*/true);
+    const auto seed = static_cast<uint64_t>(one_seed);
+    const Outcome outcome = RunSeed(seed, /*verbose=*/true);
     EXPECT_EQ(outcome.violation, "");
+    std::printf("its story: %s\n", WriteStory(seed).c_str());
     return;
   }
   const uint64_t first = FromEnvironment("DSRUN_SIMULATION_FIRST_SEED", 1);
@@ -48,7 +76,7 @@ TEST(SimulationTest, EverySeedHolds) {
       ++failures;
       ADD_FAILURE() << "seed " << seed << ": " << outcome.violation
                     << "\nplay it again: bazel run //tests/simulation:simulation_test -- --seed="
-                    << seed;
+                    << seed << "\nits story: " << WriteStory(seed);
     }
     ++exits[outcome.exit_code];
     recovered += outcome.exit_code == 0 && outcome.restarts > 0 ? 1 : 0;
@@ -87,6 +115,49 @@ TEST(SimulationTest, TheSameSeedIsTheSameRun) {
     EXPECT_EQ(first.exit_code, second.exit_code) << "seed " << seed;
     EXPECT_EQ(first.generations, second.generations) << "seed " << seed;
   }
+}
+
+// ---- A failing seed becomes a story
+
+// The last line of a story, which is what the player's coordinator came to.
+std::string LastLine(const std::string& story) {
+  const size_t end = story.find_last_not_of('\n') + 1;
+  const size_t begin = story.rfind('\n', end - 1) + 1;
+  return story.substr(begin, end - begin);
+}
+
+TEST(SimulationTest, FailingSeed_ItsStoryPlaysToTheSameState) {
+  int played = 0;
+  for (uint64_t seed = 1; seed <= 500 && played < 3; ++seed) {
+    if (RunSeed(seed, false, Sabotage::kLoadsStale).violation.empty()) continue;
+    ++played;
+    Cluster cluster(Scenario::FromSeed(seed), Sabotage::kLoadsStale, /*verbose=*/false);
+    const Outcome outcome = cluster.Run();
+    const std::string story = ReadFile(WriteStory(seed, Sabotage::kLoadsStale));
+    EXPECT_NE(story.find(outcome.violation), std::string::npos) << story;
+    EXPECT_EQ(story.find("\n! "), std::string::npos) << story;
+    EXPECT_EQ(launcher::PlayStory(story), story);
+    EXPECT_EQ(LastLine(story), "  " + launcher::DigestLine(cluster.coordinator()));
+  }
+  EXPECT_EQ(played, 3);
+}
+
+TEST(SimulationTest, AnySeed_ItsStoryPlaysToTheSameState) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    Cluster cluster(Scenario::FromSeed(seed), Sabotage::kNone, /*verbose=*/false);
+    cluster.Run();
+    EXPECT_EQ(LastLine(StoryOfSeed(seed)), "  " + launcher::DigestLine(cluster.coordinator()))
+        << "seed " << seed;
+  }
+}
+
+TEST(SimulationTest, AStoryThatLacksAnEvent_EndsInAnotherState) {
+  std::string story = StoryOfSeed(1);
+  const std::string end = LastLine(story);
+  const size_t last = story.rfind("> hear ");
+  ASSERT_NE(last, std::string::npos);
+  story.replace(last, 1, "-");
+  EXPECT_NE(LastLine(launcher::PlayStory(story)), end);
 }
 
 // ---- The coordinator is taken down to its snapshot and goes on from it

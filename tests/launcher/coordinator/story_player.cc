@@ -1,5 +1,7 @@
 #include "tests/launcher/coordinator/story_player.h"
 
+#include <google/protobuf/text_format.h>
+
 #include <deque>
 #include <map>
 #include <memory>
@@ -16,6 +18,8 @@
 #include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/describe.h"
+#include "launcher/journal_codec.h"
+#include "tests/launcher/coordinator/story_writer.h"
 #include "tests/launcher/coordinator/twin.h"
 
 namespace dsrun::launcher {
@@ -74,6 +78,9 @@ class Player {
  private:
   void Do(const Command& command);
   void Job(const Command& command);
+  void Config(const std::string& text);
+  void Hear(const std::string& text);
+  void Time(const Command& command);
   void Node(const Command& command, int node);
   void Worker(const Command& command, int node, int slot);
   void Feed(Event event);
@@ -91,8 +98,34 @@ class Player {
 
 std::string Player::Run(const std::string& line) {
   out_.clear();
-  Do(Command::Parse(line));
+  if (line.rfind("config ", 0) == 0) {
+    Config(line.substr(7));
+  } else if (line.rfind("hear ", 0) == 0) {
+    Hear(line.substr(5));
+  } else {
+    Do(Command::Parse(line));
+  }
   return out_;
+}
+
+void Player::Config(const std::string& text) {
+  proto::JournalHeader header;
+  if (!google::protobuf::TextFormat::ParseFromString(text, &header)) {
+    return Wrong("not a JournalHeader of proto/journal.proto");
+  }
+  config_ = FromJournal(header);
+  coordinator_ = std::make_unique<Coordinator>(config_);
+}
+
+void Player::Hear(const std::string& text) {
+  if (coordinator_ == nullptr) return Wrong("the first command must be `job` or `config`");
+  proto::JournalEvent encoded;
+  if (!google::protobuf::TextFormat::ParseFromString(text, &encoded)) {
+    return Wrong("not a JournalEvent of proto/journal.proto");
+  }
+  const absl::StatusOr<Event> event = FromJournal(encoded);
+  if (!event.ok()) return Wrong(std::string(event.status().message()));
+  Feed(*event);
 }
 
 void Player::Feed(Event event) {
@@ -148,10 +181,37 @@ void Player::Job(const Command& command) {
   coordinator_ = std::make_unique<Coordinator>(config_);
 }
 
+// `at` TIME; `tick` SECONDS; `tick`.
+void Player::Time(const Command& command) {
+  if (command.verb == "at") {
+    absl::Duration at;
+    if (!absl::ParseDuration(command.Text(0), &at) || at < now_) return Wrong("not a later time");
+    now_ = at;
+    return;
+  }
+  std::vector<NodeId> heard;
+  for (const int node : open_) heard.push_back(NodeId(node));
+  if (command.Has("heard")) {
+    heard.clear();
+    for (const std::string& node : Split(command.keys.at("heard"), ',')) {
+      heard.push_back(NodeId(std::stoi(node)));
+    }
+  }
+  if (command.words.empty()) return Feed(Tick{heard});
+  double seconds = 0;
+  if (!absl::SimpleAtod(command.words[0].c_str(), &seconds)) return Wrong("not a time");
+  // Steps of at most a second: a longer gap would say that the coordinator itself had slept.
+  const absl::Duration target = absl::Seconds(seconds);
+  while (now_ < target) {
+    now_ = std::min(target, now_ + absl::Seconds(1));
+    Feed(Tick{heard});
+  }
+}
+
 void Player::Do(const Command& command) {
   const std::string& verb = command.verb;
   if (verb == "job") return Job(command);
-  if (coordinator_ == nullptr) return Wrong("the first command must be `job`");
+  if (coordinator_ == nullptr) return Wrong("the first command must be `job` or `config`");
   if (verb == "start") return Feed(Start{});
   if (verb == "stop") return Feed(OperatorStop{});
   if (verb == "state") return absl::StrAppend(&out_, coordinator_->DebugString());
@@ -161,26 +221,9 @@ void Player::Do(const Command& command) {
     }
     return;
   }
+  if (verb == "digest") return Print(DigestLine(*coordinator_));
+  if (verb == "at" || verb == "tick") return Time(command);
   if (command.words.empty()) return Wrong("a place is missing");
-  if (verb == "tick") {
-    double seconds = 0;
-    if (!absl::SimpleAtod(command.words[0].c_str(), &seconds)) return Wrong("not a time");
-    std::vector<NodeId> heard;
-    for (const int node : open_) heard.push_back(NodeId(node));
-    if (command.Has("heard")) {
-      heard.clear();
-      for (const std::string& node : Split(command.keys.at("heard"), ',')) {
-        heard.push_back(NodeId(std::stoi(node)));
-      }
-    }
-    // Steps of at most a second: a longer gap would say that the coordinator itself had slept.
-    const absl::Duration target = absl::Seconds(seconds);
-    while (now_ < target) {
-      now_ = std::min(target, now_ + absl::Seconds(1));
-      Feed(Tick{heard});
-    }
-    return;
-  }
   if (verb == "all") {
     Command each = command;
     each.verb = command.words[0];

@@ -10,7 +10,14 @@
 //   > started | put | step | checkpoint | failed | finished | exited | notice 0.1 g=1 key=value ...
 //   > stop
 //   > jobended 0
-//   > report
+//   > report                    or: state, digest
+//
+// What no short command says, as StoryWriter writes it (story_writer.h):
+//
+//   > config job_id: "j" nodes { ...      instead of job: a JournalHeader, in text form
+//   > at 1.0525s                          the time from here on, exactly, without a tick
+//   > hear agent_spoke { node: 0 ...      any event but a tick: a JournalEvent, in text form
+//   > tick heard=0,1                      one tick at this time
 //
 // Raised events are stepped at once, as the shell does. After every step the invariants are
 // checked, and that a core restored from a snapshot does the same; at the end the durable events
