@@ -79,11 +79,10 @@ proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks) {
   return spec;
 }
 
-TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
-  TrainedState result;
+void OnRanks(const proto::TrainSpec& spec, int width,
+             const std::function<void(Trainer::Setup& setup)>& body) {
   std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
   std::vector<std::thread> ranks;
-  Mutex mu;
   for (int rank = 0; rank < width; ++rank) {
     ranks.emplace_back([&, rank] {
       absl::StatusOr<Engine> engine = BuildEngine(spec);
@@ -99,36 +98,45 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
       setup.sample = SampleText;
       setup.cancelled = [] { return false; };
       setup.trace = &trace;
-      absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
-      ASSERT_TRUE(trainer.ok()) << trainer.status();
-      ShardedState& state = (*trainer)->state();
-      const FlatLayout& layout = (*trainer)->layout();
-      InitParameters(FromProto(spec.model()), layout, spec.seed(), state.parameters);
-      for (int step = 0; step < steps; ++step) {
-        const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
-        ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();
-        if (rank == 0) {
-          result.losses.push_back(done->loss);
-          result.grad_norms.push_back(done->grad_norm);
-          result.steps.push_back(*done);
-        }
-      }
-      MutexLock lock(mu);
-      result.adam_m.resize(static_cast<size_t>(layout.size()));
-      result.adam_v.resize(static_cast<size_t>(layout.size()));
-      int64_t moments = 0;
-      for (const Range& range : (*trainer)->owned()) {
-        std::copy_n(state.adam_m + moments, range.size(), result.adam_m.data() + range.begin);
-        std::copy_n(state.adam_v + moments, range.size(), result.adam_v.data() + range.begin);
-        moments += range.size();
-      }
-      const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
-      if (result.parameters.empty()) result.parameters = parameters;
-      EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
-      if (rank == 0) result.trace = trace.Json();
+      body(setup);
     });
   }
   for (std::thread& rank : ranks) rank.join();
+}
+
+TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
+  TrainedState result;
+  Mutex mu;
+  OnRanks(spec, width, [&](Trainer::Setup& setup) {
+    const int rank = setup.communicator->rank();
+    absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    ShardedState& state = (*trainer)->state();
+    const FlatLayout& layout = (*trainer)->layout();
+    InitParameters(FromProto(spec.model()), layout, spec.seed(), state.parameters);
+    for (int step = 0; step < steps; ++step) {
+      const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
+      ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();
+      if (rank == 0) {
+        result.losses.push_back(done->loss);
+        result.grad_norms.push_back(done->grad_norm);
+        result.steps.push_back(*done);
+      }
+    }
+    MutexLock lock(mu);
+    result.adam_m.resize(static_cast<size_t>(layout.size()));
+    result.adam_v.resize(static_cast<size_t>(layout.size()));
+    int64_t moments = 0;
+    for (const Range& range : (*trainer)->owned()) {
+      std::copy_n(state.adam_m + moments, range.size(), result.adam_m.data() + range.begin);
+      std::copy_n(state.adam_v + moments, range.size(), result.adam_v.data() + range.begin);
+      moments += range.size();
+    }
+    const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
+    if (result.parameters.empty()) result.parameters = parameters;
+    EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
+    if (rank == 0) result.trace = setup.trace->Json();
+  });
   return result;
 }
 

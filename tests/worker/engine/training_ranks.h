@@ -4,6 +4,7 @@
 #define DSRUN_TESTS_WORKER_ENGINE_TRAINING_RANKS_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,11 @@ proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks);
 
 // Sample `index` of the tests' text: a window whose position is a function of the index alone.
 void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets);
+
+// Runs `body` on `width` threads at once, each with an engine and a rank of its own. `setup` is
+// ready for Trainer::Create; body may put its own parts in.
+void OnRanks(const proto::TrainSpec& spec, int width,
+             const std::function<void(Trainer::Setup& setup)>& body);
 
 // Trains `steps` steps with `width` ranks, every one a thread with an engine of its own.
 TrainedState Train(const proto::TrainSpec& spec, int width, int steps);
