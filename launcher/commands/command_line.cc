@@ -14,6 +14,19 @@ bool TakesValue(const Option& option) {
 
 bool LooksLikeFlag(std::string_view arg) { return arg.size() > 1 && arg.front() == '-'; }
 
+// The switch that `arg` is, or null.
+const Option* FindSwitch(std::string_view arg) {
+  if (!StartsWith(arg, "--")) return nullptr;
+  const Option* const option = FindOption(arg.substr(2), /*train=*/true);
+  return option == nullptr || TakesValue(*option) ? nullptr : option;
+}
+
+std::string NoValue(const Option& option, const std::string& value) {
+  const std::string words = "is a switch and takes no value, got " + Quoted(value);
+  if (option.kind != Kind::kOnOff) return words;
+  return words + "; --" + option.name + " turns it on, --no-" + option.name + " turns it off";
+}
+
 class Parser {
  public:
   Parser(const std::vector<std::string>& args, Findings& findings, std::vector<std::string>& notes)
@@ -131,7 +144,7 @@ void Parser::Use(const Option& option, const std::string& spelled, bool has_valu
     value = arg();
     ++at_;
   } else if (!TakesValue(option) && has_value) {
-    findings_.AddFlag(spelled, "is a switch and takes no value, got " + Quoted(value));
+    findings_.AddFlag(spelled, NoValue(option, value));
     return;
   }
   if (option.fate == Option::Fate::kRefused) {
@@ -185,8 +198,13 @@ void Parser::ParseTrain() {
       if (line_.command == Command::kHelp) return;
       continue;
     }
-    findings_.AddFlag("train", "expected flags only, got " + Quoted(arg()) +
-                                   "; text to train on is named with --data PATH");
+    const Option* const before = FindSwitch(args_[at_ - 1]);
+    if (before != nullptr) {
+      findings_.AddFlag(args_[at_ - 1], NoValue(*before, arg()));
+    } else {
+      findings_.AddFlag("train", "expected flags only, got " + Quoted(arg()) +
+                                     "; text to train on is named with --data PATH");
+    }
     ++at_;
   }
 }

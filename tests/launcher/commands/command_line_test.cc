@@ -108,6 +108,12 @@ TEST(CommandLine, RefusesWithTheWholeMessage) {
       {{"train", "--lr"}, "--lr: expected a value (X), got the end of the line\n"},
       {{"train", "--lr", "--seed", "1"}, "--lr: expected a value (X), got --seed\n"},
       {{"--dry-run=1", "train"}, "--dry-run: is a switch and takes no value, got \"1\"\n"},
+      {{"train", "--overlap=off"},
+       "--overlap: is a switch and takes no value, got \"off\"; --overlap turns it on, "
+       "--no-overlap turns it off\n"},
+      {{"train", "--shared_memory", "0", "--seed=1"},
+       "--shared_memory: is a switch and takes no value, got \"0\"; --shared-memory turns it on, "
+       "--no-shared-memory turns it off\n"},
       {{"train", "text"},
        "train: expected flags only, got \"text\"; text to train on is named with "
        "--data PATH\n"},
