@@ -52,6 +52,22 @@ absl::Status CheckProbe(const proto::Open& open) {
       "; the save folder must be one shared file system on all nodes"));
 }
 
+// A slot beyond the hostfile's is the id of a GPU, which only the node itself can confirm.
+absl::Status CheckGpus(const proto::NodeSpec& node, int gpus) {
+  if (node.hostfile_slots() == 0) return absl::OkStatus();
+  for (const int32_t slot : node.slots()) {
+    if (slot < node.hostfile_slots() || slot < gpus) continue;
+    const std::string got = gpus == 0   ? "no GPU"
+                            : gpus == 1 ? "GPU 0 alone"
+                                        : absl::StrCat("GPUs 0-", gpus - 1);
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--include: expected GPU ", slot, " on node ", node.host(), ", because slot ", slot,
+        " is none of the ", node.hostfile_slots(), " that the hostfile gives it, but the node has ",
+        got, "; name a slot that is there, or give the node more slots in the hostfile"));
+  }
+  return absl::OkStatus();
+}
+
 // A job that could save nothing would train for nothing.
 absl::Status CheckUserMaySave(const proto::Open& open, const ProcessUser& user) {
   if (open.job().has_program()) return absl::OkStatus();
@@ -165,6 +181,7 @@ void AgentNode::OnOver(const JobOver& over) {
 absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open) const {
   Supervisor::Options options;
   ASSIGN_OR_RETURN(options.user, ResolveProcessUser(open.job().run_as_user()));
+  RETURN_IF_ERROR(CheckGpus(open.job().nodes(open.node()), options_.inventory.gpu_count()));
   RETURN_IF_ERROR(AdmitUser(options_.agent_socket, options.user));
   RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary, options.user));
   RETURN_IF_ERROR(CheckProbe(open));

@@ -47,9 +47,9 @@ class AgentNode {
   // The first message of a coordinator's stream. OK: the job runs, `coordinator` gets `opened`.
   // Errors: UNAUTHENTICATED: wrong cluster key. INVALID_ARGUMENT: not an Open that makes sense, or
   // another protocol version. RESOURCE_EXHAUSTED: another job is running here.
-  // FAILED_PRECONDITION: cannot run as the wanted user, who may not save, no dsworker, the run
-  // folder cannot be made, the save folder is not the launcher's. UNAVAILABLE: this agent is
-  // ending.
+  // FAILED_PRECONDITION: a GPU that the job names is not here, cannot run as the wanted user, who
+  // may not save, no dsworker, the run folder cannot be made, the save folder is not the
+  // launcher's. UNAVAILABLE: this agent is ending.
   absl::StatusOr<std::shared_ptr<Supervisor>> Admit(const proto::CoordinatorMessage& first,
                                                     std::shared_ptr<CoordinatorPeer> coordinator);
 

@@ -46,9 +46,13 @@ std::optional<int32_t> Number(std::string_view text) {
 // One --include or --exclude string.
 class FilterParser {
  public:
-  FilterParser(const Hostfile& hostfile, std::string flag, std::string_view value,
+  FilterParser(const Hostfile& hostfile, std::string flag, std::string_view value, bool gpu_ids,
                Findings& findings)
-      : hostfile_(hostfile), flag_(std::move(flag)), value_(value), findings_(findings) {}
+      : hostfile_(hostfile),
+        flag_(std::move(flag)),
+        value_(value),
+        gpu_ids_(gpu_ids),
+        findings_(findings) {}
 
   Named Parse() {
     for (size_t begin = 0; begin <= value_.size();) {
@@ -66,11 +70,16 @@ class FilterParser {
   void ParseNode(size_t at, std::string_view node);
   void ParseSlots(size_t at, size_t host, std::string_view slots);
   void AddSlot(size_t at, size_t host, int32_t slot);
+  // One beyond the last slot that may be named.
+  int32_t SlotLimit(size_t host) const {
+    return gpu_ids_ ? kMaxSlotsPerHost : hostfile_.hosts[host].slots;
+  }
   std::optional<size_t> FindHost(std::string_view name, bool* ambiguous) const;
 
   const Hostfile& hostfile_;
   const std::string flag_;
   const std::string_view value_;
+  const bool gpu_ids_;
   Findings& findings_;
   Named named_;
 };
@@ -154,8 +163,8 @@ void FilterParser::ParseSlots(size_t at, size_t host, std::string_view slots) {
       Error(at + begin, "the range " + Quoted(item) + " runs backwards; write " +
                             std::string(last) + "-" + std::string(first));
     } else {
-      // The first slot beyond the host's is the finding; a huge range must not be walked.
-      const int32_t stop = std::min(*high, std::max(*low, hostfile_.hosts[host].slots));
+      // The first slot beyond the limit is the finding; a huge range must not be walked.
+      const int32_t stop = std::min(*high, std::max(*low, SlotLimit(host)));
       for (int32_t slot = *low; slot <= stop; ++slot) AddSlot(at + begin, host, slot);
     }
     begin = end + 1;
@@ -164,7 +173,7 @@ void FilterParser::ParseSlots(size_t at, size_t host, std::string_view slots) {
 
 void FilterParser::AddSlot(size_t at, size_t host, int32_t slot) {
   const HostEntry& entry = hostfile_.hosts[host];
-  if (slot < entry.slots) {
+  if (slot < SlotLimit(host)) {
     named_[host].insert(slot);
     return;
   }
@@ -188,9 +197,10 @@ std::vector<SelectedHost> Filtered(const Hostfile& hostfile, const Named& named,
   for (size_t i = 0; i < hostfile.hosts.size(); ++i) {
     const auto found = named.find(i);
     SelectedHost selected{hostfile.hosts[i], {}};
-    for (int32_t slot = 0; slot < hostfile.hosts[i].slots; ++slot) {
-      const bool is_named = found != named.end() && found->second.count(slot) > 0;
-      if (is_named == keep) selected.slots.push_back(slot);
+    const std::set<int32_t> here = found == named.end() ? std::set<int32_t>() : found->second;
+    if (keep) selected.slots.assign(here.begin(), here.end());
+    for (int32_t slot = 0; !keep && slot < hostfile.hosts[i].slots; ++slot) {
+      if (!here.contains(slot)) selected.slots.push_back(slot);
     }
     if (!selected.slots.empty()) out.push_back(std::move(selected));
   }
@@ -253,11 +263,12 @@ std::vector<SelectedHost> SelectHosts(const Hostfile& hostfile, const HostFilter
   }
   std::vector<SelectedHost> hosts = AllOf(hostfile);
   if (!filter.include.empty()) {
-    const Named named = FilterParser(hostfile, "--include", filter.include, mine).Parse();
+    const Named named =
+        FilterParser(hostfile, "--include", filter.include, filter.gpu_ids, mine).Parse();
     hosts = Filtered(hostfile, named, /*keep=*/true);
   }
   if (!filter.exclude.empty()) {
-    const Named named = FilterParser(hostfile, "--exclude", filter.exclude, mine).Parse();
+    const Named named = FilterParser(hostfile, "--exclude", filter.exclude, false, mine).Parse();
     if (filter.include.empty()) hosts = Filtered(hostfile, named, /*keep=*/false);
     if (!mine.has_errors() && hosts.empty()) {
       mine.AddFlag("--exclude", "no slot is left to run on: " + Quoted(filter.exclude) +

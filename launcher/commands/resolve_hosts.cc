@@ -107,6 +107,7 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, HostSource& source)
   filter.exclude = context.values.Text("exclude").value_or("");
   filter.num_nodes = context.values.Int("num_nodes", -1);
   filter.num_gpus = context.values.Int("num_gpus", -1);
+  filter.gpu_ids = !context.is_train();  // the engine's slots are places on the CPU
   for (const char* flag : {"include", "exclude"}) {
     if (context.values.Text(flag) == "") {
       context.findings.AddFlag(std::string("--") + flag, "expected hosts, got an empty text");
@@ -192,7 +193,16 @@ void AddNode(ResolveContext& context, const HostSource& source, const SelectedHo
   proto::NodeSpec& node = *context.resolved.job.add_nodes();
   node.set_host(selected.host.name());
   node.set_agent_port(selected.host.port);
-  for (const int32_t slot : selected.slots) node.add_slots(slot);
+  node.set_hostfile_slots(selected.host.slots);
+  for (const int32_t slot : selected.slots) {
+    node.add_slots(slot);
+    if (slot >= selected.host.slots && context.resolved.dry_run) {
+      context.Note(source.Place(selected.host) + ": slot " + std::to_string(slot) + " of " +
+                   selected.host.name() +
+                   " is none of the hostfile's: a real start asks its agent for GPU " +
+                   std::to_string(slot));
+    }
+  }
   std::string why;
   if (!address.ok()) {
     why = selected.host.name() + " has no address (" + std::string(address.status().message()) +

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "agent/agent_node.h"
 #include "agent/worker_command.h"
 #include "common/base/mutex.h"
@@ -95,10 +96,15 @@ class SupervisorTest : public ::testing::Test {
     run_dir_ = ::testing::TempDir() + "/runXXXXXX";
     EXPECT_NE(mkdtemp(run_dir_.data()), nullptr);
     runner_.AddExecutable("/bin/true");  // stands for dsworker: must exist on disk
+    MakeNode(/*gpus=*/0);
+  }
+  void MakeNode(int gpus) {
+    proto::Opened inventory;
+    inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(AgentNode::Options{.runner = &runner_,
                                                            .clock = &clock_,
                                                            .incarnation = Incarnation(7),
-                                                           .inventory = {},
+                                                           .inventory = inventory,
                                                            .cluster_key = kKey,
                                                            .agent_socket = "/nowhere/worker.sock",
                                                            .worker_binary = "/bin/true",
@@ -333,6 +339,38 @@ TEST_F(SupervisorTest, Admission_RefusesWhatItMust) {
   // A refusal leaves the node free.
   Start(Open(1));
   EXPECT_EQ(code(Open(1)), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(SupervisorTest, SlotBeyondTheHostfiles_IsAdmittedOnlyWhereThatGpuIs) {
+  struct Row {
+    int gpus;
+    std::vector<int32_t> slots;
+    const char* refusal;  // empty: admitted
+  };
+  const std::vector<Row> table = {
+      {0, {0, 1, 2, 3}, ""},
+      {8, {0, 7}, ""},
+      {0, {7}, "but the node has no GPU;"},
+      {1, {0, 4}, "but the node has GPU 0 alone;"},
+      {7, {6, 7}, "but the node has GPUs 0-6;"},
+  };
+  for (const Row& row : table) {
+    proto::CoordinatorMessage open = Open(1);
+    proto::NodeSpec& spec = *open.mutable_open()->mutable_job()->mutable_nodes(0);
+    spec.clear_slots();
+    for (const int32_t slot : row.slots) spec.add_slots(slot);
+    spec.set_hostfile_slots(4);
+    MakeNode(row.gpus);
+    const absl::Status status = node_->Admit(open, std::make_shared<FakeCoordinator>()).status();
+    if (*row.refusal == '\0') {
+      EXPECT_TRUE(status.ok()) << status;
+    } else {
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_THAT(std::string(status.message()), HasSubstr(row.refusal));
+      EXPECT_THAT(std::string(status.message()),
+                  HasSubstr(absl::StrCat("--include: expected GPU ", row.slots.back())));
+    }
+  }
 }
 
 }  // namespace

@@ -85,6 +85,29 @@ TEST(Include, TableOfInputs) {
   for (const Row& row : table) EXPECT_EQ(Include(row.input), row.want) << row.input;
 }
 
+// With a user's program slots are ids of GPUs, as CUDA_VISIBLE_DEVICES has them.
+TEST(Include, TableOfInputs_GpuIds) {
+  const std::vector<Row> table = {
+      {"", "w0:0,1,2,3 w1:0,1,2,3 w2:0,1"},
+      {"w1", "w1:0,1,2,3"},
+      {"w1:7", "w1:7"},
+      {"w1:7@w2:1,5@w1:0", "w1:0,7 w2:1,5"},
+      {"w2:1-4", "w2:1,2,3,4"},
+      {"w1:4096",
+       "--include: No slot '4096' specified on host 'w1'; it has slots 0-3 (f:2)\n"
+       "  w1:4096\n     ^\n"},
+      {"w1:2-2000000000",
+       "--include: No slot '4096' specified on host 'w1'; it has slots 0-3 (f:2)\n"
+       "  w1:2-2000000000\n     ^\n"},
+  };
+  for (const Row& row : table) {
+    EXPECT_EQ(Select({.include = row.input, .gpu_ids = true}), row.want) << row.input;
+  }
+  EXPECT_EQ(Select({.exclude = "w1:9", .gpu_ids = true}),
+            "--exclude: No slot '9' specified on host 'w1'; it has slots 0-3 (f:2)\n  w1:9\n     "
+            "^\n");
+}
+
 TEST(Exclude, TableOfInputs) {
   const std::vector<Row> table = {
       {"w1", "w0:0,1,2,3 w2:0,1"},

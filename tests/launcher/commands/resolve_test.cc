@@ -279,6 +279,28 @@ TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
   EXPECT_EQ(r.notes.front(), "Detected VISIBLE_DEVICES=3,1: setting --include=localhost:3,1");
 }
 
+TEST_F(ResolveTest, SlotBeyondTheHostfiles_IsAGpuForTheAgentToFind) {
+  const Args include = {"-H", "two.hosts", "--include", "127.0.0.1:1,7"};
+  Args program = include;
+  program.push_back("./prog");
+  const Resolved r = Good(program);
+  ASSERT_EQ(r.job.nodes_size(), 1);
+  EXPECT_THAT(r.job.nodes(0).slots(), testing::ElementsAre(1, 7));
+  EXPECT_EQ(r.job.nodes(0).hostfile_slots(), 2);
+  const std::string note =
+      "two.hosts:1:1: slot 7 of 127.0.0.1 is none of the hostfile's: a real start asks its agent "
+      "for GPU 7";
+  EXPECT_THAT(r.notes, testing::Not(testing::Contains(note)));
+  program.insert(program.begin(), "--dry-run");
+  EXPECT_THAT(Good(program).notes, testing::Contains(note));
+  // The engine's slots are places on the CPU, and those are counted.
+  Args train = include;
+  train.insert(train.end(), {"train", "--data", "text"});
+  EXPECT_EQ(Refused(train),
+            "--include: No slot '7' specified on host '127.0.0.1'; it has slots 0-1 "
+            "(two.hosts:1)\n  127.0.0.1:1,7\n              ^\n");
+}
+
 TEST_F(ResolveTest, ProgramsGetTorchrunsDefaultsWhereNothingIsSet) {
   const auto value = [](const Resolved& r, const std::string& name) -> std::string {
     std::string found = "unset";
