@@ -3,10 +3,7 @@
 // `dsrun --dry-run` prints it, the agent sets it. Pure.
 //
 // What torchrun sets only where the user did not (OMP_NUM_THREADS, TORCH_NCCL_ASYNC_ERROR_HANDLING)
-// is the same for all ranks and part of the job's environment (launcher/commands). Left out:
-// TORCHELASTIC_ERROR_FILE, a file in which a Python program's last exception is kept as JSON for
-// torchrun to print. Nobody here would read it: without it the exception goes to standard error
-// alone, which is the rank's log, and its last lines stand on the last screen.
+// is the same for all ranks and part of the job's environment (launcher/commands).
 
 #ifndef DSRUN_COMMON_TOPOLOGY_RANK_ENVIRONMENT_H_
 #define DSRUN_COMMON_TOPOLOGY_RANK_ENVIRONMENT_H_
@@ -28,6 +25,10 @@ struct RankEnvironmentInput {
   std::string job_id;
   int64_t restart_count = 0;  // generation - 1
   int64_t max_restarts = 0;
+  // The job's, with a folder `logs`: a Python program under torch's @record keeps its last
+  // exception there as JSON (TORCHELASTIC_ERROR_FILE). Nothing of ours reads it: the exception is
+  // also in the rank's log, whose last lines stand on the last screen. Empty: nothing is set.
+  std::string run_dir;
   // The node's slots in use, ascending, when slots are GPUs there: every rank of the node sees all
   // of them, and LOCAL_RANK indexes into them. Empty: the node has no GPU, nothing is set.
   std::vector<Slot> visible_gpus;

@@ -32,6 +32,7 @@ Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const 
   input.master_addr = resolved.job.master_addr();
   input.master_port = resolved.job.master_port();
   input.job_id = resolved.job.job_id();
+  input.run_dir = resolved.job.run_dir();
   input.max_restarts = resolved.job.limits().max_restarts();
   if (machine.gpus > 0 && !resolved.job.has_train()) {
     for (const int32_t slot : resolved.job.nodes(place.node.value()).slots()) {

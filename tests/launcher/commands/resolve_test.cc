@@ -341,6 +341,10 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
       " GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=3 ROLE_NAME=default TORCHELASTIC_RESTART_COUNT=0 "
       "TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=20261121-101500-1a2b3c "
       "TORCHELASTIC_USE_AGENT_STORE=False\n";
+  const auto error_file = [](const std::string& rank) {
+    return "TORCHELASTIC_ERROR_FILE=DIR/runs/20261121-101500-1a2b3c/logs/rank-" + rank +
+           ".gen-1.error.json\n";
+  };
   EXPECT_EQ(
       WithoutDir(DryRunText(r, machine_)),
       "job 20261121-101500-1a2b3c: 3 ranks on 2 nodes, as user ada (dry run: nothing is started)\n"
@@ -359,11 +363,14 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
       "Environment, besides 5 variables that are handed on\n" +
           common +
           "  rank 0: RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
-          "GROUP_RANK=0 ROLE_RANK=0\n"
+          "GROUP_RANK=0 ROLE_RANK=0 " +
+          error_file("0") +
           "  rank 1: RANK=1 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
-          "GROUP_RANK=0 ROLE_RANK=1\n"
+          "GROUP_RANK=0 ROLE_RANK=1 " +
+          error_file("1") +
           "  rank 2: RANK=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 LOCAL_SIZE=1 CROSS_RANK=1 NODE_RANK=1 "
-          "GROUP_RANK=1 ROLE_RANK=2\n");
+          "GROUP_RANK=1 ROLE_RANK=2 " +
+          error_file("2"));
 }
 
 TEST_F(ResolveTest, DryRunOfTrainShowsBatchAndMemory) {
