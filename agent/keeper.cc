@@ -21,6 +21,7 @@
 #include "agent/beat_pipe.h"
 #include "agent/exit_codes.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
@@ -104,7 +105,7 @@ void Sweep() {
     // Zombies of the last moment become ours once their parent is gone.
     if (left == 0 && DescendantsOf(getpid()).empty()) return;
   }
-  LOG(ERROR) << left << " processes below the keeper would not die";
+  LOG(ERROR) << Counted(left, "process") << " below the keeper would not die";
 }
 
 void CloseFds(const KeeperOptions& options) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "agent/node_limits.h"
 #include "agent/worker_command.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/constant_time.h"
@@ -280,7 +281,8 @@ void Supervisor::Do(const StopLadder& action) {
     const auto it = processes_.find(slot);
     if (it != processes_.end()) pids.push_back(it->second.pid);
   }
-  LOG(INFO) << pids.size() << " ranks get SIGTERM, and SIGKILL after " << action.grace;
+  LOG(INFO) << "SIGTERM to " << Counted(static_cast<int64_t>(pids.size()), "rank")
+            << ", SIGKILL after " << action.grace;
   options_.runner->StopGroups(pids, action.grace);
 }
 

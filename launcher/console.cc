@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/base/counted.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -19,13 +20,12 @@ constexpr absl::Duration kPatience = absl::Seconds(5);
 
 struct Describe {
   std::string operator()(const AgentsOpened& event) const {
-    return absl::StrFormat("%d agent%s with %d slot%s ready", event.nodes,
-                           event.nodes == 1 ? "" : "s", event.slots,
-                           event.slots == 1 ? " is" : "s are");
+    return absl::StrCat(Counted(event.nodes, "agent"), " with ", Counted(event.slots, "slot"),
+                        event.nodes == 1 ? " is ready" : " are ready");
   }
   std::string operator()(const GenerationStarted& event) const {
-    return absl::StrFormat("generation %d starts with %d ranks: %s", event.generation.value(),
-                           event.width(), event.reason);
+    return absl::StrFormat("generation %d starts with %s: %s", event.generation.value(),
+                           Counted(event.width(), "rank"), event.reason);
   }
   std::string operator()(const GenerationRunning& event) const {
     if (event.loaded_from.empty() && event.from_step == 0) {
@@ -52,9 +52,9 @@ struct Describe {
     return absl::StrFormat("node %d%s: %s", failure.node.value(), where, failure.what);
   }
   std::string operator()(const Recovered& event) const {
-    return absl::StrFormat("recovered in %.2f s: generation %d finished step %d, %d steps again",
+    return absl::StrFormat("recovered in %.2f s: generation %d finished step %d, %s again",
                            absl::ToDoubleSeconds(event.since_failure), event.generation.value(),
-                           event.next_step, event.lost_steps);
+                           event.next_step, Counted(event.lost_steps, "step"));
   }
   std::string operator()(const NoticeText& event) const {
     const std::string who = event.rank ? absl::StrCat("rank ", event.rank->value(), ": ") : "";
@@ -158,9 +158,8 @@ void Console::RankOutput(NodeId node, const proto::LogChunk& chunk) {
   }
   if (chunk.dropped_lines() > 0) {
     ranks_.Add(now, source,
-               absl::StrCat("(", chunk.dropped_lines(),
-                            " lines not shown, the console was too slow; they are in the rank's "
-                            "file)"));
+               absl::StrCat("(", Counted(chunk.dropped_lines(), "line"),
+                            " not shown, the console was too slow; all are in the rank's file)"));
   }
   Show(closing_ ? ranks_.All() : ranks_.Due(now));
   changed_.NotifyAll();
@@ -198,8 +197,8 @@ void Console::Say(const std::string& text) {
 
 void Console::Finish(const std::string& screen, bool failed) {
   if (const int64_t count = StopShowing(); count > 0) {
-    Say(absl::StrCat(count, " lines of the ranks were not shown, because the reader of standard ",
-                     "output was too slow; they are in the ranks' files"));
+    Say(absl::StrCat(Counted(count, "line"), " of the ranks not shown, because the reader of ",
+                     "standard output was too slow; all are in the ranks' files"));
   }
   if (!screen.empty()) {
     writer_.SetStatusLine("");  // the screen says where it ended

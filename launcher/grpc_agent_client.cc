@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
@@ -148,9 +149,10 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Receive
   void Take() {
     if (!undecoded_.ok()) return;
     if (incoming_.decoded) return listener_.on_message(std::move(incoming_.message));
-    undecoded_ = absl::DataLossError(absl::StrCat(
-        "a message of ", incoming_.bytes, " bytes cannot be decoded; expected an AgentMessage of ",
-        "proto/agent.proto; check that dsrun and dsagent are of the same version"));
+    undecoded_ = absl::DataLossError(
+        absl::StrCat("a message of ", Counted(static_cast<int64_t>(incoming_.bytes), "byte"),
+                     " cannot be decoded; expected an AgentMessage of ",
+                     "proto/agent.proto; check that dsrun and dsagent are of the same version"));
     context_.TryCancel();
   }
 

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
@@ -300,7 +301,8 @@ void LocalStarter::EndAll(absl::Duration grace) {
   }
   AwaitOrphans();
   const int left = KillDescendants(getpid(), {}, kSweepLimit);
-  LOG_IF(ERROR, left > 0) << left << " processes of this job did not end after SIGKILL (stuck in "
+  LOG_IF(ERROR, left > 0) << Counted(left, "process")
+                          << " of this job did not end after SIGKILL (stuck in "
                           << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
                           << getpid();
   RemoveSocketFolders();

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
@@ -26,9 +27,8 @@ constexpr int kBadUsage = 90;  // docs/errors.md
 
 int Refuse(const Findings& findings) {
   std::cerr << findings.Render();
-  const size_t count = findings.errors().size();
-  std::cerr << "dsrun: nothing was started (" << count << (count == 1 ? " finding" : " findings")
-            << ")\n";
+  const auto count = static_cast<int64_t>(findings.errors().size());
+  std::cerr << "dsrun: nothing was started (" << Counted(count, "finding") << ")\n";
   return kBadUsage;
 }
 

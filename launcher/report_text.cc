@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "common/base/counted.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -122,10 +123,6 @@ std::string WithoutNextStep(const Incident& incident, const Report& report, bool
                          next->generation.value());
 }
 
-std::string Count(int64_t count, const std::string& noun) {
-  return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
-}
-
 // Who else failed: nodes and ranks that something outside ended, too, and what is a result.
 std::string Others(const Incident& incident) {
   using Place = std::pair<NodeId, std::optional<Slot>>;
@@ -142,7 +139,7 @@ std::string Others(const Incident& incident) {
   const auto add = [&text](const std::set<Place>& places, const char* noun, const char* one,
                            const char* several) {
     if (places.empty()) return;
-    absl::StrAppend(&text, "; ", Count(static_cast<int64_t>(places.size()), noun), " ",
+    absl::StrAppend(&text, "; ", Counted(static_cast<int64_t>(places.size()), noun), " ",
                     places.size() == 1 ? one : several);
   };
   add(nodes, "more node", "was lost", "were lost");
@@ -160,7 +157,7 @@ std::string WentOn(const Incident& incident, const Report& report, bool is_train
                     Seconds(*incident.next_step_at - incident.detected_at));
   }
   if (incident.lost_steps() > 0) {
-    absl::StrAppend(&text, ", ", Count(incident.lost_steps(), "step"), " computed again");
+    absl::StrAppend(&text, ", ", Counted(incident.lost_steps(), "step"), " computed again");
   }
   return text;
 }
@@ -266,8 +263,8 @@ std::string Next(const Report& report, const ReportContext& context) {
 std::string Headline(const Report& report, const ReportContext& context) {
   if (!report.launch_failures.empty() &&
       report.verdict.find(report.launch_failures.front().what) != std::string::npos) {
-    return absl::StrFormat("%d of %d nodes cannot be used", report.launch_failures.size(),
-                           context.job.nodes_size());
+    return absl::StrFormat("%d of %s cannot be used", report.launch_failures.size(),
+                           Counted(context.job.nodes_size(), "node"));
   }
   std::string verdict = report.verdict;
   const size_t shown = std::min(report.incidents.size(), kMostIncidents);
@@ -370,8 +367,8 @@ std::string ReportScreen(const Report& report, const ReportContext& context) {
   if (context.job.has_train() && report.final_step > 0) {
     lines.push_back(
         absl::StrFormat("  step %d, loss %.4f, %s, %s computed again, %s lost to failures",
-                        report.final_step, report.final_loss, Count(report.restarts, "restart"),
-                        Count(report.lost_steps, "step"), Seconds(report.lost_time)));
+                        report.final_step, report.final_loss, Counted(report.restarts, "restart"),
+                        Counted(report.lost_steps, "step"), Seconds(report.lost_time)));
   }
   AddLaunchFailures(report, lines);
   AddIncidents(report, context, lines);

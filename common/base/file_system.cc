@@ -114,8 +114,8 @@ class PosixReadableFile final : public ReadableFile {
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoStatus(errno, "read", path_);
       if (n == 0) {
-        return absl::OutOfRangeError(absl::StrCat(path_, " ends at byte ", offset, ", ",
-                                                  into.size(), " bytes more were expected"));
+        return absl::OutOfRangeError(
+            absl::StrCat(path_, " ends at byte ", offset, ", ", into.size(), " more expected"));
       }
       offset += n;
       into = into.subspan(static_cast<size_t>(n));

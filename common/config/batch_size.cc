@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "common/base/counted.h"
+
 namespace dsrun {
 namespace {
 
@@ -80,7 +82,7 @@ std::optional<BatchSizes> WithAccumulation(const BatchRequest& r, Findings& find
   if (micro > kLimit / share) {
     findings.AddFlag("--gradient-accumulation-steps",
                      "micro-batch " + Str(micro) + " * accumulation " + Str(*r.accumulation) +
-                         " * " + Str(r.world_size) + " ranks is more than " + Str(kLimit));
+                         " * " + Counted(r.world_size, "rank") + " is more than " + Str(kLimit));
     return std::nullopt;
   }
   return BatchSizes{micro * share, micro};
@@ -96,8 +98,8 @@ std::optional<BatchSizes> ResolveBatch(const BatchRequest& r, Findings& findings
   if (r.accumulation.has_value()) {
     if (*r.accumulation > kLimit / r.world_size) {
       findings.AddFlag("--gradient-accumulation-steps",
-                       Str(*r.accumulation) + " steps on " + Str(r.world_size) +
-                           " ranks are more than " + Str(kLimit) + " micro-batches");
+                       Counted(*r.accumulation, "step") + " on " + Counted(r.world_size, "rank") +
+                           " are more than " + Str(kLimit) + " micro-batches");
       return std::nullopt;
     }
     return WithAccumulation(r, findings);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/base/counted.h"
 #include "common/base/crc32c.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
@@ -39,8 +40,8 @@ absl::Status CheckSize(FileSystem& fs, const std::string& path, const ManifestFi
   }
   RETURN_IF_ERROR(info.status()) << "shard " << path;
   if (info->kind == FileKind::kRegular && info->bytes == expected.bytes) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("shard ", path, " has ", info->bytes,
-                                          " bytes, its manifest says ", expected.bytes,
+  return absl::DataLossError(absl::StrCat("shard ", path, " has ", Counted(info->bytes, "byte"),
+                                          ", its manifest says ", expected.bytes,
                                           info->bytes < expected.bytes ? ": truncated" : ""));
 }
 

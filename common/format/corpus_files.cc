@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/counted.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 
@@ -47,8 +48,8 @@ class Lister {
     if (findings_.empty()) findings_.push_back("no path given");
     const size_t shown = std::min(findings_.size(), kMaxListed);
     return absl::InvalidArgumentError(
-        absl::StrCat("the training text cannot be read (", shown, " of ", findings_.size(),
-                     findings_.size() == 1 ? " finding" : " findings", " shown):\n  ",
+        absl::StrCat("the training text cannot be read (", shown, " of ",
+                     Counted(static_cast<int64_t>(findings_.size()), "finding"), " shown):\n  ",
                      absl::StrJoin(findings_.begin(),
                                    findings_.begin() + static_cast<std::ptrdiff_t>(shown), "\n  "),
                      "\n--data takes files and folders of text"));
@@ -128,9 +129,9 @@ absl::StatusOr<std::string> CorpusSha256(std::span<const CorpusFile> files, File
   for (const CorpusFile& file : files) {
     ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(file.path));
     if (info.bytes != file.bytes) {
-      return absl::FailedPreconditionError(absl::StrCat("training text ", file.path, ": expected ",
-                                                        file.bytes, " bytes, got ", info.bytes,
-                                                        "; it must not change while it is read"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("training text ", file.path, ": expected ", Counted(file.bytes, "byte"),
+                       ", got ", info.bytes, "; it must not change while it is read"));
     }
     ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> open, fs.OpenToRead(file.path));
     for (int64_t offset = 0; offset < file.bytes; offset += kChunkBytes) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun {
@@ -76,7 +77,7 @@ absl::StatusOr<SafetensorsEntry> ParseEntry(const std::string& name, const Json&
   entry.begin = offsets[0].get<int64_t>();
   entry.end = offsets[1].get<int64_t>();
   if (entry.begin < 0 || entry.end < entry.begin || entry.end - entry.begin != bytes) {
-    return Bad(name, absl::StrCat("its shape needs ", bytes, " bytes, data_offsets say ",
+    return Bad(name, absl::StrCat("its shape needs ", Counted(bytes, "byte"), ", data_offsets say ",
                                   entry.begin, " to ", entry.end));
   }
   return entry;
@@ -92,8 +93,8 @@ absl::Status CheckAdjacent(const std::vector<SafetensorsEntry>& entries, int64_t
     end = entry.end;
   }
   if (end != data_bytes) {
-    return absl::DataLossError(
-        absl::StrCat("the header describes ", end, " bytes of data, the file has ", data_bytes));
+    return absl::DataLossError(absl::StrCat("the header describes ", Counted(end, "byte"),
+                                            " of data, the file has ", data_bytes));
   }
   return absl::OkStatus();
 }
@@ -120,7 +121,7 @@ absl::StatusOr<int64_t> SafetensorsHeaderBytes(std::string_view first_eight, int
     return absl::DataLossError(
         absl::StrCat("a safetensors file begins with eight bytes of header "
                      "length; this file has ",
-                     file_bytes, " bytes"));
+                     Counted(file_bytes, "byte")));
   }
   uint64_t length = 0;
   std::memcpy(&length, first_eight.data(), kLengthBytes);

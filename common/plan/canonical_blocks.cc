@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 
 namespace dsrun {
 namespace {
@@ -95,22 +96,22 @@ absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t blocks, int64_t wi
                      ") and data-parallel width (", width, ") must be at least 1"));
   }
   if (blocks > micro_batches) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "canonical-blocks is ", blocks, " but the global batch has only ", micro_batches,
-        " micro-batches; use at most ", micro_batches, ", or a smaller micro-batch-size"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("canonical-blocks is ", blocks, " but the global batch has only ",
+                     Counted(micro_batches, "micro-batch"), "; use at most ", micro_batches,
+                     ", or a smaller micro-batch-size"));
   }
   if (width > micro_batches) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("data-parallel width ", width, " is more than the ", micro_batches,
-                     " micro-batches of the global batch; use at most ", micro_batches,
-                     " ranks, a smaller micro-batch-size, or a larger global-batch-size"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "data-parallel width ", width, " is more than the ", Counted(micro_batches, "micro-batch"),
+        " of the global batch; use at most ", Counted(micro_batches, "rank"),
+        ", a smaller micro-batch-size, or a larger global-batch-size"));
   }
   if (width > blocks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("data-parallel width ", width, " is more than the ", blocks,
-                     " canonical blocks of the batch; use at most ", blocks,
-                     " ranks, or set canonical-blocks to ", width, " (at most ", micro_batches,
-                     ", the number of micro-batches)"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "data-parallel width ", width, " is more than the ", Counted(blocks, "canonical block"),
+        " of the batch; use at most ", Counted(blocks, "rank"), ", or set canonical-blocks to ",
+        width, " (at most ", micro_batches, ", the number of micro-batches)"));
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "common/base/counted.h"
+
 namespace dsrun {
 namespace {
 
@@ -41,8 +43,8 @@ absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes, 
   if (world == 0) return absl::InvalidArgumentError("no slot to place a rank on; name a host");
   if (mesh.pp < 1 || mesh.tp < 1 || world % (int64_t{mesh.pp} * mesh.tp) != 0) {
     return absl::InvalidArgumentError("pp=" + Str(mesh.pp) + " * tp=" + Str(mesh.tp) +
-                                      " must divide the " + Str(world) +
-                                      " ranks; change pp, tp or the number of slots");
+                                      " must divide the " + Counted(world, "rank") +
+                                      "; change pp, tp or the number of slots");
   }
   const int32_t dp_size = static_cast<int32_t>(world / (int64_t{mesh.pp} * mesh.tp));
   std::vector<RankPlace> table;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "common/base/counted.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/resolve_parts.h"
@@ -54,7 +55,7 @@ std::string WhatWouldFit(const MemoryInput& asked, int64_t available) {
     MemoryInput changed = asked;
     changed.width = width;
     if (TotalBytes(changed) > available) continue;
-    offer(std::to_string(width) + (width == 1 ? " rank" : " ranks"));
+    offer(Counted(width, "rank"));
     break;
   }
   const std::vector<std::string> presets = PresetNames();  // smallest first
@@ -91,10 +92,9 @@ void CheckMemory(ResolveContext& context) {
   const int64_t available = context.machine.memory_available;
   if (available <= 0 || here <= available) return;
   const std::string why =
-      job.train().model().preset() + " does not fit: " + std::to_string(ranks_here) +
-      (ranks_here == 1 ? " rank" : " ranks") + " of up to " + BytesText(largest) + " need " +
-      BytesText(here) + " on this machine, " + BytesText(available) +
-      " are available; fits: " + WhatWouldFit(input, available);
+      job.train().model().preset() + " does not fit: " + Counted(ranks_here, "rank") +
+      " of up to " + BytesText(largest) + " need " + BytesText(here) + " on this machine, " +
+      BytesText(available) + " are available; fits: " + WhatWouldFit(input, available);
   if (context.resolved.dry_run) {  // asked for its table, perhaps on another machine
     context.Note("--model: a real start would be refused: " + why);
   } else {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/base/counted.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 
@@ -154,14 +155,17 @@ void PrintTable(const Checkpoint& checkpoint, std::ostream& out) {
   out << "checkpoint  " << JoinPath(checkpoint.folder(), checkpoint.manifest_name()) << "\n"
       << "job         " << facts.job_id << ", generation " << facts.key.generation << ", commit "
       << facts.key.epoch << " of it\n"
-      << "step        " << facts.key.step << " (" << facts.counters.optimizer_steps
-      << " optimizer steps, " << facts.counters.samples_consumed << " samples)\n"
-      << "model       " << facts.model.preset << ": " << facts.model.num_layers << " layers, width "
-      << facts.model.hidden_size << ", " << facts.model.num_attention_heads << " heads, sequence "
-      << facts.model.seq_length << ", vocabulary " << facts.model.vocab_size << "\n"
+      << "step        " << facts.key.step << " ("
+      << Counted(facts.counters.optimizer_steps, "optimizer step") << ", "
+      << Counted(facts.counters.samples_consumed, "sample") << ")\n"
+      << "model       " << facts.model.preset << ": " << Counted(facts.model.num_layers, "layer")
+      << ", width " << facts.model.hidden_size << ", "
+      << Counted(facts.model.num_attention_heads, "head") << ", sequence " << facts.model.seq_length
+      << ", vocabulary " << facts.model.vocab_size << "\n"
       << "batch       global " << facts.batch.global_batch_size << ", micro "
-      << facts.batch.micro_batch_size << ", " << facts.batch.canonical_blocks
-      << " canonical blocks, seed " << facts.batch.seed << "\n";
+      << facts.batch.micro_batch_size << ", "
+      << Counted(facts.batch.canonical_blocks, "canonical block") << ", seed " << facts.batch.seed
+      << "\n";
   if (!facts.batch.corpus_sha256.empty()) {
     out << "text        SHA-256 " << facts.batch.corpus_sha256 << "\n";
   }

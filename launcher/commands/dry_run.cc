@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/counted.h"
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/topology/rank_environment.h"
@@ -95,17 +96,17 @@ std::string TrainText(const Resolved& resolved) {
   std::string paths;
   for (const std::string& path : t.data_paths()) paths += (paths.empty() ? "" : ", ") + path;
   std::string out = Line("model", t.model().preset() + ", " + CountText(ParameterCount(model)) +
-                                      " parameters: " + std::to_string(model.num_layers) +
-                                      " layers, width " + std::to_string(model.hidden_size) + ", " +
-                                      std::to_string(model.num_attention_heads) + " heads, " +
-                                      std::to_string(model.seq_length) + " bytes of context");
+                                      " parameters: " + Counted(model.num_layers, "layer") +
+                                      ", width " + std::to_string(model.hidden_size) + ", " +
+                                      Counted(model.num_attention_heads, "head") + ", " +
+                                      Counted(model.seq_length, "byte") + " of context");
   out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
                           CountText(resolved.corpus_files) +
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
-  out += Line("batch", std::to_string(t.global_batch_size()) + " sequences a step = " +
-                           std::to_string(t.global_batch_size() / t.micro_batch_size()) +
-                           " micro-batches of " + std::to_string(t.micro_batch_size()) + ", in " +
-                           std::to_string(t.canonical_blocks()) + " canonical blocks");
+  out += Line("batch", Counted(t.global_batch_size(), "sequence") + " a step = " +
+                           Counted(t.global_batch_size() / t.micro_batch_size(), "micro-batch") +
+                           " of " + std::to_string(t.micro_batch_size()) + ", in " +
+                           Counted(t.canonical_blocks(), "canonical block"));
   out += Line("steps", std::to_string(t.train_iters()) + ", lr " + Short(t.lr()) + " to " +
                            Short(t.min_lr()) + " after " + std::to_string(t.lr_warmup_iters()) +
                            " of warm-up, betas " + Short(t.adam_beta1()) + " " +
@@ -116,10 +117,10 @@ std::string TrainText(const Resolved& resolved) {
                             BytesText(t.bucket_bytes()) +
                             (t.overlap_comm() ? ", overlapped" : ", not overlapped") +
                             (t.shared_memory() ? ", shared memory on a node" : ", TCP everywhere"));
-  out += Line("checkpoints",
-              t.save_dir() + (t.save_interval() == 0
-                                  ? ", at the end"
-                                  : ", every " + std::to_string(t.save_interval()) + " steps"));
+  out +=
+      Line("checkpoints", t.save_dir() + (t.save_interval() == 0
+                                              ? ", at the end"
+                                              : ", every " + Counted(t.save_interval(), "step")));
   if (!t.load_dir().empty()) out += Line("goes on from", t.load_dir());
   return out;
 }
@@ -278,11 +279,10 @@ Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace&
 
 std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   const proto::JobSpec& job = resolved.job;
-  std::string out = "job " + job.job_id() + ": " + std::to_string(resolved.ranks.size()) +
-                    (resolved.ranks.size() == 1 ? " rank on " : " ranks on ") +
-                    std::to_string(job.nodes_size()) +
-                    (job.nodes_size() == 1 ? " node" : " nodes") + ", as user " +
-                    job.run_as_user() + " (dry run: nothing is started)\n";
+  std::string out = "job " + job.job_id() + ": " +
+                    Counted(static_cast<int64_t>(resolved.ranks.size()), "rank") + " on " +
+                    Counted(job.nodes_size(), "node") + ", as user " + job.run_as_user() +
+                    " (dry run: nothing is started)\n";
   out += job.has_train() ? TrainText(resolved) : ProgramText(job.program());
   out += Line("run folder", job.run_dir());
   out += Line("works in", job.working_dir()) + "\n";

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "common/base/counted.h"
 #include "common/base/file_system.h"
 #include "common/config/batch_size.h"
 #include "common/config/nearest.h"
@@ -179,7 +180,7 @@ void TrainResolver::Data() {
   c_.resolved.corpus_files = static_cast<int64_t>(corpus_.size());
   const int64_t needed = model_.seq_length + 1;
   if (model_ok_ && c_.resolved.corpus_bytes < needed) {
-    Error("--data", "expected at least " + std::to_string(needed) + " bytes of text (seq-length " +
+    Error("--data", "expected at least " + Counted(needed, "byte") + " of text (seq-length " +
                         std::to_string(model_.seq_length) + " and one to predict), got " +
                         std::to_string(c_.resolved.corpus_bytes) +
                         "; add text or make --seq-length smaller");
@@ -247,8 +248,8 @@ void TrainResolver::NoteShares(const BatchRequest& request, const BatchSizes& si
               std::to_string(rank);
     first = rank + 1;
   }
-  c_.Note(std::to_string(plan.micro_batches()) +
-          " micro-batches a step do not share out evenly: " + shares);
+  c_.Note(Counted(plan.micro_batches(), "micro-batch") +
+          " a step do not share out evenly: " + shares);
 }
 
 void TrainResolver::Optimizer() {
@@ -336,8 +337,7 @@ void TrainResolver::Engine() {
     c_.Note(std::string(c_.machine.gpus > 0 ? "this build has no GPU engine"
                                             : "no GPU on this machine") +
             ": the CPU engine is used (" + train_.isa_cap() + ", " +
-            std::to_string(train_.threads_per_rank()) +
-            (train_.threads_per_rank() == 1 ? " thread" : " threads") + " a rank)");
+            Counted(train_.threads_per_rank(), "thread") + " a rank)");
   }
 }
 
@@ -362,8 +362,8 @@ void TrainResolver::Device() {
   const auto device = v_.OneOf("device", {"auto", "cpu", "cuda"});
   if (device == "cuda") {
     Error("--device", "cuda was asked for, but this build has no GPU engine (" +
-                          std::to_string(c_.machine.gpus) +
-                          " GPUs on this machine); use --device cpu or auto");
+                          Counted(c_.machine.gpus, "GPU") +
+                          " on this machine); use --device cpu or auto");
   }
   train_.set_device("cpu");
 }

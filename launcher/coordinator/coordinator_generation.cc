@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "common/base/counted.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
@@ -216,7 +217,8 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   if (restarts_ >= config_.max_restarts) {
     return BeginEnding(
         kExitRestartsExhausted,
-        absl::StrCat("all ", config_.max_restarts, " restarts are used up; ", reason), true);
+        absl::StrCat(Counted(config_.max_restarts, "restart"), " allowed and used up; ", reason),
+        true);
   }
   ++restarts_;
   Claim(reason);
@@ -228,6 +230,9 @@ std::optional<std::string> Coordinator::GoesInCircles(const std::string& reason)
   const int most = config_.max_restarts_without_progress;
   if (!history_.Cause().from_outside) {
     if (progressed_ || ++fruitless_ < most || most <= 0) return std::nullopt;
+    if (fruitless_ == 1) {
+      return absl::StrCat("1 generation failed by itself without progress, because ", reason);
+    }
     return absl::StrCat(fruitless_,
                         " generations failed by themselves without progress in between; the last "
                         "ended because ",
@@ -295,8 +300,9 @@ void Coordinator::EndLaunch() {
   for (const Failure& failure : failures) {
     if (shown.size() < kShown) shown.push_back(FailureSentence(failure));
   }
-  std::string verdict = absl::StrCat(failures.size(), " of ", members_.size(),
-                                     " nodes cannot be used: ", absl::StrJoin(shown, "; "));
+  std::string verdict =
+      absl::StrCat(failures.size(), " of ", Counted(static_cast<int64_t>(members_.size()), "node"),
+                   " cannot be used: ", absl::StrJoin(shown, "; "));
   if (failures.size() > kShown) absl::StrAppend(&verdict, "; ", kShown, " shown");
   BeginEnding(exit_code, std::move(verdict), true);
 }

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/counted.h"
 #include "launcher/coordinator/exit_words.h"
 #include "launcher/coordinator/root_cause.h"
 
@@ -186,11 +187,12 @@ std::string Describe(const OperatorEvent& event) {
   return std::visit(
       Overloaded{
           [](const AgentsOpened& e) {
-            return absl::StrCat("all agents opened: ", e.nodes, " nodes, ", e.slots, " slots");
+            return absl::StrCat("all agents opened: ", Counted(e.nodes, "node"), ", ",
+                                Counted(e.slots, "slot"));
           },
           [](const GenerationStarted& e) {
-            return absl::StrCat("generation ", e.generation.value(), " starts with ", e.width(),
-                                " ranks: ", e.reason);
+            return absl::StrCat("generation ", e.generation.value(), " starts with ",
+                                Counted(e.width(), "rank"), ": ", e.reason);
           },
           [](const GenerationRunning& e) {
             return absl::StrCat("generation ", e.generation.value(), " runs from step ",
@@ -208,7 +210,7 @@ std::string Describe(const OperatorEvent& event) {
           [](const Recovered& e) {
             return absl::StrCat("generation ", e.generation.value(), " recovered after ",
                                 absl::FormatDuration(e.since_failure), " with step ", e.next_step,
-                                ", ", e.lost_steps, " steps lost");
+                                ", ", Counted(e.lost_steps, "step"), " lost");
           },
           [](const NoticeText& e) {
             return absl::StrCat(e.warning ? "warning: " : "notice: ", e.text);
@@ -229,15 +231,16 @@ std::string Describe(const Report& report) {
     if (incident.went_on) {
       absl::StrAppend(&text, "; generation ", incident.went_on->value(), " went on after ",
                       absl::FormatDuration(*incident.next_step_at - incident.failed_at), ", ",
-                      incident.lost_steps(), " steps lost");
+                      Counted(incident.lost_steps(), "step"), " lost");
     }
     absl::StrAppend(&text, "\n");
     for (const Failure& failure : incident.consequences) {
       absl::StrAppend(&text, "  then ", FailureSentence(failure), "\n");
     }
   }
-  absl::StrAppend(&text, report.generations.size(), " generations, ", report.restarts,
-                  " restarts, ", report.lost_steps, " steps and ",
+  absl::StrAppend(&text, Counted(static_cast<int64_t>(report.generations.size()), "generation"),
+                  ", ", Counted(report.restarts, "restart"), ", ",
+                  Counted(report.lost_steps, "step"), " and ",
                   absl::FormatDuration(report.lost_time), " lost; final step ", report.final_step,
                   ", checkpoint ", report.manifest.empty() ? "none" : report.manifest, "\n");
   return text;

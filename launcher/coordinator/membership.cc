@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 
@@ -103,7 +104,7 @@ absl::StatusOr<Membership> Membership::Restore(size_t nodes,
                                                const proto::MembershipState& snapshot) {
   if (static_cast<size_t>(snapshot.nodes_size()) != nodes) {
     return absl::DataLossError(
-        absl::StrCat("it is of ", snapshot.nodes_size(), " nodes, the job has ", nodes));
+        absl::StrCat("it is of ", Counted(snapshot.nodes_size(), "node"), ", the job has ", nodes));
   }
   Membership members(nodes);
   for (int i = 0; i < snapshot.nodes_size(); ++i) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 
 namespace dsrun::launcher {
 
@@ -77,8 +78,8 @@ proto::RendezvousState RendezvousTable::Snapshot() const {
 absl::StatusOr<RendezvousTable> RendezvousTable::Restore(int width,
                                                          const proto::RendezvousState& snapshot) {
   if (snapshot.width() != width) {
-    return absl::DataLossError(
-        absl::StrCat("its rendezvous is of ", snapshot.width(), " ranks, its plan has ", width));
+    return absl::DataLossError(absl::StrCat(
+        "its rendezvous is of ", Counted(snapshot.width(), "rank"), ", its plan has ", width));
   }
   RendezvousTable table;
   table.width_ = width;

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/counted.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 
@@ -111,9 +112,9 @@ proto::GenerationState ToSnapshot(const GenerationRecord& record) {
 
 absl::StatusOr<GenerationRecord> FromSnapshot(const proto::GenerationState& state) {
   if (state.rank_nodes_size() != state.rank_slots_size()) {
-    return absl::DataLossError(absl::StrCat("generation ", state.generation(), " has ",
-                                            state.rank_nodes_size(), " nodes and ",
-                                            state.rank_slots_size(), " slots of its ranks"));
+    return absl::DataLossError(absl::StrCat(
+        "generation ", state.generation(), " has ", Counted(state.rank_nodes_size(), "node"),
+        " and ", Counted(state.rank_slots_size(), "slot"), " of its ranks"));
   }
   GenerationRecord record;
   auto& [generation, reason, ranks, claimed_at, began_at, joined_at, first_step_at, ended_at,

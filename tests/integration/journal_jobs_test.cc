@@ -78,7 +78,7 @@ TEST(JournalOfAJob, AfterAKilledWorker_TellsRankSignalAndTheEndOfTheJob) {
                                          std::to_string(report["generations"].size())));
   EXPECT_THAT(told.End(), AllOf(HasSubstr("exit code 0: all ranks finished"),
                                 HasSubstr("generation 1 failed: " + rank),
-                                HasSubstr("killed by signal 9 (SIGKILL"), HasSubstr("1 restarts"),
+                                HasSubstr("killed by signal 9 (SIGKILL"), HasSubstr("1 restart,"),
                                 HasSubstr("final step " + std::to_string(kSteps))));
   EXPECT_THAT(told.text, Not(HasSubstr("another state")));
   // In the order in which it was: lost, the next generation claimed, begun, and over.

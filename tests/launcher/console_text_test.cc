@@ -162,6 +162,21 @@ TEST(Console, RankOutput_IsPrefixedLineByLineAndBytesAreKept) {
   EXPECT_EQ(err.ReadAll(), "");
 }
 
+TEST(Console, OneOfAThing_IsSingular) {
+  const std::vector<std::pair<OperatorEvent, std::string>> table = {
+      {AgentsOpened{1, 1}, "1 agent with 1 slot is ready"},
+      {AgentsOpened{1, 4}, "1 agent with 4 slots is ready"},
+      {AgentsOpened{2, 3}, "2 agents with 3 slots are ready"},
+      {GenerationStarted{Generation(2), {WorkerId{NodeId(0), Slot(0)}}, "why"},
+       "generation 2 starts with 1 rank: why"},
+      {Recovered{Generation(2), absl::Seconds(1), 7, 1},
+       "recovered in 1.00 s: generation 2 finished step 7, 1 step again"},
+      {Recovered{Generation(2), absl::Seconds(1), 7, 0},
+       "recovered in 1.00 s: generation 2 finished step 7, 0 steps again"},
+  };
+  for (const auto& [event, text] : table) EXPECT_EQ(OperatorText(event), text);
+}
+
 // Nothing is waited for: what dsrun says, and its end, bring out what the ranks had said before.
 TEST(Console, SameLineOfAllRanks_IsShownOnce_BeforeWhatIsSaidLater) {
   Pipe out;

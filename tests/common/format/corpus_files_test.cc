@@ -51,7 +51,7 @@ TEST(CorpusFilesTest, Sha256_IsOfAllBytesInOrder) {
   const absl::Status changed = CorpusSha256(files, fs).status();
   EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(std::string(changed.message()),
-            "training text /small: expected 1 bytes, got 2; it must not change while it is read");
+            "training text /small: expected 1 byte, got 2; it must not change while it is read");
 }
 
 TEST(CorpusFilesTest, AllFindings_AreNamedAtOnce) {
