@@ -128,7 +128,6 @@ AgentNode::~AgentNode() {
 absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
     const proto::CoordinatorMessage& first, std::shared_ptr<CoordinatorPeer> coordinator) {
   if (!first.has_open() || !SecretsEqual(options_.cluster_key, first.open().cluster_key())) {
-    LOG(WARNING) << "a job was refused: wrong cluster key";
     return absl::UnauthenticatedError(
         "cluster key: expected the key of this agent, got another one; give dsrun the file that "
         "dsagent was started with");

@@ -9,13 +9,15 @@
 #include "agent/peers.h"
 #include "agent/supervisor.h"
 #include "common/base/logging.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/loopback.h"
+#include "common/rpc/message_bytes.h"
 #include "common/rpc/server_stream.h"
 
 namespace dsrun::agent {
 namespace {
 
-using Stream = ServerStream<proto::CoordinatorMessage, proto::AgentMessage>;
+using Stream = ServerStream<grpc::ByteBuffer, grpc::ByteBuffer>;
 
 // Output of ranks that may wait for a slow launcher; beyond it lines are counted instead of kept.
 constexpr size_t kMaxBulkBytes = 4 << 20;
@@ -23,11 +25,12 @@ constexpr size_t kMaxBulkBytes = 4 << 20;
 class StreamPeer : public CoordinatorPeer {
  public:
   explicit StreamPeer(Stream::Ptr stream) : stream_(std::move(stream)) {}
-  void Send(proto::AgentMessage message) override { stream_->Send(std::move(message)); }
+  void Send(proto::AgentMessage message) override { stream_->Send(EncodeMessage(message)); }
   bool TrySendBulk(proto::AgentMessage message) override {
     if (stream_->queued_bytes() > kMaxBulkBytes) return false;
-    const size_t bytes = message.ByteSizeLong();
-    stream_->SendSized(std::move(message), bytes);
+    grpc::ByteBuffer encoded = EncodeMessage(message);
+    const size_t bytes = encoded.Length();
+    stream_->SendSized(std::move(encoded), bytes);
     return true;
   }
   void Close(absl::Status status) override { stream_->Close(std::move(status)); }
@@ -38,33 +41,47 @@ class StreamPeer : public CoordinatorPeer {
 
 // Of gRPC's threads, one call at a time.
 struct Call {
+  std::string peer;
   std::shared_ptr<Supervisor> supervisor;  // null before Open
+  std::string why_gone = "the coordinator's stream is gone";
 };
+
+absl::Status Take(AgentNode& node, const Stream::Ptr& stream, const grpc::ByteBuffer& bytes,
+                  Call& call) {
+  if (!IsLoopbackPeer(call.peer)) {
+    return absl::UnauthenticatedError(absl::StrCat(
+        "caller ", call.peer, ": off loopback everything is refused until TLS exists"));
+  }
+  ASSIGN_OR_RETURN(const proto::CoordinatorMessage message,
+                   DecodeMessage<proto::CoordinatorMessage>(bytes));
+  if (call.supervisor != nullptr) {
+    call.supervisor->OnCoordinatorMessage(message);
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(call.supervisor, node.Admit(message, std::make_shared<StreamPeer>(stream)));
+  LOG(INFO) << "job " << message.open().job().job_id() << " admitted from " << call.peer;
+  return absl::OkStatus();
+}
 
 }  // namespace
 
-grpc::ServerBidiReactor<proto::CoordinatorMessage, proto::AgentMessage>* AgentService::Session(
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AgentService::Session(
     grpc::CallbackServerContext* context) {
-  const std::string peer = context->peer();
   auto call = std::make_shared<Call>();
+  call->peer = context->peer();
   return Stream::Accept({
       .on_message =
-          [this, call, peer](const Stream::Ptr& stream, const proto::CoordinatorMessage& message) {
-            if (call->supervisor != nullptr) return call->supervisor->OnCoordinatorMessage(message);
-            if (!IsLoopbackPeer(peer)) {
-              return stream->Close(absl::UnauthenticatedError(absl::StrCat(
-                  "caller ", peer, ": off loopback everything is refused until TLS exists")));
-            }
-            absl::StatusOr<std::shared_ptr<Supervisor>> admitted =
-                node_->Admit(message, std::make_shared<StreamPeer>(stream));
-            if (!admitted.ok()) return stream->Close(admitted.status());
-            LOG(INFO) << "job " << message.open().job().job_id() << " admitted from " << peer;
-            call->supervisor = *std::move(admitted);
+          [this, call](const Stream::Ptr& stream, const grpc::ByteBuffer& bytes) {
+            absl::Status status = Take(*node_, stream, bytes, *call);
+            if (status.ok()) return;
+            LOG(WARNING) << "caller " << call->peer << " is sent away: " << status;
+            call->why_gone = absl::StrCat("its stream was ended here: ", status.message());
+            stream->Close(std::move(status));
           },
       .on_gone =
           [call](const Stream::Ptr&) {
             if (call->supervisor == nullptr) return;
-            call->supervisor->OnCoordinatorGone("the coordinator's stream is gone");
+            call->supervisor->OnCoordinatorGone(call->why_gone);
             call->supervisor = nullptr;
           },
   });

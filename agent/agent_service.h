@@ -1,5 +1,8 @@
 // The Agent service (proto/agent_service.proto) on the TCP port: an adapter between a stream and
 // AgentNode. Thread-safe.
+//
+// It takes the bytes of messages and decodes them itself: one that cannot be decoded ends the
+// stream with DATA_LOSS, which says so on both sides.
 
 #ifndef DSRUN_AGENT_AGENT_SERVICE_H_
 #define DSRUN_AGENT_AGENT_SERVICE_H_
@@ -9,12 +12,12 @@
 
 namespace dsrun::agent {
 
-class AgentService : public proto::Agent::CallbackService {
+class AgentService : public proto::Agent::WithRawCallbackMethod_Session<proto::Agent::Service> {
  public:
   // `node` must outlive the server that this service is registered with.
   explicit AgentService(AgentNode* node) : node_(node) {}
 
-  grpc::ServerBidiReactor<proto::CoordinatorMessage, proto::AgentMessage>* Session(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Session(
       grpc::CallbackServerContext* context) override;
 
  private:

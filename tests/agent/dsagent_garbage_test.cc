@@ -168,5 +168,31 @@ TEST(DsagentGarbage, AfterTheOpen_IsDroppedAndTheJobStillEndsInOrder) {
   ExpectServed(agent, "next");
 }
 
+// As from a dsrun of another version. The two sides say the same, and the node is free again.
+TEST(DsagentGarbage, MessageThatCannotBeDecoded_IsSaidOnBothSides) {
+  testing::internal::CaptureStderr();  // the agent's, too
+  {
+    DsagentProcess agent;
+    for (const bool first : {true, false}) {
+      AgentClient client(agent.port());
+      proto::CoordinatorMessage message;
+      if (!first) {
+        client.Send(AgentClient::Open(DsagentProcess::kKey, "job", RunDir(), Rank("wait"), 1));
+        EXPECT_TRUE(client.Await([](const auto& m) { return m.has_opened(); }).has_value());
+      }
+      message.set_job_id("caf\xe9");  // which has to be UTF-8
+      client.Send(message);
+      const absl::Status end = client.AwaitEnd();
+      EXPECT_EQ(end.code(), absl::StatusCode::kDataLoss) << end;
+      EXPECT_THAT(std::string(end.message()),
+                  testing::HasSubstr("a message of 6 bytes cannot be decoded; expected one of type "
+                                     "dsrun.proto.CoordinatorMessage"));
+    }
+    ExpectServed(agent, "next");
+  }
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(said, testing::ContainsRegex("is sent away: DATA_LOSS: a message of 6 bytes cannot"));
+}
+
 }  // namespace
 }  // namespace dsrun::agent
