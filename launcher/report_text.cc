@@ -233,6 +233,18 @@ void AddPlaces(const Report& report, const ReportContext& context, Lines& lines)
   lines.push_back("  report      " + job.run_dir() + "/report.json");
 }
 
+// Where the first failing rank's output is, as its agent names the file (agent/README.md). All
+// processes of a job's first failing generation were started in it. A running agent may have a
+// folder of its own.
+std::string ReadLog(const Incident& incident, bool own_agent, const ReportContext& context) {
+  const Failure& cause = incident.cause;
+  if (!cause.rank) return "read the first failing rank's log in " + context.log_folder;
+  return absl::StrFormat("read the first failing rank's log: %s/%s/rank-%d.gen-%d.log%s",
+                         context.log_folder, cause.host, cause.rank->value(),
+                         incident.failed.value(),
+                         own_agent ? "" : ", or below the --run-dir of that node's dsagent");
+}
+
 // One sentence for what the operator would do next; empty: nothing.
 std::string Next(const Report& report, const ReportContext& context) {
   const std::string save_dir = context.job.train().save_dir();
@@ -251,9 +263,9 @@ std::string Next(const Report& report, const ReportContext& context) {
                                    : "nothing failed: start again with the same command";
   }
   const Failure& cause = report.incidents.front().cause;
-  if (cause.slot) return "read the first failing rank's log in " + context.log_folder;
   const bool own = cause.node.value() < context.job.nodes_size() &&
                    context.job.nodes(cause.node.value()).agent_port() == 0;
+  if (cause.slot) return ReadLog(report.incidents.front(), own, context);
   return own ? absl::StrFormat("read what its agent said: %s/agent-%d.log", context.log_folder,
                                cause.node.value())
              : absl::StrCat("read the log of the dsagent of node ", cause.host);

@@ -117,6 +117,19 @@ TEST(ProgramJob, LastLineThatIsNotUtf8_CostsNoNode) {
   }
 }
 
+TEST(ProgramJob, FailedRank_ItsLogFileIsNamedOnTheLastScreen) {
+  Job job({"--num_gpus=2", "/bin/sh", "-c",
+           "echo words of $RANK; [ $RANK = 1 ] && exit 3; exec sleep 600"});
+  EXPECT_EQ(job.AwaitExit(), 3) << job.Words();
+  const std::string start = "next        read the first failing rank's log: ";
+  const std::string screen = job.err();
+  const size_t at = screen.find(start);
+  ASSERT_NE(at, std::string::npos) << screen;
+  std::string path = screen.substr(at + start.size());
+  path.resize(path.find('\n'));
+  EXPECT_EQ(ReadWholeFile(path), "words of 1\n") << path;
+}
+
 TEST(ProgramJob, ExecutableWhoseNameIsNotUtf8_IsStarted) {
   const TemporaryFolder folder;
   const std::string program = folder.path() + "/" + kOddName;

@@ -280,6 +280,25 @@ TEST(ReportScreen, SaysWhatFailedWhereAndHowItWentOn) {
   EXPECT_THAT(screen, HasSubstr("  next  "));
 }
 
+TEST(ReportScreen, NothingSaved_NamesTheLogOfTheFirstFailingRank) {
+  Report report = FailedReport();
+  report.manifest.clear();
+  Incident later = report.incidents[0];
+  later.cause.rank = Rank(0);
+  later.failed = Generation(4);
+  report.incidents.push_back(later);
+  ReportContext context = Context();
+  EXPECT_THAT(ReportScreen(report, context),
+              HasSubstr("next        read the first failing rank's log: "
+                        "/runs/j1/logs/127.0.0.2/rank-2.gen-1.log\n"));
+  context.job.mutable_nodes(1)->set_agent_port(7411);
+  EXPECT_THAT(ReportScreen(report, context),
+              HasSubstr("/rank-2.gen-1.log, or below the --run-dir of that node's dsagent\n"));
+  report.incidents[0].cause.rank.reset();
+  EXPECT_THAT(ReportScreen(report, context),
+              HasSubstr("next        read the first failing rank's log in /runs/j1/logs\n"));
+}
+
 TEST(ReportScreen, SilenceIsHowLongItTookToNotice) {
   Report report = FailedReport();
   report.incidents[0].cause.silent_for = absl::Seconds(3);
