@@ -334,6 +334,9 @@ ordered_json ToJson(const Incident& incident, const ReportContext& context) {
     json["consequences"].push_back(ToJson(each, context));
   }
   json["failed_generation"] = incident.failed.value();
+  json["noticed_at"] = absl::FormatTime(
+      "%Y-%m-%dT%H:%M:%E3SZ", context.wall_now - (context.steady_now - incident.detected_at),
+      absl::UTCTimeZone());
   if (incident.went_on) json["went_on_as_generation"] = incident.went_on->value();
   const auto since = [&](const char* name, const std::optional<absl::Duration>& at) {
     if (at) json[name] = absl::ToDoubleSeconds(*at - incident.detected_at);

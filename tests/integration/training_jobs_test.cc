@@ -9,10 +9,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <regex>
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/training_job.h"
 
@@ -145,22 +148,40 @@ void KillWhileSaving(size_t index, const TemporaryFolder& folder) {
 TEST_F(TrainingJob, KilledWhileSaving_RankZeroWhoCommits) { KillWhileSaving(0, folder_); }
 TEST_F(TrainingJob, KilledWhileSaving_AnotherRank) { KillWhileSaving(2, folder_); }
 
-// What happens to one of two agents; the job goes on with the other node.
-void LoseAnAgent(int signal, const TemporaryFolder& folder) {
+// What happens to one of two agents; the job goes on with the other node. Nobody tells the moment
+// of the signal but this test: it measures by the machine's clock, to the millisecond of the
+// report.
+void LoseAnAgent(int signal, double noticed_within_seconds, const TemporaryFolder& folder) {
   Job job(Train({"--hostfile", TwoNodes(folder.path())}, folder.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder.path(), kSteps / 3)) << job.Words();
   const std::vector<pid_t> agents = job.Find(Role::kAgent);
   ASSERT_EQ(agents.size(), 2u);
+  const absl::Time before = Clock::Real().WallNow();
   kill(agents[1], signal);
   ExpectWentOn(job, folder);
+  const nlohmann::json incident = job.ReportJson()["incidents"][0];
+  EXPECT_FALSE(incident["cause"].contains("slot")) << job.Words();
+  absl::Time noticed;
+  std::string error;
+  ASSERT_TRUE(absl::ParseTime(absl::RFC3339_full, incident["noticed_at"].get<std::string>(),
+                              &noticed, &error))
+      << error;
+  const double seconds = absl::ToDoubleSeconds(noticed - before);
+  EXPECT_GT(seconds, -0.01);
+  EXPECT_LT(seconds, noticed_within_seconds) << job.Words();
+  std::cout << "the loss of the agent was noticed after " << seconds << " s\n";
   const nlohmann::json generations = job.ReportJson()["generations"];
   ASSERT_GE(generations.size(), 2u);
   EXPECT_EQ(generations[0]["ranks"].size(), 4u);
   EXPECT_EQ(generations.back()["ranks"].size(), 2u);
 }
 
-TEST_F(TrainingJob, KilledAgent_GoesOnAtHalfTheWidth) { LoseAnAgent(SIGKILL, folder_); }
-TEST_F(TrainingJob, StoppedAgent_GoesOnAtHalfTheWidth) { LoseAnAgent(SIGSTOP, folder_); }
+TEST_F(TrainingJob, KilledAgent_GoesOnAtHalfTheWidth) {
+  LoseAnAgent(SIGKILL, kDeathNoticedWithinSeconds, folder_);
+}
+TEST_F(TrainingJob, StoppedAgent_GoesOnAtHalfTheWidth) {
+  LoseAnAgent(SIGSTOP, kSilenceNoticedWithinSeconds, folder_);
+}
 
 TEST_F(TrainingJob, StoppedWorker_IsReplacedAndGone) {
   Job job(Train({"--num_gpus=3"}, folder_.path(), Long()));

@@ -465,6 +465,7 @@ TEST(ReportJson, IsWholeAndSurvivesBytesThatAreNotText) {
   EXPECT_EQ(json["incidents"][0]["cause"]["rank"], 2);
   EXPECT_EQ(json["incidents"][0]["lost_steps"], 10);
   EXPECT_NEAR(json["incidents"][0]["cause"]["detection_s"], 0.012, 1e-9);
+  EXPECT_EQ(json["incidents"][0]["noticed_at"], "1970-01-12T13:46:40.000Z");
   EXPECT_NEAR(json["incidents"][0]["next_step_after_s"], 0.8, 1e-9);
 }
 
