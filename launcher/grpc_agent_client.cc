@@ -10,41 +10,15 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/counted.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/message_bytes.h"
 #include "common/rpc/status_codec.h"
 #include "proto/agent_service.grpc.pb.h"
 
 namespace dsrun::launcher {
 
-// A message of an agent as it came. gRPC's own reader says no more of one that cannot be decoded
-// than that nothing comes, and leaves the call open: that would look like a silent node.
-struct Received {
-  proto::AgentMessage message;
-  bool decoded = false;
-  size_t bytes = 0;
-};
-
-}  // namespace dsrun::launcher
-
-namespace grpc {
-
-template <>
-class SerializationTraits<dsrun::launcher::Received> {
- public:
-  static Status Deserialize(ByteBuffer* buffer, dsrun::launcher::Received* to) {
-    to->bytes = buffer->Length();
-    to->decoded =
-        SerializationTraits<dsrun::proto::AgentMessage>::Deserialize(buffer, &to->message).ok();
-    return Status::OK;
-  }
-};
-
-}  // namespace grpc
-
-namespace dsrun::launcher {
 namespace {
 
 std::string Method() { return absl::StrCat("/", proto::Agent::service_full_name(), "/Session"); }
@@ -75,8 +49,9 @@ class Done {
 // A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
 // once nothing more can be read and no write is out.
 //
-// A message that cannot be decoded ends the stream: what it said is lost, and so is the order.
-class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Received> {
+// It takes the bytes of messages, as the agent does (common/rpc/message_bytes.h): one that cannot
+// be decoded ends the stream, as what it said is lost, and so is the order.
+class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::ByteBuffer> {
  public:
   Stream(std::shared_ptr<grpc::Channel> channel, std::string target, AgentClient::Listener listener)
       : target_(std::move(target)), listener_(std::move(listener)), stub_(std::move(channel)) {}
@@ -110,7 +85,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Receive
     if (ok) {
       heard_ = true;
       Take();
-      incoming_ = {};
+      incoming_.Clear();
       StartRead(&incoming_);
       return;
     }
@@ -148,11 +123,9 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Receive
  private:
   void Take() {
     if (!undecoded_.ok()) return;
-    if (incoming_.decoded) return listener_.on_message(std::move(incoming_.message));
-    undecoded_ = absl::DataLossError(
-        absl::StrCat("a message of ", Counted(static_cast<int64_t>(incoming_.bytes), "byte"),
-                     " cannot be decoded; expected an AgentMessage of ",
-                     "proto/agent.proto; check that dsrun and dsagent are of the same version"));
+    absl::StatusOr<proto::AgentMessage> message = DecodeMessage<proto::AgentMessage>(incoming_);
+    if (message.ok()) return listener_.on_message(*std::move(message));
+    undecoded_ = message.status();
     context_.TryCancel();
   }
 
@@ -168,12 +141,12 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, Receive
   // Constant after construction.
   const std::string target_;
   const AgentClient::Listener listener_;
-  grpc::TemplatedGenericStub<proto::CoordinatorMessage, Received> stub_;
+  grpc::TemplatedGenericStub<proto::CoordinatorMessage, grpc::ByteBuffer> stub_;
   const std::shared_ptr<Done> done_ = std::make_shared<Done>();
 
   // gRPC's own synchronisation: touched by its callbacks only, one at a time.
   grpc::ClientContext context_;
-  Received incoming_;
+  grpc::ByteBuffer incoming_;
   bool heard_ = false;  // a message came
   absl::Status undecoded_;
 

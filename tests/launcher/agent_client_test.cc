@@ -200,7 +200,9 @@ TEST_F(AgentClientTest, MessageThatCannotBeDecoded_EndsTheStreamAndIsSaid) {
   const absl::Status end = heard_.AwaitEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(end.message()), HasSubstr(address));
-  EXPECT_THAT(std::string(end.message()), HasSubstr("a message of 6 bytes cannot be decoded"));
+  EXPECT_THAT(std::string(end.message()),
+              HasSubstr("a message of 6 bytes cannot be decoded; expected one of type "
+                        "dsrun.proto.AgentMessage"));
   EXPECT_EQ(heard_.AwaitMessages(1), std::vector<int64_t>{7});  // nothing after the spoilt one
 }
 
