@@ -198,9 +198,12 @@ std::vector<SelectedHost> Filtered(const Hostfile& hostfile, const Named& named,
     const auto found = named.find(i);
     SelectedHost selected{hostfile.hosts[i], {}};
     const std::set<int32_t> here = found == named.end() ? std::set<int32_t>() : found->second;
-    if (keep) selected.slots.assign(here.begin(), here.end());
-    for (int32_t slot = 0; !keep && slot < hostfile.hosts[i].slots; ++slot) {
-      if (!here.contains(slot)) selected.slots.push_back(slot);
+    if (keep) {
+      selected.slots.assign(here.begin(), here.end());
+    } else {
+      for (int32_t slot = 0; slot < hostfile.hosts[i].slots; ++slot) {
+        if (!here.contains(slot)) selected.slots.push_back(slot);
+      }
     }
     if (!selected.slots.empty()) out.push_back(std::move(selected));
   }
