@@ -17,6 +17,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/constant_time.h"
+#include "common/topology/rank_files.h"
 
 namespace dsrun::agent {
 namespace {
@@ -194,6 +195,7 @@ absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action)
                                          .node = node_,
                                          .slot = action.slot,
                                          .rank = action.rank,
+                                         .run_dir = options_.run_dir,
                                          .worker_binary = options_.worker_binary,
                                          .tag = process.tag,
                                          .node_has_gpus = options_.inventory.gpu_count() > 0});
@@ -254,8 +256,9 @@ absl::StatusOr<int> Supervisor::MakeBootstrap(Slot slot) const {
 }
 
 std::string Supervisor::LogPath(const SpawnWorker& action) const {
-  return absl::StrCat(options_.run_dir, "/logs/", job_.nodes(node_).host(), "/rank-",
-                      action.rank.value(), ".gen-", action.plan.generation(), ".log");
+  return FilesOfRank(options_.run_dir, job_.nodes(node_).host(), action.rank,
+                     action.plan.generation())
+      .log;
 }
 
 void Supervisor::Do(const InspectWorker& action) {

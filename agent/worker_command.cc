@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/topology/placement.h"
 #include "common/topology/rank_environment.h"
+#include "common/topology/rank_files.h"
 
 namespace dsrun::agent {
 namespace {
@@ -39,7 +40,9 @@ std::vector<std::pair<std::string, std::string>> RankVariables(const WorkerComma
   variables.master_addr = input.job.master_addr();
   variables.master_port = input.job.master_port();
   variables.job_id = input.job.job_id();
-  variables.run_dir = input.job.run_dir();
+  variables.error_file = FilesOfRank(input.run_dir, input.job.nodes(input.node).host(), input.rank,
+                                     input.plan.generation())
+                             .error;
   variables.restart_count = input.plan.generation() - 1;
   variables.max_restarts = input.job.limits().max_restarts();
   if (input.node_has_gpus && input.node < input.job.nodes_size()) {

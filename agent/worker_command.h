@@ -25,6 +25,7 @@ struct WorkerCommandInput {
   int node = 0;
   Slot slot;
   Rank rank;
+  std::string run_dir;        // of this agent; its folder of the node's logs exists
   std::string worker_binary;  // dsworker, absolute; not used for programs
   std::string tag;            // value of kWorkerTagVariable
   bool node_has_gpus = false;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "common/base/counted.h"
+#include "common/topology/rank_files.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -233,16 +234,15 @@ void AddPlaces(const Report& report, const ReportContext& context, Lines& lines)
   lines.push_back("  report      " + job.run_dir() + "/report.json");
 }
 
-// Where the first failing rank's output is, as its agent names the file (agent/README.md). All
-// processes of a job's first failing generation were started in it. A running agent may have a
-// folder of its own.
+// Where the first failing rank's output is. All processes of a job's first failing generation were
+// started in it. A running agent may have a run folder of its own.
 std::string ReadLog(const Incident& incident, bool own_agent, const ReportContext& context) {
   const Failure& cause = incident.cause;
   if (!cause.rank) return "read the first failing rank's log in " + context.log_folder;
-  return absl::StrFormat("read the first failing rank's log: %s/%s/rank-%d.gen-%d.log%s",
-                         context.log_folder, cause.host, cause.rank->value(),
-                         incident.failed.value(),
-                         own_agent ? "" : ", or below the --run-dir of that node's dsagent");
+  return absl::StrCat(
+      "read the first failing rank's log: ",
+      FilesOfRank(context.job.run_dir(), cause.host, *cause.rank, incident.failed.value()).log,
+      own_agent ? "" : ", or below the --run-dir of that node's dsagent");
 }
 
 // One sentence for what the operator would do next; empty: nothing.

@@ -32,11 +32,7 @@ std::vector<std::pair<std::string, std::string>> RankEnvironment(
       // Rank 0 of the program opens the store at MASTER_PORT itself; no agent holds one.
       {"TORCHELASTIC_USE_AGENT_STORE", "False"},
   };
-  if (!input.run_dir.empty()) {
-    out.emplace_back("TORCHELASTIC_ERROR_FILE", input.run_dir + "/logs/rank-" + rank + ".gen-" +
-                                                    std::to_string(input.restart_count + 1) +
-                                                    ".error.json");
-  }
+  if (!input.error_file.empty()) out.emplace_back("TORCHELASTIC_ERROR_FILE", input.error_file);
   if (!input.visible_gpus.empty()) {
     std::string list;
     for (const Slot slot : input.visible_gpus) {

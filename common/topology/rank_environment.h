@@ -25,10 +25,10 @@ struct RankEnvironmentInput {
   std::string job_id;
   int64_t restart_count = 0;  // generation - 1
   int64_t max_restarts = 0;
-  // The job's, with a folder `logs`: a Python program under torch's @record keeps its last
-  // exception there as JSON (TORCHELASTIC_ERROR_FILE). Nothing of ours reads it: the exception is
-  // also in the rank's log, whose last lines stand on the last screen. Empty: nothing is set.
-  std::string run_dir;
+  // Where a Python program under torch's @record keeps its last exception as JSON (rank_files.h).
+  // Nothing of ours reads it: the exception is also in the rank's log, whose last lines stand on
+  // the last screen. Empty: nothing is set.
+  std::string error_file;
   // The node's slots in use, ascending, when slots are GPUs there: every rank of the node sees all
   // of them, and LOCAL_RANK indexes into them. Empty: the node has no GPU, nothing is set.
   std::vector<Slot> visible_gpus;

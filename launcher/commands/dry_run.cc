@@ -11,6 +11,7 @@
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/topology/rank_environment.h"
+#include "common/topology/rank_files.h"
 #include "launcher/commands/units.h"
 #include "nlohmann/json.hpp"
 
@@ -33,7 +34,10 @@ Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const 
   input.master_addr = resolved.job.master_addr();
   input.master_port = resolved.job.master_port();
   input.job_id = resolved.job.job_id();
-  input.run_dir = resolved.job.run_dir();
+  input.error_file =
+      FilesOfRank(resolved.job.run_dir(), resolved.job.nodes(place.node.value()).host(), place.rank,
+                  /*generation=*/1)
+          .error;
   input.max_restarts = resolved.job.limits().max_restarts();
   if (machine.gpus > 0 && !resolved.job.has_train()) {
     for (const int32_t slot : resolved.job.nodes(place.node.value()).slots()) {

@@ -81,10 +81,10 @@ TEST(ProgramJob, ArgumentsAndEnvironment_ArriveByteForByte) {
     EXPECT_THAT(env, Contains("CROSS_SIZE=1"));
     EXPECT_THAT(env, Contains("MASTER_ADDR=127.0.0.1"));
     EXPECT_THAT(env, Contains(HasSubstr("MASTER_PORT=")));
-    EXPECT_THAT(env, Contains("TORCHELASTIC_ERROR_FILE=" + job.run_dir() + "/logs/rank-" + rank +
-                              ".gen-1.error.json"));
+    EXPECT_THAT(env, Contains("TORCHELASTIC_ERROR_FILE=" + job.run_dir() + "/logs/localhost/rank-" +
+                              rank + ".gen-1.error.json"));
   }
-  EXPECT_TRUE(std::filesystem::is_directory(job.run_dir() + "/logs"));
+  EXPECT_TRUE(std::filesystem::is_directory(job.run_dir() + "/logs/localhost"));
   EXPECT_TRUE(job.NothingIsLeft());
 }
 

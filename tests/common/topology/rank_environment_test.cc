@@ -19,7 +19,7 @@ TEST(RankEnvironment, HasDeepSpeedsAndTorchrunsNames) {
   input.job_id = "job";
   input.restart_count = 2;
   input.max_restarts = 7;
-  input.run_dir = "/runs/job";
+  input.error_file = "/runs/job/error.json";
   input.visible_gpus = {Slot(4), Slot(6)};
   const auto got = RankEnvironment(input);
   const std::map<std::string, std::string> want = {
@@ -42,7 +42,7 @@ TEST(RankEnvironment, HasDeepSpeedsAndTorchrunsNames) {
       {"TORCHELASTIC_MAX_RESTARTS", "7"},
       {"TORCHELASTIC_RUN_ID", "job"},
       {"TORCHELASTIC_USE_AGENT_STORE", "False"},
-      {"TORCHELASTIC_ERROR_FILE", "/runs/job/logs/rank-4.gen-3.error.json"},
+      {"TORCHELASTIC_ERROR_FILE", "/runs/job/error.json"},
       {"CUDA_VISIBLE_DEVICES", "4,6"},
   };
   EXPECT_EQ((std::map<std::string, std::string>(got.begin(), got.end())), want);

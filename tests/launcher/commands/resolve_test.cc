@@ -341,8 +341,8 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
       " GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=3 ROLE_NAME=default TORCHELASTIC_RESTART_COUNT=0 "
       "TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=20261121-101500-1a2b3c "
       "TORCHELASTIC_USE_AGENT_STORE=False\n";
-  const auto error_file = [](const std::string& rank) {
-    return "TORCHELASTIC_ERROR_FILE=DIR/runs/20261121-101500-1a2b3c/logs/rank-" + rank +
+  const auto error_file = [](const std::string& place) {
+    return "TORCHELASTIC_ERROR_FILE=DIR/runs/20261121-101500-1a2b3c/logs/" + place +
            ".gen-1.error.json\n";
   };
   EXPECT_EQ(
@@ -364,13 +364,13 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
           common +
           "  rank 0: RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
           "GROUP_RANK=0 ROLE_RANK=0 " +
-          error_file("0") +
+          error_file("127.0.0.1/rank-0") +
           "  rank 1: RANK=1 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 LOCAL_SIZE=2 CROSS_RANK=0 NODE_RANK=0 "
           "GROUP_RANK=0 ROLE_RANK=1 " +
-          error_file("1") +
+          error_file("127.0.0.1/rank-1") +
           "  rank 2: RANK=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 LOCAL_SIZE=1 CROSS_RANK=1 NODE_RANK=1 "
           "GROUP_RANK=1 ROLE_RANK=2 " +
-          error_file("2"));
+          error_file("127.0.0.2/rank-2"));
 }
 
 TEST_F(ResolveTest, DryRunOfTrainShowsBatchAndMemory) {
