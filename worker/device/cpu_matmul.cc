@@ -15,8 +15,10 @@ namespace {
 // Found by measuring (bench/kernels_bench): larger tiles leave threads idle on small models,
 // smaller ones pack the same operand again and again.
 constexpr int64_t kTileM = 512;
-constexpr int64_t kSmallTileM = 256;  // where kTileM would give a single tile
 constexpr int64_t kTileN = 384;
+// A product of a single tile with more rows than this is cut into two for two threads: by columns,
+// since rows share what the library packs.
+constexpr int64_t kRowsOfOneTile = 256;
 constexpr int64_t kAlign = 16;  // a tile begins at a whole vector
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -96,9 +98,9 @@ void SerialMatmul(int64_t m, int64_t n, int64_t k, float alpha, const Operand& a
 }
 
 Tiling TilesOf(int64_t m, int64_t n) {
-  const bool single = m <= kTileM && n <= kTileN;
-  const int64_t tile_m = EvenTile(m, single ? kSmallTileM : kTileM);
-  const int64_t tile_n = EvenTile(n, kTileN);
+  const bool halve = m > kRowsOfOneTile && m <= kTileM && n <= kTileN;
+  const int64_t tile_m = EvenTile(m, kTileM);
+  const int64_t tile_n = EvenTile(n, halve ? CeilDiv(n, 2 * kAlign) * kAlign : kTileN);
   return {tile_m, tile_n, CeilDiv(m, tile_m), CeilDiv(n, tile_n)};
 }
 
