@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/fma_peak.h"
+#include "common/base/philox.h"
 #include "common/model_spec/model_spec.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu_device.h"
@@ -90,6 +91,41 @@ void MeasureModel(const ModelSpec& spec, int64_t batch, int threads, int repetit
       100 * rate / fma_peak);
 }
 
+// One layer's attention, as training does it. Counted: the scores that are seen, in the two
+// products of forward and the five of backward.
+void MeasureAttention(const ModelSpec& spec, int64_t batch, int repetitions, double fma_peak) {
+  CpuDevice device;
+  ThreadPool pool(1);
+  CpuKernels kernels(pool, BestIsa());
+  const SequenceShape shape{batch, spec.seq_length, spec.hidden_size, spec.num_attention_heads};
+  const int64_t elements = shape.rows() * shape.width;
+  Buffer qkv = MustAllocate(device, 3 * elements);
+  Buffer dqkv = MustAllocate(device, 3 * elements);
+  Buffer out = MustAllocate(device, elements);
+  Buffer log_sum_exp = MustAllocate(device, shape.rows() * shape.heads);
+  Buffer scratch = MustAllocate(device, kernels.AttentionScratch(shape));
+  for (int64_t i = 0; i < 3 * elements; ++i) {
+    qkv.floats()[i] = RandomUnitFloat(UniformWord(1, 3, static_cast<uint64_t>(i))) - 0.5f;
+  }
+  const double forward = BestSeconds(repetitions, [&] {
+    kernels.AttentionForward(shape, qkv.floats(), scratch.floats(), out.floats(),
+                             log_sum_exp.floats());
+  });
+  const double backward = BestSeconds(repetitions, [&] {
+    kernels.AttentionBackward(shape, qkv.floats(), out.floats(), log_sum_exp.floats(), out.floats(),
+                              scratch.floats(), dqkv.floats());
+  });
+  const double seen = static_cast<double>(shape.rows() * shape.heads * (shape.seq_length + 1)) / 2;
+  const double rate =
+      7 * 2 * seen * static_cast<double>(shape.head_size()) / (forward + backward) * 1e-9;
+  std::printf(
+      "attention %ldx%ld, %ld heads of %ld, 1 thread: forward %.0f us, backward %.0f us, "
+      "%.0f GFLOP/s = %.0f %% of FMA peak\n",
+      static_cast<long>(batch), static_cast<long>(shape.seq_length), static_cast<long>(shape.heads),
+      static_cast<long>(shape.head_size()), forward * 1e6, backward * 1e6, rate,
+      100 * rate / fma_peak);
+}
+
 // AdamW moves 28 bytes a parameter. STREAM counts 8 bytes an element for a copy and 12 for a triad;
 // the memory moves 4 more, since a line is read before it is written (AdamW's are read anyway).
 // Both counts are printed: the second is the bound.
@@ -144,11 +180,13 @@ void Main(bool small) {
   }
   const ModelSpec nano = FindPreset("gpt2-nano").value();
   for (const int threads : {1, 2}) MeasureModel(nano, 4, threads, 20, peak[threads]);
+  MeasureAttention(nano, 4, 200, peak[1]);
   for (const int threads : {1, 2}) MeasureAdam(small ? 16 << 20 : 124 << 20, threads);
   if (small) return;
   ModelSpec large = FindPreset("gpt2-124m").value();
   large.seq_length = 64;
   for (const int threads : {1, 2}) MeasureModel(large, 4, threads, 4, peak[threads]);
+  MeasureAttention(FindPreset("gpt2-124m").value(), 1, 5, peak[1]);  // 1024 long
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ CpuIsa BestIsa() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
     return CpuIsa::kAvx512;
   }
-  return __builtin_cpu_supports("avx2") ? CpuIsa::kAvx2 : CpuIsa::kBaseline;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return avx2 ? CpuIsa::kAvx2 : CpuIsa::kBaseline;
 }
 
 std::string IsaName(CpuIsa isa) {

@@ -55,8 +55,8 @@ std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_
   add("workspace", "dbranch", rows * width, "batch x seq x width");
   add("workspace", "dqkv", rows * 3 * width, "batch x seq x 3 width");
   add("workspace", "dfc", rows * 4 * width, "batch x seq x 4 width");
-  add("workspace", "attention", threads * kAttentionScratch,
-      "threads x (2 x 64 queries x 256 keys + 128)");
+  add("workspace", "attention", threads * AttentionScratch(width / spec.num_attention_heads),
+      "threads x 2 x 32 queries x (256 keys + head size + 1)");
   return buffers;
 }
 

@@ -18,12 +18,14 @@ namespace dsrun {
 
 // A tile of attention scores: constants of the model, never of the memory at hand
 // (docs/numerics.md, rule f).
-inline constexpr int64_t kAttentionQueries = 64;
+inline constexpr int64_t kAttentionQueries = 32;
 inline constexpr int64_t kAttentionKeys = 256;
 
-// Floats that attention needs per thread: two tiles and two numbers per query.
-inline constexpr int64_t kAttentionScratch =
-    2 * kAttentionQueries * kAttentionKeys + 2 * kAttentionQueries;
+// Floats that attention needs per thread: two tiles, two operands by column, and two numbers per
+// query.
+constexpr int64_t AttentionScratch(int64_t head_size) {
+  return 2 * kAttentionQueries * (kAttentionKeys + head_size + 1);
+}
 
 // Elements from one row of logits to the next: rows begin on 64 bytes.
 int64_t LogitsStride(const ModelSpec& spec);

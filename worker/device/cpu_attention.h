@@ -1,15 +1,17 @@
 // Causal attention on the CPU, one head of one sequence at a time, in tiles of queries x keys with
 // a running softmax; the backward pass makes the probabilities again from the saved log-sum-exp
 // (Dao et al., 2022). At most two tiles exist at a time, whatever the sequence length. A head is
-// one thread's work, so its sums have one order.
+// one thread's work, so its sums have one order. The arithmetic of a tile: attention_tile.h.
 //
-// Thread-safe (no state but the loop table); callers bring scratch per thread.
+// Thread-safe (no state but the tables); callers bring scratch per thread.
 
 #ifndef DSRUN_WORKER_DEVICE_CPU_ATTENTION_H_
 #define DSRUN_WORKER_DEVICE_CPU_ATTENTION_H_
 
 #include <cstdint>
 
+#include "common/base/cpu_isa.h"
+#include "worker/device/attention_tile.h"
 #include "worker/device/kernels.h"
 #include "worker/device/loop_table.h"
 
@@ -19,8 +21,8 @@ namespace dsrun::worker {
 // dout `width` apart.
 class HeadAttention {
  public:
-  // `loops` must outlive this. `scratch`: AttentionScratchPerThread floats.
-  HeadAttention(const SequenceShape& shape, const LoopTable& loops, float* scratch);
+  // `scratch`: AttentionScratch(head_size) floats. REQUIRES: this CPU has `isa`.
+  HeadAttention(const SequenceShape& shape, CpuIsa isa, float* scratch);
 
   void Forward(const float* q, const float* k, const float* v, float* out,
                float* log_sum_exp) const;  // (seq_length)
@@ -28,16 +30,20 @@ class HeadAttention {
                 const float* log_sum_exp, const float* dout, float* dq, float* dk, float* dv) const;
 
  private:
-  struct Tile;
+  // Queries from q0 on against keys from k0 on.
+  AttentionTile Tile(int64_t q0, int64_t k0) const;
 
   const int64_t length_;
   const int64_t head_size_;
   const int64_t width_;
   const float scale_;  // 1 / sqrt(head_size)
   const LoopTable& loops_;
-  float* const scores_;   // (kAttentionQueries, kAttentionKeys)
-  float* const dscores_;  // (kAttentionQueries, kAttentionKeys)
-  float* const rows_;     // (2, kAttentionQueries)
+  const AttentionTable& tiles_;
+  float* const scores_;        // (kAttentionKeys, kAttentionQueries)
+  float* const dscores_;       // (kAttentionKeys, kAttentionQueries)
+  float* const q_columns_;     // (head_size, kAttentionQueries)
+  float* const dout_columns_;  // (head_size, kAttentionQueries)
+  float* const rows_;          // (2, kAttentionQueries)
 };
 
 }  // namespace dsrun::worker

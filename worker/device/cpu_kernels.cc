@@ -10,8 +10,9 @@
 namespace dsrun::worker {
 namespace {
 
-// Raised whenever a change here, in cpu_loops.cc, cpu_attention.cc or cpu_matmul.cc alters bits.
-constexpr int kCodeVersion = 1;
+// Raised whenever a change here, in cpu_loops.cc, attention_tiles.cc, cpu_attention.cc or
+// cpu_matmul.cc alters bits.
+constexpr int kCodeVersion = 2;
 
 // Sizes of the pieces that loops are cut into: large enough that handing one out costs nothing,
 // whole leaves and cache lines. They decide no bits.
@@ -204,8 +205,8 @@ void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
 
 // --- Attention
 
-int64_t CpuKernels::AttentionScratch(const SequenceShape&) const {
-  return pool_.threads() * kAttentionScratch;
+int64_t CpuKernels::AttentionScratch(const SequenceShape& shape) const {
+  return pool_.threads() * dsrun::AttentionScratch(shape.head_size());
 }
 
 void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch,
@@ -215,7 +216,7 @@ void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, 
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t column = index % shape.heads * shape.head_size();
     const float* const q = qkv + row * 3 * width + column;
-    HeadAttention(shape, loops_, scratch + thread * kAttentionScratch)
+    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
         .Forward(q, q + width, q + 2 * width, out + row * width + column,
                  log_sum_exp + index * shape.seq_length);
   });
@@ -230,7 +231,7 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv,
     const int64_t column = index % shape.heads * shape.head_size();
     const float* const q = qkv + row * 3 * width + column;
     float* const dq = dqkv + row * 3 * width + column;
-    HeadAttention(shape, loops_, scratch + thread * kAttentionScratch)
+    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
         .Backward(q, q + width, q + 2 * width, out + row * width + column,
                   log_sum_exp + index * shape.seq_length, dout + row * width + column, dq,
                   dq + width, dq + 2 * width);

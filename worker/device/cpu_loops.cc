@@ -31,17 +31,19 @@ void ScaleLoop(int64_t n, float factor, float* x) {
 constexpr float kTwoSqrt2OverPi = 1.5957691216057308f;  // 2 sqrt(2 / pi)
 constexpr float kCubic = 0.044715f;
 
-DSRUN_INLINE F16 GeluSigmoid(const F16& x) {
-  const F16 minus_two_u = Set(-kTwoSqrt2OverPi) * (x + Set(kCubic) * (x * x * x));
+DSRUN_INLINE F16 GeluSigmoid(const F16& x, const F16& square) {
+  // -2u = x (-2 sqrt(2 / pi) - 2 sqrt(2 / pi) 0.044715 x^2)
+  const F16 minus_two_u = x * Fma(square, Set(-kTwoSqrt2OverPi * kCubic), Set(-kTwoSqrt2OverPi));
   return Set(1) / (Set(1) + Exp(minus_two_u));
 }
 
 // gelu(x); x becomes the slope: d/dx x s = s + x s (1 - s) 2 du/dx.
 DSRUN_INLINE F16 GeluAndSlope(F16& x) {
-  const F16 s = GeluSigmoid(x);
+  const F16 square = x * x;
+  const F16 s = GeluSigmoid(x, square);
   const F16 gelu = x * s;
-  const F16 two_du = Set(kTwoSqrt2OverPi) * (Set(1) + Set(3 * kCubic) * (x * x));
-  x = s + gelu * (Set(1) - s) * two_du;
+  const F16 two_du = Fma(square, Set(3 * kCubic * kTwoSqrt2OverPi), Set(kTwoSqrt2OverPi));
+  x = Fma(gelu * (Set(1) - s), two_du, s);
   return gelu;
 }
 
@@ -231,27 +233,21 @@ void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const fl
   }
 }
 
-// --- Softmax
+// --- Cross-entropy
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-// What follows the last whole vector of a row of n: its lanes from n on are `fill`. `room`: there
-// is memory for the whole vector, so it is loaded whole and cut.
-DSRUN_INLINE F16 LoadRest(const float* x, int64_t n, float fill, bool room) {
-  return room ? KeepFirst(Load(x), n, fill) : LoadTail(x, n, fill);
-}
-
-DSRUN_INLINE float RowMax(int64_t n, const float* x, bool room) {
+DSRUN_INLINE float RowMax(int64_t n, const float* x) {
   F16 max = Set(kMinusInfinity);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) max = Max(Load(x + i), max);
-  if (i < n) max = Max(LoadRest(x + i, n - i, kMinusInfinity, room), max);
+  if (i < n) max = Max(LoadTail(x + i, n - i, kMinusInfinity), max);
   return JoinMax(max);
 }
 
-// x becomes e^(x - max), with room 0 in the lanes behind n; their sum, in double from chunk to
-// chunk: a vocabulary's worth of floats would lose digits in one float.
-DSRUN_INLINE double ExpSum(int64_t n, float max, float* x, bool room) {
+// x becomes e^(x - max); their sum, in double from chunk to chunk: a vocabulary's worth of floats
+// would lose digits in one float.
+DSRUN_INLINE double ExpSum(int64_t n, float max, float* x) {
   constexpr int64_t kChunk = 1024;
   const F16 shift = Set(max);
   double total = 0;
@@ -265,12 +261,8 @@ DSRUN_INLINE double ExpSum(int64_t n, float max, float* x, bool room) {
       sum = sum + e;
     }
     if (i < end) {
-      const F16 e = Exp(LoadRest(x + i, end - i, kMinusInfinity, room) - shift);
-      if (room) {
-        Store(x + i, e);
-      } else {
-        StoreTail(x + i, end - i, e);
-      }
+      const F16 e = Exp(LoadTail(x + i, end - i, kMinusInfinity) - shift);
+      StoreTail(x + i, end - i, e);
       sum = sum + e;
     }
     total += static_cast<double>(Join(sum));
@@ -284,45 +276,13 @@ double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
     return 0;
   }
   const float target_logit = logits[target];
-  const float max = RowMax(vocab_size, logits, /*room=*/false);
-  const double sum = ExpSum(vocab_size, max, logits, /*room=*/false);
+  const float max = RowMax(vocab_size, logits);
+  const double sum = ExpSum(vocab_size, max, logits);
   const float inverse = static_cast<float>(1.0 / sum);
   for (int64_t i = 0; i < vocab_size; ++i) logits[i] *= inverse;
   logits[target] -= 1.0f;
   if (sum != sum) return sum;  // NaN in, NaN out
   return PortableLog(sum) + (static_cast<double>(max) - static_cast<double>(target_logit));
-}
-
-// Rows of scores have room for whole vectors.
-float SoftmaxRow(int64_t n, int64_t padded_n, float* scores, float* maximum, float* sum) {
-  const float row_max = RowMax(n, scores, /*room=*/true);
-  const float max = row_max > *maximum ? row_max : *maximum;
-  const float factor = *maximum == kMinusInfinity ? 0 : First(Exp(Set(*maximum - max)));
-  const float tile_sum = static_cast<float>(ExpSum(n, max, scores, /*room=*/true));
-  for (int64_t i = n; i < padded_n; ++i) scores[i] = 0;
-  *sum = *sum * factor + tile_sum;
-  *maximum = max;
-  return factor;
-}
-
-void SoftmaxBackwardRow(int64_t n, int64_t padded_n, float log_sum_exp, float delta, float factor,
-                        float* scores, float* dp) {
-  const F16 shift = Set(log_sum_exp);
-  const F16 minus = Set(delta);
-  const F16 times = Set(factor);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const F16 p = Exp(Load(scores + i) - shift);
-    Store(scores + i, p);
-    Store(dp + i, p * (Load(dp + i) - minus) * times);
-  }
-  if (i < n) {
-    const F16 p = Exp(Load(scores + i) - shift);
-    Store(scores + i, KeepFirst(p, n - i, 0));
-    Store(dp + i, KeepFirst(p * (Load(dp + i) - minus) * times, n - i, 0));
-    i += kLanes;
-  }
-  for (; i < padded_n; ++i) scores[i] = dp[i] = 0;
 }
 
 }  // namespace
@@ -340,8 +300,6 @@ const LoopTable DSRUN_LOOPS = {
     .layernorm_row = LayerNormRow,
     .layernorm_backward_row = LayerNormBackwardRow,
     .cross_entropy_row = CrossEntropyRow,
-    .softmax_row = SoftmaxRow,
-    .softmax_backward_row = SoftmaxBackwardRow,
     .column_sums = ColumnSums,
     .layernorm_column_sums = LayerNormColumnSums,
 };

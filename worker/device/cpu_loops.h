@@ -1,5 +1,5 @@
-// LoopTable: our vectorised loops, as one table per instruction set. One source (cpu_loops.cc) is
-// compiled three times; LoopsFor picks a table once, at start. All three give the same bits
+// Our vectorised loops and the tiles of attention, as one table each per instruction set: one
+// source (cpu_loops.cc, attention_tiles.cc) is compiled three times. All three give the same bits
 // (docs/numerics.md, rule k), which tests check for every entry.
 //
 // These are serial pieces: cpu_kernels.cc cuts operations into them. All outputs are overwritten
@@ -9,12 +9,14 @@
 #define DSRUN_WORKER_DEVICE_CPU_LOOPS_H_
 
 #include "common/base/cpu_isa.h"
+#include "worker/device/attention_tile.h"
 #include "worker/device/loop_table.h"
 
 namespace dsrun::worker {
 
 // REQUIRES: this CPU has `isa`.
 const LoopTable& LoopsFor(CpuIsa isa);
+const AttentionTable& AttentionFor(CpuIsa isa);
 
 }  // namespace dsrun::worker
 

@@ -1,10 +1,11 @@
 // F16: sixteen floats, whatever the CPU's registers hold (1 x 16, 2 x 8 or 4 x 4). All our vector
 // arithmetic has this width, so that sums run over the same sixteen lanes, in the same order, on
-// every CPU (docs/numerics.md, rule k). No fused multiply-add, no libm.
+// every CPU (docs/numerics.md, rule k). Multiplications and additions are rounded each, except in
+// Fma. No libm.
 //
-// Only for cpu_loops.cc, which is compiled once per instruction set: everything here is
-// file-local, and no header with inline functions is included, lest the linker keep a copy that
-// an older CPU cannot run.
+// Only for cpu_loops.cc and attention_tiles.cc, which are compiled once per instruction set:
+// everything here is file-local, and no header with inline functions is included, lest the linker
+// keep a copy that an older CPU cannot run.
 
 #ifndef DSRUN_WORKER_DEVICE_LANES_H_
 #define DSRUN_WORKER_DEVICE_LANES_H_
@@ -23,6 +24,9 @@ constexpr int kNative = 4;
 #endif
 constexpr int kLanes = 16;
 constexpr int kParts = kLanes / kNative;
+#if defined(__AVX512F__)
+constexpr int kRoundAsSet = 4;  // an operand of some instructions: as the thread is set to round
+#endif
 
 typedef float NativeF __attribute__((vector_size(4 * kNative)));
 typedef int32_t NativeI __attribute__((vector_size(4 * kNative)));
@@ -43,9 +47,19 @@ DSRUN_INLINE NativeI Iota() {
 // Lane i + by in lane i; what stands in the last `by` lanes means nothing.
 DSRUN_INLINE NativeF Down(const NativeF& x, int by) { return __builtin_shuffle(x, Iota() + by); }
 
+// x in every lane: written out, it is one load that broadcasts.
+DSRUN_INLINE NativeF SetNative(float x) {
+#if defined(__AVX512F__)
+  return NativeF{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif defined(__AVX2__)
+  return NativeF{x, x, x, x, x, x, x, x};
+#else
+  return NativeF{x, x, x, x};
+#endif
+}
 DSRUN_INLINE F16 Set(float x) {
   F16 r;
-  DSRUN_EACH_PART r.part[k] = NativeF{} + x;
+  DSRUN_EACH_PART r.part[k] = SetNative(x);
   return r;
 }
 DSRUN_INLINE F16 Load(const float* p) {
@@ -76,14 +90,69 @@ DSRUN_INLINE F16 operator/(const F16& a, const F16& b) {
   DSRUN_EACH_PART r.part[k] = a.part[k] / b.part[k];
   return r;
 }
-// a > b ? x : y, lane by lane; a comparison with NaN is false.
-DSRUN_INLINE F16 SelectGreater(const F16& a, const F16& b, const F16& x, const F16& y) {
+#if !defined(__AVX512F__) && !defined(__FMA__)
+// a * b + c rounded once, as the instruction of newer CPUs does it. The product is exact in double;
+// the sum is rounded to odd (Boldo and Melquiond, 2008), so that rounding to float is the only
+// rounding there is.
+DSRUN_INLINE float FusedMultiplyAdd(float a, float b, float c) {
+  const double product = static_cast<double>(a) * static_cast<double>(b);
+  const double addend = static_cast<double>(c);
+  double sum = product + addend;
+  const double of_addend = sum - product;  // what is lost in `sum`, exactly (Knuth's TwoSum)
+  const double lost = (product - (sum - of_addend)) + (addend - of_addend);
+  int64_t bits;
+  __builtin_memcpy(&bits, &sum, sizeof(bits));
+  if (lost != 0 && (bits & 1) == 0) {  // not with NaN or infinity: `lost` is NaN, the number even
+    if (lost == lost) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+    __builtin_memcpy(&sum, &bits, sizeof(bits));
+  }
+  return static_cast<float>(sum);
+}
+#endif
+
+// a * b + c, rounded once.
+DSRUN_INLINE F16 Fma(const F16& a, const F16& b, const F16& c) {
   F16 r;
-  DSRUN_EACH_PART r.part[k] = a.part[k] > b.part[k] ? x.part[k] : y.part[k];
+#if defined(__AVX512F__)
+  r.part[0] = __builtin_ia32_vfmaddps512_mask(a.part[0], b.part[0], c.part[0],
+                                              static_cast<uint16_t>(-1), kRoundAsSet);
+#elif defined(__FMA__)
+  DSRUN_EACH_PART r.part[k] = __builtin_ia32_vfmaddps256(a.part[k], b.part[k], c.part[k]);
+#else
+  for (int k = 0; k < kParts; ++k) {
+    for (int i = 0; i < kNative; ++i) {
+      r.part[k][i] = FusedMultiplyAdd(a.part[k][i], b.part[k][i], c.part[k][i]);
+    }
+  }
+#endif
   return r;
 }
-DSRUN_INLINE F16 Max(const F16& a, const F16& b) { return SelectGreater(a, b, a, b); }
-DSRUN_INLINE F16 Min(const F16& a, const F16& b) { return SelectGreater(a, b, b, a); }
+
+// The greater, the smaller; where one is NaN, b.
+DSRUN_INLINE F16 Max(const F16& a, const F16& b) {
+  F16 r;
+#if defined(__AVX512F__)
+  r.part[0] = __builtin_ia32_maxps512_mask(a.part[0], b.part[0], NativeF{},
+                                           static_cast<uint16_t>(-1), kRoundAsSet);
+#elif defined(__AVX2__)
+  DSRUN_EACH_PART r.part[k] = __builtin_ia32_maxps256(a.part[k], b.part[k]);
+#else
+  DSRUN_EACH_PART r.part[k] = __builtin_ia32_maxps(a.part[k], b.part[k]);
+#endif
+  return r;
+}
+DSRUN_INLINE F16 Min(const F16& a, const F16& b) {
+  F16 r;
+#if defined(__AVX512F__)
+  r.part[0] = __builtin_ia32_minps512_mask(a.part[0], b.part[0], NativeF{},
+                                           static_cast<uint16_t>(-1), kRoundAsSet);
+#elif defined(__AVX2__)
+  DSRUN_EACH_PART r.part[k] = __builtin_ia32_minps256(a.part[k], b.part[k]);
+#else
+  DSRUN_EACH_PART r.part[k] = __builtin_ia32_minps(a.part[k], b.part[k]);
+#endif
+  return r;
+}
 
 // The first n of sixteen elements, the others `fill`. 0 < n < 16.
 DSRUN_INLINE F16 LoadTail(const float* p, int64_t n, float fill) {
@@ -97,17 +166,15 @@ DSRUN_INLINE void StoreTail(float* p, int64_t n, const F16& x) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-// The first n lanes of x, the others `fill`; n may be anything.
-DSRUN_INLINE F16 KeepFirst(const F16& x, int64_t n, float fill) {
+// x without its first n lanes, which are `fill`; n may be anything.
+DSRUN_INLINE F16 DropFirst(const F16& x, int64_t n, float fill) {
   F16 r;
   DSRUN_EACH_PART {
-    const NativeI before = Iota() < NativeI{} + static_cast<int32_t>(n - k * kNative);
-    r.part[k] = before ? x.part[k] : NativeF{} + fill;
+    const NativeI dropped = Iota() < NativeI{} + static_cast<int32_t>(n - k * kNative);
+    r.part[k] = dropped ? SetNative(fill) : x.part[k];
   }
   return r;
 }
-
-DSRUN_INLINE float First(const F16& x) { return x.part[0][0]; }
 
 // The lanes joined in one fixed tree: i with i + 8, then + 4, + 2, + 1.
 DSRUN_INLINE float Join(const F16& x) {
@@ -133,32 +200,30 @@ DSRUN_INLINE float JoinMax(const F16& x) {
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2, e^r by Taylor's series to r^7 (the next term is below
 // 2^-27), times 2^n. ln 2 is taken off in two parts so that n * kLn2High is exact (Cody and Waite,
-// 1980). Below -87.3 the result is 0 (e^x is denormal there), above 88.3 it stays e^88.3; NaN stays
-// NaN.
+// 1980). From kLowest down n is -127, whose power is written 0, so the result is 0 (e^x is denormal
+// there); above 88.3 it stays e^88.3; NaN stays NaN.
 DSRUN_INLINE F16 Exp(const F16& x) {
   constexpr float kHighest = 88.3f;
-  constexpr float kLowest = -87.3f;
+  constexpr float kLowest = -88.0f;
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const F16 lowest = Set(kLowest);
-  const F16 clamped =
-      SelectGreater(lowest, x, lowest, SelectGreater(x, Set(kHighest), Set(kHighest), x));
-  const F16 shifted = clamped * Set(kLog2E) + Set(kRound);
+  const F16 clamped = Min(Set(kHighest), Max(Set(kLowest), x));
+  const F16 shifted = Fma(clamped, Set(kLog2E), Set(kRound));
   const F16 n = shifted - Set(kRound);
-  const F16 r = (clamped - n * Set(kLn2High)) - n * Set(kLn2Low);
+  const F16 r = Fma(n, Set(-kLn2Low), Fma(n, Set(-kLn2High), clamped));
   F16 e = Set(1.0f / 5040);
-  e = e * r + Set(1.0f / 720);
-  e = e * r + Set(1.0f / 120);
-  e = e * r + Set(1.0f / 24);
-  e = e * r + Set(1.0f / 6);
-  e = e * r + Set(0.5f);
-  e = e * (r * r) + r + Set(1.0f);
+  e = Fma(e, r, Set(1.0f / 720));
+  e = Fma(e, r, Set(1.0f / 120));
+  e = Fma(e, r, Set(1.0f / 24));
+  e = Fma(e, r, Set(1.0f / 6));
+  e = Fma(e, r, Set(0.5f));
+  e = Fma(e, r * r, r) + Set(1.0f);
   F16 power;
   // The integer stands in the low bits of `shifted`; as a biased exponent it is the float 2^n.
   DSRUN_EACH_PART power.part[k] = (NativeF)((((NativeI)shifted.part[k]) + 127 - 0x4B400000) << 23);
-  return SelectGreater(lowest, x, Set(0), e * power);
+  return e * power;
 }
 
 }  // namespace

@@ -32,14 +32,6 @@ struct LoopTable {
                                  float rstd, const float* dout, const float* residual, float* dx);
   // logits become (softmax - onehot(target)); the row's loss.
   double (*cross_entropy_row)(int64_t vocab_size, int32_t target, float* logits);
-  // One row of a tile of attention scores, with room for whole vectors of 16, n scores valid:
-  // becomes e^(score - new maximum), zeros from n to padded_n; running maximum and sum go on. The
-  // factor for what was summed before.
-  float (*softmax_row)(int64_t n, int64_t padded_n, float* scores, float* maximum, float* sum);
-  // Scores become probabilities e^(score - log_sum_exp) and dp (gradient of the probabilities)
-  // becomes the gradient of the unscaled scores, p (dp - delta) factor; zeros from n to padded_n.
-  void (*softmax_backward_row)(int64_t n, int64_t padded_n, float log_sum_exp, float delta,
-                               float factor, float* scores, float* dp);
 
   // --- column sums, rows in order; a row begins every `stride` elements
   void (*column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x, float* sums);

@@ -357,7 +357,7 @@ absl::StatusOr<std::unique_ptr<Model>> CreateGpt2Model(const ModelSpec& spec,
   const std::vector<PlannedBuffer> plan = PlanActivations(spec, micro_batch_size, threads);
   const SequenceShape shape{micro_batch_size, spec.seq_length, spec.hidden_size,
                             spec.num_attention_heads};
-  CHECK_LE(kernels.AttentionScratch(shape), threads * kAttentionScratch)
+  CHECK_LE(kernels.AttentionScratch(shape), threads * AttentionScratch(shape.head_size()))
       << "the kernels' pool has more threads than the plan";
   ASSIGN_OR_RETURN(Buffer memory,
                    device.Allocate(static_cast<size_t>(TotalBytes(plan)), "activations"));

@@ -305,12 +305,17 @@ struct AttentionCase {
 
 class AttentionTest : public CpuKernelsTest, public ::testing::WithParamInterface<AttentionCase> {
  protected:
-  Floats scratch_ = Floats(Z(kernels_.AttentionScratch({})));
+  SequenceShape shape() const {
+    const auto [batch, length, width, heads] = GetParam();
+    return {batch, length, width, heads};
+  }
+
+  Floats scratch_ = Floats(Z(kernels_.AttentionScratch(shape())));
 };
 
 TEST_P(AttentionTest, Forward_MatchesFullSoftmax) {
   const auto [batch, length, width, heads] = GetParam();
-  const SequenceShape shape{batch, length, width, heads};
+  const SequenceShape shape = this->shape();
   const Floats qkv = Random(shape.rows() * 3 * width, 22, 2);
   Floats out(Z(shape.rows() * width));
   Floats lse(Z(batch * heads * length));
@@ -362,7 +367,7 @@ Doubles AttentionGradient(const SequenceShape& shape, const Doubles& qkv, const 
 
 TEST_P(AttentionTest, Backward_MatchesFullFormula) {
   const auto [batch, length, width, heads] = GetParam();
-  const SequenceShape shape{batch, length, width, heads};
+  const SequenceShape shape = this->shape();
   const Floats qkv = Random(shape.rows() * 3 * width, 23, 2);
   const Floats dout = Random(shape.rows() * width, 24);
   Floats out(Z(shape.rows() * width));
@@ -374,10 +379,13 @@ TEST_P(AttentionTest, Backward_MatchesFullFormula) {
   ExpectClose(dqkv, AttentionGradient(shape, Wide(qkv), Wide(dout)), kTolerance, "dqkv");
 }
 
-// Below, at and above one tile of queries (64) and of keys (256), and not a multiple of either.
+// Below, at and above one tile of queries (32) and of keys (256), not a multiple of either; heads
+// of whole vectors (16), of several and of none.
 INSTANTIATE_TEST_SUITE_P(Lengths, AttentionTest,
                          ::testing::Values(AttentionCase{1, 1, 4, 1}, AttentionCase{2, 7, 24, 4},
-                                           AttentionCase{1, 64, 32, 1}, AttentionCase{2, 65, 30, 2},
+                                           AttentionCase{1, 32, 32, 1}, AttentionCase{2, 65, 30, 2},
+                                           AttentionCase{1, 64, 64, 1},
+                                           AttentionCase{1, 33, 112, 1},
                                            AttentionCase{1, 256, 16, 2},
                                            AttentionCase{1, 257, 10, 2},
                                            AttentionCase{1, 600, 48, 3}));
