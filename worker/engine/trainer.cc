@@ -107,6 +107,7 @@ absl::Status Trainer::Allocate() {
       .scratch = std::span(scratch, static_cast<size_t>(scratch_elements)),
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
+      .on_reduced = [this](Range range) { SumSquares(*setup_.comm_kernels, range); },
       .on_span = [trace = setup_.trace](
                      const std::string& name, SteadyTime begin,
                      SteadyTime end) { trace->Add(Trace::Lane::kCommunication, name, begin, end); },
@@ -119,7 +120,6 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   int64_t tokens = 0;
   RETURN_IF_ERROR(ComputeGradients(&tokens));
   JoinTiedGradients();
-  SumOwnedSquares();
   ASSIGN_OR_RETURN(const StepExchange::Sums sums, exchange_.Gather(tokens, stop_requested));
   const double norm = std::sqrt(sums.grad_square) / static_cast<double>(sums.tokens);
   const double loss = sums.loss / static_cast<double>(sums.tokens);
@@ -197,16 +197,22 @@ void Trainer::JoinTiedGradients() {
   for (const Range& range : shards_.Owned(rank_, space_.tied())) {
     setup_.kernels->Accumulate(range.size(), reducer_->result() + layout_.size() + range.begin,
                                reducer_->result() + range.begin);
+    SumSquares(*setup_.kernels, range);
   }
 }
 
-void Trainer::SumOwnedSquares() {
-  double* next = exchange_.leaf_squares().data();
-  for (const Range& range : owned()) {
-    const int64_t leaves = range.size() / kLeafElements;
-    setup_.kernels->LeafSquares(leaves, reducer_->result() + range.begin, next);
-    next += leaves;
+void Trainer::SumSquares(Kernels& kernels, Range range) {
+  if (range.begin >= layout_.size()) return;  // counted where it is joined
+  size_t leaf = 0;                            // of the rank's owned ones
+  for (const Range& mine : owned()) {
+    if (range.begin < mine.end) {
+      leaf += static_cast<size_t>((range.begin - mine.begin) / kLeafElements);
+      break;
+    }
+    leaf += static_cast<size_t>(mine.size() / kLeafElements);
   }
+  kernels.LeafSquares(range.size() / kLeafElements, reducer_->result() + range.begin,
+                      exchange_.leaf_squares().data() + leaf);
 }
 
 void Trainer::Update(const StepExchange::Sums& sums, double norm, double lr) {

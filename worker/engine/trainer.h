@@ -85,8 +85,11 @@ class Trainer {
   // of unmasked ones on this rank.
   absl::Status ComputeGradients(int64_t* tokens);
   LossSum ForwardBackward(const AccumulationStep& step, bool last);
+  // Both uses of the tied tensor's owned elements become one gradient.
   void JoinTiedGradients();
-  void SumOwnedSquares();
+  // For the norm: the squares of `range` of the gradient space, which this rank owns, leaf by leaf.
+  // By the communication thread for what it has just reduced, by the caller's for what was joined.
+  void SumSquares(Kernels& kernels, Range range);
   void Update(const StepExchange::Sums& sums, double norm, double lr);
 
   // Constant after construction.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
+#include "common/base/status_macros.h"
 #include "worker/comm/canonical_reduce.h"
 
 namespace dsrun::worker {
@@ -105,11 +106,14 @@ absl::Status GradientReducer::ReduceBucket(size_t bucket) {
   for (const int buffer : setup_.accumulation->node_buffers) {
     nodes.push_back(setup_.buffers[static_cast<size_t>(buffer)]);
   }
-  return CanonicalReduceScatter(
-      *setup_.communicator, *setup_.batch, setup_.space->OwnedByRank(range), nodes, result_,
-      setup_.scratch,
+  const std::vector<std::vector<Range>> owned = setup_.space->OwnedByRank(range);
+  RETURN_IF_ERROR(CanonicalReduceScatter(
+      *setup_.communicator, *setup_.batch, owned, nodes, result_, setup_.scratch,
       [&](float* dst, const float* src, int64_t n) { kernels.Accumulate(n, src, dst); },
-      absl::StrCat("reduce-scatter bucket ", bucket));
+      absl::StrCat("reduce-scatter bucket ", bucket)));
+  const int rank = setup_.communicator->rank();
+  for (const Range& mine : owned[static_cast<size_t>(rank)]) setup_.on_reduced(mine);
+  return absl::OkStatus();
 }
 
 }  // namespace dsrun::worker

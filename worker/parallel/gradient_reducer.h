@@ -47,6 +47,9 @@ class GradientReducer {
     std::span<float> scratch;              // ScratchElements()
     Kernels* kernels;                      // for the communication thread alone
     bool overlap;
+    // The owned elements in `range` of the gradient space are the sum over the whole batch, and
+    // still in the cache. Called from the communication thread, before Finish returns.
+    std::function<void(Range range)> on_reduced;
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
