@@ -284,8 +284,7 @@ void Supervisor::Do(const StopLadder& action) {
     const auto it = processes_.find(slot);
     if (it != processes_.end()) pids.push_back(it->second.pid);
   }
-  LOG(INFO) << "SIGTERM to " << Counted(static_cast<int64_t>(pids.size()), "rank")
-            << ", SIGKILL after " << action.grace;
+  LOG(INFO) << "SIGTERM to " << Counted(pids.size(), "rank") << ", SIGKILL after " << action.grace;
   options_.runner->StopGroups(pids, action.grace);
 }
 

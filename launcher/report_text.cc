@@ -140,7 +140,7 @@ std::string Others(const Incident& incident) {
   const auto add = [&text](const std::set<Place>& places, const char* noun, const char* one,
                            const char* several) {
     if (places.empty()) return;
-    absl::StrAppend(&text, "; ", Counted(static_cast<int64_t>(places.size()), noun), " ",
+    absl::StrAppend(&text, "; ", Counted(places.size(), noun), " ",
                     places.size() == 1 ? one : several);
   };
   add(nodes, "more node", "was lost", "were lost");

@@ -3,14 +3,15 @@
 #ifndef DSRUN_COMMON_BASE_COUNTED_H_
 #define DSRUN_COMMON_BASE_COUNTED_H_
 
-#include <cstdint>
+#include <concepts>
 #include <string>
 #include <string_view>
 
 namespace dsrun {
 
 // `noun`: of one; its plural ends in s, or in es after s and ch ("process", "batch").
-inline std::string Counted(int64_t count, std::string_view noun) {
+template <std::integral Number>
+std::string Counted(Number count, std::string_view noun) {
   const char* plural = count == 1 ? "" : noun.ends_with('s') || noun.ends_with("ch") ? "es" : "s";
   return std::to_string(count).append(" ").append(noun).append(plural);
 }

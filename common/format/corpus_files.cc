@@ -49,7 +49,7 @@ class Lister {
     const size_t shown = std::min(findings_.size(), kMaxListed);
     return absl::InvalidArgumentError(
         absl::StrCat("the training text cannot be read (", shown, " of ",
-                     Counted(static_cast<int64_t>(findings_.size()), "finding"), " shown):\n  ",
+                     Counted(findings_.size(), "finding"), " shown):\n  ",
                      absl::StrJoin(findings_.begin(),
                                    findings_.begin() + static_cast<std::ptrdiff_t>(shown), "\n  "),
                      "\n--data takes files and folders of text"));

@@ -283,8 +283,7 @@ Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace&
 
 std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   const proto::JobSpec& job = resolved.job;
-  std::string out = "job " + job.job_id() + ": " +
-                    Counted(static_cast<int64_t>(resolved.ranks.size()), "rank") + " on " +
+  std::string out = "job " + job.job_id() + ": " + Counted(resolved.ranks.size(), "rank") + " on " +
                     Counted(job.nodes_size(), "node") + ", as user " + job.run_as_user() +
                     " (dry run: nothing is started)\n";
   out += job.has_train() ? TrainText(resolved) : ProgramText(job.program());

@@ -300,9 +300,8 @@ void Coordinator::EndLaunch() {
   for (const Failure& failure : failures) {
     if (shown.size() < kShown) shown.push_back(FailureSentence(failure));
   }
-  std::string verdict =
-      absl::StrCat(failures.size(), " of ", Counted(static_cast<int64_t>(members_.size()), "node"),
-                   " cannot be used: ", absl::StrJoin(shown, "; "));
+  std::string verdict = absl::StrCat(failures.size(), " of ", Counted(members_.size(), "node"),
+                                     " cannot be used: ", absl::StrJoin(shown, "; "));
   if (failures.size() > kShown) absl::StrAppend(&verdict, "; ", kShown, " shown");
   BeginEnding(exit_code, std::move(verdict), true);
 }

@@ -238,11 +238,11 @@ std::string Describe(const Report& report) {
       absl::StrAppend(&text, "  then ", FailureSentence(failure), "\n");
     }
   }
-  absl::StrAppend(&text, Counted(static_cast<int64_t>(report.generations.size()), "generation"),
-                  ", ", Counted(report.restarts, "restart"), ", ",
-                  Counted(report.lost_steps, "step"), " and ",
-                  absl::FormatDuration(report.lost_time), " lost; final step ", report.final_step,
-                  ", checkpoint ", report.manifest.empty() ? "none" : report.manifest, "\n");
+  absl::StrAppend(&text, Counted(report.generations.size(), "generation"), ", ",
+                  Counted(report.restarts, "restart"), ", ", Counted(report.lost_steps, "step"),
+                  " and ", absl::FormatDuration(report.lost_time), " lost; final step ",
+                  report.final_step, ", checkpoint ",
+                  report.manifest.empty() ? "none" : report.manifest, "\n");
   return text;
 }
 
