@@ -17,7 +17,9 @@ bool LooksLikeFlag(std::string_view arg) { return arg.size() > 1 && arg.front() 
 // The switch that `arg` is, or null.
 const Option* FindSwitch(std::string_view arg) {
   if (!StartsWith(arg, "--")) return nullptr;
-  const Option* const option = FindOption(arg.substr(2), /*train=*/true);
+  const std::string_view name = arg.substr(2);
+  const Option* option = FindOption(name, /*train=*/true);
+  if (option == nullptr) option = FindOption(name, /*train=*/false);
   return option == nullptr || TakesValue(*option) ? nullptr : option;
 }
 

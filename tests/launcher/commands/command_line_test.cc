@@ -114,6 +114,7 @@ TEST(CommandLine, RefusesWithTheWholeMessage) {
       {{"train", "--shared_memory", "0", "--seed=1"},
        "--shared_memory: is a switch and takes no value, got \"0\"; --shared-memory turns it on, "
        "--no-shared-memory turns it off\n"},
+      {{"train", "--dry-run", "yes"}, "--dry-run: is a switch and takes no value, got \"yes\"\n"},
       {{"train", "text"},
        "train: expected flags only, got \"text\"; text to train on is named with "
        "--data PATH\n"},
