@@ -14,12 +14,16 @@ bool TakesValue(const Option& option) {
 
 bool LooksLikeFlag(std::string_view arg) { return arg.size() > 1 && arg.front() == '-'; }
 
+// A flag of the launcher or of `train`, or null.
+const Option* FindInEither(std::string_view name) {
+  const Option* const option = FindOption(name, /*train=*/false);
+  return option != nullptr ? option : FindOption(name, /*train=*/true);
+}
+
 // The switch that `arg` is, or null.
 const Option* FindSwitch(std::string_view arg) {
   if (!StartsWith(arg, "--")) return nullptr;
-  const std::string_view name = arg.substr(2);
-  const Option* option = FindOption(name, /*train=*/true);
-  if (option == nullptr) option = FindOption(name, /*train=*/false);
+  const Option* const option = FindInEither(arg.substr(2));
   return option == nullptr || TakesValue(*option) ? nullptr : option;
 }
 
@@ -109,14 +113,9 @@ void Parser::ParseFlag(bool after_train) {
 
   const Option* option = nullptr;
   if (is_long ? name.size() > 1 : true) {
-    option = FindOption(name, after_train);
-    // Launcher flags are welcome after `train`, too.
-    if (option == nullptr && after_train) option = FindOption(name, /*train=*/false);
-    if (option == nullptr && !after_train) {
-      option = FindOption(name, /*train=*/true);
-      if (option != nullptr) {
-        findings_.AddFlag(spelled, "is a flag of `train`: write it after that word");
-      }
+    option = FindInEither(name);  // launcher flags are welcome after `train`, too
+    if (option != nullptr && !after_train && FindOption(name, /*train=*/false) == nullptr) {
+      findings_.AddFlag(spelled, "is a flag of `train`: write it after that word");
     }
   }
   if (option == nullptr) {
@@ -134,10 +133,8 @@ void Parser::Use(const Option& option, const std::string& spelled, bool has_valu
                  std::string value) {
   if (TakesValue(option) && !has_value) {
     // A flag that follows is rather the next flag than this one's value; "-1" is a value.
-    const bool missing =
-        done() || (StartsWith(arg(), "--") &&
-                   (FindOption(arg().substr(2, arg().find('=') - 2), false) != nullptr ||
-                    FindOption(arg().substr(2, arg().find('=') - 2), true) != nullptr));
+    const bool missing = done() || (StartsWith(arg(), "--") &&
+                                    FindInEither(arg().substr(2, arg().find('=') - 2)) != nullptr);
     if (missing) {
       findings_.AddFlag(spelled, "expected a value (" + option.value_name + "), got " +
                                      (done() ? "the end of the line" : arg()));
@@ -172,8 +169,7 @@ void Parser::UnknownFlag(const std::string& spelled, bool has_value, bool after_
   }
   if (nearest.empty()) return;
   // The value of the flag that was meant is not the program.
-  const Option* meant = FindOption(nearest.substr(2), /*train=*/false);
-  if (meant == nullptr) meant = FindOption(nearest.substr(2), /*train=*/true);
+  const Option* const meant = FindInEither(nearest.substr(2));
   if (meant != nullptr && TakesValue(*meant) && arg() != "train") ++at_;
 }
 
