@@ -59,7 +59,8 @@ Failure Coordinator::ExitOf(WorkerId worker, std::optional<Rank> rank, Generatio
 void Coordinator::OnOldExit(WorkerId worker, Generation generation,
                             const proto::WorkerExited& exited) {
   if (!config_.is_train || state_ != State::kStarting || !history_.HasIncident()) return;
-  if (history_.report().incidents.back().failed != generation) return;
+  // The incident goes on until a generation makes steps; each of its restarts may be crossed.
+  if (generation < history_.report().incidents.back().failed) return;
   const auto rank = RankOf(plan_, worker);
   if (!rank || veterans_.erase(*rank) == 0) return;
   Failure failure = ExitOf(worker, rank, generation, exited);
