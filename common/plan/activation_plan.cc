@@ -56,7 +56,8 @@ std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_
   add("workspace", "dqkv", rows * 3 * width, "batch x seq x 3 width");
   add("workspace", "dfc", rows * 4 * width, "batch x seq x 4 width");
   add("workspace", "attention", threads * AttentionScratch(width / spec.num_attention_heads),
-      "threads x 2 x 32 queries x (256 keys + head size + 1)");
+      "threads x 2 x " + std::to_string(kAttentionQueries) + " queries x (" +
+          std::to_string(kAttentionKeys) + " keys + head size + 1)");
   return buffers;
 }
 
