@@ -24,9 +24,6 @@ constexpr int kNative = 4;
 #endif
 constexpr int kLanes = 16;
 constexpr int kParts = kLanes / kNative;
-#if defined(__AVX512F__)
-constexpr int kRoundAsSet = 4;  // an operand of some instructions: as the thread is set to round
-#endif
 
 typedef float NativeF __attribute__((vector_size(4 * kNative)));
 typedef int32_t NativeI __attribute__((vector_size(4 * kNative)));
@@ -90,67 +87,56 @@ DSRUN_INLINE F16 operator/(const F16& a, const F16& b) {
   DSRUN_EACH_PART r.part[k] = a.part[k] / b.part[k];
   return r;
 }
-#if !defined(__AVX512F__) && !defined(__FMA__)
-// a * b + c rounded once, as the instruction of newer CPUs does it. The product is exact in double;
-// the sum is rounded to odd (Boldo and Melquiond, 2008), so that rounding to float is the only
-// rounding there is.
-DSRUN_INLINE float FusedMultiplyAdd(float a, float b, float c) {
-  const double product = static_cast<double>(a) * static_cast<double>(b);
-  const double addend = static_cast<double>(c);
-  double sum = product + addend;
-  const double of_addend = sum - product;  // what is lost in `sum`, exactly (Knuth's TwoSum)
-  const double lost = (product - (sum - of_addend)) + (addend - of_addend);
-  int64_t bits;
-  __builtin_memcpy(&bits, &sum, sizeof(bits));
-  if (lost != 0 && (bits & 1) == 0) {  // not with NaN or infinity: `lost` is NaN, the number even
-    if (lost == lost) bits += (lost > 0) == (sum > 0) ? 1 : -1;
-    __builtin_memcpy(&sum, &bits, sizeof(bits));
-  }
-  return static_cast<float>(sum);
+// a * b + c, rounded once.
+#if defined(__AVX512F__)
+DSRUN_INLINE NativeF FmaNative(const NativeF& a, const NativeF& b, const NativeF& c) {
+  constexpr int kRoundAsSet = 4;  // as the thread is set to round
+  return __builtin_ia32_vfmaddps512_mask(a, b, c, static_cast<uint16_t>(-1), kRoundAsSet);
+}
+#elif defined(__FMA__)
+DSRUN_INLINE NativeF FmaNative(const NativeF& a, const NativeF& b, const NativeF& c) {
+  return __builtin_ia32_vfmaddps256(a, b, c);
+}
+#else
+// In double the product is exact, and the sum is rounded to odd (Boldo and Melquiond, 2008): then
+// rounding to float is the only rounding there is. Of the lower two lanes.
+typedef double Wide __attribute__((vector_size(16)));
+typedef int64_t WideI __attribute__((vector_size(16)));
+DSRUN_INLINE NativeF FmaOfTwo(const NativeF& a, const NativeF& b, const NativeF& c) {
+  const Wide product = __builtin_ia32_cvtps2pd(a) * __builtin_ia32_cvtps2pd(b);
+  const Wide addend = __builtin_ia32_cvtps2pd(c);
+  const Wide sum = product + addend;
+  const Wide of_addend = sum - product;  // what `sum` lost, exactly (Knuth's TwoSum):
+  const Wide lost = (product - (sum - of_addend)) + (addend - of_addend);
+  // An even number that lost something becomes its odd neighbour on that side. NaN compares false.
+  const WideI bits = (WideI)sum;
+  const WideI inexact = (lost < 0) | (lost > 0);
+  const WideI even = (bits & 1) - 1;
+  const WideI towards_zero = (lost > 0) ^ (sum > 0);
+  const WideI step = towards_zero + towards_zero + 1;  // -1 or 1
+  return __builtin_ia32_cvtpd2ps((Wide)(bits + (step & inexact & even)));
+}
+DSRUN_INLINE NativeF FmaNative(const NativeF& a, const NativeF& b, const NativeF& c) {
+  const NativeF low = FmaOfTwo(a, b, c);
+  const NativeF high = FmaOfTwo(Down(a, 2), Down(b, 2), Down(c, 2));
+  return __builtin_shuffle(low, high, NativeI{0, 1, 4, 5});
 }
 #endif
-
-// a * b + c, rounded once.
 DSRUN_INLINE F16 Fma(const F16& a, const F16& b, const F16& c) {
   F16 r;
-#if defined(__AVX512F__)
-  r.part[0] = __builtin_ia32_vfmaddps512_mask(a.part[0], b.part[0], c.part[0],
-                                              static_cast<uint16_t>(-1), kRoundAsSet);
-#elif defined(__FMA__)
-  DSRUN_EACH_PART r.part[k] = __builtin_ia32_vfmaddps256(a.part[k], b.part[k], c.part[k]);
-#else
-  for (int k = 0; k < kParts; ++k) {
-    for (int i = 0; i < kNative; ++i) {
-      r.part[k][i] = FusedMultiplyAdd(a.part[k][i], b.part[k][i], c.part[k][i]);
-    }
-  }
-#endif
+  DSRUN_EACH_PART r.part[k] = FmaNative(a.part[k], b.part[k], c.part[k]);
   return r;
 }
 
-// The greater, the smaller; where one is NaN, b.
+// The greater, the smaller; where one is NaN, b. One instruction each.
 DSRUN_INLINE F16 Max(const F16& a, const F16& b) {
   F16 r;
-#if defined(__AVX512F__)
-  r.part[0] = __builtin_ia32_maxps512_mask(a.part[0], b.part[0], NativeF{},
-                                           static_cast<uint16_t>(-1), kRoundAsSet);
-#elif defined(__AVX2__)
-  DSRUN_EACH_PART r.part[k] = __builtin_ia32_maxps256(a.part[k], b.part[k]);
-#else
-  DSRUN_EACH_PART r.part[k] = __builtin_ia32_maxps(a.part[k], b.part[k]);
-#endif
+  DSRUN_EACH_PART r.part[k] = a.part[k] > b.part[k] ? a.part[k] : b.part[k];
   return r;
 }
 DSRUN_INLINE F16 Min(const F16& a, const F16& b) {
   F16 r;
-#if defined(__AVX512F__)
-  r.part[0] = __builtin_ia32_minps512_mask(a.part[0], b.part[0], NativeF{},
-                                           static_cast<uint16_t>(-1), kRoundAsSet);
-#elif defined(__AVX2__)
-  DSRUN_EACH_PART r.part[k] = __builtin_ia32_minps256(a.part[k], b.part[k]);
-#else
-  DSRUN_EACH_PART r.part[k] = __builtin_ia32_minps(a.part[k], b.part[k]);
-#endif
+  DSRUN_EACH_PART r.part[k] = a.part[k] < b.part[k] ? a.part[k] : b.part[k];
   return r;
 }
 
