@@ -12,7 +12,7 @@ namespace {
 
 // Raised whenever a change here, in cpu_loops.cc, attention_tiles.cc, cpu_attention.cc or
 // cpu_matmul.cc alters bits.
-constexpr int kCodeVersion = 2;
+constexpr int kCodeVersion = 3;
 
 // Sizes of the pieces that loops are cut into: large enough that handing one out costs nothing,
 // whole leaves and cache lines. They decide no bits.
@@ -29,10 +29,12 @@ CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
 
 std::string CpuKernels::Fingerprint() const {
   const Tiling tiling = TilesOf(1 << 20, 1 << 20);
+  const Tiling narrow = TilesOf(1 << 20, 1 << 20, TileWork::kSecondMatrix);
   // Our loops have the same bits for every instruction set, so theirs is not part of it.
   return MatrixLibrary() + "; tiles " + std::to_string(tiling.tile_m) + "x" +
-         std::to_string(tiling.tile_n) + "; attention " + std::to_string(kAttentionQueries) + "x" +
-         std::to_string(kAttentionKeys) + "; ftz daz; kernels v" + std::to_string(kCodeVersion);
+         std::to_string(tiling.tile_n) + " or " + std::to_string(narrow.tile_n) + "; attention " +
+         std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys) +
+         "; ftz daz; kernels v" + std::to_string(kCodeVersion);
 }
 
 // --- Embedding
@@ -110,7 +112,7 @@ void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, 
 void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const float* w,
                                const float* bias, float* out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n,
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n, TileWork::kLittle,
               [&](Range rows, Range columns) {
                 if (bias == nullptr) return;
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -124,7 +126,7 @@ void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x,
                                        const float* bias, const float* residual, float* out) {
   const int64_t n = shape.outputs;
   matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n,
-              [&](Range rows, Range columns) {
+              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
                   loops_.bias_residual(columns.size(), bias + columns.begin, residual + at,
@@ -137,7 +139,7 @@ void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, con
                                    const float* bias, float* slope, float* out) {
   const int64_t n = shape.outputs;
   matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, slope, n,
-              [&](Range rows, Range columns) {
+              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
                   loops_.bias_gelu(columns.size(), bias + columns.begin, slope + at, out + at);
@@ -155,7 +157,7 @@ void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* 
                                          const float* w, const float* slope, float* dpre) {
   const int64_t n = shape.inputs;
   matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, {w, shape.outputs, true}, dpre,
-              n, [&](Range rows, Range columns) {
+              n, TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
                   loops_.multiply(columns.size(), slope + at, dpre + at);

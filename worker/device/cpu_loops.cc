@@ -78,8 +78,9 @@ void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
   const float beta2 = a.beta2;
   const float new1 = 1.0f - beta1;
   const float new2 = 1.0f - beta2;
-  const float correction1 = a.bias_correction1;
-  const float correction2 = a.bias_correction2;
+  // The divider is what the loop waits for: two of its four uses are the same for all elements.
+  const float unbias1 = 1.0f / a.bias_correction1;
+  const float unbias2 = 1.0f / a.bias_correction2;
   const float eps = a.eps;
   const float lr = a.lr;
   const float decay = a.weight_decay;
@@ -89,7 +90,7 @@ void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
     const float mi = beta1 * m[i] + new1 * g;
     const float vi = beta2 * v[i] + new2 * (g * g);
     const float direction =
-        (mi / correction1) / (__builtin_sqrtf(vi / correction2) + eps) + decay * param[i];
+        (mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps) + decay * param[i];
     m[i] = mi;
     v[i] = vi;
     param[i] -= lr * direction;

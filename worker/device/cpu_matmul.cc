@@ -16,6 +16,7 @@ namespace {
 // smaller ones pack the same operand again and again.
 constexpr int64_t kTileM = 512;
 constexpr int64_t kTileN = 384;
+constexpr int64_t kTileNWithSecondMatrix = 192;
 // A product of a single tile with more rows than this is cut into two for two threads: by columns,
 // since rows share what the library packs.
 constexpr int64_t kRowsOfOneTile = 256;
@@ -97,10 +98,11 @@ void SerialMatmul(int64_t m, int64_t n, int64_t k, float alpha, const Operand& a
   CHECK_EQ(status, dnnl_success) << "dnnl_sgemm m " << m << " n " << n << " k " << k;
 }
 
-Tiling TilesOf(int64_t m, int64_t n) {
-  const bool halve = m > kRowsOfOneTile && m <= kTileM && n <= kTileN;
+Tiling TilesOf(int64_t m, int64_t n, TileWork work) {
+  const int64_t limit_n = work == TileWork::kSecondMatrix ? kTileNWithSecondMatrix : kTileN;
+  const bool halve = m > kRowsOfOneTile && m <= kTileM && n <= limit_n;
   const int64_t tile_m = EvenTile(m, kTileM);
-  const int64_t tile_n = EvenTile(n, halve ? CeilDiv(n, 2 * kAlign) * kAlign : kTileN);
+  const int64_t tile_n = EvenTile(n, halve ? CeilDiv(n, 2 * kAlign) * kAlign : limit_n);
   return {tile_m, tile_n, CeilDiv(m, tile_m), CeilDiv(n, tile_n)};
 }
 

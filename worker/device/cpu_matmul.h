@@ -44,19 +44,22 @@ struct Tiling {
   int64_t count_m;
   int64_t count_n;
 };
-Tiling TilesOf(int64_t m, int64_t n);
+// What is done to a tile while it is in the cache: a little, or work with a second matrix of the
+// output's size, so that the level 2 cache must hold two tiles.
+enum class TileWork { kLittle, kSecondMatrix };
+Tiling TilesOf(int64_t m, int64_t n, TileWork work = TileWork::kLittle);
 
 class TiledMatmul {
  public:
   // `pool` must outlive this.
   explicit TiledMatmul(ThreadPool& pool) : pool_(pool) {}
 
-  // c (m, n; rows c_stride apart) = a (m, k) b (k, n); then after(rows, columns) for each tile
-  // while it is in the cache.
+  // c (m, n; rows c_stride apart) = a (m, k) b (k, n); then after(rows, columns), which is `work`,
+  // for each tile while it is in the cache.
   template <typename After>
   void Run(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c,
-           int64_t c_stride, const After& after) {
-    const Tiling tiling = TilesOf(m, n);
+           int64_t c_stride, TileWork work, const After& after) {
+    const Tiling tiling = TilesOf(m, n, work);
     pool_.ParallelFor(tiling.count_m * tiling.count_n, [&](int64_t index, int) {
       const Range rows = Part(index % tiling.count_m, tiling.tile_m, m);
       const Range columns = Part(index / tiling.count_m, tiling.tile_n, n);
@@ -68,7 +71,7 @@ class TiledMatmul {
   }
   void Run(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c,
            int64_t c_stride) {
-    Run(m, n, k, a, b, c, c_stride, [](Range, Range) {});
+    Run(m, n, k, a, b, c, c_stride, TileWork::kLittle, [](Range, Range) {});
   }
 
  private:

@@ -22,11 +22,13 @@ int64_t ThreadsOfThisProcess() {
 TEST(CpuMatmulTest, Tiles_DependOnShapeAloneAndCoverIt) {
   for (const int64_t m : {1, 15, 128, 192, 256, 257, 768, 4096}) {
     for (const int64_t n : {1, 17, 384, 385, 768, 2304, 50257}) {
-      const Tiling t = TilesOf(m, n);
-      EXPECT_GE(t.tile_m * t.count_m, m);
-      EXPECT_LT(t.tile_m * (t.count_m - 1), m);
-      EXPECT_GE(t.tile_n * t.count_n, n);
-      EXPECT_LT(t.tile_n * (t.count_n - 1), n);
+      for (const TileWork work : {TileWork::kLittle, TileWork::kSecondMatrix}) {
+        const Tiling t = TilesOf(m, n, work);
+        EXPECT_GE(t.tile_m * t.count_m, m);
+        EXPECT_LT(t.tile_m * (t.count_m - 1), m);
+        EXPECT_GE(t.tile_n * t.count_n, n);
+        EXPECT_LT(t.tile_n * (t.count_n - 1), n);
+      }
     }
   }
 }
