@@ -78,7 +78,7 @@ void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
   const float beta2 = a.beta2;
   const float new1 = 1.0f - beta1;
   const float new2 = 1.0f - beta2;
-  // The divider is what the loop waits for: two of its four uses are the same for all elements.
+  // The corrections are the same for all elements: multiplied by, not divided by.
   const float unbias1 = 1.0f / a.bias_correction1;
   const float unbias2 = 1.0f / a.bias_correction2;
   const float eps = a.eps;
