@@ -6,10 +6,12 @@
 
 namespace dsrun::worker {
 
-// One update of AdamW (Loshchilov and Hutter, 2019), everything that changes from call to call:
+// One update of AdamW (Loshchilov and Hutter, 2019), everything that changes from call to call. The
+// corrections are multiplied by, as rounded reciprocals, which decides bits:
 //   g = grad * grad_scale
 //   m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g g
-//   p = p - lr ((m / bias_correction1) / (sqrt(v / bias_correction2) + eps) + weight_decay p)
+//   p = p - lr ((m (1 / bias_correction1)) / (sqrt(v (1 / bias_correction2)) + eps)
+//              + weight_decay p)
 struct AdamWArguments {
   float lr = 0;
   float beta1 = 0.9f;
