@@ -100,6 +100,7 @@ absl::Status Trainer::Allocate() {
   CHECK_LE(GradientReducer::ScratchElements(batch_, space_, rank_), scratch_elements);
   reducer_ = std::make_unique<GradientReducer>(GradientReducer::Setup{
       .communicator = setup_.communicator,
+      .thread = &comm_thread_,
       .batch = &batch_,
       .space = &space_,
       .accumulation = &accumulation_,

@@ -29,6 +29,7 @@
 #include "worker/model/model.h"
 #include "worker/optim/adamw.h"
 #include "worker/optim/lr_schedule.h"
+#include "worker/parallel/comm_thread.h"
 #include "worker/parallel/gradient_reducer.h"
 #include "worker/parallel/sharded_state.h"
 #include "worker/parallel/step_exchange.h"
@@ -110,7 +111,8 @@ class Trainer {
   int32_t* tokens_ = nullptr;      // (micro_batch_size, seq_length)
   int32_t* targets_ = nullptr;     // (micro_batch_size, seq_length)
   ShardedState state_;
-  std::unique_ptr<GradientReducer> reducer_;  // last: its thread uses the buffers
+  std::unique_ptr<GradientReducer> reducer_;
+  CommThread comm_thread_;  // last: its tasks use everything above
 };
 
 }  // namespace dsrun::worker

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "worker/comm/canonical_reduce.h"
 
@@ -22,25 +21,9 @@ int64_t GradientReducer::ScratchElements(const BatchPlan& batch, const GradientS
 
 GradientReducer::GradientReducer(Setup setup)
     : setup_(std::move(setup)),
-      result_(setup_.buffers[static_cast<size_t>(setup_.accumulation->node_buffers[0])]) {
-  thread_ = std::thread([this] { RunThread(); });
-}
+      result_(setup_.buffers[static_cast<size_t>(setup_.accumulation->node_buffers[0])]) {}
 
-GradientReducer::~GradientReducer() {
-  {
-    MutexLock lock(mu_);
-    quit_ = true;
-    changed_.NotifyAll();
-  }
-  thread_.join();
-}
-
-void GradientReducer::StartStep() {
-  MutexLock lock(mu_);
-  CHECK(queue_.empty() && !busy_) << "the step before was not finished";
-  spans_.clear();
-  next_bucket_ = 0;
-}
+void GradientReducer::StartStep() { next_bucket_ = 0; }
 
 void GradientReducer::Ready(Range range) {
   if (setup_.overlap) EnqueueFinishedBuckets(range.begin);
@@ -49,54 +32,35 @@ void GradientReducer::Ready(Range range) {
 absl::Status GradientReducer::Finish() {
   const SteadyTime called = Clock::Real().SteadyNow();
   EnqueueFinishedBuckets(0);
-  MutexLock lock(mu_);
-  while (!queue_.empty() || busy_) changed_.Wait(mu_);
+  const absl::Status status = setup_.thread->Wait();
   times_ = {};
   for (const Busy& span : spans_) {
     times_.reducing += span.end - span.begin;
     times_.hidden += std::max(absl::ZeroDuration(), std::min(span.end, called) - span.begin);
   }
-  return status_;
+  spans_.clear();
+  return status;
 }
 
 // Everything from `position` up is final.
 void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
   const std::vector<Range>& buckets = setup_.space->buckets();
-  MutexLock lock(mu_);
-  const size_t before = next_bucket_;
   while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
-    queue_.push_back(next_bucket_++);
-  }
-  if (next_bucket_ > before) changed_.NotifyAll();  // most tensors complete no bucket
-}
-
-void GradientReducer::RunThread() {
-  MutexLock lock(mu_);
-  while (true) {
-    while (queue_.empty() && !quit_) changed_.Wait(mu_);
-    if (quit_) return;
-    const size_t bucket = queue_.front();
-    queue_.pop_front();
-    if (!status_.ok()) {  // the communicator is dead: nothing more to do for this generation
-      changed_.NotifyAll();
-      continue;
-    }
-    busy_ = true;
-    mu_.Unlock();
-    const SteadyTime begin = Clock::Real().SteadyNow();
-    const absl::Status status = ReduceBucket(bucket);
-    const SteadyTime end = Clock::Real().SteadyNow();
-    if (setup_.on_span) setup_.on_span(absl::StrCat("reduce-scatter bucket ", bucket), begin, end);
-    mu_.Lock();
-    busy_ = false;
-    status_.Update(status);
-    spans_.push_back({begin, end});
-    changed_.NotifyAll();
+    setup_.thread->Add([this, bucket = next_bucket_] { return ReduceBucket(bucket); });
+    ++next_bucket_;
   }
 }
 
 absl::Status GradientReducer::ReduceBucket(size_t bucket) {
-  const Range range = setup_.space->buckets()[bucket];
+  const std::string what = absl::StrCat("reduce-scatter bucket ", bucket);
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  const absl::Status status = Reduce(setup_.space->buckets()[bucket], what);
+  spans_.push_back({begin, Clock::Real().SteadyNow()});
+  if (setup_.on_span) setup_.on_span(what, begin, spans_.back().end);
+  return status;
+}
+
+absl::Status GradientReducer::Reduce(Range range, const std::string& what) {
   Kernels& kernels = *setup_.kernels;
   for (const BufferAdd& add : setup_.accumulation->steps.back().adds) {
     kernels.Accumulate(range.size(), setup_.buffers[static_cast<size_t>(add.from)] + range.begin,
@@ -109,8 +73,7 @@ absl::Status GradientReducer::ReduceBucket(size_t bucket) {
   const std::vector<std::vector<Range>> owned = setup_.space->OwnedByRank(range);
   RETURN_IF_ERROR(CanonicalReduceScatter(
       *setup_.communicator, *setup_.batch, owned, nodes, result_, setup_.scratch,
-      [&](float* dst, const float* src, int64_t n) { kernels.Accumulate(n, src, dst); },
-      absl::StrCat("reduce-scatter bucket ", bucket)));
+      [&](float* dst, const float* src, int64_t n) { kernels.Accumulate(n, src, dst); }, what));
   const int rank = setup_.communicator->rank();
   for (const Range& mine : owned[static_cast<size_t>(rank)]) setup_.on_reduced(mine);
   return absl::OkStatus();

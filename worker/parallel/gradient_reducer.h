@@ -10,29 +10,27 @@
 // neither changes a bit.
 //
 // Threads: one thread calls StartStep, Ready, Finish. Between StartStep and Finish the
-// communicator, the buffers below the announced position and the scratch belong to the
-// communication thread; otherwise to the caller.
+// communicator, the buffers from the announced position up and the scratch belong to the
+// communication thread.
 
 #ifndef DSRUN_WORKER_PARALLEL_GRADIENT_REDUCER_H_
 #define DSRUN_WORKER_PARALLEL_GRADIENT_REDUCER_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
-#include "common/base/mutex.h"
 #include "common/plan/accumulation_plan.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/gradient_space.h"
 #include "worker/comm/communicator.h"
 #include "worker/device/kernels.h"
+#include "worker/parallel/comm_thread.h"
 
 namespace dsrun::worker {
 
@@ -40,6 +38,7 @@ class GradientReducer {
  public:
   struct Setup {
     Communicator* communicator;
+    CommThread* thread;
     const BatchPlan* batch;
     const GradientSpace* space;
     const AccumulationPlan* accumulation;  // of this rank
@@ -57,8 +56,8 @@ class GradientReducer {
   // Floats of scratch that the largest bucket needs.
   static int64_t ScratchElements(const BatchPlan& batch, const GradientSpace& space, int64_t rank);
 
+  // The thread must be destroyed first.
   explicit GradientReducer(Setup setup);
-  ~GradientReducer();  // the communicator must have been aborted if a step is in flight
 
   void StartStep();
   // Gradients in `range` are final in the last micro-batch's target buffer.
@@ -78,27 +77,19 @@ class GradientReducer {
   Times times() const { return times_; }
 
  private:
-  void RunThread();
-  absl::Status ReduceBucket(size_t bucket);
   void EnqueueFinishedBuckets(int64_t position);
+  absl::Status ReduceBucket(size_t bucket);
+  absl::Status Reduce(Range range, const std::string& what);
 
   const Setup setup_;
   float* const result_;
   Times times_;
-  size_t next_bucket_ = 0;  // not yet enqueued
-
-  Mutex mu_;
-  CondVar changed_;
-  std::deque<size_t> queue_ ABSL_GUARDED_BY(mu_);
-  bool busy_ ABSL_GUARDED_BY(mu_) = false;
-  bool quit_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  size_t next_bucket_ = 0;  // not yet handed over
   struct Busy {
     SteadyTime begin;
     SteadyTime end;
   };
-  std::vector<Busy> spans_ ABSL_GUARDED_BY(mu_);  // of this step
-  std::thread thread_;                            // last: it uses everything above
+  std::vector<Busy> spans_;  // of this step; the communication thread's until Finish has waited
 };
 
 }  // namespace dsrun::worker
