@@ -76,8 +76,10 @@ void MeasureModel(const ModelSpec& spec, int64_t batch, int threads, int repetit
   double forward = 1e9;
   double backward = 1e9;
   for (int i = 0; i <= repetitions; ++i) {
-    forward = std::min(
-        forward, Seconds([&] { model->Forward(parameters.floats(), text.data(), text.data()); }));
+    forward =
+        std::min(forward, Seconds([&] {
+                   model->Forward(parameters.floats(), text.data(), text.data(), [](Range) {});
+                 }));
     backward = std::min(backward, Seconds([&] {
                           model->Backward(parameters.floats(), gradients.floats(), [](Range) {});
                         }));

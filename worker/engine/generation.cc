@@ -163,7 +163,7 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     last_loss_ = result.loss;
     exchange_timeout_.StepTook(result.duration);
     patience_.StepTook(result.duration);
-    communicator_->SetTimeout(exchange_timeout_.Current());
+    trainer_->SetExchangeTimeout(exchange_timeout_.Current());
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
     const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
@@ -175,6 +175,7 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
 }
 
 absl::Status GenerationRun::Save() {
+  RETURN_IF_ERROR(trainer_->Settle());
   SetPhase("saving");
   const SteadyTime begin = Clock::Real().SteadyNow();
   ASSIGN_OR_RETURN(saved_, checkpointing_->Save());

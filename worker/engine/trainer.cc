@@ -9,7 +9,6 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/plan/memory_plan.h"
-#include "worker/comm/canonical_reduce.h"
 #include "worker/engine/model_spec_proto.h"
 
 namespace dsrun::worker {
@@ -98,6 +97,10 @@ absl::Status Trainer::Allocate() {
   }
   const int64_t scratch_elements = plan.Find("reduce_scratch").elements;
   CHECK_LE(GradientReducer::ScratchElements(batch_, space_, rank_), scratch_elements);
+  const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
+                                              SteadyTime end) {
+    trace->Add(Trace::Lane::kCommunication, name, begin, end);
+  };
   reducer_ = std::make_unique<GradientReducer>(GradientReducer::Setup{
       .communicator = setup_.communicator,
       .thread = &comm_thread_,
@@ -109,9 +112,14 @@ absl::Status Trainer::Allocate() {
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
       .on_reduced = [this](Range range) { SumSquares(*setup_.comm_kernels, range); },
-      .on_span = [trace = setup_.trace](
-                     const std::string& name, SteadyTime begin,
-                     SteadyTime end) { trace->Add(Trace::Lane::kCommunication, name, begin, end); },
+      .on_span = on_span,
+  });
+  gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
+      .communicator = setup_.communicator,
+      .thread = &comm_thread_,
+      .space = &space_,
+      .parameters = state_.parameters,
+      .on_span = on_span,
   });
   return absl::OkStatus();
 }
@@ -132,10 +140,9 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   }
   const double lr = schedule_.At(state_.step);
   Update(sums, norm, lr);
-  {
-    const Span span(setup_.trace, "all-gather parameters");
-    RETURN_IF_ERROR(AllGatherRanges(*setup_.communicator, space_.OwnedByRank({0, layout_.size()}),
-                                    state_.parameters, "all-gather parameters"));
+  gatherer_->Start();
+  if (!spec_.overlap_comm()) {
+    RETURN_IF_ERROR(Settle());
   }
   ++state_.step;
   state_.samples += spec_.global_batch_size();
@@ -158,7 +165,8 @@ absl::Status Trainer::ComputeGradients(int64_t* tokens) {
   reducer_->StartStep();
   for (const AccumulationStep& step : accumulation_.steps) {
     if (setup_.cancelled()) return absl::AbortedError("this generation is over");
-    const LossSum sum = ForwardBackward(step, &step == &accumulation_.steps.back());
+    ASSIGN_OR_RETURN(const LossSum sum,
+                     ForwardBackward(step, &step == &accumulation_.steps.back()));
     *tokens += sum.tokens;
     const Range micro_batches = batch_.BlockMicroBatches(block);
     block_loss = step.micro_batch == micro_batches.begin ? sum.loss : block_loss + sum.loss;
@@ -168,7 +176,7 @@ absl::Status Trainer::ComputeGradients(int64_t* tokens) {
   return reducer_->Finish();
 }
 
-LossSum Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
+absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
   const int64_t length = spec_.model().seq_length();
   const int64_t first = state_.samples + step.micro_batch * spec_.micro_batch_size();
   for (int64_t i = 0; i < spec_.micro_batch_size(); ++i) {
@@ -178,7 +186,10 @@ LossSum Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
   LossSum sum;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));
-    sum = setup_.model->Forward(state_.parameters, tokens_, targets_);
+    absl::Status gathered;  // without it forward goes on to its end, with undefined parameters
+    sum = setup_.model->Forward(state_.parameters, tokens_, targets_,
+                                [&](Range range) { gathered.Update(gatherer_->Await(range.end)); });
+    RETURN_IF_ERROR(gathered);
   }
   const Span span(setup_.trace, absl::StrCat("backward micro-batch ", step.micro_batch));
   float* const target = gradients_[static_cast<size_t>(step.target)];
@@ -192,6 +203,14 @@ LossSum Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
     }
   }
   return sum;
+}
+
+// In its turn: the timeout belongs to whoever exchanges.
+void Trainer::SetExchangeTimeout(absl::Duration timeout) {
+  comm_thread_.Add([communicator = setup_.communicator, timeout] {
+    communicator->SetTimeout(timeout);
+    return absl::OkStatus();
+  });
 }
 
 void Trainer::JoinTiedGradients() {

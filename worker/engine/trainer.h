@@ -1,11 +1,13 @@
 // Trainer: one rank's training step in one generation. The step reads top to bottom in TrainStep:
 // backward of every micro-batch of the rank's blocks, reduce-scatter hidden behind the last one,
-// norm, clip, AdamW on the owned elements, all-gather.
+// norm, clip, AdamW on the owned elements, all-gather hidden behind the next step's first forward
+// pass.
 //
 // For one global batch, seed and fingerprint the result has the same bits for every width, bucket
 // size, thread count, and with or without overlap (docs/numerics.md).
 //
-// Threads: one thread calls everything (it owns the communicator between steps).
+// Threads: one thread calls everything. From its first step on the trainer owns the communicator,
+// until Settle has returned.
 
 #ifndef DSRUN_WORKER_ENGINE_TRAINER_H_
 #define DSRUN_WORKER_ENGINE_TRAINER_H_
@@ -31,6 +33,7 @@
 #include "worker/optim/lr_schedule.h"
 #include "worker/parallel/comm_thread.h"
 #include "worker/parallel/gradient_reducer.h"
+#include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/sharded_state.h"
 #include "worker/parallel/step_exchange.h"
 
@@ -74,6 +77,13 @@ class Trainer {
   // not finite (nothing was updated).
   absl::StatusOr<StepResult> TrainStep(bool stop_requested);
 
+  // Waits for what the last step left under way: afterwards the parameters of other owners are of
+  // that step, too, and the communicator is the caller's. Errors: the communicator's first one.
+  absl::Status Settle() { return comm_thread_.Wait(); }
+  // Communicator::SetTimeout, from the next exchange on that is not yet under way.
+  void SetExchangeTimeout(absl::Duration timeout);
+
+  // Parameters: before the first step, and after Settle.
   ShardedState& state() { return state_; }
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena.
@@ -85,7 +95,8 @@ class Trainer {
   // Backward of all micro-batches, and the reduction over the ranks. Fills `tokens` with the count
   // of unmasked ones on this rank.
   absl::Status ComputeGradients(int64_t* tokens);
-  LossSum ForwardBackward(const AccumulationStep& step, bool last);
+  // Errors: the communicator's, while parameters were waited for.
+  absl::StatusOr<LossSum> ForwardBackward(const AccumulationStep& step, bool last);
   // Both uses of the tied tensor's owned elements become one gradient.
   void JoinTiedGradients();
   // For the norm: the squares of `range` of the gradient space, which this rank owns, leaf by leaf.
@@ -112,6 +123,7 @@ class Trainer {
   int32_t* targets_ = nullptr;     // (micro_batch_size, seq_length)
   ShardedState state_;
   std::unique_ptr<GradientReducer> reducer_;
+  std::unique_ptr<ParameterGatherer> gatherer_;
   CommThread comm_thread_;  // last: its tasks use everything above
 };
 

@@ -93,13 +93,32 @@ class GradientCursor {
   const std::function<void(Range)>& ready_;
 };
 
+// Asks for the parameters that forward reads next.
+class ParameterCursor {
+ public:
+  explicit ParameterCursor(const std::function<void(Range)>& needed) : needed_(needed) {}
+
+  // Everything before `end`, that is, which was not asked for yet.
+  void Need(int64_t end) {
+    CHECK_GT(end, position_);
+    const Range range{position_, end};
+    position_ = end;
+    needed_(range);
+  }
+
+ private:
+  const std::function<void(Range)>& needed_;
+  int64_t position_ = 0;
+};
+
 class Gpt2Model final : public Model {
  public:
   Gpt2Model(const ModelSpec& spec, int64_t micro_batch_size, Kernels& kernels,
             const std::vector<PlannedBuffer>& plan, Buffer memory);
 
   int64_t gradient_size() const override { return layout_.size() + wte_padded_; }
-  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets) override;
+  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
+                  const std::function<void(Range)>& needed) override;
   void Backward(const float* parameters, float* gradients,
                 const std::function<void(Range)>& ready) override;
   void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
@@ -111,9 +130,10 @@ class Gpt2Model final : public Model {
   BlockActivations FindActivations(int64_t layer) const;
 
   // Everything up to ln_f, for (batch, length) tokens.
-  void ForwardBody(const SequenceShape& shape, const float* parameters, const int32_t* tokens);
+  void ForwardBody(const SequenceShape& shape, const float* parameters, const int32_t* tokens,
+                   ParameterCursor cursor);
   void ForwardBlock(const SequenceShape& shape, const float* parameters, int64_t layer,
-                    const float* in);
+                    const float* in, ParameterCursor& cursor);
   // dresidual_: from the gradient of the block's output to that of its input.
   void BackwardBlock(const float* parameters, float* gradients, int64_t layer, const float* in,
                      GradientCursor& cursor);
@@ -201,44 +221,52 @@ BlockActivations Gpt2Model::FindActivations(int64_t layer) const {
 // --- Forward
 
 void Gpt2Model::ForwardBlock(const SequenceShape& shape, const float* parameters, int64_t layer,
-                             const float* in) {
+                             const float* in, ParameterCursor& cursor) {
   const BlockOffsets& at = offsets_[static_cast<size_t>(layer)];
   const BlockActivations& act = blocks_[static_cast<size_t>(layer)];
   const float* const p = parameters;
   const int64_t rows = shape.rows();
   const int64_t width = shape.width;
+  cursor.Need(at.attn_proj_weight);
   kernels_.LayerNormForward(rows, width, in, p + at.ln_1_weight, p + at.ln_1_bias, act.ln_1_out,
                             act.ln_1_mean, act.ln_1_rstd);
   kernels_.LinearForward({rows, width, 3 * width}, act.ln_1_out, p + at.c_attn_weight,
                          p + at.c_attn_bias, act.qkv);
   kernels_.AttentionForward(shape, act.qkv, attention_scratch_, act.attention_out,
                             act.attention_lse);
+  cursor.Need(at.ln_2_weight);
   kernels_.LinearResidualForward({rows, width, width}, act.attention_out, p + at.attn_proj_weight,
                                  p + at.attn_proj_bias, in, act.residual_mid);
+  cursor.Need(at.mlp_proj_weight);
   kernels_.LayerNormForward(rows, width, act.residual_mid, p + at.ln_2_weight, p + at.ln_2_bias,
                             act.ln_2_out, act.ln_2_mean, act.ln_2_rstd);
   kernels_.LinearGeluForward({rows, width, 4 * width}, act.ln_2_out, p + at.c_fc_weight,
                              p + at.c_fc_bias, act.fc_slope, act.fc_gelu);
+  cursor.Need(layer + 1 < spec_.num_layers ? offsets_[static_cast<size_t>(layer + 1)].ln_1_weight
+                                           : At("ln_f.weight"));
   kernels_.LinearResidualForward({rows, 4 * width, width}, act.fc_gelu, p + at.mlp_proj_weight,
                                  p + at.mlp_proj_bias, act.residual_mid, act.residual_out);
 }
 
 void Gpt2Model::ForwardBody(const SequenceShape& shape, const float* parameters,
-                            const int32_t* tokens) {
+                            const int32_t* tokens, ParameterCursor cursor) {
+  cursor.Need(offsets_[0].ln_1_weight);
   kernels_.EmbeddingForward(shape, tokens, parameters + At("wte.weight"),
                             parameters + At("wpe.weight"), embedded_);
   for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
-    ForwardBlock(shape, parameters, layer, BlockInput(layer));
+    ForwardBlock(shape, parameters, layer, BlockInput(layer), cursor);
   }
+  cursor.Need(layout_.size());
   kernels_.LayerNormForward(shape.rows(), shape.width, BlockInput(spec_.num_layers),
                             parameters + At("ln_f.weight"), parameters + At("ln_f.bias"), ln_f_out_,
                             ln_f_mean_, ln_f_rstd_);
 }
 
-LossSum Gpt2Model::Forward(const float* parameters, const int32_t* tokens, const int32_t* targets) {
+LossSum Gpt2Model::Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
+                           const std::function<void(Range)>& needed) {
   const int64_t rows = shape_.rows();
   std::copy_n(tokens, rows, tokens_);
-  ForwardBody(shape_, parameters, tokens_);
+  ForwardBody(shape_, parameters, tokens_, ParameterCursor(needed));
   kernels_.HeadForward(head_, ln_f_out_, parameters + At("wte.weight"), logits_);
   kernels_.CrossEntropy(head_, targets, logits_, losses_);
   LossSum sum;
@@ -255,7 +283,7 @@ void Gpt2Model::NextTokenLogits(const float* parameters, const int32_t* tokens, 
   SequenceShape shape = shape_;
   shape.batch = 1;
   shape.seq_length = length;
-  ForwardBody(shape, parameters, tokens);
+  ForwardBody(shape, parameters, tokens, ParameterCursor([](Range) {}));
   kernels_.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
                        ln_f_out_ + (length - 1) * spec_.hidden_size, parameters + At("wte.weight"),
                        logits);

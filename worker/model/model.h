@@ -37,10 +37,12 @@ class Model {
   virtual int64_t gradient_size() const = 0;
 
   // tokens, targets: (batch, seq_length), row-major; a target below 0 is masked. Keeps what
-  // Backward needs.
-  virtual LossSum Forward(const float* parameters,      // (P)
-                          const int32_t* tokens,        // (batch, seq_length)
-                          const int32_t* targets) = 0;  // (batch, seq_length)
+  // Backward needs. Calls `needed(range)` before it reads parameters of a range: ascending,
+  // adjacent, covering [0, P).
+  virtual LossSum Forward(const float* parameters,  // (P)
+                          const int32_t* tokens,    // (batch, seq_length)
+                          const int32_t* targets,   // (batch, seq_length)
+                          const std::function<void(Range)>& needed) = 0;
 
   // Gradients of the last Forward. Overwrites every element of `gradients` exactly once, padding
   // with zeros. Calls `ready(range)` when a range of the gradient space is final: descending,

@@ -31,7 +31,10 @@ TEST(SampleByteTest, TemperatureSharpens) {
 class CountingModel : public Model {
  public:
   int64_t gradient_size() const override { return 0; }
-  LossSum Forward(const float*, const int32_t*, const int32_t*) override { return {}; }
+  LossSum Forward(const float*, const int32_t*, const int32_t*,
+                  const std::function<void(Range)>&) override {
+    return {};
+  }
   void Backward(const float*, float*, const std::function<void(Range)>&) override {}
   void NextTokenLogits(const float*, const int32_t* tokens, int64_t length,
                        float* logits) override {

@@ -1,8 +1,9 @@
-// What a step sends, and how it ends when one rank alone goes wrong.
+// What a step sends and when, and how it ends when one rank alone goes wrong.
 
 #include "worker/engine/trainer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/status_macros.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "gtest/gtest.h"
@@ -21,47 +23,35 @@
 namespace dsrun::worker {
 namespace {
 
-// Counts what is sent under names that begin with `prefix`.
-class CountingCommunicator : public Communicator {
+class CommunicatorWrapper : public Communicator {
  public:
-  CountingCommunicator(Communicator& inner, std::string prefix)
-      : inner_(inner), prefix_(std::move(prefix)) {}
+  explicit CommunicatorWrapper(Communicator& inner) : inner_(inner) {}
 
   int rank() const override { return inner_.rank(); }
   int size() const override { return inner_.size(); }
   absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                         const std::string& what) override {
-    for (const SendOp& send : sends) {
-      if (what.starts_with(prefix_)) bytes_ += static_cast<int64_t>(send.bytes);
-    }
     return inner_.Exchange(sends, recvs, what);
   }
   void SetTimeout(absl::Duration timeout) override { inner_.SetTimeout(timeout); }
   void Abort(const std::string& reason) override { inner_.Abort(reason); }
 
-  int64_t bytes() const { return bytes_; }
-
  private:
   Communicator& inner_;
-  const std::string prefix_;
-  int64_t bytes_ = 0;
 };
 
-// Its gradient has an infinity in it.
-class OverflowingModel : public Model {
+class ModelWrapper : public Model {
  public:
-  explicit OverflowingModel(Model& inner) : inner_(inner) {}
+  explicit ModelWrapper(Model& inner) : inner_(inner) {}
 
   int64_t gradient_size() const override { return inner_.gradient_size(); }
-  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets) override {
-    return inner_.Forward(parameters, tokens, targets);
+  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
+                  const std::function<void(Range)>& needed) override {
+    return inner_.Forward(parameters, tokens, targets, needed);
   }
   void Backward(const float* parameters, float* gradients,
                 const std::function<void(Range)>& ready) override {
-    inner_.Backward(parameters, gradients, [&](Range range) {
-      gradients[range.begin] = std::numeric_limits<float>::infinity();
-      ready(range);
-    });
+    inner_.Backward(parameters, gradients, ready);
   }
   void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
                        float* logits) override {
@@ -70,6 +60,85 @@ class OverflowingModel : public Model {
 
  private:
   Model& inner_;
+};
+
+// Counts what is sent under names that begin with `prefix`.
+class CountingCommunicator : public CommunicatorWrapper {
+ public:
+  CountingCommunicator(Communicator& inner, std::string prefix)
+      : CommunicatorWrapper(inner), prefix_(std::move(prefix)) {}
+
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    for (const SendOp& send : sends) {
+      if (what.starts_with(prefix_)) bytes_ += static_cast<int64_t>(send.bytes);
+    }
+    return CommunicatorWrapper::Exchange(sends, recvs, what);
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  const std::string prefix_;
+  int64_t bytes_ = 0;
+};
+
+// Calls `before` with the name of every exchange; an error of it takes the exchange's place.
+class GuardedCommunicator : public CommunicatorWrapper {
+ public:
+  using Guard = std::function<absl::Status(const std::string& what)>;
+  GuardedCommunicator(Communicator& inner, Guard before)
+      : CommunicatorWrapper(inner), before_(std::move(before)) {}
+
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    RETURN_IF_ERROR(before_(what));
+    return CommunicatorWrapper::Exchange(sends, recvs, what);
+  }
+
+ private:
+  const Guard before_;
+};
+
+// Its gradient has an infinity in it.
+class OverflowingModel : public ModelWrapper {
+ public:
+  using ModelWrapper::ModelWrapper;
+
+  void Backward(const float* parameters, float* gradients,
+                const std::function<void(Range)>& ready) override {
+    ModelWrapper::Backward(parameters, gradients, [&](Range range) {
+      gradients[range.begin] = std::numeric_limits<float>::infinity();
+      ready(range);
+    });
+  }
+};
+
+// Counts passes, and calls `read` when parameters that forward asked for are there.
+class WatchedModel : public ModelWrapper {
+ public:
+  WatchedModel(Model& inner, std::function<void()> read)
+      : ModelWrapper(inner), read_(std::move(read)) {}
+
+  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
+                  const std::function<void(Range)>& needed) override {
+    ++forwards;
+    return ModelWrapper::Forward(parameters, tokens, targets, [&](Range range) {
+      needed(range);
+      read_();
+    });
+  }
+  void Backward(const float* parameters, float* gradients,
+                const std::function<void(Range)>& ready) override {
+    ++backwards;
+    ModelWrapper::Backward(parameters, gradients, ready);
+  }
+
+  int forwards = 0;
+  int backwards = 0;
+
+ private:
+  const std::function<void()> read_;
 };
 
 std::unique_ptr<Trainer> NewRun(const Trainer::Setup& setup) {
@@ -114,6 +183,60 @@ TEST(TrainerTest, OverflowOnOneRank_EndsTheStepOnAllOfThem) {
     EXPECT_EQ(step.status().code(), absl::StatusCode::kOutOfRange) << step.status();
     EXPECT_TRUE(std::ranges::equal(before, parameters)) << "the step was taken all the same";
     EXPECT_EQ(trainer->state().step, 0);
+  });
+}
+
+// The second half of the gather is held back until the next step's forward pass has read the first
+// parameters of it: a trainer that gathers all before it goes on would wait in vain.
+TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    std::atomic<bool> reads = false;
+    std::atomic<bool> held = false;
+    WatchedModel* watched = nullptr;
+    WatchedModel model(*setup.model, [&] {
+      if (watched->forwards < 2) return;
+      reads = true;
+      reads.notify_all();
+    });
+    watched = &model;
+    setup.model = &model;
+    GuardedCommunicator guarded(*setup.communicator, [&](const std::string& what) {
+      if (what == "all-gather bucket 3") {
+        held = true;
+        reads.wait(false);
+      }
+      return absl::OkStatus();
+    });
+    setup.communicator = &guarded;
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    for (int step = 0; step < 2; ++step) {
+      const absl::StatusOr<StepResult> done = trainer->TrainStep(/*stop_requested=*/false);
+      EXPECT_TRUE(done.ok()) << done.status();
+    }
+    EXPECT_TRUE(held);
+    EXPECT_TRUE(trainer->Settle().ok());
+  });
+}
+
+TEST(TrainerTest, GatherThatFails_EndsTheNextStepAfterItsForwardPass) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    WatchedModel model(*setup.model, [] {});
+    setup.model = &model;
+    GuardedCommunicator guarded(*setup.communicator, [](const std::string& what) {
+      return what == "all-gather bucket 1" ? absl::UnavailableError("rank 1 is gone")
+                                           : absl::OkStatus();
+    });
+    setup.communicator = &guarded;
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    EXPECT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+    EXPECT_EQ(trainer->TrainStep(/*stop_requested=*/false).status(),
+              absl::UnavailableError("rank 1 is gone"));
+    EXPECT_EQ(model.forwards, 3);
+    EXPECT_EQ(model.backwards, 2);
+    EXPECT_EQ(trainer->Settle(), absl::UnavailableError("rank 1 is gone"));
+    EXPECT_EQ(trainer->state().step, 1);
   });
 }
 

@@ -123,6 +123,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
         result.steps.push_back(*done);
       }
     }
+    ASSERT_TRUE((*trainer)->Settle().ok());
     MutexLock lock(mu);
     result.adam_m.resize(static_cast<size_t>(layout.size()));
     result.adam_v.resize(static_cast<size_t>(layout.size()));

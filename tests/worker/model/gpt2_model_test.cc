@@ -82,7 +82,7 @@ TEST(Gpt2ModelTest, LossAndAllGradients_MatchTheDoublePrecisionReference) {
   reference.Run(tokens, targets);
 
   const LossSum sum =
-      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data());
+      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(), [](Range) {});
   EXPECT_EQ(sum.tokens, 22);
   EXPECT_NEAR(sum.loss, reference.loss, 1e-5 * reference.loss);
 
@@ -119,11 +119,36 @@ TEST(Gpt2ModelTest, GradientSpace_IsParametersPlusTheHeadsUseOfWte) {
             engine.layout.size() + engine.layout.Find("wte.weight").padded().size());
 }
 
+TEST(Gpt2ModelTest, Forward_ReadsNothingThatItHasNotAskedFor) {
+  Engine engine(Tiny(), 2, 2);
+  Roughen(engine.parameters, engine.layout);
+  const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
+  const LossSum whole =
+      engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data(), [](Range) {});
+
+  auto there = engine.parameters;
+  std::fill(there.begin(), there.end(), std::numeric_limits<float>::quiet_NaN());
+  int64_t end = 0;
+  int64_t ranges = 0;
+  const LossSum bit_by_bit =
+      engine.model->Forward(there.data(), tokens.data(), tokens.data(), [&](Range range) {
+        EXPECT_EQ(range.begin, end);
+        EXPECT_FALSE(range.empty());
+        end = range.end;
+        ++ranges;
+        std::copy(engine.parameters.begin() + range.begin, engine.parameters.begin() + range.end,
+                  there.begin() + range.begin);
+      });
+  EXPECT_EQ(end, engine.layout.size());
+  EXPECT_EQ(ranges, 4 * Tiny().num_layers + 2);
+  EXPECT_EQ(bit_by_bit.loss, whole.loss);
+}
+
 TEST(Gpt2ModelTest, Backward_ReportsDescendingAdjacentFinalRanges) {
   const ModelSpec spec = Tiny();
   Engine engine(spec, 2, 1);
   const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
-  engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data());
+  engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data(), [](Range) {});
   const size_t size = static_cast<size_t>(engine.model->gradient_size());
   std::vector<float> gradients(size, std::numeric_limits<float>::quiet_NaN());
   std::vector<float> when_ready(size, 99.0f);
@@ -149,7 +174,8 @@ TEST(Gpt2ModelTest, Nano_HasTheSameBitsForAllThreadCountsAndInstructionSets) {
   const std::vector<int32_t> targets = Tokens(2 * spec.seq_length, 256, "targets");
   const auto run = [&](CpuIsa isa, int threads, LossSum* sum) {
     Engine engine(spec, 2, threads, isa);
-    *sum = engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data());
+    *sum = engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(),
+                                 [](Range) {});
     std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()));
     engine.model->Backward(engine.parameters.data(), gradients.data(), [](Range) {});
     return gradients;
@@ -177,8 +203,8 @@ TEST(Gpt2ModelTest, NextTokenLogits_AgreeWithTheLossOfThatToken) {
   for (const int64_t length : {1, 5, 12}) {
     std::vector<int32_t> targets(12, -1);
     targets[static_cast<size_t>(length - 1)] = 4;
-    const LossSum sum =
-        engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data());
+    const LossSum sum = engine.model->Forward(engine.parameters.data(), tokens.data(),
+                                              targets.data(), [](Range) {});
     EXPECT_EQ(sum.tokens, 1);
     std::vector<float> logits(259);
     engine.model->NextTokenLogits(engine.parameters.data(), tokens.data(), length, logits.data());
@@ -197,7 +223,7 @@ TEST(Gpt2ModelTest, LargeVocabulary_GradientsMatchTheReference) {
   testing::ReferenceGpt2 reference(spec, engine.layout, engine.parameters.data());
   reference.Run(tokens, targets);
   const LossSum sum =
-      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data());
+      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(), [](Range) {});
   EXPECT_NEAR(sum.loss, reference.loss, 1e-5 * reference.loss);
   std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()));
   engine.model->Backward(engine.parameters.data(), gradients.data(), [](Range) {});

@@ -1,0 +1,42 @@
+#include "worker/parallel/parameter_gatherer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "worker/comm/canonical_reduce.h"
+
+namespace dsrun::worker {
+
+ParameterGatherer::ParameterGatherer(Setup setup)
+    : setup_(std::move(setup)),
+      pieces_(setup_.space->shards().buckets().rbegin(), setup_.space->shards().buckets().rend()) {}
+
+void ParameterGatherer::Start() {
+  tickets_.clear();
+  next_ = 0;
+  if (setup_.communicator->size() == 1) return;
+  for (size_t piece = 0; piece < pieces_.size(); ++piece) {
+    tickets_.push_back(setup_.thread->Add([this, piece] { return Gather(piece); }));
+  }
+}
+
+absl::Status ParameterGatherer::Await(int64_t end) {
+  size_t past = next_;
+  while (past < tickets_.size() && pieces_[past].begin < end) ++past;
+  if (past == next_) return absl::OkStatus();
+  RETURN_IF_ERROR(setup_.thread->Wait(tickets_[past - 1]));
+  next_ = past;
+  return absl::OkStatus();
+}
+
+absl::Status ParameterGatherer::Gather(size_t piece) {
+  const std::string what = absl::StrCat("all-gather bucket ", piece);
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  const absl::Status status = AllGatherRanges(
+      *setup_.communicator, setup_.space->OwnedByRank(pieces_[piece]), setup_.parameters, what);
+  if (setup_.on_span) setup_.on_span(what, begin, Clock::Real().SteadyNow());
+  return status;
+}
+
+}  // namespace dsrun::worker
