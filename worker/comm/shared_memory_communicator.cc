@@ -31,26 +31,27 @@ constexpr absl::Duration kLookForDeaths = absl::Milliseconds(20);
 
 class SharedMemoryRank : public Communicator {
  public:
-  SharedMemoryRank(std::unique_ptr<Communicator> inner, absl::Duration timeout,
+  SharedMemoryRank(int rank, int size, std::unique_ptr<Communicator> inner, absl::Duration timeout,
                    std::unique_ptr<SharedInbox> inbox,
                    std::vector<std::unique_ptr<SharedMemoryLink>> links)
-      : inner_(std::move(inner)),
+      : rank_(rank),
+        inner_(std::move(inner)),
         timeout_(timeout),
         inbox_(std::move(inbox)),
-        link_of_(static_cast<size_t>(inner_->size()), nullptr),
+        link_of_(static_cast<size_t>(size), nullptr),
         links_(std::move(links)) {
     for (const auto& link : links_) link_of_[static_cast<size_t>(link->peer())] = link.get();
   }
   ~SharedMemoryRank() override { End(-1); }
 
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(link_of_.size()); }
   absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                         const std::string& what) override;
   void SetTimeout(absl::Duration timeout) override { timeout_ = timeout; }
   void Abort(const std::string& reason) override {
     Fail(AbortedError(rank(), reason)).IgnoreError();
-    inner_->Abort(reason);
+    if (inner_ != nullptr) inner_->Abort(reason);
   }
 
  private:
@@ -73,8 +74,9 @@ class SharedMemoryRank : public Communicator {
   absl::Status Fail(absl::Status error) ABSL_LOCKS_EXCLUDED(mu_);
   void End(int because_of);
 
-  const std::unique_ptr<Communicator> inner_;
-  absl::Duration timeout_;  // of one Exchange
+  const int rank_;
+  const std::unique_ptr<Communicator> inner_;  // null: every rank of the group is on this node
+  absl::Duration timeout_;                     // of one Exchange
   const std::unique_ptr<SharedInbox> inbox_;
   std::vector<SharedMemoryLink*> link_of_;  // by rank; null: not on this node
   const std::vector<std::unique_ptr<SharedMemoryLink>> links_;
@@ -284,6 +286,18 @@ absl::StatusOr<Inboxes> OpenInboxes(int rank, const std::vector<std::string>& bl
   return inboxes;
 }
 
+// Whether every rank has opened every other one's. All ranks see the same masks.
+bool AllOpened(const std::vector<std::string>& masks) {
+  for (size_t rank = 0; rank < masks.size(); ++rank) {
+    for (size_t peer = 0; peer < masks.size(); ++peer) {
+      if (peer != rank && (masks[rank].size() != masks.size() || masks[rank][peer] != '1')) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 // A '1' for each rank whose inbox was opened.
 std::string OpenedMask(const Inboxes& inboxes) {
   std::string mask;
@@ -325,10 +339,12 @@ absl::StatusOr<std::unique_ptr<Communicator>> CreateSharedMemoryCommunicator(
   }
   if (links.empty()) return inner;
   inbox->CloseDescriptor();
+  // Its threads and connections would be for nothing. All ranks are past its creation and drop it.
+  if (AllOpened(masks)) inner.reset();
   LOG(INFO) << "rank " << rank << " talks to " << links.size() << " of " << size - 1
             << " others through shared memory";
-  return std::make_unique<SharedMemoryRank>(std::move(inner), options.timeout, std::move(inbox),
-                                            std::move(links));
+  return std::make_unique<SharedMemoryRank>(rank, size, std::move(inner), options.timeout,
+                                            std::move(inbox), std::move(links));
 }
 
 }  // namespace dsrun::worker

@@ -5,9 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "tests/worker/comm/rank_threads.h"
@@ -120,10 +124,9 @@ TEST(InboxTest, FirstEnd_Stays) {
   EXPECT_EQ((*inbox)->ended_because_of(), 3);
 }
 
-// Groups over in-process communicators whose rank r says that it is on `nodes[r]`.
-Group MakeNodes(const std::vector<std::string>& nodes) {
+// Rank r says that it is on `nodes[r]`.
+void ShareNodes(const std::vector<std::string>& nodes, Group& group) {
   const int size = static_cast<int>(nodes.size());
-  Group group = CreateInProcessGroup(size, InProcessOptions{absl::Seconds(20)});
   InMemoryRendezvousTable table(size);
   RunRanks(size, [&](int rank) {
     SharedMemoryOptions options;
@@ -134,6 +137,13 @@ Group MakeNodes(const std::vector<std::string>& nodes) {
     ASSERT_TRUE(made.ok()) << made.status();
     mine = *std::move(made);
   });
+}
+
+// The same over in-process communicators.
+Group MakeNodes(const std::vector<std::string>& nodes) {
+  Group group =
+      CreateInProcessGroup(static_cast<int>(nodes.size()), InProcessOptions{absl::Seconds(20)});
+  ShareNodes(nodes, group);
   return group;
 }
 
@@ -150,6 +160,56 @@ TEST(SharedMemoryTest, RanksOfSeveralNodes_ReachEachOther) {
       }
     }
   });
+}
+
+// A communicator that nobody may use, and that says when it goes.
+class NamedRank : public Communicator {
+ public:
+  NamedRank(int rank, int size, std::atomic<int>& alive) : rank_(rank), size_(size), alive_(alive) {
+    ++alive_;
+  }
+  ~NamedRank() override { --alive_; }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  absl::Status Exchange(std::span<const SendOp>, std::span<const RecvOp>,
+                        const std::string&) override {
+    return absl::InternalError("used");
+  }
+  void SetTimeout(absl::Duration) override {}
+  void Abort(const std::string&) override {}
+
+ private:
+  const int rank_;
+  const int size_;
+  std::atomic<int>& alive_;
+};
+
+TEST(SharedMemoryTest, CommunicatorInside_IsDroppedWhereAllRanksShareANode) {
+  for (const auto& [nodes, kept] : std::vector<std::pair<std::vector<std::string>, int>>{
+           {{"a", "a", "a"}, 0}, {{"a", "a", "b"}, 3}}) {
+    std::atomic<int> alive = 0;
+    Group group;
+    for (int rank = 0; rank < 3; ++rank) {
+      group.push_back(std::make_unique<NamedRank>(rank, 3, alive));
+    }
+    ShareNodes(nodes, group);
+    EXPECT_EQ(alive, kept);
+    RunRanks(2, [&](int rank) {  // ranks 0 and 1 share a node
+      const auto i = static_cast<size_t>(rank);
+      char mine = static_cast<char>('A' + rank);
+      char theirs = 0;
+      const SendOp send{1 - rank, &mine, 1};
+      const RecvOp recv{1 - rank, &theirs, 1};
+      EXPECT_EQ(group[i]->Exchange({&send, 1}, {&recv, 1}, "greeting"), absl::OkStatus());
+      EXPECT_EQ(theirs, 'A' + 1 - rank);
+      EXPECT_EQ(group[i]->rank(), rank);
+      EXPECT_EQ(group[i]->size(), 3);
+    });
+    for (auto& rank : group) rank->Abort("the test is over");
+    char byte = 0;
+    const RecvOp recv{1, &byte, 1};
+    EXPECT_EQ(group[0]->Exchange({}, {&recv, 1}, "late").code(), absl::StatusCode::kAborted);
+  }
 }
 
 TEST(SharedMemoryTest, MessageOfAnotherSize_IsNamedWithBothSizes) {
