@@ -1,6 +1,9 @@
 #include "launcher/commands/checkpoint_differences.h"
 
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
+#include "common/format/kernels_version.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -14,6 +17,15 @@ void Compare(const char* name, const T& there, const T& here, std::string& list)
 // The matrix library's own words for an --isa-cap, where they differ.
 constexpr char kBaseline[] = "baseline";
 constexpr char kLibraryBaseline[] = "sse41";
+
+// The number that the fingerprint ends with; empty: it does not, and only a worker can judge it.
+std::string KernelsVersionOfCheckpoint(const ManifestFacts& facts) {
+  const auto kernels = facts.fingerprint.find("kernels");
+  if (kernels == facts.fingerprint.end()) return "";
+  const size_t at = kernels->second.rfind(kKernelsVersionWords);
+  return at == std::string::npos ? ""
+                                 : kernels->second.substr(at + std::strlen(kKernelsVersionWords));
+}
 
 }  // namespace
 
@@ -55,6 +67,9 @@ CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
   }
   if (const std::string isa = IsaCapOfCheckpoint(facts); !isa.empty()) {
     curve("instruction set of the matrix library (--isa-cap)", isa, train.isa_cap());
+  }
+  if (const std::string version = KernelsVersionOfCheckpoint(facts); !version.empty()) {
+    curve("version of the kernels", version, std::to_string(kCpuKernelsVersion));
   }
   return out;
 }

@@ -25,7 +25,7 @@ struct CheckpointDifferences {
 
 // `facts` of the checkpoint against the resolved `train`. `corpus_sha256` of the text that was
 // given; empty: not known, and not compared. Of the numerics fingerprint only the instruction set
-// of the matrix library, which follows from isa_cap.
+// of the matrix library, which follows from isa_cap, and the version of the kernels.
 CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
                                             const proto::TrainSpec& train,
                                             const std::string& corpus_sha256);

@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/format/kernels_version.h"
 #include "common/plan/activation_plan.h"
 #include "worker/device/cpu_attention.h"
 #include "worker/device/cpu_loops.h"
 
 namespace dsrun::worker {
 namespace {
-
-// Raised whenever a change here, in cpu_loops.cc, attention_tiles.cc, cpu_attention.cc or
-// cpu_matmul.cc alters bits.
-constexpr int kCodeVersion = 3;
 
 // Sizes of the pieces that loops are cut into: large enough that handing one out costs nothing,
 // whole leaves and cache lines. They decide no bits.
@@ -33,8 +30,8 @@ std::string CpuKernels::Fingerprint() const {
   // Our loops have the same bits for every instruction set, so theirs is not part of it.
   return MatrixLibrary() + "; tiles " + std::to_string(tiling.tile_m) + "x" +
          std::to_string(tiling.tile_n) + " or " + std::to_string(narrow.tile_n) + "; attention " +
-         std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys) +
-         "; ftz daz; kernels v" + std::to_string(kCodeVersion);
+         std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys) + "; ftz daz" +
+         kKernelsVersionWords + std::to_string(kCpuKernelsVersion);
 }
 
 // --- Embedding

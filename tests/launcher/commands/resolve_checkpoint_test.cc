@@ -4,6 +4,7 @@
 #include <string>
 
 #include "common/base/sha256.h"
+#include "common/format/kernels_version.h"
 #include "common/format/manifest.h"
 #include "common/model_spec/model_spec.h"
 #include "gmock/gmock.h"
@@ -115,6 +116,19 @@ TEST_F(ResolveCheckpointTest, TextAndInstructionSetOfACheckpoint_AreComparedBefo
     WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", unknown}});
     Good(same);
   }
+}
+
+TEST_F(ResolveCheckpointTest, VersionOfTheKernelsOfACheckpoint_IsComparedBeforeStart) {
+  const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
+  const std::string library = "oneDNN 3.7.1 avx2; tiles 1x2; ftz daz; kernels v";
+  WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", library + std::to_string(kCpuKernelsVersion)}});
+  Good(load);
+  WriteCheckpoint({32, 4, 8, 7, ""},
+                  {{"kernels", library + std::to_string(kCpuKernelsVersion + 1)}});
+  EXPECT_THAT(Refused(load),
+              testing::HasSubstr("cannot be continued bit for bit: version of the kernels " +
+                                 std::to_string(kCpuKernelsVersion + 1) + " there, " +
+                                 std::to_string(kCpuKernelsVersion) + " here; "));
 }
 
 TEST_F(ResolveCheckpointTest, TheInstructionSetIsTheCheckpointsWhereThisCpuHasIt) {
