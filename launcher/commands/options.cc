@@ -223,7 +223,7 @@ OptionGroup Engine() {
           Value("threads-per-rank", "N", "cores / ranks of this machine, at least 1", ""),
           Value("bucket-bytes", "N", "an eighth of the model, 256 KiB to 25 MiB",
                 "gradient bytes that are reduced together"),
-          {"overlap", {}, Kind::kOnOff, "", "on", "reduce buckets during the backward pass"},
+          {"overlap", {}, Kind::kOnOff, "", "on", "communicate during the backward and the next forward pass"},
           {"shared-memory",
            {},
            Kind::kOnOff,
