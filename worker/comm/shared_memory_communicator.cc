@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
 #include <utility>
@@ -286,23 +287,18 @@ absl::StatusOr<Inboxes> OpenInboxes(int rank, const std::vector<std::string>& bl
   return inboxes;
 }
 
-// Whether every rank has opened every other one's. All ranks see the same masks.
-bool AllOpened(const std::vector<std::string>& masks) {
-  for (size_t rank = 0; rank < masks.size(); ++rank) {
-    for (size_t peer = 0; peer < masks.size(); ++peer) {
-      if (peer != rank && (masks[rank].size() != masks.size() || masks[rank][peer] != '1')) {
-        return false;
-      }
-    }
-  }
-  return true;
-}
-
 // A '1' for each rank whose inbox was opened.
 std::string OpenedMask(const Inboxes& inboxes) {
   std::string mask;
   for (const auto& inbox : inboxes) mask.push_back(inbox == nullptr ? '0' : '1');
   return mask;
+}
+
+// Whether every rank has opened every other one's. All ranks see the same masks.
+bool AllOpened(const std::vector<std::string>& masks) {
+  const auto others = static_cast<std::ptrdiff_t>(masks.size()) - 1;
+  return std::ranges::all_of(
+      masks, [&](const std::string& mask) { return std::ranges::count(mask, '1') == others; });
 }
 
 }  // namespace
