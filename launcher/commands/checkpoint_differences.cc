@@ -69,7 +69,7 @@ CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
     curve("instruction set of the matrix library (--isa-cap)", isa, train.isa_cap());
   }
   if (const std::string version = KernelsVersionOfCheckpoint(facts); !version.empty()) {
-    curve("version of the kernels", version, std::to_string(kCpuKernelsVersion));
+    curve("version of dsrun's kernels", version, std::to_string(kCpuKernelsVersion));
   }
   return out;
 }

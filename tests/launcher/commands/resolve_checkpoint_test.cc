@@ -126,7 +126,7 @@ TEST_F(ResolveCheckpointTest, VersionOfTheKernelsOfACheckpoint_IsComparedBeforeS
   WriteCheckpoint({32, 4, 8, 7, ""},
                   {{"kernels", library + std::to_string(kCpuKernelsVersion + 1)}});
   EXPECT_THAT(Refused(load),
-              testing::HasSubstr("cannot be continued bit for bit: version of the kernels " +
+              testing::HasSubstr("cannot be continued bit for bit: version of dsrun's kernels " +
                                  std::to_string(kCpuKernelsVersion + 1) + " there, " +
                                  std::to_string(kCpuKernelsVersion) + " here; "));
 }
