@@ -201,8 +201,10 @@ absl::Status GlooRank::Wait(Flight& flight, const std::string& what, SteadyTime 
     MutexLock lock(mu_);
     was_gone = gone_[static_cast<size_t>(flight.peer)];
   }
-  const auto left = absl::ToChronoMilliseconds(deadline - Clock::Real().SteadyNow());
-  const auto timeout = was_gone ? kGonePatience : std::max(left, std::chrono::milliseconds(1));
+  // Rounded up: a wait that ended before the deadline would pass for a peer that is gone.
+  absl::Duration left = deadline - Clock::Real().SteadyNow();
+  left = absl::Ceil(std::max(left, absl::Milliseconds(1)), absl::Milliseconds(1));
+  const auto timeout = was_gone ? kGonePatience : absl::ToChronoMilliseconds(left);
   absl::Status status;
   try {
     // False: woken by Abort or by a peer's end; Next decides.
