@@ -125,7 +125,7 @@ absl::Status GenerationRun::Join() {
   trainer.comm_kernels = setup_.engine->comm_kernels.get();
   trainer.sample = setup_.sample;
   trainer.cancelled = [this] {
-    setup_.progress->Moved();  // asked between micro-batches
+    setup_.progress->Moved();  // asked from block to block of the model
     return session_.Superseded(generation_);
   };
   trainer.trace = &trace_;

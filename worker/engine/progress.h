@@ -1,8 +1,8 @@
 // Progress: where the engine of this process is, and whether it moves; what the beat thread tells
 // the agent. A beat alone proves only that the process lives: an engine that loops for ever in its
-// own code beats on. So every phase, micro-batch and exchange is a move, and a beat without a limit
-// (`patience`) says that none is due: in a declared long operation, or while an exchange waits for
-// peers, which has a deadline of its own (proto/worker.proto, Beat).
+// own code beats on. So every phase, block of the model and exchange is a move, and a beat without
+// a limit (`patience`) says that none is due: in a declared long operation, or while an exchange
+// waits for peers, which has a deadline of its own (proto/worker.proto, Beat).
 //
 // Threads: all methods are thread-safe. Progress must outlive the communicators that watch for it.
 

@@ -164,7 +164,6 @@ absl::Status Trainer::ComputeGradients(int64_t* tokens) {
   double block_loss = 0;
   reducer_->StartStep();
   for (const AccumulationStep& step : accumulation_.steps) {
-    if (setup_.cancelled()) return absl::AbortedError("this generation is over");
     ASSIGN_OR_RETURN(const LossSum sum,
                      ForwardBackward(step, &step == &accumulation_.steps.back()));
     *tokens += sum.tokens;
@@ -186,16 +185,18 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, b
   LossSum sum;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));
-    absl::Status gathered;  // without it forward goes on to its end, with undefined parameters
-    sum = setup_.model->Forward(state_.parameters, tokens_, targets_,
-                                [&](Range range) { gathered.Update(gatherer_->Await(range.end)); });
-    RETURN_IF_ERROR(gathered);
+    const auto gathered = [&](Range range) -> absl::Status {
+      RETURN_IF_ERROR(MayGoOn());
+      return gatherer_->Await(range.end);
+    };
+    ASSIGN_OR_RETURN(sum, setup_.model->Forward(state_.parameters, tokens_, targets_, gathered));
   }
   const Span span(setup_.trace, absl::StrCat("backward micro-batch ", step.micro_batch));
   float* const target = gradients_[static_cast<size_t>(step.target)];
-  setup_.model->Backward(state_.parameters, target, [&](Range range) {
+  RETURN_IF_ERROR(setup_.model->Backward(state_.parameters, target, [&](Range range) {
     if (last) reducer_->Ready(range);
-  });
+    return MayGoOn();
+  }));
   if (!last) {  // the last additions belong to the reducer, bucket by bucket
     for (const BufferAdd& add : step.adds) {
       setup_.kernels->Accumulate(space_.size(), gradients_[static_cast<size_t>(add.from)],
@@ -203,6 +204,11 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, b
     }
   }
   return sum;
+}
+
+absl::Status Trainer::MayGoOn() {
+  if (setup_.cancelled()) return absl::AbortedError("this generation is over");
+  return comm_thread_.status();
 }
 
 // In its turn: the timeout belongs to whoever exchanges.

@@ -65,7 +65,8 @@ class Trainer {
     Kernels* kernels;       // for the calling thread
     Kernels* comm_kernels;  // for the communication thread
     SampleFn sample;
-    std::function<bool()> cancelled;  // asked between micro-batches
+    std::function<bool()>
+        cancelled;  // asked at every block of the model, on the way there and back
     Trace* trace;
   };
 
@@ -97,6 +98,9 @@ class Trainer {
   absl::Status ComputeGradients(int64_t* tokens);
   // Errors: the communicator's, while parameters were waited for.
   absl::StatusOr<LossSum> ForwardBackward(const AccumulationStep& step, bool last);
+  // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once
+  // the generation is over or an exchange under way has failed.
+  absl::Status MayGoOn();
   // Both uses of the tied tensor's owned elements become one gradient.
   void JoinTiedGradients();
   // For the norm: the squares of `range` of the gradient space, which this rank owns, leaf by leaf.

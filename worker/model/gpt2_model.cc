@@ -63,11 +63,10 @@ int64_t TotalBytes(const std::vector<PlannedBuffer>& plan) {
 }
 
 // Tells `ready` how far backward has come and zeroes padding on the way: gradients are finished
-// from the end of the space to its start, tensor by tensor.
+// from the end of the space to its start, tensor by tensor. Keeps the first error.
 class GradientCursor {
  public:
-  GradientCursor(const FlatLayout& layout, int64_t end, float* gradients,
-                 const std::function<void(Range)>& ready)
+  GradientCursor(const FlatLayout& layout, int64_t end, float* gradients, const RangeFn& ready)
       : layout_(layout), end_(end), gradients_(gradients), ready_(ready) {}
 
   // The accumulator of a second use, [begin, end of the space), is written.
@@ -77,6 +76,7 @@ class GradientCursor {
     const FlatLayout::Entry& entry = layout_.Find(tensor);
     Finish(entry.offset, entry.flat().end);
   }
+  const absl::Status& status() const { return status_; }
 
  private:
   void Finish(int64_t begin, int64_t written_end) {
@@ -84,31 +84,34 @@ class GradientCursor {
     std::fill(gradients_ + written_end, gradients_ + end_, 0.0f);
     const Range range{begin, end_};
     end_ = begin;
-    ready_(range);
+    if (status_.ok()) status_ = ready_(range);
   }
 
   const FlatLayout& layout_;
   int64_t end_;  // everything from here on is finished
   float* const gradients_;
-  const std::function<void(Range)>& ready_;
+  const RangeFn& ready_;
+  absl::Status status_;
 };
 
-// Asks for the parameters that forward reads next.
+// Asks for the parameters that forward reads next. Keeps the first error.
 class ParameterCursor {
  public:
-  explicit ParameterCursor(const std::function<void(Range)>& needed) : needed_(needed) {}
+  explicit ParameterCursor(const RangeFn& needed) : needed_(needed) {}
 
   // Everything before `end`, that is, which was not asked for yet.
   void Need(int64_t end) {
     CHECK_GT(end, position_);
     const Range range{position_, end};
     position_ = end;
-    needed_(range);
+    if (status_.ok()) status_ = needed_(range);
   }
+  const absl::Status& status() const { return status_; }
 
  private:
-  const std::function<void(Range)>& needed_;
+  const RangeFn& needed_;
   int64_t position_ = 0;
+  absl::Status status_;
 };
 
 class Gpt2Model final : public Model {
@@ -117,10 +120,9 @@ class Gpt2Model final : public Model {
             const std::vector<PlannedBuffer>& plan, Buffer memory);
 
   int64_t gradient_size() const override { return layout_.size() + wte_padded_; }
-  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
-                  const std::function<void(Range)>& needed) override;
-  void Backward(const float* parameters, float* gradients,
-                const std::function<void(Range)>& ready) override;
+  absl::StatusOr<LossSum> Forward(const float* parameters, const int32_t* tokens,
+                                  const int32_t* targets, const RangeFn& needed) override;
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override;
   void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
                        float* logits) override;
 
@@ -130,8 +132,8 @@ class Gpt2Model final : public Model {
   BlockActivations FindActivations(int64_t layer) const;
 
   // Everything up to ln_f, for (batch, length) tokens.
-  void ForwardBody(const SequenceShape& shape, const float* parameters, const int32_t* tokens,
-                   ParameterCursor cursor);
+  absl::Status ForwardBody(const SequenceShape& shape, const float* parameters,
+                           const int32_t* tokens, const RangeFn& needed);
   void ForwardBlock(const SequenceShape& shape, const float* parameters, int64_t layer,
                     const float* in, ParameterCursor& cursor);
   // dresidual_: from the gradient of the block's output to that of its input.
@@ -248,25 +250,30 @@ void Gpt2Model::ForwardBlock(const SequenceShape& shape, const float* parameters
                                  p + at.mlp_proj_bias, act.residual_mid, act.residual_out);
 }
 
-void Gpt2Model::ForwardBody(const SequenceShape& shape, const float* parameters,
-                            const int32_t* tokens, ParameterCursor cursor) {
+absl::Status Gpt2Model::ForwardBody(const SequenceShape& shape, const float* parameters,
+                                    const int32_t* tokens, const RangeFn& needed) {
+  ParameterCursor cursor(needed);
   cursor.Need(offsets_[0].ln_1_weight);
+  RETURN_IF_ERROR(cursor.status());
   kernels_.EmbeddingForward(shape, tokens, parameters + At("wte.weight"),
                             parameters + At("wpe.weight"), embedded_);
   for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
     ForwardBlock(shape, parameters, layer, BlockInput(layer), cursor);
+    RETURN_IF_ERROR(cursor.status());
   }
   cursor.Need(layout_.size());
+  RETURN_IF_ERROR(cursor.status());
   kernels_.LayerNormForward(shape.rows(), shape.width, BlockInput(spec_.num_layers),
                             parameters + At("ln_f.weight"), parameters + At("ln_f.bias"), ln_f_out_,
                             ln_f_mean_, ln_f_rstd_);
+  return absl::OkStatus();
 }
 
-LossSum Gpt2Model::Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
-                           const std::function<void(Range)>& needed) {
+absl::StatusOr<LossSum> Gpt2Model::Forward(const float* parameters, const int32_t* tokens,
+                                           const int32_t* targets, const RangeFn& needed) {
   const int64_t rows = shape_.rows();
   std::copy_n(tokens, rows, tokens_);
-  ForwardBody(shape_, parameters, tokens_, ParameterCursor(needed));
+  RETURN_IF_ERROR(ForwardBody(shape_, parameters, tokens_, needed));
   kernels_.HeadForward(head_, ln_f_out_, parameters + At("wte.weight"), logits_);
   kernels_.CrossEntropy(head_, targets, logits_, losses_);
   LossSum sum;
@@ -283,7 +290,9 @@ void Gpt2Model::NextTokenLogits(const float* parameters, const int32_t* tokens, 
   SequenceShape shape = shape_;
   shape.batch = 1;
   shape.seq_length = length;
-  ForwardBody(shape, parameters, tokens, ParameterCursor([](Range) {}));
+  const absl::Status status =
+      ForwardBody(shape, parameters, tokens, [](Range) { return absl::OkStatus(); });
+  CHECK(status.ok()) << status;  // nothing else can fail in it
   kernels_.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
                        ln_f_out_ + (length - 1) * spec_.hidden_size, parameters + At("wte.weight"),
                        logits);
@@ -343,8 +352,7 @@ void Gpt2Model::BackwardBlock(const float* parameters, float* gradients, int64_t
   cursor.Finish(h + "ln_1.weight");
 }
 
-void Gpt2Model::Backward(const float* parameters, float* gradients,
-                         const std::function<void(Range)>& ready) {
+absl::Status Gpt2Model::Backward(const float* parameters, float* gradients, const RangeFn& ready) {
   const float* const p = parameters;
   float* const g = gradients;
   const int64_t rows = shape_.rows();
@@ -354,6 +362,7 @@ void Gpt2Model::Backward(const float* parameters, float* gradients,
   // The head's use of wte has an accumulator of its own, behind all parameters.
   kernels_.HeadBackwardWeight(head_, logits_, ln_f_out_, g + layout_.size());
   cursor.FinishHead(layout_.size(), layout_.Find("wte.weight").tensor.size());
+  RETURN_IF_ERROR(cursor.status());
   kernels_.HeadBackwardInput(head_, logits_, p + At("wte.weight"), dbranch_);
   kernels_.LayerNormBackward(rows, width, BlockInput(spec_.num_layers), p + At("ln_f.weight"),
                              ln_f_mean_, ln_f_rstd_, dbranch_, nullptr, dresidual_,
@@ -362,11 +371,13 @@ void Gpt2Model::Backward(const float* parameters, float* gradients,
   cursor.Finish("ln_f.weight");
   for (int64_t layer = spec_.num_layers - 1; layer >= 0; --layer) {
     BackwardBlock(p, g, layer, BlockInput(layer), cursor);
+    RETURN_IF_ERROR(cursor.status());
   }
   kernels_.EmbeddingBackward(shape_, spec_.vocab_size, spec_.seq_length, tokens_, dresidual_,
                              g + At("wte.weight"), g + At("wpe.weight"));
   cursor.Finish("wpe.weight");
   cursor.Finish("wte.weight");
+  return cursor.status();
 }
 
 }  // namespace

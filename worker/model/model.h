@@ -20,10 +20,17 @@
 #include <functional>
 #include <memory>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 
 namespace dsrun::worker {
+
+// Called on the way through the model with the next range of parameters or gradients. An error ends
+// the pass: it is returned after the transformer block under way at the latest, nothing more is
+// called, and what the pass would have written is undefined.
+using RangeFn = std::function<absl::Status(Range range)>;
 
 struct LossSum {
   double loss = 0;     // nats, summed over unmasked tokens in a fixed order
@@ -38,17 +45,19 @@ class Model {
 
   // tokens, targets: (batch, seq_length), row-major; a target below 0 is masked. Keeps what
   // Backward needs. Calls `needed(range)` before it reads parameters of a range: ascending,
-  // adjacent, covering [0, P).
-  virtual LossSum Forward(const float* parameters,  // (P)
-                          const int32_t* tokens,    // (batch, seq_length)
-                          const int32_t* targets,   // (batch, seq_length)
-                          const std::function<void(Range)>& needed) = 0;
+  // adjacent, covering [0, P). Errors: those of `needed`.
+  virtual absl::StatusOr<LossSum> Forward(const float* parameters,  // (P)
+                                          const int32_t* tokens,    // (batch, seq_length)
+                                          const int32_t* targets,   // (batch, seq_length)
+                                          const RangeFn& needed) = 0;
 
   // Gradients of the last Forward. Overwrites every element of `gradients` exactly once, padding
   // with zeros. Calls `ready(range)` when a range of the gradient space is final: descending,
-  // adjacent, covering [0, gradient_size()). REQUIRES: Forward was called with the same parameters.
-  virtual void Backward(const float* parameters, float* gradients,  // (P), (gradient_size())
-                        const std::function<void(Range)>& ready) = 0;
+  // adjacent, covering [0, gradient_size()). Errors: those of `ready`. REQUIRES: Forward was called
+  // with the same parameters.
+  virtual absl::Status Backward(const float* parameters,  // (P)
+                                float* gradients,         // (gradient_size())
+                                const RangeFn& ready) = 0;
 
   // Logits of one position, for sampling: runs tokens (1, length) with length <= seq_length and
   // gives those of the last one. Destroys what Forward kept.

@@ -29,6 +29,11 @@ absl::Status CommThread::Wait(Ticket ticket) {
   return status_;
 }
 
+absl::Status CommThread::status() {
+  MutexLock lock(mu_);
+  return status_;
+}
+
 void CommThread::Run() {
   MutexLock lock(mu_);
   while (true) {

@@ -34,6 +34,8 @@ class CommThread {
   absl::Status Wait(Ticket ticket);
   // All of them.
   absl::Status Wait() { return Wait(added_); }
+  // The first error so far. Does not wait.
+  absl::Status status();
 
  private:
   void Run();

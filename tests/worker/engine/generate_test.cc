@@ -31,11 +31,11 @@ TEST(SampleByteTest, TemperatureSharpens) {
 class CountingModel : public Model {
  public:
   int64_t gradient_size() const override { return 0; }
-  LossSum Forward(const float*, const int32_t*, const int32_t*,
-                  const std::function<void(Range)>&) override {
-    return {};
+  absl::StatusOr<LossSum> Forward(const float*, const int32_t*, const int32_t*,
+                                  const RangeFn&) override {
+    return LossSum{};
   }
-  void Backward(const float*, float*, const std::function<void(Range)>&) override {}
+  absl::Status Backward(const float*, float*, const RangeFn&) override { return absl::OkStatus(); }
   void NextTokenLogits(const float*, const int32_t* tokens, int64_t length,
                        float* logits) override {
     longest = std::max(longest, length);

@@ -45,13 +45,12 @@ class ModelWrapper : public Model {
   explicit ModelWrapper(Model& inner) : inner_(inner) {}
 
   int64_t gradient_size() const override { return inner_.gradient_size(); }
-  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
-                  const std::function<void(Range)>& needed) override {
+  absl::StatusOr<LossSum> Forward(const float* parameters, const int32_t* tokens,
+                                  const int32_t* targets, const RangeFn& needed) override {
     return inner_.Forward(parameters, tokens, targets, needed);
   }
-  void Backward(const float* parameters, float* gradients,
-                const std::function<void(Range)>& ready) override {
-    inner_.Backward(parameters, gradients, ready);
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
+    return inner_.Backward(parameters, gradients, ready);
   }
   void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
                        float* logits) override {
@@ -105,40 +104,51 @@ class OverflowingModel : public ModelWrapper {
  public:
   using ModelWrapper::ModelWrapper;
 
-  void Backward(const float* parameters, float* gradients,
-                const std::function<void(Range)>& ready) override {
-    ModelWrapper::Backward(parameters, gradients, [&](Range range) {
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
+    return ModelWrapper::Backward(parameters, gradients, [&](Range range) {
       gradients[range.begin] = std::numeric_limits<float>::infinity();
-      ready(range);
+      return ready(range);
     });
   }
 };
 
-// Counts passes, and calls `read` when parameters that forward asked for are there.
+// Counts passes and the ranges that came of the last one. Calls `read` when parameters that forward
+// asked for are there, `written` when gradients were taken over.
 class WatchedModel : public ModelWrapper {
  public:
-  WatchedModel(Model& inner, std::function<void()> read)
-      : ModelWrapper(inner), read_(std::move(read)) {}
+  explicit WatchedModel(
+      Model& inner, std::function<void()> read = [] {}, std::function<void()> written = [] {})
+      : ModelWrapper(inner), read_(std::move(read)), written_(std::move(written)) {}
 
-  LossSum Forward(const float* parameters, const int32_t* tokens, const int32_t* targets,
-                  const std::function<void(Range)>& needed) override {
+  absl::StatusOr<LossSum> Forward(const float* parameters, const int32_t* tokens,
+                                  const int32_t* targets, const RangeFn& needed) override {
     ++forwards;
-    return ModelWrapper::Forward(parameters, tokens, targets, [&](Range range) {
-      needed(range);
+    ranges = 0;
+    return ModelWrapper::Forward(parameters, tokens, targets, [&](Range range) -> absl::Status {
+      RETURN_IF_ERROR(needed(range));
+      ++ranges;
       read_();
+      return absl::OkStatus();
     });
   }
-  void Backward(const float* parameters, float* gradients,
-                const std::function<void(Range)>& ready) override {
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
     ++backwards;
-    ModelWrapper::Backward(parameters, gradients, ready);
+    ranges = 0;
+    return ModelWrapper::Backward(parameters, gradients, [&](Range range) -> absl::Status {
+      RETURN_IF_ERROR(ready(range));
+      ++ranges;
+      written_();
+      return absl::OkStatus();
+    });
   }
 
   int forwards = 0;
   int backwards = 0;
+  int ranges = 0;
 
  private:
   const std::function<void()> read_;
+  const std::function<void()> written_;
 };
 
 std::unique_ptr<Trainer> NewRun(const Trainer::Setup& setup) {
@@ -146,6 +156,14 @@ std::unique_ptr<Trainer> NewRun(const Trainer::Setup& setup) {
   InitParameters(FromProto(setup.spec->model()), trainer->layout(), setup.spec->seed(),
                  trainer->state().parameters);
   return trainer;
+}
+
+// How many ranges a whole pass asks for, and reports (gpt2_model_test.cc pins them).
+int ForwardRanges(const proto::TrainSpec& spec) {
+  return static_cast<int>(4 * spec.model().num_layers() + 2);
+}
+int BackwardRanges(const Trainer& trainer) {
+  return static_cast<int>(trainer.layout().entries().size()) + 1;
 }
 
 // With a power of two of ranks and blocks, each rank has one finished sum of every element.
@@ -219,10 +237,10 @@ TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
   });
 }
 
-TEST(TrainerTest, GatherThatFails_EndsTheNextStepAfterItsForwardPass) {
+TEST(TrainerTest, GatherThatFails_EndsTheNextStepsForwardPassWhereItIsMissed) {
   const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
-    WatchedModel model(*setup.model, [] {});
+    WatchedModel model(*setup.model);
     setup.model = &model;
     GuardedCommunicator guarded(*setup.communicator, [](const std::string& what) {
       return what == "all-gather bucket 1" ? absl::UnavailableError("rank 1 is gone")
@@ -234,10 +252,51 @@ TEST(TrainerTest, GatherThatFails_EndsTheNextStepAfterItsForwardPass) {
     EXPECT_EQ(trainer->TrainStep(/*stop_requested=*/false).status(),
               absl::UnavailableError("rank 1 is gone"));
     EXPECT_EQ(model.forwards, 3);
+    EXPECT_LT(model.ranges, ForwardRanges(spec));
     EXPECT_EQ(model.backwards, 2);
     EXPECT_EQ(trainer->Settle(), absl::UnavailableError("rank 1 is gone"));
     EXPECT_EQ(trainer->state().step, 1);
   });
+}
+
+// A bucket on its way meets a dead peer while backward still has most of its work ahead.
+TEST(TrainerTest, ReductionThatFails_EndsTheBackwardPass) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    GuardedCommunicator guarded(*setup.communicator, [&](const std::string& what) {
+      return what.starts_with("reduce-scatter") ? absl::UnavailableError("rank 1 is gone")
+                                                : absl::OkStatus();
+    });
+    setup.communicator = &guarded;
+    std::unique_ptr<Trainer> trainer;
+    WatchedModel model(
+        *setup.model, [] {}, [&] { trainer->Settle().IgnoreError(); });
+    setup.model = &model;
+    trainer = NewRun(setup);
+    EXPECT_EQ(trainer->TrainStep(/*stop_requested=*/false).status(),
+              absl::UnavailableError("rank 1 is gone"));
+    EXPECT_EQ(model.backwards, 1);
+    EXPECT_LT(model.ranges, BackwardRanges(*trainer));
+  });
+}
+
+// At every place where it is asked.
+TEST(TrainerTest, Cancelled_LeavesThePassItIsIn) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/1);
+  int places = 1;
+  for (int place = 0; place < places; ++place) {
+    OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+      int asked = 0;
+      setup.cancelled = [&] { return asked++ == place; };
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      places = 2 * (ForwardRanges(spec) + BackwardRanges(*trainer));
+      const absl::Status status = trainer->TrainStep(/*stop_requested=*/false).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << place << ": " << status;
+      EXPECT_EQ(asked, place + 1) << "it went on";
+      EXPECT_EQ(trainer->state().step, 0);
+    });
+  }
+  EXPECT_GT(places, 50);
 }
 
 }  // namespace

@@ -23,6 +23,8 @@ namespace {
 
 ModelSpec Tiny() { return {"tiny", 2, 32, 4, 12, 259}; }
 
+const RangeFn kGoOn = [](Range) { return absl::OkStatus(); };
+
 // A model with everything around it.
 struct Engine {
   Engine(const ModelSpec& spec, int64_t micro_batch, int threads, CpuIsa isa = BestIsa())
@@ -35,6 +37,17 @@ struct Engine {
     EXPECT_TRUE(created.ok()) << created.status();
     model = std::move(created).value();
     InitParameters(spec, layout, /*seed=*/1, parameters.data());
+  }
+
+  LossSum Forward(const std::vector<int32_t>& tokens, const std::vector<int32_t>& targets) {
+    const absl::StatusOr<LossSum> sum =
+        model->Forward(parameters.data(), tokens.data(), targets.data(), kGoOn);
+    EXPECT_TRUE(sum.ok()) << sum.status();
+    return sum.value_or(LossSum{});
+  }
+  void Backward(std::vector<float>& gradients) {
+    const absl::Status status = model->Backward(parameters.data(), gradients.data(), kGoOn);
+    EXPECT_TRUE(status.ok()) << status;
   }
 
   FlatLayout layout;
@@ -81,14 +94,13 @@ TEST(Gpt2ModelTest, LossAndAllGradients_MatchTheDoublePrecisionReference) {
   testing::ReferenceGpt2 reference(spec, engine.layout, engine.parameters.data());
   reference.Run(tokens, targets);
 
-  const LossSum sum =
-      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(), [](Range) {});
+  const LossSum sum = engine.Forward(tokens, targets);
   EXPECT_EQ(sum.tokens, 22);
   EXPECT_NEAR(sum.loss, reference.loss, 1e-5 * reference.loss);
 
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()), nan);
-  engine.model->Backward(engine.parameters.data(), gradients.data(), [](Range) {});
+  engine.Backward(gradients);
   const auto expect_tensor = [&](const std::string& name, const float* actual,
                                  const double* expected, int64_t n) {
     double largest = 0;
@@ -123,14 +135,13 @@ TEST(Gpt2ModelTest, Forward_ReadsNothingThatItHasNotAskedFor) {
   Engine engine(Tiny(), 2, 2);
   Roughen(engine.parameters, engine.layout);
   const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
-  const LossSum whole =
-      engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data(), [](Range) {});
+  const LossSum whole = engine.Forward(tokens, tokens);
 
   auto there = engine.parameters;
   std::fill(there.begin(), there.end(), std::numeric_limits<float>::quiet_NaN());
   int64_t end = 0;
   int64_t ranges = 0;
-  const LossSum bit_by_bit =
+  const absl::StatusOr<LossSum> bit_by_bit =
       engine.model->Forward(there.data(), tokens.data(), tokens.data(), [&](Range range) {
         EXPECT_EQ(range.begin, end);
         EXPECT_FALSE(range.empty());
@@ -138,34 +149,85 @@ TEST(Gpt2ModelTest, Forward_ReadsNothingThatItHasNotAskedFor) {
         ++ranges;
         std::copy(engine.parameters.begin() + range.begin, engine.parameters.begin() + range.end,
                   there.begin() + range.begin);
+        return absl::OkStatus();
       });
+  ASSERT_TRUE(bit_by_bit.ok()) << bit_by_bit.status();
   EXPECT_EQ(end, engine.layout.size());
   EXPECT_EQ(ranges, 4 * Tiny().num_layers + 2);
-  EXPECT_EQ(bit_by_bit.loss, whole.loss);
+  EXPECT_EQ(bit_by_bit->loss, whole.loss);
 }
 
 TEST(Gpt2ModelTest, Backward_ReportsDescendingAdjacentFinalRanges) {
   const ModelSpec spec = Tiny();
   Engine engine(spec, 2, 1);
   const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
-  engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data(), [](Range) {});
+  engine.Forward(tokens, tokens);
   const size_t size = static_cast<size_t>(engine.model->gradient_size());
   std::vector<float> gradients(size, std::numeric_limits<float>::quiet_NaN());
   std::vector<float> when_ready(size, 99.0f);
   int64_t end = engine.model->gradient_size();
   int64_t ranges = 0;
-  engine.model->Backward(engine.parameters.data(), gradients.data(), [&](Range range) {
+  const auto check = [&](Range range) {
     EXPECT_EQ(range.end, end);
     EXPECT_FALSE(range.empty());
     end = range.begin;
     ++ranges;
     std::copy(gradients.begin() + range.begin, gradients.begin() + range.end,
               when_ready.begin() + range.begin);
-  });
+    return absl::OkStatus();
+  };
+  EXPECT_TRUE(engine.model->Backward(engine.parameters.data(), gradients.data(), check).ok());
   EXPECT_EQ(end, 0);
   EXPECT_EQ(ranges, static_cast<int64_t>(engine.layout.entries().size()) + 1);
   // Nothing was written after it was reported.
   EXPECT_EQ(std::memcmp(gradients.data(), when_ready.data(), size * sizeof(float)), 0);
+}
+
+// The first error comes back and is the last thing that is asked for; the next pass is a whole one.
+TEST(Gpt2ModelTest, ErrorOnTheWay_EndsThePass) {
+  Engine engine(Tiny(), 2, 1);
+  const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
+  const double whole = engine.Forward(tokens, tokens).loss;
+  int calls = 0;
+  int good = 0;  // calls
+  const RangeFn fail_after = [&](Range) {
+    return ++calls <= good ? absl::OkStatus() : absl::AbortedError("enough");
+  };
+  for (good = 0; good < 4 * Tiny().num_layers + 2; ++good) {
+    calls = 0;
+    const absl::StatusOr<LossSum> sum =
+        engine.model->Forward(engine.parameters.data(), tokens.data(), tokens.data(), fail_after);
+    EXPECT_EQ(sum.status(), absl::AbortedError("enough")) << "after " << good;
+    EXPECT_EQ(calls, good + 1);
+  }
+  EXPECT_EQ(engine.Forward(tokens, tokens).loss, whole);
+  std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()));
+  const auto tensors = static_cast<int>(engine.layout.entries().size());
+  for (good = 0; good < tensors + 1; ++good) {
+    calls = 0;
+    EXPECT_EQ(engine.model->Backward(engine.parameters.data(), gradients.data(), fail_after),
+              absl::AbortedError("enough"))
+        << "after " << good;
+    EXPECT_EQ(calls, good + 1);
+  }
+}
+
+// A pass that is left off in a block does not go on to the next one.
+TEST(Gpt2ModelTest, ErrorOnTheWay_LeavesLaterBlocksAlone) {
+  Engine engine(Tiny(), 2, 1);
+  const std::vector<int32_t> tokens = Tokens(24, 259, "tokens");
+  engine.Forward(tokens, tokens);
+  const float untouched = 99;
+  std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()), untouched);
+  const int64_t last_block = engine.layout.Find("h.1.ln_1.weight").offset;
+  const absl::Status status =
+      engine.model->Backward(engine.parameters.data(), gradients.data(), [&](Range range) {
+        return range.begin > last_block ? absl::OkStatus() : absl::AbortedError("enough");
+      });
+  EXPECT_EQ(status, absl::AbortedError("enough"));
+  const auto end = gradients.begin() + last_block;
+  EXPECT_TRUE(std::all_of(gradients.begin(), end, [&](float g) { return g == untouched; }));
+  EXPECT_NE(*end, untouched);
 }
 
 TEST(Gpt2ModelTest, Nano_HasTheSameBitsForAllThreadCountsAndInstructionSets) {
@@ -174,10 +236,9 @@ TEST(Gpt2ModelTest, Nano_HasTheSameBitsForAllThreadCountsAndInstructionSets) {
   const std::vector<int32_t> targets = Tokens(2 * spec.seq_length, 256, "targets");
   const auto run = [&](CpuIsa isa, int threads, LossSum* sum) {
     Engine engine(spec, 2, threads, isa);
-    *sum = engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(),
-                                 [](Range) {});
+    *sum = engine.Forward(tokens, targets);
     std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()));
-    engine.model->Backward(engine.parameters.data(), gradients.data(), [](Range) {});
+    engine.Backward(gradients);
     return gradients;
   };
   LossSum expected_sum;
@@ -203,8 +264,7 @@ TEST(Gpt2ModelTest, NextTokenLogits_AgreeWithTheLossOfThatToken) {
   for (const int64_t length : {1, 5, 12}) {
     std::vector<int32_t> targets(12, -1);
     targets[static_cast<size_t>(length - 1)] = 4;
-    const LossSum sum = engine.model->Forward(engine.parameters.data(), tokens.data(),
-                                              targets.data(), [](Range) {});
+    const LossSum sum = engine.Forward(tokens, targets);
     EXPECT_EQ(sum.tokens, 1);
     std::vector<float> logits(259);
     engine.model->NextTokenLogits(engine.parameters.data(), tokens.data(), length, logits.data());
@@ -222,11 +282,10 @@ TEST(Gpt2ModelTest, LargeVocabulary_GradientsMatchTheReference) {
   const std::vector<int32_t> targets = {0, 50256, 123, -1, 50256};
   testing::ReferenceGpt2 reference(spec, engine.layout, engine.parameters.data());
   reference.Run(tokens, targets);
-  const LossSum sum =
-      engine.model->Forward(engine.parameters.data(), tokens.data(), targets.data(), [](Range) {});
+  const LossSum sum = engine.Forward(tokens, targets);
   EXPECT_NEAR(sum.loss, reference.loss, 1e-5 * reference.loss);
   std::vector<float> gradients(static_cast<size_t>(engine.model->gradient_size()));
-  engine.model->Backward(engine.parameters.data(), gradients.data(), [](Range) {});
+  engine.Backward(gradients);
   for (int64_t i = 0; i < engine.layout.size(); ++i) {
     ASSERT_NEAR(gradients[static_cast<size_t>(i)], reference.gradients[static_cast<size_t>(i)],
                 2e-5);

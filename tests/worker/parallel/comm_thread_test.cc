@@ -41,6 +41,7 @@ TEST(CommThreadTest, WaitsForNoMoreThanTheTicket) {
   EXPECT_TRUE(first_ran);
   back = true;
   back.notify_all();
+  EXPECT_TRUE(thread.status().ok());
   EXPECT_TRUE(thread.Wait().ok());
   EXPECT_TRUE(thread.Wait(first).ok()) << "again, for what is done long since";
 }
@@ -59,6 +60,7 @@ TEST(CommThreadTest, FirstError_DropsLaterTasks) {
     return absl::AbortedError("later");
   });
   EXPECT_EQ(thread.Wait(), absl::UnavailableError("rank 1 is gone"));
+  EXPECT_EQ(thread.status(), absl::UnavailableError("rank 1 is gone"));
   EXPECT_EQ(ran, 0);
 }
 
