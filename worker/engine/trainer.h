@@ -65,8 +65,7 @@ class Trainer {
     Kernels* kernels;       // for the calling thread
     Kernels* comm_kernels;  // for the communication thread
     SampleFn sample;
-    std::function<bool()>
-        cancelled;  // asked at every block of the model, on the way there and back
+    std::function<bool()> cancelled;  // asked at every block of the model, in both passes
     Trace* trace;
   };
 
