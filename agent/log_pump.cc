@@ -91,10 +91,10 @@ void LogPump::Finish(int64_t id, LastLines done) {
     if (it != sources_.end() && !closing_) {
       it->second->done = std::move(done);
       done = nullptr;
+      Wake();  // under the lock: `done` may end the job, and the pump with it
     }
   }
   if (done) done({});
-  Wake();
 }
 
 void LogPump::Wake() {

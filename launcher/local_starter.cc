@@ -38,6 +38,7 @@ constexpr int kChildKeyFd = 3;
 constexpr int kChildReadyFd = 4;
 // For an agent whose start is given up: it has no ranks yet.
 constexpr absl::Duration kStartGrace = absl::Seconds(2);
+constexpr absl::Duration kEndPatience = absl::Seconds(5);  // from its closed pipe to its end
 constexpr absl::Duration kSweepLimit = absl::Seconds(5);
 constexpr absl::Duration kOrphanGrace = absl::Seconds(2);
 constexpr absl::Duration kBetweenLooks = absl::Milliseconds(10);
@@ -261,7 +262,9 @@ absl::StatusOr<int> LocalStarter::ReadPort(NodeId id, int fd) {
   }
   MutexLock lock(mu_);
   if (closing_ || unwanted_.contains(id)) return absl::CancelledError("the job is ending");
-  while (!ended_.contains(id) && changed_.WaitFor(mu_, absl::Seconds(1))) {
+  const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
+  while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
+    changed_.WaitFor(mu_, kEndPatience);
   }
   const std::string how = ended_.contains(id) ? Describe(ended_[id]) : "closed its ready pipe";
   return absl::UnavailableError(absl::StrCat("expected it to listen, but it ", how,

@@ -13,6 +13,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -94,9 +95,21 @@ std::vector<std::string> Rank(const std::string& mode) {
   return {BuiltFile("tests/agent/rank_helper"), mode};
 }
 
-void ExpectServed(DsagentProcess& agent, const std::string& job_id) {
-  AgentClient client(agent.port());
-  client.Send(AgentClient::Open(DsagentProcess::kKey, job_id, RunDir(), Rank("wait"), 1));
+// Admitted to the node, which may need a moment to see that the last job's dsrun is gone.
+std::unique_ptr<AgentClient> Admitted(const DsagentProcess& agent, const std::string& job_id) {
+  while (true) {
+    auto client = std::make_unique<AgentClient>(agent.port());
+    client->Send(AgentClient::Open(DsagentProcess::kKey, job_id, RunDir(), Rank("wait"), 1));
+    if (client->Await([](const auto& m) { return m.has_opened(); }).has_value()) return client;
+    const absl::Status refused = client->AwaitEnd();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+    if (!absl::IsResourceExhausted(refused)) return client;
+  }
+}
+
+void ExpectServed(const DsagentProcess& agent, const std::string& job_id) {
+  const std::unique_ptr<AgentClient> admitted = Admitted(agent, job_id);
+  AgentClient& client = *admitted;
   client.Send(AgentClient::Begin(job_id, 1, {0}));
   EXPECT_TRUE(client.AwaitLine("ready ").has_value());
   proto::CoordinatorMessage end = AgentClient::Message(job_id, 1);

@@ -53,14 +53,14 @@ TEST_F(CheckpointJob, DiskFullToTheEnd_TrainsOnSaysSoAndKeepsTheOldCheckpoint) {
     Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
     EXPECT_EQ(job.AwaitExit(), 1) << job.Words();  // docs/errors.md
     EXPECT_EQ(StepsDone(folder_.path()), kSteps);
-    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 40 COULD NOT BE WRITTEN"));
-    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 120 COULD NOT BE WRITTEN"));
+    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 160 COULD NOT BE WRITTEN"));
+    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 480 COULD NOT BE WRITTEN"));
     EXPECT_THAT(job.err(), HasSubstr("No space left on device"));
     EXPECT_TRUE(job.NothingIsLeft());
   }
-  EXPECT_EQ(StepOf(NewestManifest(save())), "00000020");
+  EXPECT_EQ(StepOf(NewestManifest(save())), "00000080");
   EXPECT_EQ(ContentHash(save()).size(), 64u) << ContentHash(save());
-  EXPECT_THAT(NamesIn(save()), Not(Contains(HasSubstr("step-00000040"))));
+  EXPECT_THAT(NamesIn(save()), Not(Contains(HasSubstr("step-00000160"))));
 
   // With room again, a later job goes on from it.
   ASSERT_TRUE((*disk)->Resize(kRoom).ok());
@@ -142,14 +142,14 @@ TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
     ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   }
   const std::string flipped =
-      DamageShard(save(), ManifestOfStep(save(), "00000120"), Damage::kFlippedBit);
-  const std::string cut = DamageShard(save(), ManifestOfStep(save(), "00000100"), Damage::kCut);
+      DamageShard(save(), ManifestOfStep(save(), "00000480"), Damage::kFlippedBit);
+  const std::string cut = DamageShard(save(), ManifestOfStep(save(), "00000400"), Damage::kCut);
   const TemporaryFolder second;
   Job job(Train({"--num_gpus=2"}, second.path(), Long({"--load", save()})));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   EXPECT_THAT(job.err(), HasSubstr(flipped));
   EXPECT_THAT(job.err(), HasSubstr(cut));
-  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 81);
+  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 321);
   EXPECT_EQ(ContentHash(second.path() + "/save"), UndisturbedHash());
 }
 

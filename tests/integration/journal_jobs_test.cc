@@ -65,7 +65,7 @@ TEST(JournalOfAJob, AfterAKilledWorker_TellsRankSignalAndTheEndOfTheJob) {
   const TemporaryFolder folder;
   Job job(Train({"--num_gpus=2"}, folder.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder.path(), kSteps / 2)) << job.Words();
-  kill(WorkerOf(job, 1), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 1, SIGKILL));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   const nlohmann::json report = job.ReportJson();
   ASSERT_FALSE(report["incidents"].empty()) << "it was never disturbed" << job.Words();
@@ -89,7 +89,7 @@ TEST(JournalOfAJob, AfterAKilledWorker_TellsRankSignalAndTheEndOfTheJob) {
 
 // A launcher that was killed leaves a log that nobody has closed.
 TEST(JournalOfAJob, OfAKilledLauncher_IsReadToWhereItWas) {
-  Job job({"--num_gpus=2", "--node-silent-after", "1s", "--lease", "2s", "--heartbeat-interval",
+  Job job({"--num_gpus=2", "--node-silent-after", "3s", "--lease", "8s", "--heartbeat-interval",
            "300ms", UserProgram(), "wait"});
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   // Its output may come before the ranks' start is written down.
@@ -103,7 +103,7 @@ TEST(JournalOfAJob, OfAKilledLauncher_IsReadToWhereItWas) {
   EXPECT_THAT(told.text,
               AllOf(HasSubstr("begin, generation 1: 0:0 0:1"),
                     HasSubstr("slot 1 started as process"), Not(HasSubstr("another state"))));
-  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(40)));
 }
 
 // So many failures that there are snapshots: from the newest, the same end in fewer records.

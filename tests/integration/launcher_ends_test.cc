@@ -85,13 +85,13 @@ TEST(LauncherEnds, KilledBeforeItsAgentHasTheJob_TheAgentEndsWithTheLease) {
   // The agent listens, but its port never comes: dsrun waits for it, and the pipe stays open.
   std::ofstream(script) << "#!/bin/sh\nexec " << DsagentBinary() << " \"$@\" 5>&4 4>/dev/null\n";
   chmod(script.c_str(), 0755);
-  Job job({"--agent-binary", script, "--node-silent-after", "1s", "--lease", "2s",
+  Job job({"--agent-binary", script, "--node-silent-after", "3s", "--lease", "8s",
            "--heartbeat-interval", "300ms", "--num_gpus=1", UserProgram(), "wait"});
   ASSERT_TRUE(Eventually([&] { return !job.Find(Role::kAgent).empty() || job.Ended(); }));
   job.Signal(SIGKILL);
   EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL);
   EXPECT_FALSE(job.Find(Role::kKeeper).empty()) << "the agent should wait for its lease";
-  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(40)));
 }
 
 TEST(LauncherEnds, KilledAtAnyMoment_NothingIsLeftAfterTheLease) {

@@ -8,6 +8,9 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tests/integration/job_fixture.h"
 
 namespace dsrun {
@@ -28,6 +31,16 @@ void WatchToTheEnd(const Job& job) {
   })) << job.Words();
 }
 
+// A busy machine may let dsrun stand still for a while; it says so.
+std::string WithoutPauses(const std::string& text) {
+  std::string rest;
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    if (!absl::StrContains(line, "the coordinator did not run for"))
+      absl::StrAppend(&rest, line, "\n");
+  }
+  return rest;
+}
+
 TEST(ManyJobs, Programs_AllEndWellAndLeaveNothing) {
   for (int i = 0; i < kProgramJobs; ++i) {
     SCOPED_TRACE(i);
@@ -36,7 +49,7 @@ TEST(ManyJobs, Programs_AllEndWellAndLeaveNothing) {
             {.environment = {"OMP_NUM_THREADS=1"}, .folder = {}});
     WatchToTheEnd(job);
     ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
-    EXPECT_THAT(job.err(), IsEmpty());
+    EXPECT_THAT(WithoutPauses(job.err()), IsEmpty());
     EXPECT_THAT(job.out(), HasSubstr("rank 0 exits\n"));
     EXPECT_THAT(job.out(), HasSubstr("rank 1 exits\n"));
     ASSERT_TRUE(job.NothingIsLeft());

@@ -374,13 +374,13 @@ TEST(ProgramJob, StoppedAgent_IsNoticedAndGoneAfterwards) {
 }
 
 TEST(ProgramJob, KilledLauncher_RanksEndWhenTheLeaseRunsOut) {
-  Job job({"--num_gpus=2", "--node-silent-after", "1s", "--lease", "2s", "--heartbeat-interval",
+  Job job({"--num_gpus=2", "--node-silent-after", "3s", "--lease", "8s", "--heartbeat-interval",
            "300ms", UserProgram(), "daemon"});
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   job.Signal(SIGKILL);
   EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL);
   EXPECT_FALSE(job.Find(Role::kProgram).empty()) << "the ranks should outlive the launcher";
-  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(40)));
 }
 
 TEST(ProgramJob, TwoJobsAtOnce_DoNotTouchEachOther) {

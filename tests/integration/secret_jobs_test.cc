@@ -112,14 +112,18 @@ class SecretJob : public ::testing::Test {
 };
 
 TEST_F(SecretJob, KeyAndToken_AreInNoFileAndInNothingThatIsSaid) {
-  Job job(Train({"--num_gpus=2"}, folder_.path(), Long()),
+  // It ends when everything was looked at, which takes a while.
+  Job job(Train({"--num_gpus=2"}, folder_.path(),
+                {"--train-iters", "100000", "--save-interval", std::to_string(kSaveInterval)}),
           {.environment = {"GLOG_v=9"}, .folder = folder_.path(), .agent_binary = Path("agent")});
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval + 1)) << job.Words();
   // Gone at the end: SQLite takes it into the journal.
   EXPECT_TRUE(fs::exists(job.run_dir() + "/journal.db-wal"));
   ExpectNoneIn(job);
-  kill(WorkerOf(job, 1), SIGKILL);
-  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  ASSERT_TRUE(SignalWorker(job, 1, SIGKILL));
+  ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
+  job.Signal(SIGINT);
+  ASSERT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_EQ(job.ReportJson()["incidents"].size(), 1u);
   ExpectNoneIn(job);
   EXPECT_TRUE(job.NothingIsLeft());

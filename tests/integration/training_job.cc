@@ -1,6 +1,7 @@
 #include "tests/integration/training_job.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -91,6 +92,12 @@ const std::string& UndisturbedHash() {
 pid_t WorkerOf(const Job& job, size_t index) {
   const std::vector<pid_t> workers = job.Find(Role::kWorker);
   return index < workers.size() ? workers[index] : 0;
+}
+
+bool SignalWorker(const Job& job, size_t index, int signal) {
+  const pid_t worker = WorkerOf(job, index);
+  EXPECT_NE(worker, 0) << "no worker " << index << job.Words();
+  return worker != 0 && kill(worker, signal) == 0;  // 0 would be this very process group
 }
 
 void ExpectWentOn(Job& job, const TemporaryFolder& folder) {

@@ -17,9 +17,10 @@ namespace dsrun {
 
 using Args = std::vector<std::string>;
 
-// Steps of the runs that are disturbed: enough to be disturbed in the middle, few enough for CI.
-inline constexpr int kSteps = 120;
-inline constexpr int kSaveInterval = 20;
+// Steps of the runs that are disturbed: few enough for CI, and enough to be disturbed in the middle
+// also by a test that gets no CPU for a while (a step takes some 2 ms).
+inline constexpr int kSteps = 480;
+inline constexpr int kSaveInterval = 80;
 
 // A text that is the same on every machine, readable by every user.
 std::string TextFile();
@@ -47,6 +48,8 @@ const std::string& UndisturbedHash();
 
 // The worker of a rank in generation 1: workers start in the order of ranks, their slots say which.
 pid_t WorkerOf(const Job& job, size_t index);
+// False, and a failure: it is not there.
+bool SignalWorker(const Job& job, size_t index, int signal);
 
 // The end of a job that was disturbed and went on: exit code 0, the content of the undisturbed run,
 // nothing left behind, and the incident in the report.

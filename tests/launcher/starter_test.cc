@@ -214,7 +214,7 @@ TEST(LocalStarter, StartThatIsGivenUp_LeavesNoSocketFolder) {
   auto starter = LocalStarter::Create({.agent_binary = script,
                                        .run_dir = folder,
                                        .log_folder = folder,
-                                       .ready_timeout = absl::Milliseconds(500)});
+                                       .ready_timeout = absl::Seconds(3)});
   ASSERT_TRUE(starter.ok()) << starter.status();
   EXPECT_FALSE((*starter)->Start(NodeId(0), Node("127.0.0.1")).ok());
   const std::string arguments = ReadAll(folder + "/arguments");

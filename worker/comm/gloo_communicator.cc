@@ -311,6 +311,11 @@ absl::Status GlooRank::VerifyPeers() {
 
 absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + options_.connect_timeout;
+  const auto too_late = [&] {
+    return absl::DeadlineExceededError(
+        absl::StrCat("rank ", options_.rank, " could not connect to all ", options_.size,
+                     " ranks within ", absl::FormatDuration(options_.connect_timeout)));
+  };
   Mutex mu;
   CondVar changed;
   bool finished = false;
@@ -320,9 +325,7 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
       if (options_.cancelled && options_.cancelled()) {
         ended = AbortedError(options_.rank, "cancelled while connecting");
       } else if (Clock::Real().SteadyNow() >= deadline) {
-        ended = absl::DeadlineExceededError(
-            absl::StrCat("rank ", options_.rank, " could not connect to all ", options_.size,
-                         " ranks within ", absl::FormatDuration(options_.connect_timeout)));
+        ended = too_late();
       }
       if (!ended.ok()) {
         Fail(ended).IgnoreError();
@@ -341,6 +344,8 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
     changed.NotifyAll();
   }
   supervisor.join();
+  // Gloo has a patience of its own, and may have lost it before the supervisor ran.
+  if (!status.ok() && ended.ok() && Clock::Real().SteadyNow() >= deadline) ended = too_late();
   // Others that were cancelled a little earlier may have closed their connections already.
   if (!status.ok() && ended.ok() && options_.cancelled && options_.cancelled()) {
     ended = AbortedError(options_.rank, "cancelled while connecting");

