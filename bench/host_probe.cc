@@ -1,8 +1,8 @@
 // What the host gives this machine at this moment, on all cores at once, in a fifth of a second:
 // multiply-adds in registers, and products that live in the level 2 cache. On a shared host the
-// second falls by a quarter for seconds to minutes while the first stays (whoever has the other
-// hyperthread of a core has half of its caches), and both halve where two of our cores are one. A
-// step time on such a machine says little without them.
+// second often runs a quarter below the first for seconds to minutes (as if somebody else had part
+// of our cores' caches), and at times both halve (as if two of our cores were one). A step time on
+// such a machine says little without them.
 //
 //   bazel run //bench:host_probe       prints one JSON object, GFLOP/s of all cores together
 

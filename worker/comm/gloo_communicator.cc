@@ -344,8 +344,10 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
     changed.NotifyAll();
   }
   supervisor.join();
-  // Gloo has a patience of its own, and may have lost it before the supervisor ran.
-  if (!status.ok() && ended.ok() && Clock::Real().SteadyNow() >= deadline) ended = too_late();
+  // Gloo has a patience of its own, and may have lost it before the supervisor ran. What a peer has
+  // shown itself to be (PERMISSION_DENIED) stands, however late.
+  const bool past_deadline = Clock::Real().SteadyNow() >= deadline;
+  if (absl::IsUnavailable(status) && ended.ok() && past_deadline) ended = too_late();
   // Others that were cancelled a little earlier may have closed their connections already.
   if (!status.ok() && ended.ok() && options_.cancelled && options_.cancelled()) {
     ended = AbortedError(options_.rank, "cancelled while connecting");
