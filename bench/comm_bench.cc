@@ -17,8 +17,8 @@
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/shard_plan.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/comm/canonical_reduce.h"
-#include "worker/comm/collectives.h"
+#include "worker/comm/core/canonical_reduce.h"
+#include "worker/comm/core/collectives.h"
 
 namespace dsrun::worker {
 namespace {

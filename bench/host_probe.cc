@@ -15,7 +15,7 @@
 
 #include "bench/fma_peak.h"
 #include "common/base/clock.h"
-#include "worker/device/cpu_matmul.h"
+#include "worker/device/cpu/cpu_matmul.h"
 
 namespace dsrun {
 namespace {

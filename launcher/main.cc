@@ -17,8 +17,8 @@
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
 #include "launcher/coordinator/events.h"
-#include "launcher/launch_job.h"
-#include "launcher/operator_stops.h"
+#include "launcher/shell/launch_job.h"
+#include "launcher/shell/operator_stops.h"
 
 namespace dsrun::launcher {
 namespace {

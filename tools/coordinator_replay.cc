@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "launcher/coordinator/describe.h"
-#include "launcher/journal.h"
+#include "launcher/shell/journal.h"
 
 namespace dsrun::launcher {
 namespace {

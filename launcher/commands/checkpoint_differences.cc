@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "common/format/kernels_version.h"
+#include "common/numerics/kernels_version.h"
 
 namespace dsrun::launcher {
 namespace {

@@ -13,7 +13,7 @@
 namespace dsrun::launcher {
 
 // The --isa-cap that a run was trained under, from the name of the worker's matrix library,
-// "oneDNN 3.7.1 avx2; tiles ..." (worker/device/cpu_matmul.h, MatrixLibrary). Empty: written
+// "oneDNN 3.7.1 avx2; tiles ..." (worker/device/cpu/cpu_matmul.h, MatrixLibrary). Empty: written
 // otherwise, so only a worker can judge it.
 std::string IsaCapOfCheckpoint(const ManifestFacts& facts);
 

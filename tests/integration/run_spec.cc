@@ -8,8 +8,8 @@
 #include <sstream>
 
 #include "common/base/logging.h"
-#include "launcher/launch_job.h"
-#include "launcher/operator_stops.h"
+#include "launcher/shell/launch_job.h"
+#include "launcher/shell/operator_stops.h"
 #include "proto/job.pb.h"
 
 int main(int argc, char** argv) {

@@ -15,7 +15,7 @@
 #include "common/base/mutex.h"
 #include "common/rpc/server.h"
 #include "common/rpc/server_stream.h"
-#include "launcher/grpc_agent_client.h"
+#include "launcher/shell/grpc_agent_client.h"
 #include "proto/agent_service.grpc.pb.h"
 
 namespace dsrun::launcher {

@@ -11,10 +11,10 @@
 #include <sstream>
 #include <string>
 
-#include "launcher/console.h"
-#include "launcher/metrics_writer.h"
-#include "launcher/output_writer.h"
-#include "launcher/report_text.h"
+#include "launcher/console/console.h"
+#include "launcher/console/output_writer.h"
+#include "launcher/console/report_text.h"
+#include "launcher/shell/metrics_writer.h"
 #include "tests/fakes/fake_clock.h"
 
 namespace dsrun::launcher {

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "common/base/mutex.h"
-#include "launcher/agent_client.h"
-#include "launcher/agent_starter.h"
+#include "launcher/shell/agent_client.h"
+#include "launcher/starters/agent_starter.h"
 
 namespace dsrun::launcher {
 

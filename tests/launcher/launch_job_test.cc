@@ -1,6 +1,6 @@
 // LaunchJob where nothing can be started: bad input, said with a way out.
 
-#include "launcher/launch_job.h"
+#include "launcher/shell/launch_job.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "launcher/operator_stops.h"
+#include "launcher/shell/operator_stops.h"
 
 namespace dsrun::launcher {
 namespace {

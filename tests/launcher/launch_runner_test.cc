@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "common/base/clock.h"
-#include "launcher/runner.h"
+#include "launcher/shell/runner.h"
 #include "tests/launcher/fake_agents.h"
 
 namespace dsrun::launcher {

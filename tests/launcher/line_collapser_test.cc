@@ -1,4 +1,4 @@
-#include "launcher/line_collapser.h"
+#include "launcher/console/line_collapser.h"
 
 #include <algorithm>
 #include <cstdint>

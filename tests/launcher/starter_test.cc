@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "common/base/process_tree.h"
-#include "launcher/local_starter.h"
-#include "launcher/running_starter.h"
+#include "launcher/starters/local_starter.h"
+#include "launcher/starters/running_starter.h"
 
 namespace dsrun::launcher {
 namespace {

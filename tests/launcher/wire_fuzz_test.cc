@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "launcher/console.h"
+#include "launcher/console/console.h"
+#include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
-#include "launcher/report_text.h"
 #include "tests/support/random_messages.h"
 
 namespace dsrun::launcher {

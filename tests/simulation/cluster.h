@@ -26,7 +26,7 @@
 
 #include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
-#include "launcher/coordinator/node_clocks.h"
+#include "launcher/shell/node_clocks.h"
 #include "proto/job.pb.h"
 #include "tests/launcher/coordinator/story_writer.h"
 #include "tests/simulation/sim_agent.h"

@@ -18,20 +18,20 @@ SOUND = {
                                  "// LOG( in a comment is no log\nint a() { CHECK(true); return snprintf(0, 0, \"\"); }\n",
     "common/rpc/channel.h": "#include <grpcpp/grpcpp.h>\n",
     "launcher/coordinator/coordinator.h": '#include "proto/job.pb.h"\n#include "absl/time/time.h"\n',
-    "launcher/launch_job.h": '#include "launcher/coordinator/coordinator.h"\n',
-    "launcher/commands/train.h": '#include "launcher/launch_job.h"\n#include "common/config/hostfile.h"\n',
+    "launcher/shell/launch_job.h": '#include "launcher/coordinator/coordinator.h"\n',
+    "launcher/commands/train.h": '#include "launcher/shell/launch_job.h"\n#include "common/config/hostfile.h"\n',
     "launcher/dsrun_main.cc": '#include "launcher/commands/train.h"\n',
     "agent/supervisor.h": "",
     "agent/agent_service.cc": '#include "proto/agent_service.grpc.pb.h"\n',
     "agent/posix_runner.h": "",
     "agent/dsagent_main.cc": '#include "agent/posix_runner.h"\n',
     "worker/device/kernels.h": "",
-    "worker/device/cpu_kernels.h": '#include "worker/device/kernels.h"\n',
-    "worker/device/cpu_kernels.cc": '#include "worker/device/cpu_kernels.h"\n',
+    "worker/device/cpu/cpu_kernels.h": '#include "worker/device/kernels.h"\n',
+    "worker/device/cpu/cpu_kernels.cc": '#include "worker/device/cpu/cpu_kernels.h"\n',
     "worker/device/cuda_kernels.cu": "#include <cuda_runtime.h>\n",
-    "worker/comm/gloo_communicator.cc": "#include <gloo/context.h>\n",
-    "worker/engine/engine_factory.cc": '#include "worker/device/cpu_kernels.h"\n',
-    "tests/worker/device/cpu_kernels_test.cc": '#include "worker/device/cpu_kernels.h"\n',
+    "worker/comm/gloo/gloo_communicator.cc": "#include <gloo/context.h>\n",
+    "worker/engine/engine_factory.cc": '#include "worker/device/cpu/cpu_kernels.h"\n',
+    "tests/worker/device/cpu_kernels_test.cc": '#include "worker/device/cpu/cpu_kernels.h"\n',
 }
 
 
@@ -90,14 +90,14 @@ class IncludeMapTest(unittest.TestCase):
                    "circle of folders: worker/device -> worker/engine -> worker/device")
 
     def test_coordinator_core_does_not_know_its_shell(self):
-        self.finds("launcher/coordinator/events.h", '#include "launcher/launch_job.h"\n',
-                   "launcher/coordinator/events.h:1: upward arrow inside launcher: coordinator includes launcher/launch_job.h",
+        self.finds("launcher/coordinator/events.h", '#include "launcher/shell/launch_job.h"\n',
+                   "launcher/coordinator/events.h:1: upward arrow inside launcher: coordinator includes launcher/shell/launch_job.h",
                    "circle of folders: launcher -> launcher/coordinator -> launcher")
 
     def test_doors(self):
-        for path, include in (("launcher/launch_job.h", "grpcpp/channel.h"), ("agent/supervisor.h", "proto/agent.grpc.pb.h"),
-                              ("worker/comm/communicator.h", "gloo/context.h"), ("worker/device/kernels.h", "cuda_runtime.h"),
-                              ("worker/comm/communicator.h", "nccl.h"), ("agent/supervisor.h", "glog/logging.h"),
+        for path, include in (("launcher/shell/launch_job.h", "grpcpp/channel.h"), ("agent/supervisor.h", "proto/agent.grpc.pb.h"),
+                              ("worker/comm/core/communicator.h", "gloo/context.h"), ("worker/device/kernels.h", "cuda_runtime.h"),
+                              ("worker/comm/core/communicator.h", "nccl.h"), ("agent/supervisor.h", "glog/logging.h"),
                               ("common/rpc/channel.h", "absl/log/log.h")):
             with self.subTest(include=include):
                 code, out, _ = run({**SOUND, path: f"#include <{include}>\n"})
@@ -105,8 +105,8 @@ class IncludeMapTest(unittest.TestCase):
                 self.assertIn(f"{path}:1: forbidden include {include}; only in: ", out)
 
     def test_concrete_class_is_chosen_once(self):
-        self.finds("worker/engine/trainer.cc", '#include "worker/device/cpu_kernels.h"\n',
-                   "worker/engine/trainer.cc:1: worker/device/cpu_kernels.h is a concrete class, forbidden here: include its "
+        self.finds("worker/engine/trainer.cc", '#include "worker/device/cpu/cpu_kernels.h"\n',
+                   "worker/engine/trainer.cc:1: worker/device/cpu/cpu_kernels.h is a concrete class, forbidden here: include its "
                    "interface and let *_factory.cc or *_main.cc choose")
 
     def test_pure_room_includes_no_clock(self):

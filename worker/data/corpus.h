@@ -17,7 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
-#include "common/format/corpus_files.h"
+#include "common/corpus/corpus_files.h"
 
 namespace dsrun::worker {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "common/base/philox.h"
-#include "worker/device/log.h"
+#include "worker/device/portable_log.h"
 
 namespace dsrun::worker {
 namespace {

@@ -11,7 +11,7 @@
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/prune.h"
 #include "worker/checkpoint/slices.h"
-#include "worker/comm/collectives.h"
+#include "worker/comm/core/collectives.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
 

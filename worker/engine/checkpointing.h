@@ -20,7 +20,7 @@
 #include "common/format/manifest.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 #include "worker/engine/trainer.h"
 
 namespace dsrun::worker {

@@ -4,9 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "worker/comm/checked_communicator.h"
-#include "worker/comm/gloo_communicator.h"
-#include "worker/comm/shared_memory_communicator.h"
+#include "worker/comm/core/checked_communicator.h"
+#include "worker/comm/gloo/gloo_communicator.h"
+#include "worker/comm/shared_memory/shared_memory_communicator.h"
 
 namespace dsrun::worker {
 namespace {

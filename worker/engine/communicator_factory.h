@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
-#include "worker/comm/communicator.h"
-#include "worker/comm/rendezvous.h"
+#include "worker/comm/core/communicator.h"
+#include "worker/comm/core/rendezvous.h"
 
 namespace dsrun::worker {
 

@@ -3,8 +3,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/status_macros.h"
-#include "worker/device/cpu_device.h"
-#include "worker/device/cpu_kernels.h"
+#include "worker/device/cpu/cpu_device.h"
+#include "worker/device/cpu/cpu_kernels.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/model/gpt2_model.h"
 

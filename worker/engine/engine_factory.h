@@ -8,9 +8,9 @@
 
 #include "absl/status/statusor.h"
 #include "proto/job.pb.h"
+#include "worker/device/cpu/thread_pool.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
-#include "worker/device/thread_pool.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {

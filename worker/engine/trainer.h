@@ -24,7 +24,7 @@
 #include "common/plan/accumulation_plan.h"
 #include "common/plan/gradient_space.h"
 #include "proto/job.pb.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
 #include "worker/engine/trace.h"

@@ -10,7 +10,7 @@
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/shard_plan.h"
-#include "worker/device/thread_pool.h"
+#include "worker/device/cpu/thread_pool.h"
 
 namespace dsrun::worker {
 

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "worker/comm/canonical_reduce.h"
+#include "worker/comm/core/canonical_reduce.h"
 
 namespace dsrun::worker {
 

@@ -28,7 +28,7 @@
 #include "common/plan/accumulation_plan.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/gradient_space.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 #include "worker/device/kernels.h"
 #include "worker/parallel/comm_thread.h"
 

@@ -17,7 +17,7 @@
 #include "absl/status/status.h"
 #include "common/base/clock.h"
 #include "common/plan/gradient_space.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 #include "worker/parallel/comm_thread.h"
 
 namespace dsrun::worker {

@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/shard_plan.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
 

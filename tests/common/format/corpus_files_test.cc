@@ -1,4 +1,4 @@
-#include "common/format/corpus_files.h"
+#include "common/corpus/corpus_files.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -4,9 +4,9 @@
 #include <string>
 
 #include "common/base/sha256.h"
-#include "common/format/kernels_version.h"
 #include "common/format/manifest.h"
 #include "common/model_spec/model_spec.h"
+#include "common/numerics/kernels_version.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/resolve.h"

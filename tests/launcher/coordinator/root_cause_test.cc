@@ -12,7 +12,7 @@
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "launcher/coordinator/exit_words.h"
-#include "launcher/coordinator/node_clocks.h"
+#include "launcher/shell/node_clocks.h"
 
 namespace dsrun::launcher {
 namespace {

@@ -18,7 +18,7 @@
 #include "absl/time/time.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/describe.h"
-#include "launcher/journal_codec.h"
+#include "launcher/shell/journal_codec.h"
 #include "tests/launcher/coordinator/story_writer.h"
 #include "tests/launcher/coordinator/twin.h"
 

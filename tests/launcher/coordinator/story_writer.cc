@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/sha256.h"
-#include "launcher/journal_codec.h"
+#include "launcher/shell/journal_codec.h"
 
 namespace dsrun::launcher {
 

@@ -1,4 +1,4 @@
-#include "launcher/journal.h"
+#include "launcher/shell/journal.h"
 
 #include <sqlite3.h>
 
@@ -17,7 +17,7 @@
 #include "common/base/crc32c.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "launcher/journal_codec.h"
+#include "launcher/shell/journal_codec.h"
 #include "proto/snapshot.pb.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/sim_base.h"

@@ -1,7 +1,7 @@
 // The first tree of docs/numerics.md over real communicators: at every width the bits of a plain
 // serial tree, written here once more.
 
-#include "worker/comm/canonical_reduce.h"
+#include "worker/comm/core/canonical_reduce.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -10,8 +10,8 @@
 
 #include "common/base/clock.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/comm/collectives.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/collectives.h"
+#include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
 namespace {

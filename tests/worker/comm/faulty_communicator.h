@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
 

@@ -1,7 +1,7 @@
 // What is Gloo's alone, with ranks as threads: parts of long messages, refusals, cancellation, and
 // that generations leave nothing behind.
 
-#include "worker/comm/gloo_communicator.h"
+#include "worker/comm/gloo/gloo_communicator.h"
 
 #include <dirent.h>
 #include <gmock/gmock.h>
@@ -13,8 +13,8 @@
 #include "common/base/clock.h"
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/comm/collectives.h"
-#include "worker/comm/membership_proof.h"
+#include "worker/comm/core/collectives.h"
+#include "worker/comm/gloo/membership_proof.h"
 
 namespace dsrun::worker {
 namespace {

@@ -23,10 +23,10 @@
 #include "absl/strings/escaping.h"
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
-#include "worker/comm/collectives.h"
-#include "worker/comm/gloo_communicator.h"
-#include "worker/comm/rendezvous.h"
-#include "worker/comm/shared_memory_communicator.h"
+#include "worker/comm/core/collectives.h"
+#include "worker/comm/core/rendezvous.h"
+#include "worker/comm/gloo/gloo_communicator.h"
+#include "worker/comm/shared_memory/shared_memory_communicator.h"
 
 namespace dsrun::worker {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/base/mutex.h"
-#include "worker/comm/rendezvous.h"
+#include "worker/comm/core/rendezvous.h"
 
 namespace dsrun::worker {
 

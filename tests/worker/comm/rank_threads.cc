@@ -10,10 +10,10 @@
 
 #include "common/base/clock.h"
 #include "tests/worker/comm/in_memory_rendezvous.h"
-#include "worker/comm/checked_communicator.h"
-#include "worker/comm/gloo_communicator.h"
-#include "worker/comm/in_process_communicator.h"
-#include "worker/comm/shared_memory_communicator.h"
+#include "worker/comm/core/checked_communicator.h"
+#include "worker/comm/gloo/gloo_communicator.h"
+#include "worker/comm/in_process/in_process_communicator.h"
+#include "worker/comm/shared_memory/shared_memory_communicator.h"
 
 // Debian's Gloo forgets an address list when a bind address is refused.
 extern "C" const char* __lsan_default_suppressions() {

@@ -11,7 +11,7 @@
 
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
-#include "worker/comm/communicator.h"
+#include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
 

@@ -15,11 +15,11 @@
 
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/comm/collectives.h"
-#include "worker/comm/in_process_communicator.h"
-#include "worker/comm/shared_memory_communicator.h"
-#include "worker/comm/shared_memory_inbox.h"
-#include "worker/comm/shared_memory_ring.h"
+#include "worker/comm/core/collectives.h"
+#include "worker/comm/in_process/in_process_communicator.h"
+#include "worker/comm/shared_memory/shared_memory_communicator.h"
+#include "worker/comm/shared_memory/shared_memory_inbox.h"
+#include "worker/comm/shared_memory/shared_memory_ring.h"
 
 namespace dsrun::worker {
 namespace {

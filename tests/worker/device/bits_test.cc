@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "tests/worker/device/reference.h"
-#include "worker/device/cpu_kernels.h"
-#include "worker/device/cpu_matmul.h"
+#include "worker/device/cpu/cpu_kernels.h"
+#include "worker/device/cpu/cpu_matmul.h"
 
 namespace dsrun::worker {
 namespace {

@@ -1,4 +1,4 @@
-#include "worker/device/cpu_device.h"
+#include "worker/device/cpu/cpu_device.h"
 
 #include <gtest/gtest.h>
 

@@ -3,7 +3,7 @@
 // 6e-8; sums here have at most a few hundred terms, so 1e-5 of the largest value is 100 times the
 // expected error and far below any wrong formula.
 
-#include "worker/device/cpu_kernels.h"
+#include "worker/device/cpu/cpu_kernels.h"
 
 #include <gtest/gtest.h>
 

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "worker/device/cpu_matmul.h"
+#include "worker/device/cpu/cpu_matmul.h"
 
 namespace dsrun::worker {
 namespace {

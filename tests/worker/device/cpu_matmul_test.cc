@@ -1,4 +1,4 @@
-#include "worker/device/cpu_matmul.h"
+#include "worker/device/cpu/cpu_matmul.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // The lanes as they are compiled for a CPU without newer instructions; that all three compilations
 // agree is bits_test's.
 
-#include "worker/device/lanes.h"
+#include "worker/device/cpu/lanes.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "worker/device/log.h"
+#include "worker/device/portable_log.h"
 
 namespace dsrun::worker {
 namespace {

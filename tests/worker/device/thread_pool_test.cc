@@ -1,4 +1,4 @@
-#include "worker/device/thread_pool.h"
+#include "worker/device/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
 

@@ -10,7 +10,7 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/philox.h"
 #include "gtest/gtest.h"
-#include "worker/comm/in_process_communicator.h"
+#include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"

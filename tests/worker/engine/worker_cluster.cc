@@ -7,7 +7,7 @@
 
 #include "common/base/mutex.h"
 #include "tests/worker/engine/training_ranks.h"
-#include "worker/comm/in_process_communicator.h"
+#include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/generation.h"
 #include "worker/engine/session_state.h"
 

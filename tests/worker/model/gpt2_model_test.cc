@@ -13,8 +13,8 @@
 #include "common/plan/activation_plan.h"
 #include "common/plan/shard_plan.h"
 #include "tests/worker/model/reference_gpt2.h"
-#include "worker/device/cpu_device.h"
-#include "worker/device/cpu_kernels.h"
+#include "worker/device/cpu/cpu_device.h"
+#include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
 #include "worker/model/init.h"
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "worker/device/cpu_kernels.h"
+#include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
 
 namespace dsrun::worker {

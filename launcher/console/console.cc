@@ -1,0 +1,210 @@
+#include "launcher/console/console.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/base/counted.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// How much of the newest step goes into the smoothed step time: about the last ten count.
+constexpr double kSmoothing = 0.2;
+// How long a reader that takes nothing is waited for at the end.
+constexpr absl::Duration kPatience = absl::Seconds(5);
+
+struct Describe {
+  std::string operator()(const AgentsOpened& event) const {
+    return absl::StrCat(Counted(event.nodes, "agent"), " with ", Counted(event.slots, "slot"),
+                        event.nodes == 1 ? " is ready" : " are ready");
+  }
+  std::string operator()(const GenerationStarted& event) const {
+    return absl::StrFormat("generation %d starts with %s: %s", event.generation.value(),
+                           Counted(event.width(), "rank"), event.reason);
+  }
+  std::string operator()(const GenerationRunning& event) const {
+    if (event.loaded_from.empty() && event.from_step == 0) {
+      return absl::StrFormat("generation %d runs", event.generation.value());
+    }
+    return absl::StrFormat("generation %d runs from step %d (%s)", event.generation.value(),
+                           event.from_step,
+                           event.loaded_from.empty() ? "no checkpoint" : event.loaded_from);
+  }
+  std::string operator()(const struct Progress&) const { return ""; }
+  std::string operator()(const CheckpointDone& event) const {
+    return absl::StrFormat("checkpoint of step %d: %s (%.2f s)", event.step, event.manifest,
+                           event.seconds);
+  }
+  std::string operator()(const Lost& event) const {
+    const Failure& failure = event.failure;
+    const std::string where = failure.host.empty() ? "" : absl::StrCat(" on ", failure.host);
+    if (failure.rank) {
+      return absl::StrFormat("rank %d%s: %s", failure.rank->value(), where, failure.what);
+    }
+    if (failure.slot) {
+      return absl::StrFormat("slot %d%s: %s", failure.slot->value(), where, failure.what);
+    }
+    return absl::StrFormat("node %d%s: %s", failure.node.value(), where, failure.what);
+  }
+  std::string operator()(const Recovered& event) const {
+    return absl::StrFormat("recovered in %.2f s: generation %d finished step %d, %s again",
+                           absl::ToDoubleSeconds(event.since_failure), event.generation.value(),
+                           event.next_step, Counted(event.lost_steps, "step"));
+  }
+  std::string operator()(const NoticeText& event) const {
+    const std::string who = event.rank ? absl::StrCat("rank ", event.rank->value(), ": ") : "";
+    return absl::StrCat(event.warning ? "warning: " : "", who, event.text);
+  }
+  std::string operator()(const Sample&) const { return ""; }  // in the last screen
+};
+
+}  // namespace
+
+std::string OperatorText(const OperatorEvent& event) { return std::visit(Describe(), event); }
+
+std::string ClockText(absl::Duration duration) {
+  const int64_t seconds = absl::ToInt64Seconds(duration + absl::Milliseconds(500));
+  if (seconds >= 3600) {
+    return absl::StrFormat("%d:%02d:%02d", seconds / 3600, seconds / 60 % 60, seconds % 60);
+  }
+  return absl::StrFormat("%d:%02d", seconds / 60, seconds % 60);
+}
+
+std::string ProgressText(const proto::StepDone& done, int64_t train_iters,
+                         double smoothed_step_ms) {
+  const double rate = done.tokens_per_s();
+  const std::string tokens =
+      rate >= 1000 ? absl::StrFormat("%.1fk", rate / 1000) : absl::StrFormat("%.0f", rate);
+  const int64_t left = train_iters > done.step() ? train_iters - done.step() : 0;
+  return absl::StrFormat(
+      "step %d/%d  loss %.4f  lr %.2e  grad norm %.3f  %s tokens/s  %s left", done.step(),
+      train_iters, done.loss(), done.lr(), done.grad_norm(), tokens,
+      ClockText(absl::Milliseconds(smoothed_step_ms * static_cast<double>(left))));
+}
+
+Console::Console(const proto::JobSpec& job, const Options& options)
+    : options_(options),
+      is_train_(job.has_train()),
+      train_iters_(job.train().train_iters()),
+      log_interval_(job.train().log_interval() > 0 ? job.train().log_interval() : 10),
+      writer_(options.output) {
+  size_t slots = 0;
+  for (const proto::NodeSpec& node : job.nodes()) {
+    hosts_.push_back(node.host());
+    slots += static_cast<size_t>(node.slots_size());
+  }
+  ranks_.SetWidth(slots);
+  shower_ = std::thread([this] { ShowWhenDue(); });
+}
+
+Console::~Console() { StopShowing(); }
+
+// What waits is shown now, and what comes later waits no more.
+int64_t Console::StopShowing() {
+  int64_t left_out = 0;
+  {
+    MutexLock lock(mu_);
+    closing_ = true;
+    Show(ranks_.All());
+    left_out = lines_left_out_;
+    changed_.NotifyAll();
+  }
+  if (shower_.joinable()) shower_.join();
+  return left_out;
+}
+
+void Console::Tell(const OperatorEvent& event) {
+  if (const auto* progress = std::get_if<struct Progress>(&event)) return Progress(*progress);
+  // A program's operator wants the program's words; ours only when something happens.
+  const bool routine = std::holds_alternative<AgentsOpened>(event) ||
+                       std::holds_alternative<GenerationRunning>(event);
+  const auto* started = std::get_if<GenerationStarted>(&event);
+  if (started != nullptr) {
+    MutexLock lock(mu_);
+    ranks_.SetWidth(started->ranks.size());
+  }
+  if (!is_train_ && routine) return;
+  if (!is_train_ && started != nullptr && started->generation == Generation(1)) return;
+  if (const std::string text = OperatorText(event); !text.empty()) Say(text);
+}
+
+void Console::Progress(const struct Progress& progress) {
+  const proto::StepDone& done = progress.done;
+  if (std::isfinite(done.step_ms())) {
+    step_ms_ = step_ms_ == 0 ? done.step_ms() : step_ms_ + kSmoothing * (done.step_ms() - step_ms_);
+  }
+  const std::string text = ProgressText(done, train_iters_, step_ms_);
+  if (options_.progress_line) return writer_.SetStatusLine(text);
+  if (done.step() == 1 || done.step() % log_interval_ == 0 || done.step() == train_iters_) {
+    writer_.Write(OutputWriter::To::kOut, text + "\n");
+  }
+}
+
+void Console::RankOutput(NodeId node, const proto::LogChunk& chunk) {
+  if (options_.quiet_ranks) return;
+  const LineCollapser::Source source{node, Rank(chunk.rank())};
+  const absl::Duration now = options_.clock->SteadyNow();
+  MutexLock lock(mu_);
+  std::string_view rest = chunk.text();
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    ranks_.Add(now, source, std::string(rest.substr(0, end)));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  if (chunk.dropped_lines() > 0) {
+    ranks_.Add(now, source,
+               absl::StrCat("(", Counted(chunk.dropped_lines(), "line"),
+                            " not shown, the console was too slow; all are in the rank's file)"));
+  }
+  Show(closing_ ? ranks_.All() : ranks_.Due(now));
+  changed_.NotifyAll();
+}
+
+void Console::Show(const std::vector<LineCollapser::Line>& lines) {
+  if (lines.empty()) return;
+  std::string text;
+  int64_t count = 0;
+  for (const LineCollapser::Line& line : lines) {
+    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ", line.text, "\n");
+    count += static_cast<int64_t>(line.sources.size());
+  }
+  if (!writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) lines_left_out_ += count;
+}
+
+void Console::ShowWhenDue() {
+  MutexLock lock(mu_);
+  while (!closing_) {
+    const absl::Duration now = options_.clock->SteadyNow();
+    Show(ranks_.Due(now));
+    if (ranks_.next() == absl::InfiniteDuration()) {
+      changed_.Wait(mu_);
+    } else {
+      changed_.WaitFor(mu_, ranks_.next() - now);
+    }
+  }
+}
+
+void Console::Say(const std::string& text) {
+  MutexLock lock(mu_);
+  Show(ranks_.All());
+  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", text, "\n"));
+}
+
+void Console::Finish(const std::string& screen, bool failed) {
+  if (const int64_t count = StopShowing(); count > 0) {
+    Say(absl::StrCat(Counted(count, "line"), " of the ranks not shown, because the reader of ",
+                     "standard output was too slow; all are in the ranks' files"));
+  }
+  if (!screen.empty()) {
+    writer_.SetStatusLine("");  // the screen says where it ended
+    writer_.Write(failed ? OutputWriter::To::kErr : OutputWriter::To::kOut, screen);
+  }
+  writer_.Close(kPatience);
+}
+
+}  // namespace dsrun::launcher

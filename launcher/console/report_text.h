@@ -1,0 +1,35 @@
+// What is left to say when a job has ended: the last screen for people (at most 25 lines) and the
+// same as JSON for programs. Pure: everything comes in as arguments.
+
+#ifndef DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
+#define DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "launcher/coordinator/report.h"
+#include "proto/job.pb.h"
+
+namespace dsrun::launcher {
+
+// What the report alone does not know.
+struct ReportContext {
+  proto::JobSpec job;
+  std::string log_folder;
+  // Together they turn the report's steady times into wall time.
+  absl::Duration steady_now;
+  absl::Time wall_now;
+};
+
+inline constexpr int kMostScreenLines = 25;
+
+// What happened, the first failing rank, where it was, its last words, which generation went on,
+// how long it took, where things are, what to do next.
+std::string ReportScreen(const Report& report, const ReportContext& context);
+
+// The whole report, pretty-printed. Bytes that are not UTF-8 are replaced.
+std::string ReportJson(const Report& report, const ReportContext& context);
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_

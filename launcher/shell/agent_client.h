@@ -1,0 +1,57 @@
+// AgentClient: the launcher's door to agents. One AgentSession is one bidirectional stream to one
+// agent, for the life of the job; a broken one is never resumed (proto/agent.proto).
+//
+//   auto session = client.Open("127.0.0.2:4711", open_message, {on_message, on_end});
+//   session->Send(prepare);
+//   session->Cancel();
+//
+// Threads: every method may be called from any thread and returns at once. The callbacks of one
+// session come from threads of the implementation, one at a time; they must not block (they are
+// what keeps the stream flowing) and must not destroy the session.
+
+#ifndef DSRUN_LAUNCHER_SHELL_AGENT_CLIENT_H_
+#define DSRUN_LAUNCHER_SHELL_AGENT_CLIENT_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "proto/agent.pb.h"
+
+namespace dsrun::launcher {
+
+class AgentSession {
+ public:
+  // Cancels what still runs and waits until no callback runs any more.
+  virtual ~AgentSession() = default;
+
+  // Queues a message; messages go out in the order of the calls. Dropped once the stream is over.
+  virtual void Send(proto::CoordinatorMessage message) = 0;
+
+  // Ends the stream now. on_end follows, unless it came already.
+  virtual void Cancel() = 0;
+};
+
+class AgentClient {
+ public:
+  struct Listener {
+    std::function<void(proto::AgentMessage)> on_message;
+    // Exactly once, after the last on_message. The status says why, with the address in it:
+    // UNAVAILABLE: nobody answered there, or the connection broke. UNAUTHENTICATED,
+    // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, INVALID_ARGUMENT: the agent's own refusal
+    // (proto/agent_service.proto). CANCELLED: our Cancel(). OK: the agent closed the stream.
+    std::function<void(absl::Status)> on_end;
+  };
+
+  virtual ~AgentClient() = default;
+
+  // Connects to "address:port" and sends `first`. What fails comes through on_end.
+  virtual std::unique_ptr<AgentSession> Open(const std::string& target,
+                                             proto::CoordinatorMessage first,
+                                             Listener listener) = 0;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_SHELL_AGENT_CLIENT_H_

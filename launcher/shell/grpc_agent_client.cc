@@ -1,0 +1,196 @@
+#include "launcher/shell/grpc_agent_client.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/client_callback.h>
+
+#include <deque>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/mutex.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/message_bytes.h"
+#include "common/rpc/status_codec.h"
+#include "proto/agent_service.grpc.pb.h"
+
+namespace dsrun::launcher {
+
+namespace {
+
+std::string Method() { return absl::StrCat("/", proto::Agent::service_full_name(), "/Session"); }
+
+// Whether gRPC has let go of a stream. Apart from the stream, so that the thread that says so does
+// not touch what the one that waits for it destroys.
+class Done {
+ public:
+  void Set() {
+    MutexLock lock(mu_);
+    done_ = true;
+    changed_.NotifyAll();
+  }
+  void Await() {
+    MutexLock lock(mu_);
+    while (!done_) changed_.Wait(mu_);
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// The stream. Destroyed by its session, after OnDone, and never by a thread of gRPC: with the
+// channel go gRPC's callback threads, and one cannot wait for itself.
+//
+// A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
+// once nothing more can be read and no write is out.
+//
+// It takes the bytes of messages, as the agent does (common/rpc/message_bytes.h): one that cannot
+// be decoded ends the stream, as what it said is lost, and so is the order.
+class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::ByteBuffer> {
+ public:
+  Stream(std::shared_ptr<grpc::Channel> channel, std::string target, AgentClient::Listener listener)
+      : target_(std::move(target)), listener_(std::move(listener)), stub_(std::move(channel)) {}
+
+  void Start(proto::CoordinatorMessage first) {
+    stub_.PrepareBidiStreamingCall(&context_, Method(), {}, this);
+    AddHold();
+    StartRead(&incoming_);
+    Send(std::move(first));
+    StartCall();
+  }
+
+  void Send(proto::CoordinatorMessage message) {
+    const proto::CoordinatorMessage* next;
+    {
+      MutexLock lock(mu_);
+      if (over_) return;
+      outgoing_.push_back(std::move(message));
+      if (writing_) return;
+      writing_ = true;
+      next = &outgoing_.front();
+    }
+    StartWrite(next);
+  }
+
+  void Cancel() { context_.TryCancel(); }
+
+  void AwaitDone() { done_->Await(); }
+
+  void OnReadDone(bool ok) override {
+    if (ok) {
+      heard_ = true;
+      Take();
+      incoming_.Clear();
+      StartRead(&incoming_);
+      return;
+    }
+    bool release;
+    {
+      MutexLock lock(mu_);
+      over_ = true;
+      release = !writing_;
+    }
+    if (release) RemoveHold();
+  }
+
+  void OnWriteDone(bool ok) override {
+    const proto::CoordinatorMessage* next = nullptr;
+    bool release = false;
+    {
+      MutexLock lock(mu_);
+      outgoing_.pop_front();
+      if (!ok) outgoing_.clear();  // the read side is about to learn why
+      if (!over_ && !outgoing_.empty()) next = &outgoing_.front();
+      writing_ = next != nullptr;
+      release = over_ && !writing_;
+    }
+    if (next != nullptr) StartWrite(next);
+    if (release) RemoveHold();
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    const std::shared_ptr<Done> done = done_;  // outlives this object
+    const absl::Status why = undecoded_.ok() ? FromGrpc(status) : undecoded_;
+    listener_.on_end(why.ok() ? why : Annotate(Advised(why), "agent at " + target_));
+    done->Set();
+  }
+
+ private:
+  void Take() {
+    if (!undecoded_.ok()) return;
+    absl::StatusOr<proto::AgentMessage> message = DecodeMessage<proto::AgentMessage>(incoming_);
+    if (message.ok()) return listener_.on_message(*std::move(message));
+    undecoded_ = message.status();
+    context_.TryCancel();
+  }
+
+  // What was never heard may be another program at that port.
+  absl::Status Advised(const absl::Status& why) const {
+    if (heard_ || !absl::IsUnavailable(why)) return why;
+    return absl::UnavailableError(absl::StrCat(
+        "expected a dsagent's answer, got none (", why.message(),
+        "); is another program listening there, or has the agent just died? Look at its log, or "
+        "correct the port in the hostfile"));
+  }
+
+  // Constant after construction.
+  const std::string target_;
+  const AgentClient::Listener listener_;
+  grpc::TemplatedGenericStub<proto::CoordinatorMessage, grpc::ByteBuffer> stub_;
+  const std::shared_ptr<Done> done_ = std::make_shared<Done>();
+
+  // gRPC's own synchronisation: touched by its callbacks only, one at a time.
+  grpc::ClientContext context_;
+  grpc::ByteBuffer incoming_;
+  bool heard_ = false;  // a message came
+  absl::Status undecoded_;
+
+  Mutex mu_;
+  // A deque does not move its elements: the front stays where gRPC reads it while others are added.
+  std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool over_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class GrpcAgentSession : public AgentSession {
+ public:
+  explicit GrpcAgentSession(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  ~GrpcAgentSession() override {
+    stream_->Cancel();
+    stream_->AwaitDone();
+  }
+  void Send(proto::CoordinatorMessage message) override { stream_->Send(std::move(message)); }
+  void Cancel() override { stream_->Cancel(); }
+
+ private:
+  const std::unique_ptr<Stream> stream_;
+};
+
+// For a target that may not be called at all: the end has been told already.
+class DeadSession : public AgentSession {
+ public:
+  void Send(proto::CoordinatorMessage) override {}
+  void Cancel() override {}
+};
+
+}  // namespace
+
+std::unique_ptr<AgentSession> GrpcAgentClient::Open(const std::string& target,
+                                                    proto::CoordinatorMessage first,
+                                                    Listener listener) {
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(target);
+  if (!channel.ok()) {
+    listener.on_end(Annotate(channel.status(), "agent at " + target));
+    return std::make_unique<DeadSession>();
+  }
+  auto stream = std::make_unique<Stream>(*std::move(channel), target, std::move(listener));
+  stream->Start(std::move(first));
+  return std::make_unique<GrpcAgentSession>(std::move(stream));
+}
+
+}  // namespace dsrun::launcher

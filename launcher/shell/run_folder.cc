@@ -1,0 +1,85 @@
+#include "launcher/shell/run_folder.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/process_user.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/secrets.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr size_t kProbeBytes = 32;
+
+// Renamed into place, so that `latest` always points to a run.
+void PointLatestTo(const std::string& path) {
+  const std::string link = JoinPath(FolderOf(path), "latest");
+  struct stat info;
+  if (lstat(link.c_str(), &info) == 0 && !S_ISLNK(info.st_mode)) return;
+  const std::string temporary = absl::StrCat(link, ".", getpid());
+  const std::string name = path.substr(path.rfind('/') + 1);
+  unlink(temporary.c_str());
+  if (symlink(name.c_str(), temporary.c_str()) != 0 ||
+      rename(temporary.c_str(), link.c_str()) != 0) {
+    PLOG(WARNING) << "cannot point " << link << " to " << name;
+    unlink(temporary.c_str());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path) {
+  RunFolder folder{.path = path,
+                   .logs = JoinPath(path, "logs"),
+                   .journal = JoinPath(path, "journal.db"),
+                   .report = JoinPath(path, "report.json")};
+  if (fs.Stat(folder.journal).ok()) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("run folder ", path, ": expected a new one, but there is the journal of an ",
+                     "earlier job in it (journal.db)"));
+  }
+  RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
+  PointLatestTo(path);
+  return folder;
+}
+
+absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
+  if (fs.Stat(path).ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(fs.CreateFolder(path)) << "save folder";
+  const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
+  if (!owner.ok() || !owner->change) return absl::OkStatus();
+  if (chown(path.c_str(), owner->uid, owner->gid) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, "give to uid " + std::to_string(owner->uid) + " the save folder", path);
+}
+
+absl::StatusOr<ProbeFile> ProbeFile::Write(FileSystem& fs, const std::string& path) {
+  if (path.empty()) return ProbeFile(fs, "", "");
+  RETURN_IF_ERROR(fs.CreateFolder(FolderOf(path))) << "save folder";
+  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs.CreateExclusive(path));
+  ProbeFile probe(fs, path, RandomBytes(kProbeBytes));  // from here on it is removed
+  RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(probe.content()))));
+  RETURN_IF_ERROR(file->Close());
+  return probe;
+}
+
+ProbeFile::ProbeFile(FileSystem& fs, std::string path, std::string content)
+    : fs_(&fs), path_(std::move(path)), content_(std::move(content)) {}
+
+ProbeFile::ProbeFile(ProbeFile&& other) noexcept
+    : fs_(other.fs_), path_(std::exchange(other.path_, "")), content_(std::move(other.content_)) {}
+
+ProbeFile::~ProbeFile() {
+  if (path_.empty()) return;
+  const absl::Status status = fs_->RemoveFile(path_);
+  LOG_IF(WARNING, !status.ok()) << "the probe file stays behind: " << status;
+}
+
+}  // namespace dsrun::launcher

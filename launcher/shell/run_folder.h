@@ -1,0 +1,53 @@
+// RunFolder: the folder in which one job leaves its traces: journal.db, logs/, report.json. Its
+// parent gets a symbolic link `latest` to the newest.
+
+#ifndef DSRUN_LAUNCHER_SHELL_RUN_FOLDER_H_
+#define DSRUN_LAUNCHER_SHELL_RUN_FOLDER_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/file_system.h"
+
+namespace dsrun::launcher {
+
+struct RunFolder {
+  std::string path;
+  std::string logs;     // path/logs
+  std::string journal;  // path/journal.db
+  std::string report;   // path/report.json
+};
+
+// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS. A `latest`
+// that is not a symbolic link is somebody else's and stays. Other errors: those of
+// FileSystem::CreateFolder. A link that cannot be made is none.
+absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path);
+
+// Makes the save folder if it is missing, and then gives it to the user that the ranks run as: they
+// write into it. One that is there stays as it is. A user who is unknown here is the agents'
+// matter. Errors: those of FileSystem::CreateFolder; PERMISSION_DENIED: it cannot be given away.
+absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user);
+
+// The file by which agents see that they share the launcher's save folder (proto/agent.proto).
+// Written on construction, removed with this object. An empty path writes nothing.
+class ProbeFile {
+ public:
+  static absl::StatusOr<ProbeFile> Write(FileSystem& fs, const std::string& path);
+  ProbeFile(ProbeFile&& other) noexcept;
+  ~ProbeFile();
+
+  const std::string& path() const { return path_; }
+  const std::string& content() const { return content_; }
+
+ private:
+  ProbeFile(FileSystem& fs, std::string path, std::string content);
+
+  FileSystem* fs_;
+  std::string path_;
+  std::string content_;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_SHELL_RUN_FOLDER_H_

@@ -1,0 +1,312 @@
+#include "launcher/shell/runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/proto_duration.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// Of proto/agent.proto and proto/worker.proto; agents refuse another one.
+constexpr int kProtocolVersion = 1;
+
+// Why the stream ended is known: the agent lives and does not want the job, or says what cannot be
+// decoded. How it ends itself, after that, is no news.
+bool SaysItAll(const absl::Status& why) {
+  return absl::IsFailedPrecondition(why) || absl::IsUnauthenticated(why) ||
+         absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
+}
+
+}  // namespace
+
+Runner::Runner(Coordinator coordinator, Doors doors, Options options)
+    : doors_(std::move(doors)),
+      options_(std::move(options)),
+      coordinator_(std::move(coordinator)) {}
+
+Runner::~Runner() {
+  for (std::thread& asker : askers_) asker.join();
+  links_.clear();  // each session waits for its last callback, which uses the queue
+}
+
+void Runner::Post(Event event) { PostItem(std::move(event)); }
+
+void Runner::PostItem(Item item) {
+  MutexLock lock(mu_);
+  queue_.push_back(std::move(item));
+  arrived_.NotifyOne();
+}
+
+std::deque<Runner::Item> Runner::TakeItems(absl::Duration longest_wait) {
+  MutexLock lock(mu_);
+  if (queue_.empty() && longest_wait > absl::ZeroDuration()) arrived_.WaitFor(mu_, longest_wait);
+  return std::exchange(queue_, {});
+}
+
+RunResult Runner::Run() {
+  real_now_ = doors_.clock->SteadyNow();
+  now_ = real_now_;
+  next_tick_ = now_ + options_.tick_interval;
+  next_heartbeat_ = now_;
+  Post(Start{});
+  while (!result_ && broken_.ok()) {
+    std::deque<Item> items = TakeItems(next_tick_ - now_);
+    AdvanceTime();
+    HandleBatch(std::move(items));
+    if (!result_ && broken_.ok()) HandleTimers();
+  }
+  if (!result_) StopWithoutCore();
+  result_->steady_at_end = now_;
+  result_->wall_at_end = doors_.clock->WallNow();
+  return *result_;
+}
+
+void Runner::AdvanceTime() {
+  const SteadyTime real = doors_.clock->SteadyNow();
+  const absl::Duration gap = real - real_now_;
+  real_now_ = real;
+  now_ += std::min(gap, options_.longest_gap);
+  LOG_IF(WARNING, gap > options_.longest_gap)
+      << "the coordinator did not run for " << gap << "; agents are not blamed for it";
+}
+
+void Runner::HandleBatch(std::deque<Item> items) {
+  std::vector<Action> actions;
+  for (Item& item : items) {
+    if (const auto* listens = std::get_if<AgentListens>(&item)) {
+      OpenSession(*listens);
+    } else if (const auto* ended = std::get_if<StreamEnded>(&item)) {
+      AskHowItEnded(*ended);
+    } else if (const Event& event = std::get<Event>(item); Heard(event)) {
+      StepInto(event, actions);
+    }
+  }
+  Commit();
+  for (const Action& action : actions) Perform(action);
+}
+
+void Runner::HandleTimers() {
+  if (now_ >= next_tick_) {
+    Tick tick;
+    {
+      MutexLock lock(mu_);
+      tick.heard_from.assign(heard_.begin(), heard_.end());
+      heard_.clear();
+    }
+    std::vector<Action> actions;
+    StepInto(tick, actions);
+    Commit();
+    for (const Action& action : actions) Perform(action);
+    next_tick_ = now_ + options_.tick_interval;
+  }
+  if (now_ >= next_heartbeat_) {
+    SendHeartbeats();
+    next_heartbeat_ = now_ + options_.heartbeat_interval;
+  }
+}
+
+bool Runner::Heard(const Event& event) {
+  if (const auto* spoke = std::get_if<AgentSpoke>(&event)) {
+    Link& link = links_[spoke->node];
+    if (spoke->message.has_opened()) link.incarnation = spoke->message.incarnation();
+    return !link.fenced;
+  }
+  if (const auto* gone = std::get_if<AgentGone>(&event)) {
+    Link& link = links_[gone->node];
+    link.over = true;
+    return !link.fenced;
+  }
+  return true;
+}
+
+void Runner::StepInto(const Event& event, std::vector<Action>& actions) {
+  std::deque<Event> waiting = {event};
+  while (!waiting.empty()) {
+    const Event next = std::move(waiting.front());
+    waiting.pop_front();
+    for (Action& action : coordinator_.Step(now_, next)) {
+      if (auto* raise = std::get_if<Raise>(&action)) {
+        std::visit([&](const auto& raised) { waiting.push_back(raised); }, raise->event);
+      } else {
+        actions.push_back(std::move(action));
+      }
+    }
+    CheckCore();
+    if (!IsDurable(next) || !journal_works_) continue;
+    uncommitted_ = true;
+    if (absl::Status s = doors_.record(now_, next, coordinator_); !s.ok()) NoJournal(s);
+  }
+}
+
+void Runner::CheckCore() {
+  if (!broken_.ok()) return;
+  broken_ = coordinator_.CheckInvariants();
+  LOG_IF(ERROR, !broken_.ok()) << "the coordinator broke an invariant of its own, this is a bug: "
+                               << broken_ << "\n"
+                               << coordinator_.DebugString();
+}
+
+void Runner::Commit() {
+  if (!std::exchange(uncommitted_, false) || !journal_works_) return;
+  if (absl::Status s = doors_.commit(); !s.ok()) NoJournal(s);
+}
+
+void Runner::NoJournal(const absl::Status& why) {
+  journal_works_ = false;
+  doors_.tell(NoticeText{
+      .warning = true,
+      .text = absl::StrCat("the journal cannot be written any more: ", std::string(why.message()),
+                           "; the job goes on, but this coordinator could not be restarted"),
+      .from = std::nullopt,
+      .rank = std::nullopt});
+}
+
+// ---- Actions
+
+void Runner::Perform(const Action& action) {
+  std::visit([this](const auto& each) { Do(each); }, action);
+}
+
+void Runner::Do(const OpenAgent& action) {
+  askers_.emplace_back([this, node = action.node] {
+    absl::StatusOr<AgentEndpoint> endpoint =
+        doors_.starter(node).Start(node, options_.job.nodes(node.value()));
+    if (endpoint.ok()) {
+      PostItem(AgentListens{node, *std::move(endpoint)});
+    } else {
+      Post(AgentGone{node, endpoint.status()});
+    }
+  });
+}
+
+void Runner::OpenSession(const AgentListens& listens) {
+  const NodeId node = listens.node;
+  Link& link = links_[node];
+  if (link.fenced) return;
+  AgentClient::Listener listener;
+  listener.on_message = [this, node](proto::AgentMessage message) {
+    const SteadyTime now = doors_.clock->SteadyNow();
+    {
+      MutexLock lock(mu_);
+      heard_.insert(node);
+      if (message.has_heartbeat()) clocks_.Heard(node, message.heartbeat(), now);
+      clocks_.Correct(node, now, message);
+    }
+    if (message.has_log_chunk()) {
+      doors_.output(node, message.log_chunk());
+    } else if (!message.has_heartbeat()) {
+      Post(AgentSpoke{node, std::move(message)});
+    }
+  };
+  listener.on_end = [this, node](absl::Status why) {
+    if (why.ok()) why = absl::UnavailableError("the agent closed the stream");
+    PostItem(StreamEnded{node, std::move(why)});
+  };
+  link.session =
+      doors_.client->Open(listens.endpoint.target, OpenMessage(node, listens.endpoint.cluster_key),
+                          std::move(listener));
+}
+
+void Runner::AskHowItEnded(const StreamEnded& ended) {
+  Link& link = links_[ended.node];
+  link.over = true;
+  if (link.fenced) return;
+  askers_.emplace_back([this, node = ended.node, why = ended.why] {
+    const std::string how =
+        SaysItAll(why) ? "" : doors_.starter(node).HowItEnded(node, options_.end_words_within);
+    Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
+  });
+}
+
+proto::CoordinatorMessage Runner::OpenMessage(NodeId node, const std::string& cluster_key) const {
+  proto::CoordinatorMessage message;
+  message.set_job_id(options_.job.job_id());
+  proto::Open& open = *message.mutable_open();
+  open.set_cluster_key(cluster_key);
+  open.set_job_token(options_.job_token);
+  *open.mutable_job() = options_.job;
+  open.set_node(node.value());
+  open.set_protocol_version(kProtocolVersion);
+  open.set_probe_path(options_.probe_path);
+  open.set_probe_content(options_.probe_content);
+  return message;
+}
+
+void Runner::Do(const SendToAgent& action) {
+  Link& link = links_[action.node];
+  if (link.session != nullptr && !link.fenced) link.session->Send(action.message);
+}
+
+void Runner::Do(const FenceNode& action) {
+  VLOG(1) << "node " << action.node << " is fenced: " << action.reason;
+  Link& link = links_[action.node];
+  link.fenced = true;
+  if (link.session != nullptr) link.session->Cancel();
+  doors_.starter(action.node).End(action.node, options_.agent_grace);
+}
+
+void Runner::Do(const Tell& action) { doors_.tell(action.event); }
+
+void Runner::Do(const Raise&) {}  // taken out by StepInto
+
+void Runner::Do(const EndJob& action) {
+  result_ = RunResult{.exit_code = action.exit_code,
+                      .report = action.report,
+                      .steady_at_end = {},
+                      .wall_at_end = {}};
+}
+
+void Runner::SendHeartbeats() {
+  for (auto& [node, link] : links_) {
+    if (link.session == nullptr || link.fenced || link.over || link.incarnation == 0) continue;
+    proto::CoordinatorMessage message;
+    message.set_job_id(options_.job.job_id());
+    message.set_incarnation(link.incarnation);
+    message.set_generation(coordinator_.generation().value());
+    *message.mutable_heartbeat()->mutable_sent() = ToProto(doors_.clock->SteadyNow());
+    link.session->Send(std::move(message));
+  }
+}
+
+void Runner::StopWithoutCore() {
+  result_ = RunResult{.exit_code = kExitFailed,
+                      .report = coordinator_.CurrentReport(now_),
+                      .steady_at_end = {},
+                      .wall_at_end = {}};
+  result_->report.exit_code = kExitFailed;
+  result_->report.verdict =
+      absl::StrCat("stopped by a bug of the coordinator: ", std::string(broken_.message()));
+  std::set<NodeId> waiting;
+  for (auto& [node, link] : links_) {
+    if (link.session == nullptr || link.fenced || link.over || link.incarnation == 0) continue;
+    proto::CoordinatorMessage message;
+    message.set_job_id(options_.job.job_id());
+    message.set_incarnation(link.incarnation);
+    message.set_generation(coordinator_.generation().value());
+    message.mutable_end_job();
+    link.session->Send(std::move(message));
+    waiting.insert(node);
+  }
+  const absl::Duration deadline = now_ + coordinator_.config().stop_grace + options_.agent_grace;
+  while (!waiting.empty() && now_ < deadline) {
+    std::deque<Item> items = TakeItems(options_.tick_interval);
+    AdvanceTime();
+    for (const Item& item : items) {
+      if (const auto* ended = std::get_if<StreamEnded>(&item)) waiting.erase(ended->node);
+      const auto* event = std::get_if<Event>(&item);
+      if (event == nullptr) continue;
+      if (const auto* gone = std::get_if<AgentGone>(event)) waiting.erase(gone->node);
+      const auto* spoke = std::get_if<AgentSpoke>(event);
+      if (spoke != nullptr && spoke->message.has_job_ended()) waiting.erase(spoke->node);
+    }
+    if (now_ >= next_heartbeat_) {
+      SendHeartbeats();
+      next_heartbeat_ = now_ + options_.heartbeat_interval;
+    }
+  }
+}
+
+}  // namespace dsrun::launcher

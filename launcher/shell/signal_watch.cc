@@ -1,0 +1,73 @@
+#include "launcher/shell/signal_watch.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// Where the handler writes the signal's number; -1: no watch.
+std::atomic<int> handler_fd{-1};
+
+void OnSignal(int signal) {
+  const int saved = errno;
+  const auto byte = static_cast<unsigned char>(signal);
+  const int fd = handler_fd.load();
+  if (fd >= 0) (void)!write(fd, &byte, 1);
+  errno = saved;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SignalWatch>> SignalWatch::Create(
+    const std::vector<int>& signals, std::function<void(int)> on_signal) {
+  CHECK_EQ(handler_fd.load(), -1) << "one SignalWatch at a time";
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot make a pipe for signals: ", strerror(errno)));
+  }
+  fcntl(ends[1], F_SETFL, O_NONBLOCK);  // a handler must not wait
+  std::unique_ptr<SignalWatch> watch(new SignalWatch(ends[0], ends[1], std::move(on_signal)));
+  for (const int signal : signals) {
+    struct sigaction action = {};
+    action.sa_handler = &OnSignal;
+    action.sa_flags = SA_RESTART;
+    sigaction(signal, &action, &watch->previous_[signal]);
+  }
+  return watch;
+}
+
+SignalWatch::SignalWatch(int read_fd, int write_fd, std::function<void(int)> on_signal)
+    : read_fd_(read_fd), write_fd_(write_fd), on_signal_(std::move(on_signal)) {
+  handler_fd = write_fd_;
+  thread_ = std::thread([this] { Loop(); });
+}
+
+SignalWatch::~SignalWatch() {
+  for (const auto& [signal, action] : previous_) sigaction(signal, &action, nullptr);
+  handler_fd = -1;
+  close(write_fd_);  // the thread reads the end
+  thread_.join();
+  close(read_fd_);
+}
+
+void SignalWatch::Loop() {
+  unsigned char byte;
+  while (true) {
+    const ssize_t got = read(read_fd_, &byte, 1);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return;
+    on_signal_(byte);
+  }
+}
+
+}  // namespace dsrun::launcher

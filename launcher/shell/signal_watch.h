@@ -1,0 +1,41 @@
+// SignalWatch: turns signals into calls. While one exists, each of its signals calls `on_signal`
+// from a thread of the watch's own (not from the signal handler), once per delivery; the previous
+// actions come back with its destruction. Handlers, not a blocked mask: children and the threads of
+// libraries are not affected. At most one watch at a time.
+
+#ifndef DSRUN_LAUNCHER_SHELL_SIGNAL_WATCH_H_
+#define DSRUN_LAUNCHER_SHELL_SIGNAL_WATCH_H_
+
+#include <signal.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace dsrun::launcher {
+
+class SignalWatch {
+ public:
+  // Errors: RESOURCE_EXHAUSTED: no descriptor left.
+  static absl::StatusOr<std::unique_ptr<SignalWatch>> Create(const std::vector<int>& signals,
+                                                             std::function<void(int)> on_signal);
+  ~SignalWatch();
+
+ private:
+  SignalWatch(int read_fd, int write_fd, std::function<void(int)> on_signal);
+  void Loop();
+
+  const int read_fd_;
+  const int write_fd_;
+  const std::function<void(int)> on_signal_;
+  std::map<int, struct sigaction> previous_;
+  std::thread thread_;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_SHELL_SIGNAL_WATCH_H_

@@ -1,0 +1,347 @@
+#include "launcher/starters/local_starter.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/clock.h"
+#include "common/base/counted.h"
+#include "common/base/logging.h"
+#include "common/base/process_tree.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/secrets.h"
+
+extern char** environ;
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr int kKeyBytes = 32;
+// What the child finds its two descriptors under.
+constexpr int kChildKeyFd = 3;
+constexpr int kChildReadyFd = 4;
+// For an agent whose start is given up: it has no ranks yet.
+constexpr absl::Duration kStartGrace = absl::Seconds(2);
+constexpr absl::Duration kEndPatience = absl::Seconds(5);  // from its closed pipe to its end
+constexpr absl::Duration kSweepLimit = absl::Seconds(5);
+constexpr absl::Duration kOrphanGrace = absl::Seconds(2);
+constexpr absl::Duration kBetweenLooks = absl::Milliseconds(10);
+
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  ~Fd() { Reset(); }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+  void Reset(int fd = -1) {
+    if (fd_ >= 0) close(fd_);
+    fd_ = fd;
+  }
+
+ private:
+  int fd_;
+};
+
+// As text: a newline at the end of a key file is not part of the key, so no key may end in one.
+std::string FreshKey() {
+  const std::string bytes = RandomBytes(kKeyBytes);
+  return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
+}
+
+// A memory file that holds `secret`, read from its beginning.
+absl::Status FillSecretFile(const std::string& secret, Fd& fd) {
+  fd.Reset(memfd_create("cluster-key", MFD_CLOEXEC));
+  const auto size = static_cast<ssize_t>(secret.size());
+  if (fd.get() < 0 || write(fd.get(), secret.data(), secret.size()) != size ||
+      lseek(fd.get(), 0, SEEK_SET) != 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot make a memory file for the cluster key: ", strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> OwnEnvironment() {
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+  return environment;
+}
+
+std::string LastLines(const std::string& path, size_t count) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back("  " + line);
+    if (lines.size() > count) lines.erase(lines.begin());
+  }
+  return lines.empty() ? "  (it wrote nothing)" : absl::StrJoin(lines, "\n");
+}
+
+// Exit codes of dsagent, whose keeper is what we wait for (docs/errors.md).
+constexpr int kExitAgentStopped = 111;
+constexpr int kExitAgentSignal = 128;
+
+std::string SignalWords(int signal) {
+  const char* const name = sigabbrev_np(signal);
+  return name == nullptr ? absl::StrCat("signal ", signal)
+                         : absl::StrCat("signal ", signal, " (SIG", name, ")");
+}
+
+std::string EndInWords(const ProcessEnd& end) {
+  if (end.term_signal != 0) {
+    return absl::StrCat("its keeper was killed by ", SignalWords(end.term_signal));
+  }
+  if (end.exit_code > kExitAgentSignal) {
+    return absl::StrCat("it was killed by ", SignalWords(end.exit_code - kExitAgentSignal));
+  }
+  if (end.exit_code == kExitAgentStopped) {
+    return "it fell silent (stopped, or stuck), so its keeper ended it";
+  }
+  return end.exit_code == 0 ? "" : absl::StrCat("it exited with code ", end.exit_code);
+}
+
+std::string Describe(const ProcessEnd& end) {
+  if (end.term_signal != 0) return absl::StrCat("was killed by signal ", end.term_signal);
+  return absl::StrCat("exited with code ", end.exit_code);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalStarter>> LocalStarter::Create(Options options) {
+  if (!BecomeSubreaper()) {
+    return absl::InternalError(
+        absl::StrCat("cannot become a child subreaper: ", strerror(errno),
+                     "; without it processes of a dead agent could stay behind"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<PosixProcessRunner> runner,
+                   PosixProcessRunner::Create({.reap_adopted = true}));
+  return std::unique_ptr<LocalStarter>(new LocalStarter(std::move(options), std::move(runner)));
+}
+
+LocalStarter::LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner)
+    : options_(std::move(options)), cluster_key_(FreshKey()), runner_(std::move(runner)) {}
+
+LocalStarter::~LocalStarter() { EndAll(absl::ZeroDuration()); }
+
+std::string LocalStarter::LogPath(NodeId id) const {
+  return absl::StrCat(options_.log_folder, "/agent-", id.value(), ".log");
+}
+
+absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSpec& node) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot make a pipe: ", strerror(errno)));
+  }
+  Fd ready(ends[0]);
+  {
+    const Fd write_end(ends[1]);  // ours must close, or the agent's end is never noticed
+    RETURN_IF_ERROR(Spawn(id, node.address(), write_end.get()).status())
+        << "cannot start an agent for node " << node.host() << " on " << node.address();
+  }
+  absl::StatusOr<int> port = ReadPort(id, ready.get());
+  if (!port.ok()) {
+    End(id, kStartGrace);
+    return Annotate(port.status(),
+                    absl::StrCat("own agent for node ", node.host(), " on ", node.address()));
+  }
+  const bool is_v6 = node.address().find(':') != std::string::npos;
+  return AgentEndpoint{
+      .target = is_v6 ? absl::StrCat("[", node.address(), "]:", *port)
+                      : absl::StrCat(node.address(), ":", *port),
+      .cluster_key = cluster_key_,
+  };
+}
+
+absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
+  // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes. One folder per agent and
+  // none around them: an agent may open its own to the user that its ranks run as.
+  std::string folder = "/tmp/dsagent-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot make a folder for the agent's socket in /tmp: ", strerror(errno),
+                     "; expected /tmp to be writable"));
+  }
+  MutexLock lock(mu_);
+  socket_folders_.push_back(folder);
+  return folder;
+}
+
+void LocalStarter::RemoveSocketFolders() {
+  std::vector<std::string> folders;
+  {
+    MutexLock lock(mu_);
+    folders.swap(socket_folders_);
+  }
+  for (const std::string& folder : folders) {
+    std::error_code error;
+    std::filesystem::remove_all(folder, error);
+    LOG_IF(WARNING, error) << "cannot remove " << folder << ": " << error.message();
+  }
+}
+
+absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& address, int ready_fd) {
+  Fd key;
+  RETURN_IF_ERROR(FillSecretFile(cluster_key_, key));
+  const Fd log(open(LogPath(id).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (log.get() < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot write ", LogPath(id), ": ", strerror(errno)));
+  }
+  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
+  const bool is_v6 = address.find(':') != std::string::npos;
+  ProcessSpec spec;
+  spec.executable = options_.agent_binary;
+  spec.argv = {
+      options_.agent_binary,
+      "--listen",
+      is_v6 ? absl::StrCat("[", address, "]:0") : absl::StrCat(address, ":0"),
+      "--cluster-key-fd",
+      absl::StrCat(kChildKeyFd),
+      "--ready-fd",
+      absl::StrCat(kChildReadyFd),
+      "--run-dir",
+      options_.run_dir,
+      absl::StrCat("--socket-dir=", socket_folder),
+      "--one-job",  // ours alone: when the job is over, or our lease, so is the agent
+      absl::StrCat("--first-job-within=", absl::FormatDuration(options_.first_job_within))};
+  spec.environment = OwnEnvironment();
+  spec.stdout_fd = log.get();
+  spec.stderr_fd = log.get();
+  spec.fds = {{key.get(), kChildKeyFd}, {ready_fd, kChildReadyFd}};
+
+  // Spawned under the lock: its end may be told before Spawn returns, and End must find the pid.
+  MutexLock lock(mu_);
+  if (closing_ || unwanted_.contains(id)) return absl::CancelledError("the job is ending");
+  ASSIGN_OR_RETURN(
+      const int32_t pid,
+      runner_->Spawn(spec, [this, id](int32_t, const ProcessEnd& end) { OnEnd(id, end); }));
+  pids_[id] = pid;
+  return pid;
+}
+
+absl::StatusOr<int> LocalStarter::ReadPort(NodeId id, int fd) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + options_.ready_timeout;
+  std::string line;
+  while (true) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) {
+      return absl::UnavailableError(absl::StrCat(
+          "expected it to listen within ", absl::FormatDuration(options_.ready_timeout),
+          ", got nothing; its own log says (", LogPath(id), "):\n", LastLines(LogPath(id), 5)));
+    }
+    pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
+    if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) <= 0) continue;
+    char byte;
+    const ssize_t got = read(fd, &byte, 1);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    if (byte != '\n') {
+      line += byte;
+      continue;
+    }
+    int port = 0;
+    if (absl::SimpleAtoi(line, &port) && port > 0) return port;
+    return absl::InternalError(absl::StrCat("expected a port number, got \"", line,
+                                            "\"; are dsrun and dsagent of one build?"));
+  }
+  MutexLock lock(mu_);
+  if (closing_ || unwanted_.contains(id)) return absl::CancelledError("the job is ending");
+  const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
+  while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
+    changed_.WaitFor(mu_, kEndPatience);
+  }
+  const std::string how = ended_.contains(id) ? Describe(ended_[id]) : "closed its ready pipe";
+  return absl::UnavailableError(absl::StrCat("expected it to listen, but it ", how,
+                                             "; its own log says (", LogPath(id), "):\n",
+                                             LastLines(LogPath(id), 5)));
+}
+
+void LocalStarter::OnEnd(NodeId id, const ProcessEnd& end) {
+  MutexLock lock(mu_);
+  pids_.erase(id);
+  ended_[id] = end;
+  changed_.NotifyAll();
+}
+
+void LocalStarter::End(NodeId id, absl::Duration grace) {
+  int32_t pid = 0;
+  {
+    MutexLock lock(mu_);
+    unwanted_.insert(id);
+    const auto found = pids_.find(id);
+    if (found != pids_.end()) pid = found->second;
+  }
+  if (pid != 0) runner_->StopGroups({pid}, grace);
+}
+
+void LocalStarter::EndAll(absl::Duration grace) {
+  std::vector<int32_t> pids;
+  {
+    MutexLock lock(mu_);
+    closing_ = true;
+    for (const auto& [id, pid] : pids_) pids.push_back(pid);
+  }
+  if (!pids.empty()) runner_->StopGroups(pids, grace);
+  {
+    MutexLock lock(mu_);
+    while (!pids_.empty()) changed_.Wait(mu_);  // the ladder ends in KILL: this ends
+  }
+  AwaitOrphans();
+  const int left = KillDescendants(getpid(), {}, kSweepLimit);
+  LOG_IF(ERROR, left > 0) << Counted(left, "process")
+                          << " of this job did not end after SIGKILL (stuck in "
+                          << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
+                          << getpid();
+  RemoveSocketFolders();
+}
+
+std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+  MutexLock lock(mu_);
+  while (pids_.contains(id) && !ended_.contains(id)) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) return "";
+    changed_.WaitFor(mu_, left);
+  }
+  const auto found = ended_.find(id);
+  if (found == ended_.end()) return "";
+  return EndInWords(found->second);
+}
+
+// An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not
+// be killed in the middle of that.
+void LocalStarter::AwaitOrphans() {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + kOrphanGrace;
+  const auto alive = [] {
+    const std::vector<ProcessInfo> below = DescendantsOf(getpid());
+    return std::any_of(below.begin(), below.end(),
+                       [](const ProcessInfo& process) { return process.state != 'Z'; });
+  };
+  while (alive() && Clock::Real().SteadyNow() < deadline) {
+    poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kBetweenLooks)));
+  }
+}
+
+int32_t LocalStarter::pid(NodeId id) const {
+  MutexLock lock(mu_);
+  const auto found = pids_.find(id);
+  return found == pids_.end() ? 0 : found->second;
+}
+
+}  // namespace dsrun::launcher

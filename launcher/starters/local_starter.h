@@ -1,0 +1,83 @@
+// LocalStarter: agents as children of this process, one per node, each on its node's loopback
+// address and a port of its own choosing. For one machine, which may act several nodes.
+//
+// All of them share one fresh cluster key, which reaches them through an inherited memory file:
+// never an argument, never the environment. They lead sessions of their own, so Ctrl-C at the
+// terminal reaches the launcher alone; and they outlive a launcher that is killed, until their
+// lease has run out: the job's, or Options::first_job_within when it never came.
+//
+// The folders of the agents' sockets are made here and removed by EndAll, whatever way the agents
+// went; an agent's keeper removes its own too, for the case that this process is killed.
+//
+// Orphans below a dead agent come back to this process (child subreaper) and are killed by EndAll:
+// the last net under the agents' own sweeping. So a process with a LocalStarter must have no other
+// children it wants to keep.
+
+#ifndef DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
+#define DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "common/base/mutex.h"
+#include "common/base/posix_process_runner.h"
+#include "launcher/starters/agent_starter.h"
+
+namespace dsrun::launcher {
+
+class LocalStarter : public AgentStarter {
+ public:
+  struct Options {
+    std::string agent_binary;  // absolute
+    std::string run_dir;       // exists; handed on as --run-dir
+    std::string log_folder;    // exists; an agent's own words go to agent-<node>.log there
+    absl::Duration ready_timeout = absl::Seconds(10);  // spawn to "I listen on port N"
+    // How long an agent waits for its job before it takes this process for dead and ends.
+    absl::Duration first_job_within = absl::Seconds(30);
+  };
+
+  static absl::StatusOr<std::unique_ptr<LocalStarter>> Create(Options options);
+  ~LocalStarter() override;
+
+  absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override;
+  void End(NodeId id, absl::Duration grace) override;
+  void EndAll(absl::Duration grace) override;
+  std::string HowItEnded(NodeId id, absl::Duration limit) override;
+
+  // Of a living agent, for tests; 0: none.
+  int32_t pid(NodeId id) const;
+
+ private:
+  LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner);
+  absl::StatusOr<int32_t> Spawn(NodeId id, const std::string& address, int ready_fd);
+  absl::StatusOr<std::string> MakeSocketFolder();
+  void RemoveSocketFolders();
+  // The first line the agent writes to its ready pipe.
+  absl::StatusOr<int> ReadPort(NodeId id, int fd);
+  void OnEnd(NodeId id, const ProcessEnd& end);
+  static void AwaitOrphans();
+  std::string LogPath(NodeId id) const;
+
+  // Constant after construction.
+  const Options options_;
+  const std::string cluster_key_;
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  std::map<NodeId, int32_t> pids_ ABSL_GUARDED_BY(mu_);
+  std::map<NodeId, ProcessEnd> ended_ ABSL_GUARDED_BY(mu_);
+  std::set<NodeId> unwanted_ ABSL_GUARDED_BY(mu_);  // End came
+  bool closing_ ABSL_GUARDED_BY(mu_) = false;       // EndAll came
+  std::vector<std::string> socket_folders_ ABSL_GUARDED_BY(mu_);
+
+  // Last: its destructor still tells ends, which use what is above.
+  std::unique_ptr<PosixProcessRunner> runner_;
+};
+
+}  // namespace dsrun::launcher
+
+#endif  // DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_

@@ -1,0 +1,78 @@
+#include "worker/comm/core/collectives.h"
+
+#include <utility>
+
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+
+namespace dsrun::worker {
+
+// One round of all-to-all: with the few ranks of a CPU job one round of N - 1 tiny messages is
+// sooner done than log N rounds that wait for one another.
+absl::Status Barrier(Communicator& comm, const std::string& what) {
+  const auto size = static_cast<size_t>(comm.size());
+  const char token = 'b';
+  std::string arrived(size, '\0');
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> recvs;
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    if (peer == comm.rank()) continue;
+    sends.push_back({peer, &token, 1});
+    recvs.push_back({peer, &arrived[static_cast<size_t>(peer)], 1});
+  }
+  return comm.Exchange(sends, recvs, what);
+}
+
+absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
+                                                   const std::string& what) {
+  const auto size = static_cast<size_t>(comm.size());
+  const auto self = static_cast<size_t>(comm.rank());
+  std::vector<uint64_t> sizes(size, 0);
+  const uint64_t my_size = mine.size();
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> recvs;
+  for (size_t peer = 0; peer < size; ++peer) {
+    sends.push_back({static_cast<int>(peer), &my_size, sizeof(my_size)});
+    recvs.push_back({static_cast<int>(peer), &sizes[peer], sizeof(my_size)});
+  }
+  RETURN_IF_ERROR(comm.Exchange(sends, recvs, what + " (sizes)"));
+
+  std::vector<std::string> all(size);
+  sends.clear();
+  recvs.clear();
+  for (size_t peer = 0; peer < size; ++peer) {
+    if (peer == self) continue;
+    all[peer].resize(sizes[peer]);
+    sends.push_back({static_cast<int>(peer), mine.data(), mine.size()});
+    recvs.push_back({static_cast<int>(peer), all[peer].data(), all[peer].size()});
+  }
+  all[self] = mine;
+  RETURN_IF_ERROR(comm.Exchange(sends, recvs, what));
+  return all;
+}
+
+absl::StatusOr<std::string> Broadcast(Communicator& comm, int root, const std::string& mine,
+                                      const std::string& what) {
+  CHECK(root >= 0 && root < comm.size()) << "root " << root << " of " << comm.size() << " ranks";
+  std::vector<SendOp> sends;
+  uint64_t bytes = mine.size();
+  if (comm.rank() == root) {
+    std::vector<SendOp> size_sends;
+    for (int peer = 0; peer < comm.size(); ++peer) {
+      if (peer == root) continue;
+      size_sends.push_back({peer, &bytes, sizeof(bytes)});
+      sends.push_back({peer, mine.data(), mine.size()});
+    }
+    RETURN_IF_ERROR(comm.Exchange(size_sends, {}, what + " (size)"));
+    RETURN_IF_ERROR(comm.Exchange(sends, {}, what));
+    return mine;
+  }
+  const RecvOp size_recv{root, &bytes, sizeof(bytes)};
+  RETURN_IF_ERROR(comm.Exchange({}, std::span(&size_recv, 1), what + " (size)"));
+  std::string result(bytes, '\0');
+  const RecvOp recv{root, result.data(), result.size()};
+  RETURN_IF_ERROR(comm.Exchange({}, std::span(&recv, 1), what));
+  return result;
+}
+
+}  // namespace dsrun::worker

@@ -1,0 +1,32 @@
+// Collectives over Communicator::Exchange. No arithmetic here: sums over ranks are made by
+// canonical_reduce.h. All return the communicator's first error. Called by the communicator's owner
+// thread; every rank makes the same calls in the same order.
+
+#ifndef DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_
+#define DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/comm/core/communicator.h"
+
+namespace dsrun::worker {
+
+// Everybody has arrived.
+absl::Status Barrier(Communicator& comm, const std::string& what);
+
+// Rank r's bytes, for every r. Sizes may differ and need not be known to the others.
+absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
+                                                   const std::string& what);
+
+// `root`'s bytes.
+absl::StatusOr<std::string> Broadcast(Communicator& comm, int root, const std::string& mine,
+                                      const std::string& what);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_

@@ -1,0 +1,51 @@
+// Causal attention on the CPU, one head of one sequence at a time, in tiles of queries x keys with
+// a running softmax; the backward pass makes the probabilities again from the saved log-sum-exp
+// (Dao et al., 2022). At most two tiles exist at a time, whatever the sequence length. A head is
+// one thread's work, so its sums have one order. The arithmetic of a tile: attention_tile.h.
+//
+// Thread-safe (no state but the tables); callers bring scratch per thread.
+
+#ifndef DSRUN_WORKER_DEVICE_CPU_CPU_ATTENTION_H_
+#define DSRUN_WORKER_DEVICE_CPU_CPU_ATTENTION_H_
+
+#include <cstdint>
+
+#include "common/base/cpu_isa.h"
+#include "worker/device/cpu/attention_tile.h"
+#include "worker/device/cpu/loop_table.h"
+#include "worker/device/kernels.h"
+
+namespace dsrun::worker {
+
+// One head of one sequence. Rows of q, k, v and their gradients are 3 width apart, those of out and
+// dout `width` apart.
+class HeadAttention {
+ public:
+  // `scratch`: AttentionScratch(head_size) floats. REQUIRES: this CPU has `isa`.
+  HeadAttention(const SequenceShape& shape, CpuIsa isa, float* scratch);
+
+  void Forward(const float* q, const float* k, const float* v, float* out,
+               float* log_sum_exp) const;  // (seq_length)
+  void Backward(const float* q, const float* k, const float* v, const float* out,
+                const float* log_sum_exp, const float* dout, float* dq, float* dk, float* dv) const;
+
+ private:
+  // Queries from q0 on against keys from k0 on.
+  AttentionTile Tile(int64_t q0, int64_t k0) const;
+
+  const int64_t length_;
+  const int64_t head_size_;
+  const int64_t width_;
+  const float scale_;  // 1 / sqrt(head_size)
+  const LoopTable& loops_;
+  const AttentionTable& tiles_;
+  float* const scores_;        // (kAttentionKeys, kAttentionQueries)
+  float* const dscores_;       // (kAttentionKeys, kAttentionQueries)
+  float* const q_columns_;     // (head_size, kAttentionQueries)
+  float* const dout_columns_;  // (head_size, kAttentionQueries)
+  float* const rows_;          // (2, kAttentionQueries)
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_DEVICE_CPU_CPU_ATTENTION_H_

@@ -1,0 +1,263 @@
+#include "worker/device/cpu/cpu_kernels.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/numerics/kernels_version.h"
+#include "common/plan/activation_plan.h"
+#include "worker/device/cpu/cpu_attention.h"
+#include "worker/device/cpu/cpu_loops.h"
+
+namespace dsrun::worker {
+namespace {
+
+// Sizes of the pieces that loops are cut into: large enough that handing one out costs nothing,
+// whole leaves and cache lines. They decide no bits.
+constexpr int64_t kElementPiece = 1 << 14;
+constexpr int64_t kRowPiece = 8;
+constexpr int64_t kColumnPiece = 192;
+constexpr int64_t kVocabPieces = 16;
+constexpr int64_t kLeafPiece = 64;
+
+}  // namespace
+
+CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
+    : pool_(pool), isa_(isa), loops_(LoopsFor(isa)), matmul_(pool) {}
+
+std::string CpuKernels::Fingerprint() const {
+  const Tiling tiling = TilesOf(1 << 20, 1 << 20);
+  const Tiling narrow = TilesOf(1 << 20, 1 << 20, TileWork::kSecondMatrix);
+  // Our loops have the same bits for every instruction set, so theirs is not part of it.
+  return MatrixLibrary() + "; tiles " + std::to_string(tiling.tile_m) + "x" +
+         std::to_string(tiling.tile_n) + " or " + std::to_string(narrow.tile_n) + "; attention " +
+         std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys) + "; ftz daz" +
+         kKernelsVersionWords + std::to_string(kCpuKernelsVersion);
+}
+
+// --- Embedding
+
+void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tokens,
+                                  const float* wte, const float* wpe, float* out) {
+  const int64_t width = shape.width;
+  ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      loops_.add(width, wte + tokens[row] * width, wpe + row % shape.seq_length * width,
+                 out + row * width);
+    }
+  });
+}
+
+void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size,
+                                   int64_t positions, const int32_t* tokens, const float* dout,
+                                   float* dwte, float* dwpe) {
+  const int64_t width = shape.width;
+  // Each piece owns a range of the vocabulary and looks at all tokens, in order.
+  const int64_t piece = (vocab_size + kVocabPieces - 1) / kVocabPieces;
+  ForPieces(vocab_size, piece, [&](int64_t begin, int64_t end) {
+    std::memset(dwte + begin * width, 0,
+                static_cast<size_t>((end - begin) * width) * sizeof(float));
+    for (int64_t row = 0; row < shape.rows(); ++row) {
+      if (tokens[row] < begin || tokens[row] >= end) continue;
+      loops_.accumulate(width, dout + row * width, dwte + tokens[row] * width);
+    }
+  });
+  ForPieces(positions, kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t position = begin; position < end; ++position) {
+      float* const sum = dwpe + position * width;
+      if (position >= shape.seq_length) {
+        std::fill_n(sum, width, 0.0f);
+        continue;
+      }
+      std::copy_n(dout + position * width, width, sum);
+      for (int64_t sequence = 1; sequence < shape.batch; ++sequence) {
+        loops_.accumulate(width, dout + (sequence * shape.seq_length + position) * width, sum);
+      }
+    }
+  });
+}
+
+// --- Layernorm
+
+void CpuKernels::LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
+                                  const float* bias, float* out, float* mean, float* rstd) {
+  ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      loops_.layernorm_row(width, x + row * width, weight, bias, out + row * width, mean + row,
+                           rstd + row);
+    }
+  });
+}
+
+void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                                   const float* mean, const float* rstd, const float* dout,
+                                   const float* residual, float* dx, float* dweight, float* dbias) {
+  ForPieces(width, kColumnPiece, [&](int64_t begin, int64_t end) {
+    loops_.layernorm_column_sums(rows, end - begin, width, x + begin, mean, rstd, dout + begin,
+                                 dweight + begin, dbias + begin);
+  });
+  ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * width;
+      loops_.layernorm_backward_row(width, x + at, weight, mean[row], rstd[row], dout + at,
+                                    residual == nullptr ? nullptr : residual + at, dx + at);
+    }
+  });
+}
+
+// --- Linear layers
+
+void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const float* w,
+                               const float* bias, float* out) {
+  const int64_t n = shape.outputs;
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n, TileWork::kLittle,
+              [&](Range rows, Range columns) {
+                if (bias == nullptr) return;
+                for (int64_t row = rows.begin; row < rows.end; ++row) {
+                  loops_.accumulate(columns.size(), bias + columns.begin,
+                                    out + row * n + columns.begin);
+                }
+              });
+}
+
+void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
+                                       const float* bias, const float* residual, float* out) {
+  const int64_t n = shape.outputs;
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n,
+              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
+                for (int64_t row = rows.begin; row < rows.end; ++row) {
+                  const int64_t at = row * n + columns.begin;
+                  loops_.bias_residual(columns.size(), bias + columns.begin, residual + at,
+                                       out + at);
+                }
+              });
+}
+
+void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
+                                   const float* bias, float* slope, float* out) {
+  const int64_t n = shape.outputs;
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, slope, n,
+              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
+                for (int64_t row = rows.begin; row < rows.end; ++row) {
+                  const int64_t at = row * n + columns.begin;
+                  loops_.bias_gelu(columns.size(), bias + columns.begin, slope + at, out + at);
+                }
+              });
+}
+
+void CpuKernels::LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
+                                     float* dx) {
+  matmul_.Run(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
+              {w, shape.outputs, true}, dx, shape.inputs);
+}
+
+void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* dout,
+                                         const float* w, const float* slope, float* dpre) {
+  const int64_t n = shape.inputs;
+  matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, {w, shape.outputs, true}, dpre,
+              n, TileWork::kSecondMatrix, [&](Range rows, Range columns) {
+                for (int64_t row = rows.begin; row < rows.end; ++row) {
+                  const int64_t at = row * n + columns.begin;
+                  loops_.multiply(columns.size(), slope + at, dpre + at);
+                }
+              });
+}
+
+void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+                                      float* dw) {
+  matmul_.Run(shape.inputs, shape.outputs, shape.rows, {x, shape.inputs, true},
+              {dout, shape.outputs}, dw, shape.outputs);
+}
+
+void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) {
+  ForPieces(shape.outputs, kColumnPiece, [&](int64_t begin, int64_t end) {
+    loops_.column_sums(shape.rows, end - begin, shape.outputs, dout + begin, dbias + begin);
+  });
+}
+
+// --- Tied output head
+
+void CpuKernels::HeadForward(const HeadShape& shape, const float* x, const float* wte,
+                             float* logits) {
+  matmul_.Run(shape.rows, shape.vocab_size, shape.width, {x, shape.width}, {wte, shape.width, true},
+              logits, shape.stride);
+}
+
+void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* wte,
+                                   float* dx) {
+  matmul_.Run(shape.rows, shape.width, shape.vocab_size, {dlogits, shape.stride},
+              {wte, shape.width}, dx, shape.width);
+}
+
+void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                                    float* dwte) {
+  matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
+              {x, shape.width}, dwte, shape.width);
+}
+
+// --- Elementwise
+
+void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.accumulate(end - begin, src + begin, dst + begin);
+  });
+}
+
+// --- Attention
+
+int64_t CpuKernels::AttentionScratch(const SequenceShape& shape) const {
+  return pool_.threads() * dsrun::AttentionScratch(shape.head_size());
+}
+
+void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch,
+                                  float* out, float* log_sum_exp) {
+  const int64_t width = shape.width;
+  pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
+    const int64_t row = index / shape.heads * shape.seq_length;
+    const int64_t column = index % shape.heads * shape.head_size();
+    const float* const q = qkv + row * 3 * width + column;
+    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
+        .Forward(q, q + width, q + 2 * width, out + row * width + column,
+                 log_sum_exp + index * shape.seq_length);
+  });
+}
+
+void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
+                                   const float* log_sum_exp, const float* dout, float* scratch,
+                                   float* dqkv) {
+  const int64_t width = shape.width;
+  pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
+    const int64_t row = index / shape.heads * shape.seq_length;
+    const int64_t column = index % shape.heads * shape.head_size();
+    const float* const q = qkv + row * 3 * width + column;
+    float* const dq = dqkv + row * 3 * width + column;
+    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
+        .Backward(q, q + width, q + 2 * width, out + row * width + column,
+                  log_sum_exp + index * shape.seq_length, dout + row * width + column, dq,
+                  dq + width, dq + 2 * width);
+  });
+}
+
+// --- Loss, optimizer
+
+void CpuKernels::CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
+                              double* losses) {
+  pool_.ParallelFor(shape.rows, [&](int64_t row, int) {
+    losses[row] =
+        loops_.cross_entropy_row(shape.vocab_size, targets[row], logits + row * shape.stride);
+  });
+}
+
+void CpuKernels::AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
+                       float* m, float* v) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.adamw(end - begin, arguments, grad + begin, param + begin, m + begin, v + begin);
+  });
+}
+
+void CpuKernels::LeafSquares(int64_t leaves, const float* x, double* squares) {
+  ForPieces(leaves, kLeafPiece, [&](int64_t begin, int64_t end) {
+    loops_.leaf_squares(end - begin, x + begin * 1024, squares + begin);
+  });
+}
+
+}  // namespace dsrun::worker

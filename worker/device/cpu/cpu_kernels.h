@@ -1,0 +1,95 @@
+// CpuKernels: Kernels on host memory. Matrix products by oneDNN in our tiles (cpu_matmul), our own
+// vectorised loops (cpu_loops) around them; what follows a product is done tile by tile while the
+// tile is in the cache. Work is cut into pieces that write disjoint outputs, so no sum crosses a
+// thread.
+
+#ifndef DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_
+#define DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "common/base/cpu_isa.h"
+#include "worker/device/cpu/cpu_matmul.h"
+#include "worker/device/cpu/loop_table.h"
+#include "worker/device/cpu/thread_pool.h"
+#include "worker/device/kernels.h"
+
+namespace dsrun::worker {
+
+class CpuKernels final : public Kernels {
+ public:
+  // `pool` must outlive this. `isa` is that of our loops; CapLibraryIsa sets the library's.
+  // REQUIRES: this CPU has `isa`.
+  CpuKernels(ThreadPool& pool, CpuIsa isa);
+
+  std::string Fingerprint() const override;
+
+  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* wte,
+                        const float* wpe, float* out) override;
+  void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
+                         const int32_t* tokens, const float* dout, float* dwte,
+                         float* dwpe) override;
+
+  void LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
+                        const float* bias, float* out, float* mean, float* rstd) override;
+  void LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                         const float* mean, const float* rstd, const float* dout,
+                         const float* residual, float* dx, float* dweight, float* dbias) override;
+
+  void LinearForward(const LinearShape& shape, const float* x, const float* w, const float* bias,
+                     float* out) override;
+  void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
+                             const float* bias, const float* residual, float* out) override;
+  void LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
+                         const float* bias, float* slope, float* out) override;
+  void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
+                           float* dx) override;
+  void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
+                               const float* slope, float* dpre) override;
+  void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+                            float* dw) override;
+  void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override;
+
+  void HeadForward(const HeadShape& shape, const float* x, const float* wte,
+                   float* logits) override;
+  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* wte,
+                         float* dx) override;
+  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                          float* dwte) override;
+
+  void Accumulate(int64_t n, const float* src, float* dst) override;
+
+  int64_t AttentionScratch(const SequenceShape& shape) const override;
+  void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
+                        float* log_sum_exp) override;
+  void AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
+                         const float* log_sum_exp, const float* dout, float* scratch,
+                         float* dqkv) override;
+
+  void CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
+                    double* losses) override;
+
+  void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
+             float* v) override;
+  void LeafSquares(int64_t leaves, const float* x, double* squares) override;
+
+ private:
+  // body(begin, end) over pieces of [0, n) of `piece` elements.
+  template <typename Body>
+  void ForPieces(int64_t n, int64_t piece, const Body& body) {
+    pool_.ParallelFor((n + piece - 1) / piece, [&](int64_t index, int) {
+      const int64_t begin = index * piece;
+      body(begin, begin + piece < n ? begin + piece : n);
+    });
+  }
+
+  ThreadPool& pool_;
+  const CpuIsa isa_;
+  const LoopTable& loops_;
+  TiledMatmul matmul_;
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_

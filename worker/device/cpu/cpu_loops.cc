@@ -1,0 +1,308 @@
+// Compiled once per instruction set, with DSRUN_LOOPS naming the table. Loops that add nothing
+// across elements are plain: the compiler vectorises them, and without contraction every element
+// has the same bits however wide the registers are. Sums run over the sixteen lanes of F16.
+//
+// The source is longer than a room should be; it is one list of short loops.
+
+#include "worker/device/adamw_arguments.h"
+#include "worker/device/cpu/lanes.h"
+#include "worker/device/cpu/loop_table.h"
+#include "worker/device/portable_log.h"
+
+namespace dsrun::worker {
+extern const LoopTable DSRUN_LOOPS;
+namespace {
+
+void Add(int64_t n, const float* a, const float* b, float* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void AccumulateLoop(int64_t n, const float* __restrict src, float* __restrict dst) {
+  for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
+}
+
+void ScaleLoop(int64_t n, float factor, float* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+// --- GELU. With u = sqrt(2 / pi) (x + 0.044715 x^3): gelu(x) = x (1 + tanh u) / 2 = x s, where
+// s = 1 / (1 + e^-2u).
+constexpr float kTwoSqrt2OverPi = 1.5957691216057308f;  // 2 sqrt(2 / pi)
+constexpr float kCubic = 0.044715f;
+
+DSRUN_INLINE F16 GeluSigmoid(const F16& x, const F16& square) {
+  // -2u = x (-2 sqrt(2 / pi) - 2 sqrt(2 / pi) 0.044715 x^2)
+  const F16 minus_two_u = x * Fma(square, Set(-kTwoSqrt2OverPi * kCubic), Set(-kTwoSqrt2OverPi));
+  return Set(1) / (Set(1) + Exp(minus_two_u));
+}
+
+// gelu(x); x becomes the slope: d/dx x s = s + x s (1 - s) 2 du/dx.
+DSRUN_INLINE F16 GeluAndSlope(F16& x) {
+  const F16 square = x * x;
+  const F16 s = GeluSigmoid(x, square);
+  const F16 gelu = x * s;
+  const F16 two_du = Fma(square, Set(3 * kCubic * kTwoSqrt2OverPi), Set(kTwoSqrt2OverPi));
+  x = Fma(gelu * (Set(1) - s), two_du, s);
+  return gelu;
+}
+
+void BiasGelu(int64_t n, const float* bias, float* x, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    F16 pre = Load(x + i) + Load(bias + i);
+    Store(out + i, GeluAndSlope(pre));
+    Store(x + i, pre);
+  }
+  if (i < n) {
+    F16 pre = LoadTail(x + i, n - i, 0) + LoadTail(bias + i, n - i, 0);
+    StoreTail(out + i, n - i, GeluAndSlope(pre));
+    StoreTail(x + i, n - i, pre);
+  }
+}
+
+void Multiply(int64_t n, const float* __restrict factors, float* __restrict x) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factors[i];
+}
+
+void BiasResidual(int64_t n, const float* __restrict bias, const float* __restrict residual,
+                  float* __restrict x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = residual[i] + (x[i] + bias[i]);
+}
+
+// --- Optimizer
+
+void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
+               float* __restrict param, float* __restrict m, float* __restrict v) {
+  const float beta1 = a.beta1;
+  const float beta2 = a.beta2;
+  const float new1 = 1.0f - beta1;
+  const float new2 = 1.0f - beta2;
+  // The corrections are the same for all elements: multiplied by, not divided by.
+  const float unbias1 = 1.0f / a.bias_correction1;
+  const float unbias2 = 1.0f / a.bias_correction2;
+  const float eps = a.eps;
+  const float lr = a.lr;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale;
+    const float mi = beta1 * m[i] + new1 * g;
+    const float vi = beta2 * v[i] + new2 * (g * g);
+    const float direction =
+        (mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps) + decay * param[i];
+    m[i] = mi;
+    v[i] = vi;
+    param[i] -= lr * direction;
+  }
+}
+
+constexpr int64_t kLeaf = 1024;
+
+void LeafSquares(int64_t leaves, const float* x, double* squares) {
+  for (int64_t leaf = 0; leaf < leaves; ++leaf, x += kLeaf) {
+    double lanes[kLanes] = {};
+    for (int64_t i = 0; i < kLeaf; i += kLanes) {
+      for (int k = 0; k < kLanes; ++k) {
+        lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+      }
+    }
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int k = 0; k < half; ++k) lanes[k] += lanes[k + half];
+    }
+    squares[leaf] = lanes[0];
+  }
+}
+
+float Dot(int64_t n, const float* a, const float* b) {
+  F16 sum = Set(0);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sum = sum + Load(a + i) * Load(b + i);
+  if (i < n) sum = sum + LoadTail(a + i, n - i, 0) * LoadTail(b + i, n - i, 0);
+  return Join(sum);
+}
+
+// --- Layernorm
+
+constexpr float kLayerNormEpsilon = 1e-5f;
+
+void LayerNormRow(int64_t width, const float* x, const float* weight, const float* bias, float* out,
+                  float* mean_out, float* rstd_out) {
+  const int64_t whole = width / kLanes * kLanes;
+  const int64_t tail = width - whole;
+  F16 sum = Set(0);
+  for (int64_t i = 0; i < whole; i += kLanes) sum = sum + Load(x + i);
+  if (tail > 0) sum = sum + LoadTail(x + whole, tail, 0);
+  const float mean = Join(sum) / static_cast<float>(width);
+  const F16 center = Set(mean);
+  F16 squares = Set(0);
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const F16 d = Load(x + i) - center;
+    squares = squares + d * d;
+  }
+  if (tail > 0) {
+    const F16 d = LoadTail(x + whole, tail, mean) - center;
+    squares = squares + d * d;
+  }
+  const float variance = Join(squares) / static_cast<float>(width);
+  const float rstd = 1.0f / __builtin_sqrtf(variance + kLayerNormEpsilon);
+  for (int64_t i = 0; i < width; ++i) out[i] = (x[i] - mean) * rstd * weight[i] + bias[i];
+  *mean_out = mean;
+  *rstd_out = rstd;
+}
+
+// With y = dout * weight and h the normalised input: dx = rstd (y - mean(y) - h mean(y h)).
+void LayerNormBackwardRow(int64_t width, const float* x, const float* weight, float mean,
+                          float rstd, const float* dout, const float* residual, float* dx) {
+  const int64_t whole = width / kLanes * kLanes;
+  const int64_t tail = width - whole;
+  const F16 center = Set(mean);
+  const F16 scale = Set(rstd);
+  F16 sum = Set(0);
+  F16 sum_h = Set(0);
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const F16 y = Load(dout + i) * Load(weight + i);
+    sum = sum + y;
+    sum_h = sum_h + y * ((Load(x + i) - center) * scale);
+  }
+  if (tail > 0) {
+    const F16 y = LoadTail(dout + whole, tail, 0) * LoadTail(weight + whole, tail, 0);
+    sum = sum + y;
+    sum_h = sum_h + y * ((LoadTail(x + whole, tail, mean) - center) * scale);
+  }
+  const float mean_y = Join(sum) / static_cast<float>(width);
+  const float mean_yh = Join(sum_h) / static_cast<float>(width);
+  if (residual == nullptr) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      const float h = (x[i] - mean) * rstd;
+      dx[i] = rstd * (dout[i] * weight[i] - mean_y - h * mean_yh);
+    }
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      const float h = (x[i] - mean) * rstd;
+      dx[i] = residual[i] + rstd * (dout[i] * weight[i] - mean_y - h * mean_yh);
+    }
+  }
+}
+
+void ColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
+                float* __restrict sums) {
+  for (int64_t c = 0; c < columns; ++c) sums[c] = x[c];
+  int64_t r = 1;
+  for (; r + 4 <= rows; r += 4) {  // four additions for one pass over the sums
+    const float* __restrict row = x + r * stride;
+    for (int64_t c = 0; c < columns; ++c) {
+      sums[c] =
+          (((sums[c] + row[c]) + row[c + stride]) + row[c + 2 * stride]) + row[c + 3 * stride];
+    }
+  }
+  for (; r < rows; ++r) {
+    const float* __restrict row = x + r * stride;
+    for (int64_t c = 0; c < columns; ++c) sums[c] += row[c];
+  }
+}
+
+void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
+                         const float* mean, const float* rstd, const float* dout,
+                         float* __restrict dweight, float* __restrict dbias) {
+  for (int64_t c = 0; c < columns; ++c) {
+    dweight[c] = dout[c] * ((x[c] - mean[0]) * rstd[0]);
+    dbias[c] = dout[c];
+  }
+  int64_t r = 1;
+  for (; r + 2 <= rows; r += 2) {  // two additions for one pass over the sums
+    const float* __restrict row = x + r * stride;
+    const float* __restrict drow = dout + r * stride;
+    for (int64_t c = 0; c < columns; ++c) {
+      const int64_t next = c + stride;
+      dweight[c] = (dweight[c] + drow[c] * ((row[c] - mean[r]) * rstd[r])) +
+                   drow[next] * ((row[next] - mean[r + 1]) * rstd[r + 1]);
+      dbias[c] = (dbias[c] + drow[c]) + drow[next];
+    }
+  }
+  for (; r < rows; ++r) {
+    const float* __restrict row = x + r * stride;
+    const float* __restrict drow = dout + r * stride;
+    const float center = mean[r];
+    const float scale = rstd[r];
+    for (int64_t c = 0; c < columns; ++c) {
+      dweight[c] += drow[c] * ((row[c] - center) * scale);
+      dbias[c] += drow[c];
+    }
+  }
+}
+
+// --- Cross-entropy
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+DSRUN_INLINE float RowMax(int64_t n, const float* x) {
+  F16 max = Set(kMinusInfinity);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) max = Max(Load(x + i), max);
+  if (i < n) max = Max(LoadTail(x + i, n - i, kMinusInfinity), max);
+  return JoinMax(max);
+}
+
+// x becomes e^(x - max); their sum, in double from chunk to chunk: a vocabulary's worth of floats
+// would lose digits in one float.
+DSRUN_INLINE double ExpSum(int64_t n, float max, float* x) {
+  constexpr int64_t kChunk = 1024;
+  const F16 shift = Set(max);
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t end = n - begin < kChunk ? n : begin + kChunk;
+    F16 sum = Set(0);
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      const F16 e = Exp(Load(x + i) - shift);
+      Store(x + i, e);
+      sum = sum + e;
+    }
+    if (i < end) {
+      const F16 e = Exp(LoadTail(x + i, end - i, kMinusInfinity) - shift);
+      StoreTail(x + i, end - i, e);
+      sum = sum + e;
+    }
+    total += static_cast<double>(Join(sum));
+  }
+  return total;
+}
+
+double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
+  if (target < 0) {
+    for (int64_t i = 0; i < vocab_size; ++i) logits[i] = 0;
+    return 0;
+  }
+  const float target_logit = logits[target];
+  const float max = RowMax(vocab_size, logits);
+  const double sum = ExpSum(vocab_size, max, logits);
+  const float inverse = static_cast<float>(1.0 / sum);
+  for (int64_t i = 0; i < vocab_size; ++i) logits[i] *= inverse;
+  logits[target] -= 1.0f;
+  if (sum != sum) return sum;  // NaN in, NaN out
+  return PortableLog(sum) + (static_cast<double>(max) - static_cast<double>(target_logit));
+}
+
+}  // namespace
+
+const LoopTable DSRUN_LOOPS = {
+    .add = Add,
+    .accumulate = AccumulateLoop,
+    .scale = ScaleLoop,
+    .multiply = Multiply,
+    .bias_gelu = BiasGelu,
+    .bias_residual = BiasResidual,
+    .adamw = AdamWLoop,
+    .leaf_squares = LeafSquares,
+    .dot = Dot,
+    .layernorm_row = LayerNormRow,
+    .layernorm_backward_row = LayerNormBackwardRow,
+    .cross_entropy_row = CrossEntropyRow,
+    .column_sums = ColumnSums,
+    .layernorm_column_sums = LayerNormColumnSums,
+};
+
+}  // namespace dsrun::worker

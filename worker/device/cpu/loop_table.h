@@ -1,0 +1,45 @@
+// LoopTable: the signatures of our vectorised loops (cpu_loops.h says what they are). No includes
+// but <stdint.h>: this header is compiled with instructions that not every CPU has.
+
+#ifndef DSRUN_WORKER_DEVICE_CPU_LOOP_TABLE_H_
+#define DSRUN_WORKER_DEVICE_CPU_LOOP_TABLE_H_
+
+#include <stdint.h>
+
+namespace dsrun::worker {
+
+struct AdamWArguments;  // adamw_arguments.h
+
+struct LoopTable {
+  // --- n elements
+  void (*add)(int64_t n, const float* a, const float* b, float* out);  // out may be a or b
+  void (*accumulate)(int64_t n, const float* src, float* dst);         // dst += src
+  void (*scale)(int64_t n, float factor, float* x);
+  void (*multiply)(int64_t n, const float* factors, float* x);  // x *= factors
+  // What follows a matrix product. pre = x + bias, out = gelu(pre), x = gelu'(pre); and
+  // x = residual + (x + bias).
+  void (*bias_gelu)(int64_t n, const float* bias, float* x, float* out);
+  void (*bias_residual)(int64_t n, const float* bias, const float* residual, float* x);
+  void (*adamw)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
+                float* m, float* v);
+  void (*leaf_squares)(int64_t leaves, const float* x, double* squares);
+  float (*dot)(int64_t n, const float* a, const float* b);
+
+  // --- one row
+  void (*layernorm_row)(int64_t width, const float* x, const float* weight, const float* bias,
+                        float* out, float* mean, float* rstd);
+  void (*layernorm_backward_row)(int64_t width, const float* x, const float* weight, float mean,
+                                 float rstd, const float* dout, const float* residual, float* dx);
+  // logits become (softmax - onehot(target)); the row's loss.
+  double (*cross_entropy_row)(int64_t vocab_size, int32_t target, float* logits);
+
+  // --- column sums, rows in order; a row begins every `stride` elements
+  void (*column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x, float* sums);
+  void (*layernorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x,
+                                const float* mean, const float* rstd, const float* dout,
+                                float* dweight, float* dbias);
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_DEVICE_CPU_LOOP_TABLE_H_
