@@ -16,9 +16,9 @@
 #include "common/base/clock.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/plan/shard_plan.h"
+#include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/rank_threads.h"
 #include "worker/comm/core/canonical_reduce.h"
-#include "worker/comm/core/collectives.h"
 
 namespace dsrun::worker {
 namespace {

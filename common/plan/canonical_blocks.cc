@@ -37,13 +37,6 @@ int64_t AppendJoins(Range node, const std::vector<Range>& nodes, std::vector<Tre
 
 }  // namespace
 
-Range EvenPart(int64_t total, int64_t count, int64_t index) {
-  const int64_t size = total / count;
-  const int64_t longer = total % count;
-  const int64_t begin = index * size + std::min(index, longer);
-  return {begin, begin + size + (index < longer ? 1 : 0)};
-}
-
 BatchPlan::BatchPlan(int64_t micro_batches, int64_t blocks, int64_t width)
     : micro_batches_(micro_batches), blocks_(blocks), width_(width) {
   assert(ValidateBatchPlan(micro_batches, blocks, width).ok());

@@ -15,21 +15,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/base/range.h"
 
 namespace dsrun {
-
-// Half-open range of indices.
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - begin; }
-  bool empty() const { return end <= begin; }
-  friend bool operator==(const Range&, const Range&) = default;
-};
-
-// Part `index` of `count` parts of [0, total), consecutive, sizes differing by at most one, longer
-// parts first.
-Range EvenPart(int64_t total, int64_t count, int64_t index);
 
 // The batch's division. REQUIRES: 1 <= width <= blocks <= micro_batches (see ValidateBatchPlan).
 class BatchPlan {

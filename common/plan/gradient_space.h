@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/plan/canonical_blocks.h"
+#include "common/base/range.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun {

@@ -17,8 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "common/base/range.h"
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
 
 namespace dsrun {
 

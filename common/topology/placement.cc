@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "common/base/counted.h"
-
 namespace dsrun {
 namespace {
 
@@ -35,18 +33,12 @@ absl::Status SortAndCheck(std::vector<NodeSlots>& nodes) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes, MeshShape mesh) {
+absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes) {
   const absl::Status sorted = SortAndCheck(nodes);
   if (!sorted.ok()) return sorted;
   int64_t world = 0;
   for (const NodeSlots& node : nodes) world += static_cast<int64_t>(node.slots.size());
   if (world == 0) return absl::InvalidArgumentError("no slot to place a rank on; name a host");
-  if (mesh.pp < 1 || mesh.tp < 1 || world % (int64_t{mesh.pp} * mesh.tp) != 0) {
-    return absl::InvalidArgumentError("pp=" + Str(mesh.pp) + " * tp=" + Str(mesh.tp) +
-                                      " must divide the " + Counted(world, "rank") +
-                                      "; change pp, tp or the number of slots");
-  }
-  const int32_t dp_size = static_cast<int32_t>(world / (int64_t{mesh.pp} * mesh.tp));
   std::vector<RankPlace> table;
   for (size_t n = 0; n < nodes.size(); ++n) {
     for (size_t s = 0; s < nodes[n].slots.size(); ++s) {
@@ -59,9 +51,6 @@ absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes, 
       place.local_size = static_cast<int32_t>(nodes[n].slots.size());
       place.cross_rank = static_cast<int32_t>(n);
       place.cross_size = static_cast<int32_t>(nodes.size());
-      place.tp = rank % mesh.tp;
-      place.dp = rank / mesh.tp % dp_size;
-      place.pp = rank / mesh.tp / dp_size;
       table.push_back(place);
     }
   }

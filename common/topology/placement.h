@@ -19,12 +19,6 @@ struct NodeSlots {
   std::vector<Slot> slots;
 };
 
-// Degrees of the axes inside one data-parallel replica. dp follows: world / (pp * tp).
-struct MeshShape {
-  int32_t pp = 1;  // pipeline stages
-  int32_t tp = 1;  // tensor-parallel ranks
-};
-
 struct RankPlace {
   Rank rank;
   NodeId node;
@@ -33,19 +27,14 @@ struct RankPlace {
   int32_t local_size = 0;  // ranks on this node
   int32_t cross_rank = 0;  // position of the node among those that take part
   int32_t cross_size = 0;  // nodes that take part
-  int32_t dp = 0;          // coordinates; tp neighbours are adjacent ranks, then dp, then pp
-  int32_t pp = 0;
-  int32_t tp = 0;
 
   WorkerId worker() const { return {node, slot}; }
   friend bool operator==(const RankPlace&, const RankPlace&) = default;
 };
 
 // The table, indexed by rank. Nodes and slots may come in any order.
-// Errors: INVALID_ARGUMENT: no slot at all, a node or slot twice, a node without slots, a world
-// that pp * tp does not divide.
-absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes,
-                                                  MeshShape mesh = {});
+// Errors: INVALID_ARGUMENT: no slot at all, a node or slot twice, a node without slots.
+absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes);
 
 }  // namespace dsrun
 

@@ -229,7 +229,7 @@ class Coordinator {
   void NextGeneration();
   void NextTrainGeneration(const std::string& reason);
   // Why no further generation is tried, if it is so; counts the one that has just failed.
-  std::optional<std::string> GoesInCircles(const std::string& reason);
+  std::optional<std::string> CrashLoopReason(const std::string& reason);
   void NextProgramGeneration(const std::string& reason);
   void DrainIfDone();
   bool HasUndrainedLiveNode() const;
@@ -273,18 +273,19 @@ class Coordinator {
   std::set<Rank> joined_;       // programs: started
   std::set<Rank> finished_;     // Finished, or a program's exit with 0
   std::set<Rank> exited_;       // their process has ended
-  std::set<Rank> veterans_;     // their process had joined an older generation, and lived at Begin
+  std::set<Rank> survivors_;    // their process had joined an older generation, and lived at Begin
   bool stopped_early_ = false;  // some rank of the generation finished because of a stop
   RendezvousTable rendezvous_;
   std::map<Rank, Failure> suspects_;  // reported, the cause is not known yet
   Deadline phase_deadline_;
   Deadline cause_deadline_;
   int restarts_ = 0;
-  int fruitless_ = 0;        // generations that failed by themselves since the last progress
-  int disturbed_ = 0;        // generations ended from outside since one last finished a step
-  bool progressed_ = false;  // the generation begun did
-  bool first_step_ = false;  // the generation begun finished a step
-  int64_t high_step_ = 0;    // highest finished step of all generations
+  int failed_without_progress_ =
+      0;                        // generations that failed by themselves since the last progress
+  int ended_from_outside_ = 0;  // generations ended from outside since one last finished a step
+  bool progressed_ = false;     // the generation begun did
+  bool first_step_ = false;     // the generation begun finished a step
+  int64_t high_step_ = 0;       // highest finished step of all generations
   std::pair<int64_t, int64_t> newest_checkpoint_;  // generation, step
   bool drain_for_lease_ = false;  // kDraining: a lost node's processes may live until the deadline
   int stops_ = 0;                 // OperatorStops

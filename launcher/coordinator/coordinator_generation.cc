@@ -39,7 +39,7 @@ std::set<WorkerId> Coordinator::Survivors() const {
   std::set<WorkerId> survivors;
   if (!config_.is_train) return survivors;
   for (int i = 0; i < width(); ++i) {
-    const bool joined = joined_.contains(Rank(i)) || veterans_.contains(Rank(i));
+    const bool joined = joined_.contains(Rank(i)) || survivors_.contains(Rank(i));
     if (joined && !exited_.contains(Rank(i))) survivors.insert(WorkerOf(plan_, Rank(i)));
   }
   return survivors;
@@ -53,9 +53,9 @@ void Coordinator::Begin() {
   }
   const std::set<WorkerId> survivors = Survivors();
   plan_ = PlanGeneration(generation_, nodes, config_.is_train ? config_.canonical_blocks : 0);
-  veterans_.clear();
+  survivors_.clear();
   for (const WorkerId& worker : survivors) {
-    if (const auto rank = RankOf(plan_, worker)) veterans_.insert(*rank);
+    if (const auto rank = RankOf(plan_, worker)) survivors_.insert(*rank);
   }
   joined_.clear();
   finished_.clear();
@@ -211,7 +211,7 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   if (heard_step_ > high_step_) {
     Emit(Raise{ProgressMade{Generation(plan_.generation()), heard_step_}});
   }
-  if (std::optional<std::string> why = GoesInCircles(reason)) {
+  if (std::optional<std::string> why = CrashLoopReason(reason)) {
     return BeginEnding(kExitNoProgress, *std::move(why), true);
   }
   if (restarts_ >= config_.max_restarts) {
@@ -224,24 +224,24 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   Claim(reason);
 }
 
-std::optional<std::string> Coordinator::GoesInCircles(const std::string& reason) {
-  if (progressed_) fruitless_ = 0;
-  if (first_step_) disturbed_ = 0;
+std::optional<std::string> Coordinator::CrashLoopReason(const std::string& reason) {
+  if (progressed_) failed_without_progress_ = 0;
+  if (first_step_) ended_from_outside_ = 0;
   const int most = config_.max_restarts_without_progress;
   if (!history_.Cause().from_outside) {
-    if (progressed_ || ++fruitless_ < most || most <= 0) return std::nullopt;
-    if (fruitless_ == 1) {
+    if (progressed_ || ++failed_without_progress_ < most || most <= 0) return std::nullopt;
+    if (failed_without_progress_ == 1) {
       return absl::StrCat("1 generation failed by itself without progress, because ", reason);
     }
-    return absl::StrCat(fruitless_,
+    return absl::StrCat(failed_without_progress_,
                         " generations failed by themselves without progress in between; the last "
                         "ended because ",
                         reason);
   }
-  if (first_step_ || ++disturbed_ < std::max(most, kMostEndsFromOutside) || most <= 0) {
+  if (first_step_ || ++ended_from_outside_ < std::max(most, kMostEndsFromOutside) || most <= 0) {
     return std::nullopt;
   }
-  return absl::StrCat(disturbed_,
+  return absl::StrCat(ended_from_outside_,
                       " generations were ended from outside before their first step; the last "
                       "because ",
                       reason);

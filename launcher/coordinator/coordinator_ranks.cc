@@ -62,7 +62,7 @@ void Coordinator::OnOldExit(WorkerId worker, Generation generation,
   // The incident goes on until a generation makes steps; each of its restarts may be crossed.
   if (generation < history_.report().incidents.back().failed) return;
   const auto rank = RankOf(plan_, worker);
-  if (!rank || veterans_.erase(*rank) == 0) return;
+  if (!rank || survivors_.erase(*rank) == 0) return;
   Failure failure = ExitOf(worker, rank, generation, exited);
   if (failure.exit_code != 0 && !failure.killed_by_agent) history_.AddLate(std::move(failure));
 }
@@ -85,7 +85,7 @@ void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited
     case State::kStarting:
     case State::kRunning:
       suspects_.erase(rank);
-      if (veterans_.contains(rank) && !joined_.contains(rank) && history_.HasIncident()) {
+      if (survivors_.contains(rank) && !joined_.contains(rank) && history_.HasIncident()) {
         return FailAgain(std::move(failure));
       }
       return Fail(std::move(failure));
@@ -284,7 +284,7 @@ void Coordinator::OnStacks(Rank rank, const proto::Stacks& stacks) {
 }
 
 std::optional<Failure> Coordinator::MissedRank() const {
-  const std::optional<Rank> odd = OddRank(suspects_);
+  const std::optional<Rank> odd = AwaitedRank(suspects_);
   if (!odd || odd->value() >= width() || finished_.contains(*odd) || exited_.contains(*odd)) {
     return std::nullopt;
   }

@@ -127,10 +127,10 @@ static_assert(sizeof(History) == sizeof(Report), "a new field of History needs a
 std::string Coordinator::Snapshot() const {
   // config: the journal's header has it. now, actions: of the step in progress, and there is none.
   const auto& [config, state, generation, plan, members, prepared, joined, finished, exited,
-               veterans, stopped_early, rendezvous, suspects, phase_deadline, cause_deadline,
-               restarts, fruitless, disturbed, progressed, first_step, high_step, newest_checkpoint,
-               drain_for_lease, stops, stop_waits, exit_code, ended, history, heard_step, told_step,
-               stacks_asked, stacks, now, actions] = *this;
+               survivors, stopped_early, rendezvous, suspects, phase_deadline, cause_deadline,
+               restarts, failed_without_progress, ended_from_outside, progressed, first_step,
+               high_step, newest_checkpoint, drain_for_lease, stops, stop_waits, exit_code, ended,
+               history, heard_step, told_step, stacks_asked, stacks, now, actions] = *this;
   Wire to;
   to.set_schema_version(kSnapshotSchemaVersion);
   to.set_state(StateToWire(state));
@@ -141,7 +141,7 @@ std::string Coordinator::Snapshot() const {
   PutIds(joined, to.mutable_joined());
   PutIds(finished, to.mutable_finished());
   PutIds(exited, to.mutable_exited());
-  PutIds(veterans, to.mutable_veterans());
+  PutIds(survivors, to.mutable_survivors());
   to.set_stopped_early(stopped_early);
   *to.mutable_rendezvous() = rendezvous.Snapshot();
   for (const auto& [rank, failure] : suspects) {
@@ -152,8 +152,8 @@ std::string Coordinator::Snapshot() const {
   PutDeadline(phase_deadline, to.mutable_phase_deadline());
   PutDeadline(cause_deadline, to.mutable_cause_deadline());
   to.set_restarts(restarts);
-  to.set_fruitless(fruitless);
-  to.set_disturbed(disturbed);
+  to.set_failed_without_progress(failed_without_progress);
+  to.set_ended_from_outside(ended_from_outside);
   to.set_progressed(progressed);
   to.set_first_step(first_step);
   to.set_high_step(high_step);
@@ -196,11 +196,11 @@ absl::StatusOr<Coordinator> Coordinator::Restore(CoordinatorConfig config,
 }
 
 absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
-  auto& [config, state, generation, plan, members, prepared, joined, finished, exited, veterans,
-         stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts, fruitless,
-         disturbed, progressed, first_step, high_step, newest_checkpoint, drain_for_lease, stops,
-         stop_waits, exit_code, ended, history, heard_step, told_step, stacks_asked, stacks, now,
-         actions] = *this;
+  auto& [config, state, generation, plan, members, prepared, joined, finished, exited, survivors,
+         stopped_early, rendezvous, suspects, phase_deadline, cause_deadline, restarts,
+         failed_without_progress, ended_from_outside, progressed, first_step, high_step,
+         newest_checkpoint, drain_for_lease, stops, stop_waits, exit_code, ended, history,
+         heard_step, told_step, stacks_asked, stacks, now, actions] = *this;
   const size_t nodes = config.nodes.size();
   RETURN_IF_ERROR(CheckPlan(from.plan(), nodes));
   const int ranks = from.plan().members_size();
@@ -212,7 +212,7 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   RETURN_IF_ERROR(GetIds(from.joined(), ranks, "joined rank", &joined));
   RETURN_IF_ERROR(GetIds(from.finished(), ranks, "finished rank", &finished));
   RETURN_IF_ERROR(GetIds(from.exited(), ranks, "exited rank", &exited));
-  RETURN_IF_ERROR(GetIds(from.veterans(), ranks, "veteran rank", &veterans));
+  RETURN_IF_ERROR(GetIds(from.survivors(), ranks, "surviving rank", &survivors));
   stopped_early = from.stopped_early();
   ASSIGN_OR_RETURN(rendezvous, RendezvousTable::Restore(ranks, from.rendezvous()));
   for (const Wire::Suspect& suspect : from.suspects()) {
@@ -224,8 +224,8 @@ absl::Status Coordinator::SetFrom(const proto::CoordinatorSnapshot& from) {
   GetDeadline(from.phase_deadline(), &phase_deadline);
   GetDeadline(from.cause_deadline(), &cause_deadline);
   restarts = from.restarts();
-  fruitless = from.fruitless();
-  disturbed = from.disturbed();
+  failed_without_progress = from.failed_without_progress();
+  ended_from_outside = from.ended_from_outside();
   progressed = from.progressed();
   first_step = from.first_step();
   high_step = from.high_step();

@@ -69,15 +69,16 @@ std::string Coordinator::DebugString() const {
       "state ", StateName(state_), "\ngeneration ", generation_.value(), "\nnodes ",
       members_.ToString(), "\nplan ", plan_.generation(), " [", ranks, "]\nprepared ",
       JoinIds(prepared_), "\njoined ", JoinIds(joined_), "\nfinished ", JoinIds(finished_),
-      stopped_early_ ? " early" : "", "\nexited ", JoinIds(exited_), "\nveterans ",
-      JoinIds(veterans_), "\nsuspects ", absl::StrJoin(suspects, ","), "\nrendezvous ",
+      stopped_early_ ? " early" : "", "\nexited ", JoinIds(exited_), "\nsurvivors ",
+      JoinIds(survivors_), "\nsuspects ", absl::StrJoin(suspects, ","), "\nrendezvous ",
       rendezvous_.ToString(), "\nphase deadline ", phase_deadline_.number, " at ",
       Nanos(phase_deadline_.at), "\ncause deadline ", cause_deadline_.number, " at ",
-      Nanos(cause_deadline_.at), "\nrestarts ", restarts_, " fruitless ", fruitless_, " disturbed ",
-      disturbed_, "\nprogressed ", progressed_, " first step ", first_step_, " high step ",
-      high_step_, "\ncheckpoint generation ", newest_checkpoint_.first, " step ",
-      newest_checkpoint_.second, "\ndrain for lease ", drain_for_lease_, "\nstops ", stops_,
-      stop_waits_ ? " waiting" : "", "\nexit code ", exit_code_, "\n");
+      Nanos(cause_deadline_.at), "\nrestarts ", restarts_, " failed_without_progress ",
+      failed_without_progress_, " ended_from_outside ", ended_from_outside_, "\nprogressed ",
+      progressed_, " first step ", first_step_, " high step ", high_step_,
+      "\ncheckpoint generation ", newest_checkpoint_.first, " step ", newest_checkpoint_.second,
+      "\ndrain for lease ", drain_for_lease_, "\nstops ", stops_, stop_waits_ ? " waiting" : "",
+      "\nexit code ", exit_code_, "\n");
 }
 
 uint64_t Coordinator::Digest() const {

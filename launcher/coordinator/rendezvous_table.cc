@@ -31,22 +31,6 @@ std::optional<proto::ExchangeTable> RendezvousTable::Put(Rank rank, const std::s
   return table;
 }
 
-std::vector<Rank> RendezvousTable::Missing(const std::string& name) const {
-  std::vector<Rank> missing;
-  const auto found = open_.find(name);
-  if (found == open_.end()) return missing;
-  for (int i = 0; i < width_; ++i) {
-    if (!found->second.contains(Rank(i))) missing.push_back(Rank(i));
-  }
-  return missing;
-}
-
-std::vector<std::string> RendezvousTable::OpenNames() const {
-  std::vector<std::string> names;
-  for (const auto& [name, unused] : open_) names.push_back(name);
-  return names;
-}
-
 std::string RendezvousTable::ToString() const {
   std::string text;
   for (const auto& [name, values] : open_) {

@@ -29,11 +29,6 @@ class RendezvousTable {
   // The complete table when this put was the last one missing. REQUIRES: 0 <= rank < width.
   std::optional<proto::ExchangeTable> Put(Rank rank, const std::string& name, std::string value);
 
-  // Ranks that have not put `name` while others have, ascending; for messages.
-  std::vector<Rank> Missing(const std::string& name) const;
-  // Names that are still open, in order.
-  std::vector<std::string> OpenNames() const;
-
   std::string ToString() const;
 
   // All of it.

@@ -64,7 +64,7 @@ size_t ChooseCause(const std::vector<Failure>& failures) {
   return cause;
 }
 
-std::optional<Rank> OddRank(const std::map<Rank, Failure>& reports) {
+std::optional<Rank> AwaitedRank(const std::map<Rank, Failure>& reports) {
   std::map<Rank, int> waiters;
   bool timed_out = false;
   for (const auto& [rank, report] : reports) {

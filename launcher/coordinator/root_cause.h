@@ -32,7 +32,7 @@ size_t ChooseCause(const std::vector<Failure>& failures);
 // the one which that rank names, and so on; of several at the ends of such chains it is the one
 // that most ranks come to, and the first of equals. Absent if nobody's deadline has passed, or all
 // chains end in circles: everybody waited.
-std::optional<Rank> OddRank(const std::map<Rank, Failure>& reports);
+std::optional<Rank> AwaitedRank(const std::map<Rank, Failure>& reports);
 
 // Decode what was heard; node, host, rank, generation and noticed_at are the caller's.
 Failure FailureFromExit(const proto::WorkerExited& exited);

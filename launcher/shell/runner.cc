@@ -15,7 +15,7 @@ constexpr int kProtocolVersion = 1;
 
 // Why the stream ended is known: the agent lives and does not want the job, or says what cannot be
 // decoded. How it ends itself, after that, is no news.
-bool SaysItAll(const absl::Status& why) {
+bool IsAgentsOwnRefusal(const absl::Status& why) {
   return absl::IsFailedPrecondition(why) || absl::IsUnauthenticated(why) ||
          absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
 }
@@ -215,8 +215,9 @@ void Runner::AskHowItEnded(const StreamEnded& ended) {
   link.over = true;
   if (link.fenced) return;
   askers_.emplace_back([this, node = ended.node, why = ended.why] {
-    const std::string how =
-        SaysItAll(why) ? "" : doors_.starter(node).HowItEnded(node, options_.end_words_within);
+    const std::string how = IsAgentsOwnRefusal(why)
+                                ? ""
+                                : doors_.starter(node).HowItEnded(node, options_.end_words_within);
     Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
   });
 }

@@ -35,7 +35,7 @@ proto::JobSpec JobOf(const Scenario& scenario) {
     for (int slot = 0; slot < scenario.slots[i]; ++slot) node->add_slots(slot);
   }
   job.mutable_limits()->set_max_restarts(scenario.max_restarts);
-  job.mutable_limits()->set_max_restarts_without_progress(scenario.fruitless);
+  job.mutable_limits()->set_max_restarts_without_progress(scenario.max_without_progress);
   if (scenario.program) {
     job.mutable_program();
   } else {

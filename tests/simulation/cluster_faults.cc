@@ -185,7 +185,7 @@ bool Cluster::Explained(int exit_code) const {
     case launcher::kExitNoProgress:
       // Kills, stops, lost nodes and wires do not count, and there are too few for their own limit.
       static_assert(kMostFaults < launcher::kMostEndsFromOutside);
-      return scenario.fruitless > 0 && own_doings_ >= scenario.fruitless;
+      return scenario.max_without_progress > 0 && own_doings_ >= scenario.max_without_progress;
     case launcher::kExitRestartsExhausted:
       return scenario.max_restarts < 1000 && faults_ + spins_ > scenario.max_restarts;
     case launcher::kExitUnreachable:

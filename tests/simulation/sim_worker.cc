@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "common/plan/canonical_blocks.h"
+#include "common/base/range.h"
 
 namespace dsrun::simulation {
 namespace {

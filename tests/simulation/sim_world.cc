@@ -25,7 +25,7 @@ Scenario Scenario::FromSeed(uint64_t seed) {
   scenario.save_every = luck.Between(1, 8);
   const bool limited = luck.Chance(0.15);
   scenario.max_restarts = limited ? static_cast<int>(luck.Below(4)) : 1000;
-  scenario.fruitless = limited ? static_cast<int>(luck.Between(1, 3)) : 0;
+  scenario.max_without_progress = limited ? static_cast<int>(luck.Between(1, 3)) : 0;
   scenario.faults = luck.Chance(0.1) ? 0 : static_cast<int>(luck.Between(1, kMostFaults));
   // Rare ones come while the job runs, frequent ones all in its first moments.
   constexpr double kChances[] = {0.005, 0.02, 0.06, 0.2};

@@ -31,7 +31,7 @@ struct Scenario {
   int64_t steps = 0;
   int64_t save_every = 0;
   int max_restarts = 0;
-  int fruitless = 0;
+  int max_without_progress = 0;
   int faults = 0;               // at most so many, and never more than kMostFaults
   double fault_chance = 0;      // at every delivery
   bool spare_last_node = true;  // faults leave one node alone

@@ -108,11 +108,12 @@ absl::Status GenerationRun::Join() {
   request.cancelled = [this] { return session_.Superseded(generation_); };
   ASSIGN_OR_RETURN(communicator_, setup_.build_communicator(request, rendezvous));
   communicator_ = WatchExchanges(
-      std::move(communicator_), request.timeout, setup_.progress,
-      [](const std::string& what, absl::Duration waited, const proto::Stacks& stacks) {
-        LOG(WARNING) << "waited " << waited << " in vain in '" << what << "'\n"
-                     << StacksText(stacks);
-      });
+      std::move(communicator_), request.timeout,
+      WatchOf(setup_.progress,
+              [](const std::string& what, absl::Duration waited, const proto::Stacks& stacks) {
+                LOG(WARNING) << "waited " << waited << " in vain in '" << what << "'\n"
+                             << StacksText(stacks);
+              }));
   session_.OnSuperseded(generation_, [communicator = communicator_.get()] {
     communicator->Abort("a newer generation was announced");
   });

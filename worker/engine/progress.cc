@@ -2,52 +2,14 @@
 
 #include <unistd.h>
 
-#include <span>
 #include <utility>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/clock.h"
 #include "common/base/proto_duration.h"
 #include "worker/engine/thread_stacks.h"
 
 namespace dsrun::worker {
 namespace {
-
-class WatchedCommunicator : public Communicator {
- public:
-  WatchedCommunicator(std::unique_ptr<Communicator> inner, absl::Duration timeout,
-                      Progress* progress, LongWaitFn on_long_wait)
-      : inner_(std::move(inner)),
-        progress_(progress),
-        on_long_wait_(std::move(on_long_wait)),
-        timeout_(timeout) {}
-
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                        const std::string& what) override {
-    const SteadyTime begin = Clock::Real().SteadyNow();
-    progress_->EnterExchange();
-    absl::Status status = inner_->Exchange(sends, recvs, what);
-    progress_->LeaveExchange();
-    if (status.ok() || absl::IsAborted(status)) return status;
-    const absl::Duration waited = Clock::Real().SteadyNow() - begin;
-    if (waited >= timeout_ / 2) on_long_wait_(what, waited, progress_->TakeStacks());
-    return status;
-  }
-  void SetTimeout(absl::Duration timeout) override {
-    timeout_ = timeout;
-    inner_->SetTimeout(timeout);
-  }
-  void Abort(const std::string& reason) override { inner_->Abort(reason); }
-
- private:
-  const std::unique_ptr<Communicator> inner_;
-  Progress* const progress_;
-  const LongWaitFn on_long_wait_;
-  absl::Duration timeout_;  // of the owner, as Exchange
-};
 
 void AddStack(const char* title, pid_t thread, proto::Stacks& stacks) {
   stacks.add_lines(title);
@@ -106,11 +68,12 @@ proto::Stacks Progress::TakeStacks() const {
   return stacks;
 }
 
-std::unique_ptr<Communicator> WatchExchanges(std::unique_ptr<Communicator> inner,
-                                             absl::Duration timeout, Progress* progress,
-                                             LongWaitFn on_long_wait) {
-  return std::make_unique<WatchedCommunicator>(std::move(inner), timeout, progress,
-                                               std::move(on_long_wait));
+ExchangeWatch WatchOf(Progress* progress, LongWaitFn on_long_wait) {
+  return {[progress] { progress->EnterExchange(); }, [progress] { progress->LeaveExchange(); },
+          [progress, on_long_wait = std::move(on_long_wait)](const std::string& what,
+                                                             absl::Duration waited) {
+            on_long_wait(what, waited, progress->TakeStacks());
+          }};
 }
 
 std::string StacksText(const proto::Stacks& stacks) {

@@ -13,14 +13,13 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "proto/worker.pb.h"
-#include "worker/comm/core/communicator.h"
+#include "worker/comm/core/watched_communicator.h"
 
 namespace dsrun::worker {
 
@@ -48,15 +47,11 @@ class Progress {
   pid_t exchanger_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// `inner`, whose exchanges `progress` hears of. When one fails after at least half of `timeout` and
-// not by an Abort here, peers have been waited for in vain: `on_long_wait` is called before the
-// error is returned, so before anything is torn down, with the stacks of the threads as they stand.
-// From any thread that exchanges.
+// What `progress` wants to hear of a communicator's exchanges. `on_long_wait` is given the stacks
+// of the threads as they stand when one has waited in vain, from any thread that exchanges.
 using LongWaitFn = std::function<void(const std::string& what, absl::Duration waited,
                                       const proto::Stacks& stacks)>;
-std::unique_ptr<Communicator> WatchExchanges(std::unique_ptr<Communicator> inner,
-                                             absl::Duration timeout, Progress* progress,
-                                             LongWaitFn on_long_wait);
+ExchangeWatch WatchOf(Progress* progress, LongWaitFn on_long_wait);
 
 // The lines of `stacks`, as they go into a rank's log.
 std::string StacksText(const proto::Stacks& stacks);

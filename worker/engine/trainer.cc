@@ -10,6 +10,7 @@
 #include "common/base/status_macros.h"
 #include "common/plan/memory_plan.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {
@@ -186,7 +187,7 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, b
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));
     const auto gathered = [&](Range range) -> absl::Status {
-      RETURN_IF_ERROR(MayGoOn());
+      RETURN_IF_ERROR(CheckCancelled());
       return gatherer_->Await(range.end);
     };
     ASSIGN_OR_RETURN(sum, setup_.model->Forward(state_.parameters, tokens_, targets_, gathered));
@@ -195,7 +196,7 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, b
   float* const target = gradients_[static_cast<size_t>(step.target)];
   RETURN_IF_ERROR(setup_.model->Backward(state_.parameters, target, [&](Range range) {
     if (last) reducer_->Ready(range);
-    return MayGoOn();
+    return CheckCancelled();
   }));
   if (!last) {  // the last additions belong to the reducer, bucket by bucket
     for (const BufferAdd& add : step.adds) {
@@ -206,7 +207,7 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, b
   return sum;
 }
 
-absl::Status Trainer::MayGoOn() {
+absl::Status Trainer::CheckCancelled() {
   if (setup_.cancelled()) return absl::AbortedError("this generation is over");
   return comm_thread_.status();
 }

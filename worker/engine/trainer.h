@@ -99,7 +99,7 @@ class Trainer {
   absl::StatusOr<LossSum> ForwardBackward(const AccumulationStep& step, bool last);
   // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once
   // the generation is over or an exchange under way has failed.
-  absl::Status MayGoOn();
+  absl::Status CheckCancelled();
   // Both uses of the tied tensor's owned elements become one gradient.
   void JoinTiedGradients();
   // For the norm: the squares of `range` of the gradient space, which this rank owns, leaf by leaf.

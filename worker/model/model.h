@@ -22,8 +22,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/base/range.h"
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
 
 namespace dsrun::worker {
 

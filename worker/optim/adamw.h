@@ -1,16 +1,14 @@
 // AdamW over the flat layout: knows which tensors decay and what the step's corrections are, and
-// calls the fused kernel over maximal ranges of one kind. Also the gradient norm: sums over
-// elements by the second tree of docs/numerics.md (leaves in order, then tensors in name order).
-// Stateless; moments live in arenas of the caller.
+// calls the fused kernel over maximal ranges of one kind. Stateless; moments live in arenas of the
+// caller.
 
 #ifndef DSRUN_WORKER_OPTIM_ADAMW_H_
 #define DSRUN_WORKER_OPTIM_ADAMW_H_
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
-#include "common/plan/canonical_blocks.h"
+#include "common/base/range.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/kernels.h"
 
@@ -29,7 +27,7 @@ class AdamW {
   AdamW(Kernels& kernels, const FlatLayout& layout, const AdamWOptions& options);
 
   // Update number `step` (from 1) of flat range `range`. All four pointers stand at the element of
-  // range.begin. grad_scale: ClipFactor / tokens.
+  // range.begin. grad_scale: ClipFactor (gradient_norm.h) / tokens.
   // REQUIRES: range lies in [0, layout.size()).
   void Step(int64_t step, double lr, double grad_scale, Range range, const float* grad,
             float* param, float* m, float* v);
@@ -44,15 +42,6 @@ class AdamW {
   const AdamWOptions options_;
   std::vector<Piece> pieces_;  // ascending, adjacent, maximal runs of one kind
 };
-
-// Sum over all elements from the sums of all leaves (layout.leaf_count() of them): leaves of a
-// tensor in order, then tensors in name order. Leaf values come from Kernels::LeafSquares.
-double SumLeaves(const FlatLayout& layout, std::span<const double> leaves);
-
-// What gradients are multiplied with so that their norm is at most `max_norm`: 1, or max_norm /
-// norm. `max_norm` <= 0 means no clipping. A norm that is not finite gives 1: whether such a step
-// is taken at all is the caller's decision.
-double ClipFactor(double norm, double max_norm);
 
 }  // namespace dsrun::worker
 

@@ -1,7 +1,7 @@
 #include "worker/parallel/step_exchange.h"
 
 #include "common/base/status_macros.h"
-#include "worker/optim/adamw.h"
+#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {

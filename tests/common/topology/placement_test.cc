@@ -41,8 +41,8 @@ TEST(PlaceRanks, LostNodesLeaveNoHoleInRanks) {
   EXPECT_EQ((*table)[2].local_rank, 1);
 }
 
-// All meshes of up to four nodes with up to four slots each, and all pp, tp up to 4.
-TEST(PlaceRanks, AllSmallMeshes) {
+// All worlds of up to four nodes with up to four slots each.
+TEST(PlaceRanks, AllSmallWorlds) {
   for (int shape = 1; shape < 5 * 5 * 5 * 5; ++shape) {
     std::vector<NodeSlots> nodes;
     int world = 0;
@@ -52,48 +52,32 @@ TEST(PlaceRanks, AllSmallMeshes) {
       world += static_cast<int>(slots.size());
       if (!slots.empty()) nodes.push_back(Node(n, slots));
     }
-    for (int pp = 1; pp <= 4; ++pp) {
-      for (int tp = 1; tp <= 4; ++tp) {
-        const auto table = PlaceRanks(nodes, {.pp = pp, .tp = tp});
-        ASSERT_EQ(table.ok(), world % (pp * tp) == 0);
-        if (!table.ok()) continue;
-        ASSERT_EQ(static_cast<int>(table->size()), world);
-        const int dp = world / (pp * tp);
-        std::set<std::tuple<int, int, int>> seen;
-        std::set<WorkerId> workers;
-        for (int r = 0; r < world; ++r) {
-          const RankPlace& p = (*table)[static_cast<size_t>(r)];
-          ASSERT_EQ(p.rank, Rank(r));
-          ASSERT_EQ(r, p.tp + tp * (p.dp + dp * p.pp));
-          ASSERT_LT(p.tp, tp);
-          ASSERT_LT(p.dp, dp);
-          ASSERT_LT(p.pp, pp);
-          ASSERT_LT(p.local_rank, p.local_size);
-          ASSERT_LT(p.cross_rank, p.cross_size);
-          if (r > 0) {
-            ASSERT_LT((*table)[static_cast<size_t>(r) - 1].worker(), p.worker());
-          }
-          seen.insert({p.dp, p.pp, p.tp});
-          workers.insert(p.worker());
-        }
-        ASSERT_EQ(static_cast<int>(seen.size()), world);
-        ASSERT_EQ(static_cast<int>(workers.size()), world);
+    const auto table = PlaceRanks(nodes);
+    ASSERT_TRUE(table.ok()) << table.status();
+    ASSERT_EQ(static_cast<int>(table->size()), world);
+    std::set<WorkerId> workers;
+    for (int r = 0; r < world; ++r) {
+      const RankPlace& p = (*table)[static_cast<size_t>(r)];
+      ASSERT_EQ(p.rank, Rank(r));
+      ASSERT_LT(p.local_rank, p.local_size);
+      ASSERT_LT(p.cross_rank, p.cross_size);
+      if (r > 0) {
+        ASSERT_LT((*table)[static_cast<size_t>(r) - 1].worker(), p.worker());
       }
+      workers.insert(p.worker());
     }
+    ASSERT_EQ(static_cast<int>(workers.size()), world);
   }
 }
 
 TEST(PlaceRanks, ErrorsNameTheThing) {
-  const auto message = [](std::vector<NodeSlots> nodes, MeshShape mesh) {
-    return std::string(PlaceRanks(std::move(nodes), mesh).status().message());
+  const auto message = [](std::vector<NodeSlots> nodes) {
+    return std::string(PlaceRanks(std::move(nodes)).status().message());
   };
-  EXPECT_EQ(message({}, {}), "no slot to place a rank on; name a host");
-  EXPECT_EQ(message({Node(1, {})}, {}), "node 1 has no slot; leave it out or give it one");
-  EXPECT_EQ(message({Node(1, {0}), Node(1, {1})}, {}),
-            "node 1 is given twice; give each node once");
-  EXPECT_EQ(message({Node(1, {2, 2})}, {}), "slot 2 of node 1 is given twice; give each slot once");
-  EXPECT_EQ(message({Node(0, {0, 1, 2})}, {.pp = 2}),
-            "pp=2 * tp=1 must divide the 3 ranks; change pp, tp or the number of slots");
+  EXPECT_EQ(message({}), "no slot to place a rank on; name a host");
+  EXPECT_EQ(message({Node(1, {})}), "node 1 has no slot; leave it out or give it one");
+  EXPECT_EQ(message({Node(1, {0}), Node(1, {1})}), "node 1 is given twice; give each node once");
+  EXPECT_EQ(message({Node(1, {2, 2})}), "slot 2 of node 1 is given twice; give each slot once");
 }
 
 }  // namespace

@@ -132,7 +132,7 @@ TEST(ChooseCause, CircleOfEstimates_IsBrokenByTheOrderOfHearing) {
             0u);
 }
 
-TEST(OddRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
+TEST(AwaitedRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
   struct Report {
     int rank;
     int peer;
@@ -160,7 +160,7 @@ TEST(OddRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
       reports[Rank(report.rank)].peer_rank = report.peer;
       reports[Rank(report.rank)].timed_out = report.timed_out;
     }
-    EXPECT_EQ(OddRank(reports).value_or(Rank(-1)), Rank(row.odd)) << row.name;
+    EXPECT_EQ(AwaitedRank(reports).value_or(Rank(-1)), Rank(row.odd)) << row.name;
   }
 }
 

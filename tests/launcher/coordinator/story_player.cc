@@ -170,7 +170,7 @@ void Player::Job(const Command& command) {
   config_.is_train = command.Text(0) != "program";
   config_.canonical_blocks = command.Int("blocks", 4);
   config_.max_restarts = static_cast<int>(command.Int("max_restarts", config_.is_train ? 100 : 0));
-  config_.max_restarts_without_progress = static_cast<int>(command.Int("fruitless", 3));
+  config_.max_restarts_without_progress = static_cast<int>(command.Int("max_without_progress", 3));
   for (const std::string& node : Split(command.keys.at("nodes"), ',')) {
     const std::vector<std::string> parts = Split(node, ':');
     CoordinatorConfig::Node facts;

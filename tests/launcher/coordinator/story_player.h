@@ -1,7 +1,7 @@
 // Plays a story: lines "> command" go into a Coordinator, the actions come out as a transcript.
 // Lines that begin with '#' and empty lines are kept; all others are transcript.
 //
-//   > job train nodes=alpha:2,beta:2 blocks=4 [max_restarts=5] [fruitless=3]
+//   > job train nodes=alpha:2,beta:2 blocks=4 [max_restarts=5] [max_without_progress=3]
 //   > start
 //   > opened 0                  or: gone 0 UNAVAILABLE connection refused
 //   > tick 1.5                  seconds; every open node was heard from, unless heard=0,2 or heard=

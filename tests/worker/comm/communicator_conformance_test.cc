@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "common/base/clock.h"
+#include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/rank_threads.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/comm/core/communicator.h"

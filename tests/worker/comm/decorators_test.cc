@@ -6,10 +6,10 @@
 
 #include <atomic>
 
+#include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/faulty_communicator.h"
 #include "tests/worker/comm/rank_threads.h"
 #include "worker/comm/core/checked_communicator.h"
-#include "worker/comm/core/collectives.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 
 namespace dsrun::worker {

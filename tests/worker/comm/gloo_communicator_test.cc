@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "common/base/clock.h"
+#include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "tests/worker/comm/rank_threads.h"
 #include "worker/comm/core/collectives.h"

@@ -23,7 +23,7 @@
 #include "absl/strings/escaping.h"
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
-#include "worker/comm/core/collectives.h"
+#include "tests/worker/comm/barrier.h"
 #include "worker/comm/core/rendezvous.h"
 #include "worker/comm/gloo/gloo_communicator.h"
 #include "worker/comm/shared_memory/shared_memory_communicator.h"

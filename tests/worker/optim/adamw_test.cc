@@ -9,6 +9,7 @@
 
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
+#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "common/model_spec/model_spec.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/optim/adamw.h"
+#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {

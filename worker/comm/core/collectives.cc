@@ -7,22 +7,6 @@
 
 namespace dsrun::worker {
 
-// One round of all-to-all: with the few ranks of a CPU job one round of N - 1 tiny messages is
-// sooner done than log N rounds that wait for one another.
-absl::Status Barrier(Communicator& comm, const std::string& what) {
-  const auto size = static_cast<size_t>(comm.size());
-  const char token = 'b';
-  std::string arrived(size, '\0');
-  std::vector<SendOp> sends;
-  std::vector<RecvOp> recvs;
-  for (int peer = 0; peer < comm.size(); ++peer) {
-    if (peer == comm.rank()) continue;
-    sends.push_back({peer, &token, 1});
-    recvs.push_back({peer, &arrived[static_cast<size_t>(peer)], 1});
-  }
-  return comm.Exchange(sends, recvs, what);
-}
-
 absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
                                                    const std::string& what) {
   const auto size = static_cast<size_t>(comm.size());

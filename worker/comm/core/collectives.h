@@ -16,9 +16,6 @@
 
 namespace dsrun::worker {
 
-// Everybody has arrived.
-absl::Status Barrier(Communicator& comm, const std::string& what);
-
 // Rank r's bytes, for every r. Sizes may differ and need not be known to the others.
 absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
                                                    const std::string& what);

@@ -13,7 +13,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/cpu_isa.h"
-#include "common/plan/canonical_blocks.h"
+#include "common/base/range.h"
 #include "worker/device/cpu/thread_pool.h"
 
 namespace dsrun::worker {
