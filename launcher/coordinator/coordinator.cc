@@ -39,30 +39,30 @@ const char* StateName(Coordinator::State state) {
 }
 
 Coordinator::Coordinator(CoordinatorConfig config)
-    : config_(std::move(config)), members_(config_.nodes.size()) {}
+    : config_(std::move(config)), s_.members(config_.nodes.size()) {}
 
 std::vector<Action> Coordinator::Step(absl::Duration now, const Event& event) {
   now_ = now;
   actions_.clear();
-  if (state_ != State::kEnded) {
+  if (s_.phase != State::kEnded) {
     std::visit([this](const auto& kind) { On(kind); }, event);
   }
   return std::move(actions_);
 }
 
 Report Coordinator::CurrentReport(absl::Duration now) const {
-  Report report = history_.report();
-  report.exit_code = exit_code_;
-  report.restarts = restarts_;
+  Report report = s_.history.report();
+  report.exit_code = s_.exit_code;
+  report.restarts = s_.restarts;
   report.ended_at = now;
   return report;
 }
 
 void Coordinator::On(const Start&) {
-  if (state_ != State::kIdle) return;
-  history_.report().started_at = now_;
+  if (s_.phase != State::kIdle) return;
+  s_.history.report().started_at = now_;
   Enter(State::kOpening, config_.join_timeout);
-  for (const NodeId node : members_.WithState(Membership::NodeState::kUnopened)) {
+  for (const NodeId node : s_.members.WithState(Membership::NodeState::kUnopened)) {
     Emit(OpenAgent{node});
   }
 }
@@ -70,11 +70,11 @@ void Coordinator::On(const Start&) {
 void Coordinator::On(const AgentSpoke& event) {
   const NodeId node = event.node;
   const proto::AgentMessage& message = event.message;
-  if (!members_.Contains(node)) return;
+  if (!s_.members.Contains(node)) return;
   if (message.has_opened()) return OnOpened(node, message);
-  if (!members_.IsOpen(node)) return;
-  if (message.incarnation() != members_.incarnation(node).value()) return;
-  members_.Heard(node, now_);
+  if (!s_.members.IsOpen(node)) return;
+  if (message.incarnation() != s_.members.incarnation(node).value()) return;
+  s_.members.Heard(node, now_);
   const Generation generation(message.generation());
   switch (message.body_case()) {
     case proto::AgentMessage::kPrepared:
@@ -98,30 +98,30 @@ void Coordinator::On(const AgentSpoke& event) {
 }
 
 void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
-  if (state_ != State::kOpening) return;
-  if (members_.state(node) != Membership::NodeState::kUnopened) return;
-  members_.Open(node, Incarnation(message.incarnation()), now_);
-  if (members_.AllOpen()) {
+  if (s_.phase != State::kOpening) return;
+  if (s_.members.state(node) != Membership::NodeState::kUnopened) return;
+  s_.members.Open(node, Incarnation(message.incarnation()), now_);
+  if (s_.members.AllOpen()) {
     int slots = 0;
     for (const CoordinatorConfig::Node& each : config_.nodes) {
       slots += static_cast<int>(each.slots.size());
     }
-    Emit(Tell{AgentsOpened{static_cast<int>(members_.size()), slots}});
+    Emit(Tell{AgentsOpened{static_cast<int>(s_.members.size()), slots}});
     return Claim("first start");
   }
   // Some other agent could not be opened, and this was the last answer to wait for.
-  if (members_.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
 }
 
 void Coordinator::OnPrepared(NodeId node, Generation generation) {
-  if (state_ != State::kPreparing || generation != generation_) return;
-  prepared_.insert(node);
-  if (prepared_.size() == members_.Live().size()) Begin();
+  if (s_.phase != State::kPreparing || generation != s_.generation) return;
+  s_.prepared.insert(node);
+  if (s_.prepared.size() == s_.members.Live().size()) Begin();
 }
 
 void Coordinator::OnJobEnded(NodeId node) {
-  if (state_ == State::kEnding) {
-    members_.Done(node);
+  if (s_.phase == State::kEnding) {
+    s_.members.Done(node);
     return EndIfAllGone();
   }
   // Nobody told it to: its lease ran out (it has not heard us), or its keeper died.
@@ -129,8 +129,8 @@ void Coordinator::OnJobEnded(NodeId node) {
 }
 
 void Coordinator::On(const AgentGone& event) {
-  if (!members_.Contains(event.node)) return;
-  switch (members_.state(event.node)) {
+  if (!s_.members.Contains(event.node)) return;
+  switch (s_.members.state(event.node)) {
     case Membership::NodeState::kDone:
     case Membership::NodeState::kLost:
       return;
@@ -139,8 +139,8 @@ void Coordinator::On(const AgentGone& event) {
     case Membership::NodeState::kUnopened:
       break;
   }
-  if (state_ != State::kOpening) return;
-  members_.Lose(event.node);
+  if (s_.phase != State::kOpening) return;
+  s_.members.Lose(event.node);
   Failure failure = NodeFailure(event.node, Failure::Kind::kNodeNotOpened,
                                 absl::StrCat("could not be opened: ", event.why.message()));
   switch (event.why.code()) {
@@ -158,19 +158,21 @@ void Coordinator::On(const AgentGone& event) {
 
 void Coordinator::On(const Tick& event) {
   const Membership::TickResult tick =
-      members_.OnTick(now_, event.heard_from, config_.node_silent_after);
+      s_.members.OnTick(now_, event.heard_from, config_.node_silent_after);
   if (tick.late) return;  // What came meanwhile may still wait behind this tick.
   for (const NodeId node : tick.silent) Emit(Raise{NodeSilent{node}});
-  if (now_ >= phase_deadline_.at) {
-    Emit(Raise{DeadlinePassed{DeadlinePassed::Kind::kPhase, generation_, phase_deadline_.number}});
+  if (now_ >= s_.phase_deadline.at) {
+    Emit(Raise{
+        DeadlinePassed{DeadlinePassed::Kind::kPhase, s_.generation, s_.phase_deadline.number}});
   }
-  if (now_ >= cause_deadline_.at) {
-    Emit(Raise{DeadlinePassed{DeadlinePassed::Kind::kCause, generation_, cause_deadline_.number}});
+  if (now_ >= s_.cause_deadline.at) {
+    Emit(Raise{
+        DeadlinePassed{DeadlinePassed::Kind::kCause, s_.generation, s_.cause_deadline.number}});
   }
 }
 
 void Coordinator::On(const NodeSilent& event) {
-  if (!members_.Contains(event.node) || !members_.IsOpen(event.node)) return;
+  if (!s_.members.Contains(event.node) || !s_.members.IsOpen(event.node)) return;
   LoseNodes({event.node},
             absl::StrCat("has been silent for ", absl::FormatDuration(config_.node_silent_after)),
             config_.node_silent_after);
@@ -179,34 +181,34 @@ void Coordinator::On(const NodeSilent& event) {
 void Coordinator::On(const DeadlinePassed& event) {
   switch (event.kind) {
     case DeadlinePassed::Kind::kPhase:
-      if (event.number == phase_deadline_.number && phase_deadline_.is_set()) OnPhaseDeadline();
+      if (event.number == s_.phase_deadline.number && s_.phase_deadline.is_set()) OnPhaseDeadline();
       return;
     case DeadlinePassed::Kind::kCause:
-      if (event.number == cause_deadline_.number && cause_deadline_.is_set()) OnCauseDeadline();
+      if (event.number == s_.cause_deadline.number && s_.cause_deadline.is_set()) OnCauseDeadline();
       return;
   }
 }
 
 void Coordinator::On(const ProgressMade& event) {
-  if (event.generation.value() != plan_.generation()) return;
-  if (event.step > high_step_) {
-    high_step_ = event.step;
-    progressed_ = true;
+  if (event.generation.value() != s_.plan.generation()) return;
+  if (event.step > s_.high_step) {
+    s_.high_step = event.step;
+    s_.progressed = true;
   }
-  if (first_step_ || (!RanksRun() && state_ != State::kStopping)) return;
-  first_step_ = true;
-  if (const auto recovery = history_.FirstStep(now_)) {
+  if (s_.first_step || (!RanksRun() && s_.phase != State::kStopping)) return;
+  s_.first_step = true;
+  if (const auto recovery = s_.history.FirstStep(now_)) {
     Emit(Tell{
         Recovered{event.generation, recovery->since_failure, event.step, recovery->lost_steps}});
   }
 }
 
 void Coordinator::On(const OperatorStop&) {
-  ++stops_;
-  switch (state_) {
+  ++s_.stops;
+  switch (s_.phase) {
     case State::kIdle:
-      exit_code_ = kExitCancelled;
-      history_.report().verdict = "stopped by the operator before anything was started";
+      s_.exit_code = kExitCancelled;
+      s_.history.report().verdict = "stopped by the operator before anything was started";
       return Finish();
     case State::kOpening:
     case State::kDraining:
@@ -219,7 +221,7 @@ void Coordinator::On(const OperatorStop&) {
     case State::kStopping:
       return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
     case State::kEnding:
-      if (stops_ >= 2) Finish();
+      if (s_.stops >= 2) Finish();
       return;
     case State::kEnded:
       return;
@@ -227,12 +229,12 @@ void Coordinator::On(const OperatorStop&) {
 }
 
 void Coordinator::StopRanks() {
-  if (stop_waits_) {
+  if (s_.stop_waits) {
     return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
   }
   // With a rank in trouble the generation cannot finish a step together, but the next one can.
-  const bool recovering = state_ == State::kPreparing || !suspects_.empty();
-  if ((recovering || state_ == State::kStarting) && !HasMadeSteps()) {
+  const bool recovering = s_.phase == State::kPreparing || !s_.suspects.empty();
+  if ((recovering || s_.phase == State::kStarting) && !HasMadeSteps()) {
     return BeginEnding(kExitCancelled,
                        config_.is_train
                            ? "stopped by the operator before the first step, so nothing was lost"
@@ -242,83 +244,84 @@ void Coordinator::StopRanks() {
   if (recovering) {
     Notice(false,
            "stopping after the recovery in progress and a checkpoint; once more to stop at once");
-    stop_waits_ = true;
+    s_.stop_waits = true;
     return;
   }
   Notice(false, config_.is_train ? "stopping after a checkpoint; once more to stop at once"
                                  : "stopping the ranks; once more to stop at once");
-  StopAfterCheckpoint(/*joining=*/state_ == State::kStarting);
+  StopAfterCheckpoint(/*joining=*/s_.phase == State::kStarting);
 }
 
 void Coordinator::OnCauseDeadline() {
-  cause_deadline_.at = absl::InfiniteDuration();
-  if (state_ == State::kOpening) return EndLaunch();
-  if (suspects_.empty()) return;
-  if (state_ == State::kStopping) return FailWhileStopping(suspects_.begin()->second);
+  s_.cause_deadline.at = absl::InfiniteDuration();
+  if (s_.phase == State::kOpening) return EndLaunch();
+  if (s_.suspects.empty()) return;
+  if (s_.phase == State::kStopping) return FailWhileStopping(s_.suspects.begin()->second);
   if (!RanksRun()) return;
   // Nobody named a cause: the reports are all there is. The rank that all wait for would not join
   // the next generation either, or as late as it is for this one: it is replaced.
   if (std::optional<Failure> missed = MissedRank()) {
-    KillWorker(WorkerOf(plan_, *missed->rank), missed->what);
+    KillWorker(WorkerOf(s_.plan, *missed->rank), missed->what);
     return Fail(*std::move(missed));
   }
-  for (auto& [rank, failure] : std::exchange(suspects_, {})) {
-    history_.AddFailure(failure, Generation(plan_.generation()));
+  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
+    s_.history.AddFailure(failure, Generation(s_.plan.generation()));
   }
-  Emit(Tell{Lost{history_.Cause()}});
+  Emit(Tell{Lost{s_.history.Cause()}});
   NextGeneration();
 }
 
 void Coordinator::OnPhaseDeadline() {
-  phase_deadline_.at = absl::InfiniteDuration();
+  s_.phase_deadline.at = absl::InfiniteDuration();
   const std::string waited = absl::FormatDuration(config_.join_timeout);
-  switch (state_) {
+  switch (s_.phase) {
     case State::kIdle:
     case State::kRunning:
     case State::kEnded:
       return;
     case State::kOpening:
-      for (const NodeId node : members_.WithState(Membership::NodeState::kUnopened)) {
-        members_.Lose(node);
+      for (const NodeId node : s_.members.WithState(Membership::NodeState::kUnopened)) {
+        s_.members.Lose(node);
         Emit(FenceNode{node, "it did not answer"});
         Failure failure = NodeFailure(node, Failure::Kind::kNodeNotOpened,
                                       absl::StrCat("its agent did not answer for ", waited));
         failure.exit_code = kExitUnreachable;
-        history_.report().launch_failures.push_back(std::move(failure));
+        s_.history.report().launch_failures.push_back(std::move(failure));
       }
       return EndLaunch();
     case State::kPreparing: {
       std::vector<NodeId> late;
-      for (const NodeId node : members_.Live()) {
-        if (!prepared_.contains(node)) late.push_back(node);
+      for (const NodeId node : s_.members.Live()) {
+        if (!s_.prepared.contains(node)) late.push_back(node);
       }
-      return LoseNodes(late, absl::StrCat("did not acknowledge generation ", generation_.value()));
+      return LoseNodes(late,
+                       absl::StrCat("did not acknowledge generation ", s_.generation.value()));
     }
     case State::kStarting:
       for (int i = 0; i < width(); ++i) {
-        if (joined_.contains(Rank(i)) || finished_.contains(Rank(i))) continue;
-        const WorkerId worker = WorkerOf(plan_, Rank(i));
+        if (s_.joined.contains(Rank(i)) || s_.finished.contains(Rank(i))) continue;
+        const WorkerId worker = WorkerOf(s_.plan, Rank(i));
         Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerNotJoined,
                                       absl::StrCat("did not join within ", waited));
         failure.slot = worker.slot;
         failure.rank = Rank(i);
         KillWorker(worker, failure.what);
         Emit(Tell{Lost{failure}});
-        history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+        s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
       }
       return NextGeneration();
     case State::kDraining:
-      if (exited_.size() < AllRanks() && HasUndrainedLiveNode()) {
+      if (s_.exited.size() < AllRanks() && HasUndrainedLiveNode()) {
         return BeginEnding(kExitFailed, "old ranks could not be stopped, so none was restarted",
                            true);
       }
-      return Claim(FailureSentence(history_.Cause()));
+      return Claim(FailureSentence(s_.history.Cause()));
     case State::kStopping:
       return BeginEnding(kExitCancelled,
                          "stopped by the operator; the ranks did not finish in time", true);
     case State::kEnding:
-      for (const NodeId node : members_.Live()) {
-        members_.Lose(node);
+      for (const NodeId node : s_.members.Live()) {
+        s_.members.Lose(node);
         Emit(FenceNode{node, "it did not end the job in time"});
       }
       return Finish();

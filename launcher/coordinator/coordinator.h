@@ -72,12 +72,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
+#include "launcher/coordinator/coordinator_state.h"
 #include "launcher/coordinator/events.h"
-#include "launcher/coordinator/history.h"
-#include "launcher/coordinator/membership.h"
-#include "launcher/coordinator/rendezvous_table.h"
 #include "proto/job.pb.h"
-#include "proto/snapshot.pb.h"
 
 namespace dsrun::launcher {
 
@@ -118,26 +115,16 @@ inline constexpr int kSnapshotSchemaVersion = 5;
 
 class Coordinator {
  public:
-  enum class State {
-    kIdle,
-    kOpening,
-    kPreparing,
-    kStarting,
-    kRunning,
-    kDraining,
-    kStopping,
-    kEnding,
-    kEnded,
-  };
+  using State = CoordinatorState::Phase;
 
   explicit Coordinator(CoordinatorConfig config);
 
   // `now`: steady time, never less than at the call before.
   std::vector<Action> Step(absl::Duration now, const Event& event);
 
-  State state() const { return state_; }
+  State state() const { return s_.phase; }
   // The highest number claimed. 0 before the first.
-  Generation generation() const { return generation_; }
+  Generation generation() const { return s_.generation; }
   const CoordinatorConfig& config() const { return config_; }
   // The whole state, as bytes (proto/snapshot.proto) without the config. Between two steps; equal
   // states have equal bytes.
@@ -161,15 +148,6 @@ class Coordinator {
   std::string DebugString() const;
 
  private:
-  struct Deadline {
-    absl::Duration at = absl::InfiniteDuration();
-    uint64_t number = 0;  // grows with every setting
-    bool is_set() const { return at != absl::InfiniteDuration(); }
-  };
-
-  // ---- coordinator_snapshot.cc
-  absl::Status SetFrom(const proto::CoordinatorSnapshot& snapshot);
-
   // ---- coordinator.cc: events
   void On(const Start& event);
   void On(const AgentSpoke& event);
@@ -249,56 +227,22 @@ class Coordinator {
   // it; they remember the request.
   void StopAfterCheckpoint(bool joining);
   // A train job has made a step, so there is something to save: an operator's stop waits for it.
-  bool HasMadeSteps() const { return config_.is_train && high_step_ > 0; }
+  bool HasMadeSteps() const { return config_.is_train && s_.high_step > 0; }
   void Emit(Action action) { actions_.push_back(std::move(action)); }
   void Notice(bool warning, std::string text);
   Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
   std::string HostOf(NodeId node) const;
-  int width() const { return plan_.members_size(); }
+  int width() const { return s_.plan.members_size(); }
   bool AnyTimedOut() const;
-  bool AllRanksFinished() const { return width() > 0 && finished_.size() == AllRanks(); }
+  bool AllRanksFinished() const { return width() > 0 && s_.finished.size() == AllRanks(); }
   size_t AllRanks() const { return static_cast<size_t>(width()); }
   bool HasUnfinishedRank(NodeId node) const;
-  bool RanksRun() const { return state_ == State::kStarting || state_ == State::kRunning; }
+  bool RanksRun() const { return s_.phase == State::kStarting || s_.phase == State::kRunning; }
 
   // Constant after construction.
   const CoordinatorConfig config_;
 
-  // Durable: what Digest covers.
-  State state_ = State::kIdle;
-  Generation generation_;       // the highest claimed
-  proto::GenerationPlan plan_;  // of the last Begin; its number is the generation begun
-  Membership members_;
-  std::set<NodeId> prepared_;
-  std::set<Rank> joined_;       // programs: started
-  std::set<Rank> finished_;     // Finished, or a program's exit with 0
-  std::set<Rank> exited_;       // their process has ended
-  std::set<Rank> survivors_;    // their process had joined an older generation, and lived at Begin
-  bool stopped_early_ = false;  // some rank of the generation finished because of a stop
-  RendezvousTable rendezvous_;
-  std::map<Rank, Failure> suspects_;  // reported, the cause is not known yet
-  Deadline phase_deadline_;
-  Deadline cause_deadline_;
-  int restarts_ = 0;
-  int failed_without_progress_ =
-      0;                        // generations that failed by themselves since the last progress
-  int ended_from_outside_ = 0;  // generations ended from outside since one last finished a step
-  bool progressed_ = false;     // the generation begun did
-  bool first_step_ = false;     // the generation begun finished a step
-  int64_t high_step_ = 0;       // highest finished step of all generations
-  std::pair<int64_t, int64_t> newest_checkpoint_;  // generation, step
-  bool drain_for_lease_ = false;  // kDraining: a lost node's processes may live until the deadline
-  int stops_ = 0;                 // OperatorStops
-  bool stop_waits_ = false;       // the first came during a recovery: stop when that is through
-  int exit_code_ = 0;             // kEnding: what the job will return
-  bool ended_ = false;            // EndJob was emitted
-
-  // Not durable.
-  History history_;
-  int64_t heard_step_ = 0;                           // highest StepDone of the generation begun
-  int64_t told_step_ = 0;                            // highest step told to the operator in it
-  bool stacks_asked_ = false;                        // in the generation begun
-  std::map<Rank, std::vector<std::string>> stacks_;  // what its ranks answered
+  CoordinatorState s_;
   // Of the step in progress.
   absl::Duration now_;
   std::vector<Action> actions_;

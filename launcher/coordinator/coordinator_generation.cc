@@ -24,10 +24,10 @@ constexpr absl::Duration kSweepTime = absl::Seconds(5);
 }  // namespace
 
 void Coordinator::Claim(std::string reason) {
-  generation_ = Generation(generation_.value() + 1);
-  prepared_.clear();
-  drain_for_lease_ = false;
-  history_.Claimed(generation_, std::move(reason), now_);
+  s_.generation = Generation(s_.generation.value() + 1);
+  s_.prepared.clear();
+  s_.drain_for_lease = false;
+  s_.history.Claimed(s_.generation, std::move(reason), now_);
   // Twice the silence limit: an agent that beats but does not answer is as lost as a silent one.
   Enter(State::kPreparing, 2 * config_.node_silent_after);
   proto::CoordinatorMessage message;
@@ -39,106 +39,106 @@ std::set<WorkerId> Coordinator::Survivors() const {
   std::set<WorkerId> survivors;
   if (!config_.is_train) return survivors;
   for (int i = 0; i < width(); ++i) {
-    const bool joined = joined_.contains(Rank(i)) || survivors_.contains(Rank(i));
-    if (joined && !exited_.contains(Rank(i))) survivors.insert(WorkerOf(plan_, Rank(i)));
+    const bool joined = s_.joined.contains(Rank(i)) || s_.survivors.contains(Rank(i));
+    if (joined && !s_.exited.contains(Rank(i))) survivors.insert(WorkerOf(s_.plan, Rank(i)));
   }
   return survivors;
 }
 
 void Coordinator::Begin() {
   std::vector<PlannedNode> nodes;
-  for (const NodeId id : members_.Live()) {
+  for (const NodeId id : s_.members.Live()) {
     const CoordinatorConfig::Node& node = config_.nodes[static_cast<size_t>(id.value())];
     nodes.push_back({id, node.host, node.slots});
   }
   const std::set<WorkerId> survivors = Survivors();
-  plan_ = PlanGeneration(generation_, nodes, config_.is_train ? config_.canonical_blocks : 0);
-  survivors_.clear();
+  s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.canonical_blocks : 0);
+  s_.survivors.clear();
   for (const WorkerId& worker : survivors) {
-    if (const auto rank = RankOf(plan_, worker)) survivors_.insert(*rank);
+    if (const auto rank = RankOf(s_.plan, worker)) s_.survivors.insert(*rank);
   }
-  joined_.clear();
-  finished_.clear();
-  exited_.clear();
-  suspects_.clear();
-  stopped_early_ = false;
-  progressed_ = false;
-  first_step_ = false;
-  heard_step_ = 0;
-  told_step_ = 0;
-  stacks_asked_ = false;
-  stacks_.clear();
-  rendezvous_.Reset(width());
+  s_.joined.clear();
+  s_.finished.clear();
+  s_.exited.clear();
+  s_.suspects.clear();
+  s_.stopped_early = false;
+  s_.progressed = false;
+  s_.first_step = false;
+  s_.heard_step = 0;
+  s_.told_step = 0;
+  s_.stacks_asked = false;
+  s_.stacks.clear();
+  s_.rendezvous.Reset(width());
   std::vector<WorkerId> ranks;
-  for (int i = 0; i < width(); ++i) ranks.push_back(WorkerOf(plan_, Rank(i)));
-  const std::string reason = history_.report().generations.back().reason;
-  history_.Began(ranks, now_);
+  for (int i = 0; i < width(); ++i) ranks.push_back(WorkerOf(s_.plan, Rank(i)));
+  const std::string reason = s_.history.report().generations.back().reason;
+  s_.history.Began(ranks, now_);
   Enter(State::kStarting, config_.join_timeout);
   proto::CoordinatorMessage message;
-  *message.mutable_begin()->mutable_plan() = plan_;
+  *message.mutable_begin()->mutable_plan() = s_.plan;
   SendToLive(message);
-  Emit(Tell{GenerationStarted{generation_, std::move(ranks), reason}});
-  if (stop_waits_) StopAfterCheckpoint(/*joining=*/true);
+  Emit(Tell{GenerationStarted{s_.generation, std::move(ranks), reason}});
+  if (s_.stop_waits) StopAfterCheckpoint(/*joining=*/true);
 }
 
 void Coordinator::Fail(Failure failure) {
   Emit(Tell{Lost{failure}});
-  history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   NextGeneration();
 }
 
 // Several died together, and the new plan was faster than the news of all of them: this generation
 // is none that failed. Each process has one such death, so this comes to an end by itself.
 void Coordinator::FailAgain(Failure failure) {
-  failure.generation = history_.report().incidents.back().failed;
+  failure.generation = s_.history.report().incidents.back().failed;
   Emit(Tell{Lost{failure}});
-  history_.Reopen();
-  history_.AddLate(std::move(failure));
-  for (auto& [rank, suspect] : std::exchange(suspects_, {})) {
-    history_.AddFailure(std::move(suspect), Generation(plan_.generation()));
+  s_.history.Reopen();
+  s_.history.AddLate(std::move(failure));
+  for (auto& [rank, suspect] : std::exchange(s_.suspects, {})) {
+    s_.history.AddFailure(std::move(suspect), Generation(s_.plan.generation()));
   }
-  cause_deadline_.at = absl::InfiniteDuration();
-  Claim(FailureSentence(history_.Cause()));
+  s_.cause_deadline.at = absl::InfiniteDuration();
+  Claim(FailureSentence(s_.history.Cause()));
 }
 
 // Nobody can finish a step together any more. The operator was promised a checkpoint: a generation
 // that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
-  if (HasMadeSteps() && stops_ == 1) {
-    stop_waits_ = true;
+  if (HasMadeSteps() && s_.stops == 1) {
+    s_.stop_waits = true;
     return Fail(std::move(failure));
   }
   Emit(Tell{Lost{failure}});
   const std::string verdict = absl::StrCat(
       "stopped by the operator; no checkpoint at the end, because ", FailureSentence(failure));
-  history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   BeginEnding(kExitCancelled, verdict, true);
 }
 
 void Coordinator::RecordNodeLost(NodeId node, const std::string& why, absl::Duration silent_for,
                                  bool needed) {
-  members_.Lose(node);
+  s_.members.Lose(node);
   Emit(FenceNode{node, why});
   Failure failure = NodeFailure(node, Failure::Kind::kNodeLost, why);
   failure.exit_code = kExitFailed;
   failure.silent_for = silent_for;
   Emit(Tell{Lost{failure}});
-  if (needed) history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  if (needed) s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
 }
 
 void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string& why,
                             absl::Duration silent_for) {
   if (nodes.empty()) return;
-  if (state_ == State::kEnding) {
+  if (s_.phase == State::kEnding) {
     for (const NodeId node : nodes) {
-      members_.Lose(node);
+      s_.members.Lose(node);
       Emit(FenceNode{node, why});
     }
     return EndIfAllGone();
   }
-  if (state_ == State::kOpening) {
+  if (s_.phase == State::kOpening) {
     for (const NodeId node : nodes) {
-      members_.Lose(node);
+      s_.members.Lose(node);
       Emit(FenceNode{node, why});
       Failure failure = NodeFailure(node, Failure::Kind::kNodeNotOpened, why);
       failure.exit_code = kExitUnreachable;
@@ -147,38 +147,38 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
     return;
   }
   // A node whose ranks have all finished, or that has none, is not needed any more.
-  const bool ranks_run = RanksRun() || state_ == State::kStopping;
+  const bool ranks_run = RanksRun() || s_.phase == State::kStopping;
   const bool needed = !ranks_run || std::any_of(nodes.begin(), nodes.end(), [this](NodeId node) {
     return HasUnfinishedRank(node);
   });
   for (const NodeId node : nodes) RecordNodeLost(node, why, silent_for, needed);
   if (!needed) return;
-  switch (state_) {
+  switch (s_.phase) {
     case State::kPreparing:
       // The claim is void, whoever acknowledged it. Losing a node costs no restart twice.
-      if (members_.Live().empty()) {
+      if (s_.members.Live().empty()) {
         return BeginEnding(kExitNoNodesLeft, "no node is left to go on with", true);
       }
       if (!config_.is_train) return NextGeneration();
-      return Claim(FailureSentence(history_.Cause()));
+      return Claim(FailureSentence(s_.history.Cause()));
     case State::kDraining:
-      if (!members_.IsOpen(NodeId(0))) {
-        return BeginEnding(kExitFailed, FailureSentence(history_.Cause()), true);
+      if (!s_.members.IsOpen(NodeId(0))) {
+        return BeginEnding(kExitFailed, FailureSentence(s_.history.Cause()), true);
       }
-      drain_for_lease_ = true;
+      s_.drain_for_lease = true;
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
-      if (HasMadeSteps() && stops_ == 1 && !members_.Live().empty()) {
-        stop_waits_ = true;
+      if (HasMadeSteps() && s_.stops == 1 && !s_.members.Live().empty()) {
+        s_.stop_waits = true;
         return NextGeneration();
       }
       return BeginEnding(kExitCancelled,
                          absl::StrCat("stopped by the operator; no checkpoint at the end, because ",
-                                      FailureSentence(history_.Cause())),
+                                      FailureSentence(s_.history.Cause())),
                          true);
     case State::kStarting:
     case State::kRunning:
-      drain_for_lease_ = true;
+      s_.drain_for_lease = true;
       return NextGeneration();
     case State::kIdle:
     case State::kOpening:
@@ -190,12 +190,12 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
 
 void Coordinator::NextGeneration() {
   // What the survivors reported belongs to the same incident.
-  for (auto& [rank, failure] : std::exchange(suspects_, {})) {
-    history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
+    s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   }
-  cause_deadline_.at = absl::InfiniteDuration();
-  const std::string reason = FailureSentence(history_.Cause());
-  if (members_.Live().empty()) {
+  s_.cause_deadline.at = absl::InfiniteDuration();
+  const std::string reason = FailureSentence(s_.history.Cause());
+  if (s_.members.Live().empty()) {
     return BeginEnding(kExitNoNodesLeft, absl::StrCat("no node is left to go on with; ", reason),
                        true);
   }
@@ -208,89 +208,91 @@ void Coordinator::NextGeneration() {
 
 void Coordinator::NextTrainGeneration(const std::string& reason) {
   // The next generation must get beyond this step to have made progress; a replay has to know it.
-  if (heard_step_ > high_step_) {
-    Emit(Raise{ProgressMade{Generation(plan_.generation()), heard_step_}});
+  if (s_.heard_step > s_.high_step) {
+    Emit(Raise{ProgressMade{Generation(s_.plan.generation()), s_.heard_step}});
   }
   if (std::optional<std::string> why = CrashLoopReason(reason)) {
     return BeginEnding(kExitNoProgress, *std::move(why), true);
   }
-  if (restarts_ >= config_.max_restarts) {
+  if (s_.restarts >= config_.max_restarts) {
     return BeginEnding(
         kExitRestartsExhausted,
         absl::StrCat(Counted(config_.max_restarts, "restart"), " allowed and used up; ", reason),
         true);
   }
-  ++restarts_;
+  ++s_.restarts;
   Claim(reason);
 }
 
 std::optional<std::string> Coordinator::CrashLoopReason(const std::string& reason) {
-  if (progressed_) failed_without_progress_ = 0;
-  if (first_step_) ended_from_outside_ = 0;
+  if (s_.progressed) s_.failed_without_progress = 0;
+  if (s_.first_step) s_.ended_from_outside = 0;
   const int most = config_.max_restarts_without_progress;
-  if (!history_.Cause().from_outside) {
-    if (progressed_ || ++failed_without_progress_ < most || most <= 0) return std::nullopt;
-    if (failed_without_progress_ == 1) {
+  if (!s_.history.Cause().from_outside) {
+    if (s_.progressed || ++s_.failed_without_progress < most || most <= 0) return std::nullopt;
+    if (s_.failed_without_progress == 1) {
       return absl::StrCat("1 generation failed by itself without progress, because ", reason);
     }
-    return absl::StrCat(failed_without_progress_,
+    return absl::StrCat(s_.failed_without_progress,
                         " generations failed by themselves without progress in between; the last "
                         "ended because ",
                         reason);
   }
-  if (first_step_ || ++ended_from_outside_ < std::max(most, kMostEndsFromOutside) || most <= 0) {
+  if (s_.first_step || ++s_.ended_from_outside < std::max(most, kMostEndsFromOutside) ||
+      most <= 0) {
     return std::nullopt;
   }
-  return absl::StrCat(ended_from_outside_,
+  return absl::StrCat(s_.ended_from_outside,
                       " generations were ended from outside before their first step; the last "
                       "because ",
                       reason);
 }
 
 void Coordinator::NextProgramGeneration(const std::string& reason) {
-  const Failure& cause = history_.Cause();
+  const Failure& cause = s_.history.Cause();
   // MASTER_ADDR is the first node's: without it the ranks have no meeting point.
-  const bool master_lost = !members_.IsOpen(NodeId(0));
-  if (restarts_ >= config_.max_restarts || master_lost) {
+  const bool master_lost = !s_.members.IsOpen(NodeId(0));
+  if (s_.restarts >= config_.max_restarts || master_lost) {
     return BeginEnding(cause.exit_code, reason, true);
   }
-  ++restarts_;
+  ++s_.restarts;
   // A program fences nothing: nobody may run twice, so all stop before any starts again.
   StopWorkers(/*checkpoint_first=*/false);
   const absl::Duration stop = config_.stop_grace + kSweepTime;
-  Enter(State::kDraining, drain_for_lease_ ? config_.lease + stop : stop);
+  Enter(State::kDraining, s_.drain_for_lease ? config_.lease + stop : stop);
   DrainIfDone();
 }
 
 void Coordinator::DrainIfDone() {
-  if (drain_for_lease_) return;  // until the deadline
-  if (exited_.size() == AllRanks()) Claim(FailureSentence(history_.Cause()));
+  if (s_.drain_for_lease) return;  // until the deadline
+  if (s_.exited.size() == AllRanks()) Claim(FailureSentence(s_.history.Cause()));
 }
 
 bool Coordinator::HasUndrainedLiveNode() const {
   for (int i = 0; i < width(); ++i) {
-    if (!exited_.contains(Rank(i)) && members_.IsOpen(WorkerOf(plan_, Rank(i)).node)) return true;
+    if (!s_.exited.contains(Rank(i)) && s_.members.IsOpen(WorkerOf(s_.plan, Rank(i)).node))
+      return true;
   }
   return false;
 }
 
 bool Coordinator::HasUnfinishedRank(NodeId node) const {
   for (int i = 0; i < width(); ++i) {
-    if (NodeId(plan_.members(i).node()) == node && !finished_.contains(Rank(i))) return true;
+    if (NodeId(s_.plan.members(i).node()) == node && !s_.finished.contains(Rank(i))) return true;
   }
   return false;
 }
 
 void Coordinator::LaunchFailed(Failure failure) {
-  history_.report().launch_failures.push_back(std::move(failure));
+  s_.history.report().launch_failures.push_back(std::move(failure));
   // A little longer, so that one message names every node that cannot be had.
   SetCauseDeadline();
-  if (members_.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
 }
 
 void Coordinator::EndLaunch() {
-  const std::vector<Failure>& failures = history_.report().launch_failures;
-  if (state_ != State::kOpening || failures.empty()) return;
+  const std::vector<Failure>& failures = s_.history.report().launch_failures;
+  if (s_.phase != State::kOpening || failures.empty()) return;
   int exit_code = kExitPreflight;
   for (const Failure& failure : failures) {
     if (failure.exit_code != kExitPreflight) exit_code = failure.exit_code;
@@ -300,19 +302,19 @@ void Coordinator::EndLaunch() {
   for (const Failure& failure : failures) {
     if (shown.size() < kShown) shown.push_back(FailureSentence(failure));
   }
-  std::string verdict = absl::StrCat(failures.size(), " of ", Counted(members_.size(), "node"),
+  std::string verdict = absl::StrCat(failures.size(), " of ", Counted(s_.members.size(), "node"),
                                      " cannot be used: ", absl::StrJoin(shown, "; "));
   if (failures.size() > kShown) absl::StrAppend(&verdict, "; ", kShown, " shown");
   BeginEnding(exit_code, std::move(verdict), true);
 }
 
 void Coordinator::BeginEnding(int exit_code, std::string verdict, bool now) {
-  exit_code_ = exit_code;
-  history_.report().verdict = std::move(verdict);
-  cause_deadline_.at = absl::InfiniteDuration();
+  s_.exit_code = exit_code;
+  s_.history.report().verdict = std::move(verdict);
+  s_.cause_deadline.at = absl::InfiniteDuration();
   Enter(State::kEnding, config_.stop_grace + kSweepTime);
-  for (const NodeId node : members_.WithState(Membership::NodeState::kUnopened)) {
-    members_.Lose(node);
+  for (const NodeId node : s_.members.WithState(Membership::NodeState::kUnopened)) {
+    s_.members.Lose(node);
     Emit(FenceNode{node, "the job ends"});
   }
   if (now) StopWorkers(/*checkpoint_first=*/false);
@@ -323,27 +325,27 @@ void Coordinator::BeginEnding(int exit_code, std::string verdict, bool now) {
 }
 
 void Coordinator::EndIfAllGone() {
-  if (members_.Live().empty()) Finish();
+  if (s_.members.Live().empty()) Finish();
 }
 
 void Coordinator::Finish() {
-  state_ = State::kEnded;
-  phase_deadline_.at = absl::InfiniteDuration();
-  cause_deadline_.at = absl::InfiniteDuration();
-  ended_ = true;
-  Emit(EndJob{exit_code_, CurrentReport(now_)});
+  s_.phase = State::kEnded;
+  s_.phase_deadline.at = absl::InfiniteDuration();
+  s_.cause_deadline.at = absl::InfiniteDuration();
+  s_.ended = true;
+  Emit(EndJob{s_.exit_code, CurrentReport(now_)});
 }
 
 void Coordinator::Enter(State state, absl::Duration deadline_after) {
-  state_ = state;
-  phase_deadline_.at = now_ + deadline_after;
-  ++phase_deadline_.number;
+  s_.phase = state;
+  s_.phase_deadline.at = now_ + deadline_after;
+  ++s_.phase_deadline.number;
 }
 
 void Coordinator::SetCauseDeadline() {
-  if (cause_deadline_.is_set()) return;
-  cause_deadline_.at = now_ + config_.cause_grace;
-  ++cause_deadline_.number;
+  if (s_.cause_deadline.is_set()) return;
+  s_.cause_deadline.at = now_ + config_.cause_grace;
+  ++s_.cause_deadline.number;
 }
 
 void Coordinator::KillWorker(WorkerId worker, const std::string& reason) {
@@ -355,13 +357,13 @@ void Coordinator::KillWorker(WorkerId worker, const std::string& reason) {
 
 void Coordinator::SendTo(NodeId node, proto::CoordinatorMessage message) {
   message.set_job_id(config_.job_id);
-  message.set_incarnation(members_.incarnation(node).value());
-  message.set_generation(generation_.value());
+  message.set_incarnation(s_.members.incarnation(node).value());
+  message.set_generation(s_.generation.value());
   Emit(SendToAgent{node, std::move(message)});
 }
 
 void Coordinator::SendToLive(const proto::CoordinatorMessage& message) {
-  for (const NodeId node : members_.Live()) SendTo(node, message);
+  for (const NodeId node : s_.members.Live()) SendTo(node, message);
 }
 
 void Coordinator::StopWorkers(bool checkpoint_first) {
@@ -371,7 +373,7 @@ void Coordinator::StopWorkers(bool checkpoint_first) {
 }
 
 void Coordinator::StopAfterCheckpoint(bool joining) {
-  stop_waits_ = false;
+  s_.stop_waits = false;
   StopWorkers(/*checkpoint_first=*/true);
   const absl::Duration stop = config_.stop_grace + config_.collective_timeout;
   Enter(State::kStopping, joining ? config_.join_timeout + stop : stop);
@@ -386,7 +388,7 @@ Failure Coordinator::NodeFailure(NodeId node, Failure::Kind kind, std::string wh
   failure.kind = kind;
   failure.node = node;
   failure.host = HostOf(node);
-  failure.generation = generation_;
+  failure.generation = s_.generation;
   failure.from_outside = kind == Failure::Kind::kNodeLost;
   failure.what = std::move(what);
   failure.exit_code = kExitFailed;

@@ -25,18 +25,19 @@ constexpr size_t kMostStackLines = 100;
 
 void Coordinator::OnWorkerStarted(WorkerId worker, Generation generation) {
   // A dsworker that has started has not joined; it will say so itself.
-  if (config_.is_train || generation.value() != plan_.generation()) return;
-  const auto rank = RankOf(plan_, worker);
-  if (rank && state_ == State::kStarting) RankJoined(*rank);
+  if (config_.is_train || generation.value() != s_.plan.generation()) return;
+  const auto rank = RankOf(s_.plan, worker);
+  if (rank && s_.phase == State::kStarting) RankJoined(*rank);
 }
 
 void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
                                  const proto::WorkerExited& exited) {
-  if (generation.value() != plan_.generation()) return OnOldExit(worker, generation, exited);
-  const auto rank = RankOf(plan_, worker);
-  if (!rank || !exited_.insert(*rank).second) return;
+  if (generation.value() != s_.plan.generation()) return OnOldExit(worker, generation, exited);
+  const auto rank = RankOf(s_.plan, worker);
+  if (!rank || !s_.exited.insert(*rank).second) return;
   Failure failure = ExitOf(worker, rank, generation, exited);
-  if (const auto stack = stacks_.find(*rank); stack != stacks_.end()) failure.stack = stack->second;
+  if (const auto stack = s_.stacks.find(*rank); stack != s_.stacks.end())
+    failure.stack = stack->second;
   if (config_.is_train) {
     OnTrainRankExited(*rank, exited, std::move(failure));
   } else {
@@ -58,39 +59,39 @@ Failure Coordinator::ExitOf(WorkerId worker, std::optional<Rank> rank, Generatio
 // The news and Begin have crossed; its agent has started another process for this generation.
 void Coordinator::OnOldExit(WorkerId worker, Generation generation,
                             const proto::WorkerExited& exited) {
-  if (!config_.is_train || state_ != State::kStarting || !history_.HasIncident()) return;
+  if (!config_.is_train || s_.phase != State::kStarting || !s_.history.HasIncident()) return;
   // The incident goes on until a generation makes steps; each of its restarts may be crossed.
-  if (generation < history_.report().incidents.back().failed) return;
-  const auto rank = RankOf(plan_, worker);
-  if (!rank || survivors_.erase(*rank) == 0) return;
+  if (generation < s_.history.report().incidents.back().failed) return;
+  const auto rank = RankOf(s_.plan, worker);
+  if (!rank || s_.survivors.erase(*rank) == 0) return;
   Failure failure = ExitOf(worker, rank, generation, exited);
-  if (failure.exit_code != 0 && !failure.killed_by_agent) history_.AddLate(std::move(failure));
+  if (failure.exit_code != 0 && !failure.killed_by_agent) s_.history.AddLate(std::move(failure));
 }
 
 void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure) {
-  if (finished_.contains(rank)) {
+  if (s_.finished.contains(rank)) {
     if (failure.exit_code != 0 && !failure.killed_by_agent) {
       Notice(true, absl::StrCat("after it had finished, ", FailureSentence(failure)));
     }
     return;
   }
   const bool clean = failure.exit_code == 0 && !failure.killed_by_agent;
-  if (clean && (RanksRun() || state_ == State::kStopping)) {
+  if (clean && (RanksRun() || s_.phase == State::kStopping)) {
     // Its Finished may still be on the way: it took another road to the agent.
     failure.what = "exited with code 0 before it had finished";
-    suspects_.insert_or_assign(rank, std::move(failure));
+    s_.suspects.insert_or_assign(rank, std::move(failure));
     return SetCauseDeadline();
   }
-  switch (state_) {
+  switch (s_.phase) {
     case State::kStarting:
     case State::kRunning:
-      suspects_.erase(rank);
-      if (survivors_.contains(rank) && !joined_.contains(rank) && history_.HasIncident()) {
+      s_.suspects.erase(rank);
+      if (s_.survivors.contains(rank) && !s_.joined.contains(rank) && s_.history.HasIncident()) {
         return FailAgain(std::move(failure));
       }
       return Fail(std::move(failure));
     case State::kPreparing:
-      if (history_.Collecting()) history_.AddFailure(std::move(failure), generation_);
+      if (s_.history.Collecting()) s_.history.AddFailure(std::move(failure), s_.generation);
       return;
     case State::kStopping:
       return FailWhileStopping(std::move(failure));
@@ -105,16 +106,16 @@ void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited
 
 void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exited,
                                       Failure failure) {
-  switch (state_) {
+  switch (s_.phase) {
     case State::kStarting:
     case State::kRunning:
       if (failure.exit_code != 0 || failure.killed_by_agent) return Fail(std::move(failure));
       return RankFinished(rank);
     case State::kDraining:
-      history_.AddFailure(std::move(failure), generation_);
+      s_.history.AddFailure(std::move(failure), s_.generation);
       return DrainIfDone();
     case State::kStopping:
-      if (exited_.size() == AllRanks()) {
+      if (s_.exited.size() == AllRanks()) {
         BeginEnding(kExitCancelled, "stopped by the operator", false);
       }
       return;
@@ -131,25 +132,25 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
 
 // What ended the job may have been heard of after what it caused.
 void Coordinator::AddLateFailure(Failure failure) {
-  if (!history_.Collecting()) return;
-  Report& report = history_.report();
-  const bool was_the_reason = report.verdict == FailureSentence(history_.Cause());
-  history_.AddFailure(std::move(failure), Generation(plan_.generation()));
+  if (!s_.history.Collecting()) return;
+  Report& report = s_.history.report();
+  const bool was_the_reason = report.verdict == FailureSentence(s_.history.Cause());
+  s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   if (!was_the_reason) return;
-  report.verdict = FailureSentence(history_.Cause());
-  exit_code_ = history_.Cause().exit_code;
+  report.verdict = FailureSentence(s_.history.Cause());
+  s_.exit_code = s_.history.Cause().exit_code;
 }
 
 void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message) {
   const Generation generation(message.generation());
-  const auto rank = RankOf(plan_, worker);
+  const auto rank = RankOf(s_.plan, worker);
   if (message.has_notice()) return OnNotice(worker, rank, message.notice());
   if (!config_.is_train) return;  // Programs have no voice but their exit.
-  if (message.has_checkpoint_committed() && generation <= generation_) {
+  if (message.has_checkpoint_committed() && generation <= s_.generation) {
     return OnCheckpoint(generation, message.checkpoint_committed());
   }
-  if (generation.value() != plan_.generation() || !rank) return;
-  if (!RanksRun() && state_ != State::kStopping) return;
+  if (generation.value() != s_.plan.generation() || !rank) return;
+  if (!RanksRun() && s_.phase != State::kStopping) return;
   switch (message.body_case()) {
     case proto::WorkerMessage::kExchangePut:
       return OnExchangePut(*rank, message.exchange_put());
@@ -175,98 +176,99 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
 void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   // The rank is the place's, not what the message claims: a rank can only put its own value.
   if (put.rank() != rank.value()) return;
-  auto table = rendezvous_.Put(rank, put.name(), put.value());
+  auto table = s_.rendezvous.Put(rank, put.name(), put.value());
   if (!table) return;
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
   NodeId last(-1);
-  for (const proto::Member& member : plan_.members()) {  // sorted by node
+  for (const proto::Member& member : s_.plan.members()) {  // sorted by node
     if (NodeId(member.node()) == last) continue;
     last = NodeId(member.node());
-    if (members_.IsOpen(last)) SendTo(last, message);
+    if (s_.members.IsOpen(last)) SendTo(last, message);
   }
 }
 
 void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {
-  history_.Joined(joined.start_step(), joined.loaded_from());
-  if (state_ == State::kStarting) RankJoined(rank);
+  s_.history.Joined(joined.start_step(), joined.loaded_from());
+  if (s_.phase == State::kStarting) RankJoined(rank);
 }
 
 void Coordinator::RankJoined(Rank rank) {
-  joined_.insert(rank);
-  if (joined_.size() < AllRanks()) return;
-  history_.AllJoined(now_);
-  state_ = State::kRunning;
-  phase_deadline_.at = absl::InfiniteDuration();
-  const GenerationRecord& record = history_.report().generations.back();
+  s_.joined.insert(rank);
+  if (s_.joined.size() < AllRanks()) return;
+  s_.history.AllJoined(now_);
+  s_.phase = State::kRunning;
+  s_.phase_deadline.at = absl::InfiniteDuration();
+  const GenerationRecord& record = s_.history.report().generations.back();
   Emit(Tell{
-      GenerationRunning{Generation(plan_.generation()), record.start_step, record.loaded_from}});
+      GenerationRunning{Generation(s_.plan.generation()), record.start_step, record.loaded_from}});
 }
 
 void Coordinator::OnStepDone(Rank rank, const proto::StepDone& done) {
-  const Generation generation(plan_.generation());
-  heard_step_ = std::max(heard_step_, done.step());
-  history_.StepFinished(done.step());
-  if (!first_step_ || (!progressed_ && done.step() > high_step_)) {
+  const Generation generation(s_.plan.generation());
+  s_.heard_step = std::max(s_.heard_step, done.step());
+  s_.history.StepFinished(done.step());
+  if (!s_.first_step || (!s_.progressed && done.step() > s_.high_step)) {
     Emit(Raise{ProgressMade{generation, done.step()}});
   }
-  if (rank.value() != 0 || done.step() <= told_step_) return;
-  told_step_ = done.step();
+  if (rank.value() != 0 || done.step() <= s_.told_step) return;
+  s_.told_step = done.step();
   Emit(Tell{Progress{generation, done}});
 }
 
 void Coordinator::OnCheckpoint(Generation generation,
                                const proto::CheckpointCommitted& checkpoint) {
   const std::pair<int64_t, int64_t> found(generation.value(), checkpoint.step());
-  if (found <= newest_checkpoint_) return;
-  if (checkpoint.step() > newest_checkpoint_.second && generation.value() == plan_.generation()) {
-    progressed_ = true;
+  if (found <= s_.newest_checkpoint) return;
+  if (checkpoint.step() > s_.newest_checkpoint.second &&
+      generation.value() == s_.plan.generation()) {
+    s_.progressed = true;
   }
-  newest_checkpoint_ = found;
-  history_.report().manifest = checkpoint.manifest();
-  history_.report().checkpoint_step = checkpoint.step();
+  s_.newest_checkpoint = found;
+  s_.history.report().manifest = checkpoint.manifest();
+  s_.history.report().checkpoint_step = checkpoint.step();
   Emit(Tell{
       CheckpointDone{generation, checkpoint.step(), checkpoint.manifest(), checkpoint.seconds()}});
 }
 
 void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
-  if (finished_.contains(rank) || exited_.contains(rank)) return;
+  if (s_.finished.contains(rank) || s_.exited.contains(rank)) return;
   Failure failure = FailureFromReport(failed);
-  const WorkerId worker = WorkerOf(plan_, rank);
+  const WorkerId worker = WorkerOf(s_.plan, rank);
   failure.node = worker.node;
   failure.host = HostOf(worker.node);
   failure.slot = worker.slot;
   failure.rank = rank;
-  failure.generation = Generation(plan_.generation());
+  failure.generation = Generation(s_.plan.generation());
   failure.noticed_at = now_;
   if (failed.fatal()) {
     const std::string verdict = FailureSentence(failure);
     Emit(Tell{Lost{failure}});
-    history_.AddFailure(std::move(failure), generation_);
+    s_.history.AddFailure(std::move(failure), s_.generation);
     return BeginEnding(kExitFailed, verdict, true);
   }
-  if (state_ == State::kStopping) {
+  if (s_.phase == State::kStopping) {
     return FailWhileStopping(std::move(failure));
   }
   const bool first_timeout = failure.timed_out && RanksRun() && !AnyTimedOut();
-  suspects_.try_emplace(rank, std::move(failure));
+  s_.suspects.try_emplace(rank, std::move(failure));
   SetCauseDeadline();
   if (!first_timeout) return;
   // Somebody does not answer, and may not be able to: everybody is asked what they are doing, and
   // gets the time to say it.
-  cause_deadline_.at = now_ + std::max(config_.cause_grace, kStackTime);
-  ++cause_deadline_.number;
+  s_.cause_deadline.at = now_ + std::max(config_.cause_grace, kStackTime);
+  ++s_.cause_deadline.number;
   TakeStacks();
 }
 
 bool Coordinator::AnyTimedOut() const {
-  return std::any_of(suspects_.begin(), suspects_.end(),
+  return std::any_of(s_.suspects.begin(), s_.suspects.end(),
                      [](const auto& suspect) { return suspect.second.timed_out; });
 }
 
 void Coordinator::TakeStacks() {
-  if (stacks_asked_) return;
-  stacks_asked_ = true;
+  if (s_.stacks_asked) return;
+  s_.stacks_asked = true;
   proto::CoordinatorMessage message;
   message.mutable_take_stacks();
   SendToLive(message);
@@ -274,7 +276,7 @@ void Coordinator::TakeStacks() {
 
 // An agent asks by itself a rank that makes no progress: then the others are asked, too.
 void Coordinator::OnStacks(Rank rank, const proto::Stacks& stacks) {
-  std::vector<std::string>& stack = stacks_[rank];
+  std::vector<std::string>& stack = s_.stacks[rank];
   stack.clear();
   if (!stacks.state().empty()) stack.push_back(stacks.state());
   for (const std::string& line : stacks.lines()) {
@@ -284,21 +286,21 @@ void Coordinator::OnStacks(Rank rank, const proto::Stacks& stacks) {
 }
 
 std::optional<Failure> Coordinator::MissedRank() const {
-  const std::optional<Rank> odd = AwaitedRank(suspects_);
-  if (!odd || odd->value() >= width() || finished_.contains(*odd) || exited_.contains(*odd)) {
+  const std::optional<Rank> odd = AwaitedRank(s_.suspects);
+  if (!odd || odd->value() >= width() || s_.finished.contains(*odd) || s_.exited.contains(*odd)) {
     return std::nullopt;
   }
-  const WorkerId worker = WorkerOf(plan_, *odd);
-  if (!members_.IsOpen(worker.node)) return std::nullopt;
+  const WorkerId worker = WorkerOf(s_.plan, *odd);
+  if (!s_.members.IsOpen(worker.node)) return std::nullopt;
   Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerMissed, "");
   failure.slot = worker.slot;
   failure.rank = odd;
-  const auto stack = stacks_.find(*odd);
-  if (stack != stacks_.end()) failure.stack = stack->second;
+  const auto stack = s_.stacks.find(*odd);
+  if (stack != s_.stacks.end()) failure.stack = stack->second;
   const std::string doing = failure.stack.empty()       ? ", and does not say what it is doing"
                             : failure.stack.size() == 1 ? ": it is " + failure.stack.front()
                                                         : ": it is alive, its stack says where";
-  for (const auto& [rank, report] : suspects_) {
+  for (const auto& [rank, report] : s_.suspects) {
     if (!report.timed_out) continue;
     failure.what =
         absl::StrCat("kept the others waiting", doing, "; rank ", rank.value(), " ", report.what);
@@ -308,10 +310,10 @@ std::optional<Failure> Coordinator::MissedRank() const {
 }
 
 void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
-  suspects_.erase(rank);
-  stopped_early_ |= finished.stopped_early();
+  s_.suspects.erase(rank);
+  s_.stopped_early |= finished.stopped_early();
   if (rank.value() == 0) {
-    Report& report = history_.report();
+    Report& report = s_.history.report();
     report.final_step = finished.step();
     report.final_loss = finished.loss();
     report.stopped_early = finished.stopped_early();
@@ -320,23 +322,23 @@ void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
   }
   RankFinished(rank);
   // What looked like a failure was none: the stop that waited for its recovery waits no more.
-  if (stop_waits_ && RanksRun() && suspects_.empty()) {
-    StopAfterCheckpoint(/*joining=*/state_ == State::kStarting);
+  if (s_.stop_waits && RanksRun() && s_.suspects.empty()) {
+    StopAfterCheckpoint(/*joining=*/s_.phase == State::kStarting);
   }
 }
 
 void Coordinator::RankFinished(Rank rank) {
-  if (state_ == State::kStarting) RankJoined(rank);
-  finished_.insert(rank);
+  if (s_.phase == State::kStarting) RankJoined(rank);
+  s_.finished.insert(rank);
   if (!AllRanksFinished()) return;
   // A generation may have had no step left to do: the end is then what it went on to.
-  if (!first_step_) history_.FirstStep(now_);
-  const Report& report = history_.report();
+  if (!s_.first_step) s_.history.FirstStep(now_);
+  const Report& report = s_.history.report();
   if (!report.sample.empty()) Emit(Tell{Sample{report.sample}});
-  if (state_ == State::kStopping && !config_.is_train) {
+  if (s_.phase == State::kStopping && !config_.is_train) {
     return BeginEnding(kExitCancelled, "stopped by the operator", false);
   }
-  if (stopped_early_) {
+  if (s_.stopped_early) {
     return BeginEnding(
         kExitCancelled,
         absl::StrCat("stopped by the operator after step ", report.final_step,

@@ -60,25 +60,25 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
 std::string Coordinator::DebugString() const {
   std::string ranks;
   for (int i = 0; i < width(); ++i) {
-    absl::StrAppend(&ranks, i == 0 ? "" : " ", plan_.members(i).node(), ":",
-                    plan_.members(i).slot());
+    absl::StrAppend(&ranks, i == 0 ? "" : " ", s_.plan.members(i).node(), ":",
+                    s_.plan.members(i).slot());
   }
   std::vector<std::string> suspects;
-  for (const auto& [rank, failure] : suspects_) suspects.push_back(absl::StrCat(rank.value()));
+  for (const auto& [rank, failure] : s_.suspects) suspects.push_back(absl::StrCat(rank.value()));
   return absl::StrCat(
-      "state ", StateName(state_), "\ngeneration ", generation_.value(), "\nnodes ",
-      members_.ToString(), "\nplan ", plan_.generation(), " [", ranks, "]\nprepared ",
-      JoinIds(prepared_), "\njoined ", JoinIds(joined_), "\nfinished ", JoinIds(finished_),
-      stopped_early_ ? " early" : "", "\nexited ", JoinIds(exited_), "\nsurvivors ",
-      JoinIds(survivors_), "\nsuspects ", absl::StrJoin(suspects, ","), "\nrendezvous ",
-      rendezvous_.ToString(), "\nphase deadline ", phase_deadline_.number, " at ",
-      Nanos(phase_deadline_.at), "\ncause deadline ", cause_deadline_.number, " at ",
-      Nanos(cause_deadline_.at), "\nrestarts ", restarts_, " failed_without_progress ",
-      failed_without_progress_, " ended_from_outside ", ended_from_outside_, "\nprogressed ",
-      progressed_, " first step ", first_step_, " high step ", high_step_,
-      "\ncheckpoint generation ", newest_checkpoint_.first, " step ", newest_checkpoint_.second,
-      "\ndrain for lease ", drain_for_lease_, "\nstops ", stops_, stop_waits_ ? " waiting" : "",
-      "\nexit code ", exit_code_, "\n");
+      "state ", StateName(s_.phase), "\ngeneration ", s_.generation.value(), "\nnodes ",
+      s_.members.ToString(), "\nplan ", s_.plan.generation(), " [", ranks, "]\nprepared ",
+      JoinIds(s_.prepared), "\njoined ", JoinIds(s_.joined), "\nfinished ", JoinIds(s_.finished),
+      s_.stopped_early ? " early" : "", "\nexited ", JoinIds(s_.exited), "\nsurvivors ",
+      JoinIds(s_.survivors), "\nsuspects ", absl::StrJoin(suspects, ","), "\nrendezvous ",
+      s_.rendezvous.ToString(), "\nphase deadline ", s_.phase_deadline.number, " at ",
+      Nanos(s_.phase_deadline.at), "\ncause deadline ", s_.cause_deadline.number, " at ",
+      Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts, " failed_without_progress ",
+      s_.failed_without_progress, " ended_from_outside ", s_.ended_from_outside, "\nprogressed ",
+      s_.progressed, " first step ", s_.first_step, " high step ", s_.high_step,
+      "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second,
+      "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
+      s_.stop_waits ? " waiting" : "", "\nexit code ", s_.exit_code, "\n");
 }
 
 uint64_t Coordinator::Digest() const {
@@ -90,42 +90,43 @@ uint64_t Coordinator::Digest() const {
 }
 
 absl::Status Coordinator::CheckInvariants() const {
-  if (plan_.generation() > generation_.value()) {
+  if (s_.plan.generation() > s_.generation.value()) {
     return Violated(*this, "the plan is newer than the claim");
   }
-  if (ended_ != (state_ == State::kEnded)) return Violated(*this, "EndJob and state disagree");
-  const bool waits = state_ != State::kIdle && state_ != State::kRunning && state_ != State::kEnded;
-  if (waits && !phase_deadline_.is_set()) return Violated(*this, "it waits without a deadline");
-  const bool ranks_count = RanksRun() || state_ == State::kStopping;
-  if (!suspects_.empty() && ranks_count && !cause_deadline_.is_set()) {
+  if (s_.ended != (s_.phase == State::kEnded)) return Violated(*this, "EndJob and state disagree");
+  const bool waits =
+      s_.phase != State::kIdle && s_.phase != State::kRunning && s_.phase != State::kEnded;
+  if (waits && !s_.phase_deadline.is_set()) return Violated(*this, "it waits without a deadline");
+  const bool ranks_count = RanksRun() || s_.phase == State::kStopping;
+  if (!s_.suspects.empty() && ranks_count && !s_.cause_deadline.is_set()) {
     return Violated(*this, "suspects without a deadline");
   }
-  if (restarts_ > 0 && restarts_ > config_.max_restarts) {
+  if (s_.restarts > 0 && s_.restarts > config_.max_restarts) {
     return Violated(*this, "more restarts than allowed");
   }
-  if (state_ == State::kPreparing) {
-    if (plan_.generation() >= generation_.value()) return Violated(*this, "nothing to prepare");
-    for (const NodeId node : prepared_) {
-      if (!members_.IsOpen(node)) return Violated(*this, "a lost node has prepared");
+  if (s_.phase == State::kPreparing) {
+    if (s_.plan.generation() >= s_.generation.value()) return Violated(*this, "nothing to prepare");
+    for (const NodeId node : s_.prepared) {
+      if (!s_.members.IsOpen(node)) return Violated(*this, "a lost node has prepared");
     }
   }
   if (!ranks_count) return absl::OkStatus();
-  if (plan_.generation() != generation_.value()) return Violated(*this, "the plan is old");
+  if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");
   if (width() == 0) return Violated(*this, "the plan is empty");
   if (config_.is_train && config_.canonical_blocks > 0 && width() > config_.canonical_blocks) {
     return Violated(*this, "the plan is wider than the canonical blocks");
   }
   for (int i = 0; i < width(); ++i) {
-    const WorkerId worker = WorkerOf(plan_, Rank(i));
-    if (!members_.IsOpen(worker.node) && !finished_.contains(Rank(i)) &&
-        !(state_ == State::kStopping && exited_.contains(Rank(i)))) {
+    const WorkerId worker = WorkerOf(s_.plan, Rank(i));
+    if (!s_.members.IsOpen(worker.node) && !s_.finished.contains(Rank(i)) &&
+        !(s_.phase == State::kStopping && s_.exited.contains(Rank(i)))) {
       return Violated(*this, absl::StrCat("rank ", i, " is on a lost node"));
     }
-    if (i > 0 && !(WorkerOf(plan_, Rank(i - 1)) < worker)) {
+    if (i > 0 && !(WorkerOf(s_.plan, Rank(i - 1)) < worker)) {
       return Violated(*this, "ranks out of order");
     }
   }
-  if (state_ == State::kRunning && joined_.size() != AllRanks()) {
+  if (s_.phase == State::kRunning && s_.joined.size() != AllRanks()) {
     return Violated(*this, "running before all have joined");
   }
   if (AllRanksFinished()) return Violated(*this, "all ranks have finished, the job goes on");
