@@ -86,6 +86,9 @@ void NodeCore::On(const CoordinatorReceived& event) {
     case proto::CoordinatorMessage::kHeartbeat:
       if (message.heartbeat().has_sent()) echo_ = {FromProto(message.heartbeat().sent()), now_};
       return;
+    case proto::CoordinatorMessage::kCommitSave:  // nobody sends it yet, nor the next two
+    case proto::CoordinatorMessage::kDropSave:
+    case proto::CoordinatorMessage::kPassSignal:
     case proto::CoordinatorMessage::kOpen:  // a repeat
     case proto::CoordinatorMessage::BODY_NOT_SET:
       return;

@@ -39,7 +39,7 @@ const char* StateName(Coordinator::State state) {
 }
 
 Coordinator::Coordinator(CoordinatorConfig config)
-    : config_(std::move(config)), s_.members(config_.nodes.size()) {}
+    : config_(std::move(config)), s_(config_.nodes.size()) {}
 
 std::vector<Action> Coordinator::Step(absl::Duration now, const Event& event) {
   now_ = now;

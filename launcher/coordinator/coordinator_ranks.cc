@@ -168,6 +168,8 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
     case proto::WorkerMessage::kNotice:               // handled above
     case proto::WorkerMessage::kHello:                // the agent's
     case proto::WorkerMessage::kBeat:                 // the agent's
+    case proto::WorkerMessage::kShardWritten:         // nobody sends it yet
+    case proto::WorkerMessage::kCommitDone:           // nobody sends it yet
     case proto::WorkerMessage::BODY_NOT_SET:
       return;
   }

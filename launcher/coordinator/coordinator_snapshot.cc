@@ -167,8 +167,8 @@ Wire ToWire(const CoordinatorState& s) {
 }
 
 absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const Wire& from) {
-  CoordinatorState s;
   const size_t nodes = config.nodes.size();
+  CoordinatorState s(nodes);
   RETURN_IF_ERROR(CheckPlan(from.plan(), nodes));
   const int ranks = from.plan().members_size();
   ASSIGN_OR_RETURN(s.phase, StateFromWire(from.state()));

@@ -5,6 +5,7 @@
 #ifndef DSRUN_LAUNCHER_COORDINATOR_COORDINATOR_STATE_H_
 #define DSRUN_LAUNCHER_COORDINATOR_COORDINATOR_STATE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -22,6 +23,9 @@
 namespace dsrun::launcher {
 
 struct CoordinatorState {
+  // As nothing has happened yet in a job of `nodes` nodes.
+  explicit CoordinatorState(size_t nodes) : members(nodes) {}
+
   enum class Phase {
     kIdle,
     kOpening,

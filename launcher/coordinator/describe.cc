@@ -50,6 +50,14 @@ std::string DescribeWorkerMessage(const proto::WorkerMessage& message) {
                           message.stacks().state().empty() ? "alive, and says what its threads do"
                                                            : message.stacks().state(),
                           of);
+    case proto::WorkerMessage::kShardWritten:
+      return absl::StrCat("shard of rank ", message.shard_written().rank(), " for step ",
+                          message.shard_written().save().step(),
+                          message.shard_written().record().empty() ? " failed" : " written", of);
+    case proto::WorkerMessage::kCommitDone:
+      return absl::StrCat("commit of step ", message.commit_done().save().step(), ", attempt ",
+                          message.commit_done().attempt(),
+                          message.commit_done().manifest().empty() ? " failed" : " done", of);
     case proto::WorkerMessage::BODY_NOT_SET:
       return absl::StrCat("an empty report", of);
   }
@@ -122,6 +130,14 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
                           message.kill_worker().reason(), of);
     case proto::CoordinatorMessage::kTakeStacks:
       return absl::StrCat("take stacks", of);
+    case proto::CoordinatorMessage::kCommitSave:
+      return absl::StrCat("slot ", message.commit_save().slot(), " may commit step ",
+                          message.commit_save().commit().save().step(), ", attempt ",
+                          message.commit_save().commit().attempt(), of);
+    case proto::CoordinatorMessage::kDropSave:
+      return absl::StrCat("drop the save of step ", message.drop_save().save().step(), of);
+    case proto::CoordinatorMessage::kPassSignal:
+      return absl::StrCat("pass signal ", message.pass_signal().signal(), of);
     case proto::CoordinatorMessage::kEndJob:
       return "end the job";
     case proto::CoordinatorMessage::kHeartbeat:

@@ -10,6 +10,8 @@ bool IsDurableReport(const proto::WorkerMessage& message) {
     case proto::WorkerMessage::kCheckpointCommitted:
     case proto::WorkerMessage::kFailed:
     case proto::WorkerMessage::kFinished:
+    case proto::WorkerMessage::kShardWritten:
+    case proto::WorkerMessage::kCommitDone:
       return true;
     case proto::WorkerMessage::kHello:
     case proto::WorkerMessage::kBeat:

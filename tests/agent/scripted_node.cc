@@ -49,6 +49,10 @@ std::string Name(const proto::HostMessage& m) {
       return m.stop().checkpoint_first() ? "stop-save" : "stop-now";
     case proto::HostMessage::kTakeStacks:
       return "stacks";
+    case proto::HostMessage::kCommitSave:
+      return absl::StrCat("commit ", m.commit_save().attempt());
+    case proto::HostMessage::kDropSave:
+      return absl::StrCat("drop ", m.drop_save().save().step());
     case proto::HostMessage::BODY_NOT_SET:
       return "?";
   }
