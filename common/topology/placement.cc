@@ -51,6 +51,7 @@ absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes) 
       place.local_size = static_cast<int32_t>(nodes[n].slots.size());
       place.cross_rank = static_cast<int32_t>(n);
       place.cross_size = static_cast<int32_t>(nodes.size());
+      place.dp = rank;
       table.push_back(place);
     }
   }

@@ -27,6 +27,9 @@ struct RankPlace {
   int32_t local_size = 0;  // ranks on this node
   int32_t cross_rank = 0;  // position of the node among those that take part
   int32_t cross_size = 0;  // nodes that take part
+  int32_t dp = 0;          // coordinates; ranks are data parallel only, so this is the rank
+  int32_t pp = 0;
+  int32_t tp = 0;
 
   WorkerId worker() const { return {node, slot}; }
   friend bool operator==(const RankPlace&, const RankPlace&) = default;
