@@ -1,5 +1,7 @@
 """cc_proto: protoc (and grpc_cpp_plugin) from /usr/bin, compiled once per .proto and shared by everybody."""
 
+load("//bazel:library.bzl", "cc_library")
+
 def cc_proto(name, src, deps = [], grpc = False, **kwargs):
     """A .proto as a cc_library.
 
@@ -24,7 +26,7 @@ def cc_proto(name, src, deps = [], grpc = False, **kwargs):
         cmd = command + " $(location " + src + ")",
         message = "protoc",
     )
-    native.cc_library(
+    cc_library(
         name = name,
         srcs = [o for o in outs if o.endswith(".cc")],
         hdrs = [o for o in outs if o.endswith(".h")],

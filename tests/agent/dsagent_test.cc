@@ -243,16 +243,16 @@ TEST(Dsagent, OneJobOnAStreamThatNeverOpens_EndsInTimeAndTheStreamWithIt) {
 }
 
 TEST(Dsagent, OneJobThatCame_IsNotEndedByTheWaitForTheFirst) {
-  DsagentProcess agent({"--one-job", "--first-job-within=5s"});
+  DsagentProcess agent({"--one-job", "--first-job-within=2s"});
   AgentClient client(agent.port());
   proto::CoordinatorMessage open =
       AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
   open.mutable_open()->mutable_job()->mutable_limits()->mutable_heartbeat_interval()->set_nanos(
-      500'000'000);
+      250'000'000);
   client.Send(open);
   client.Send(AgentClient::Begin("j", 1, {0}));
   int beats = 0;
-  EXPECT_TRUE(client  // 12 x 500 ms: beyond the 5 s
+  EXPECT_TRUE(client  // 12 x 250 ms: beyond the 2 s
                   .Await([&](const auto& m) { return m.has_heartbeat() && ++beats == 12; })
                   .has_value());
 }
@@ -297,7 +297,7 @@ TEST(Dsagent, CoordinatorGone_RanksRunUntilTheLease_ThenNothingIsLeft) {
   auto client = std::make_unique<AgentClient>(agent.port());
   proto::CoordinatorMessage open =
       AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
-  open.mutable_open()->mutable_job()->mutable_limits()->mutable_lease()->set_seconds(5);
+  open.mutable_open()->mutable_job()->mutable_limits()->mutable_lease()->set_seconds(3);
   client->Send(open);
   client->Send(AgentClient::Begin("j", 1, {0}));
   int pid = 0;

@@ -37,12 +37,6 @@ std::string FromRunfiles(const std::string& path) {
   return std::string(root) + "/" + workspace + "/" + path;
 }
 
-// Training tests have the three programs beside one another, as an installation has.
-std::string FirstOf(const std::string& first, const std::string& second) {
-  const std::string path = FromRunfiles(first);
-  return access(path.c_str(), X_OK) == 0 ? path : FromRunfiles(second);
-}
-
 std::string Hex(const std::string& bytes) {
   std::string text;
   for (const unsigned char byte : bytes) {
@@ -107,8 +101,8 @@ bool Eventually(const std::function<bool()>& condition, absl::Duration limit) {
   return true;
 }
 
-std::string DsrunBinary() { return FirstOf("tests/integration/bin/dsrun", "launcher/dsrun"); }
-std::string DsagentBinary() { return FirstOf("tests/integration/bin/dsagent", "agent/dsagent"); }
+std::string DsrunBinary() { return FromRunfiles("tests/integration/bin/dsrun"); }
+std::string DsagentBinary() { return FromRunfiles("tests/integration/bin/dsagent"); }
 std::string UserProgram() { return FromRunfiles("tests/integration/user_program"); }
 std::string RepositoryFile(const std::string& path) { return FromRunfiles(path); }
 

@@ -89,7 +89,7 @@ TEST(JournalOfAJob, AfterAKilledWorker_TellsRankSignalAndTheEndOfTheJob) {
 
 // A launcher that was killed leaves a log that nobody has closed.
 TEST(JournalOfAJob, OfAKilledLauncher_IsReadToWhereItWas) {
-  Job job({"--num_gpus=2", "--node-silent-after", "3s", "--lease", "8s", "--heartbeat-interval",
+  Job job({"--num_gpus=2", "--node-silent-after", "2s", "--lease", "4s", "--heartbeat-interval",
            "300ms", UserProgram(), "wait"});
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   // Its output may come before the ranks' start is written down.

@@ -85,7 +85,7 @@ TEST(LauncherEnds, KilledBeforeItsAgentHasTheJob_TheAgentEndsWithTheLease) {
   // The agent listens, but its port never comes: dsrun waits for it, and the pipe stays open.
   std::ofstream(script) << "#!/bin/sh\nexec " << DsagentBinary() << " \"$@\" 5>&4 4>/dev/null\n";
   chmod(script.c_str(), 0755);
-  Job job({"--agent-binary", script, "--node-silent-after", "3s", "--lease", "8s",
+  Job job({"--agent-binary", script, "--node-silent-after", "2s", "--lease", "4s",
            "--heartbeat-interval", "300ms", "--num_gpus=1", UserProgram(), "wait"});
   ASSERT_TRUE(Eventually([&] { return !job.Find(Role::kAgent).empty() || job.Ended(); }));
   job.Signal(SIGKILL);

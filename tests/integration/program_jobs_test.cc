@@ -374,7 +374,7 @@ TEST(ProgramJob, StoppedAgent_IsNoticedAndGoneAfterwards) {
 }
 
 TEST(ProgramJob, KilledLauncher_RanksEndWhenTheLeaseRunsOut) {
-  Job job({"--num_gpus=2", "--node-silent-after", "3s", "--lease", "8s", "--heartbeat-interval",
+  Job job({"--num_gpus=2", "--node-silent-after", "2s", "--lease", "4s", "--heartbeat-interval",
            "300ms", UserProgram(), "daemon"});
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   job.Signal(SIGKILL);

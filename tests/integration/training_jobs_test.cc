@@ -328,8 +328,8 @@ TEST_F(TrainingJob, SharedMemory_IsUsedAndHasNoNameThatCouldStayBehind) {
 }
 
 TEST_F(TrainingJob, KilledLauncher_EverythingEndsWithTheLease) {
-  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--node-silent-after", "3s", "--lease",
-                 "8s", "--heartbeat-interval", "300ms"},
+  Job job(Train({"--hostfile", TwoNodes(folder_.path()), "--node-silent-after", "2s", "--lease",
+                 "4s", "--heartbeat-interval", "300ms"},
                 folder_.path(), {"--train-iters", "100000"}));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), 5)) << job.Words();
   job.Signal(SIGKILL);

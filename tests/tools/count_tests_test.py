@@ -79,6 +79,22 @@ class CountTestsTest(unittest.TestCase):
         done = subprocess.run([sys.executable, TOOL, "/nowhere/events.json", "0"], capture_output=True, text=True, check=True)
         self.assertEqual(done.stdout, "0 1\n")
 
+    def test_slowest_programs_and_cases_are_named_and_cached_ones_are_not(self):
+        timed = """<testsuites><testsuite>
+          <testcase name="Quick" classname="S" status="run" time="0.1"/>
+          <testcase name="Slow" classname="S" status="run" time="7"/>
+        </testsuite></testsuites>"""
+        events = [self.result("//a", "PASSED", timed), self.result("//b", "PASSED", shard=2), self.result("//c", "PASSED")]
+        for event, milliseconds in zip(events, ("7500", "8500", "9000")):
+            event["testResult"]["testAttemptDurationMillis"] = milliseconds
+        events[2]["testResult"]["cachedLocally"] = True
+        path = os.path.join(self.folder.name, "tsan.json")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("\n".join(map(json.dumps, events)) + "\n")
+        done = subprocess.run([sys.executable, TOOL, "--slowest", "1", path], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stdout, "The slowest of 2 test programs:\n     8.5 s  tsan: //b (shard 2)\n"
+                                      "The slowest of 2 test cases:\n     7.0 s  tsan: S.Slow\n")
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -1,6 +1,7 @@
 """tools/include_map on small planted checkouts: each rule of tools/layers.txt is broken once, and the message read."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,28 @@ class IncludeMapTest(unittest.TestCase):
         self.assertEqual((code, err), (0, ""), out)
         self.assertRegex(out, r"^include_map: 21 files, \d+ includes: every arrow goes down\n$")
 
+    def test_build_file_that_lets_everybody_in(self):
+        code, out, _ = run({**SOUND, "worker/device/cpu/BUILD": 'package(default_visibility = ["//visibility:public"])\n'})
+        self.assertEqual(code, 1)
+        self.assertEqual(out, 'worker/device/cpu/BUILD:1: expected default_visibility = ["//bazel/users:worker_device"], '
+                              'got default_visibility = ["//visibility:public"]\n'
+                              "bazel/users/BUILD:1: not what tools/layers.txt says; write it again: tools/include_map --users\n")
+
+    def test_users_are_those_above_and_none_that_stand_apart(self):
+        with tempfile.TemporaryDirectory() as folder:
+            plant(folder, {**SOUND, "agent/BUILD": 'package(default_visibility = [\n    "//bazel/users:agent",\n])\n'})
+            subprocess.run([sys.executable, TOOL, "--root", folder, "--users"], check=True)
+            with open(os.path.join(folder, "bazel/users/BUILD"), encoding="utf-8") as f:
+                groups = {name: packages.split() for name, packages in
+                          re.findall(r'name = "(\w+)",\n    packages = \[\n(.*?)    \]', f.read(), re.S)}
+            self.assertEqual(groups["agent"], ['"//agent/...",', '"//tools/...",', '"//tests/...",', '"//bench/...",'])
+            self.assertNotIn('"//agent/...",', groups["common_config"])
+            self.assertIn('"//launcher/...",', groups["common_config"])
+            self.assertNotIn('"//common/base/...",', groups["floor_1b"])
+            self.assertEqual(groups["launcher_commands"][:2], ['"//launcher/commands/...",', '"//launcher",'])
+            done = subprocess.run([sys.executable, TOOL, "--root", folder], capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout)
+
     def test_upward_arrow(self):
         self.finds("common/base/clock.h", '\n#include "common/plan/shard_plan.h"\n',
                    "common/base/clock.h:2: upward arrow: common/base (floor 0) includes common/plan/shard_plan.h (floor 1b)",
@@ -87,12 +110,12 @@ class IncludeMapTest(unittest.TestCase):
         self.finds("worker/device/kernels.h", '#include "worker/engine/session.h"\n',
                    "worker/device/kernels.h:1: includes worker/engine/session.h, which does not exist",
                    "worker/device/kernels.h:1: upward arrow inside worker: device includes worker/engine/session.h",
-                   "circle of folders: worker/device -> worker/engine -> worker/device")
+                   "circle of folders: worker/device/cpu -> worker/device -> worker/engine -> worker/device/cpu")
 
     def test_coordinator_core_does_not_know_its_shell(self):
         self.finds("launcher/coordinator/events.h", '#include "launcher/shell/launch_job.h"\n',
                    "launcher/coordinator/events.h:1: upward arrow inside launcher: coordinator includes launcher/shell/launch_job.h",
-                   "circle of folders: launcher -> launcher/coordinator -> launcher")
+                   "circle of folders: launcher/shell -> launcher/coordinator -> launcher/shell")
 
     def test_doors(self):
         for path, include in (("launcher/shell/launch_job.h", "grpcpp/channel.h"), ("agent/supervisor.h", "proto/agent.grpc.pb.h"),

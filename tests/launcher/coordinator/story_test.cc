@@ -1,11 +1,12 @@
 // Every story in stories/ gives the transcript that is written in it. After a wanted change:
 //
-//   bazel run //tests/launcher/coordinator:story_test --
-//   --rewrite=$PWD/tests/launcher/coordinator/stories
+//   DSRUN_REWRITE_STORIES=$PWD/tests/launcher/coordinator/stories \
+//   bazel run //tests/launcher/coordinator:coordinator_test -- --gtest_filter='StoryTest.*'
 //
 // and read the difference in review.
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -18,7 +19,11 @@
 namespace dsrun::launcher {
 namespace {
 
-std::string rewrite_folder;  // empty: compare
+// Empty: compare.
+std::string RewriteFolder() {
+  const char* const given = std::getenv("DSRUN_REWRITE_STORIES");
+  return given == nullptr ? "" : given;
+}
 
 std::string ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path);
@@ -37,7 +42,7 @@ std::vector<std::filesystem::path> Stories(const std::filesystem::path& folder) 
 }
 
 TEST(StoryTest, EveryStoryGoesAsWritten) {
-  if (!rewrite_folder.empty()) {
+  if (const std::string rewrite_folder = RewriteFolder(); !rewrite_folder.empty()) {
     for (const auto& path : Stories(rewrite_folder)) {
       const std::string played = PlayStory(ReadFile(path));
       std::ofstream(path) << played;
@@ -67,15 +72,3 @@ TEST(StoryTest, AWrongTranscriptIsNotTheSame) {
 
 }  // namespace
 }  // namespace dsrun::launcher
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  const std::string flag = "--rewrite=";
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument.rfind(flag, 0) == 0) {
-      dsrun::launcher::rewrite_folder = argument.substr(flag.size());
-    }
-  }
-  return RUN_ALL_TESTS();
-}
