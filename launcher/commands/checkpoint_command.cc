@@ -164,13 +164,15 @@ void PrintTable(const Checkpoint& checkpoint, std::ostream& out) {
       << ", vocabulary " << facts.model.vocab_size << "\n"
       << "batch       global " << facts.batch.global_batch_size << ", micro "
       << facts.batch.micro_batch_size << ", "
-      << Counted(facts.batch.canonical_blocks, "canonical block") << ", seed " << facts.batch.seed
-      << "\n";
+      << Counted(facts.fingerprint.canonical_blocks, "canonical block") << ", seed "
+      << facts.batch.seed << "\n";
   if (!facts.batch.corpus_sha256.empty()) {
     out << "text        SHA-256 " << facts.batch.corpus_sha256 << "\n";
   }
   out << "numerics\n";
-  for (const auto& [key, value] : facts.fingerprint) out << "  " << key << ": " << value << "\n";
+  for (const FingerprintField& field : FieldsOf(facts.fingerprint)) {
+    out << "  " << field.label << ": " << field.value << "\n";
+  }
   out << "\nshards      " << manifest.files.size() << ", " << Bytes(manifest)
       << " bytes, all checked\n";
   for (size_t i = 0; i < manifest.files.size(); ++i) {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "common/base/counted.h"
+#include "common/base/differences.h"
 #include "common/base/file_system.h"
 #include "common/config/batch_size.h"
 #include "common/config/nearest.h"
@@ -210,7 +211,7 @@ void TrainResolver::Batch() {
   if (!sizes.has_value()) return;
   int64_t resolved_blocks = DefaultCanonicalBlocks(sizes->micro_batches(), width_);
   if (loaded() != nullptr) {  // as far as another batch, if one is asked for, allows
-    resolved_blocks = std::min(loaded()->batch.canonical_blocks, sizes->micro_batches());
+    resolved_blocks = std::min(loaded()->fingerprint.canonical_blocks, sizes->micro_batches());
   }
   resolved_blocks = blocks.value_or(resolved_blocks);
   const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);
@@ -354,8 +355,9 @@ std::string TrainResolver::IsaCap() {
     c_.Note("--isa-cap " + *asked + ": this CPU has " + here + " at most, which is used");
     return here;
   }
-  const std::string there = loaded() != nullptr ? IsaCapOfCheckpoint(*loaded()) : "";
-  return !there.empty() && rank_of(there) <= rank_of(here) ? there : here;
+  // One that is not recorded, or not by one of our names, is no less than here.
+  const std::string there = loaded() != nullptr ? loaded()->fingerprint.isa : "";
+  return rank_of(there) <= rank_of(here) ? there : here;
 }
 
 void TrainResolver::Device() {
@@ -390,17 +392,21 @@ void TrainResolver::CompareCheckpoint() {
   if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
   const ManifestFacts& facts = *loaded();
   const std::string name = train_.load_dir() + "/" + checkpoint_->manifest_name();
-  const CheckpointDifferences differences = CompareWithCheckpoint(facts, train_, HashOfText());
+  const RunDifferences differences = CompareWithCheckpoint(facts, train_, HashOfText());
+  const auto table = [](const std::vector<Difference>& list) {
+    return DifferenceTable(list, "checkpoint", "this run");
+  };
   if (!differences.model.empty()) {
-    Error("--load", name + " holds another model: " + differences.model +
-                        "; leave --model and the sizes out to use the checkpoint's");
+    Error("--load", name + " holds another model:" + table(differences.model) +
+                        "\n  leave --model and the sizes out to use the checkpoint's");
     return;
   }
   if (!differences.curve.empty() && train_.accept_fingerprint()) {
-    c_.Note("--accept-fingerprint: " + name + " goes on with another curve: " + differences.curve);
+    c_.Note("--accept-fingerprint: " + name +
+            " goes on with another curve:" + table(differences.curve));
   } else if (!differences.curve.empty()) {
-    Error("--load", name + " cannot be continued bit for bit: " + differences.curve +
-                        "; give what it has (batch and seed are taken from it when they are left "
+    Error("--load", name + " cannot be continued bit for bit:" + table(differences.curve) +
+                        "\n  give what it has (batch and seed are taken from it when they are left "
                         "out), or --accept-fingerprint to go on with another curve");
   }
   if (facts.counters.optimizer_steps >= train_.train_iters()) {

@@ -189,9 +189,10 @@ LoadExpectation Checkpointing::Expectation() const {
   const proto::TrainSpec& spec = setup_.job->train();
   LoadExpectation expectation;
   expectation.model = FromProto(spec.model());
-  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.canonical_blocks(),
-                       spec.seed(), setup_.corpus_sha256};
-  expectation.fingerprint = {{"kernels", setup_.kernels_fingerprint}};
+  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.seed(),
+                       setup_.corpus_sha256};
+  expectation.fingerprint = setup_.kernels_fingerprint;
+  expectation.fingerprint.canonical_blocks = spec.canonical_blocks();
   expectation.accept_differences = spec.accept_fingerprint();
   return expectation;
 }

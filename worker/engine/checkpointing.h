@@ -18,6 +18,7 @@
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
 #include "common/format/manifest.h"
+#include "common/numerics/fingerprint.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/comm/core/communicator.h"
@@ -34,7 +35,7 @@ class Checkpointing {
     Trainer* trainer;
     Generation generation;
     Incarnation incarnation;
-    std::string kernels_fingerprint;
+    NumericsFingerprint kernels_fingerprint;
     std::string corpus_sha256;
     std::function<void(const std::string& warning)> warn;  // the operator
   };

@@ -275,9 +275,11 @@ TEST_F(CheckpointTest, Load_OfAnotherModel_SaysWhatDiffers) {
   const absl::Status status = CheckCompatible(checkpoint->manifest().facts, expectation);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(status),
-            "manifest.step-00000010.gen-0001.epoch-0001.json is a checkpoint of another model: "
-            "num_layers: the checkpoint has 1, this run 2; hidden_size: the checkpoint has 32, "
-            "this run 64; give the checkpoint's sizes, or another folder to load from");
+            "manifest.step-00000010.gen-0001.epoch-0001.json is a checkpoint of another model:\n"
+            "                 checkpoint  this run\n"
+            "    num-layers   1           2\n"
+            "    hidden-size  32          64\n"
+            "  give the checkpoint's sizes, or another folder to load from");
 }
 
 TEST_F(CheckpointTest, Load_WithOtherNumerics_SaysWhatDiffersUnlessAccepted) {
@@ -286,16 +288,17 @@ TEST_F(CheckpointTest, Load_WithOtherNumerics_SaysWhatDiffersUnlessAccepted) {
   LoadExpectation expectation = state_.Expectation();
   EXPECT_TRUE(CheckCompatible(checkpoint->manifest().facts, expectation).ok());
   expectation.batch.global_batch_size = 16;
-  expectation.fingerprint["isa"] = "avx512";
-  expectation.fingerprint["tiles"] = "64x64";
+  expectation.fingerprint.isa = "avx512";
+  expectation.fingerprint.tiles = "64x64";
   const absl::Status status = CheckCompatible(checkpoint->manifest().facts, expectation);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(status),
-            "manifest.step-00000010.gen-0001.epoch-0001.json cannot be continued bit for bit: "
-            "global batch: the checkpoint has 8, this run 16; numerics fingerprint, isa: the "
-            "checkpoint has \"avx2\", this run \"avx512\"; numerics fingerprint, tiles: the "
-            "checkpoint has nothing, this run \"64x64\"; restore them, or give "
-            "--accept-fingerprint to go on with another curve");
+            "manifest.step-00000010.gen-0001.epoch-0001.json cannot be continued bit for bit:\n"
+            "                                 checkpoint    this run\n"
+            "    global-batch-size            8             16\n"
+            "    instruction set (--isa-cap)  avx2          avx512\n"
+            "    tiles of matrix products     not recorded  64x64\n"
+            "  restore them, or give --accept-fingerprint to go on with another curve");
   expectation.accept_differences = true;
   EXPECT_TRUE(CheckCompatible(checkpoint->manifest().facts, expectation).ok());
 }
