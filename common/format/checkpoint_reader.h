@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -66,8 +67,9 @@ class Checkpoint {
 
 enum class Verify {
   kFull,   // every byte of every file is read and compared with its SHA-256
-  kSizes,  // the files are there and as long as they should be; for a rank whose rank 0 has
-           // verified in full. ReadRange compares checksums in either case.
+  kSizes,  // the files are there and as long as they should be
+  kNone,   // only the manifest is read; for a rank whose peers have verified the rest. ReadRange
+           // compares checksums in any case.
 };
 
 // The checkpoint of one manifest.
@@ -78,7 +80,10 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(FileSystem& fs, const std::string& fol
                                           const std::string& manifest_name, Verify verify);
 
 struct FindOptions {
-  std::string job_id = {};  // only this job's checkpoints; empty: any
+  std::string job_id = {};           // only this job's checkpoints; empty: any
+  std::optional<int64_t> step = {};  // only of this step
+  // Paths of manifests of which somebody else has proven damage, and what: rejected unread.
+  std::map<std::string, std::string> damaged = {};
   Verify verify = Verify::kFull;
 };
 

@@ -154,6 +154,24 @@ TEST_F(CheckpointTest, JobFilter_LeavesOthersOut) {
   EXPECT_EQ(Message(none), "no whole checkpoint of job job-c in /save; it holds 2 of other jobs");
 }
 
+TEST_F(CheckpointTest, OneStep_OrAllButWhatIsKnownToBeDamaged) {
+  SaveStep(10);
+  SaveStep(20, {.first_incarnation = 0x2000});
+  SaveStep(30, {.first_incarnation = 0x3000});
+  EXPECT_EQ(Newest({.step = 20})->manifest().facts.key.step, Step(20));
+  EXPECT_EQ(Message(Newest({.job_id = "job-a", .step = 25}).status()),
+            "no whole checkpoint of job job-a of step 25 in /save");
+  const std::string newest = Newest()->manifest_name();
+  FindOptions others;
+  others.damaged[JoinPath(kFolder, newest)] = "rank 3 says so";
+  EXPECT_EQ(Newest(others)->manifest().facts.key.step, Step(20));
+  EXPECT_THAT(rejected_, ElementsAre(newest + ": rank 3 says so"));
+  // Nothing else is taken for the step that was asked for.
+  fs_.Truncate("/save/step-00000020.gen-0001.0000000000002000.rank-0000.safetensors", 9);
+  EXPECT_EQ(Newest({.step = 20}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(rejected_, ElementsAre(HasSubstr("truncated")));
+}
+
 TEST_F(CheckpointTest, NoFolder_IsNotFound) {
   EXPECT_EQ(Newest().status().code(), absl::StatusCode::kNotFound);
 }
