@@ -15,6 +15,7 @@
 #include "common/base/crc32c.h"
 #include "common/base/sha256.h"
 #include "common/format/checkpoint_reader.h"
+#include "worker/checkpoint/shared_verification.h"
 
 namespace dsrun::worker {
 namespace {
@@ -98,7 +99,28 @@ TEST_F(ManyShardsTest, AreReadWithFewDescriptors) {
   }
 }
 
-// The test above can fail: so many cannot be open at once.
+TEST_F(ManyShardsTest, AreVerifiedTogetherWithFewDescriptors) {
+  const DescriptorLimit few(64);
+  auto checkpoint = OpenCheckpoint(FileSystem::Real(), folder_, name_, Verify::kNone);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto together = [&] {
+    std::vector<absl::Status> found;
+    for (int rank = 0; rank < 8; ++rank) {
+      found.push_back(
+          VerifyShare(FileSystem::Real(), folder_, checkpoint->manifest(), rank, 8, [] {}));
+    }
+    return JoinShares(found);
+  };
+  EXPECT_TRUE(together().ok()) << together();
+  for (const ManifestFile& file : checkpoint->manifest().files) {
+    std::filesystem::resize_file(folder_ + "/" + file.name, 3);
+  }
+  const absl::Status status = together();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_LT(status.message().size(), 10'000u) << "a message should not grow with the files";
+}
+
+// The tests above can fail: so many cannot be open at once.
 TEST_F(ManyShardsTest, DescriptorLimit_IsFelt) {
   const DescriptorLimit few(64);
   std::vector<std::unique_ptr<ReadableFile>> open;
