@@ -15,6 +15,8 @@
 #include "common/plan/gradient_space.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/checkpoint_differences.h"
+#include "launcher/commands/checkpoint_place.h"
+#include "launcher/commands/checkpoint_tags.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -75,23 +77,33 @@ class TrainResolver {
   bool batch_ok_ = false;
 };
 
-// What --load goes on from: the newest checkpoint of which every byte is right.
+// What --load goes on from: the newest checkpoint of which every byte is right, or that of
+// --load-step.
 void TrainResolver::FindCheckpoint() {
-  const auto load = v_.Text("load");
-  if (!load.has_value()) return;
-  const std::string folder = c_.Absolute(*load);
-  train_.set_load_dir(folder);
+  const auto folder = LoadFolder(c_);
+  if (!folder.has_value()) return;
+  train_.set_load_dir(*folder);
+  FindOptions options;
+  if (v_.Has("load-step")) {
+    options.step = v_.Int("load-step", 0, kMaxSize);
+    if (!options.step.has_value()) return;  // there is a finding
+    train_.set_load_step(*options.step);
+  }
   std::vector<std::string> rejected;
-  auto found = FindNewestCheckpoint(FileSystem::Real(), folder,
-                                    {.job_id = "", .verify = Verify::kFull}, &rejected);
+  auto found = FindNewestCheckpoint(FileSystem::Real(), *folder, options, &rejected);
   if (!found.ok()) {
-    Error("--load", std::string(found.status().message()));
+    std::string text(found.status().message());
+    if (const auto steps = StepsIn(FileSystem::Real(), *folder);
+        options.step.has_value() && absl::IsNotFound(found.status()) && steps.ok()) {
+      text += "; the steps that are there: " + *steps;
+    }
+    Error(options.step.has_value() ? "--load-step" : "--load", text);
     return;
   }
   for (const std::string& line : rejected) c_.Note("not used: " + line);
   checkpoint_ = *std::move(found);
   c_.Note("goes on from step " + std::to_string(loaded()->counters.optimizer_steps) + " of " +
-          folder + "/" + checkpoint_->manifest_name());
+          *folder + "/" + checkpoint_->manifest_name());
 }
 
 void TrainResolver::Model() {
@@ -280,7 +292,9 @@ void TrainResolver::Folders() {
   const auto save = v_.Text("save");
   train_.set_save_dir(c_.Absolute(save.value_or(c_.resolved.job.run_dir() + "/checkpoints")));
   CheckSaveFolder(save.has_value());
+  if (loaded() != nullptr) NoteNewerInSaveFolder(c_, loaded()->key.step.value());
   train_.set_save_interval(v_.Int("save-interval", 0, kMaxSize).value_or(50));
+  ResolveRetention(c_);
   train_.set_log_interval(v_.Int("log-interval", 1, kMaxSize).value_or(10));
   const auto file = [&](const char* flag) -> std::string {
     const auto path = v_.Text(flag);
