@@ -27,19 +27,21 @@ class ResolveCheckpointTest : public ResolveTest {
     return out;
   }
 
-  // A checkpoint of gpt2-nano at step 50 in the folder ck, without tensors.
-  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint = Ours()) {
-    std::filesystem::create_directory(dir_ + "/ck");
+  // A checkpoint of gpt2-nano, at step 50 in the folder ck if nothing else is said, without
+  // tensors.
+  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint = Ours(),
+                       int64_t step = 50, const std::string& folder = "ck") {
+    std::filesystem::create_directories(dir_ + "/" + folder);
     Manifest manifest;
     manifest.facts.job_id = "first";
     manifest.facts.incarnation = Incarnation(1);
-    manifest.facts.key = {Step(50), Generation(1), 1};
-    manifest.facts.counters = {1600, 50};
+    manifest.facts.key = {Step(step), Generation(1), 1};
+    manifest.facts.counters = {32 * step, step};
     manifest.facts.model = *FindPreset("gpt2-nano");
     manifest.facts.batch = batch;
     manifest.facts.fingerprint = fingerprint;
     checkpoint_ = ManifestName(manifest.facts.key);
-    Write("ck/" + checkpoint_, EncodeManifest(manifest));
+    Write(folder + "/" + checkpoint_, EncodeManifest(manifest));
   }
 
   std::string checkpoint_;  // the manifest's name
@@ -186,6 +188,64 @@ TEST_F(ResolveCheckpointTest, TheInstructionSetIsTheCheckpointsWhereThisCpuHasIt
   wider.isa = "avx512";
   WriteCheckpoint({32, 4, 7, ""}, wider);
   EXPECT_THAT(Refused(load), testing::HasSubstr("instruction set (--isa-cap)  avx512      avx2\n"));
+}
+
+TEST_F(ResolveCheckpointTest, LoadStep_TakesThatStepAndNoOther) {
+  const BatchFacts batch = {32, 4, 7, ""};
+  for (const int64_t step : {20, 50, 60}) WriteCheckpoint(batch, Ours(), step);
+  const Resolved r = Good({"train", "--data=text", "--load=ck", "--load-step=50", "--save=ck"});
+  EXPECT_EQ(r.job.train().load_step(), 50);
+  EXPECT_THAT(WithoutDir(r.notes[0]), testing::StartsWith("goes on from step 50 of DIR/ck/"));
+  EXPECT_THAT(WithoutDir(r.notes[1]),
+              testing::HasSubstr("DIR/ck holds checkpoints up to step 60, which stay"));
+  EXPECT_FALSE(
+      Good({"train", "--data=text", "--load=ck", "--save=ck"}).job.train().has_load_step());
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--load-step=30"}),
+            "--load-step: no whole checkpoint of step 30 in DIR/ck; the steps that are there: 20, "
+            "50, 60\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load-step=30"}),
+            "--load-step: says which checkpoint of --load, which is missing; give --load DIR\n");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--load-step=-1"}),
+              testing::HasSubstr("--load-step"));
+  // What is not whole is not replaced by another.
+  Write("ck/manifest.step-00000070.gen-0001.epoch-0001.json", "torn");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--load-step=70"}),
+              testing::HasSubstr("torn: 4 bytes"));
+}
+
+TEST_F(ResolveCheckpointTest, LoadOfARunFolder_MeansItsCheckpoints) {
+  WriteCheckpoint({32, 4, 7, ""}, Ours(), 50, "run/checkpoints");
+  const Resolved r = Good({"train", "--data=text", "--load=run"});
+  EXPECT_EQ(r.job.train().load_dir(), dir_ + "/run/checkpoints");
+  EXPECT_EQ(WithoutDir(r.notes[0]),
+            "--load: DIR/run is a run folder: its DIR/run/checkpoints is meant");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=run/checkpoints/" + checkpoint_}),
+            "--load: expected a folder, got the manifest DIR/run/checkpoints/" + checkpoint_ +
+                "; write --load DIR/run/checkpoints --load-step 50\n");
+}
+
+TEST_F(ResolveCheckpointTest, WhichOfItsOwnStay) {
+  const auto train = [&](const Args& more) {
+    Args args = {"train", "--data=text", "--save=new"};
+    args.insert(args.end(), more.begin(), more.end());
+    return Good(args);
+  };
+  EXPECT_EQ(train({}).job.train().keep_last(), 3);
+  EXPECT_EQ(train({}).job.train().keep_every(), 0);
+  const Resolved r = train({"--keep-last=7", "--keep-every=75", "--tag=best_1"});
+  EXPECT_EQ(r.job.train().keep_last(), 7);
+  EXPECT_EQ(r.job.train().keep_every(), 75);
+  EXPECT_EQ(r.job.train().tag(), "best_1");
+  EXPECT_THAT(r.notes, testing::Contains("--keep-every 75: checkpoints come every 50 steps, so "
+                                         "those of every 150 steps stay"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--keep-last=0"}),
+              testing::HasSubstr("--keep-last"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--tag=a/b"}), testing::HasSubstr("--tag: "));
+  WriteCheckpoint({32, 4, 7, ""});
+  Write("ck/tag.best", checkpoint_ + "\n");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--save=ck", "--tag=best"}),
+              testing::HasSubstr("--tag: the tag best in DIR/ck names " + checkpoint_ +
+                                 " already; take it away with dsrun checkpoint untag"));
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ TEST(ShareOf, EveryFileIsInOneShare_AndSharesAreEven) {
       const std::string name = "shard-" + std::to_string(10000 + i);
       manifest.files.push_back({name, static_cast<int64_t>(i * 7919 % 1000), ""});
     }
-    for (const int width : {1, 2, 3, 8, 1000}) {
+    for (const int width : {1, 2, 3, 8, 100}) {
       std::map<std::string, int> seen;
       std::vector<int64_t> loads;
       for (int rank = 0; rank < width; ++rank) {
@@ -86,7 +86,7 @@ TEST_F(SharedVerificationTest, DamageAnywhere_IsFoundAndNamedForAll) {
       const absl::Status status = Together(width);
       EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
       EXPECT_THAT(Message(status), AllOf(HasSubstr("shard " + PathOf(file) + " is damaged"),
-                                         HasSubstr(") of model/wte.weight")));
+                                         HasSubstr(") of adam_v/")));
       fs_.FlipBit(PathOf(file), manifest_.files[file].bytes - 1, 3);
     }
   }
