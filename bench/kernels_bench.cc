@@ -176,7 +176,8 @@ void MeasureAdam(int64_t n, int threads) {
 }
 
 void Main(bool small) {
-  std::printf("%s\n", MatrixLibrary().c_str());
+  const MatrixLibrary library = MatrixLibraryInUse();
+  std::printf("%s %s %s\n", library.name.c_str(), library.version.c_str(), library.isa.c_str());
   double peak[3] = {};
   for (const int threads : {1, 2}) {
     peak[threads] = FmaPeak(threads);

@@ -68,7 +68,7 @@ absl::Status NothingFound(const std::string& folder, const FindOptions& options,
                           const std::vector<std::string>& rejected, size_t others) {
   std::string text = absl::StrCat(
       "no whole checkpoint", options.job_id.empty() ? "" : absl::StrCat(" of job ", options.job_id),
-      " in ", folder);
+      options.step.has_value() ? absl::StrCat(" of step ", *options.step) : "", " in ", folder);
   if (others > 0) absl::StrAppend(&text, "; it holds ", others, " of other jobs");
   if (!rejected.empty()) {
     const size_t shown = std::min(rejected.size(), kMaxListed);
@@ -82,11 +82,19 @@ absl::Status NothingFound(const std::string& folder, const FindOptions& options,
 }  // namespace
 
 absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
-  std::unique_ptr<ReadableFile>& handle = open_[file];
-  if (handle == nullptr) {
-    ASSIGN_OR_RETURN(handle, fs_->OpenToRead(JoinPath(folder_, file)));
+  auto found = open_.find(file);
+  if (found == open_.end()) {
+    if (open_.size() >= kMaxOpenFiles) {
+      open_.erase(std::min_element(open_.begin(), open_.end(), [](const auto& a, const auto& b) {
+        return a.second.last_use < b.second.last_use;
+      }));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened,
+                     fs_->OpenToRead(JoinPath(folder_, file)));
+    found = open_.emplace(file, OpenFile{std::move(opened)}).first;
   }
-  return handle.get();
+  found->second.last_use = ++uses_;
+  return found->second.file.get();
 }
 
 absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int64_t end,
@@ -148,6 +156,7 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(FileSystem& fs, const std::string& fol
                                             ManifestName(manifest->facts.key)));
   }
   for (const ManifestFile& file : manifest->files) {
+    if (verify == Verify::kNone) break;
     RETURN_IF_ERROR(CheckSize(fs, JoinPath(folder, file.name), file));
   }
   if (verify == Verify::kFull) {
@@ -177,6 +186,14 @@ absl::StatusOr<Checkpoint> FindNewestCheckpoint(FileSystem& fs, const std::strin
   std::vector<std::string> findings;
   size_t others = 0;
   for (const std::string& name : names) {
+    const ManifestKey key = *ParseManifestName(name);
+    if (options.step.has_value() && key.step != Step(*options.step)) continue;
+    if (const auto proven = options.damaged.find(JoinPath(folder, name));
+        proven != options.damaged.end()) {
+      findings.push_back(absl::StrCat(name, ": ", proven->second));
+      if (rejected != nullptr) rejected->push_back(findings.back());
+      continue;
+    }
     // Whose it is comes first: a stranger's large files are not worth reading.
     absl::StatusOr<Checkpoint> checkpoint = OpenCheckpoint(fs, folder, name, Verify::kSizes);
     if (checkpoint.ok() && !options.job_id.empty() &&

@@ -6,9 +6,11 @@
 #ifndef DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 #define DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -34,6 +36,10 @@ class Checkpoint {
   const std::string& manifest_name() const { return manifest_name_; }
   const Manifest& manifest() const { return manifest_; }
 
+  // Shards that are open at one time: a checkpoint of a thousand ranks must not need a thousand
+  // descriptors. Beyond them, the one that was not used for longest is closed.
+  static constexpr size_t kMaxOpenFiles = 16;
+
   // Elements [begin, end) of a logical tensor into `into`, from whatever pieces hold them. Every
   // piece is compared with its checksum before the first of its bytes is given out.
   // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
@@ -45,18 +51,25 @@ class Checkpoint {
   absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece);
   absl::StatusOr<ReadableFile*> Open(const std::string& file);
 
+  struct OpenFile {
+    std::unique_ptr<ReadableFile> file;
+    int64_t last_use = 0;
+  };
+
   FileSystem* fs_;
   std::string folder_;
   std::string manifest_name_;
   Manifest manifest_;
-  std::map<std::string, std::unique_ptr<ReadableFile>> open_;
+  std::map<std::string, OpenFile> open_;  // at most kMaxOpenFiles
+  int64_t uses_ = 0;
   std::set<const ManifestPiece*> checked_;
 };
 
 enum class Verify {
   kFull,   // every byte of every file is read and compared with its SHA-256
-  kSizes,  // the files are there and as long as they should be; for a rank whose rank 0 has
-           // verified in full. ReadRange compares checksums in either case.
+  kSizes,  // the files are there and as long as they should be
+  kNone,   // only the manifest is read; for a rank whose peers have verified the rest. ReadRange
+           // compares checksums in any case.
 };
 
 // The checkpoint of one manifest.
@@ -67,7 +80,10 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(FileSystem& fs, const std::string& fol
                                           const std::string& manifest_name, Verify verify);
 
 struct FindOptions {
-  std::string job_id = {};  // only this job's checkpoints; empty: any
+  std::string job_id = {};           // only this job's checkpoints; empty: any
+  std::optional<int64_t> step = {};  // only of this step
+  // Paths of manifests of which somebody else has proven damage, and what: rejected unread.
+  std::map<std::string, std::string> damaged = {};
   Verify verify = Verify::kFull;
 };
 

@@ -134,11 +134,13 @@ Json FactsToJson(const ManifestFacts& facts) {
                    {"vocab_size", facts.model.vocab_size}};
   json["batch"] = {{"global_batch_size", facts.batch.global_batch_size},
                    {"micro_batch_size", facts.batch.micro_batch_size},
-                   {"canonical_blocks", facts.batch.canonical_blocks},
+                   {"canonical_blocks", facts.fingerprint.canonical_blocks},
                    {"seed", facts.batch.seed},
                    {"corpus_sha256", facts.batch.corpus_sha256}};
   json["numerics_fingerprint"] = Json::object();
-  for (const auto& [key, value] : facts.fingerprint) json["numerics_fingerprint"][key] = value;
+  for (const FingerprintField& field : FieldsOf(facts.fingerprint)) {
+    json["numerics_fingerprint"][field.key] = field.value;
+  }
   return json;
 }
 
@@ -153,6 +155,29 @@ Json TensorToJson(const ManifestTensor& tensor) {
                       {"crc32c", absl::StrFormat("%08x", piece.crc32c)}});
   }
   return {{"name", tensor.name}, {"dtype", "F32"}, {"shape", tensor.shape}, {"pieces", pieces}};
+}
+
+// `canonical_blocks` is that of the batch; what the fingerprint says of it itself must agree.
+absl::StatusOr<NumericsFingerprint> ParseFingerprint(const Json& json, int64_t canonical_blocks) {
+  NumericsFingerprint out;
+  for (const auto& [key, value] : json.items()) {
+    if (!value.is_string()) {
+      return absl::DataLossError("numerics_fingerprint: expected a text as " + key);
+    }
+    RETURN_IF_ERROR(SetField(out, key, value.get<std::string>())) << "numerics_fingerprint";
+  }
+  // One text alone, as it was once; what is written otherwise stays as it is, and differs from
+  // ours.
+  if (json.size() == 1 && out.others.contains("kernels")) {
+    out = ParseFingerprintText(out.others["kernels"]).value_or(out);
+  }
+  if (out.canonical_blocks != 0 && out.canonical_blocks != canonical_blocks) {
+    return absl::DataLossError(absl::StrCat("numerics_fingerprint: expected the batch's ",
+                                            canonical_blocks, " as canonical_blocks, got ",
+                                            out.canonical_blocks));
+  }
+  out.canonical_blocks = canonical_blocks;
+  return out;
 }
 
 absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
@@ -190,18 +215,15 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   Fields batch(top.Child("batch"), "batch");
   batch.Int("global_batch_size", &facts.batch.global_batch_size);
   batch.Int("micro_batch_size", &facts.batch.micro_batch_size);
-  batch.Int("canonical_blocks", &facts.batch.canonical_blocks);
+  int64_t canonical_blocks = 0;
+  batch.Int("canonical_blocks", &canonical_blocks);
   batch.Unsigned("seed", &facts.batch.seed);
   batch.Text("corpus_sha256", &facts.batch.corpus_sha256);
-  for (const auto& [key, value] : top.Child("numerics_fingerprint").items()) {
-    if (!value.is_string()) {
-      return absl::DataLossError("numerics_fingerprint: expected a text as " + key);
-    }
-    facts.fingerprint[key] = value.get<std::string>();
-  }
+  const Json& fingerprint = top.Child("numerics_fingerprint");
   for (const Fields* fields : {&top, &counters, &model, &batch}) {
     RETURN_IF_ERROR(fields->status());
   }
+  ASSIGN_OR_RETURN(facts.fingerprint, ParseFingerprint(fingerprint, canonical_blocks));
   return facts;
 }
 

@@ -8,7 +8,6 @@
 
 #include <compare>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/ids.h"
 #include "common/model_spec/model_spec.h"
+#include "common/numerics/fingerprint.h"
 
 namespace dsrun {
 
@@ -46,11 +46,11 @@ struct ShardName {
 std::string ShardFileName(const ShardName& name);
 std::optional<ShardName> ParseShardFileName(std::string_view name);
 
-// What fixes the loss curve besides the model: checked when a run goes on from the checkpoint.
+// What fixes the loss curve besides model and numerics: checked when a run goes on from the
+// checkpoint.
 struct BatchFacts {
   int64_t global_batch_size = 0;
   int64_t micro_batch_size = 0;
-  int64_t canonical_blocks = 0;
   uint64_t seed = 0;
   std::string corpus_sha256;  // of the training text; empty: not recorded
   friend bool operator==(const BatchFacts&, const BatchFacts&) = default;
@@ -62,9 +62,6 @@ struct Counters {
   int64_t optimizer_steps = 0;
   friend bool operator==(const Counters&, const Counters&) = default;
 };
-
-// Library versions, ISA cap, tile set, ... (docs/numerics.md, rule i).
-using NumericsFingerprint = std::map<std::string, std::string>;
 
 // What a checkpoint says besides its tensors; the writer's job.
 struct ManifestFacts {

@@ -1,18 +1,17 @@
-// The version of the CPU kernels' bits, as the numerics fingerprint ends with it: "...; kernels
-// v3". It stands here, and not beside the kernels, so that the launcher, which does not link them,
-// can refuse a checkpoint of another version before anything starts (docs/numerics.md, rule i).
+// The version of the CPU kernels' bits, a field of the numerics fingerprint. It stands here, and
+// not beside the kernels, so that the launcher, which does not link them, can refuse a checkpoint
+// of another version before anything starts (docs/numerics.md, rule i).
 
 #ifndef DSRUN_COMMON_NUMERICS_KERNELS_VERSION_H_
 #define DSRUN_COMMON_NUMERICS_KERNELS_VERSION_H_
+
+#include <cstdint>
 
 namespace dsrun {
 
 // Raised whenever a change to worker/device/cpu/cpu_kernels.cc, cpu_loops.cc, attention_tiles.cc,
 // cpu_attention.cc or cpu_matmul.cc alters bits.
-inline constexpr int kCpuKernelsVersion = 3;
-
-// What stands before the number.
-inline constexpr char kKernelsVersionWords[] = "; kernels v";
+inline constexpr int64_t kCpuKernelsVersion = 3;
 
 }  // namespace dsrun
 

@@ -1,97 +1,171 @@
 #include "launcher/commands/checkpoint_command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdint>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
+#include "common/base/status_macros.h"
+#include "common/config/source_text.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
+#include "common/format/tags.h"
+#include "launcher/commands/checkpoint_diff.h"
+#include "launcher/commands/checkpoint_place.h"
+#include "launcher/commands/checkpoint_tags.h"
+#include "launcher/commands/checkpoint_verify.h"
 
 namespace dsrun::launcher {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kExitBadInput = 90;  // docs/errors.md
-constexpr char kUsage[] =
-    "usage: dsrun checkpoint hash DIR [--job ID] [--json]\n"
-    "       dsrun checkpoint inspect DIR [--job ID] [--json]\n";
+constexpr std::string_view kUsage =
+    "dsrun checkpoint hash DIR [--job ID] [--json]     SHA-256 over everything a checkpoint holds\n"
+    "dsrun checkpoint inspect DIR [--job ID] [--json]  tensors, shapes, shards, sizes, "
+    "fingerprint, tags\n"
+    "dsrun checkpoint verify DIR [--job ID] [--json]   every byte of a folder: what is damaged\n"
+    "dsrun checkpoint diff A B [--json]                which tensors differ, and by how much\n"
+    "dsrun checkpoint tag DIR NAME [--step N] [--job ID]  keep a checkpoint until it is untagged\n"
+    "dsrun checkpoint untag DIR NAME                   keep it no longer\n";
 constexpr char kHelp[] =
     "  hash      SHA-256 over everything a checkpoint holds: tensors, optimizer state, counters,\n"
     "            data position; equal for equal training, whatever the number of ranks\n"
-    "  inspect   tensors, shapes, shards, sizes, fingerprint; every byte is checked\n"
-    "  DIR       a save folder, of which the newest whole checkpoint is taken, or one manifest\n"
+    "  inspect   tensors, shapes, shards, sizes, fingerprint, tags; every byte is checked\n"
+    "  verify    reads every byte of all checkpoints of a folder and names what is damaged\n"
+    "            (file, tensor, checksums), missing, left over or foreign\n"
+    "  diff      compares two checkpoints bit for bit: tensors, counters, settings, fingerprint\n"
+    "  tag       a name for a checkpoint, which is then never pruned; letters, digits, . _ -\n"
+    "  untag     takes a name away\n"
+    "  DIR A B   a save folder, of which the newest whole checkpoint is taken (verify: all), a\n"
+    "            run folder, which means its checkpoints/, or one manifest\n"
     "  --job ID  that job's checkpoints only\n"
+    "  --step N  the checkpoint of that step\n"
     "  --json    one JSON object on standard output\n"
-    "Exit codes: 0, and 90 when there is no whole checkpoint or a flag is wrong.\n";
+    "Exit codes: 0; 1 verify: something is damaged or missing, diff: something differs; 2 "
+    "something\n"
+    "could not be read, which is no damage; 90 there is no (whole) checkpoint, or a flag is "
+    "wrong.\n";
 
-struct Request {
-  std::string verb;
-  std::string path;
-  std::string job_id;
-  bool json = false;
-  bool help = false;
+struct Verb {
+  const char* name;
+  size_t words;          // after it
+  const char* expected;  // what they are
+  bool job, json, step;  // its flags
+};
+constexpr Verb kVerbs[] = {
+    {"hash", 1, "one folder", true, true, false},
+    {"inspect", 1, "one folder", true, true, false},
+    {"verify", 1, "one folder", true, true, false},
+    {"diff", 2, "two checkpoints", false, true, false},
+    {"tag", 2, "a folder and a name", true, false, true},
+    {"untag", 2, "a folder and a name", false, false, false},
 };
 
-absl::StatusOr<Request> ParseArgs(std::span<const std::string> args) {
-  Request request;
+struct Request {
+  const Verb* verb = nullptr;  // nullptr: help
   std::vector<std::string> words;
-  for (size_t i = 0; i < args.size(); ++i) {
-    const std::string& arg = args[i];
-    if (arg == "--help" || arg == "-h") {
-      request.help = true;
-      return request;
-    }
-    if (arg == "--json") {
-      request.json = true;
-    } else if (arg == "--job") {
-      if (++i == args.size()) return absl::InvalidArgumentError("--job needs a job id");
-      request.job_id = args[i];
-    } else if (arg.starts_with("--job=")) {
-      request.job_id = arg.substr(6);
-    } else if (arg.starts_with("-")) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown flag ", arg, "; known are --json and --job"));
-    } else {
-      words.push_back(arg);
-    }
+  std::string job_id;
+  std::optional<int64_t> step;
+  bool json = false;
+};
+
+absl::StatusOr<const Verb*> FindVerb(const std::vector<std::string>& words) {
+  std::vector<std::string> names;
+  for (const Verb& verb : kVerbs) {
+    if (!words.empty() && words[0] == verb.name) return &verb;
+    names.push_back(verb.name);
   }
-  if (words.empty() || (words[0] != "hash" && words[0] != "inspect")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("expected hash or inspect, got ",
-                     words.empty() ? "nothing" : absl::StrCat("\"", words[0], "\"")));
-  }
-  if (words.size() != 2) {
-    return absl::InvalidArgumentError(absl::StrCat("expected one folder, got ", words.size() - 1));
-  }
-  request.verb = words[0];
-  request.path = words[1];
-  return request;
+  return absl::InvalidArgumentError(absl::StrCat("expected one of ", absl::StrJoin(names, ", "),
+                                                 ", got ",
+                                                 words.empty() ? "nothing" : Quoted(words[0])));
 }
 
-absl::StatusOr<Checkpoint> Find(FileSystem& fs, const Request& request, std::ostream& err) {
-  const size_t slash = request.path.rfind('/');
-  const std::string name =
-      slash == std::string::npos ? request.path : request.path.substr(slash + 1);
-  if (ParseManifestName(name).has_value()) {
-    return OpenCheckpoint(fs, FolderOf(request.path), name, Verify::kFull);
+// Flags in any place; a value behind "=" or as the next word.
+class ArgumentReader {
+ public:
+  explicit ArgumentReader(std::span<const std::string> args) : args_(args) {}
+
+  absl::StatusOr<Request> Read() {
+    std::vector<std::string> words;
+    std::vector<std::string> flags;
+    for (; at_ < args_.size(); ++at_) {
+      const std::string& arg = args_[at_];
+      if (arg == "--help" || arg == "-h") return Request();
+      if (!arg.starts_with("-")) {
+        words.push_back(arg);
+        continue;
+      }
+      flags.push_back(arg.substr(0, arg.find('=')));
+      RETURN_IF_ERROR(ReadFlag(arg, flags.back()));
+    }
+    ASSIGN_OR_RETURN(request_.verb, FindVerb(words));
+    for (const std::string& flag : flags) RETURN_IF_ERROR(CheckFlag(flag));
+    request_.words.assign(words.begin() + 1, words.end());
+    if (request_.words.size() != request_.verb->words) {
+      return absl::InvalidArgumentError(absl::StrCat(request_.verb->name, ": expected ",
+                                                     request_.verb->expected, ", got ",
+                                                     Counted(request_.words.size(), "word")));
+    }
+    return std::move(request_);
   }
-  FindOptions options;
-  options.job_id = request.job_id;
-  std::vector<std::string> rejected;
-  absl::StatusOr<Checkpoint> found = FindNewestCheckpoint(fs, request.path, options, &rejected);
-  if (found.ok()) {  // otherwise the error lists them
-    for (const std::string& line : rejected) err << "warning: not usable: " << line << "\n";
+
+ private:
+  absl::Status ReadFlag(const std::string& arg, const std::string& flag) {
+    if (arg == "--json") {
+      request_.json = true;
+      return absl::OkStatus();
+    }
+    if (flag != "--job" && flag != "--step") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown flag ", Quoted(arg), "; known are --job, --step and --json"));
+    }
+    std::string value;
+    if (flag.size() < arg.size()) {
+      value = arg.substr(flag.size() + 1);
+    } else if (++at_ < args_.size()) {
+      value = args_[at_];
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat(flag, " needs a value"));
+    }
+    if (flag == "--job") {
+      request_.job_id = value;
+      return absl::OkStatus();
+    }
+    int64_t step = 0;
+    if (!absl::SimpleAtoi(value, &step) || step < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--step: expected a whole number from 0 on, got ", Quoted(value)));
+    }
+    request_.step = step;
+    return absl::OkStatus();
   }
-  return found;
-}
+
+  absl::Status CheckFlag(const std::string& flag) const {
+    const Verb& verb = *request_.verb;
+    if ((flag == "--job" && verb.job) || (flag == "--json" && verb.json) ||
+        (flag == "--step" && verb.step)) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(verb.name, " has no flag ", flag));
+  }
+
+  std::span<const std::string> args_;
+  size_t at_ = 0;
+  Request request_;
+};
 
 int64_t Elements(const Manifest& manifest) {
   int64_t elements = 0;
@@ -108,8 +182,7 @@ int64_t Bytes(const Manifest& manifest) {
 int PrintHash(Checkpoint& checkpoint, bool json, std::ostream& out, std::ostream& err) {
   const absl::StatusOr<std::string> hash = ContentHash(checkpoint);
   if (!hash.ok()) {
-    err << "dsrun checkpoint: " << std::string(hash.status().message()) << "\n";
-    return kExitBadInput;
+    return PrintCheckpointError(hash.status(), err);
   }
   const ManifestFacts& facts = checkpoint.manifest().facts;
   if (json) {
@@ -149,7 +222,34 @@ std::string Shards(const ManifestTensor& tensor, const Manifest& manifest) {
   return absl::StrJoin(parts, ",");
 }
 
-void PrintTable(const Checkpoint& checkpoint, std::ostream& out) {
+// The tags of this checkpoint, and of the others of its folder.
+absl::StatusOr<std::vector<std::string>> TagsOf(FileSystem& fs, const Checkpoint& checkpoint,
+                                                std::vector<std::string>* of_others) {
+  ASSIGN_OR_RETURN(const auto tags, ReadTags(fs, checkpoint.folder()));
+  std::vector<std::string> mine;
+  for (const auto& [tag, manifest] : tags) {
+    if (manifest == checkpoint.manifest_name()) {
+      mine.push_back(tag);
+    } else {
+      of_others->push_back(absl::StrCat(tag, " (", manifest, ")"));
+    }
+  }
+  return mine;
+}
+
+// A tag that cannot be read is no reason not to show the checkpoint.
+void PrintTags(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
+  std::vector<std::string> of_others;
+  const auto mine = TagsOf(fs, checkpoint, &of_others);
+  if (!mine.ok()) {
+    out << "tags        not known: " << std::string(mine.status().message()) << "\n";
+    return;
+  }
+  if (!mine->empty()) out << "tags        " << absl::StrJoin(*mine, ", ") << "\n";
+  if (!of_others.empty()) out << "other tags  " << absl::StrJoin(of_others, ", ") << "\n";
+}
+
+void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
   const Manifest& manifest = checkpoint.manifest();
   const ManifestFacts& facts = manifest.facts;
   out << "checkpoint  " << JoinPath(checkpoint.folder(), checkpoint.manifest_name()) << "\n"
@@ -164,13 +264,16 @@ void PrintTable(const Checkpoint& checkpoint, std::ostream& out) {
       << ", vocabulary " << facts.model.vocab_size << "\n"
       << "batch       global " << facts.batch.global_batch_size << ", micro "
       << facts.batch.micro_batch_size << ", "
-      << Counted(facts.batch.canonical_blocks, "canonical block") << ", seed " << facts.batch.seed
-      << "\n";
+      << Counted(facts.fingerprint.canonical_blocks, "canonical block") << ", seed "
+      << facts.batch.seed << "\n";
   if (!facts.batch.corpus_sha256.empty()) {
     out << "text        SHA-256 " << facts.batch.corpus_sha256 << "\n";
   }
+  PrintTags(fs, checkpoint, out);
   out << "numerics\n";
-  for (const auto& [key, value] : facts.fingerprint) out << "  " << key << ": " << value << "\n";
+  for (const FingerprintField& field : FieldsOf(facts.fingerprint)) {
+    out << "  " << field.label << ": " << field.value << "\n";
+  }
   out << "\nshards      " << manifest.files.size() << ", " << Bytes(manifest)
       << " bytes, all checked\n";
   for (size_t i = 0; i < manifest.files.size(); ++i) {
@@ -195,7 +298,7 @@ void PrintTable(const Checkpoint& checkpoint, std::ostream& out) {
   }
 }
 
-void PrintJson(const Checkpoint& checkpoint, std::ostream& out) {
+void PrintJson(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
   const Manifest& manifest = checkpoint.manifest();
   // The manifest is the machine's form of it already.
   Json json = Json::parse(EncodeManifest(manifest), nullptr, /*allow_exceptions=*/false);
@@ -203,39 +306,71 @@ void PrintJson(const Checkpoint& checkpoint, std::ostream& out) {
   json["folder"] = checkpoint.folder();
   json["elements"] = Elements(manifest);
   json["bytes"] = Bytes(manifest);
+  std::vector<std::string> of_others;
+  const auto tags = TagsOf(fs, checkpoint, &of_others);
+  json["tags"] = tags.ok() ? Json(*tags) : Json();  // null: not known
   // The folder's name is bytes.
   out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
 }
 
+int ShowOne(FileSystem& fs, const Request& request, const CheckpointPlace& place, std::ostream& out,
+            std::ostream& err) {
+  absl::StatusOr<Checkpoint> checkpoint = OpenAt(fs, place, request.job_id, Verify::kFull, err);
+  if (!checkpoint.ok()) return PrintCheckpointError(checkpoint.status(), err);
+  if (request.verb->name == std::string_view("hash")) {
+    return PrintHash(*checkpoint, request.json, out, err);
+  }
+  request.json ? PrintJson(fs, *checkpoint, out) : PrintTable(fs, *checkpoint, out);
+  return kCheckpointGood;
+}
+
+int ShowDifferences(FileSystem& fs, const Request& request, std::ostream& out, std::ostream& err,
+                    std::ostream* terminal) {
+  std::vector<Checkpoint> both;
+  for (const std::string& path : request.words) {
+    const absl::StatusOr<CheckpointPlace> place = LocateCheckpoints(fs, path);
+    if (!place.ok()) return PrintCheckpointError(place.status(), err);
+    // Every piece is compared with its checksum when it is read.
+    absl::StatusOr<Checkpoint> found = OpenAt(fs, *place, "", Verify::kSizes, err);
+    if (!found.ok()) return PrintCheckpointError(found.status(), err);
+    both.push_back(*std::move(found));
+  }
+  return DiffCommand(both[0], both[1], request.json, terminal, out, err);
+}
+
 }  // namespace
 
+std::string_view CheckpointUsage() { return kUsage; }
+
 int CheckpointCommand(std::span<const std::string> args) {
-  return CheckpointCommand(args, FileSystem::Real(), std::cout, std::cerr);
+  const bool terminal = ::isatty(STDERR_FILENO) == 1;
+  return CheckpointCommand(args, FileSystem::Real(), std::cout, std::cerr,
+                           terminal ? &std::cerr : nullptr);
 }
 
 int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::ostream& out,
-                      std::ostream& err) {
-  const absl::StatusOr<Request> request = ParseArgs(args);
+                      std::ostream& err, std::ostream* terminal) {
+  const absl::StatusOr<Request> request = ArgumentReader(args).Read();
   if (!request.ok()) {
     err << "dsrun checkpoint: " << std::string(request.status().message()) << "\n" << kUsage;
-    return kExitBadInput;
+    return kCheckpointBadInput;
   }
-  if (request->help) {
+  if (request->verb == nullptr) {
     out << kUsage << kHelp;
-    return 0;
+    return kCheckpointGood;
   }
-  absl::StatusOr<Checkpoint> checkpoint = Find(fs, *request, err);
-  if (!checkpoint.ok()) {
-    err << "dsrun checkpoint: " << std::string(checkpoint.status().message()) << "\n";
-    return kExitBadInput;
+  const std::string_view verb = request->verb->name;
+  if (verb == "diff") return ShowDifferences(fs, *request, out, err, terminal);
+  const absl::StatusOr<CheckpointPlace> place = LocateCheckpoints(fs, request->words[0]);
+  if (!place.ok()) return PrintCheckpointError(place.status(), err);
+  if (verb == "verify") {
+    return VerifyCommand(fs, {*place, request->job_id, request->json, terminal}, out, err);
   }
-  if (request->verb == "hash") return PrintHash(*checkpoint, request->json, out, err);
-  if (request->json) {
-    PrintJson(*checkpoint, out);
-  } else {
-    PrintTable(*checkpoint, out);
+  if (verb == "tag") {
+    return TagCommand(fs, *place, request->job_id, request->step, request->words[1], out, err);
   }
-  return 0;
+  if (verb == "untag") return UntagCommand(fs, *place, request->words[1], out, err);
+  return ShowOne(fs, *request, *place, out, err);
 }
 
 }  // namespace dsrun::launcher

@@ -1,9 +1,5 @@
-// dsrun checkpoint hash DIR       the content hash of the newest whole checkpoint of DIR
-// dsrun checkpoint inspect DIR    what it holds: tensors, shapes, shards, sizes, fingerprint
-//
-// --json: one JSON object on standard output instead. --job ID: that job's checkpoints only. DIR
-// may also be the path of one manifest. Checkpoints that are newer but damaged are named on
-// standard error. --help says all this.
+// dsrun checkpoint VERB ...: looking at checkpoints without starting a job (--help has the verbs).
+// hash and inspect are here; verify, diff and tags have files of their own.
 
 #ifndef DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_
 #define DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_
@@ -11,18 +7,22 @@
 #include <ostream>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "common/base/file_system.h"
 
 namespace dsrun::launcher {
 
-// `args` begin after "checkpoint". Returns the exit code: 0; 90: bad flags, or no whole
-// checkpoint there (docs/errors.md).
+// One line a verb, for dsrun's own help.
+std::string_view CheckpointUsage();
+
+// `args` begin after "checkpoint". Returns the exit code (checkpoint_place.h, docs/errors.md).
 int CheckpointCommand(std::span<const std::string> args);
 
-// The same, on any file system and streams.
+// The same, on any file system and streams. `terminal`: where the progress of long readings is
+// shown; nullptr: nowhere.
 int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::ostream& out,
-                      std::ostream& err);
+                      std::ostream& err, std::ostream* terminal = nullptr);
 
 }  // namespace dsrun::launcher
 

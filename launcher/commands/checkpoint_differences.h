@@ -8,27 +8,17 @@
 #include <string>
 
 #include "common/format/manifest.h"
+#include "common/format/run_differences.h"
 #include "proto/job.pb.h"
 
 namespace dsrun::launcher {
 
-// The --isa-cap that a run was trained under, from the name of the worker's matrix library,
-// "oneDNN 3.7.1 avx2; tiles ..." (worker/device/cpu/cpu_matmul.h, MatrixLibrary). Empty: written
-// otherwise, so only a worker can judge it.
-std::string IsaCapOfCheckpoint(const ManifestFacts& facts);
-
-// Lists of "seed 7 there, 9 here", joined by ", "; empty: no difference.
-struct CheckpointDifferences {
-  std::string model;  // loading is impossible
-  std::string curve;  // loading is possible, but the curve is another one from there on
-};
-
 // `facts` of the checkpoint against the resolved `train`. `corpus_sha256` of the text that was
-// given; empty: not known, and not compared. Of the numerics fingerprint only the instruction set
-// of the matrix library, which follows from isa_cap, and the version of the kernels.
-CheckpointDifferences CompareWithCheckpoint(const ManifestFacts& facts,
-                                            const proto::TrainSpec& train,
-                                            const std::string& corpus_sha256);
+// given; empty: not known, and not compared. Of the numerics fingerprint what the launcher knows
+// without the kernels: instruction set of the matrix library, which follows from isa_cap, canonical
+// blocks, and version of the kernels.
+RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::TrainSpec& train,
+                                     const std::string& corpus_sha256);
 
 }  // namespace dsrun::launcher
 

@@ -121,11 +121,19 @@ std::string TrainText(const Resolved& resolved) {
                             BytesText(t.bucket_bytes()) +
                             (t.overlap_comm() ? ", overlapped" : ", not overlapped") +
                             (t.shared_memory() ? ", shared memory on a node" : ", TCP everywhere"));
-  out +=
-      Line("checkpoints", t.save_dir() + (t.save_interval() == 0
-                                              ? ", at the end"
-                                              : ", every " + Counted(t.save_interval(), "step")));
-  if (!t.load_dir().empty()) out += Line("goes on from", t.load_dir());
+  out += Line(
+      "checkpoints",
+      t.save_dir() +
+          (t.save_interval() == 0 ? ", at the end"
+                                  : ", every " + Counted(t.save_interval(), "step")) +
+          ", the newest " + std::to_string(t.keep_last()) + " stay" +
+          (t.keep_every() > 0 ? ", and those of every " + Counted(t.keep_every(), "step") : "") +
+          (t.tag().empty() ? "" : ", the last with the tag " + t.tag()));
+  if (!t.load_dir().empty()) {
+    out +=
+        Line("goes on from",
+             t.load_dir() + (t.has_load_step() ? ", step " + std::to_string(t.load_step()) : ""));
+  }
   return out;
 }
 
@@ -246,7 +254,11 @@ Json TrainJson(const Resolved& resolved) {
           {"seed", t.seed()},
           {"save", t.save_dir()},
           {"load", t.load_dir()},
+          {"load_step", t.has_load_step() ? Json(t.load_step()) : Json()},
           {"save_interval", t.save_interval()},
+          {"keep_last", t.keep_last()},
+          {"keep_every", t.keep_every()},
+          {"tag", t.tag()},
           {"device", t.device()},
           {"isa_cap", t.isa_cap()},
           {"threads_per_rank", t.threads_per_rank()},

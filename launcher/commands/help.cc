@@ -3,6 +3,7 @@
 #include <string_view>
 #include <vector>
 
+#include "launcher/commands/checkpoint_command.h"
 #include "launcher/commands/options.h"
 
 namespace dsrun::launcher {
@@ -15,14 +16,15 @@ constexpr std::string_view kVersion = "0.1.0";
 constexpr size_t kHelpColumn = 34;
 constexpr size_t kWidth = 100;
 
-constexpr std::string_view kUsage =
-    "dsrun [launcher flags] train [train flags]     train a GPT-2 on text\n"
-    "dsrun [launcher flags] PROGRAM [arguments]     run any program once per slot\n"
-    "dsrun checkpoint hash DIR [--job ID] [--json]     SHA-256 over everything a checkpoint holds\n"
-    "dsrun checkpoint inspect DIR [--job ID] [--json]  tensors, shapes, shards, sizes, "
-    "fingerprint\n"
-    "dsrun help [train|checkpoint] [--markdown]     this text\n"
-    "dsrun --version\n";
+std::string Usage() {
+  std::string out =
+      "dsrun [launcher flags] train [train flags]     train a GPT-2 on text\n"
+      "dsrun [launcher flags] PROGRAM [arguments]     run any program once per slot\n";
+  out += CheckpointUsage();
+  return out +
+         "dsrun help [train|checkpoint] [--markdown]     this text\n"
+         "dsrun --version\n";
+}
 
 struct Example {
   std::string_view what;
@@ -148,7 +150,7 @@ std::string HelpText(bool train) {
   std::string out = train ? "dsrun [launcher flags] train [train flags]\n"
                           : "dsrun starts a job on one or many machines and carries it through "
                             "failures.\n\n" +
-                                std::string(kUsage);
+                                Usage();
   out += "\nExamples\n";
   for (const Example& example : Examples(train)) {
     out += "  " + std::string(example.what) + "\n      " + std::string(example.command) + "\n";
@@ -169,7 +171,7 @@ std::string HelpMarkdown() {
       "# The command line of dsrun\n\n"
       "Made by `dsrun help --markdown` from the table in `launcher/commands/options.cc`; a test "
       "fails when the two differ.\n\n```\n" +
-      std::string(kUsage) +
+      Usage() +
       "```\n\nDashes and underscores in flags are the same; `--flag value` and `--flag=value` too. "
       "Everything that is wrong is reported at once, before anything starts, with exit code 90 "
       "(`docs/errors.md` has all codes).\n\n## Examples\n\n" +

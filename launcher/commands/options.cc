@@ -201,8 +201,19 @@ OptionGroup Files() {
           true,
           {
               Value("save", "DIR", "<run dir>/checkpoints", "where checkpoints go"),
-              Value("load", "DIR", "", "go on from the newest good checkpoint of this folder"),
+              Value("load", "DIR", "",
+                    "go on from the newest good checkpoint of this folder, or of a run folder's "
+                    "checkpoints/"),
+              Value("load-step", "N", "the newest",
+                    "of --load, the checkpoint of just this step; an error where it is not there "
+                    "or not whole"),
               Value("save-interval", "N", "50", "steps between checkpoints; 0: only at the end"),
+              Value("keep-last", "N", "3", "newest checkpoints of this run that stay"),
+              Value("keep-every", "K", "none",
+                    "checkpoints whose step is a multiple of K stay for ever"),
+              Value("tag", "NAME", "",
+                    "the last checkpoint of this run gets this tag when it is committed, and stays "
+                    "until `dsrun checkpoint untag` removes it; letters, digits, . _ -"),
               Value("log-interval", "N", "10", "steps between lines of progress"),
               Value("metrics", "FILE", "<run dir>/metrics.jsonl", "one JSON object a step"),
               Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),

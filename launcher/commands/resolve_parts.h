@@ -4,6 +4,8 @@
 #ifndef DSRUN_LAUNCHER_COMMANDS_RESOLVE_PARTS_H_
 #define DSRUN_LAUNCHER_COMMANDS_RESOLVE_PARTS_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "launcher/commands/flag_values.h"
@@ -38,6 +40,13 @@ void ResolveEnvironment(ResolveContext& context);
 void ResolveProgram(ResolveContext& context);
 // job.train, memory, corpus. REQUIRES: ResolveHosts; run_dir is set.
 void ResolveTrain(ResolveContext& context);
+// Of ResolveTrain: the folder of --load, or of a run folder its checkpoints. nullopt: there is no
+// --load, or a finding.
+std::optional<std::string> LoadFolder(ResolveContext& context);
+// A note where the save folder has checkpoints beyond the step that is loaded. REQUIRES: save_dir.
+void NoteNewerInSaveFolder(ResolveContext& context, int64_t loaded_step);
+// keep_last, keep_every, tag. REQUIRES: save_dir, save_interval.
+void ResolveRetention(ResolveContext& context);
 // Findings where the ranks of this machine need more than there is. REQUIRES: train and ranks are
 // valid; fills resolved.memory.
 void CheckMemory(ResolveContext& context);

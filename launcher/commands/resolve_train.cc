@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "common/base/counted.h"
+#include "common/base/differences.h"
 #include "common/base/file_system.h"
 #include "common/config/batch_size.h"
 #include "common/config/nearest.h"
@@ -14,6 +15,8 @@
 #include "common/plan/gradient_space.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/checkpoint_differences.h"
+#include "launcher/commands/checkpoint_place.h"
+#include "launcher/commands/checkpoint_tags.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -74,23 +77,33 @@ class TrainResolver {
   bool batch_ok_ = false;
 };
 
-// What --load goes on from: the newest checkpoint of which every byte is right.
+// What --load goes on from: the newest checkpoint of which every byte is right, or that of
+// --load-step.
 void TrainResolver::FindCheckpoint() {
-  const auto load = v_.Text("load");
-  if (!load.has_value()) return;
-  const std::string folder = c_.Absolute(*load);
-  train_.set_load_dir(folder);
+  const auto folder = LoadFolder(c_);
+  if (!folder.has_value()) return;
+  train_.set_load_dir(*folder);
+  FindOptions options;
+  if (v_.Has("load-step")) {
+    options.step = v_.Int("load-step", 0, kMaxSize);
+    if (!options.step.has_value()) return;  // there is a finding
+    train_.set_load_step(*options.step);
+  }
   std::vector<std::string> rejected;
-  auto found = FindNewestCheckpoint(FileSystem::Real(), folder,
-                                    {.job_id = "", .verify = Verify::kFull}, &rejected);
+  auto found = FindNewestCheckpoint(FileSystem::Real(), *folder, options, &rejected);
   if (!found.ok()) {
-    Error("--load", std::string(found.status().message()));
+    std::string text(found.status().message());
+    if (const auto steps = StepsIn(FileSystem::Real(), *folder);
+        options.step.has_value() && absl::IsNotFound(found.status()) && steps.ok()) {
+      text += "; the steps that are there: " + *steps;
+    }
+    Error(options.step.has_value() ? "--load-step" : "--load", text);
     return;
   }
   for (const std::string& line : rejected) c_.Note("not used: " + line);
   checkpoint_ = *std::move(found);
   c_.Note("goes on from step " + std::to_string(loaded()->counters.optimizer_steps) + " of " +
-          folder + "/" + checkpoint_->manifest_name());
+          *folder + "/" + checkpoint_->manifest_name());
 }
 
 void TrainResolver::Model() {
@@ -210,7 +223,7 @@ void TrainResolver::Batch() {
   if (!sizes.has_value()) return;
   int64_t resolved_blocks = DefaultCanonicalBlocks(sizes->micro_batches(), width_);
   if (loaded() != nullptr) {  // as far as another batch, if one is asked for, allows
-    resolved_blocks = std::min(loaded()->batch.canonical_blocks, sizes->micro_batches());
+    resolved_blocks = std::min(loaded()->fingerprint.canonical_blocks, sizes->micro_batches());
   }
   resolved_blocks = blocks.value_or(resolved_blocks);
   const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);
@@ -279,7 +292,9 @@ void TrainResolver::Folders() {
   const auto save = v_.Text("save");
   train_.set_save_dir(c_.Absolute(save.value_or(c_.resolved.job.run_dir() + "/checkpoints")));
   CheckSaveFolder(save.has_value());
+  if (loaded() != nullptr) NoteNewerInSaveFolder(c_, loaded()->key.step.value());
   train_.set_save_interval(v_.Int("save-interval", 0, kMaxSize).value_or(50));
+  ResolveRetention(c_);
   train_.set_log_interval(v_.Int("log-interval", 1, kMaxSize).value_or(10));
   const auto file = [&](const char* flag) -> std::string {
     const auto path = v_.Text(flag);
@@ -354,8 +369,9 @@ std::string TrainResolver::IsaCap() {
     c_.Note("--isa-cap " + *asked + ": this CPU has " + here + " at most, which is used");
     return here;
   }
-  const std::string there = loaded() != nullptr ? IsaCapOfCheckpoint(*loaded()) : "";
-  return !there.empty() && rank_of(there) <= rank_of(here) ? there : here;
+  // One that is not recorded, or not by one of our names, is no less than here.
+  const std::string there = loaded() != nullptr ? loaded()->fingerprint.isa : "";
+  return rank_of(there) <= rank_of(here) ? there : here;
 }
 
 void TrainResolver::Device() {
@@ -390,17 +406,21 @@ void TrainResolver::CompareCheckpoint() {
   if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
   const ManifestFacts& facts = *loaded();
   const std::string name = train_.load_dir() + "/" + checkpoint_->manifest_name();
-  const CheckpointDifferences differences = CompareWithCheckpoint(facts, train_, HashOfText());
+  const RunDifferences differences = CompareWithCheckpoint(facts, train_, HashOfText());
+  const auto table = [](const std::vector<Difference>& list) {
+    return DifferenceTable(list, "checkpoint", "this run");
+  };
   if (!differences.model.empty()) {
-    Error("--load", name + " holds another model: " + differences.model +
-                        "; leave --model and the sizes out to use the checkpoint's");
+    Error("--load", name + " holds another model:" + table(differences.model) +
+                        "\n  leave --model and the sizes out to use the checkpoint's");
     return;
   }
   if (!differences.curve.empty() && train_.accept_fingerprint()) {
-    c_.Note("--accept-fingerprint: " + name + " goes on with another curve: " + differences.curve);
+    c_.Note("--accept-fingerprint: " + name +
+            " goes on with another curve:" + table(differences.curve));
   } else if (!differences.curve.empty()) {
-    Error("--load", name + " cannot be continued bit for bit: " + differences.curve +
-                        "; give what it has (batch and seed are taken from it when they are left "
+    Error("--load", name + " cannot be continued bit for bit:" + table(differences.curve) +
+                        "\n  give what it has (batch and seed are taken from it when they are left "
                         "out), or --accept-fingerprint to go on with another curve");
   }
   if (facts.counters.optimizer_steps >= train_.train_iters()) {

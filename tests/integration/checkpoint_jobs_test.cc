@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -100,13 +102,13 @@ TEST_F(CheckpointJob, LoadedWithAnotherTextOrIsa_IsRefusedBeforeAnythingStarts) 
   refused({"--isa-cap", "baseline", "--data", TextFile()}, "SHA-256 of the text (--data) ");
   if (BestIsa() != CpuIsa::kBaseline) {
     const std::string best = IsaName(BestIsa());
-    refused({"--isa-cap", best}, "(--isa-cap) baseline there, " + best + " here");
+    refused({"--isa-cap", best}, "(--isa-cap)  baseline    " + best + "\n");
   }
   Job same(again("8", {}));  // under the checkpoint's, whatever the CPU has
   EXPECT_EQ(same.AwaitExit(), 0) << same.Words();
   Job accepted(again("12", {"--seed", "5", "--data", TextFile(), "--accept-fingerprint"}));
   EXPECT_EQ(accepted.AwaitExit(), 0) << accepted.Words();
-  EXPECT_THAT(accepted.err(), HasSubstr(" goes on with another curve: "));
+  EXPECT_THAT(accepted.err(), HasSubstr(" goes on with another curve:\n"));
 }
 
 enum class Damage { kFlippedBit, kCut };
@@ -151,6 +153,75 @@ TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
   EXPECT_THAT(job.err(), HasSubstr(cut));
   EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 321);
   EXPECT_EQ(ContentHash(second.path() + "/save"), UndisturbedHash());
+}
+
+struct Said {
+  int code = -1;
+  std::string words;  // of both streams
+};
+
+// `dsrun checkpoint WORDS`.
+Said Checkpoint(const std::string& words) {
+  Said said;
+  FILE* const pipe = popen((DsrunBinary() + " checkpoint " + words + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) return said;
+  char buffer[4096];
+  for (size_t got; (got = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
+    said.words.append(buffer, got);
+  }
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) said.code = WEXITSTATUS(status);
+  return said;
+}
+
+// Two real runs of one job: the same bits. Another seed: other tensors. One flipped bit: named.
+TEST_F(CheckpointJob, VerifyNamesAFlippedBit_AndDiffComparesRuns) {
+  const TemporaryFolder same, other;
+  const auto run = [](const TemporaryFolder& folder, const std::string& ranks, Args more) {
+    Args args = {"--train-iters", "8", "--save-interval", "4", "--keep-last", "2"};
+    args.insert(args.end(), more.begin(), more.end());
+    Job job(Train({"--num_gpus=" + ranks}, folder.path(), std::move(args)));
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  };
+  run(folder_, "2", {});
+  run(same, "3", {});
+  run(other, "2", {"--seed", "5"});
+
+  const Said equal = Checkpoint("diff " + save() + " " + same.path() + "/save");
+  EXPECT_EQ(equal.code, 0) << equal.words;
+  EXPECT_THAT(equal.words, HasSubstr("the same: 0 of "));
+  const Said different = Checkpoint("diff " + save() + " " + other.path() + "/save");
+  EXPECT_EQ(different.code, 1) << different.words;
+  EXPECT_THAT(different.words, HasSubstr("\n    seed  1234  5\n"));
+  EXPECT_THAT(different.words, HasSubstr("\n    model/wte.weight"));
+
+  const Said whole = Checkpoint("verify " + save());
+  EXPECT_EQ(whole.code, 0) << whole.words;
+  EXPECT_THAT(whole.words, HasSubstr("2 checkpoints whole, 0 damaged, 0 unreadable"));
+  const Said tagged = Checkpoint("tag " + save() + " good --step 4");
+  EXPECT_EQ(tagged.code, 0) << tagged.words;
+  const std::string flipped = DamageShard(save(), NewestManifest(save()), Damage::kFlippedBit);
+  const Said damaged = Checkpoint("verify " + save());
+  EXPECT_EQ(damaged.code, 1) << damaged.words;
+  EXPECT_THAT(damaged.words, HasSubstr("  " + flipped + ": damaged\n    SHA-256: expected "));
+  EXPECT_THAT(damaged.words, HasSubstr(": CRC-32C expected "));
+  EXPECT_THAT(damaged.words, HasSubstr("1 checkpoint whole, 1 damaged, 0 unreadable"));
+}
+
+// --load-step of a run folder's checkpoints, by real ranks: the older step, though a newer is
+// there.
+TEST_F(CheckpointJob, LoadStep_GoesOnFromTheOlderStep) {
+  {
+    Job job(
+        Train({"--num_gpus=2"}, folder_.path(), {"--train-iters", "8", "--save-interval", "4"}));
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  }
+  const TemporaryFolder second;
+  Job job(Train({"--num_gpus=2"}, second.path(),
+                {"--train-iters", "8", "--load", save(), "--load-step", "4"}));
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 5);
+  EXPECT_EQ(ContentHash(second.path() + "/save"), ContentHash(save()));
 }
 
 void DamageWhileRunning(Damage damage, const TemporaryFolder& folder) {

@@ -1,66 +1,21 @@
 #include "worker/checkpoint/checkpoint_loader.h"
 
 #include <algorithm>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/differences.h"
 #include "common/base/status_macros.h"
+#include "common/format/run_differences.h"
 #include "worker/checkpoint/slices.h"
 
 namespace dsrun::worker {
 namespace {
 
-// Collects "name: the checkpoint has A, this run B".
-class Differences {
- public:
-  template <typename T>
-  void Compare(const std::string& name, const T& theirs, const T& ours) {
-    if (theirs == ours) return;
-    lines_.push_back(absl::StrCat(name, ": the checkpoint has ", theirs, ", this run ", ours));
-  }
-  bool empty() const { return lines_.empty(); }
-  std::string Text() const { return absl::StrJoin(lines_, "; "); }
-
- private:
-  std::vector<std::string> lines_;
-};
-
-Differences CompareModels(const ModelSpec& theirs, const ModelSpec& ours) {
-  Differences found;
-  found.Compare("num_layers", theirs.num_layers, ours.num_layers);
-  found.Compare("hidden_size", theirs.hidden_size, ours.hidden_size);
-  found.Compare("num_attention_heads", theirs.num_attention_heads, ours.num_attention_heads);
-  found.Compare("seq_length", theirs.seq_length, ours.seq_length);
-  found.Compare("vocab_size", theirs.vocab_size, ours.vocab_size);
-  return found;
-}
-
-Differences CompareCurves(const ManifestFacts& facts, const LoadExpectation& expectation) {
-  Differences found;
-  const BatchFacts& theirs = facts.batch;
-  const BatchFacts& ours = expectation.batch;
-  found.Compare("global batch", theirs.global_batch_size, ours.global_batch_size);
-  found.Compare("micro batch", theirs.micro_batch_size, ours.micro_batch_size);
-  found.Compare("canonical blocks", theirs.canonical_blocks, ours.canonical_blocks);
-  found.Compare("seed", theirs.seed, ours.seed);
-  if (!theirs.corpus_sha256.empty() && !ours.corpus_sha256.empty()) {
-    found.Compare("SHA-256 of the training text", theirs.corpus_sha256, ours.corpus_sha256);
-  }
-  std::set<std::string> keys;
-  for (const auto& [key, value] : facts.fingerprint) keys.insert(key);
-  for (const auto& [key, value] : expectation.fingerprint) keys.insert(key);
-  const auto quoted = [](const NumericsFingerprint& map, const std::string& key) -> std::string {
-    const auto at = map.find(key);
-    return at == map.end() ? "nothing" : absl::StrCat("\"", at->second, "\"");
-  };
-  for (const std::string& key : keys) {
-    found.Compare(absl::StrCat("numerics fingerprint, ", key), quoted(facts.fingerprint, key),
-                  quoted(expectation.fingerprint, key));
-  }
-  return found;
+std::string Table(const std::vector<Difference>& differences) {
+  return DifferenceTable(differences, "checkpoint", "this run");
 }
 
 absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
@@ -82,17 +37,17 @@ absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
 
 absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation) {
   const std::string name = ManifestName(facts.key);
-  const Differences model = CompareModels(facts.model, expectation.model);
-  if (!model.empty()) {
+  const RunDifferences found = CompareRuns(facts, expectation.model, expectation.batch,
+                                           expectation.fingerprint, OurFields::kAll);
+  if (!found.model.empty()) {
     return absl::FailedPreconditionError(
-        absl::StrCat(name, " is a checkpoint of another model: ", model.Text(),
-                     "; give the checkpoint's sizes, or another folder to load from"));
+        absl::StrCat(name, " is a checkpoint of another model:", Table(found.model),
+                     "\n  give the checkpoint's sizes, or another folder to load from"));
   }
-  const Differences curve = CompareCurves(facts, expectation);
-  if (curve.empty() || expectation.accept_differences) return absl::OkStatus();
+  if (found.curve.empty() || expectation.accept_differences) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat(name, " cannot be continued bit for bit: ", curve.Text(),
-                   "; restore them, or give --accept-fingerprint to go on with another curve"));
+      absl::StrCat(name, " cannot be continued bit for bit:", Table(found.curve),
+                   "\n  restore them, or give --accept-fingerprint to go on with another curve"));
 }
 
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,

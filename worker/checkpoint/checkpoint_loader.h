@@ -24,8 +24,7 @@ struct LoadExpectation {
 };
 
 // Errors: FAILED_PRECONDITION: another model, or another batch, seed, text or fingerprint that is
-// not accepted; the message lists every difference, the checkpoint's value and ours. The preset's
-// name does not count, its shape does; a text is compared if both sides know theirs.
+// not accepted; the message has a table of every difference (common/format/run_differences.h).
 absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation);
 
 // Reads after CheckCompatible. `params` is the whole arena (layout.size() elements); `adam_m` and

@@ -16,8 +16,8 @@
 #define DSRUN_WORKER_DEVICE_KERNELS_H_
 
 #include <cstdint>
-#include <string>
 
+#include "common/numerics/fingerprint.h"
 #include "worker/device/adamw_arguments.h"
 
 namespace dsrun::worker {
@@ -52,9 +52,10 @@ class Kernels {
  public:
   virtual ~Kernels() = default;
 
-  // What decides the bits: library and version, instruction sets, tile sizes, code version. Part of
-  // the numerics fingerprint (docs/numerics.md, rule i).
-  virtual std::string Fingerprint() const = 0;
+  // What decides the bits: library and version, instruction set, tile sizes, code version; all of
+  // the numerics fingerprint (docs/numerics.md, rule i) but the canonical blocks, which the job
+  // knows.
+  virtual NumericsFingerprint Fingerprint() const = 0;
 
   // --- Embedding: out = wte[token] + wpe[position].
 

@@ -1,6 +1,5 @@
 #include "worker/engine/checkpointing.h"
 
-#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -13,32 +12,15 @@
 #include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/packed_status.h"
+#include "worker/engine/verify_together.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {
-namespace {
-
-// A status or a text as one string, so that it can be gathered: "0:text" or "code:message".
-std::string Pack(const absl::StatusOr<std::string>& value) {
-  return value.ok()
-             ? absl::StrCat("0:", *value)
-             : absl::StrCat(static_cast<int>(value.status().code()), ":", value.status().message());
-}
-
-absl::StatusOr<std::string> Unpack(const std::string& packed) {
-  const size_t colon = packed.find(':');
-  const int code = std::atoi(packed.substr(0, colon).c_str());
-  const std::string text = packed.substr(colon + 1);
-  if (code == 0) return text;
-  return absl::Status(static_cast<absl::StatusCode>(code), text);
-}
-
-}  // namespace
-
 Checkpointing::Checkpointing(Setup setup) : setup_(std::move(setup)) {}
 
 absl::StatusOr<std::string> Checkpointing::Resume() {
-  ASSIGN_OR_RETURN(const Found found, AgreeOnCheckpoint());
+  ASSIGN_OR_RETURN(const Found found, AgreeOnWholeCheckpoint());
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup_.job->train();
     InitParameters(FromProto(spec.model()), setup_.trainer->layout(), spec.seed(),
@@ -51,6 +33,21 @@ absl::StatusOr<std::string> Checkpointing::Resume() {
     newest_step_ = setup_.trainer->state().step;
   }
   return found.manifest;
+}
+
+// What any rank proves to be damaged is none for all of them: they look again, for an older one.
+absl::StatusOr<Checkpointing::Found> Checkpointing::AgreeOnWholeCheckpoint() {
+  while (true) {
+    ASSIGN_OR_RETURN(Found found, AgreeOnCheckpoint());
+    if (found.manifest.empty()) return found;
+    const std::string path = JoinPath(found.folder, found.manifest);
+    const absl::Status verdict = VerifyTogether(
+        *setup_.communicator, *setup_.file_system, found.folder, found.manifest,
+        setup_.moved ? setup_.moved : [] {});
+    if (verdict.ok()) return found;
+    if (!absl::IsDataLoss(verdict)) return Annotate(verdict, absl::StrCat("checkpoint ", path));
+    damaged_[path] = std::string(verdict.message());
+  }
 }
 
 // One look at the folder, by one rank: what the others would find may differ by then.
@@ -72,15 +69,23 @@ absl::StatusOr<Checkpointing::Found> Checkpointing::AgreeOnCheckpoint() {
 absl::StatusOr<Checkpointing::Found> Checkpointing::FindOnRankZero() {
   const proto::TrainSpec& spec = setup_.job->train();
   std::vector<std::string> rejected;
+  // Names and sizes here; the bytes are for all ranks together.
   FindOptions own;
   own.job_id = setup_.job->job_id();
+  own.damaged = damaged_;
+  own.verify = Verify::kSizes;
   absl::StatusOr<Checkpoint> checkpoint =
       FindNewestCheckpoint(*setup_.file_system, spec.save_dir(), own, &rejected);
   if (absl::IsNotFound(checkpoint.status()) && !spec.load_dir().empty()) {
-    checkpoint = FindNewestCheckpoint(*setup_.file_system, spec.load_dir(), {}, &rejected);
+    FindOptions to_load;
+    to_load.damaged = damaged_;
+    to_load.verify = Verify::kSizes;
+    if (spec.has_load_step()) to_load.step = spec.load_step();
+    checkpoint = FindNewestCheckpoint(*setup_.file_system, spec.load_dir(), to_load, &rejected);
     if (!checkpoint.ok()) return Annotate(checkpoint.status(), "--load");
   }
   for (const std::string& line : rejected) {
+    if (!told_.insert(line).second) continue;
     setup_.warn(absl::StrCat("a checkpoint was passed over: ", line));
   }
   if (absl::IsNotFound(checkpoint.status())) return Found{};
@@ -89,9 +94,10 @@ absl::StatusOr<Checkpointing::Found> Checkpointing::FindOnRankZero() {
 }
 
 absl::Status Checkpointing::Load(const Found& found) {
-  // Rank 0 has read every byte already; what a rank reads is compared piece by piece anyway.
+  // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
+  // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup_.file_system, found.folder,
-                                                         found.manifest, Verify::kSizes));
+                                                         found.manifest, Verify::kNone));
   ShardedState& state = setup_.trainer->state();
   RETURN_IF_ERROR(LoadModelAndState(checkpoint, Expectation(), setup_.trainer->layout(),
                                     setup_.trainer->owned(), state.parameters, state.adam_m,
@@ -189,9 +195,10 @@ LoadExpectation Checkpointing::Expectation() const {
   const proto::TrainSpec& spec = setup_.job->train();
   LoadExpectation expectation;
   expectation.model = FromProto(spec.model());
-  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.canonical_blocks(),
-                       spec.seed(), setup_.corpus_sha256};
-  expectation.fingerprint = {{"kernels", setup_.kernels_fingerprint}};
+  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.seed(),
+                       setup_.corpus_sha256};
+  expectation.fingerprint = setup_.kernels_fingerprint;
+  expectation.fingerprint.canonical_blocks = spec.canonical_blocks();
   expectation.accept_differences = spec.accept_fingerprint();
   return expectation;
 }

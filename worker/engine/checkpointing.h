@@ -11,6 +11,8 @@
 #define DSRUN_WORKER_ENGINE_CHECKPOINTING_H_
 
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,6 +20,7 @@
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
 #include "common/format/manifest.h"
+#include "common/numerics/fingerprint.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/comm/core/communicator.h"
@@ -34,17 +37,18 @@ class Checkpointing {
     Trainer* trainer;
     Generation generation;
     Incarnation incarnation;
-    std::string kernels_fingerprint;
+    NumericsFingerprint kernels_fingerprint;
     std::string corpus_sha256;
     std::function<void(const std::string& warning)> warn;  // the operator
+    std::function<void()> moved = nullptr;                 // a long reading goes on
   };
 
   explicit Checkpointing(Setup setup);
 
   // Loads the newest whole checkpoint of this job, else that of --load, else initialises from the
-  // seed. Damaged ones are warned about and passed over. Returns the manifest's name, or "".
-  // Errors: the communicator's; NOT_FOUND: nothing to load in --load; FAILED_PRECONDITION: a
-  // checkpoint of another model or curve; DATA_LOSS; those of FileSystem.
+  // seed. All ranks verify it together. Damaged ones are warned about and passed over. Returns the
+  // manifest's name, or "". Errors: the communicator's; NOT_FOUND: nothing to load in --load;
+  // FAILED_PRECONDITION: a checkpoint of another model or curve; DATA_LOSS; those of FileSystem.
   absl::StatusOr<std::string> Resume();
 
   // Writes one of the present state, unless the newest is of this very step. Returns the newest
@@ -62,12 +66,15 @@ class Checkpointing {
     std::string manifest;  // "": none
   };
   absl::StatusOr<Found> FindOnRankZero();
+  absl::StatusOr<Found> AgreeOnWholeCheckpoint();
   absl::StatusOr<Found> AgreeOnCheckpoint();
   absl::Status Load(const Found& found);
   ManifestFacts Facts() const;
   LoadExpectation Expectation() const;
 
   const Setup setup_;
+  std::map<std::string, std::string> damaged_;  // path of a manifest -> what ranks have proven
+  std::set<std::string> told_;                  // to the operator, of what was passed over
   std::string newest_;
   int64_t newest_step_ = -1;
   int64_t warned_step_ = -1;  // the last one whose failed save was told

@@ -146,6 +146,7 @@ absl::Status GenerationRun::Load() {
   setup.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
   setup.corpus_sha256 = setup_.corpus_sha256;
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
+  setup.moved = [this] { setup_.progress->Moved(); };
   checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
   ASSIGN_OR_RETURN(const std::string manifest, checkpointing_->Resume());
   proto::WorkerMessage message;

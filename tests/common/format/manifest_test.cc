@@ -20,8 +20,10 @@ Manifest Small() {
   manifest.facts.key = {Step(100), Generation(2), 1};
   manifest.facts.counters = {3200, 100};
   manifest.facts.model = {"gpt2-nano", 1, 2, 1, 4, 5};
-  manifest.facts.batch = {32, 4, 8, 0xffffffffffffffff, "abc"};
-  manifest.facts.fingerprint = {{"isa", "avx2"}};
+  manifest.facts.batch = {32, 4, 0xffffffffffffffff, "abc"};
+  manifest.facts.fingerprint.isa = "avx2";
+  manifest.facts.fingerprint.canonical_blocks = 8;
+  manifest.facts.fingerprint.kernels_version = 3;
   manifest.tensors = {
       {"model/w", {2, 3}, {{0, 4, "f", "w@0:4", 64, 0xdeadbeef}, {4, 6, "g", "w@4:6", 64, 1}}}};
   manifest.files = {{"f", 80, std::string(64, 'a')}, {"g", 72, std::string(64, 'b')}};
@@ -48,6 +50,65 @@ TEST(ManifestTest, IsPlainJsonWithItsChecksumLast) {
   EXPECT_EQ(json.items().begin().key(), "format_version");
   const size_t end = text.rfind(",\n \"sha256_of_all_above\"");
   EXPECT_EQ(json["sha256_of_all_above"], Sha256Hex(text.substr(0, end)));
+}
+
+// `json` as a whole manifest.
+std::string WithChecksum(const nlohmann::ordered_json& json) {
+  std::string body = json.dump(1);
+  body.resize(body.size() - 2);
+  return body + ",\n \"sha256_of_all_above\": \"" + Sha256Hex(body) + "\"\n}\n";
+}
+
+nlohmann::ordered_json JsonOf(const Manifest& manifest) {
+  auto json = nlohmann::ordered_json::parse(EncodeManifest(manifest));
+  json.erase("sha256_of_all_above");
+  return json;
+}
+
+TEST(ManifestTest, Fingerprint_IsOneTextAField) {
+  const auto json = JsonOf(Small());
+  EXPECT_EQ(json["numerics_fingerprint"].dump(),
+            R"({"isa":"avx2","canonical_blocks":"8","kernels_version":"3"})");
+  EXPECT_EQ(json["batch"]["canonical_blocks"], 8);
+  ASSERT_TRUE(ParseManifest(WithChecksum(json)).ok());
+}
+
+TEST(ManifestTest, FingerprintOfOldManifests_IsRead) {
+  auto json = JsonOf(Small());
+  json["numerics_fingerprint"] = {
+      {"kernels", "oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention 32x64; ftz daz; kernels v3"}};
+  NumericsFingerprint expected;
+  expected.library = "oneDNN";
+  expected.library_version = "3.7.1";
+  expected.isa = "avx2";
+  expected.canonical_blocks = 8;  // the batch's
+  expected.tiles = "512x384 or 192";
+  expected.attention_tiles = "32x64";
+  expected.denormals = "ftz daz";
+  expected.kernels_version = 3;
+  const auto parsed = ParseManifest(WithChecksum(json));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->facts.fingerprint, expected);
+
+  // Written otherwise it is whole, and equal to nothing of ours.
+  json["numerics_fingerprint"] = {{"kernels", "cuBLAS 12.4 sm_90"}};
+  const auto other = ParseManifest(WithChecksum(json));
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_EQ(other->facts.fingerprint.others.at("kernels"), "cuBLAS 12.4 sm_90");
+  EXPECT_EQ(other->facts.fingerprint.isa, "");
+  EXPECT_EQ(EncodeManifest(*other), WithChecksum(JsonOf(*other)));
+}
+
+TEST(ManifestTest, FingerprintThatContradictsTheBatch_IsDataLoss) {
+  auto json = JsonOf(Small());
+  json["numerics_fingerprint"]["canonical_blocks"] = "4";
+  EXPECT_THAT(std::string(ParseManifest(WithChecksum(json)).status().message()),
+              HasSubstr("expected the batch's 8 as canonical_blocks, got 4"));
+  json["numerics_fingerprint"]["canonical_blocks"] = "eight";
+  EXPECT_EQ(ParseManifest(WithChecksum(json)).status().code(), absl::StatusCode::kDataLoss);
+  json["numerics_fingerprint"]["canonical_blocks"] = 8;
+  EXPECT_THAT(std::string(ParseManifest(WithChecksum(json)).status().message()),
+              HasSubstr("expected a text as canonical_blocks"));
 }
 
 TEST(ManifestTest, EveryFlippedBitAndEveryCut_IsDataLoss) {

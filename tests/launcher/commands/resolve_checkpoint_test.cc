@@ -6,6 +6,7 @@
 #include "common/base/sha256.h"
 #include "common/format/manifest.h"
 #include "common/model_spec/model_spec.h"
+#include "common/numerics/fingerprint.h"
 #include "common/numerics/kernels_version.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -17,26 +18,37 @@ namespace {
 
 class ResolveCheckpointTest : public ResolveTest {
  protected:
-  // A checkpoint of gpt2-nano at step 50 in the folder ck, without tensors.
-  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint) {
-    std::filesystem::create_directory(dir_ + "/ck");
+  // What this machine's run would write.
+  static NumericsFingerprint Ours() {
+    NumericsFingerprint out;
+    out.isa = "avx2";
+    out.canonical_blocks = 8;
+    out.kernels_version = kCpuKernelsVersion;
+    return out;
+  }
+
+  // A checkpoint of gpt2-nano, at step 50 in the folder ck if nothing else is said, without
+  // tensors.
+  void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint = Ours(),
+                       int64_t step = 50, const std::string& folder = "ck") {
+    std::filesystem::create_directories(dir_ + "/" + folder);
     Manifest manifest;
     manifest.facts.job_id = "first";
     manifest.facts.incarnation = Incarnation(1);
-    manifest.facts.key = {Step(50), Generation(1), 1};
-    manifest.facts.counters = {1600, 50};
+    manifest.facts.key = {Step(step), Generation(1), 1};
+    manifest.facts.counters = {32 * step, step};
     manifest.facts.model = *FindPreset("gpt2-nano");
     manifest.facts.batch = batch;
     manifest.facts.fingerprint = fingerprint;
     checkpoint_ = ManifestName(manifest.facts.key);
-    Write("ck/" + checkpoint_, EncodeManifest(manifest));
+    Write(folder + "/" + checkpoint_, EncodeManifest(manifest));
   }
 
   std::string checkpoint_;  // the manifest's name
 };
 
 TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
-  WriteCheckpoint({32, 4, 8, 7, ""}, {});
+  WriteCheckpoint({32, 4, 7, ""});
   EXPECT_EQ(Refused({"train", "--data=text", "--save=ck"}),
             "--save: DIR/ck holds checkpoints of job first up to step 50; go on from them with "
             "--load DIR/ck, or choose another folder\n");
@@ -45,18 +57,26 @@ TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--num-attention-heads=5",
                      "--hidden-size=100"}),
             found +
-                " holds another model: hidden-size 192 there, 100 here, num-attention-heads 6 "
-                "there, 5 here; leave --model and the sizes out to use the checkpoint's\n");
+                " holds another model:\n"
+                "                         checkpoint  this run\n"
+                "    hidden-size          192         100\n"
+                "    num-attention-heads  6           5\n"
+                "  leave --model and the sizes out to use the checkpoint's\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--model=gpt2-nano", "--hidden-size=96",
                      "--accept-fingerprint"}),
             found +
-                " holds another model: hidden-size 192 there, 96 here; leave --model and the sizes "
-                "out to use the checkpoint's\n");
+                " holds another model:\n"
+                "                 checkpoint  this run\n"
+                "    hidden-size  192         96\n"
+                "  leave --model and the sizes out to use the checkpoint's\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--global-batch-size=64", "--seed=9"}),
             found +
-                " cannot be continued bit for bit: global-batch-size 32 there, 64 here, seed 7 "
-                "there, 9 here; give what it has (batch and seed are taken from it when they are "
-                "left out), or --accept-fingerprint to go on with another curve\n");
+                " cannot be continued bit for bit:\n"
+                "                       checkpoint  this run\n"
+                "    global-batch-size  32          64\n"
+                "    seed               7           9\n"
+                "  give what it has (batch and seed are taken from it when they are left out), or "
+                "--accept-fingerprint to go on with another curve\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--train-iters=50"}),
             "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
   // What the checkpoint says need not be said again, whatever the width.
@@ -68,13 +88,16 @@ TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
 }
 
 TEST_F(ResolveCheckpointTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {
-  WriteCheckpoint({32, 4, 8, 7, ""}, {});
+  WriteCheckpoint({32, 4, 7, ""});
   const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck",
                            "--global-batch-size=16", "--seed=9", "--accept-fingerprint"});
   EXPECT_EQ(WithoutDir(r.notes.back()),
             "--accept-fingerprint: DIR/ck/" + checkpoint_ +
-                " goes on with another curve: global-batch-size 32 there, 16 here, "
-                "canonical-blocks 8 there, 4 here, seed 7 there, 9 here");
+                " goes on with another curve:\n"
+                "                                           checkpoint  this run\n"
+                "    global-batch-size                      32          16\n"
+                "    seed                                   7           9\n"
+                "    canonical blocks (--canonical-blocks)  8           4");
   EXPECT_EQ(r.job.train().global_batch_size(), 16);
   EXPECT_EQ(r.job.train().canonical_blocks(), 4);
   EXPECT_EQ(r.job.train().seed(), 9u);
@@ -90,16 +113,19 @@ TEST_F(ResolveCheckpointTest, TextAndInstructionSetOfACheckpoint_AreComparedBefo
   const std::string there = Sha256Hex(std::string(1000, 'a'));
   const std::string here = Sha256Hex(std::string(1000, 'b'));
   Write("other", std::string(1000, 'b'));
-  WriteCheckpoint({32, 4, 8, 7, there}, {{"kernels", "oneDNN 3.7.1 avx2; tiles 1x2; v1"}});
+  WriteCheckpoint({32, 4, 7, there});
   const Args same = {"train", "--data=text", "--load=ck", "--save=ck"};
   EXPECT_EQ(Good(same).notes.size(), 2u);
-  const std::string text = "SHA-256 of the text (--data) " + there + " there, " + here + " here";
-  const std::string isa =
-      "instruction set of the matrix library (--isa-cap) avx2 there, baseline here";
   const std::string ends =
-      "; give what it has (batch and seed are taken from it when they are left out), or "
+      "\n  give what it has (batch and seed are taken from it when they are left out), or "
       "--accept-fingerprint to go on with another curve\n";
-  const std::string begins = "--load: DIR/ck/" + checkpoint_ + " cannot be continued bit for bit: ";
+  const std::string begins = "--load: DIR/ck/" + checkpoint_ + " cannot be continued bit for bit:";
+  const std::string wide(64 - 10, ' ');  // a hash is wider than its title
+  const std::string text = "\n                                  checkpoint" + wide +
+                           "  this run\n    SHA-256 of the text (--data)  " + there + "  " + here;
+  const std::string isa =
+      "\n                                 checkpoint  this run"
+      "\n    instruction set (--isa-cap)  avx2        baseline";
   EXPECT_EQ(Refused({"train", "--data=other", "--load=ck"}), begins + text + ends);
   // No --dry-run of what could not start.
   EXPECT_EQ(Refused({"--dry-run", "train", "--data=other", "--load=ck"}), begins + text + ends);
@@ -107,44 +133,119 @@ TEST_F(ResolveCheckpointTest, TextAndInstructionSetOfACheckpoint_AreComparedBefo
             begins + isa + ends);
   const Args accepted = {"train",     "--data=other",       "--load=ck",
                          "--save=ck", "--isa-cap=baseline", "--accept-fingerprint"};
-  EXPECT_EQ(WithoutDir(Good(accepted).notes.back()), "--accept-fingerprint: DIR/ck/" + checkpoint_ +
-                                                         " goes on with another curve: " + text +
-                                                         ", " + isa);
+  const std::string note = WithoutDir(Good(accepted).notes.back());
+  EXPECT_THAT(note, testing::StartsWith("--accept-fingerprint: DIR/ck/" + checkpoint_ +
+                                        " goes on with another curve:\n"));
+  EXPECT_THAT(note, testing::HasSubstr(there + "  " + here));
+  EXPECT_THAT(note, testing::HasSubstr("instruction set (--isa-cap)   avx2"));
+}
 
-  // A library of which the launcher knows nothing is the workers' to judge.
-  for (const char* unknown : {"oneDNN", "oneDNN 3.7.1", "cuBLAS 12.4 sm_90; tiles", ""}) {
-    WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", unknown}});
-    Good(same);
-  }
+// What the launcher cannot know (library, tiles) is the workers' to judge; that the checkpoint does
+// not say what the launcher knows is judged at once.
+TEST_F(ResolveCheckpointTest, FieldsThatOneSideDoesNotKnow) {
+  const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
+  NumericsFingerprint other = Ours();
+  other.library = "another";
+  other.tiles = "1x2";
+  WriteCheckpoint({32, 4, 7, ""}, other);
+  Good(load);
+  NumericsFingerprint silent;
+  silent.canonical_blocks = 8;
+  silent.others["kernels"] = "cuBLAS 12.4 sm_90";
+  WriteCheckpoint({32, 4, 7, ""}, silent);
+  const std::string message = Refused(load);
+  EXPECT_THAT(message, testing::HasSubstr("instruction set (--isa-cap)  not recorded       avx2"));
+  EXPECT_THAT(message, testing::HasSubstr("kernels                      cuBLAS 12.4 sm_90  "));
 }
 
 TEST_F(ResolveCheckpointTest, VersionOfTheKernelsOfACheckpoint_IsComparedBeforeStart) {
   const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
-  const std::string library = "oneDNN 3.7.1 avx2; tiles 1x2; ftz daz; kernels v";
-  WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", library + std::to_string(kCpuKernelsVersion)}});
+  NumericsFingerprint fingerprint = Ours();
+  WriteCheckpoint({32, 4, 7, ""}, fingerprint);
   Good(load);
-  WriteCheckpoint({32, 4, 8, 7, ""},
-                  {{"kernels", library + std::to_string(kCpuKernelsVersion + 1)}});
+  ++fingerprint.kernels_version;
+  WriteCheckpoint({32, 4, 7, ""}, fingerprint);
   EXPECT_THAT(Refused(load),
-              testing::HasSubstr("cannot be continued bit for bit: version of dsrun's kernels " +
-                                 std::to_string(kCpuKernelsVersion + 1) + " there, " +
-                                 std::to_string(kCpuKernelsVersion) + " here; "));
+              testing::HasSubstr("\n    version of dsrun's kernels  " +
+                                 std::to_string(kCpuKernelsVersion + 1) + "           " +
+                                 std::to_string(kCpuKernelsVersion) + "\n"));
 }
 
 TEST_F(ResolveCheckpointTest, TheInstructionSetIsTheCheckpointsWhereThisCpuHasIt) {
   const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
   const auto cap = [&](const std::string& written, const Args& args) {
-    WriteCheckpoint({32, 4, 8, 7, ""},
-                    {{"kernels", "oneDNN 3.7.1 " + written + "; tiles 1x2; v1"}});
+    NumericsFingerprint fingerprint = Ours();
+    fingerprint.isa = written;
+    WriteCheckpoint({32, 4, 7, ""}, fingerprint);
     return Good(args).job.train().isa_cap();
   };
   machine_.isa = "avx512";
-  EXPECT_EQ(cap("sse41", load), "baseline");
+  EXPECT_EQ(cap("baseline", load), "baseline");
   EXPECT_EQ(cap("avx2", load), "avx2");
   EXPECT_EQ(cap("avx512", load), "avx512");
   machine_.isa = "avx2";
-  WriteCheckpoint({32, 4, 8, 7, ""}, {{"kernels", "oneDNN 3.7.1 avx512; tiles 1x2; v1"}});
-  EXPECT_THAT(Refused(load), testing::HasSubstr("(--isa-cap) avx512 there, avx2 here"));
+  NumericsFingerprint wider = Ours();
+  wider.isa = "avx512";
+  WriteCheckpoint({32, 4, 7, ""}, wider);
+  EXPECT_THAT(Refused(load), testing::HasSubstr("instruction set (--isa-cap)  avx512      avx2\n"));
+}
+
+TEST_F(ResolveCheckpointTest, LoadStep_TakesThatStepAndNoOther) {
+  const BatchFacts batch = {32, 4, 7, ""};
+  for (const int64_t step : {20, 50, 60}) WriteCheckpoint(batch, Ours(), step);
+  const Resolved r = Good({"train", "--data=text", "--load=ck", "--load-step=50", "--save=ck"});
+  EXPECT_EQ(r.job.train().load_step(), 50);
+  EXPECT_THAT(WithoutDir(r.notes[0]), testing::StartsWith("goes on from step 50 of DIR/ck/"));
+  EXPECT_THAT(WithoutDir(r.notes[1]),
+              testing::HasSubstr("DIR/ck holds checkpoints up to step 60, which stay"));
+  EXPECT_FALSE(
+      Good({"train", "--data=text", "--load=ck", "--save=ck"}).job.train().has_load_step());
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--load-step=30"}),
+            "--load-step: no whole checkpoint of step 30 in DIR/ck; the steps that are there: 20, "
+            "50, 60\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load-step=30"}),
+            "--load-step: says which checkpoint of --load, which is missing; give --load DIR\n");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--load-step=-1"}),
+              testing::HasSubstr("--load-step"));
+  // What is not whole is not replaced by another.
+  Write("ck/manifest.step-00000070.gen-0001.epoch-0001.json", "torn");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--load-step=70"}),
+              testing::HasSubstr("torn: 4 bytes"));
+}
+
+TEST_F(ResolveCheckpointTest, LoadOfARunFolder_MeansItsCheckpoints) {
+  WriteCheckpoint({32, 4, 7, ""}, Ours(), 50, "run/checkpoints");
+  const Resolved r = Good({"train", "--data=text", "--load=run"});
+  EXPECT_EQ(r.job.train().load_dir(), dir_ + "/run/checkpoints");
+  EXPECT_EQ(WithoutDir(r.notes[0]),
+            "--load: DIR/run is a run folder: its DIR/run/checkpoints is meant");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=run/checkpoints/" + checkpoint_}),
+            "--load: expected a folder, got the manifest DIR/run/checkpoints/" + checkpoint_ +
+                "; write --load DIR/run/checkpoints --load-step 50\n");
+}
+
+TEST_F(ResolveCheckpointTest, WhichOfItsOwnStay) {
+  const auto train = [&](const Args& more) {
+    Args args = {"train", "--data=text", "--save=new"};
+    args.insert(args.end(), more.begin(), more.end());
+    return Good(args);
+  };
+  EXPECT_EQ(train({}).job.train().keep_last(), 3);
+  EXPECT_EQ(train({}).job.train().keep_every(), 0);
+  const Resolved r = train({"--keep-last=7", "--keep-every=75", "--tag=best_1"});
+  EXPECT_EQ(r.job.train().keep_last(), 7);
+  EXPECT_EQ(r.job.train().keep_every(), 75);
+  EXPECT_EQ(r.job.train().tag(), "best_1");
+  EXPECT_THAT(r.notes, testing::Contains("--keep-every 75: checkpoints come every 50 steps, so "
+                                         "those of every 150 steps stay"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--keep-last=0"}),
+              testing::HasSubstr("--keep-last"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--tag=a/b"}), testing::HasSubstr("--tag: "));
+  WriteCheckpoint({32, 4, 7, ""});
+  Write("ck/tag.best", checkpoint_ + "\n");
+  EXPECT_THAT(Refused({"train", "--data=text", "--load=ck", "--save=ck", "--tag=best"}),
+              testing::HasSubstr("--tag: the tag best in DIR/ck names " + checkpoint_ +
+                                 " already; take it away with dsrun checkpoint untag"));
 }
 
 }  // namespace

@@ -154,6 +154,24 @@ TEST_F(CheckpointTest, JobFilter_LeavesOthersOut) {
   EXPECT_EQ(Message(none), "no whole checkpoint of job job-c in /save; it holds 2 of other jobs");
 }
 
+TEST_F(CheckpointTest, OneStep_OrAllButWhatIsKnownToBeDamaged) {
+  SaveStep(10);
+  SaveStep(20, {.first_incarnation = 0x2000});
+  SaveStep(30, {.first_incarnation = 0x3000});
+  EXPECT_EQ(Newest({.step = 20})->manifest().facts.key.step, Step(20));
+  EXPECT_EQ(Message(Newest({.job_id = "job-a", .step = 25}).status()),
+            "no whole checkpoint of job job-a of step 25 in /save");
+  const std::string newest = Newest()->manifest_name();
+  FindOptions others;
+  others.damaged[JoinPath(kFolder, newest)] = "rank 3 says so";
+  EXPECT_EQ(Newest(others)->manifest().facts.key.step, Step(20));
+  EXPECT_THAT(rejected_, ElementsAre(newest + ": rank 3 says so"));
+  // Nothing else is taken for the step that was asked for.
+  fs_.Truncate("/save/step-00000020.gen-0001.0000000000002000.rank-0000.safetensors", 9);
+  EXPECT_EQ(Newest({.step = 20}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(rejected_, ElementsAre(HasSubstr("truncated")));
+}
+
 TEST_F(CheckpointTest, NoFolder_IsNotFound) {
   EXPECT_EQ(Newest().status().code(), absl::StatusCode::kNotFound);
 }
@@ -275,9 +293,11 @@ TEST_F(CheckpointTest, Load_OfAnotherModel_SaysWhatDiffers) {
   const absl::Status status = CheckCompatible(checkpoint->manifest().facts, expectation);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(status),
-            "manifest.step-00000010.gen-0001.epoch-0001.json is a checkpoint of another model: "
-            "num_layers: the checkpoint has 1, this run 2; hidden_size: the checkpoint has 32, "
-            "this run 64; give the checkpoint's sizes, or another folder to load from");
+            "manifest.step-00000010.gen-0001.epoch-0001.json is a checkpoint of another model:\n"
+            "                 checkpoint  this run\n"
+            "    num-layers   1           2\n"
+            "    hidden-size  32          64\n"
+            "  give the checkpoint's sizes, or another folder to load from");
 }
 
 TEST_F(CheckpointTest, Load_WithOtherNumerics_SaysWhatDiffersUnlessAccepted) {
@@ -286,16 +306,17 @@ TEST_F(CheckpointTest, Load_WithOtherNumerics_SaysWhatDiffersUnlessAccepted) {
   LoadExpectation expectation = state_.Expectation();
   EXPECT_TRUE(CheckCompatible(checkpoint->manifest().facts, expectation).ok());
   expectation.batch.global_batch_size = 16;
-  expectation.fingerprint["isa"] = "avx512";
-  expectation.fingerprint["tiles"] = "64x64";
+  expectation.fingerprint.isa = "avx512";
+  expectation.fingerprint.tiles = "64x64";
   const absl::Status status = CheckCompatible(checkpoint->manifest().facts, expectation);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Message(status),
-            "manifest.step-00000010.gen-0001.epoch-0001.json cannot be continued bit for bit: "
-            "global batch: the checkpoint has 8, this run 16; numerics fingerprint, isa: the "
-            "checkpoint has \"avx2\", this run \"avx512\"; numerics fingerprint, tiles: the "
-            "checkpoint has nothing, this run \"64x64\"; restore them, or give "
-            "--accept-fingerprint to go on with another curve");
+            "manifest.step-00000010.gen-0001.epoch-0001.json cannot be continued bit for bit:\n"
+            "                                 checkpoint    this run\n"
+            "    global-batch-size            8             16\n"
+            "    instruction set (--isa-cap)  avx2          avx512\n"
+            "    tiles of matrix products     not recorded  64x64\n"
+            "  restore them, or give --accept-fingerprint to go on with another curve");
   expectation.accept_differences = true;
   EXPECT_TRUE(CheckCompatible(checkpoint->manifest().facts, expectation).ok());
 }

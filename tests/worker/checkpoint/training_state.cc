@@ -58,8 +58,11 @@ ManifestFacts TrainingState::Facts(const std::string& job_id, Step step,
   facts.key.generation = generation;
   facts.counters = {step.value() * 8, step.value()};
   facts.model = model_;
-  facts.batch = {8, 2, 4, 1234, ""};
-  facts.fingerprint = {{"isa", "avx2"}, {"library", "oneDNN 2.6.3"}};
+  facts.batch = {8, 2, 1234, ""};
+  facts.fingerprint.library = "oneDNN";
+  facts.fingerprint.library_version = "2.6.3";
+  facts.fingerprint.isa = "avx2";
+  facts.fingerprint.canonical_blocks = 4;
   return facts;
 }
 

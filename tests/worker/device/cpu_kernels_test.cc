@@ -10,6 +10,8 @@
 #include <cmath>
 #include <limits>
 
+#include "common/numerics/fingerprint.h"
+#include "common/numerics/kernels_version.h"
 #include "tests/worker/device/reference.h"
 
 namespace dsrun::worker {
@@ -454,10 +456,15 @@ TEST_F(CpuKernelsTest, LeafSquares_SumsEachLeafInDouble) {
 }
 
 TEST_F(CpuKernelsTest, Fingerprint_NamesLibraryTilesAndCodeVersion) {
-  const std::string text = kernels_.Fingerprint();
-  EXPECT_NE(text.find("oneDNN"), std::string::npos) << text;
-  EXPECT_NE(text.find("tiles 512x384 or 192;"), std::string::npos) << text;
-  EXPECT_NE(text.find("kernels v"), std::string::npos) << text;
+  const NumericsFingerprint ours = kernels_.Fingerprint();
+  EXPECT_EQ(ours.library, "oneDNN");
+  EXPECT_NE(ours.library_version.find('.'), std::string::npos) << ours.library_version;
+  EXPECT_NE(ours.isa, "");
+  EXPECT_EQ(ours.tiles, "512x384 or 192");
+  EXPECT_NE(ours.attention_tiles.find('x'), std::string::npos) << ours.attention_tiles;
+  EXPECT_EQ(ours.denormals, "ftz daz");
+  EXPECT_EQ(ours.kernels_version, kCpuKernelsVersion);
+  EXPECT_EQ(ours.canonical_blocks, 0);  // the job's
 }
 
 }  // namespace

@@ -50,10 +50,10 @@ TEST(CpuMatmulTest, CapLibraryIsa_AfterFirstUse_IsRefused) {
   const float one = 1;
   float c = 0;
   SerialMatmul(1, 1, 1, 1, {&one, 1}, {&one, 1}, 0, &c, 1);
-  const std::string before = MatrixLibrary();
+  const std::string before = MatrixLibraryInUse().isa;
   const absl::Status status = CapLibraryIsa(CpuIsa::kAvx2);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-  EXPECT_EQ(MatrixLibrary(), before);
+  EXPECT_EQ(MatrixLibraryInUse().isa, before);
 }
 
 }  // namespace

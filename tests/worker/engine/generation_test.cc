@@ -185,6 +185,76 @@ TEST(GenerationTest, DamagedNewestCheckpoint_IsNamedAndThePreviousOneUsed) {
   EXPECT_EQ(NewestHash(fs), UndisturbedHash());
 }
 
+// Trains to step 7 on three ranks, so that checkpoints of steps 2, 4 and 6 are there.
+void TrainToStep7(WorkerCluster& cluster) {
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 7) cluster.Announce();
+  };
+  cluster.Run(3);
+}
+
+// Whoever has the damaged file in its share.
+TEST(GenerationTest, DamageThatAnyRankFinds_MakesAllFallBackTogether) {
+  for (const size_t file : {0, 1, 2}) {
+    FaultyFileSystem fs;
+    WorkerCluster cluster(Job(), fs);
+    TrainToStep7(cluster);
+    const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+    ASSERT_EQ(newest->manifest().facts.key.step, Step(6));
+    const ManifestFile shard = newest->manifest().files.at(file);
+    fs.FlipBit(std::string(kFolder) + "/" + shard.name, shard.bytes - 1, 3);
+    Mutex mu;
+    std::vector<int64_t> starts;
+    cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+      if (!message.has_joined()) return;
+      const MutexLock lock(mu);
+      starts.push_back(message.joined().start_step());
+    };
+    for (const auto& outcome : cluster.Run(3)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(starts, (std::vector<int64_t>{4, 4, 4}));
+    ASSERT_EQ(cluster.warnings().size(), 1u) << "said once";
+    EXPECT_NE(cluster.warnings()[0].find(shard.name + " is damaged"), std::string::npos)
+        << cluster.warnings()[0];
+    EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+  }
+}
+
+TEST(GenerationTest, FileThatOneRankCannotRead_IsNoDamageAndNothingBegins) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  TrainToStep7(cluster);
+  const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+  const std::string shard = std::string(kFolder) + "/" + newest->manifest().files[2].name;
+  fs.FailReads(shard, absl::UnavailableError("cannot read " + shard + ": Input/output error"));
+  std::atomic<int> joined{0};
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_joined()) ++joined;
+  };
+  for (const auto& outcome : cluster.Run(3)) {
+    EXPECT_TRUE(absl::IsUnavailable(outcome.status())) << outcome.status();
+    EXPECT_NE(outcome.status().message().find("Input/output error"), std::string::npos)
+        << outcome.status();
+  }
+  EXPECT_EQ(joined, 0);
+}
+
+TEST(GenerationTest, LoadStep_IsGoneOnFrom) {
+  FaultyFileSystem fs;
+  WorkerCluster first(Job("first"), fs);
+  TrainToStep7(first);
+  proto::JobSpec job = Job("second");
+  job.mutable_train()->set_load_dir(kFolder);
+  job.mutable_train()->set_save_dir("/other");
+  job.mutable_train()->set_load_step(2);
+  WorkerCluster second(job, fs);
+  std::atomic<int64_t> start{-1};
+  second.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank == Rank(0) && message.has_joined()) start = message.joined().start_step();
+  };
+  for (const auto& outcome : second.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(start, 2);
+}
+
 TEST(GenerationTest, StopRequest_EndsAllRanksAtOneStepWithACheckpoint) {
   FaultyFileSystem fs;
   WorkerCluster cluster(Job(), fs);

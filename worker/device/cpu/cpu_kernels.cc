@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "common/numerics/kernels_version.h"
 #include "common/plan/activation_plan.h"
@@ -24,14 +25,21 @@ constexpr int64_t kLeafPiece = 64;
 CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
     : pool_(pool), isa_(isa), loops_(LoopsFor(isa)), matmul_(pool) {}
 
-std::string CpuKernels::Fingerprint() const {
+NumericsFingerprint CpuKernels::Fingerprint() const {
+  const MatrixLibrary library = MatrixLibraryInUse();
   const Tiling tiling = TilesOf(1 << 20, 1 << 20);
   const Tiling narrow = TilesOf(1 << 20, 1 << 20, TileWork::kSecondMatrix);
+  NumericsFingerprint out;
+  out.library = library.name;
+  out.library_version = library.version;
   // Our loops have the same bits for every instruction set, so theirs is not part of it.
-  return MatrixLibrary() + "; tiles " + std::to_string(tiling.tile_m) + "x" +
-         std::to_string(tiling.tile_n) + " or " + std::to_string(narrow.tile_n) + "; attention " +
-         std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys) + "; ftz daz" +
-         kKernelsVersionWords + std::to_string(kCpuKernelsVersion);
+  out.isa = library.isa;
+  out.tiles = std::to_string(tiling.tile_m) + "x" + std::to_string(tiling.tile_n) + " or " +
+              std::to_string(narrow.tile_n);
+  out.attention_tiles = std::to_string(kAttentionQueries) + "x" + std::to_string(kAttentionKeys);
+  out.denormals = "ftz daz";
+  out.kernels_version = kCpuKernelsVersion;
+  return out;
 }
 
 // --- Embedding

@@ -7,9 +7,9 @@
 #define DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_
 
 #include <cstdint>
-#include <string>
 
 #include "common/base/cpu_isa.h"
+#include "common/numerics/fingerprint.h"
 #include "worker/device/cpu/cpu_matmul.h"
 #include "worker/device/cpu/loop_table.h"
 #include "worker/device/cpu/thread_pool.h"
@@ -23,7 +23,7 @@ class CpuKernels final : public Kernels {
   // REQUIRES: this CPU has `isa`.
   CpuKernels(ThreadPool& pool, CpuIsa isa);
 
-  std::string Fingerprint() const override;
+  NumericsFingerprint Fingerprint() const override;
 
   void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* wte,
                         const float* wpe, float* out) override;

@@ -54,13 +54,13 @@ dnnl_cpu_isa_t LibraryIsa(CpuIsa isa) {
 std::string EffectiveIsa() {
   switch (dnnl_get_effective_cpu_isa()) {
     case dnnl_cpu_isa_sse41:
-      return "sse41";
+      return IsaName(CpuIsa::kBaseline);
     case dnnl_cpu_isa_avx:
       return "avx";
     case dnnl_cpu_isa_avx2:
-      return "avx2";
+      return IsaName(CpuIsa::kAvx2);
     case dnnl_cpu_isa_avx512_core:
-      return "avx512";
+      return IsaName(CpuIsa::kAvx512);
     case dnnl_cpu_isa_avx512_core_vnni:
       return "avx512-vnni";
     case dnnl_cpu_isa_avx512_core_bf16:
@@ -83,10 +83,12 @@ absl::Status CapLibraryIsa(CpuIsa isa) {
       "); set the cap before the first matrix product, and only once");
 }
 
-std::string MatrixLibrary() {
+MatrixLibrary MatrixLibraryInUse() {
   const dnnl_version_t* version = dnnl_version();
-  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
-         std::to_string(version->patch) + " " + EffectiveIsa();
+  return {"oneDNN",
+          std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
+              std::to_string(version->patch),
+          EffectiveIsa()};
 }
 
 void SerialMatmul(int64_t m, int64_t n, int64_t k, float alpha, const Operand& a, const Operand& b,

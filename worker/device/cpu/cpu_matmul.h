@@ -22,9 +22,13 @@ namespace dsrun::worker {
 // product. Errors: FAILED_PRECONDITION: the library has chosen already.
 absl::Status CapLibraryIsa(CpuIsa isa);
 
-// "oneDNN 2.6.3 avx512": library, version and the effective instruction set ("avx512-bf16" and the
-// like without a cap). From the first call on the cap is fixed.
-std::string MatrixLibrary();
+struct MatrixLibrary {
+  std::string name;     // "oneDNN"
+  std::string version;  // "2.6.3"
+  std::string isa;      // the effective one, as IsaName; "avx512-bf16" and the like without a cap
+};
+// From the first call on the cap is fixed.
+MatrixLibrary MatrixLibraryInUse();
 
 // An operand: dense rows `stride` elements apart, perhaps to be read transposed.
 struct Operand {

@@ -1,0 +1,40 @@
+#include "common/format/run_differences.h"
+
+#include <string>
+#include <utility>
+
+namespace dsrun {
+namespace {
+
+template <typename T>
+void Compare(const char* name, const T& theirs, const T& ours, std::vector<Difference>& found) {
+  if (theirs != ours) found.push_back({name, std::to_string(theirs), std::to_string(ours)});
+}
+
+}  // namespace
+
+RunDifferences CompareRuns(const ManifestFacts& theirs, const ModelSpec& model,
+                           const BatchFacts& batch, const NumericsFingerprint& fingerprint,
+                           OurFields known) {
+  RunDifferences out;
+  Compare("num-layers", theirs.model.num_layers, model.num_layers, out.model);
+  Compare("hidden-size", theirs.model.hidden_size, model.hidden_size, out.model);
+  Compare("num-attention-heads", theirs.model.num_attention_heads, model.num_attention_heads,
+          out.model);
+  Compare("seq-length", theirs.model.seq_length, model.seq_length, out.model);
+  Compare("vocab-size", theirs.model.vocab_size, model.vocab_size, out.model);
+
+  Compare("global-batch-size", theirs.batch.global_batch_size, batch.global_batch_size, out.curve);
+  Compare("micro-batch-size", theirs.batch.micro_batch_size, batch.micro_batch_size, out.curve);
+  Compare("seed", theirs.batch.seed, batch.seed, out.curve);
+  const std::string &their_text = theirs.batch.corpus_sha256, &text = batch.corpus_sha256;
+  if (!their_text.empty() && !text.empty() && their_text != text) {
+    out.curve.push_back({"SHA-256 of the text (--data)", their_text, text});
+  }
+  for (Difference& difference : CompareFingerprints(theirs.fingerprint, fingerprint, known)) {
+    out.curve.push_back(std::move(difference));
+  }
+  return out;
+}
+
+}  // namespace dsrun

@@ -1,0 +1,188 @@
+#include "common/format/shard_verifier.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
+#include "common/base/crc32c.h"
+#include "common/base/sha256.h"
+#include "common/base/status_macros.h"
+
+namespace dsrun {
+namespace {
+
+constexpr int64_t kChunkBytes = 1 << 20;
+
+int64_t BytesOf(const ManifestPiece& piece) {
+  return (piece.end - piece.begin) * static_cast<int64_t>(sizeof(float));
+}
+
+// What of `chunk`, which begins at byte `at` of its file, belongs to `piece`.
+std::span<const std::byte> PartOf(const ManifestPiece& piece, std::span<const std::byte> chunk,
+                                  int64_t at) {
+  const int64_t from = std::max(piece.offset - at, int64_t{0});
+  const int64_t to =
+      std::min(piece.offset + BytesOf(piece) - at, static_cast<int64_t>(chunk.size()));
+  if (from >= to) return {};
+  return chunk.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
+}
+
+std::string SizeWords(const ShardVerdict& verdict) {
+  return absl::StrCat("expected ", Counted(verdict.expected_bytes, "byte"), ", got ", verdict.bytes,
+                      verdict.bytes < verdict.expected_bytes ? " (cut)" : "");
+}
+
+}  // namespace
+
+const char* StateName(ShardVerdict::State state) {
+  switch (state) {
+    case ShardVerdict::State::kWhole:
+      return "whole";
+    case ShardVerdict::State::kMissing:
+      return "missing";
+    case ShardVerdict::State::kDamaged:
+      return "damaged";
+    case ShardVerdict::State::kUnreadable:
+      break;
+  }
+  return "unreadable";
+}
+
+absl::Status StatusOf(const ShardVerdict& verdict, const std::string& folder) {
+  const std::string path = JoinPath(folder, verdict.file);
+  switch (verdict.state) {
+    case ShardVerdict::State::kWhole:
+      return absl::OkStatus();
+    case ShardVerdict::State::kMissing:
+      return absl::DataLossError(absl::StrCat("shard ", path, " is missing"));
+    case ShardVerdict::State::kUnreadable:
+      return Annotate(verdict.error, absl::StrCat("shard ", path));
+    case ShardVerdict::State::kDamaged:
+      break;
+  }
+  std::string text = absl::StrCat("shard ", path, " is damaged: ");
+  if (verdict.computed_sha256.empty()) {
+    absl::StrAppend(&text, SizeWords(verdict));
+  } else {
+    absl::StrAppend(&text, "its SHA-256 is ", verdict.computed_sha256, ", its manifest says ",
+                    verdict.expected_sha256);
+  }
+  if (!verdict.pieces.empty()) {
+    const PieceDamage& first = verdict.pieces.front();
+    absl::StrAppend(&text, "; ", verdict.pieces.size() == 1 ? "" : "first ", "in elements [",
+                    first.begin, ", ", first.end, ") of ", first.tensor);
+  }
+  return absl::DataLossError(text);
+}
+
+ShardVerifier::ShardVerifier(FileSystem& fs, std::string folder, const Manifest& manifest)
+    : fs_(fs), folder_(std::move(folder)) {
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    for (const ManifestPiece& piece : tensor.pieces) {
+      pieces_[piece.file].push_back({&tensor, &piece});
+    }
+  }
+  for (auto& [file, pieces] : pieces_) {
+    std::sort(pieces.begin(), pieces.end(),
+              [](const Piece& a, const Piece& b) { return a.piece->offset < b.piece->offset; });
+  }
+}
+
+ShardVerdict ShardVerifier::Verify(const ManifestFile& file,
+                                   const std::function<void(int64_t)>& read) {
+  ShardVerdict first = Look(file, read);
+  if (first.state == ShardVerdict::State::kWhole ||
+      first.state == ShardVerdict::State::kUnreadable) {
+    return first;
+  }
+  ShardVerdict second = Look(file, read);
+  if (second == first || second.state == ShardVerdict::State::kUnreadable) return second;
+  second.error = absl::UnavailableError(absl::StrCat(
+      "two looks found two things: ", StateName(first.state), ", then ", StateName(second.state),
+      "; something writes to it, or the disk, its cable or the memory is failing"));
+  second.state = ShardVerdict::State::kUnreadable;
+  return second;
+}
+
+// A name that cannot be opened although its folder lists it says nothing about the file.
+ShardVerdict::State ShardVerifier::MissingOrNot(const std::string& name, absl::Status& error) {
+  const absl::StatusOr<std::vector<std::string>> names = fs_.List(folder_);
+  if (names.ok() && !std::binary_search(names->begin(), names->end(), name)) {
+    return ShardVerdict::State::kMissing;
+  }
+  error = names.ok() ? absl::UnavailableError("its folder lists it, and it cannot be found")
+                     : names.status();
+  return ShardVerdict::State::kUnreadable;
+}
+
+ShardVerdict ShardVerifier::Look(const ManifestFile& file,
+                                 const std::function<void(int64_t)>& read) {
+  ShardVerdict verdict;
+  verdict.file = file.name;
+  verdict.expected_bytes = file.bytes;
+  const std::string path = JoinPath(folder_, file.name);
+  const absl::StatusOr<FileInfo> info = fs_.Stat(path);
+  if (absl::IsNotFound(info.status())) {
+    verdict.state = MissingOrNot(file.name, verdict.error);
+    return verdict;
+  }
+  if (info.ok() && (info->kind != FileKind::kRegular || info->bytes != file.bytes)) {
+    verdict.state = ShardVerdict::State::kDamaged;
+    verdict.bytes = info->bytes;
+    return verdict;
+  }
+  verdict.error = info.status();
+  if (verdict.error.ok()) {
+    verdict.bytes = info->bytes;
+    absl::StatusOr<std::unique_ptr<ReadableFile>> opened = fs_.OpenToRead(path);
+    verdict.error = opened.ok() ? Compare(**opened, file, read, verdict) : opened.status();
+  }
+  if (!verdict.error.ok()) {
+    verdict.state = ShardVerdict::State::kUnreadable;
+  } else if (verdict.computed_sha256 != file.sha256 || !verdict.pieces.empty()) {
+    verdict.state = ShardVerdict::State::kDamaged;
+  }
+  return verdict;
+}
+
+// One pass: the whole file's SHA-256, and the CRC-32C of every piece.
+absl::Status ShardVerifier::Compare(ReadableFile& file, const ManifestFile& expected,
+                                    const std::function<void(int64_t)>& read,
+                                    ShardVerdict& verdict) {
+  const std::vector<Piece>& pieces = pieces_[expected.name];
+  std::vector<uint32_t> sums(pieces.size(), 0);
+  size_t first = 0;  // the first piece that has bytes ahead
+  Sha256 hash;
+  std::vector<std::byte> buffer(static_cast<size_t>(std::min(expected.bytes, kChunkBytes)));
+  for (int64_t at = 0; at < expected.bytes; at += kChunkBytes) {
+    const std::span<std::byte> chunk =
+        std::span(buffer).first(static_cast<size_t>(std::min(expected.bytes - at, kChunkBytes)));
+    RETURN_IF_ERROR(file.ReadAt(at, chunk));
+    hash.Update(chunk);
+    const int64_t end = at + static_cast<int64_t>(chunk.size());
+    for (size_t i = first; i < pieces.size() && pieces[i].piece->offset < end; ++i) {
+      sums[i] = ExtendCrc32c(sums[i], PartOf(*pieces[i].piece, chunk, at));
+    }
+    while (first < pieces.size() &&
+           pieces[first].piece->offset + BytesOf(*pieces[first].piece) <= end) {
+      ++first;
+    }
+    if (read) read(static_cast<int64_t>(chunk.size()));
+  }
+  verdict.expected_sha256 = expected.sha256;
+  verdict.computed_sha256 = hash.HexDigest();
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const ManifestPiece& piece = *pieces[i].piece;
+    if (sums[i] == piece.crc32c) continue;
+    verdict.pieces.push_back(
+        {pieces[i].tensor->name, piece.begin, piece.end, piece.entry, piece.crc32c, sums[i]});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace dsrun

@@ -1,0 +1,66 @@
+// The numerics fingerprint: what decides the bits of a training step besides model, batch, seed and
+// text (docs/numerics.md, rule i). The kernels say theirs, a checkpoint's manifest keeps it, and
+// whoever goes on from the checkpoint compares. Pure; any thread.
+
+#ifndef DSRUN_COMMON_NUMERICS_FINGERPRINT_H_
+#define DSRUN_COMMON_NUMERICS_FINGERPRINT_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/base/differences.h"
+
+namespace dsrun {
+
+// An empty text or 0: not known.
+struct NumericsFingerprint {
+  std::string library;           // of matrix products: "oneDNN"
+  std::string library_version;   // "3.7.1"
+  std::string isa;               // the library's instruction set, by the names of --isa-cap where
+                                 // it has one: "avx512", "avx2", "baseline", "avx512-bf16", ...
+  int64_t canonical_blocks = 0;  // parts of the batch over which sums are ordered
+  std::string tiles;             // of matrix products: "512x384 or 192"
+  std::string attention_tiles;   // queries x keys: "32x64"
+  std::string denormals;         // "ftz daz"
+  int64_t kernels_version = 0;   // of our own kernels (kernels_version.h)
+  // What another version of dsrun says besides, by its name there.
+  std::map<std::string, std::string> others;
+  friend bool operator==(const NumericsFingerprint&, const NumericsFingerprint&) = default;
+};
+
+// The fields that are known, in a fixed order, as a manifest has them ("isa": "avx2") and as people
+// read them ("instruction set (--isa-cap)").
+struct FingerprintField {
+  std::string key;
+  std::string label;
+  std::string value;
+};
+std::vector<FingerprintField> FieldsOf(const NumericsFingerprint& fingerprint);
+
+// The way back, one field. A key that is none of ours goes to `others`.
+// Errors: DATA_LOSS: no number where one belongs.
+absl::Status SetField(NumericsFingerprint& fingerprint, const std::string& key,
+                      const std::string& value);
+
+// Until 2026-11-26 a manifest had one text: "oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention
+// 32x64; ftz daz; kernels v3" (the library's own name for baseline was sse41). nullopt: not
+// exactly so. canonical_blocks stood elsewhere.
+std::optional<NumericsFingerprint> ParseFingerprintText(std::string_view text);
+
+// How much of ourselves is known: all of it, or only what the launcher can say, which does not link
+// the kernels. What it does not know is then not compared.
+enum class OurFields { kAll, kOnlyThoseKnown };
+
+// Name, the checkpoint's value, ours; in the order of FieldsOf. What only one side has recorded is
+// a difference. Empty: the same bits, as far as we know ourselves.
+std::vector<Difference> CompareFingerprints(const NumericsFingerprint& checkpoint,
+                                            const NumericsFingerprint& ours, OurFields known);
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_NUMERICS_FINGERPRINT_H_
