@@ -1,5 +1,5 @@
-// Checkpointing: how the ranks of one generation agree on a checkpoint, load it, and write new
-// ones.
+// Checkpointing: how the ranks of one generation write checkpoints; resume.h is how they go on from
+// one.
 //
 // A save that fails (a full disk) is not the end of the run: every rank learns of it in the same
 // call, nothing is committed, the previous checkpoint stays the newest, a warning goes out and
@@ -13,14 +13,13 @@
 #include <functional>
 #include <string>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
 #include "common/format/manifest.h"
 #include "proto/job.pb.h"
-#include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/engine/resume.h"
 #include "worker/engine/trainer.h"
 
 namespace dsrun::worker {
@@ -41,11 +40,8 @@ class Checkpointing {
 
   explicit Checkpointing(Setup setup);
 
-  // Loads the newest whole checkpoint of this job, else that of --load, else initialises from the
-  // seed. Damaged ones are warned about and passed over. Returns the manifest's name, or "".
-  // Errors: the communicator's; NOT_FOUND: nothing to load in --load; FAILED_PRECONDITION: a
-  // checkpoint of another model or curve; DATA_LOSS; those of FileSystem.
-  absl::StatusOr<std::string> Resume();
+  // The state is what Resume has loaded.
+  void WentOnFrom(const Resumed& resumed);
 
   // Writes one of the present state, unless the newest is of this very step. Returns the newest
   // manifest's name; `saved` tells whether it is of this step now. Errors: the communicator's only.
@@ -57,15 +53,7 @@ class Checkpointing {
   absl::StatusOr<Saved> Save();
 
  private:
-  struct Found {
-    std::string folder;
-    std::string manifest;  // "": none
-  };
-  absl::StatusOr<Found> FindOnRankZero();
-  absl::StatusOr<Found> AgreeOnCheckpoint();
-  absl::Status Load(const Found& found);
   ManifestFacts Facts() const;
-  LoadExpectation Expectation() const;
 
   const Setup setup_;
   std::string newest_;

@@ -13,6 +13,7 @@
 #include "worker/engine/exchange_timeout.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/resume.h"
 #include "worker/engine/trace.h"
 
 namespace dsrun::worker {
@@ -146,11 +147,20 @@ absl::Status GenerationRun::Load() {
   setup.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
   setup.corpus_sha256 = setup_.corpus_sha256;
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
+  ResumeSetup resume;
+  resume.file_system = setup.file_system;
+  resume.job = setup.job;
+  resume.communicator = setup.communicator;
+  resume.trainer = setup.trainer;
+  resume.kernels_fingerprint = setup.kernels_fingerprint;
+  resume.corpus_sha256 = setup.corpus_sha256;
+  resume.warn = setup.warn;
   checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
-  ASSIGN_OR_RETURN(const std::string manifest, checkpointing_->Resume());
+  ASSIGN_OR_RETURN(const Resumed resumed, Resume(resume));
+  checkpointing_->WentOnFrom(resumed);
   proto::WorkerMessage message;
   message.mutable_joined()->set_start_step(trainer_->state().step);
-  message.mutable_joined()->set_loaded_from(manifest);
+  message.mutable_joined()->set_loaded_from(resumed.manifest);
   session_.Send(generation_, std::move(message));
   return absl::OkStatus();
 }
