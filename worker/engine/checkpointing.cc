@@ -4,7 +4,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/logging.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/status_macros.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/prune.h"
@@ -13,6 +14,13 @@
 #include "worker/engine/packed_status.h"
 
 namespace dsrun::worker {
+namespace {
+
+// Until the shards of all nodes are seen from rank 0's, while the others wait in a collective.
+constexpr Patience::Limits kVisiblePatience = {
+    .first = absl::Milliseconds(50), .most = absl::Seconds(1), .total = absl::Seconds(5)};
+
+}  // namespace
 
 Checkpointing::Checkpointing(Setup setup) : setup_(std::move(setup)) {}
 
@@ -62,13 +70,17 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     }
   }
   if (rank == 0 && committed.ok()) {
-    committed = CommitManifest(*setup_.file_system, folder, Facts(), records);
+    Patience patience(Clock::Real(), setup_.wait, kVisiblePatience);
+    committed = CommitManifest(*setup_.file_system, folder, Facts(), records, &patience);
   }
   ASSIGN_OR_RETURN(const std::string outcome,
                    Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
   committed = Unpack(outcome);
   if (!committed.ok()) {
-    if (record.ok()) RemoveShard(*setup_.file_system, folder, *record).IgnoreError();
+    // What may be committed needs every shard.
+    if (record.ok() && !MayBeCommitted(committed.status())) {
+      RemoveShard(*setup_.file_system, folder, *record).IgnoreError();
+    }
     if (rank == 0) {
       setup_.warn(absl::StrCat("CHECKPOINT OF STEP ", state.step,
                                " COULD NOT BE WRITTEN: ", committed.status().message(),
@@ -87,7 +99,9 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     prune.job_id = setup_.job->job_id();
     prune.generation = setup_.generation;
     const auto removed = PruneCheckpoints(*setup_.file_system, folder, prune);
-    if (!removed.ok()) LOG(WARNING) << "old checkpoints stay: " << removed.status().message();
+    if (!removed.ok()) {
+      setup_.warn(absl::StrCat("OLD CHECKPOINTS ARE NOT REMOVED: ", removed.status().message()));
+    }
   }
   return Saved{newest_, /*fresh=*/true, /*current=*/true};
 }

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
+#include "common/base/patience.h"
 #include "common/format/manifest.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
@@ -35,6 +36,7 @@ class Checkpointing {
     Incarnation incarnation;
     std::string kernels_fingerprint;
     std::string corpus_sha256;
+    Patience::Wait wait;                                   // false: the generation is over
     std::function<void(const std::string& warning)> warn;  // the operator
   };
 

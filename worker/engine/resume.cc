@@ -1,12 +1,13 @@
 #include "worker/engine/resume.h"
 
-#include <vector>
-
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
+#include "worker/checkpoint/find_checkpoint.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/packed_status.h"
@@ -15,42 +16,59 @@
 namespace dsrun::worker {
 namespace {
 
-absl::StatusOr<Resumed> FindOnRankZero(const ResumeSetup& setup) {
+// Instead of a packed status: there is none yet.
+constexpr char kNotYet[] = "not yet";
+constexpr char kAgain[] = "again:";  // and why
+
+WantedCheckpoint Wanted(const ResumeSetup& setup) {
   const proto::TrainSpec& spec = setup.job->train();
-  std::vector<std::string> rejected;
-  FindOptions own;
-  own.job_id = setup.job->job_id();
-  absl::StatusOr<Checkpoint> checkpoint =
-      FindNewestCheckpoint(*setup.file_system, spec.save_dir(), own, &rejected);
-  if (absl::IsNotFound(checkpoint.status()) && !spec.load_dir().empty()) {
-    checkpoint = FindNewestCheckpoint(*setup.file_system, spec.load_dir(), {}, &rejected);
-    if (!checkpoint.ok()) return Annotate(checkpoint.status(), "--load");
+  WantedCheckpoint wanted;
+  wanted.job_id = setup.job->job_id();
+  wanted.save_dir = spec.save_dir();
+  wanted.load_dir = spec.load_dir();
+  if (spec.has_load_step()) wanted.load_step = spec.load_step();
+  wanted.floor_step = setup.floor_step;
+  wanted.floor_manifest = setup.floor_manifest;
+  wanted.allow_rewind = spec.allow_rewind();
+  return wanted;
+}
+
+constexpr char kFinding[] = "which checkpoint to load";
+
+// Tells the others in every wait that it goes on.
+absl::StatusOr<std::string> FindAndTell(const ResumeSetup& setup) {
+  absl::Status told;
+  const auto wait = [&](absl::Duration duration) {
+    told = Broadcast(*setup.communicator, 0, kNotYet, kFinding).status();
+    return told.ok() && setup.wait(duration);
+  };
+  Patience patience(*setup.clock, wait, ReadPatience(setup.job->limits()));
+  const absl::StatusOr<FoundCheckpoint> found =
+      FindCheckpoint(*setup.file_system, Wanted(setup), patience, setup.warn);
+  RETURN_IF_ERROR(told);
+  const absl::StatusOr<std::string> text =
+      found.ok() ? absl::StatusOr<std::string>(absl::StrCat(found->folder, "\n", found->manifest))
+                 : absl::StatusOr<std::string>(found.status());
+  return Broadcast(*setup.communicator, 0, Pack(text), kFinding);
+}
+
+absl::StatusOr<std::string> HearWhatIsFound(const ResumeSetup& setup) {
+  while (true) {
+    ASSIGN_OR_RETURN(std::string packed, Broadcast(*setup.communicator, 0, "", kFinding));
+    if (packed != kNotYet) return packed;
   }
-  for (const std::string& line : rejected) {
-    setup.warn(absl::StrCat("a checkpoint was passed over: ", line));
-  }
-  if (absl::IsNotFound(checkpoint.status())) return Resumed{};
-  RETURN_IF_ERROR(checkpoint.status());
-  return Resumed{checkpoint->folder(), checkpoint->manifest_name()};
 }
 
 // One look at the folder, by one rank: what the others would find may differ by then.
 absl::StatusOr<Resumed> AgreeOnCheckpoint(const ResumeSetup& setup) {
-  std::string mine;
-  if (setup.communicator->rank() == 0) {
-    const absl::StatusOr<Resumed> found = FindOnRankZero(setup);
-    mine = Pack(
-        found.ok() ? absl::StatusOr<std::string>(absl::StrCat(found->folder, "\n", found->manifest))
-                   : absl::StatusOr<std::string>(found.status()));
-  }
   ASSIGN_OR_RETURN(const std::string packed,
-                   Broadcast(*setup.communicator, 0, mine, "which checkpoint to load"));
+                   setup.communicator->rank() == 0 ? FindAndTell(setup) : HearWhatIsFound(setup));
   ASSIGN_OR_RETURN(const std::string text, Unpack(packed));
   const size_t line = text.rfind('\n');  // a folder's name may hold anything, a manifest's not
   return Resumed{text.substr(0, line), text.substr(line + 1)};
 }
 
-absl::Status Load(const ResumeSetup& setup, const Resumed& found) {
+absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   // Rank 0 has read every byte already; what a rank reads is compared piece by piece anyway.
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup.file_system, found.folder,
                                                          found.manifest, Verify::kSizes));
@@ -64,6 +82,48 @@ absl::Status Load(const ResumeSetup& setup, const Resumed& found) {
   return absl::OkStatus();
 }
 
+// Damage is believed when a second look, at files opened anew, finds it too.
+absl::Status Load(const ResumeSetup& setup, const Resumed& found) {
+  const absl::Status first = LoadOnce(setup, found);
+  return absl::IsDataLoss(first) ? LoadOnce(setup, found) : first;
+}
+
+// What this rank says of its try: done, not yet, or not at all.
+std::string Word(const absl::Status& mine, bool may_try_again) {
+  if (mine.ok()) return Pack(std::string());
+  if (MayPass(mine) && may_try_again) return absl::StrCat(kAgain, std::string(mine.message()));
+  const absl::Status last =
+      MayPass(mine) ? absl::UnavailableError(absl::StrCat(
+                          std::string(mine.message()),
+                          "; make the folder readable on this rank's node, or leave the node out"))
+                    : mine;
+  return Pack(last);
+}
+
+// All ranks load, and each waits for those that have to try again.
+absl::Status LoadTogether(const ResumeSetup& setup, const Resumed& found) {
+  Patience patience(*setup.clock, setup.wait, ReadPatience(setup.job->limits()));
+  absl::Status mine = Load(setup, found);
+  while (true) {
+    ASSIGN_OR_RETURN(
+        const std::vector<std::string> words,
+        AllGather(*setup.communicator, Word(mine, patience.IsLeft()), "whether all have loaded"));
+    bool again = false;
+    for (size_t rank = 0; rank < words.size(); ++rank) {
+      if (words[rank].starts_with(kAgain)) {
+        again = true;
+        continue;
+      }
+      RETURN_IF_ERROR(Unpack(words[rank]).status()) << "rank " << rank;
+    }
+    if (!again) return absl::OkStatus();
+    if (mine.ok()) continue;
+    // Whether it was wanted or not, the others hear how the next try went.
+    patience.Again();
+    mine = Load(setup, found);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
@@ -74,8 +134,15 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
                    setup.trainer->state().parameters);
     return found;
   }
-  RETURN_IF_ERROR(Load(setup, found)) << "checkpoint " << JoinPath(found.folder, found.manifest);
+  RETURN_IF_ERROR(LoadTogether(setup, found))
+      << "checkpoint " << JoinPath(found.folder, found.manifest);
   return found;
+}
+
+Patience::Limits ReadPatience(const proto::Limits& limits) {
+  Patience::Limits patience;
+  if (limits.has_join_timeout()) patience.total = dsrun::FromProto(limits.join_timeout()) / 3;
+  return patience;
 }
 
 LoadExpectation ExpectationOf(const proto::TrainSpec& spec, const std::string& kernels_fingerprint,
