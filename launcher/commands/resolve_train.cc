@@ -4,8 +4,12 @@
 #include <filesystem>
 #include <optional>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/counted.h"
 #include "common/base/file_system.h"
+#include "common/base/patience.h"
 #include "common/config/batch_size.h"
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
@@ -20,6 +24,10 @@ namespace dsrun::launcher {
 namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 31;
+
+// A person waits.
+constexpr Patience::Limits kReadPatience = {
+    .first = absl::Milliseconds(100), .most = absl::Seconds(1), .total = absl::Seconds(5)};
 
 class TrainResolver {
  public:
@@ -76,15 +84,29 @@ class TrainResolver {
 
 // What --load goes on from: the newest checkpoint of which every byte is right.
 void TrainResolver::FindCheckpoint() {
+  train_.set_allow_rewind(v_.Switch("allow-rewind"));
   const auto load = v_.Text("load");
   if (!load.has_value()) return;
   const std::string folder = c_.Absolute(*load);
   train_.set_load_dir(folder);
   std::vector<std::string> rejected;
+  Patience patience(
+      Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); }, kReadPatience);
   auto found = FindNewestCheckpoint(FileSystem::Real(), folder,
-                                    {.job_id = "", .verify = Verify::kFull}, &rejected);
+                                    {.job_id = "",
+                                     .step = std::nullopt,
+                                     .verify = Verify::kFull,
+                                     .patience = &patience,
+                                     .pass_unreadable = train_.allow_rewind()},
+                                    &rejected);
   if (!found.ok()) {
-    Error("--load", std::string(found.status().message()));
+    const bool doubt =
+        !absl::IsNotFound(found.status()) && !absl::IsFailedPrecondition(found.status());
+    Error("--load", std::string(found.status().message()) +
+                        (doubt ? "; so it cannot be told which checkpoint is the newest: make it "
+                                 "readable, or give --allow-rewind to go on from the newest that "
+                                 "can be read"
+                               : ""));
     return;
   }
   for (const std::string& line : rejected) c_.Note("not used: " + line);
@@ -291,7 +313,11 @@ void TrainResolver::Folders() {
       Error(std::string("--") + flag,
             "expected a file, got " +
                 (path->empty() ? "an empty name" : "the folder " + Quoted(*path)));
-    } else if (!std::filesystem::is_directory(folder, error)) {
+    } else if (const bool there = std::filesystem::is_directory(folder, error);
+               !there && error && error != std::errc::no_such_file_or_directory) {
+      Error(std::string("--") + flag, "cannot look at its folder " + folder.string() + ": " +
+                                          error.message() + "; choose another file");
+    } else if (!there) {
       Error(std::string("--") + flag, "there is no folder " + folder.string() + "; make it first");
     }
     return absolute;
@@ -307,6 +333,12 @@ void TrainResolver::Folders() {
 void TrainResolver::CheckSaveFolder(bool given) {
   if (!given || v_.Has("load")) return;
   const auto manifests = ListManifests(FileSystem::Real(), train_.save_dir());
+  if (!manifests.ok() && !absl::IsNotFound(manifests.status())) {
+    Error("--save", "it cannot be told whether there are checkpoints of another job: " +
+                        std::string(manifests.status().message()) +
+                        "; make it readable, or choose another folder");
+    return;
+  }
   if (!manifests.ok() || manifests->empty()) return;
   const auto newest =
       OpenCheckpoint(FileSystem::Real(), train_.save_dir(), manifests->front(), Verify::kSizes);
