@@ -16,9 +16,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
 #include "common/base/logging.h"
+#include "common/base/patience.h"
 #include "common/base/status_macros.h"
 #include "common/corpus/corpus_files.h"
 #include "proto/worker.pb.h"
@@ -28,6 +31,7 @@
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/generation.h"
 #include "worker/engine/grpc_session.h"
+#include "worker/engine/resume.h"
 #include "worker/engine/thread_stacks.h"
 
 namespace dsrun::worker {
@@ -86,18 +90,38 @@ absl::StatusOr<Engine> CapAndBuildEngine(const proto::TrainSpec& spec) {
   return BuildEngine(spec);
 }
 
+// The launcher has read all of it: what cannot be read here may be in a moment, and is no reason to
+// end the job.
+template <typename Read>
+auto TryAgain(const Read& read, const proto::Limits& limits) -> decltype(read()) {
+  Patience patience(
+      Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); },
+      ReadPatience(limits));
+  while (true) {
+    auto result = read();
+    if (result.ok() || absl::IsFailedPrecondition(result.status())) return result;
+    LOG(WARNING) << result.status().message();
+    if (!patience.Again()) return absl::UnavailableError(result.status().message());
+  }
+}
+
 struct Text {
   std::string sha256;
   std::unique_ptr<Corpus> corpus;
   std::optional<SampleLoader> loader;
 };
 
-absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
+absl::StatusOr<Text> ReadText(const proto::TrainSpec& spec) {
   const std::vector<std::string> paths(spec.data_paths().begin(), spec.data_paths().end());
   ASSIGN_OR_RETURN(const std::vector<CorpusFile> files, ListCorpus(paths));
   Text text;
   ASSIGN_OR_RETURN(text.sha256, CorpusSha256(files));
   ASSIGN_OR_RETURN(text.corpus, Corpus::Open(files));
+  return text;
+}
+
+absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec, const proto::Limits& limits) {
+  ASSIGN_OR_RETURN(Text text, TryAgain([&] { return ReadText(spec); }, limits));
   ASSIGN_OR_RETURN(text.loader,
                    SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length()));
   return text;
@@ -169,7 +193,7 @@ int Main(int argc, char** argv) {
   const proto::TrainSpec& spec = (*session)->job().train();
   absl::StatusOr<Engine> engine = CapAndBuildEngine(spec);
   if (!engine.ok()) return FailFirstPlan(**session, engine.status());
-  const absl::StatusOr<Text> text = OpenText(spec);
+  const absl::StatusOr<Text> text = OpenText(spec, (*session)->job().limits());
   if (!text.ok()) return FailFirstPlan(**session, text.status());
   GenerationSetup setup;
   setup.engine = &*engine;

@@ -69,6 +69,31 @@ absl::StatusOr<Descriptor> Open(const std::string& path, int flags, const std::s
   return Descriptor(fd);
 }
 
+// Once more for as long as a signal interrupts it.
+template <typename Call>
+int Uninterrupted(const Call& call) {
+  int result;
+  do {
+    result = call();
+  } while (result < 0 && errno == EINTR);
+  return result;
+}
+
+// Whether the name is the file that was looked at before.
+bool IsFile(const std::string& path, const struct stat& file) {
+  struct stat there;
+  return Uninterrupted([&] { return lstat(path.c_str(), &there); }) == 0 &&
+         there.st_dev == file.st_dev && there.st_ino == file.st_ino;
+}
+
+// Of renameat2 and of link: it is not that this request fails, there are none here.
+bool HasNoExclusiveRename(int error) {
+  return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP;
+}
+bool HasNoHardLinks(int error) {
+  return error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK;
+}
+
 class PosixWritableFile final : public WritableFile {
  public:
   PosixWritableFile(std::string path, Descriptor fd) : path_(std::move(path)), fd_(std::move(fd)) {}
@@ -79,6 +104,7 @@ class PosixWritableFile final : public WritableFile {
       const ssize_t n = write(fd_.get(), bytes.data(), std::min(bytes.size(), size_t{1} << 30));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoStatus(errno, "write to", path_);
+      if (n == 0) return ErrnoStatus(EIO, "write to", path_);  // else it would go on for ever
       bytes = bytes.subspan(static_cast<size_t>(n));
     }
     return absl::OkStatus();
@@ -87,7 +113,9 @@ class PosixWritableFile final : public WritableFile {
   absl::Status Sync() override {
     // Not repeated after an error: the kernel drops the pages it could not write and would then
     // report success.
-    if (fsync(fd_.get()) != 0) return ErrnoStatus(errno, "fsync", path_);
+    if (Uninterrupted([&] { return fsync(fd_.get()); }) != 0) {
+      return ErrnoStatus(errno, "fsync", path_);
+    }
     return absl::OkStatus();
   }
 
@@ -188,28 +216,55 @@ class PosixFileSystem final : public FileSystem {
 
   absl::Status Rename(const std::string& from, const std::string& to, IfExists if_exists) override {
     const std::string what = absl::StrCat("rename ", from, " to");
+    // Looked at before, because afterwards only this tells whose file stands under `to`.
+    struct stat source;
+    if (Uninterrupted([&] { return lstat(from.c_str(), &source); }) != 0) {
+      return ErrnoStatus(errno, what, to);
+    }
     if (if_exists == IfExists::kReplace) {
-      if (rename(from.c_str(), to.c_str()) != 0) return ErrnoStatus(errno, what, to);
+      if (Uninterrupted([&] { return rename(from.c_str(), to.c_str()); }) == 0) {
+        return absl::OkStatus();
+      }
+      const int error = errno;
+      if (IsFile(to, source)) return RemoveOldName(from);
+      return ErrnoStatus(error, what, to);
+    }
+    if (Uninterrupted([&] {
+          return static_cast<int>(syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD,
+                                          to.c_str(), RENAME_NOREPLACE));
+        }) == 0) {
       return absl::OkStatus();
     }
-    if (syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) ==
-        0) {
-      return absl::OkStatus();
+    int error = errno;
+    if (!HasNoExclusiveRename(error)) {
+      if (IsFile(to, source)) return RemoveOldName(from);
+      return ErrnoStatus(error, what, to);
     }
-    if (errno != EINVAL && errno != ENOSYS) return ErrnoStatus(errno, what, to);
     // NFS and others have no such rename; a hard link is exclusive everywhere.
-    if (link(from.c_str(), to.c_str()) != 0) return ErrnoStatus(errno, what, to);
-    if (unlink(from.c_str()) != 0) return ErrnoStatus(errno, "remove", from);
-    return absl::OkStatus();
+    if (Uninterrupted([&] { return link(from.c_str(), to.c_str()); }) == 0) {
+      return RemoveOldName(from);
+    }
+    error = errno;
+    if (IsFile(to, source)) return RemoveOldName(from);
+    if (HasNoHardLinks(error)) {
+      return absl::UnimplementedError(absl::StrCat(
+          "cannot ", what, " ", to,
+          " without replacing what may be there: this file system has no such rename and no hard "
+          "links (",
+          std::generic_category().message(error), ")"));
+    }
+    return ErrnoStatus(error, what, to);
   }
 
   absl::Status RemoveFile(const std::string& path) override {
-    if (unlink(path.c_str()) != 0) return ErrnoStatus(errno, "remove", path);
+    if (Uninterrupted([&] { return unlink(path.c_str()); }) != 0) {
+      return ErrnoStatus(errno, "remove", path);
+    }
     return absl::OkStatus();
   }
 
   absl::Status CreateFolder(const std::string& path) override {
-    if (mkdir(path.c_str(), 0777) == 0) return absl::OkStatus();
+    if (Uninterrupted([&] { return mkdir(path.c_str(), 0777); }) == 0) return absl::OkStatus();
     const int error = errno;
     if (error == EEXIST) {
       ASSIGN_OR_RETURN(const FileInfo info, Stat(path));
@@ -227,18 +282,25 @@ class PosixFileSystem final : public FileSystem {
   absl::Status SyncFolder(const std::string& path) override {
     ASSIGN_OR_RETURN(const Descriptor fd, Open(path, O_RDONLY | O_DIRECTORY, "open folder"));
     // Some network file systems have no fsync of folders; their names are durable when made.
-    if (fsync(fd.get()) != 0 && errno != EINVAL) return ErrnoStatus(errno, "fsync folder", path);
+    if (Uninterrupted([&] { return fsync(fd.get()); }) != 0 && errno != EINVAL) {
+      return ErrnoStatus(errno, "fsync folder", path);
+    }
     return absl::OkStatus();
   }
 
   absl::StatusOr<FileInfo> Stat(const std::string& path) override {
     struct stat st;
-    if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, "look at", path);
+    if (Uninterrupted([&] { return stat(path.c_str(), &st); }) != 0) {
+      return ErrnoStatus(errno, "look at", path);
+    }
     return InfoOf(st);
   }
 
   absl::StatusOr<std::vector<std::string>> List(const std::string& path) override {
-    DIR* dir = opendir(path.c_str());
+    DIR* dir;
+    do {
+      dir = opendir(path.c_str());
+    } while (dir == nullptr && errno == EINTR);
     if (dir == nullptr) return ErrnoStatus(errno, "list folder", path);
     std::vector<std::string> names;
     errno = 0;
@@ -255,19 +317,20 @@ class PosixFileSystem final : public FileSystem {
   }
 
  private:
+  // The file has its new name. The old one may be gone with it, or already taken away.
+  static absl::Status RemoveOldName(const std::string& from) {
+    if (Uninterrupted([&] { return unlink(from.c_str()); }) == 0 || errno == ENOENT) {
+      return absl::OkStatus();
+    }
+    return ErrnoStatus(errno, "remove", from);
+  }
+
   static absl::StatusOr<std::unique_ptr<WritableFile>> OpenToWrite(const std::string& path,
                                                                    int flags) {
     ASSIGN_OR_RETURN(Descriptor fd, Open(path, flags, (flags & O_CREAT) ? "create" : "open"));
     return std::make_unique<PosixWritableFile>(path, std::move(fd));
   }
 };
-
-absl::Status WriteAndSync(FileSystem& fs, const std::string& path, const std::string& contents) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs.CreateOrTruncate(path));
-  RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(contents))));
-  RETURN_IF_ERROR(file->Sync());
-  return file->Close();
-}
 
 }  // namespace
 
@@ -285,11 +348,25 @@ absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path) {
   return contents;
 }
 
+absl::Status WriteAndSync(FileSystem& fs, const std::string& path, const std::string& contents) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs.CreateOrTruncate(path));
+  RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(contents))));
+  RETURN_IF_ERROR(file->Sync());
+  return file->Close();
+}
+
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
                                  const std::string& temporary, const std::string& contents,
                                  FileSystem::IfExists if_exists) {
   absl::Status status = WriteAndSync(fs, temporary, contents);
-  if (status.ok()) status = fs.Rename(temporary, path, if_exists);
+  if (status.ok()) {
+    status = fs.Rename(temporary, path, if_exists);
+    // Moved all the same: it is not where it was, and what is there is what we wrote.
+    if (!status.ok() && absl::IsNotFound(fs.Stat(temporary).status())) {
+      const absl::StatusOr<std::string> there = ReadFile(fs, path);
+      if (there.ok() && *there == contents) return fs.SyncFolder(FolderOf(path));
+    }
+  }
   if (!status.ok()) {
     // The first error is the one to report; what is left is a file that nobody reads.
     fs.RemoveFile(temporary).IgnoreError();

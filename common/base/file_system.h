@@ -80,7 +80,10 @@ class FileSystem {
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
 
   // In one step: a reader sees the old name, the new one, nothing between. With kFail, nothing that
-  // is there is ever replaced (ALREADY_EXISTS).
+  // is there is ever replaced (ALREADY_EXISTS). A reply that a network file system has lost (EEXIST
+  // or ENOENT of a request that was sent twice) is no error: the file behind `to` tells. After any
+  // other error than UNIMPLEMENTED it may have been done all the same; whoever cares looks.
+  // Errors: UNIMPLEMENTED: kFail, where there is neither an exclusive rename nor hard links.
   virtual absl::Status Rename(const std::string& from, const std::string& to,
                               IfExists if_exists) = 0;
   virtual absl::Status RemoveFile(const std::string& path) = 0;
@@ -96,8 +99,12 @@ class FileSystem {
 
 absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path);
 
+// Under `path`, emptied before, and synced; not in one step, and not the name in its folder.
+absl::Status WriteAndSync(FileSystem& fs, const std::string& path, const std::string& contents);
+
 // `contents` under `path`, or what was there before, whenever the machine dies. Written to
-// `temporary` (in the same folder) first; that is removed after a failure.
+// `temporary` (in the same folder) first; that is removed after a failure. A rename whose reply was
+// lost counts as done. After an error of the folder's sync `contents` are there, and may not last.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
                                  const std::string& temporary, const std::string& contents,
                                  FileSystem::IfExists if_exists);

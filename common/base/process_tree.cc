@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -20,10 +21,16 @@
 namespace dsrun {
 namespace {
 
-std::string ReadAll(const std::string& path) {
+constexpr useconds_t kAgainMicros = 20'000;
+
+// `unsure`: it may be there, and cannot be opened (no descriptor left).
+std::string ReadAll(const std::string& path, bool* unsure = nullptr) {
   std::string content;
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return content;
+  if (fd < 0) {
+    if (unsure != nullptr && errno != ENOENT && errno != ESRCH) *unsure = true;
+    return content;
+  }
   char buffer[4096];
   ssize_t got = 0;
   while ((got = read(fd, buffer, sizeof(buffer))) > 0) content.append(buffer, got);
@@ -31,8 +38,8 @@ std::string ReadAll(const std::string& path) {
   return content;
 }
 
-std::optional<ProcessInfo> ReadStat(int32_t pid) {
-  const std::string stat = ReadAll(absl::StrCat("/proc/", pid, "/stat"));
+std::optional<ProcessInfo> ReadStat(int32_t pid, bool* unsure = nullptr) {
+  const std::string stat = ReadAll(absl::StrCat("/proc/", pid, "/stat"), unsure);
   // The name in brackets may hold anything, brackets too: the fields begin after the last one.
   const size_t bracket = stat.rfind(')');
   if (bracket == std::string::npos) return std::nullopt;
@@ -51,23 +58,29 @@ std::optional<ProcessInfo> ReadStat(int32_t pid) {
   return info;
 }
 
-std::vector<ProcessInfo> AllProcesses() {
+std::vector<ProcessInfo> AllProcesses(bool* unsure) {
   std::vector<ProcessInfo> all;
   DIR* proc = opendir("/proc");
-  if (proc == nullptr) return all;
+  if (proc == nullptr) {
+    *unsure = true;
+    return all;
+  }
   while (const dirent* entry = readdir(proc)) {
     const int pid = atoi(entry->d_name);
     if (pid <= 0) continue;
-    if (std::optional<ProcessInfo> info = ReadStat(pid)) all.push_back(*info);
+    if (std::optional<ProcessInfo> info = ReadStat(pid, unsure)) all.push_back(*info);
   }
   closedir(proc);
   return all;
 }
 
 // Pins the process and makes sure that it is the one that was seen. -1: it is gone.
-int PinProcess(const ProcessInfo& seen) {
+int PinProcess(const ProcessInfo& seen, bool* unsure) {
   const int fd = static_cast<int>(syscall(SYS_pidfd_open, seen.pid, 0));
-  if (fd < 0) return -1;
+  if (fd < 0) {
+    *unsure |= errno != ESRCH;
+    return -1;
+  }
   const std::optional<ProcessInfo> now = ReadStat(seen.pid);
   if (now.has_value() && now->start_ticks == seen.start_ticks) return fd;
   close(fd);
@@ -81,12 +94,10 @@ void AwaitEnds(std::vector<pollfd>& pinned, absl::Duration deadline) {
   }
 }
 
-}  // namespace
-
-std::vector<ProcessInfo> DescendantsOf(int32_t root) {
+std::vector<ProcessInfo> Descendants(int32_t root, bool* unsure) {
   if (root <= 0) return {};
   std::multimap<int32_t, ProcessInfo> by_parent;
-  for (const ProcessInfo& info : AllProcesses()) by_parent.emplace(info.parent, info);
+  for (const ProcessInfo& info : AllProcesses(unsure)) by_parent.emplace(info.parent, info);
   std::vector<ProcessInfo> found;
   std::vector<int32_t> open_parents = {root};
   while (!open_parents.empty()) {
@@ -102,23 +113,34 @@ std::vector<ProcessInfo> DescendantsOf(int32_t root) {
   return found;
 }
 
+}  // namespace
+
+std::vector<ProcessInfo> DescendantsOf(int32_t root) {
+  bool unsure = false;
+  return Descendants(root, &unsure);
+}
+
 int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>& which,
                     absl::Duration limit) {
   const absl::Duration deadline = Clock::Real().SteadyNow() + limit;
   while (true) {
     std::vector<pollfd> pinned;
-    for (const ProcessInfo& info : DescendantsOf(root)) {
+    bool unsure = false;
+    for (const ProcessInfo& info : Descendants(root, &unsure)) {
       if (info.state == 'Z' || info.state == 'X') continue;
       if (which && !which(info)) continue;
-      const int fd = PinProcess(info);
+      const int fd = PinProcess(info, &unsure);
       if (fd < 0) continue;
       syscall(SYS_pidfd_send_signal, fd, SIGKILL, nullptr, 0);
       pinned.push_back({fd, POLLIN, 0});
     }
-    if (pinned.empty()) return 0;
+    if (pinned.empty() && !unsure) return 0;
     AwaitEnds(pinned, deadline);
     for (const pollfd& fd : pinned) close(fd.fd);
-    if (Clock::Real().SteadyNow() >= deadline) return static_cast<int>(pinned.size());
+    if (Clock::Real().SteadyNow() >= deadline) {
+      return static_cast<int>(pinned.size()) + (unsure ? 1 : 0);
+    }
+    if (pinned.empty()) usleep(kAgainMicros);  // somebody may give a descriptor back
   }
 }
 

@@ -30,7 +30,8 @@ std::vector<ProcessInfo> DescendantsOf(int32_t root);
 
 // Kills every living process below `root` for which `which` holds (all, if it is empty), again and
 // again until a look finds none; waits for their end, `limit` at most. Returns how many were still
-// there at the end: 0 is success. Reaps nothing.
+// there at the end: 0 is success. What cannot be looked at for want of a descriptor counts as
+// there. Reaps nothing.
 int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>& which,
                     absl::Duration limit);
 

@@ -6,7 +6,6 @@
 #ifndef DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 #define DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
+#include "common/base/patience.h"
 #include "common/format/manifest.h"
 
 namespace dsrun {
@@ -31,19 +31,17 @@ class Checkpoint {
         folder_(std::move(folder)),
         manifest_name_(std::move(manifest_name)),
         manifest_(std::move(manifest)) {}
+  Checkpoint(Checkpoint&&) = default;
+  Checkpoint& operator=(Checkpoint&&) = default;
 
   const std::string& folder() const { return folder_; }
   const std::string& manifest_name() const { return manifest_name_; }
   const Manifest& manifest() const { return manifest_; }
 
-  // Shards that are open at one time: a checkpoint of a thousand ranks must not need a thousand
-  // descriptors. Beyond them, the one that was not used for longest is closed.
-  static constexpr size_t kMaxOpenFiles = 16;
-
   // Elements [begin, end) of a logical tensor into `into`, from whatever pieces hold them. Every
   // piece is compared with its checksum before the first of its bytes is given out.
   // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
-  // is damaged; those of FileSystem.
+  // is damaged; UNAVAILABLE: it ends earlier than when it was opened; those of FileSystem.
   absl::Status ReadRange(const std::string& tensor, int64_t begin, int64_t end, float* into);
 
  private:
@@ -51,17 +49,11 @@ class Checkpoint {
   absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece);
   absl::StatusOr<ReadableFile*> Open(const std::string& file);
 
-  struct OpenFile {
-    std::unique_ptr<ReadableFile> file;
-    int64_t last_use = 0;
-  };
-
   FileSystem* fs_;
   std::string folder_;
   std::string manifest_name_;
   Manifest manifest_;
-  std::map<std::string, OpenFile> open_;  // at most kMaxOpenFiles
-  int64_t uses_ = 0;
+  std::map<std::string, std::unique_ptr<ReadableFile>> open_;
   std::set<const ManifestPiece*> checked_;
 };
 
@@ -72,25 +64,57 @@ enum class Verify {
            // compares checksums in any case.
 };
 
-// The checkpoint of one manifest.
-// Errors: DATA_LOSS: the manifest is torn or contradicts itself, or a file is missing, has another
-// size or other bytes; the message names the file and what is wrong. FAILED_PRECONDITION: a newer
-// format version. Those of FileSystem.
+// What one manifest says. Errors: DATA_LOSS: torn, altered, contradicting itself, or no file;
+// FAILED_PRECONDITION: a newer format version; those of FileSystem.
+absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& folder,
+                                      const std::string& manifest_name);
+
+// The checkpoint of one manifest, by one look at it.
+// Errors: those of ReadManifest; DATA_LOSS: a file is missing, has another size or other bytes; the
+// message names the file and what is wrong. UNAVAILABLE: what the file system says contradicts
+// itself. Those of FileSystem: nothing is known of the checkpoint then.
 absl::StatusOr<Checkpoint> OpenCheckpoint(FileSystem& fs, const std::string& folder,
                                           const std::string& manifest_name, Verify verify);
 
 struct FindOptions {
   std::string job_id = {};           // only this job's checkpoints; empty: any
   std::optional<int64_t> step = {};  // only of this step
-  // Paths of manifests of which somebody else has proven damage, and what: rejected unread.
+  // Paths of manifests of which somebody else has proven damage, and what: passed over unread.
   std::map<std::string, std::string> damaged = {};
   Verify verify = Verify::kFull;
+  // What cannot be read is tried again as long as it lasts. nullptr: once.
+  Patience* patience = nullptr;
+  // What cannot be read in the end is passed over, as if it were damaged, and named.
+  bool pass_unreadable = false;
 };
 
-// The greatest (step, generation, epoch) that is whole. One line for every newer one that is not is
-// added to `rejected` (may be nullptr): show them to the user.
-// Errors: NOT_FOUND: no folder, or no (whole) checkpoint in it; the message lists the rejected
-// ones.
+// A checkpoint that is not used.
+struct PassedOver {
+  std::string manifest;
+  ManifestKey key;
+  std::string why;
+  bool damaged = true;  // proven; false: it could not be read (pass_unreadable)
+};
+
+struct CheckpointSearch {
+  std::optional<Checkpoint> newest;     // the greatest (step, generation, epoch) that is whole
+  std::vector<PassedOver> passed_over;  // greater than it, greatest first
+  size_t others = 0;                    // of other jobs, and greater
+};
+
+// Looks through a folder from the newest checkpoint down. One is passed over for damage alone, and
+// damage is what two looks in a row find in the same way, at files that are opened anew: an error
+// of the medium, a name that was just listed and cannot be opened, a size and contents that
+// contradict one another say nothing about a checkpoint, and end the search. Errors: NOT_FOUND: no
+// folder; FAILED_PRECONDITION: a newer format version (not if only one job is looked for: this
+// program's is never newer). All others: it cannot be told which is the newest.
+absl::StatusOr<CheckpointSearch> SearchCheckpoints(FileSystem& fs, const std::string& folder,
+                                                   const FindOptions& options);
+
+// The newest that SearchCheckpoints finds. One line for every newer one that is passed over is
+// added to `rejected` (may be nullptr): show them to the user. Errors: those of SearchCheckpoints;
+// NOT_FOUND: no folder, or nothing in it but damaged checkpoints and those of others; the message
+// lists the damaged ones.
 absl::StatusOr<Checkpoint> FindNewestCheckpoint(FileSystem& fs, const std::string& folder,
                                                 const FindOptions& options,
                                                 std::vector<std::string>* rejected);

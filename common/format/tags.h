@@ -22,18 +22,19 @@ struct Tag {
   std::string manifest;  // a manifest's file name; the file may be missing
 };
 
-// 1 to 100 letters, digits, '.', '-' and '_', the first a letter or digit. Errors: INVALID_ARGUMENT.
+// 1 to 100 letters, digits, '.', '-' and '_', the first a letter or digit. Errors:
+// INVALID_ARGUMENT.
 absl::Status CheckTagName(std::string_view name);
 
-// All tags of the folder, by name. Errors: DATA_LOSS: a tag says nothing, so it is not known what it
-// keeps; NOT_FOUND: no folder; UNAVAILABLE: a tag that is listed cannot be found; those of
+// All tags of the folder, by name. Errors: DATA_LOSS: a tag says nothing, so it is not known what
+// it keeps; NOT_FOUND: no folder; UNAVAILABLE: a tag that is listed cannot be found; those of
 // FileSystem. A tag is never left out because it cannot be read.
 absl::StatusOr<std::vector<Tag>> ReadTags(FileSystem& fs, const std::string& folder);
 
-// Gives the checkpoint a tag; a tag of this name that names another is moved. When it returns OK the
-// tag is on the disk, and the manifest was there after that.
-// Errors: INVALID_ARGUMENT: no such name for a tag, or no manifest's name; NOT_FOUND: no such
-// manifest (a new tag is then taken away again); those of FileSystem.
+// Gives the checkpoint a tag; a tag of this name that names another is moved. When it returns OK
+// the tag is on the disk, and the manifest was there after that. Errors: INVALID_ARGUMENT: no such
+// name for a tag, or no manifest's name; NOT_FOUND: no such manifest (a new tag is then taken away
+// again); those of FileSystem.
 absl::Status WriteTag(FileSystem& fs, const std::string& folder, const std::string& name,
                       const std::string& manifest);
 

@@ -219,6 +219,10 @@ OptionGroup Files() {
               Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),
               Value("sample-tokens", "N", "200", "bytes of the continuation"),
               Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),
+              Switch("allow-rewind",
+                     "begin although less can be read than was committed, in --save or --load, and "
+                     "throw the rest away; without it, nothing is begun until everything can be "
+                     "read"),
               Switch("accept-fingerprint",
                      "load a checkpoint although batch, seed, text, libraries or CPU differ from "
                      "those it was written with: the curve is then another one"),

@@ -26,8 +26,8 @@ void SetVariable(proto::JobSpec& job, const std::string& name, const std::string
 void ApplyFile(ResolveContext& context, const std::string& shown, const std::string& absolute) {
   std::ifstream in(absolute, std::ios::binary);
   std::ostringstream content;
-  content << in.rdbuf();
-  if (!in.is_open()) {
+  // A file that breaks off would be half an environment.
+  if (!in.is_open() || !(content << in.rdbuf() || in.peek() == EOF) || in.bad()) {
     context.findings.AddFlag(
         "--env-file", "cannot read " + Quoted(shown) + "; check the path and its permissions");
     return;
@@ -37,6 +37,21 @@ void ApplyFile(ResolveContext& context, const std::string& shown, const std::str
     // A bare name means our own value, which is in the environment already.
     if (setting.value.has_value()) SetVariable(context.resolved.job, setting.name, *setting.value);
   }
+}
+
+// Whether it is there to be read. What cannot be looked at is not taken for missing: it is a
+// finding.
+bool IsFile(ResolveContext& context, const std::string& path) {
+  std::error_code error;
+  const bool is_file = std::filesystem::is_regular_file(path, error);
+  if (!error || error == std::errc::no_such_file_or_directory ||
+      error == std::errc::not_a_directory) {
+    return is_file;
+  }
+  context.findings.AddFlag("--env-file", "cannot tell whether there is a file " + Quoted(path) +
+                                             ": " + error.message() +
+                                             "; make it readable or remove it");
+  return false;
 }
 
 void ReadFiles(ResolveContext& context) {
@@ -58,11 +73,10 @@ void ReadFiles(ResolveContext& context) {
   std::string first;
   if (home != nullptr && *home != '\0') first = (fs::path(home) / name).string();
   const std::string second = context.Absolute(name);
-  std::error_code error;
-  if (!first.empty() && first != second && fs::is_regular_file(first, error)) {
+  if (!first.empty() && first != second && IsFile(context, first)) {
     ApplyFile(context, first, first);
   }
-  if (fs::is_regular_file(second, error)) ApplyFile(context, name, second);
+  if (IsFile(context, second)) ApplyFile(context, name, second);
 }
 
 bool IsSet(const proto::JobSpec& job, const std::string& name) {

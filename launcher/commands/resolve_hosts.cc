@@ -117,7 +117,15 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, HostSource& source)
   const std::string path = given.value_or(kDefaultHostfile);
   const std::string absolute = context.Absolute(path);
   std::error_code error;
-  if (!fs::exists(absolute, error)) {
+  const bool exists = fs::exists(absolute, error);
+  if (!exists && error && error != std::errc::no_such_file_or_directory &&
+      error != std::errc::not_a_directory) {
+    context.findings.AddFlag("--hostfile", "cannot tell whether there is a file " + Quoted(path) +
+                                               ": " + error.message() +
+                                               "; make it readable, or name another");
+    return {};
+  }
+  if (!exists) {
     if (given.has_value() && context.values.Switch("strict")) {
       context.findings.AddFlag("--hostfile", "there is no file " + Quoted(path) +
                                                  "; check the path, or leave --strict out to use "

@@ -4,9 +4,13 @@
 #include <filesystem>
 #include <optional>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/counted.h"
 #include "common/base/differences.h"
 #include "common/base/file_system.h"
+#include "common/base/patience.h"
 #include "common/config/batch_size.h"
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
@@ -23,6 +27,10 @@ namespace dsrun::launcher {
 namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 31;
+
+// A person waits.
+constexpr Patience::Limits kReadPatience = {
+    .first = absl::Milliseconds(100), .most = absl::Seconds(1), .total = absl::Seconds(5)};
 
 class TrainResolver {
  public:
@@ -80,6 +88,7 @@ class TrainResolver {
 // What --load goes on from: the newest checkpoint of which every byte is right, or that of
 // --load-step.
 void TrainResolver::FindCheckpoint() {
+  train_.set_allow_rewind(v_.Switch("allow-rewind"));
   const auto folder = LoadFolder(c_);
   if (!folder.has_value()) return;
   train_.set_load_dir(*folder);
@@ -89,6 +98,10 @@ void TrainResolver::FindCheckpoint() {
     if (!options.step.has_value()) return;  // there is a finding
     train_.set_load_step(*options.step);
   }
+  Patience patience(
+      Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); }, kReadPatience);
+  options.patience = &patience;
+  options.pass_unreadable = train_.allow_rewind();
   std::vector<std::string> rejected;
   auto found = FindNewestCheckpoint(FileSystem::Real(), *folder, options, &rejected);
   if (!found.ok()) {
@@ -96,6 +109,11 @@ void TrainResolver::FindCheckpoint() {
     if (const auto steps = StepsIn(FileSystem::Real(), *folder);
         options.step.has_value() && absl::IsNotFound(found.status()) && steps.ok()) {
       text += "; the steps that are there: " + *steps;
+    }
+    if (!absl::IsNotFound(found.status()) && !absl::IsFailedPrecondition(found.status())) {
+      text +=
+          "; so it cannot be told which checkpoint is the newest: make it readable, or give "
+          "--allow-rewind to go on from the newest that can be read";
     }
     Error(options.step.has_value() ? "--load-step" : "--load", text);
     return;
@@ -306,7 +324,11 @@ void TrainResolver::Folders() {
       Error(std::string("--") + flag,
             "expected a file, got " +
                 (path->empty() ? "an empty name" : "the folder " + Quoted(*path)));
-    } else if (!std::filesystem::is_directory(folder, error)) {
+    } else if (const bool there = std::filesystem::is_directory(folder, error);
+               !there && error && error != std::errc::no_such_file_or_directory) {
+      Error(std::string("--") + flag, "cannot look at its folder " + folder.string() + ": " +
+                                          error.message() + "; choose another file");
+    } else if (!there) {
       Error(std::string("--") + flag, "there is no folder " + folder.string() + "; make it first");
     }
     return absolute;
@@ -322,6 +344,12 @@ void TrainResolver::Folders() {
 void TrainResolver::CheckSaveFolder(bool given) {
   if (!given || v_.Has("load")) return;
   const auto manifests = ListManifests(FileSystem::Real(), train_.save_dir());
+  if (!manifests.ok() && !absl::IsNotFound(manifests.status())) {
+    Error("--save", "it cannot be told whether there are checkpoints of another job: " +
+                        std::string(manifests.status().message()) +
+                        "; make it readable, or choose another folder");
+    return;
+  }
   if (!manifests.ok() || manifests->empty()) return;
   const auto newest =
       OpenCheckpoint(FileSystem::Real(), train_.save_dir(), manifests->front(), Verify::kSizes);

@@ -53,6 +53,9 @@ void Coordinator::Begin() {
   }
   const std::set<WorkerId> survivors = Survivors();
   s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.canonical_blocks : 0);
+  // Whoever finds less does not begin: what is committed is not given up because it cannot be read.
+  s_.plan.set_floor_step(s_.newest_checkpoint.second);
+  s_.plan.set_floor_manifest(s_.newest_manifest);
   s_.survivors.clear();
   for (const WorkerId& worker : survivors) {
     if (const auto rank = RankOf(s_.plan, worker)) s_.survivors.insert(*rank);

@@ -227,6 +227,7 @@ void Coordinator::OnCheckpoint(Generation generation,
     s_.progressed = true;
   }
   s_.newest_checkpoint = found;
+  s_.newest_manifest = checkpoint.manifest();
   s_.history.report().manifest = checkpoint.manifest();
   s_.history.report().checkpoint_step = checkpoint.step();
   Emit(Tell{

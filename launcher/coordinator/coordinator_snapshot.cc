@@ -149,6 +149,7 @@ Wire ToWire(const CoordinatorState& s) {
   to.set_high_step(s.high_step);
   to.set_newest_checkpoint_generation(s.newest_checkpoint.first);
   to.set_newest_checkpoint_step(s.newest_checkpoint.second);
+  to.set_newest_manifest(s.newest_manifest);
   to.set_drain_for_lease(s.drain_for_lease);
   to.set_stops(s.stops);
   to.set_stop_waits(s.stop_waits);
@@ -197,6 +198,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.first_step = from.first_step();
   s.high_step = from.high_step();
   s.newest_checkpoint = {from.newest_checkpoint_generation(), from.newest_checkpoint_step()};
+  s.newest_manifest = from.newest_manifest();
   s.drain_for_lease = from.drain_for_lease();
   s.stops = from.stops();
   s.stop_waits = from.stop_waits();

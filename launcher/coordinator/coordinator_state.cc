@@ -77,7 +77,7 @@ std::string Coordinator::DebugString() const {
       s_.failed_without_progress, " ended_from_outside ", s_.ended_from_outside, "\nprogressed ",
       s_.progressed, " first step ", s_.first_step, " high step ", s_.high_step,
       "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second,
-      "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
+      " ", s_.newest_manifest, "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
       s_.stop_waits ? " waiting" : "", "\nexit code ", s_.exit_code, "\n");
 }
 

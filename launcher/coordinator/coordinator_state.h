@@ -66,6 +66,7 @@ struct CoordinatorState {
   bool first_step = false;          // the generation begun finished a step
   int64_t high_step = 0;            // highest finished step of all generations
   std::pair<int64_t, int64_t> newest_checkpoint;  // generation, step
+  std::string newest_manifest;                    // its file name
   bool drain_for_lease = false;  // kDraining: a lost node's processes may live until the deadline
   int stops = 0;                 // OperatorStops
   bool stop_waits = false;       // the first came during a recovery: stop when that is through

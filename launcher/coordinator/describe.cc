@@ -115,7 +115,11 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
       for (const proto::Member& member : message.begin().plan().members()) {
         ranks.push_back({NodeId(member.node()), Slot(member.slot())});
       }
-      return absl::StrCat("begin", of, ": ", Ranks(ranks));
+      const proto::GenerationPlan& plan = message.begin().plan();
+      return absl::StrCat("begin", of, ": ", Ranks(ranks),
+                          plan.floor_manifest().empty()
+                              ? ""
+                              : absl::StrCat(", not below step ", plan.floor_step()));
     }
     case proto::CoordinatorMessage::kExchangeTable:
       return absl::StrCat("table ", message.exchange_table().name(), " of ",

@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
 #include <span>
 #include <string>
 #include <string_view>
@@ -317,7 +318,7 @@ absl::StatusOr<JournalContent> ReadJournal(const std::string& path, ReadFrom fro
   const int opened =
       sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   const OwnedDb db(raw);
-  if (opened == SQLITE_CANTOPEN) {
+  if (opened == SQLITE_CANTOPEN && sqlite3_system_errno(raw) == ENOENT) {
     return absl::NotFoundError(
         absl::StrCat("no journal at ", path, "; expected a journal.db of a run folder"));
   }

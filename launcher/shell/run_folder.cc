@@ -23,7 +23,12 @@ constexpr size_t kProbeBytes = 32;
 void PointLatestTo(const std::string& path) {
   const std::string link = JoinPath(FolderOf(path), "latest");
   struct stat info;
-  if (lstat(link.c_str(), &info) == 0 && !S_ISLNK(info.st_mode)) return;
+  const bool there = lstat(link.c_str(), &info) == 0;
+  if (!there && errno != ENOENT) {  // it may be somebody else's
+    PLOG(WARNING) << "cannot look at " << link << ", which stays as it is";
+    return;
+  }
+  if (there && !S_ISLNK(info.st_mode)) return;
   const std::string temporary = absl::StrCat(link, ".", getpid());
   const std::string name = path.substr(path.rfind('/') + 1);
   unlink(temporary.c_str());
@@ -41,10 +46,14 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
                    .logs = JoinPath(path, "logs"),
                    .journal = JoinPath(path, "journal.db"),
                    .report = JoinPath(path, "report.json")};
-  if (fs.Stat(folder.journal).ok()) {
+  const absl::Status journal = fs.Stat(folder.journal).status();
+  if (journal.ok()) {
     return absl::AlreadyExistsError(
         absl::StrCat("run folder ", path, ": expected a new one, but there is the journal of an ",
                      "earlier job in it (journal.db)"));
+  }
+  if (!absl::IsNotFound(journal)) {
+    return Annotate(journal, "run folder: it cannot be told whether it is another job's");
   }
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
   PointLatestTo(path);
@@ -52,7 +61,10 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
 }
 
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
-  if (fs.Stat(path).ok()) return absl::OkStatus();
+  const absl::Status there = fs.Stat(path).status();
+  if (there.ok()) return absl::OkStatus();
+  // Only what this makes is given away.
+  if (!absl::IsNotFound(there)) return Annotate(there, "save folder");
   RETURN_IF_ERROR(fs.CreateFolder(path)) << "save folder";
   const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
   if (!owner.ok() || !owner->change) return absl::OkStatus();

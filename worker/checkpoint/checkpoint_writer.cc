@@ -12,6 +12,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/format/safetensors.h"
+#include "worker/checkpoint/commit_file.h"
 
 namespace dsrun::worker {
 namespace {
@@ -21,6 +22,10 @@ using Json = nlohmann::ordered_json;
 // Large enough that a disk sees long writes, small enough to stay in the cache between the two
 // checksums and the copy into the kernel.
 constexpr size_t kChunkBytes = 256 << 10;
+
+// Names tried for one manifest. Each that is taken is another writer's, or a request that a network
+// file system has executed twice.
+constexpr int64_t kMostNames = 16;
 
 std::string EntryName(const Slice& slice) {
   return absl::StrCat(slice.tensor, "@", slice.begin, ":", slice.end);
@@ -129,6 +134,9 @@ absl::Status CheckVisible(FileSystem& fs, const std::string& folder, const Manif
     const std::string path = JoinPath(folder, file.name);
     const absl::StatusOr<FileInfo> info = fs.Stat(path);
     if (info.ok() && info->bytes == file.bytes) continue;
+    if (!info.ok() && !absl::IsNotFound(info.status())) {
+      return Annotate(info.status(), absl::StrCat("checkpoint not committed: shard ", path));
+    }
     return absl::FailedPreconditionError(absl::StrCat(
         "checkpoint not committed: shard ", path, ": expected ", file.bytes, " bytes, ",
         info.ok() ? absl::StrCat("got ", info->bytes) : std::string(info.status().message()),
@@ -138,13 +146,15 @@ absl::Status CheckVisible(FileSystem& fs, const std::string& folder, const Manif
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> NextEpoch(FileSystem& fs, const std::string& folder,
-                                  Generation generation) {
+absl::StatusOr<int64_t> FirstEpoch(FileSystem& fs, const std::string& folder,
+                                   const ManifestFacts& facts) {
+  if (facts.key.epoch > 0) return facts.key.epoch;
   ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(folder));
   int64_t last = 0;
   for (const std::string& name : names) {
     const std::optional<ManifestKey> key = ParseManifestName(name);
-    if (key.has_value() && key->generation == generation) last = std::max(last, key->epoch);
+    if (key.has_value() && key->generation == facts.key.generation)
+      last = std::max(last, key->epoch);
   }
   return last + 1;
 }
@@ -229,26 +239,40 @@ absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardR
 
 absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
                                            const ManifestFacts& facts,
-                                           const std::vector<ShardRecord>& records) {
+                                           const std::vector<ShardRecord>& records,
+                                           Patience* patience) {
   absl::StatusOr<Manifest> manifest = Assemble(facts, records);
   RETURN_IF_ERROR(manifest.status()) << "checkpoint not committed";
-  ASSIGN_OR_RETURN(manifest->facts.key.epoch, NextEpoch(fs, folder, facts.key.generation));
-  RETURN_IF_ERROR(CheckVisible(fs, folder, *manifest));
-  const std::string name = ManifestName(manifest->facts.key);
-  const std::string path = JoinPath(folder, name);
-  const std::string temporary = JoinPath(folder, TemporaryName(facts, name));
-  const absl::Status written = WriteFileAtomically(fs, path, temporary, EncodeManifest(*manifest),
-                                                   FileSystem::IfExists::kFail);
-  if (!written.ok()) {
-    // If only the folder's fsync failed, the manifest is there but might not last; if another job
-    // was faster with this very name, it is not ours.
-    if (!absl::IsAlreadyExists(written) && fs.Stat(path).ok()) fs.RemoveFile(path).IgnoreError();
-    return Annotate(written, "checkpoint not committed");
+  ASSIGN_OR_RETURN(const int64_t first, FirstEpoch(fs, folder, facts));
+  absl::Status visible = CheckVisible(fs, folder, *manifest);
+  while (!visible.ok() && patience != nullptr && patience->Again()) {
+    visible = CheckVisible(fs, folder, *manifest);
   }
-  WriteFileAtomically(fs, JoinPath(folder, "latest"), temporary + std::string(kLatestSuffix),
-                      name + "\n", FileSystem::IfExists::kReplace)
-      .IgnoreError();
-  return name;
+  RETURN_IF_ERROR(visible);
+  absl::Status taken;
+  for (int64_t epoch = first; epoch < first + kMostNames; ++epoch) {
+    manifest->facts.key.epoch = epoch;
+    const std::string name = ManifestName(manifest->facts.key);
+    const std::string temporary = JoinPath(folder, TemporaryName(facts, name));
+    const CommitOutcome outcome =
+        CommitFile(fs, JoinPath(folder, name), temporary, EncodeManifest(*manifest));
+    switch (outcome.state) {
+      case CommitOutcome::State::kCommitted:
+        WriteFileAtomically(fs, JoinPath(folder, "latest"), temporary + std::string(kLatestSuffix),
+                            name + "\n", FileSystem::IfExists::kReplace)
+            .IgnoreError();  // advice
+        return name;
+      case CommitOutcome::State::kTaken:
+        taken = outcome.why;
+        continue;
+      case CommitOutcome::State::kNot:
+        return Annotate(outcome.why, "checkpoint not committed");
+      case CommitOutcome::State::kUnknown:
+        return Annotate(outcome.why, absl::StrCat("checkpoint ", name, " may be committed or not"));
+    }
+  }
+  return Annotate(taken, absl::StrCat("checkpoint not committed, ", kMostNames,
+                                      " names for its manifest are taken"));
 }
 
 }  // namespace dsrun::worker

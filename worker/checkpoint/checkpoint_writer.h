@@ -3,7 +3,8 @@
 //
 //   all:     WriteShard -> record -> all-gather of record.Serialize()
 //   rank 0:  CommitManifest(records) -> PruneCheckpoints
-//   all, if any record is missing:  RemoveShard(own record); the previous checkpoint stays newest
+//   all, if any record is missing, or the commit is known not to have happened:
+//            RemoveShard(own record); the previous checkpoint stays newest
 //
 // Until the rename nothing of it exists for a reader; after it, all of it does. Names carry step,
 // generation and incarnation and are made exclusively, so a writer that was stopped, overtaken and
@@ -24,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
+#include "common/base/patience.h"
 #include "common/format/manifest.h"
 #include "worker/checkpoint/slices.h"
 
@@ -61,14 +63,22 @@ absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder
 // For a save that will not be committed.
 absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardRecord& record);
 
-// Commits. facts.key.epoch is ignored: the manifest gets the first that is free in its generation.
-// Returns the manifest's name. Then points `latest` at it; that is advice for people, and no error
-// if it fails.
-// Errors: DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION: a
-// shard cannot be seen from here; those of FileSystem. After an error nothing is committed.
+// Commits. The manifest gets facts.key.epoch, or if that is 0 the one after the last in its
+// generation, and the next ones while a name is taken. Returns the manifest's name. Then points
+// `latest` at it; that is advice for people, and no error if it fails.
+// Errors: UNKNOWN: it may be committed; no shard must be removed (see MayBeCommitted). After all
+// others nothing is committed. DATA_LOSS: the records do not cover every tensor exactly once;
+// FAILED_PRECONDITION: a shard cannot be seen from here, also not while `patience` lasts (nullptr:
+// one look): a network file system may show the others' shards late; those of FileSystem.
 absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
                                            const ManifestFacts& facts,
-                                           const std::vector<ShardRecord>& records);
+                                           const std::vector<ShardRecord>& records,
+                                           Patience* patience = nullptr);
+
+// What CommitManifest returned leaves it open: every shard it names has to stay.
+inline bool MayBeCommitted(const absl::Status& status) {
+  return status.ok() || absl::IsUnknown(status);
+}
 
 // Files that CommitManifest has in the making: "<prefix><incarnation>.<manifest name>", with the
 // suffix for those that become `latest`. They are left over when it dies.

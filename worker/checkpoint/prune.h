@@ -1,5 +1,6 @@
-// Tidying a checkpoint folder after a commit. Careful, because it deletes: only what this job
-// wrote, says so itself, and no kept manifest needs.
+// Tidying a checkpoint folder after a commit. Careful, because it deletes: only what readable
+// manifests prove to be old or superseded, of this job alone. Any doubt ends it before anything is
+// removed: what cannot be read may name what would be removed.
 
 #ifndef DSRUN_WORKER_CHECKPOINT_PRUNE_H_
 #define DSRUN_WORKER_CHECKPOINT_PRUNE_H_
@@ -14,17 +15,34 @@
 
 namespace dsrun::worker {
 
-struct PruneOptions {
-  std::string job_id;     // this job; nothing of any other is touched
-  Generation generation;  // of the caller; nothing newer is touched
-  int64_t keep = 3;       // whole checkpoints of this job that stay, at least 1
+// A save that is under way or may be committed: nothing of its step and generation is touched.
+struct RunningSave {
+  Step step;
+  Generation generation;
+  friend bool operator==(const RunningSave&, const RunningSave&) = default;
 };
 
-// Removes this job's manifests that are older than its `keep` newest whole ones, with their shards;
-// and, of generations before this one, shards that no manifest names and unfinished manifests.
+struct PruneOptions {
+  std::string job_id;      // this job; nothing of any other is touched
+  Generation generation;   // of the caller; nothing newer is touched
+  int64_t keep = 3;        // whole checkpoints of this job that stay, at least 1
+  int64_t keep_every = 0;  // one whose step is a multiple stays; 0: none
+  std::vector<RunningSave> running = {};
+};
+
+// Removes, of this job:
+//   - manifests that are older than its `keep` newest whole ones and than the caller's own `keep`
+//     newest, with the shards that no other manifest names; but not those that a tag names
+//     (common/format/tags.h), and not every keep_every-th step;
+//   - of generations before this one: unfinished manifests, and shards that no manifest names, once
+//     a whole checkpoint of a later generation stands at their step or beyond. Before that a
+//     manifest for them may still come, or be hidden by a network file system.
 // Returns the names removed. "Whole" is judged by names and sizes: reading every byte would cost as
-// much as a save. Errors: those of FileSystem; what was removed before stays removed, and a
-// manifest always goes before its shards.
+// much as a save.
+// Errors: a manifest or tag that cannot be read, is torn, or of a newer format, and a folder that
+// cannot be listed: nothing was removed, the message says which and what to do. Those of FileSystem
+// while removing: what was removed before stays removed, and a manifest always goes, for good,
+// before its shards.
 absl::StatusOr<std::vector<std::string>> PruneCheckpoints(FileSystem& fs, const std::string& folder,
                                                           const PruneOptions& options);
 

@@ -4,107 +4,30 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/logging.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/status_macros.h"
-#include "common/format/checkpoint_reader.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/prune.h"
 #include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/engine/packed_status.h"
-#include "worker/engine/verify_together.h"
-#include "worker/model/init.h"
 
 namespace dsrun::worker {
+namespace {
+
+// Until the shards of all nodes are seen from rank 0's, while the others wait in a collective.
+constexpr Patience::Limits kVisiblePatience = {
+    .first = absl::Milliseconds(50), .most = absl::Seconds(1), .total = absl::Seconds(5)};
+
+}  // namespace
+
 Checkpointing::Checkpointing(Setup setup) : setup_(std::move(setup)) {}
 
-absl::StatusOr<std::string> Checkpointing::Resume() {
-  ASSIGN_OR_RETURN(const Found found, AgreeOnWholeCheckpoint());
-  if (found.manifest.empty()) {
-    const proto::TrainSpec& spec = setup_.job->train();
-    InitParameters(FromProto(spec.model()), setup_.trainer->layout(), spec.seed(),
-                   setup_.trainer->state().parameters);
-    return std::string();
-  }
-  RETURN_IF_ERROR(Load(found)) << "checkpoint " << JoinPath(found.folder, found.manifest);
-  if (found.folder == setup_.job->train().save_dir()) {
-    newest_ = found.manifest;
-    newest_step_ = setup_.trainer->state().step;
-  }
-  return found.manifest;
-}
-
-// What any rank proves to be damaged is none for all of them: they look again, for an older one.
-absl::StatusOr<Checkpointing::Found> Checkpointing::AgreeOnWholeCheckpoint() {
-  while (true) {
-    ASSIGN_OR_RETURN(Found found, AgreeOnCheckpoint());
-    if (found.manifest.empty()) return found;
-    const std::string path = JoinPath(found.folder, found.manifest);
-    const absl::Status verdict = VerifyTogether(
-        *setup_.communicator, *setup_.file_system, found.folder, found.manifest,
-        setup_.moved ? setup_.moved : [] {});
-    if (verdict.ok()) return found;
-    if (!absl::IsDataLoss(verdict)) return Annotate(verdict, absl::StrCat("checkpoint ", path));
-    damaged_[path] = std::string(verdict.message());
-  }
-}
-
-// One look at the folder, by one rank: what the others would find may differ by then.
-absl::StatusOr<Checkpointing::Found> Checkpointing::AgreeOnCheckpoint() {
-  std::string mine;
-  if (setup_.communicator->rank() == 0) {
-    const absl::StatusOr<Found> found = FindOnRankZero();
-    mine = Pack(
-        found.ok() ? absl::StatusOr<std::string>(absl::StrCat(found->folder, "\n", found->manifest))
-                   : absl::StatusOr<std::string>(found.status()));
-  }
-  ASSIGN_OR_RETURN(const std::string packed,
-                   Broadcast(*setup_.communicator, 0, mine, "which checkpoint to load"));
-  ASSIGN_OR_RETURN(const std::string text, Unpack(packed));
-  const size_t line = text.rfind('\n');  // a folder's name may hold anything, a manifest's not
-  return Found{text.substr(0, line), text.substr(line + 1)};
-}
-
-absl::StatusOr<Checkpointing::Found> Checkpointing::FindOnRankZero() {
-  const proto::TrainSpec& spec = setup_.job->train();
-  std::vector<std::string> rejected;
-  // Names and sizes here; the bytes are for all ranks together.
-  FindOptions own;
-  own.job_id = setup_.job->job_id();
-  own.damaged = damaged_;
-  own.verify = Verify::kSizes;
-  absl::StatusOr<Checkpoint> checkpoint =
-      FindNewestCheckpoint(*setup_.file_system, spec.save_dir(), own, &rejected);
-  if (absl::IsNotFound(checkpoint.status()) && !spec.load_dir().empty()) {
-    FindOptions to_load;
-    to_load.damaged = damaged_;
-    to_load.verify = Verify::kSizes;
-    if (spec.has_load_step()) to_load.step = spec.load_step();
-    checkpoint = FindNewestCheckpoint(*setup_.file_system, spec.load_dir(), to_load, &rejected);
-    if (!checkpoint.ok()) return Annotate(checkpoint.status(), "--load");
-  }
-  for (const std::string& line : rejected) {
-    if (!told_.insert(line).second) continue;
-    setup_.warn(absl::StrCat("a checkpoint was passed over: ", line));
-  }
-  if (absl::IsNotFound(checkpoint.status())) return Found{};
-  RETURN_IF_ERROR(checkpoint.status());
-  return Found{checkpoint->folder(), checkpoint->manifest_name()};
-}
-
-absl::Status Checkpointing::Load(const Found& found) {
-  // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
-  // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
-  ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup_.file_system, found.folder,
-                                                         found.manifest, Verify::kNone));
-  ShardedState& state = setup_.trainer->state();
-  RETURN_IF_ERROR(LoadModelAndState(checkpoint, Expectation(), setup_.trainer->layout(),
-                                    setup_.trainer->owned(), state.parameters, state.adam_m,
-                                    state.adam_v));
-  state.step = checkpoint.manifest().facts.counters.optimizer_steps;
-  state.samples = checkpoint.manifest().facts.counters.samples_consumed;
-  return absl::OkStatus();
+void Checkpointing::WentOnFrom(const Resumed& resumed) {
+  if (resumed.manifest.empty() || resumed.folder != setup_.job->train().save_dir()) return;
+  newest_ = resumed.manifest;
+  newest_step_ = setup_.trainer->state().step;
 }
 
 absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
@@ -147,13 +70,17 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     }
   }
   if (rank == 0 && committed.ok()) {
-    committed = CommitManifest(*setup_.file_system, folder, Facts(), records);
+    Patience patience(Clock::Real(), setup_.wait, kVisiblePatience);
+    committed = CommitManifest(*setup_.file_system, folder, Facts(), records, &patience);
   }
   ASSIGN_OR_RETURN(const std::string outcome,
                    Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
   committed = Unpack(outcome);
   if (!committed.ok()) {
-    if (record.ok()) RemoveShard(*setup_.file_system, folder, *record).IgnoreError();
+    // What may be committed needs every shard.
+    if (record.ok() && !MayBeCommitted(committed.status())) {
+      RemoveShard(*setup_.file_system, folder, *record).IgnoreError();
+    }
     if (rank == 0) {
       setup_.warn(absl::StrCat("CHECKPOINT OF STEP ", state.step,
                                " COULD NOT BE WRITTEN: ", committed.status().message(),
@@ -172,14 +99,17 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     prune.job_id = setup_.job->job_id();
     prune.generation = setup_.generation;
     const auto removed = PruneCheckpoints(*setup_.file_system, folder, prune);
-    if (!removed.ok()) LOG(WARNING) << "old checkpoints stay: " << removed.status().message();
+    if (!removed.ok()) {
+      setup_.warn(absl::StrCat("OLD CHECKPOINTS ARE NOT REMOVED: ", removed.status().message()));
+    }
   }
   return Saved{newest_, /*fresh=*/true, /*current=*/true};
 }
 
 ManifestFacts Checkpointing::Facts() const {
   const ShardedState& state = setup_.trainer->state();
-  const LoadExpectation expectation = Expectation();
+  const LoadExpectation expectation =
+      ExpectationOf(setup_.job->train(), setup_.kernels_fingerprint, setup_.corpus_sha256);
   ManifestFacts facts;
   facts.job_id = setup_.job->job_id();
   facts.incarnation = setup_.incarnation;
@@ -189,18 +119,6 @@ ManifestFacts Checkpointing::Facts() const {
   facts.batch = expectation.batch;
   facts.fingerprint = expectation.fingerprint;
   return facts;
-}
-
-LoadExpectation Checkpointing::Expectation() const {
-  const proto::TrainSpec& spec = setup_.job->train();
-  LoadExpectation expectation;
-  expectation.model = FromProto(spec.model());
-  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.seed(),
-                       setup_.corpus_sha256};
-  expectation.fingerprint = setup_.kernels_fingerprint;
-  expectation.fingerprint.canonical_blocks = spec.canonical_blocks();
-  expectation.accept_differences = spec.accept_fingerprint();
-  return expectation;
 }
 
 }  // namespace dsrun::worker

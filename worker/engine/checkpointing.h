@@ -1,5 +1,5 @@
-// Checkpointing: how the ranks of one generation agree on a checkpoint, load it, and write new
-// ones.
+// Checkpointing: how the ranks of one generation write checkpoints; resume.h is how they go on from
+// one.
 //
 // A save that fails (a full disk) is not the end of the run: every rank learns of it in the same
 // call, nothing is committed, the previous checkpoint stays the newest, a warning goes out and
@@ -11,19 +11,16 @@
 #define DSRUN_WORKER_ENGINE_CHECKPOINTING_H_
 
 #include <functional>
-#include <map>
-#include <set>
 #include <string>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
+#include "common/base/patience.h"
 #include "common/format/manifest.h"
-#include "common/numerics/fingerprint.h"
 #include "proto/job.pb.h"
-#include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/engine/resume.h"
 #include "worker/engine/trainer.h"
 
 namespace dsrun::worker {
@@ -39,17 +36,14 @@ class Checkpointing {
     Incarnation incarnation;
     NumericsFingerprint kernels_fingerprint;
     std::string corpus_sha256;
+    Patience::Wait wait;                                   // false: the generation is over
     std::function<void(const std::string& warning)> warn;  // the operator
-    std::function<void()> moved = nullptr;                 // a long reading goes on
   };
 
   explicit Checkpointing(Setup setup);
 
-  // Loads the newest whole checkpoint of this job, else that of --load, else initialises from the
-  // seed. All ranks verify it together. Damaged ones are warned about and passed over. Returns the
-  // manifest's name, or "". Errors: the communicator's; NOT_FOUND: nothing to load in --load;
-  // FAILED_PRECONDITION: a checkpoint of another model or curve; DATA_LOSS; those of FileSystem.
-  absl::StatusOr<std::string> Resume();
+  // The state is what Resume has loaded.
+  void WentOnFrom(const Resumed& resumed);
 
   // Writes one of the present state, unless the newest is of this very step. Returns the newest
   // manifest's name; `saved` tells whether it is of this step now. Errors: the communicator's only.
@@ -61,20 +55,9 @@ class Checkpointing {
   absl::StatusOr<Saved> Save();
 
  private:
-  struct Found {
-    std::string folder;
-    std::string manifest;  // "": none
-  };
-  absl::StatusOr<Found> FindOnRankZero();
-  absl::StatusOr<Found> AgreeOnWholeCheckpoint();
-  absl::StatusOr<Found> AgreeOnCheckpoint();
-  absl::Status Load(const Found& found);
   ManifestFacts Facts() const;
-  LoadExpectation Expectation() const;
 
   const Setup setup_;
-  std::map<std::string, std::string> damaged_;  // path of a manifest -> what ranks have proven
-  std::set<std::string> told_;                  // to the operator, of what was passed over
   std::string newest_;
   int64_t newest_step_ = -1;
   int64_t warned_step_ = -1;  // the last one whose failed save was told

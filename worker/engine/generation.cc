@@ -13,6 +13,7 @@
 #include "worker/engine/exchange_timeout.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/resume.h"
 #include "worker/engine/trace.h"
 
 namespace dsrun::worker {
@@ -48,6 +49,8 @@ class GenerationRun {
         generation_(plan.generation()),
         rank_(rank),
         size_(plan.members_size()),
+        floor_step_(plan.floor_step()),
+        floor_manifest_(plan.floor_manifest()),
         exchange_timeout_(dsrun::FromProto(job_.limits().collective_timeout()), StepFlops(spec_)),
         patience_(absl::ZeroDuration(), StepFlops(spec_)),
         trace_(!spec_.trace_path().empty() && rank.value() == 0, rank.value()) {}
@@ -81,6 +84,8 @@ class GenerationRun {
   const Generation generation_;
   const Rank rank_;
   const int size_;
+  const int64_t floor_step_;
+  const std::string floor_manifest_;
   ExchangeTimeout exchange_timeout_;
   ExchangeTimeout patience_;  // from move to move; the same rule without the least
   Trace trace_;
@@ -145,13 +150,29 @@ absl::Status GenerationRun::Load() {
   setup.incarnation = setup_.incarnation;
   setup.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
   setup.corpus_sha256 = setup_.corpus_sha256;
+  setup.wait = [this](absl::Duration duration) {
+    return setup_.wait(duration, [this] { return session_.Superseded(generation_); });
+  };
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
-  setup.moved = [this] { setup_.progress->Moved(); };
+  ResumeSetup resume;
+  resume.file_system = setup.file_system;
+  resume.job = setup.job;
+  resume.communicator = setup.communicator;
+  resume.trainer = setup.trainer;
+  resume.kernels_fingerprint = setup.kernels_fingerprint;
+  resume.moved = [this] { setup_.progress->Moved(); };
+  resume.corpus_sha256 = setup.corpus_sha256;
+  resume.floor_step = floor_step_;
+  resume.floor_manifest = floor_manifest_;
+  resume.clock = setup_.clock;
+  resume.wait = setup.wait;
+  resume.warn = setup.warn;
   checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
-  ASSIGN_OR_RETURN(const std::string manifest, checkpointing_->Resume());
+  ASSIGN_OR_RETURN(const Resumed resumed, Resume(resume));
+  checkpointing_->WentOnFrom(resumed);
   proto::WorkerMessage message;
   message.mutable_joined()->set_start_step(trainer_->state().step);
-  message.mutable_joined()->set_loaded_from(manifest);
+  message.mutable_joined()->set_loaded_from(resumed.manifest);
   session_.Send(generation_, std::move(message));
   return absl::OkStatus();
 }

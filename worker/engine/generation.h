@@ -11,8 +11,11 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
+#include "common/base/patience.h"
 #include "proto/worker.pb.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/rendezvous.h"
@@ -33,6 +36,9 @@ struct GenerationSetup {
   std::string corpus_sha256;
   Session* session;
   FileSystem* file_system;
+  const Clock* clock = &Clock::Real();
+  // Waits that long; false as soon as `cancelled` says so.
+  std::function<bool(absl::Duration, const std::function<bool()>& cancelled)> wait = SleepUnless;
   CommunicatorBuilder build_communicator;
   Progress* progress;
   Incarnation incarnation;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -124,6 +125,46 @@ TEST_P(FileSystemTest, WriteFileAtomically_LeavesNoTemporary) {
           .ok());
   EXPECT_EQ(ReadFile(*fs_, Path("a")).value(), "text");
   EXPECT_THAT(fs_->List(root_).value(), ElementsAre("a"));
+}
+
+// What a network file system leaves behind that has executed a link and lost its reply: asked
+// again, it says that the new name exists.
+TEST_P(FileSystemTest, Rename_ToANameThatIsTheSameFile_IsDone) {
+  if (!GetParam()) GTEST_SKIP() << "the fake has no hard links";
+  for (const auto if_exists : {FileSystem::IfExists::kFail, FileSystem::IfExists::kReplace}) {
+    Write("a", "mine");
+    ASSERT_EQ(link(Path("a").c_str(), Path("b").c_str()), 0);
+    const absl::Status renamed = fs_->Rename(Path("a"), Path("b"), if_exists);
+    EXPECT_TRUE(renamed.ok()) << renamed;
+    EXPECT_EQ(ReadFile(*fs_, Path("b")).value(), "mine");
+    ASSERT_TRUE(fs_->RemoveFile(Path("b")).ok());
+    unlink(Path("a").c_str());  // rename(2) of two names of one file does nothing
+  }
+  // The same content is not the same file.
+  Write("a", "mine");
+  Write("b", "mine");
+  EXPECT_EQ(fs_->Rename(Path("a"), Path("b"), FileSystem::IfExists::kFail).code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(fs_->List(root_).value(), ElementsAre("a", "b"));
+}
+
+TEST(FaultyFileSystemTest, WriteFileAtomically_WhoseRenameLostItsReply_IsDone) {
+  using Fault = FaultyFileSystem::Fault;
+  for (const auto if_exists : {FileSystem::IfExists::kFail, FileSystem::IfExists::kReplace}) {
+    int64_t done = 0;
+    for (int64_t call = 0; call < 6; ++call) {
+      FaultyFileSystem fs;
+      ASSERT_TRUE(fs.CreateFolder("/d").ok());
+      fs.FailCalls(call, 1, {ErrnoStatus(ENOENT, "do", "it"), Fault::Done::kAll});
+      const absl::Status written = WriteFileAtomically(fs, "/d/a", "/d/a.tmp", "text", if_exists);
+      const bool there = fs.Exists("/d/a");
+      // The last call is the folder's sync, after which it may not last.
+      EXPECT_EQ(written.ok(), there && call != 5) << call << ": " << written;
+      EXPECT_FALSE(fs.Exists("/d/a.tmp")) << call;
+      done += written.ok() ? 1 : 0;
+    }
+    EXPECT_EQ(done, 1) << "the rename's";
+  }
 }
 
 TEST(FileSystemRealTest, FullDisk_IsResourceExhausted) {

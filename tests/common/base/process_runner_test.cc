@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -318,6 +319,21 @@ TEST(PosixProcessRunner, RestOfTheGroupDiesWithItsLeader) {
   }
   EXPECT_EQ(kill(left_behind, 0), -1);
   EXPECT_EQ(errno, ESRCH);
+}
+
+// What cannot be looked at is not gone.
+TEST(ProcessTree, KillWithoutADescriptorLeft_DoesNotSayThatNothingIsLeft) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit none = {0, 0};
+    setrlimit(RLIMIT_NOFILE, &none);
+    _exit(KillDescendants(getpid(), nullptr, absl::Milliseconds(50)));
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_GT(WEXITSTATUS(status), 0);
 }
 
 TEST(PosixProcessRunner, NoSuchFolder_SaysWhichOne) {

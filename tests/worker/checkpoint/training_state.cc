@@ -113,7 +113,7 @@ absl::StatusOr<std::string> Save(FileSystem& fs, const std::string& folder,
           ? CommitManifest(fs, folder,
                            state.Facts(options.job_id, options.step, options.generation), records)
           : failure;
-  if (!manifest.ok()) {
+  if (!MayBeCommitted(manifest.status())) {
     for (const ShardRecord& record : records) RemoveShard(fs, folder, record).IgnoreError();
   }
   return manifest;

@@ -1,6 +1,8 @@
 #include "worker/engine/generation.h"
 
 #include <atomic>
+#include <cerrno>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -306,6 +308,144 @@ TEST(GenerationTest, NothingToLoad_IsFatal) {
     EXPECT_EQ(outcome.status().code(), absl::StatusCode::kNotFound) << outcome.status();
     EXPECT_TRUE(IsFatal(outcome.status()));
   }
+}
+
+// A cluster whose first generation has saved step 6 and is over.
+class StorageTest : public ::testing::Test {
+ protected:
+  explicit StorageTest(bool allow_rewind = false) {
+    proto::JobSpec job = Job();
+    job.mutable_train()->set_allow_rewind(allow_rewind);
+    cluster_ = std::make_unique<WorkerCluster>(job, fs_);
+    cluster_->on_message = [this](Rank, const proto::WorkerMessage& message) {
+      if (message.has_step_done() && message.step_done().step() == 7) cluster_->Announce();
+    };
+    cluster_->Run(2);
+    cluster_->on_message = [this](Rank rank, const proto::WorkerMessage& message) {
+      if (rank == Rank(0) && message.has_joined()) start_ = message.joined().start_step();
+    };
+    const auto newest = FindNewestCheckpoint(fs_, kFolder, {}, nullptr);
+    EXPECT_EQ(newest->manifest().facts.key.step, Step(6));
+    newest_ = newest->manifest_name();
+    cluster_->floor_step = 6;
+    cluster_->floor_manifest = newest_;
+    cluster_->on_wait = [this](absl::Duration) { ++waits_; };
+  }
+  // All ranks go on, to the undisturbed end.
+  void ExpectGoesOnFrom(int64_t step) {
+    for (const auto& outcome : cluster_->Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(start_, step);
+    EXPECT_EQ(NewestHash(fs_), UndisturbedHash());
+  }
+  // No rank begins; what they say.
+  std::string ExpectNothingBegins() {
+    std::string message;
+    for (const auto& outcome : cluster_->Run(2)) {
+      EXPECT_EQ(outcome.status().code(), absl::StatusCode::kUnavailable) << outcome.status();
+      EXPECT_FALSE(IsFatal(outcome.status()));
+      message = std::string(outcome.status().message());
+    }
+    EXPECT_EQ(start_, -1);
+    return message;
+  }
+
+  FaultyFileSystem fs_;
+  std::unique_ptr<WorkerCluster> cluster_;
+  std::string newest_;
+  std::atomic<int64_t> start_ = -1;
+  std::atomic<int> waits_ = 0;
+};
+
+class RewindTest : public StorageTest {
+ protected:
+  RewindTest() : StorageTest(/*allow_rewind=*/true) {}
+};
+
+using Fault = FaultyFileSystem::Fault;
+const absl::Status kEio = ErrnoStatus(EIO, "read", "it, on purpose");
+
+TEST_F(StorageTest, PassingReadErrors_LoseNoStep) {
+  fs_.FailCalls(0, 3, {kEio, Fault::Done::kNothing});
+  ExpectGoesOnFrom(6);
+  EXPECT_GT(waits_, 0);
+  EXPECT_TRUE(cluster_->warnings().empty()) << cluster_->warnings()[0];
+}
+
+TEST_F(StorageTest, ReadErrorsWhileTheRanksLoad_AreTriedAgainByWhoHasThem) {
+  FindOptions own;
+  own.job_id = "job";
+  const int64_t before = fs_.calls();
+  ASSERT_TRUE(FindNewestCheckpoint(fs_, kFolder, own, nullptr).ok());
+  // Rank 0 alone looks until it has found one.
+  fs_.FailCalls(fs_.calls() - before, 5, {kEio, Fault::Done::kNothing});
+  ExpectGoesOnFrom(6);
+  EXPECT_GT(waits_, 0);
+}
+
+TEST_F(StorageTest, ReadErrorsThatStay_BeginNothingOnAnyRank) {
+  fs_.FailReads(std::string(kFolder) + "/" + newest_, kEio);
+  const std::string message = ExpectNothingBegins();
+  EXPECT_NE(message.find("committed step 6 (" + newest_ + ")"), std::string::npos) << message;
+  EXPECT_NE(message.find("on purpose"), std::string::npos) << message;
+  EXPECT_NE(message.find("--allow-rewind"), std::string::npos) << message;
+}
+
+TEST_F(StorageTest, ShardThatOneRankCannotRead_BeginsNothingAndNamesTheRank) {
+  FindOptions own;
+  own.job_id = "job";
+  const int64_t before = fs_.calls();
+  ASSERT_TRUE(FindNewestCheckpoint(fs_, kFolder, own, nullptr).ok());
+  fs_.FailCalls(fs_.calls() - before, int64_t{1} << 40, {kEio, Fault::Done::kNothing});
+  const std::string message = ExpectNothingBegins();
+  EXPECT_NE(message.find(newest_ + ": rank 0: "), std::string::npos) << message;
+}
+
+TEST_F(StorageTest, MissingMount_BeginsNothing) {
+  fs_.Hide(kFolder);
+  const std::string message = ExpectNothingBegins();
+  EXPECT_NE(message.find("not even the folder is in /checkpoints"), std::string::npos) << message;
+  fs_.ShowAll();
+  ExpectGoesOnFrom(6);
+}
+
+TEST_F(StorageTest, MountThatComesWhileItIsWaitedFor_LosesNoStep) {
+  fs_.Hide(kFolder);
+  cluster_->on_wait = [this](absl::Duration) {
+    if (++waits_ == 4) fs_.ShowAll();
+  };
+  ExpectGoesOnFrom(6);
+}
+
+TEST_F(RewindTest, MissingCheckpoint_IsGivenUpWithAWarning) {
+  fs_.Hide(std::string(kFolder) + "/" + newest_);
+  for (const auto& outcome : cluster_->Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(start_, 4);
+  ASSERT_FALSE(cluster_->warnings().empty());
+  EXPECT_NE(cluster_->warnings()[0].find("2 steps THROWN AWAY"), std::string::npos)
+      << cluster_->warnings()[0];
+}
+
+// The folder's sync failed after the rename: the manifest is there and needs its shards.
+TEST(GenerationTest, CommitThatMayNotLast_KeepsItsShardsAndSaysSo) {
+  int open = 0;
+  for (int64_t n = 0; n < 60; ++n) {
+    FaultyFileSystem again;
+    WorkerCluster second(Job(), again);
+    second.on_message = [&](Rank, const proto::WorkerMessage& message) {
+      if (message.has_step_done() && message.step_done().step() == 3) {
+        again.FailOperation(n, ErrnoStatus(EIO, "fsync folder", "it"));
+      }
+    };
+    for (const auto& outcome : second.Run(1)) ASSERT_TRUE(outcome.ok()) << outcome.status();
+    for (const std::string& warning : second.warnings()) {
+      open += warning.find("may be gone after a crash") == std::string::npos ? 0 : 1;
+    }
+    const auto manifests = ListManifests(again, kFolder);
+    for (const std::string& name : *manifests) {
+      EXPECT_TRUE(OpenCheckpoint(again, kFolder, name, Verify::kFull).ok()) << name << " at " << n;
+    }
+  }
+  EXPECT_EQ(open, 1);
 }
 
 }  // namespace

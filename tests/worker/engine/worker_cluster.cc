@@ -98,6 +98,8 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
   ++generation_;
   proto::GenerationPlan plan;
   plan.set_generation(generation_);
+  plan.set_floor_step(floor_step);
+  plan.set_floor_manifest(floor_manifest);
   hub_ = std::make_shared<Hub>();
   hub_->cluster = this;
   hub_->generation = generation_;
@@ -124,6 +126,10 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
       };
       setup.session = &session;
       setup.file_system = &file_system_;
+      setup.wait = [this](absl::Duration duration, const std::function<bool()>& cancelled) {
+        if (on_wait) on_wait(duration);
+        return !cancelled();
+      };
       setup.build_communicator =
           [&](const CommunicatorRequest& request,
               Rendezvous& rendezvous) -> absl::StatusOr<std::unique_ptr<Communicator>> {

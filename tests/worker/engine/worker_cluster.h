@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "proto/job.pb.h"
 #include "proto/worker.pb.h"
@@ -27,6 +28,13 @@ class WorkerCluster {
 
   // Called for every message of a worker, from its thread; may call Announce and RequestStop.
   std::function<void(Rank rank, const proto::WorkerMessage& message)> on_message;
+
+  // Instead of every wait for the storage, from the rank's thread; no time passes.
+  std::function<void(absl::Duration)> on_wait;
+
+  // Of the next plans: what the coordinator knows to be committed.
+  int64_t floor_step = 0;
+  std::string floor_manifest;
 
   // Asked before every sample that a rank reads, from its thread. It may block.
   std::function<void(Rank rank)> before_sample;

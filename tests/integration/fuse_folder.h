@@ -1,0 +1,92 @@
+// A file system in the memory of this test, mounted by FUSE: real system calls of any process on
+// storage that behaves as some network file systems do. The kernel's protocol is spoken directly
+// (linux/fuse.h); no library is needed. Needs root and /dev/fuse; where that is not allowed, Mount
+// says so, and the test is skipped with that reason.
+
+#ifndef DSRUN_TESTS_INTEGRATION_FUSE_FOLDER_H_
+#define DSRUN_TESTS_INTEGRATION_FUSE_FOLDER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace dsrun {
+
+class FuseFolder {
+ public:
+  struct Options {
+    bool exclusive_rename = false;  // renameat2(RENAME_NOREPLACE); else EINVAL
+    bool hard_links = false;        // else EPERM
+    // link, rename and unlink are done, and answered as a server does that has been asked twice
+    // because its first answer was lost: EEXIST, ENOENT, ENOENT.
+    bool answers_twice = false;
+    // A new name is not found, and in no list, for so many looks of threads other than its maker.
+    int hidden_looks = 0;
+  };
+
+  // In this test's own mount namespace (UseOwnMounts). Makes the folder.
+  // Errors: PERMISSION_DENIED: not here.
+  static absl::StatusOr<std::unique_ptr<FuseFolder>> Mount(const std::string& folder,
+                                                           const Options& options);
+  ~FuseFolder();
+
+  // From now on every name is shown.
+  void ShowAll() { hides_ = false; }
+  // What it did to its users so far: links and exclusive renames refused, answers changed, looks
+  // that did not find what is there.
+  int64_t refused() const { return refused_; }
+  int64_t answered_twice() const { return answered_twice_; }
+  int64_t hidden() const { return hidden_; }
+
+ private:
+  struct Request;
+  struct Name {
+    uint64_t node = 0;
+    uint32_t maker = 0;  // thread
+    int looks_left = 0;
+  };
+  struct Node {
+    bool is_folder = false;
+    uint32_t mode = 0;
+    uint32_t links = 1;
+    std::string data;
+    std::map<std::string, Name> names;  // of a folder
+  };
+
+  FuseFolder(std::string folder, const Options& options, int fd);
+  void Serve();
+  void Answer(const Request& request);
+  void ReplyError(uint64_t unique, int error);
+  void Reply(uint64_t unique, const void* data, size_t size);
+  void ReplyEntry(uint64_t unique, uint64_t node, bool opened);
+  void ReplyAttributes(uint64_t unique, uint64_t node);
+  bool IsSeen(Name& name, uint32_t thread);
+  uint64_t Add(uint64_t parent, const std::string& name, const Node& node, uint32_t thread);
+  void Lookup(const Request& request);
+  void SetAttributes(const Request& request);
+  void ReadNames(const Request& request);
+  void Rename(const Request& request, uint64_t to_folder, const char* names, bool exclusive);
+  void Link(const Request& request);
+  void Unlink(const Request& request);
+
+  const std::string folder_;
+  const Options options_;
+  const int fd_;
+  std::map<uint64_t, Node> nodes_;  // of the serving thread; never freed: tests write little
+  uint64_t next_node_ = 2;
+  std::atomic<bool> hides_ = true;
+  std::atomic<int64_t> refused_ = 0;
+  std::atomic<int64_t> answered_twice_ = 0;
+  std::atomic<int64_t> hidden_ = 0;
+  std::thread server_;
+};
+
+}  // namespace dsrun
+
+#endif  // DSRUN_TESTS_INTEGRATION_FUSE_FOLDER_H_

@@ -1,0 +1,204 @@
+#include "worker/engine/resume.h"
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
+#include "common/format/checkpoint_reader.h"
+#include "worker/checkpoint/find_checkpoint.h"
+#include "worker/checkpoint/shared_verification.h"
+#include "worker/comm/core/collectives.h"
+#include "worker/engine/model_spec_proto.h"
+#include "worker/engine/packed_status.h"
+#include "worker/model/init.h"
+
+namespace dsrun::worker {
+namespace {
+
+// Instead of a packed status: there is none yet.
+constexpr char kNotYet[] = "not yet";
+constexpr char kAgain[] = "again:";  // and why
+
+// What the ranks have learnt of the folder together, and rank 0 has told.
+struct Findings {
+  std::map<std::string, std::string> damaged;  // path of a manifest -> what was proven
+  std::set<std::string> told;                  // to the operator
+};
+
+WantedCheckpoint Wanted(const ResumeSetup& setup, const Findings& findings) {
+  const proto::TrainSpec& spec = setup.job->train();
+  WantedCheckpoint wanted;
+  wanted.job_id = setup.job->job_id();
+  wanted.save_dir = spec.save_dir();
+  wanted.load_dir = spec.load_dir();
+  if (spec.has_load_step()) wanted.load_step = spec.load_step();
+  wanted.floor_step = setup.floor_step;
+  wanted.floor_manifest = setup.floor_manifest;
+  wanted.allow_rewind = spec.allow_rewind();
+  wanted.damaged = findings.damaged;
+  wanted.verify = Verify::kSizes;  // the bytes are for all ranks together
+  return wanted;
+}
+
+constexpr char kFinding[] = "which checkpoint to load";
+
+// Tells the others in every wait that it goes on.
+absl::StatusOr<std::string> FindAndTell(const ResumeSetup& setup, Findings& findings) {
+  absl::Status told;
+  const auto wait = [&](absl::Duration duration) {
+    told = Broadcast(*setup.communicator, 0, kNotYet, kFinding).status();
+    return told.ok() && setup.wait(duration);
+  };
+  Patience patience(*setup.clock, wait, ReadPatience(setup.job->limits()));
+  const auto warn_once = [&](const std::string& text) {
+    if (findings.told.insert(text).second) setup.warn(text);
+  };
+  const absl::StatusOr<FoundCheckpoint> found =
+      FindCheckpoint(*setup.file_system, Wanted(setup, findings), patience, warn_once);
+  RETURN_IF_ERROR(told);
+  const absl::StatusOr<std::string> text =
+      found.ok() ? absl::StatusOr<std::string>(absl::StrCat(found->folder, "\n", found->manifest))
+                 : absl::StatusOr<std::string>(found.status());
+  return Broadcast(*setup.communicator, 0, Pack(text), kFinding);
+}
+
+absl::StatusOr<std::string> HearWhatIsFound(const ResumeSetup& setup) {
+  while (true) {
+    ASSIGN_OR_RETURN(std::string packed, Broadcast(*setup.communicator, 0, "", kFinding));
+    if (packed != kNotYet) return packed;
+  }
+}
+
+// One look at the folder, by one rank: what the others would find may differ by then.
+absl::StatusOr<Resumed> AgreeOnCheckpoint(const ResumeSetup& setup, Findings& findings) {
+  ASSIGN_OR_RETURN(const std::string packed, setup.communicator->rank() == 0
+                                                 ? FindAndTell(setup, findings)
+                                                 : HearWhatIsFound(setup));
+  ASSIGN_OR_RETURN(const std::string text, Unpack(packed));
+  const size_t line = text.rfind('\n');  // a folder's name may hold anything, a manifest's not
+  return Resumed{text.substr(0, line), text.substr(line + 1)};
+}
+
+absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
+  // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
+  // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
+  ASSIGN_OR_RETURN(Checkpoint checkpoint,
+                   OpenCheckpoint(*setup.file_system, found.folder, found.manifest, Verify::kNone));
+  ShardedState& state = setup.trainer->state();
+  RETURN_IF_ERROR(LoadModelAndState(
+      checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
+      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m,
+      state.adam_v));
+  state.step = checkpoint.manifest().facts.counters.optimizer_steps;
+  state.samples = checkpoint.manifest().facts.counters.samples_consumed;
+  return absl::OkStatus();
+}
+
+// Damage is believed when a second look, at files opened anew, finds it too.
+absl::Status Load(const ResumeSetup& setup, const Resumed& found) {
+  const absl::Status first = LoadOnce(setup, found);
+  return absl::IsDataLoss(first) ? LoadOnce(setup, found) : first;
+}
+
+// What this rank says of its try: done, not yet, or not at all.
+std::string Word(const absl::Status& mine, bool may_try_again) {
+  if (mine.ok()) return Pack(std::string());
+  if (MayPass(mine) && may_try_again) return absl::StrCat(kAgain, std::string(mine.message()));
+  const absl::Status last =
+      MayPass(mine) ? absl::UnavailableError(absl::StrCat(
+                          std::string(mine.message()),
+                          "; make the folder readable on this rank's node, or leave the node out"))
+                    : mine;
+  return Pack(last);
+}
+
+// All ranks do `mine`, and each waits for those that have to try again. One verdict for all.
+absl::Status Together(const ResumeSetup& setup, const std::string& what,
+                      const std::function<absl::Status()>& mine) {
+  Patience patience(*setup.clock, setup.wait, ReadPatience(setup.job->limits()));
+  absl::Status status = mine();
+  while (true) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> words,
+                     AllGather(*setup.communicator, Word(status, patience.IsLeft()), what));
+    bool again = false;
+    std::vector<absl::Status> by_rank;
+    for (const std::string& word : words) {
+      again |= word.starts_with(kAgain);
+      by_rank.push_back(word.starts_with(kAgain) ? absl::OkStatus() : Unpack(word).status());
+    }
+    const absl::Status verdict = JoinShares(by_rank);
+    if (!verdict.ok() || !again) return verdict;
+    if (status.ok()) continue;
+    // Whether it was wanted or not, the others hear how the next try went.
+    patience.Again();
+    status = mine();
+  }
+}
+
+absl::Status VerifyMyShare(const ResumeSetup& setup, const Resumed& found) {
+  const absl::StatusOr<Manifest> manifest =
+      ReadManifest(*setup.file_system, found.folder, found.manifest);
+  // Rank 0 has just read it whole.
+  if (absl::IsDataLoss(manifest.status())) {
+    return absl::UnavailableError(manifest.status().message());
+  }
+  RETURN_IF_ERROR(manifest.status());
+  return VerifyShare(*setup.file_system, found.folder, *manifest, setup.communicator->rank(),
+                     setup.communicator->size(), setup.moved);
+}
+
+// What any rank proves to be damaged is none for all of them: they look again, for an older one.
+absl::StatusOr<Resumed> AgreeOnWholeCheckpoint(const ResumeSetup& setup) {
+  Findings findings;
+  while (true) {
+    ASSIGN_OR_RETURN(const Resumed found, AgreeOnCheckpoint(setup, findings));
+    if (found.manifest.empty()) return found;
+    const std::string path = JoinPath(found.folder, found.manifest);
+    const absl::Status verdict = Together(setup, "whether all have verified their shares",
+                                          [&] { return VerifyMyShare(setup, found); });
+    if (verdict.ok()) return found;
+    if (!absl::IsDataLoss(verdict)) return Annotate(verdict, absl::StrCat("checkpoint ", path));
+    findings.damaged[path] = std::string(verdict.message());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
+  ASSIGN_OR_RETURN(const Resumed found, AgreeOnWholeCheckpoint(setup));
+  if (found.manifest.empty()) {
+    const proto::TrainSpec& spec = setup.job->train();
+    InitParameters(FromProto(spec.model()), setup.trainer->layout(), spec.seed(),
+                   setup.trainer->state().parameters);
+    return found;
+  }
+  RETURN_IF_ERROR(Together(setup, "whether all have loaded", [&] { return Load(setup, found); }))
+      << "checkpoint " << JoinPath(found.folder, found.manifest);
+  return found;
+}
+
+Patience::Limits ReadPatience(const proto::Limits& limits) {
+  Patience::Limits patience;
+  if (limits.has_join_timeout()) patience.total = dsrun::FromProto(limits.join_timeout()) / 3;
+  return patience;
+}
+
+LoadExpectation ExpectationOf(const proto::TrainSpec& spec,
+                              const NumericsFingerprint& kernels_fingerprint,
+                              const std::string& corpus_sha256) {
+  LoadExpectation expectation;
+  expectation.model = FromProto(spec.model());
+  expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.seed(),
+                       corpus_sha256};
+  expectation.fingerprint = kernels_fingerprint;
+  expectation.fingerprint.canonical_blocks = spec.canonical_blocks();
+  expectation.accept_differences = spec.accept_fingerprint();
+  return expectation;
+}
+
+}  // namespace dsrun::worker
