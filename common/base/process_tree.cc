@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/waits.h"
 
 namespace dsrun {
 namespace {
@@ -77,7 +78,7 @@ int PinProcess(const ProcessInfo& seen) {
 void AwaitEnds(std::vector<pollfd>& pinned, absl::Duration deadline) {
   for (pollfd& fd : pinned) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    poll(&fd, 1, static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(left))));
+    poll(&fd, 1, PollMilliseconds(left));
   }
 }
 
