@@ -99,7 +99,8 @@ absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
   ASSIGN_OR_RETURN(text.sha256, CorpusSha256(files));
   ASSIGN_OR_RETURN(text.corpus, Corpus::Open(files));
   ASSIGN_OR_RETURN(text.loader,
-                   SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length()));
+                   SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length(),
+                                        spec.model().vocab_size()));
   return text;
 }
 

@@ -169,6 +169,81 @@ TEST(TrainerTest, OverflowOnOneRank_EndsTheStepOnAllOfThem) {
   });
 }
 
+std::vector<float> Floats(const float* data, int64_t size) {
+  return std::vector<float>(data, data + size);
+}
+
+// Not even along the old moments, and no weight decays.
+TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    bool masked = false;
+    setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+      SampleText(index, tokens, targets);
+      if (masked) std::ranges::fill(targets, -1);
+    };
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+    ASSERT_TRUE(trainer->Settle().ok());
+    const ShardedState& state = trainer->state();
+    int64_t owned = 0;
+    for (const Range& range : trainer->owned()) owned += range.size();
+    const std::vector<float> parameters = Floats(state.parameters, trainer->layout().size());
+    const std::vector<float> adam_m = Floats(state.adam_m, owned);
+    const std::vector<float> adam_v = Floats(state.adam_v, owned);
+    masked = true;
+    const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/true);
+    ASSERT_TRUE(step.ok()) << step.status();
+    ASSERT_TRUE(trainer->Settle().ok());
+    EXPECT_EQ(step->tokens, 0);
+    EXPECT_EQ(step->loss, 0.0);
+    EXPECT_EQ(step->grad_norm, 0.0);
+    EXPECT_TRUE(step->stop);
+    EXPECT_EQ(state.step, 2);
+    EXPECT_EQ(state.samples, 2 * spec.global_batch_size());
+    EXPECT_EQ(Floats(state.parameters, trainer->layout().size()), parameters);
+    EXPECT_EQ(Floats(state.adam_m, owned), adam_m);
+    EXPECT_EQ(Floats(state.adam_v, owned), adam_v);
+    // And it goes on.
+    masked = false;
+    const absl::StatusOr<StepResult> next = trainer->TrainStep(/*stop_requested=*/false);
+    ASSERT_TRUE(next.ok()) << next.status();
+    EXPECT_GT(next->loss, 1.0);
+    ASSERT_TRUE(trainer->Settle().ok());
+    EXPECT_NE(Floats(state.parameters, trainer->layout().size()), parameters);
+  });
+}
+
+TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComputed) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/1);
+  struct Row {
+    int32_t token;
+    int32_t target;
+    const char* says;
+  };
+  for (const Row& row : {Row{256, 1, "token at position 5: expected an id from 0 to 255"},
+                         Row{-1, 1, "token at position 5: expected an id from 0 to 255"},
+                         Row{1, 256, "target at position 5: expected an id from 0 to 255"}}) {
+    OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+      WatchedModel model(*setup.model);
+      setup.model = &model;
+      setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+        SampleText(index, tokens, targets);
+        if (index != 1) return;
+        tokens[5] = row.token;
+        targets[5] = row.target;
+      };
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      const absl::Status status = trainer->TrainStep(/*stop_requested=*/false).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      EXPECT_NE(std::string(status.message()).find(std::string("sample 1: ") + row.says),
+                std::string::npos)
+          << status;
+      EXPECT_EQ(model.forwards, 0);
+    });
+  }
+}
+
 // The second half of the gather is held back until the next step's forward pass has read the first
 // parameters of it: a trainer that gathers all before it goes on would wait in vain.
 TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
