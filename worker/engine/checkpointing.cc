@@ -41,6 +41,7 @@ absl::StatusOr<std::string> Checkpointing::Resume() {
   ASSIGN_OR_RETURN(const Found found, AgreeOnCheckpoint());
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup_.job->train();
+    setup_.enter(OperationClass::kInitialize);
     InitParameters(FromProto(spec.model()), setup_.trainer->layout(), spec.seed(),
                    setup_.trainer->state().parameters);
     return std::string();
@@ -104,6 +105,7 @@ absl::Status Checkpointing::Load(const Found& found) {
 absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   const ShardedState& state = setup_.trainer->state();
   if (state.step == newest_step_) return Saved{newest_, /*fresh=*/false, /*current=*/true};
+  setup_.enter(OperationClass::kSave);
   const std::string& folder = setup_.job->train().save_dir();
   const FlatLayout& layout = setup_.trainer->layout();
   const std::vector<Range>& owned = setup_.trainer->owned();
@@ -125,6 +127,7 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
                              Pack(record.ok() ? absl::StatusOr<std::string>(record->Serialize())
                                               : absl::StatusOr<std::string>(record.status())),
                              "shard records"));
+  setup_.enter(OperationClass::kCommit);
   absl::StatusOr<std::string> committed = std::string();
   std::vector<ShardRecord> records;
   for (size_t r = 0; r < packed.size() && committed.ok(); ++r) {
@@ -142,6 +145,8 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   }
   if (rank == 0 && committed.ok()) {
     committed = CommitManifest(*setup_.file_system, folder, Facts(), records);
+    // Before the others go on: in their next exchange they would wait for this rank as in training.
+    if (committed.ok()) Prune();
   }
   ASSIGN_OR_RETURN(const std::string outcome,
                    Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
@@ -161,14 +166,16 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   }
   newest_ = *committed;
   newest_step_ = state.step;
-  if (rank == 0) {
-    PruneOptions prune;
-    prune.job_id = setup_.job->job_id();
-    prune.generation = setup_.generation;
-    const auto removed = PruneCheckpoints(*setup_.file_system, folder, prune);
-    if (!removed.ok()) LOG(WARNING) << "old checkpoints stay: " << removed.status().message();
-  }
   return Saved{newest_, /*fresh=*/true, /*current=*/true};
+}
+
+void Checkpointing::Prune() {
+  setup_.enter(OperationClass::kPrune);
+  PruneOptions prune;
+  prune.job_id = setup_.job->job_id();
+  prune.generation = setup_.generation;
+  const auto removed = PruneCheckpoints(*setup_.file_system, setup_.job->train().save_dir(), prune);
+  if (!removed.ok()) LOG(WARNING) << "old checkpoints stay: " << removed.status().message();
 }
 
 ManifestFacts Checkpointing::Facts() const {

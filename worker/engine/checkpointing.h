@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
+#include "common/base/operation_class.h"
 #include "common/format/manifest.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
@@ -37,6 +38,8 @@ class Checkpointing {
     std::string kernels_fingerprint;
     std::string corpus_sha256;
     std::function<void(const std::string& warning)> warn;  // the operator
+    // An operation of another class begins: limits and beat follow (deadlines.h).
+    std::function<void(OperationClass operation)> enter;
   };
 
   explicit Checkpointing(Setup setup);
@@ -64,6 +67,7 @@ class Checkpointing {
   absl::StatusOr<Found> FindOnRankZero();
   absl::StatusOr<Found> AgreeOnCheckpoint();
   absl::Status Load(const Found& found);
+  void Prune();
   ManifestFacts Facts() const;
   LoadExpectation Expectation() const;
 

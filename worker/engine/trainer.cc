@@ -9,9 +9,11 @@
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/model_spec/model_spec.h"
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/warm_up.h"
 #include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
@@ -125,6 +127,26 @@ absl::Status Trainer::Allocate() {
       .on_span = on_span,
   });
   return absl::OkStatus();
+}
+
+absl::Duration Trainer::EstimateStep() {
+  int64_t most = 0;  // micro-batches of one rank
+  for (int64_t rank = 0; rank < batch_.width(); ++rank) {
+    int64_t mine = 0;
+    const Range blocks = batch_.RankBlocks(rank);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      mine += batch_.BlockMicroBatches(block).size();
+    }
+    most = std::max(most, mine);
+  }
+  const int64_t rows = spec_.micro_batch_size() * spec_.model().seq_length();
+  const WarmUp warm_up{
+      .width = spec_.model().hidden_size(),
+      .rows = rows,
+      .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
+      .scratch = std::span(gradients_[0], static_cast<size_t>(space_.size())),
+  };
+  return EstimateTime(*setup_.kernels, warm_up, TrainFlops(FromProto(spec_.model()), most * rows));
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {

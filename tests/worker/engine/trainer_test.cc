@@ -244,6 +244,30 @@ TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComp
   }
 }
 
+// The warm-up uses the gradients' memory, and leaves no trace in what comes after it.
+TEST(TrainerTest, EstimateStep_IsAPositiveTimeAndChangesNoBit) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/3, /*canonical_blocks=*/3);
+  std::vector<float> parameters[2];
+  for (const bool measured : {false, true}) {
+    OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      if (measured) {
+        const absl::Duration estimate = trainer->EstimateStep();
+        EXPECT_GT(estimate, absl::ZeroDuration());
+        EXPECT_LT(estimate, absl::InfiniteDuration());
+      }
+      for (int step = 0; step < 2; ++step) {
+        ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+      }
+      ASSERT_TRUE(trainer->Settle().ok());
+      if (setup.communicator->rank() == 0) {
+        parameters[measured] = Floats(trainer->state().parameters, trainer->layout().size());
+      }
+    });
+  }
+  EXPECT_EQ(parameters[0], parameters[1]);
+}
+
 // The second half of the gather is held back until the next step's forward pass has read the first
 // parameters of it: a trainer that gathers all before it goes on would wait in vain.
 TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
