@@ -29,6 +29,7 @@
 #include "common/base/posix_process_runner.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/server.h"
 
@@ -122,7 +123,7 @@ class AgentProcess {
                       {signal_fd_, POLLIN, 0},
                       // Once leaving, the end of the keeper is known and would only spin.
                       {leaving ? -1 : options_.life_fd, POLLIN, 0}};
-      poll(fds, 3, static_cast<int>(absl::ToInt64Milliseconds(kBeatInterval)));
+      poll(fds, 3, PollMilliseconds(kBeatInterval));
       signalfd_siginfo info;
       const bool told = read(signal_fd_, &info, sizeof(info)) == sizeof(info);
       if (!leaving && (told || fds[2].revents != 0)) {

@@ -25,6 +25,7 @@
 #include "common/base/logging.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
+#include "common/base/waits.h"
 
 extern char** environ;
 
@@ -75,7 +76,7 @@ Verdict AwaitVerdict(const KeeperOptions& options, Watch& watch) {
     const absl::Duration left = std::max(absl::ZeroDuration(), deadline - Now());
     pollfd fds[] = {
         {watch.agent.pidfd, POLLIN, 0}, {watch.beat_fd, POLLIN, 0}, {watch.signal_fd, POLLIN, 0}};
-    poll(fds, 3, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1);
+    poll(fds, 3, PollMilliseconds(left));
     const absl::Duration now = Now();
     if (fds[0].revents != 0) return Verdict::kEnded;
     if (fds[2].revents != 0) OnSignals(options, watch);

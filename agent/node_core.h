@@ -20,7 +20,7 @@
 //                  -> killed, reported like any other end.
 //   a worker that beats without a move for progress_timeout and for its own patience
 //                  -> asked what it is doing, then the same. A new plan is no excuse: only a move
-//                  is.
+//                  is. What it hung in says whether it was its own doing (`stuck`) or a disk's.
 //   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
 //                     is stopped the agent answers with what the kernel says.
 //   ExchangeTable  -> every local worker of that generation.

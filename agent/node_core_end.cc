@@ -1,12 +1,14 @@
 // NodeCore, second part: what time decides, how workers are killed, and how the job ends here.
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "agent/node_core.h"
+#include "common/base/operation_class.h"
 #include "common/base/proto_duration.h"
 
 namespace dsrun::agent {
@@ -86,11 +88,14 @@ void NodeCore::CheckProgress(Slot slot, WorkerSlot& worker) {
   if (stuck < std::max(limits_.progress_timeout, worker.patience)) return;
   if (worker.kill_at != absl::InfiniteDuration()) return;  // asked already, or leaving
   worker.kill_at = now_ + kStackTime;
-  worker.kill_at_reason =
-      absl::StrCat("made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '",
-                   worker.phase, "' after step ", worker.step, ", although it is alive");
+  const std::optional<OperationFacts> operation = FactsOfPhase(worker.phase);
+  const bool storage = operation && operation->storage;
+  worker.kill_at_reason = absl::StrCat(
+      "made no progress for ", Seconds(absl::Trunc(stuck, absl::Seconds(1))), " in '", worker.phase,
+      "' after step ", worker.step, ", although it is alive",
+      storage ? absl::StrCat("; look at the disk or file server, or raise ", operation->flag) : "");
   worker.silent_for = stuck;
-  worker.stuck = true;
+  worker.stuck = !storage;  // a disk that does not answer is not the program's doing
   TakeStacks(slot);
 }
 

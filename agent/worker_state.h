@@ -51,7 +51,7 @@ struct WorkerSlot {
   std::string kill_reason;  // why
   // How long nothing, or of no progress, had been heard when it was killed for that; else 0.
   absl::Duration silent_for;
-  bool stuck = false;  // ... of no progress: it beat all the time
+  bool stuck = false;  // ... of no progress: it beat all the time, and waited for no disk
   // From its last beat.
   int64_t step = 0;
   std::string phase;

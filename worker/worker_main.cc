@@ -33,6 +33,7 @@
 #include "worker/engine/grpc_session.h"
 #include "worker/engine/resume.h"
 #include "worker/engine/thread_stacks.h"
+#include "worker/engine/verdict.h"
 
 namespace dsrun::worker {
 namespace {
@@ -66,14 +67,18 @@ absl::StatusOr<proto::WorkerBootstrap> ReadBootstrap(int argc, char** argv) {
   return bootstrap;
 }
 
-void SendFailed(Session& session, Generation generation, const absl::Status& status) {
+proto::Failed::Verdict SendFailed(Session& session, Generation generation,
+                                  const absl::Status& status) {
+  const proto::Failed::Verdict verdict = VerdictOf(status);
   proto::WorkerMessage message;
   proto::Failed* const failed = message.mutable_failed();
   failed->set_code(static_cast<int>(status.code()));
   failed->set_message(std::string(status.message()));
   failed->set_peer_rank(PeerRank(status));
-  failed->set_fatal(IsFatal(status));
+  failed->set_fatal(verdict == proto::Failed::kEndJob);
+  failed->set_verdict(verdict);
   session.Send(generation, std::move(message));
+  return verdict;
 }
 
 // What could not even be built is told in the first generation: the operator hears why.
@@ -123,7 +128,8 @@ absl::StatusOr<Text> ReadText(const proto::TrainSpec& spec) {
 absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec, const proto::Limits& limits) {
   ASSIGN_OR_RETURN(Text text, TryAgain([&] { return ReadText(spec); }, limits));
   ASSIGN_OR_RETURN(text.loader,
-                   SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length()));
+                   SampleLoader::Create(*text.corpus, spec.seed(), spec.model().seq_length(),
+                                        spec.model().vocab_size()));
   return text;
 }
 
@@ -151,7 +157,15 @@ int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
     }
     LOG(INFO) << "generation " << generation << " is over for rank " << *rank << ": "
               << finished.status().message();
-    SendFailed(*setup.session, generation, finished.status());
+    if (SendFailed(*setup.session, generation, finished.status()) !=
+        proto::Failed::kReplaceProcess) {
+      continue;
+    }
+    // The coordinator has this process killed and started again. Should the next plan come first,
+    // it joins no more: its end says the same.
+    setup.progress->Set(0, "waiting to be replaced");
+    setup.session->WaitForPlan(generation).status().IgnoreError();
+    return kExitFailed;
   }
 }
 

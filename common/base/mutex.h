@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "common/base/waits.h"
 
 namespace dsrun {
 
@@ -44,13 +45,14 @@ class CondVar {
     cv_.wait(lock);
     lock.release();
   }
-  // The same, for `timeout` of steady time at most. False: the time ran out. REQUIRES: `mu` held.
+  // The same, for `timeout` of steady time at most; any duration, also an infinite one, which may
+  // end after a year. False: the time ran out. REQUIRES: `mu` held.
   bool WaitFor(Mutex& mu, absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     std::unique_lock<std::mutex> lock(mu.mu_, std::adopt_lock);
     // wait_until(steady_clock) keeps TSan informed and does not follow wall-clock jumps.
     const bool notified =
-        cv_.wait_until(lock, std::chrono::steady_clock::now() +
-                                 absl::ToChronoNanoseconds(timeout)) == std::cv_status::no_timeout;
+        cv_.wait_until(lock, std::chrono::steady_clock::now() + ChronoNanoseconds(timeout)) ==
+        std::cv_status::no_timeout;
     lock.release();
     return notified;
   }

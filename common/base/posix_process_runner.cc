@@ -17,6 +17,7 @@
 #include "common/base/clock.h"
 #include "common/base/process_spawn.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 
 namespace dsrun {
 namespace {
@@ -151,9 +152,7 @@ int PosixProcessRunner::PollTimeoutLocked() const {
   absl::Duration first = absl::InfiniteDuration();
   for (const auto& [pid, child] : children_) first = std::min(first, child.kill_at);
   if (first == absl::InfiniteDuration()) return -1;
-  const absl::Duration left = first - Clock::Real().SteadyNow();
-  // Rounded up: waking a moment too early would only spin.
-  return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(left) + 1, 0, 1 << 30));
+  return PollMilliseconds(first - Clock::Real().SteadyNow());
 }
 
 void PosixProcessRunner::KillDueLocked() {

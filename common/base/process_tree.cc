@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/waits.h"
 
 namespace dsrun {
 namespace {
@@ -90,7 +91,7 @@ int PinProcess(const ProcessInfo& seen, bool* unsure) {
 void AwaitEnds(std::vector<pollfd>& pinned, absl::Duration deadline) {
   for (pollfd& fd : pinned) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    poll(&fd, 1, static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(left))));
+    poll(&fd, 1, PollMilliseconds(left));
   }
 }
 

@@ -1,4 +1,6 @@
-// google.protobuf.Duration, the wire's way to say how long, as absl::Duration and back. Pure.
+// google.protobuf.Duration, the wire's way to say how long, as absl::Duration and back. The wire
+// ends at 10,000 years (duration.proto): that and more is infinite on our side, and the other way
+// round. Pure.
 
 #ifndef DSRUN_COMMON_BASE_PROTO_DURATION_H_
 #define DSRUN_COMMON_BASE_PROTO_DURATION_H_
@@ -11,7 +13,11 @@
 
 namespace dsrun {
 
+inline constexpr int64_t kMostProtoSeconds = 315'576'000'000;
+
 inline absl::Duration FromProto(const google::protobuf::Duration& duration) {
+  if (duration.seconds() >= kMostProtoSeconds) return absl::InfiniteDuration();
+  if (duration.seconds() <= -kMostProtoSeconds) return -absl::InfiniteDuration();
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
 }
 
@@ -22,9 +28,14 @@ inline absl::Duration PositiveOr(const google::protobuf::Duration& duration,
   return value > absl::ZeroDuration() ? value : otherwise;
 }
 
-// What is less than a nanosecond is cut off. REQUIRES: finite.
+// What is less than a nanosecond is cut off.
 inline google::protobuf::Duration ToProto(absl::Duration duration) {
   google::protobuf::Duration proto;
+  const absl::Duration most = absl::Seconds(kMostProtoSeconds);
+  if (duration >= most || duration <= -most) {
+    proto.set_seconds(duration > absl::ZeroDuration() ? kMostProtoSeconds : -kMostProtoSeconds);
+    return proto;
+  }
   proto.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
   proto.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
   return proto;

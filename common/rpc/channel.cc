@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 #include "common/rpc/grpc_log.h"
 #include "common/rpc/loopback.h"
 
@@ -21,7 +22,7 @@ constexpr int kConnectMs = 5'000;  // one attempt; a port that accepts may never
 constexpr int kMaxMessageBytes = 64 << 20;
 
 std::chrono::system_clock::time_point In(absl::Duration limit) {
-  return std::chrono::system_clock::now() + absl::ToChronoMicroseconds(limit);
+  return std::chrono::system_clock::now() + ChronoNanoseconds(limit);
 }
 
 }  // namespace

@@ -13,6 +13,23 @@ struct Times {
   absl::Duration heartbeat, node, worker, agent, lease, grace, join, cause, collective, progress;
 };
 
+// Limits by class of operation (common/base/operation_class.h). From a second, since what a healthy
+// disk does takes that long on a busy machine, to thirty days: nothing that is added to such a
+// limit overflows.
+void ResolveOperations(FlagValues& values, proto::Limits& limits) {
+  const auto resolve = [&](const char* flag, absl::Duration otherwise,
+                           google::protobuf::Duration* limit) {
+    *limit = ToProto(values.Time(flag, absl::Seconds(1), absl::Hours(24 * 30)).value_or(otherwise));
+  };
+  resolve("first-step-timeout", absl::Minutes(10), limits.mutable_first_step_timeout());
+  resolve("initialize-timeout", absl::Minutes(10), limits.mutable_initialize_timeout());
+  resolve("load-timeout", absl::Minutes(30), limits.mutable_load_timeout());
+  resolve("save-timeout", absl::Minutes(30), limits.mutable_save_timeout());
+  resolve("commit-timeout", absl::Minutes(10), limits.mutable_commit_timeout());
+  resolve("prune-timeout", absl::Minutes(10), limits.mutable_prune_timeout());
+  resolve("evaluation-timeout", absl::Minutes(10), limits.mutable_evaluation_timeout());
+}
+
 // Limits that make no sense beside each other; each finding names both ends.
 void CheckTogether(const Times& t, Findings& findings) {
   const auto text = [](absl::Duration d) { return absl::FormatDuration(d); };
@@ -76,6 +93,7 @@ void ResolveLimits(ResolveContext& context) {
   *limits.mutable_cause_grace() = ToProto(t.cause);
   *limits.mutable_collective_timeout() = ToProto(t.collective);
   *limits.mutable_progress_timeout() = ToProto(t.progress);
+  ResolveOperations(v, limits);
   const int64_t restarts = context.is_train() ? 100 : 0;
   limits.set_max_restarts(
       static_cast<int32_t>(v.Int("max-restarts", 0, 1000000).value_or(restarts)));

@@ -317,6 +317,7 @@ ordered_json ToJson(const Failure& failure, const ReportContext& context) {
   json["pid"] = failure.pid;
   json["exit_code"] = failure.exit_code;
   json["fatal"] = failure.fatal;
+  if (failure.replace_process) json["replace_process"] = true;
   json["killed_by_agent"] = failure.killed_by_agent;
   if (const std::optional<absl::Duration> took = Detection(failure, context)) {
     json["detection_s"] = absl::ToDoubleSeconds(*took);

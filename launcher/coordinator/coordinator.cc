@@ -273,7 +273,6 @@ void Coordinator::OnCauseDeadline() {
 
 void Coordinator::OnPhaseDeadline() {
   s_.phase_deadline.at = absl::InfiniteDuration();
-  const std::string waited = absl::FormatDuration(config_.join_timeout);
   switch (s_.phase) {
     case State::kIdle:
     case State::kRunning:
@@ -284,7 +283,8 @@ void Coordinator::OnPhaseDeadline() {
         s_.members.Lose(node);
         Emit(FenceNode{node, "it did not answer"});
         Failure failure = NodeFailure(node, Failure::Kind::kNodeNotOpened,
-                                      absl::StrCat("its agent did not answer for ", waited));
+                                      absl::StrCat("its agent did not answer for ",
+                                                   absl::FormatDuration(config_.join_timeout)));
         failure.exit_code = kExitUnreachable;
         s_.history.report().launch_failures.push_back(std::move(failure));
       }
@@ -298,18 +298,7 @@ void Coordinator::OnPhaseDeadline() {
                        absl::StrCat("did not acknowledge generation ", s_.generation.value()));
     }
     case State::kStarting:
-      for (int i = 0; i < width(); ++i) {
-        if (s_.joined.contains(Rank(i)) || s_.finished.contains(Rank(i))) continue;
-        const WorkerId worker = WorkerOf(s_.plan, Rank(i));
-        Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerNotJoined,
-                                      absl::StrCat("did not join within ", waited));
-        failure.slot = worker.slot;
-        failure.rank = Rank(i);
-        KillWorker(worker, failure.what);
-        Emit(Tell{Lost{failure}});
-        s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
-      }
-      return NextGeneration();
+      return LoseRanksThatDidNotJoin();
     case State::kDraining:
       if (s_.exited.size() < AllRanks() && HasUndrainedLiveNode()) {
         return BeginEnding(kExitFailed, "old ranks could not be stopped, so none was restarted",

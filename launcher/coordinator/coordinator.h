@@ -23,7 +23,9 @@
 //
 // g' > g: every attempt has a new number. Every state but kIdle, kRunning and kEnded has a
 // deadline, so none waits for ever; in kRunning the ranks' own liveness is watched by the agents,
-// the agents' by Tick.
+// the agents' by Tick. In kStarting a train job's ranks have join_timeout until all have connected;
+// from then on each has limits of its own for loading, which its agent watches, and the deadline
+// only backs them.
 //
 // Which messages count (everything else is dropped, and repeats are harmless):
 //   any message             from a node that is not fenced, of the incarnation that said Opened
@@ -72,6 +74,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
+#include "common/base/operation_class.h"
 #include "launcher/coordinator/coordinator_state.h"
 #include "launcher/coordinator/events.h"
 #include "proto/job.pb.h"
@@ -94,6 +97,10 @@ struct CoordinatorConfig {
   absl::Duration join_timeout = absl::Seconds(60);
   absl::Duration cause_grace = absl::Milliseconds(250);
   absl::Duration collective_timeout = absl::Seconds(10);
+  // What connected ranks get for loading or initialising, and a stop for saving, committing and
+  // pruning; the ranks' own limits for these (worker/engine/deadlines.h) are shorter.
+  absl::Duration loading_timeout = absl::Minutes(40);
+  absl::Duration saving_timeout = absl::Minutes(50);
   int max_restarts = 100;
   int max_restarts_without_progress = 3;
 };
@@ -186,8 +193,12 @@ class Coordinator {
   void TakeStacks();
   // The rank that the suspects waited for, if there is one.
   std::optional<Failure> MissedRank() const;
+  // The deadline of kStarting: those whom the others wait for are killed.
+  void LoseRanksThatDidNotJoin();
   void RankJoined(Rank rank);
   void RankFinished(Rank rank);
+  // `rank` has said that only a new process helps.
+  void Replace(Rank rank, Failure failure);
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
@@ -226,6 +237,10 @@ class Coordinator {
   // Asks the ranks of the generation begun to save and stop. `joining`: they may still have to join
   // it; they remember the request.
   void StopAfterCheckpoint(bool joining);
+  // All ranks of the generation begun have connected: what they do next is loading.
+  bool AllConnected() const { return s_.rendezvous.Answered(kConnectedTable); }
+  absl::Duration TimeToJoin() const;
+  absl::Duration TimeToStop(bool joining) const;
   // A train job has made a step, so there is something to save: an operator's stop waits for it.
   bool HasMadeSteps() const { return config_.is_train && s_.high_step > 0; }
   void Emit(Action action) { actions_.push_back(std::move(action)); }

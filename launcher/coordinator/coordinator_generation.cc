@@ -76,7 +76,7 @@ void Coordinator::Begin() {
   for (int i = 0; i < width(); ++i) ranks.push_back(WorkerOf(s_.plan, Rank(i)));
   const std::string reason = s_.history.report().generations.back().reason;
   s_.history.Began(ranks, now_);
-  Enter(State::kStarting, config_.join_timeout);
+  Enter(State::kStarting, TimeToJoin());
   proto::CoordinatorMessage message;
   *message.mutable_begin()->mutable_plan() = s_.plan;
   SendToLive(message);
@@ -351,11 +351,15 @@ void Coordinator::SetCauseDeadline() {
   ++s_.cause_deadline.number;
 }
 
+// As a member of the generation begun, also while the next one is being prepared.
 void Coordinator::KillWorker(WorkerId worker, const std::string& reason) {
   proto::CoordinatorMessage kill;
   kill.mutable_kill_worker()->set_slot(worker.slot.value());
   kill.mutable_kill_worker()->set_reason(reason);
-  SendTo(worker.node, std::move(kill));
+  kill.set_job_id(config_.job_id);
+  kill.set_incarnation(s_.members.incarnation(worker.node).value());
+  kill.set_generation(s_.plan.generation());
+  Emit(SendToAgent{worker.node, std::move(kill)});
 }
 
 void Coordinator::SendTo(NodeId node, proto::CoordinatorMessage message) {
@@ -378,8 +382,20 @@ void Coordinator::StopWorkers(bool checkpoint_first) {
 void Coordinator::StopAfterCheckpoint(bool joining) {
   s_.stop_waits = false;
   StopWorkers(/*checkpoint_first=*/true);
-  const absl::Duration stop = config_.stop_grace + config_.collective_timeout;
-  Enter(State::kStopping, joining ? config_.join_timeout + stop : stop);
+  Enter(State::kStopping, TimeToStop(joining));
+}
+
+absl::Duration Coordinator::TimeToJoin() const {
+  return AllConnected() ? config_.join_timeout + config_.loading_timeout : config_.join_timeout;
+}
+
+// A slow disk is no reason to give up a checkpoint that the operator was promised: once more, and
+// the job ends at once.
+absl::Duration Coordinator::TimeToStop(bool joining) const {
+  absl::Duration time = config_.stop_grace + config_.collective_timeout;
+  if (joining) time += TimeToJoin();
+  if (config_.is_train && (!joining || AllConnected())) time += config_.saving_timeout;
+  return time;
 }
 
 void Coordinator::Notice(bool warning, std::string text) {

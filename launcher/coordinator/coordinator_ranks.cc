@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/operation_class.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
@@ -150,6 +151,9 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
     return OnCheckpoint(generation, message.checkpoint_committed());
   }
   if (generation.value() != s_.plan.generation() || !rank) return;
+  if (s_.phase == State::kPreparing && message.has_failed()) {
+    return OnFailed(*rank, message.failed());
+  }
   if (!RanksRun() && s_.phase != State::kStopping) return;
   switch (message.body_case()) {
     case proto::WorkerMessage::kExchangePut:
@@ -178,8 +182,13 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
 void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   // The rank is the place's, not what the message claims: a rank can only put its own value.
   if (put.rank() != rank.value()) return;
+  const bool had_connected = AllConnected();
   auto table = s_.rendezvous.Put(rank, put.name(), put.value());
   if (!table) return;
+  if (!had_connected && s_.phase == State::kStarting) Enter(State::kStarting, TimeToJoin());
+  if (!had_connected && s_.phase == State::kStopping) {
+    Enter(State::kStopping, TimeToStop(/*joining=*/true));
+  }
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
   NodeId last(-1);
@@ -193,6 +202,35 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
 void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {
   s_.history.Joined(joined.start_step(), joined.loaded_from());
   if (s_.phase == State::kStarting) RankJoined(rank);
+}
+
+void Coordinator::LoseRanksThatDidNotJoin() {
+  std::vector<Rank> late;
+  std::vector<Rank> at_fault;  // who has connected waits for who has not
+  for (int i = 0; i < width(); ++i) {
+    if (s_.joined.contains(Rank(i)) || s_.finished.contains(Rank(i))) continue;
+    late.push_back(Rank(i));
+    if (AllConnected() || !s_.rendezvous.HasPut(Rank(i), kConnectedTable)) {
+      at_fault.push_back(Rank(i));
+    }
+  }
+  std::string what = absl::StrCat("did not join within ", absl::FormatDuration(TimeToJoin()));
+  if (AllConnected()) {
+    absl::StrAppend(&what, ", although it had connected: look at what it loads from, or raise ",
+                    FactsOf(OperationClass::kLoad).flag);
+  }
+  for (const Rank rank : at_fault.empty() ? late : at_fault) {
+    const WorkerId worker = WorkerOf(s_.plan, rank);
+    Failure failure = NodeFailure(worker.node, Failure::Kind::kWorkerNotJoined, what);
+    failure.slot = worker.slot;
+    failure.rank = rank;
+    // Had it stood still, its agent would have killed it: it moves, and its disk is slow.
+    failure.from_outside = AllConnected();
+    KillWorker(worker, failure.what);
+    Emit(Tell{Lost{failure}});
+    s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
+  }
+  NextGeneration();
 }
 
 void Coordinator::RankJoined(Rank rank) {
@@ -244,7 +282,9 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
   failure.rank = rank;
   failure.generation = Generation(s_.plan.generation());
   failure.noticed_at = now_;
-  if (failed.fatal()) {
+  if (failure.replace_process) return Replace(rank, std::move(failure));
+  if (s_.phase == State::kPreparing) return;  // a consequence of what the recovery is for
+  if (failure.fatal) {
     const std::string verdict = FailureSentence(failure);
     Emit(Tell{Lost{failure}});
     s_.history.AddFailure(std::move(failure), s_.generation);
@@ -262,6 +302,23 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
   s_.cause_deadline.at = now_ + std::max(config_.cause_grace, kStackTime);
   ++s_.cause_deadline.number;
   TakeStacks();
+}
+
+// An own fault, so nobody's consequence. The order to kill is at its agent before the next plan:
+// the process counts as ended from here on.
+void Coordinator::Replace(Rank rank, Failure failure) {
+  s_.exited.insert(rank);
+  KillWorker(WorkerOf(s_.plan, rank), absl::StrCat("only a new process helps: it ", failure.what));
+  switch (s_.phase) {
+    case State::kPreparing:
+      if (s_.history.Collecting()) s_.history.AddFailure(std::move(failure), s_.generation);
+      return;
+    case State::kStopping:
+      return FailWhileStopping(std::move(failure));
+    default:
+      s_.suspects.erase(rank);
+      return Fail(std::move(failure));
+  }
 }
 
 bool Coordinator::AnyTimedOut() const {

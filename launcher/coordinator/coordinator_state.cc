@@ -51,6 +51,11 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
   config.join_timeout = PositiveOr(limits.join_timeout(), config.join_timeout);
   config.cause_grace = PositiveOr(limits.cause_grace(), config.cause_grace);
   config.collective_timeout = PositiveOr(limits.collective_timeout(), config.collective_timeout);
+  config.loading_timeout = PositiveOr(limits.load_timeout(), absl::Minutes(30)) +
+                           PositiveOr(limits.initialize_timeout(), absl::Minutes(10));
+  config.saving_timeout = PositiveOr(limits.save_timeout(), absl::Minutes(30)) +
+                          PositiveOr(limits.commit_timeout(), absl::Minutes(10)) +
+                          PositiveOr(limits.prune_timeout(), absl::Minutes(10));
   // The launcher resolves both numbers; 0 restarts is a wish, not a missing value.
   config.max_restarts = limits.max_restarts();
   config.max_restarts_without_progress = limits.max_restarts_without_progress();

@@ -38,7 +38,10 @@ std::string DescribeWorkerMessage(const proto::WorkerMessage& message) {
       return absl::StrCat("checkpoint of step ", message.checkpoint_committed().step(),
                           " committed", of);
     case proto::WorkerMessage::kFailed:
-      return absl::StrCat(message.failed().fatal() ? "failed for good: " : "failed: ",
+      return absl::StrCat(message.failed().fatal() ? "failed for good: "
+                          : message.failed().verdict() == proto::Failed::kReplaceProcess
+                              ? "failed and must be replaced: "
+                              : "failed: ",
                           message.failed().message(), of);
     case proto::WorkerMessage::kFinished:
       return absl::StrCat("finished after step ", message.finished().step(),

@@ -29,6 +29,13 @@ class RendezvousTable {
   // The complete table when this put was the last one missing. REQUIRES: 0 <= rank < width.
   std::optional<proto::ExchangeTable> Put(Rank rank, const std::string& name, std::string value);
 
+  // In this generation.
+  bool Answered(const std::string& name) const { return answered_.contains(name); }
+  bool HasPut(Rank rank, const std::string& name) const {
+    const auto open = open_.find(name);
+    return Answered(name) || (open != open_.end() && open->second.contains(rank));
+  }
+
   std::string ToString() const;
 
   // All of it.

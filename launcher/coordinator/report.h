@@ -34,7 +34,8 @@ struct Failure {
   std::string what;          // decoded: "killed by signal 9 (SIGKILL)", "exited with code 3"
   int exit_code = 0;         // what dsrun would return for it: code, 128 + signal, or 1
   int pid = 0;
-  bool fatal = false;
+  bool fatal = false;            // a rank's report: nothing helps, the job ends
+  bool replace_process = false;  // a rank's report: only a new process helps
   int peer_rank = -1;            // whom a rank's report is about
   bool timed_out = false;        // a rank's report: it has waited for that peer until its deadline
   bool killed_by_agent = false;  // a consequence by itself, unless the agent gave a reason

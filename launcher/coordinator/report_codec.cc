@@ -141,6 +141,7 @@ proto::FailureState ToSnapshot(const Failure& failure) {
   state.set_exit_code(failure.exit_code);
   state.set_pid(failure.pid);
   state.set_fatal(failure.fatal);
+  state.set_replace_process(failure.replace_process);
   state.set_killed_by_agent(failure.killed_by_agent);
   state.set_from_outside(failure.from_outside);
   *state.mutable_noticed_at() = ToProto(failure.noticed_at);
@@ -168,6 +169,7 @@ absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   failure.exit_code = state.exit_code();
   failure.pid = state.pid();
   failure.fatal = state.fatal();
+  failure.replace_process = state.replace_process();
   failure.killed_by_agent = state.killed_by_agent();
   failure.from_outside = state.from_outside();
   failure.noticed_at = FromProto(state.noticed_at());

@@ -27,7 +27,7 @@ int Weight(const Failure& failure) {
     case Failure::Kind::kWorkerMissed:
       return 1;
     case Failure::Kind::kWorkerReported:
-      return failure.fatal ? 0 : 2;
+      return failure.fatal || failure.replace_process ? 0 : 2;
   }
   return 2;
 }
@@ -116,15 +116,20 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
 Failure FailureFromReport(const proto::Failed& failed) {
   Failure failure;
   failure.kind = Failure::Kind::kWorkerReported;
-  failure.fatal = failed.fatal();
+  const auto verdict = failed.verdict() != proto::Failed::kUnset ? failed.verdict()
+                       : failed.fatal()                          ? proto::Failed::kEndJob
+                                                                 : proto::Failed::kRetry;
+  failure.fatal = verdict == proto::Failed::kEndJob;
+  failure.replace_process = verdict == proto::Failed::kReplaceProcess;
+  const bool of_its_own = failure.fatal || failure.replace_process;
   failure.exit_code = kExitFailed;
   failure.peer_rank = failed.peer_rank();
   const auto code = static_cast<absl::StatusCode>(failed.code());
   failure.timed_out = code == absl::StatusCode::kDeadlineExceeded;
   // Who waited in vain may wait for its own mistake; who lost a peer has made none.
-  failure.from_outside = failed.peer_rank() >= 0 && !failed.fatal() && !failure.timed_out;
+  failure.from_outside = failed.peer_rank() >= 0 && !of_its_own && !failure.timed_out;
   failure.what = absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", failed.message());
-  if (failed.peer_rank() >= 0 && !failed.fatal()) {
+  if (failed.peer_rank() >= 0 && !of_its_own) {
     absl::StrAppend(&failure.what, " (peer: rank ", failed.peer_rank(), ")");
   }
   return failure;

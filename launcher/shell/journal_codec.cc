@@ -83,8 +83,8 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
 // Both name every field, so a new one does not compile until it has a form.
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   const auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
-               join_timeout, cause_grace, collective_timeout, max_restarts,
-               max_restarts_without_progress] = config;
+               join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
+               max_restarts, max_restarts_without_progress] = config;
   proto::JournalHeader header;
   header.set_job_id(job_id);
   for (const auto& [host, slots] : nodes) {
@@ -100,6 +100,8 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   *header.mutable_join_timeout() = ToProto(join_timeout);
   *header.mutable_cause_grace() = ToProto(cause_grace);
   *header.mutable_collective_timeout() = ToProto(collective_timeout);
+  *header.mutable_loading_timeout() = ToProto(loading_timeout);
+  *header.mutable_saving_timeout() = ToProto(saving_timeout);
   header.set_max_restarts(max_restarts);
   header.set_max_restarts_without_progress(max_restarts_without_progress);
   return header;
@@ -108,8 +110,8 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
 CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
   auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
-         join_timeout, cause_grace, collective_timeout, max_restarts,
-         max_restarts_without_progress] = config;
+         join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
+         max_restarts, max_restarts_without_progress] = config;
   job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
     auto& [host, slots] = nodes.emplace_back();
@@ -124,6 +126,9 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   join_timeout = FromProto(header.join_timeout());
   cause_grace = FromProto(header.cause_grace());
   collective_timeout = FromProto(header.collective_timeout());
+  // A journal from before they were written down replays by the defaults.
+  loading_timeout = PositiveOr(header.loading_timeout(), loading_timeout);
+  saving_timeout = PositiveOr(header.saving_timeout(), saving_timeout);
   max_restarts = header.max_restarts();
   max_restarts_without_progress = header.max_restarts_without_progress();
   return config;

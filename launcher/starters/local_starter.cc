@@ -25,6 +25,7 @@
 #include "common/base/logging.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 #include "common/rpc/secrets.h"
 
 extern char** environ;
@@ -246,7 +247,7 @@ absl::StatusOr<int> LocalStarter::ReadPort(NodeId id, int fd) {
           ", got nothing; its own log says (", LogPath(id), "):\n", LastLines(LogPath(id), 5)));
     }
     pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
-    if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) <= 0) continue;
+    if (poll(&waiting, 1, PollMilliseconds(left)) <= 0) continue;
     char byte;
     const ssize_t got = read(fd, &byte, 1);
     if (got < 0 && errno == EINTR) continue;
@@ -334,7 +335,7 @@ void LocalStarter::AwaitOrphans() {
                        [](const ProcessInfo& process) { return process.state != 'Z'; });
   };
   while (alive() && Clock::Real().SteadyNow() < deadline) {
-    poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kBetweenLooks)));
+    poll(nullptr, 0, PollMilliseconds(kBetweenLooks));
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 
@@ -32,7 +33,7 @@ int TryConnect(const std::string& address, int port, absl::Duration limit) {
     pollfd waiting{.fd = fd, .events = POLLOUT, .revents = 0};
     if (error == EINPROGRESS) {
       socklen_t size = sizeof(error);
-      if (poll(&waiting, 1, static_cast<int>(absl::ToInt64Milliseconds(limit))) <= 0) {
+      if (poll(&waiting, 1, PollMilliseconds(limit)) <= 0) {
         error = ETIMEDOUT;
       } else {
         getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);

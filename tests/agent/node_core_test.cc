@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/operation_class.h"
 #include "tests/agent/scripted_node.h"
 
 namespace dsrun::agent {
@@ -133,11 +134,12 @@ TEST(NodeCore, SilentWorker_IsKilled_OneThatBeatsIsNot) {
 // Lets slot 0 beat twice a second without a move, until something other than a heartbeat comes or
 // `most` has passed. Returns how long that took.
 absl::Duration BeatsWithoutAMove(Node& node, absl::Duration patience, absl::Duration most,
-                                 std::vector<std::string>& actions) {
+                                 std::vector<std::string>& actions,
+                                 const char* phase = "training") {
   absl::Duration passed;
   while (actions.empty() && passed < most) {
     node.CoordinatorBeat();
-    node.BeatAt(0, 7, patience);
+    node.BeatAt(0, 7, patience, phase);
     actions = node.Ticking(absl::Milliseconds(500));
     passed += absl::Milliseconds(500);
   }
@@ -161,6 +163,26 @@ TEST(NodeCore, WorkerThatBeatsWithoutAMove_IsKilledAfterTheProgressTimeout) {
   EXPECT_EQ(node.exited().reason(),
             "made no progress for 30 s in 'training' after step 5, although it is alive");
   EXPECT_EQ(node.exited().silent_for().seconds(), 30);
+}
+
+// A disk that does not answer is not the program's doing: the coordinator counts it as from
+// outside.
+TEST(NodeCore, WorkerThatHangsInStorage_IsKilledByItsOwnLimitAndNotBlamed) {
+  for (const OperationFacts& operation : kOperations) {
+    Node node;
+    node.Run({0});
+    std::vector<std::string> actions;
+    const absl::Duration took =
+        BeatsWithoutAMove(node, absl::Seconds(50), absl::Minutes(2), actions, operation.phase);
+    EXPECT_GE(took, absl::Seconds(50)) << operation.phase;
+    EXPECT_LE(took, absl::Seconds(51)) << operation.phase;
+    EXPECT_THAT(node.Ticking(absl::Seconds(1)), ElementsAre("kill 0"));
+    node.Ended(0, 9);
+    EXPECT_TRUE(node.exited().killed_by_agent());
+    EXPECT_EQ(node.exited().stuck(), !operation.storage) << operation.phase;
+    EXPECT_EQ(node.exited().reason().find(operation.flag) != std::string::npos, operation.storage)
+        << node.exited().reason();
+  }
 }
 
 TEST(NodeCore, WorkerWithLongSteps_GetsItsOwnPatience) {

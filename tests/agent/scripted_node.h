@@ -120,11 +120,11 @@ class Node {
     return Says(slot, 0, [](auto& m) { m.mutable_beat()->set_step(5); });
   }
   // A beat that says how far the engine is, and how long its next move may take; nullopt: long.
-  std::vector<std::string> BeatAt(int slot, uint64_t moves,
-                                  std::optional<absl::Duration> patience) {
+  std::vector<std::string> BeatAt(int slot, uint64_t moves, std::optional<absl::Duration> patience,
+                                  const char* phase = "training") {
     return Says(slot, 0, [&](auto& m) {
       m.mutable_beat()->set_step(5);
-      m.mutable_beat()->set_phase("training");
+      m.mutable_beat()->set_phase(phase);
       m.mutable_beat()->set_moves(moves);
       if (patience) *m.mutable_beat()->mutable_patience() = ToProto(*patience);
     });

@@ -281,7 +281,8 @@ std::vector<pid_t> TreeOfNode(const Job& job, const std::string& address) {
 // collective. It is killed: nothing of its save can come later.
 TEST_F(CheckpointJob, CommitterStoppedWhileSaving_IsMissedInACollectiveAndReplaced) {
   Job job(Train({"--num_gpus=3", "--collective-timeout", "1s", "--worker-silent-after", "60s",
-                 "--join-timeout", "90s"},
+                 "--join-timeout", "90s", "--save-timeout", "2s", "--commit-timeout", "2s",
+                 "--prune-timeout", "2s"},
                 folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval / 2)) << job.Words();
   const std::vector<pid_t> before = job.Find(Role::kWorker);

@@ -7,16 +7,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <regex>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "launcher/coordinator/events.h"
+#include "launcher/shell/journal.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/training_job.h"
 
@@ -83,21 +87,26 @@ TEST_F(TrainingJob, EveryWidth_HasTheSameContent) {
   }
 }
 
-// The processes that say in their logs that they joined `generation`. (A log line has the number
-// of its thread, and the main thread's is the process's.)
+// The processes that joined `generation`, by the events that the coordinator wrote down.
 std::vector<pid_t> ProcessesOf(const Job& job, int generation) {
-  const std::regex line("(\\d+) worker_main.cc:\\d+\\].* generation " + std::to_string(generation) +
-                        ": rank \\d");
-  std::vector<pid_t> pids;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(job.run_dir() + "/logs")) {
-    if (!entry.is_regular_file()) continue;
-    std::ifstream log(entry.path());
-    std::smatch found;
-    for (std::string text; std::getline(log, text);) {
-      if (std::regex_search(text, found, line)) pids.push_back(std::stoi(found[1]));
+  const absl::StatusOr<launcher::JournalContent> journal =
+      launcher::ReadJournal(job.run_dir() + "/journal.db", launcher::ReadFrom::kStart);
+  EXPECT_TRUE(journal.ok()) << journal.status();
+  std::map<uint64_t, pid_t> started;  // by the process's own incarnation
+  std::vector<pid_t> joined;
+  for (const launcher::JournalRecord& record : journal->records) {
+    const auto* spoke = std::get_if<launcher::AgentSpoke>(&record.event);
+    if (spoke == nullptr) continue;
+    if (spoke->message.has_worker_started()) {
+      const proto::WorkerStarted& worker = spoke->message.worker_started();
+      started[worker.incarnation()] = worker.pid();
+    }
+    const proto::WorkerMessage& report = spoke->message.worker_report().message();
+    if (report.has_joined() && report.generation() == generation) {
+      joined.push_back(started.at(report.incarnation()));
     }
   }
-  return pids;
+  return joined;
 }
 
 // From the failure to the coordinator's knowledge of it. docs/failure_model.md says 20 ms for a

@@ -22,7 +22,7 @@ absl::StatusOr<std::unique_ptr<Corpus>> Corpus::Open(const std::vector<CorpusFil
                                                         file.bytes, " bytes, got ", bytes,
                                                         "; it must not change while a job runs"));
     }
-    corpus->parts_.push_back({corpus->size_, std::move(mapped)});
+    corpus->parts_.push_back({file.path, corpus->size_, std::move(mapped)});
     corpus->size_ += bytes;
   }
   return corpus;
@@ -42,6 +42,21 @@ void Corpus::Read(int64_t offset, std::span<uint8_t> into) const {
   }
 }
 
+absl::Status Corpus::CheckVocabulary(int64_t vocab_size) const {
+  if (vocab_size >= 256) return absl::OkStatus();
+  for (const Part& part : parts_) {
+    const std::span<const std::byte> bytes = part.file->bytes();
+    const auto foreign = std::ranges::find_if(
+        bytes, [&](std::byte byte) { return std::to_integer<int64_t>(byte) >= vocab_size; });
+    if (foreign == bytes.end()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "training text ", part.path, ", byte ", foreign - bytes.begin(), ": expected less than ",
+        vocab_size, ", the vocabulary of the model, got ", std::to_integer<int>(*foreign),
+        "; a model of bytes needs a vocabulary of 256, or a text without such bytes"));
+  }
+  return absl::OkStatus();
+}
+
 int64_t SampleOffset(uint64_t seed, int64_t index, int64_t corpus_size, int64_t seq_length) {
   const PhiloxBlock bits =
       RandomAt(seed, RandomPurpose::kDataOrder, /*stream=*/0, static_cast<uint64_t>(index));
@@ -50,11 +65,14 @@ int64_t SampleOffset(uint64_t seed, int64_t index, int64_t corpus_size, int64_t 
 }
 
 absl::StatusOr<SampleLoader> SampleLoader::Create(const Corpus& corpus, uint64_t seed,
-                                                  int64_t seq_length) {
-  if (corpus.size() > seq_length) return SampleLoader(corpus, seed, seq_length);
-  return absl::InvalidArgumentError(
-      absl::StrCat("the training text has ", corpus.size(), " bytes; expected more than ",
-                   seq_length, " (--seq-length); give more text or a shorter sequence"));
+                                                  int64_t seq_length, int64_t vocab_size) {
+  if (corpus.size() <= seq_length) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the training text has ", corpus.size(), " bytes; expected more than ",
+                     seq_length, " (--seq-length); give more text or a shorter sequence"));
+  }
+  RETURN_IF_ERROR(corpus.CheckVocabulary(vocab_size));
+  return SampleLoader(corpus, seed, seq_length);
 }
 
 void SampleLoader::Sample(int64_t index, std::span<int32_t> tokens,

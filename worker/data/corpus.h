@@ -32,8 +32,13 @@ class Corpus {
   // Bytes [offset, offset + into.size()). REQUIRES: they exist.
   void Read(int64_t offset, std::span<uint8_t> into) const;
 
+  // OK if every byte is a token of a vocabulary of `vocab_size`; reads the whole text if that is
+  // less than 256. Errors: INVALID_ARGUMENT: file and offset of the first byte that is none.
+  absl::Status CheckVocabulary(int64_t vocab_size) const;
+
  private:
   struct Part {
+    std::string path;
     int64_t begin;  // in the text
     std::unique_ptr<MappedFile> file;
   };
@@ -50,9 +55,10 @@ int64_t SampleOffset(uint64_t seed, int64_t index, int64_t corpus_size, int64_t 
 // Hands out samples. Threads: any.
 class SampleLoader {
  public:
-  // `corpus` must outlive this. Errors: INVALID_ARGUMENT: the text is not longer than seq_length.
+  // `corpus` must outlive this. Errors: INVALID_ARGUMENT: the text is not longer than seq_length,
+  // or has a byte that a vocabulary of `vocab_size` does not have.
   static absl::StatusOr<SampleLoader> Create(const Corpus& corpus, uint64_t seed,
-                                             int64_t seq_length);
+                                             int64_t seq_length, int64_t vocab_size);
 
   int64_t seq_length() const { return seq_length_; }
   // tokens[t] is the byte at t of the window, targets[t] the byte after it. REQUIRES: both have

@@ -33,6 +33,7 @@ void Checkpointing::WentOnFrom(const Resumed& resumed) {
 absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   const ShardedState& state = setup_.trainer->state();
   if (state.step == newest_step_) return Saved{newest_, /*fresh=*/false, /*current=*/true};
+  setup_.enter(OperationClass::kSave);
   const std::string& folder = setup_.job->train().save_dir();
   const FlatLayout& layout = setup_.trainer->layout();
   const std::vector<Range>& owned = setup_.trainer->owned();
@@ -54,6 +55,7 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
                              Pack(record.ok() ? absl::StatusOr<std::string>(record->Serialize())
                                               : absl::StatusOr<std::string>(record.status())),
                              "shard records"));
+  setup_.enter(OperationClass::kCommit);
   absl::StatusOr<std::string> committed = std::string();
   std::vector<ShardRecord> records;
   for (size_t r = 0; r < packed.size() && committed.ok(); ++r) {
@@ -72,6 +74,8 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   if (rank == 0 && committed.ok()) {
     Patience patience(Clock::Real(), setup_.wait, kVisiblePatience);
     committed = CommitManifest(*setup_.file_system, folder, Facts(), records, &patience);
+    // Before the others go on: in their next exchange they would wait for this rank as in training.
+    if (committed.ok()) Prune();
   }
   ASSIGN_OR_RETURN(const std::string outcome,
                    Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
@@ -94,16 +98,18 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
   }
   newest_ = *committed;
   newest_step_ = state.step;
-  if (rank == 0) {
-    PruneOptions prune;
-    prune.job_id = setup_.job->job_id();
-    prune.generation = setup_.generation;
-    const auto removed = PruneCheckpoints(*setup_.file_system, folder, prune);
-    if (!removed.ok()) {
-      setup_.warn(absl::StrCat("OLD CHECKPOINTS ARE NOT REMOVED: ", removed.status().message()));
-    }
-  }
   return Saved{newest_, /*fresh=*/true, /*current=*/true};
+}
+
+void Checkpointing::Prune() {
+  setup_.enter(OperationClass::kPrune);
+  PruneOptions prune;
+  prune.job_id = setup_.job->job_id();
+  prune.generation = setup_.generation;
+  const auto removed = PruneCheckpoints(*setup_.file_system, setup_.job->train().save_dir(), prune);
+  if (!removed.ok()) {
+    setup_.warn(absl::StrCat("OLD CHECKPOINTS ARE NOT REMOVED: ", removed.status().message()));
+  }
 }
 
 ManifestFacts Checkpointing::Facts() const {

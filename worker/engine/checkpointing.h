@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
+#include "common/base/operation_class.h"
 #include "common/base/patience.h"
 #include "common/format/manifest.h"
 #include "proto/job.pb.h"
@@ -38,6 +39,8 @@ class Checkpointing {
     std::string corpus_sha256;
     Patience::Wait wait;                                   // false: the generation is over
     std::function<void(const std::string& warning)> warn;  // the operator
+    // An operation of another class begins: limits and beat follow (deadlines.h).
+    std::function<void(OperationClass operation)> enter;
   };
 
   explicit Checkpointing(Setup setup);
@@ -55,6 +58,7 @@ class Checkpointing {
   absl::StatusOr<Saved> Save();
 
  private:
+  void Prune();
   ManifestFacts Facts() const;
 
   const Setup setup_;

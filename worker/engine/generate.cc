@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "common/base/logging.h"
 #include "common/base/philox.h"
 
 namespace dsrun::worker {
@@ -28,6 +29,7 @@ int32_t SampleByte(std::span<const float> logits, double temperature, double uni
 std::string Generate(Model& model, const ModelSpec& spec, const float* parameters,
                      const std::string& prompt, const GenerateOptions& options) {
   constexpr size_t kBytes = 256;  // a larger vocabulary has entries that no byte stands for
+  CHECK_GE(spec.vocab_size, static_cast<int64_t>(kBytes));
   std::vector<int32_t> text;
   for (const char c : prompt.empty() ? std::string("\n") : prompt) {
     text.push_back(static_cast<unsigned char>(c));
@@ -43,6 +45,7 @@ std::string Generate(Model& model, const ModelSpec& spec, const float* parameter
     const double uniform = static_cast<double>(RandomU64(bits) >> 11) * 0x1p-53;
     text.push_back(SampleByte(std::span(logits).first(kBytes), options.temperature, uniform));
     continuation.push_back(static_cast<char>(text.back()));
+    options.on_byte();
   }
   return continuation;
 }

@@ -4,6 +4,7 @@
 #define DSRUN_WORKER_ENGINE_GENERATE_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -16,11 +17,13 @@ struct GenerateOptions {
   int64_t length = 200;      // bytes to add
   double temperature = 0.8;  // of the softmax; 0 takes the most likely byte
   uint64_t seed = 0;
+  std::function<void()> on_byte = [] {};  // called after each byte that was added
 };
 
 // The continuation, without the prompt. Byte i depends on (parameters, prompt, seed, i) only
 // (docs/numerics.md, rule g). The model sees the last seq_length bytes. An empty prompt begins with
-// a line break. Destroys what the model's last Forward kept.
+// a line break. Destroys what the model's last Forward kept. REQUIRES: the vocabulary has all bytes
+// (Validate of model_spec.h sees to it).
 std::string Generate(Model& model, const ModelSpec& spec, const float* parameters,
                      const std::string& prompt, const GenerateOptions& options);
 

@@ -5,12 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/model_spec/model_spec.h"
+#include "worker/comm/core/collectives.h"
 #include "worker/engine/checkpointing.h"
-#include "worker/engine/exchange_timeout.h"
+#include "worker/engine/deadlines.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/resume.h"
@@ -35,10 +37,6 @@ class SessionRendezvous : public Rendezvous {
   const Rank rank_;
 };
 
-double StepFlops(const proto::TrainSpec& spec) {
-  return TrainFlops(FromProto(spec.model()), spec.global_batch_size() * spec.model().seq_length());
-}
-
 class GenerationRun {
  public:
   GenerationRun(const GenerationSetup& setup, const proto::GenerationPlan& plan, Rank rank)
@@ -51,30 +49,61 @@ class GenerationRun {
         size_(plan.members_size()),
         floor_step_(plan.floor_step()),
         floor_manifest_(plan.floor_manifest()),
-        exchange_timeout_(dsrun::FromProto(job_.limits().collective_timeout()), StepFlops(spec_)),
-        patience_(absl::ZeroDuration(), StepFlops(spec_)),
+        deadlines_(job_.limits()),
         trace_(!spec_.trace_path().empty() && rank.value() == 0, rank.value()) {}
 
-  ~GenerationRun() { session_.OnSuperseded(generation_, nullptr); }
+  // Threads first, while a newer generation can still wake them, then what they use.
+  ~GenerationRun() {
+    checkpointing_.reset();
+    trainer_.reset();
+    session_.OnSuperseded(generation_, nullptr);
+  }
 
   absl::StatusOr<proto::Finished> Run() {
-    RETURN_IF_ERROR(Join());
-    RETURN_IF_ERROR(Load());
-    ASSIGN_OR_RETURN(const bool stopped, TrainSteps());
-    return Finish(stopped);
+    absl::StatusOr<proto::Finished> finished = RunPhases();
+    if (finished.ok()) return finished;
+    const absl::Status status = Deadlines::NameTheLimit(finished.status(), operation_);
+    // The communication thread may wait for a peer that never answers, and is joined next.
+    if (communicator_ != nullptr) {
+      communicator_->Abort(absl::StrCat("its generation has failed: ", status.message()));
+    }
+    return status;
   }
 
  private:
+  absl::StatusOr<proto::Finished> RunPhases() {
+    RETURN_IF_ERROR(Join());
+    RETURN_IF_ERROR(Load());
+    RETURN_IF_ERROR(WarmUp());
+    ASSIGN_OR_RETURN(const bool stopped, TrainSteps());
+    return Finish(stopped);
+  }
   absl::Status Join();
   absl::Status Load();
+  // Measures what a first step may take, and waits until everybody has come as far: who loads from
+  // a slow disk is not waited for by a limit of training.
+  absl::Status WarmUp();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
   absl::Status Save();
   absl::StatusOr<proto::Finished> Finish(bool stopped);
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
-  // Without `patience`: a declared long operation.
-  void SetPhase(const std::string& phase, absl::Duration patience = absl::InfiniteDuration()) {
-    setup_.progress->Set(trainer_ == nullptr ? 0 : trainer_->state().step, phase, patience);
+  void NoticeMaskedBatch(int64_t step);
+  // From here on the rank does `operation`: its beat says so, with the limit of that class, and
+  // exchanges get the class's. The communicator is the caller's: not while a step is under way.
+  void Enter(OperationClass operation) {
+    Say(operation);
+    if (communicator_ != nullptr) communicator_->SetTimeout(deadlines_.Exchange(operation));
+  }
+  // The same, while the communication thread may be exchanging.
+  void EnterStep() {
+    Say(deadlines_.NextStep());
+    trainer_->SetExchangeTimeout(deadlines_.Exchange(operation_));
+  }
+  void Say(OperationClass operation) {
+    operation_ = operation;
+    setup_.progress->Set(trainer_ == nullptr ? 0 : trainer_->state().step, FactsOf(operation).phase,
+                         deadlines_.Move(operation));
   }
 
   const GenerationSetup& setup_;
@@ -86,10 +115,11 @@ class GenerationRun {
   const int size_;
   const int64_t floor_step_;
   const std::string floor_manifest_;
-  ExchangeTimeout exchange_timeout_;
-  ExchangeTimeout patience_;  // from move to move; the same rule without the least
+  Deadlines deadlines_;
+  OperationClass operation_ = OperationClass::kJoin;
   Trace trace_;
   double last_loss_ = 0;
+  int64_t masked_batches_ = 0;
   // Destroyed from the last to the first: the trainer's thread uses the communicator.
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;
@@ -98,7 +128,7 @@ class GenerationRun {
 };
 
 absl::Status GenerationRun::Join() {
-  SetPhase("joining");
+  Enter(OperationClass::kJoin);
   SessionRendezvous rendezvous(session_, generation_, rank_);
   CommunicatorRequest request;
   request.rank = rank_.value();
@@ -106,7 +136,7 @@ absl::Status GenerationRun::Join() {
   request.generation = generation_;
   request.bind_address = setup_.bind_address;
   request.job_token = setup_.job_token;
-  request.timeout = exchange_timeout_.Current();
+  request.timeout = deadlines_.Exchange(OperationClass::kJoin);
   request.connect_timeout = dsrun::FromProto(job_.limits().join_timeout());
   request.check = spec_.check_collectives();
   request.shared_memory = spec_.shared_memory();
@@ -122,6 +152,8 @@ absl::Status GenerationRun::Join() {
   session_.OnSuperseded(generation_, [communicator = communicator_.get()] {
     communicator->Abort("a newer generation was announced");
   });
+  // Now the coordinator knows that everybody is here, and gives the time to load.
+  RETURN_IF_ERROR(rendezvous.Exchange(kConnectedTable, "").status());
   Trainer::Setup trainer;
   trainer.spec = &spec_;
   trainer.communicator = communicator_.get();
@@ -140,7 +172,7 @@ absl::Status GenerationRun::Join() {
 }
 
 absl::Status GenerationRun::Load() {
-  SetPhase("loading");
+  Enter(OperationClass::kLoad);
   Checkpointing::Setup setup;
   setup.file_system = setup_.file_system;
   setup.job = &job_;
@@ -154,6 +186,7 @@ absl::Status GenerationRun::Load() {
     return setup_.wait(duration, [this] { return session_.Superseded(generation_); });
   };
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
+  setup.enter = [this](OperationClass operation) { Enter(operation); };
   ResumeSetup resume;
   resume.file_system = setup.file_system;
   resume.job = setup.job;
@@ -167,6 +200,7 @@ absl::Status GenerationRun::Load() {
   resume.clock = setup_.clock;
   resume.wait = setup.wait;
   resume.warn = setup.warn;
+  resume.enter = setup.enter;
   checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
   ASSIGN_OR_RETURN(const Resumed resumed, Resume(resume));
   checkpointing_->WentOnFrom(resumed);
@@ -177,16 +211,29 @@ absl::Status GenerationRun::Load() {
   return absl::OkStatus();
 }
 
+absl::Status GenerationRun::WarmUp() {
+  const absl::Duration step = trainer_->EstimateStep();
+  deadlines_.StepEstimated(step);
+  if (rank_.value() == 0 && deadlines_.FirstStepMayNotFit()) {
+    Notice(/*warning=*/true,
+           absl::StrCat("a step of this model and batch takes ", absl::FormatDuration(step),
+                        " on this machine, by the speed of its products; in the first one ranks "
+                        "wait for each other for ",
+                        absl::FormatDuration(deadlines_.first_step_timeout()),
+                        " (--first-step-timeout): raise that if they give up in vain"));
+  }
+  setup_.progress->Moved();
+  return AllGather(*communicator_, "", "everybody is ready for the first step").status();
+}
+
 absl::StatusOr<bool> GenerationRun::TrainSteps() {
   bool stopped = false;
   while (!stopped && trainer_->state().step < spec_.train_iters()) {
-    SetPhase("training", patience_.Current());
+    EnterStep();
     ASSIGN_OR_RETURN(const StepResult result, trainer_->TrainStep(session_.StopRequested()));
     stopped = result.stop;
     last_loss_ = result.loss;
-    exchange_timeout_.StepTook(result.duration);
-    patience_.StepTook(result.duration);
-    trainer_->SetExchangeTimeout(exchange_timeout_.Current());
+    deadlines_.StepTook(result.duration);
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
     const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
@@ -199,7 +246,6 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
 
 absl::Status GenerationRun::Save() {
   RETURN_IF_ERROR(trainer_->Settle());
-  SetPhase("saving");
   const SteadyTime begin = Clock::Real().SteadyNow();
   ASSIGN_OR_RETURN(saved_, checkpointing_->Save());
   if (saved_.fresh && rank_.value() == 0) {
@@ -236,10 +282,11 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
     if (!written.ok()) Notice(true, absl::StrCat("no trace: ", written.message()));
   }
   if (rank_.value() == 0 && !spec_.prompt().empty() && !stopped) {
-    SetPhase("sampling");
+    Enter(OperationClass::kEvaluate);
     GenerateOptions options;
     options.length = spec_.sample_tokens();
     options.seed = spec_.seed();
+    options.on_byte = [this] { setup_.progress->Moved(); };
     finished.set_sample(Generate(*setup_.engine->model, FromProto(spec_.model()),
                                  trainer_->state().parameters, spec_.prompt(), options));
   }
@@ -248,6 +295,7 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
 
 void GenerationRun::Report(const StepResult& result) {
   if (rank_.value() != 0) return;  // the others' beats carry their step
+  if (result.tokens == 0) NoticeMaskedBatch(result.step);
   const double seconds = absl::ToDoubleSeconds(result.duration);
   proto::WorkerMessage message;
   proto::StepDone* const done = message.mutable_step_done();
@@ -262,6 +310,17 @@ void GenerationRun::Report(const StepResult& result) {
   session_.Send(generation_, std::move(message));
 }
 
+// The first one, and then more and more seldom.
+void GenerationRun::NoticeMaskedBatch(int64_t step) {
+  ++masked_batches_;
+  if ((masked_batches_ & (masked_batches_ - 1)) != 0) return;
+  Notice(
+      /*warning=*/true,
+      absl::StrCat("step ", step, ": every target of the batch is masked, so there was nothing ",
+                   "to learn: loss 0, nothing was updated (", Counted(masked_batches_, "such step"),
+                   " in this generation); look at the ", "masks of the text"));
+}
+
 void GenerationRun::Notice(bool warning, const std::string& text) {
   proto::WorkerMessage message;
   message.mutable_notice()->set_warning(warning);
@@ -274,20 +333,6 @@ void GenerationRun::Notice(bool warning, const std::string& text) {
 absl::StatusOr<proto::Finished> RunGeneration(const GenerationSetup& setup,
                                               const proto::GenerationPlan& plan, Rank rank) {
   return GenerationRun(setup, plan, rank).Run();
-}
-
-bool IsFatal(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted:
-    case absl::StatusCode::kDeadlineExceeded:
-    case absl::StatusCode::kCancelled:
-    case absl::StatusCode::kDataLoss:          // the previous checkpoint is looked for
-    case absl::StatusCode::kPermissionDenied:  // a stranger at the port
-      return false;
-    default:
-      return true;
-  }
 }
 
 absl::StatusOr<Rank> FindRank(const proto::GenerationPlan& plan, WorkerId worker) {

@@ -46,13 +46,11 @@ struct GenerationSetup {
   std::string job_token;
 };
 
-// Runs `plan` as `rank`. Errors: those that the next generation may do better (UNAVAILABLE,
-// ABORTED, DEADLINE_EXCEEDED, ...), and those that it would meet again (see IsFatal).
+// Runs `plan` as `rank`. Errors: what helps against them is VerdictOf's to say (verdict.h).
+// ENSURES: whatever went wrong, it returns without waiting for a peer: the communicators are
+// aborted before threads are joined.
 absl::StatusOr<proto::Finished> RunGeneration(const GenerationSetup& setup,
                                               const proto::GenerationPlan& plan, Rank rank);
-
-// Whether a new generation would fail in the same way.
-bool IsFatal(const absl::Status& status);
 
 // This worker's rank in `plan`. Errors: NOT_FOUND: it is no member.
 absl::StatusOr<Rank> FindRank(const proto::GenerationPlan& plan, WorkerId worker);

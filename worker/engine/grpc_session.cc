@@ -12,6 +12,7 @@
 #include "common/base/heartbeat.h"
 #include "common/base/mutex.h"
 #include "common/base/proto_duration.h"
+#include "common/base/waits.h"
 #include "proto/agent_service.grpc.pb.h"
 #include "worker/engine/session_state.h"
 
@@ -45,7 +46,7 @@ class GrpcSession : public Session {
     const std::string target = absl::StrCat("unix:", options_.bootstrap.agent_socket());
     channel_ = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
     const auto deadline =
-        std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.connect_timeout);
+        std::chrono::system_clock::now() + ChronoNanoseconds(options_.connect_timeout);
     if (!channel_->WaitForConnected(deadline)) {
       return absl::UnavailableError(absl::StrCat("no agent answers at ", target, " within ",
                                                  absl::FormatDuration(options_.connect_timeout)));

@@ -1,8 +1,9 @@
 // Progress: where the engine of this process is, and whether it moves; what the beat thread tells
 // the agent. A beat alone proves only that the process lives: an engine that loops for ever in its
-// own code beats on. So every phase, block of the model and exchange is a move, and a beat without
-// a limit (`patience`) says that none is due: in a declared long operation, or while an exchange
-// waits for peers, which has a deadline of its own (proto/worker.proto, Beat).
+// own code beats on. So every phase, block of the model, byte of a sample and exchange is a move,
+// and the beat says how long the next one may take, by the class of the operation (deadlines.h). A
+// beat without such a limit (`patience`) says that none is due: while it joins, or while an
+// exchange waits for peers, which has a deadline of its own (proto/worker.proto, Beat).
 //
 // Threads: all methods are thread-safe. Progress must outlive the communicators that watch for it.
 
@@ -25,8 +26,8 @@ namespace dsrun::worker {
 
 class Progress {
  public:
-  // A phase begins: a move. `patience`: how long the engine may take for its next one; infinite: a
-  // declared long operation, no move is due.
+  // A phase begins: a move. `patience`: how long the engine may take for its next one; infinite: no
+  // move is due.
   void Set(int64_t step, const std::string& phase,
            absl::Duration patience = absl::InfiniteDuration());
   // Something is done inside the phase.

@@ -173,6 +173,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
   ASSIGN_OR_RETURN(const Resumed found, AgreeOnWholeCheckpoint(setup));
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup.job->train();
+    setup.enter(OperationClass::kInitialize);
     InitParameters(FromProto(spec.model()), setup.trainer->layout(), spec.seed(),
                    setup.trainer->state().parameters);
     return found;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/file_system.h"
+#include "common/base/operation_class.h"
 #include "common/base/patience.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
@@ -39,6 +40,8 @@ struct ResumeSetup {
   Patience::Wait wait;                                   // false: the generation is over
   std::function<void(const std::string& warning)> warn;  // the operator
   std::function<void()> moved;                           // a long reading goes on
+  // An operation of another class begins: limits and beat follow (deadlines.h).
+  std::function<void(OperationClass operation)> enter;
 };
 
 // What training goes on from.

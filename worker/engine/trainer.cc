@@ -1,5 +1,6 @@
 #include "worker/engine/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <utility>
@@ -8,8 +9,11 @@
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/model_spec/model_spec.h"
 #include "common/plan/memory_plan.h"
+#include "worker/data/token_ids.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/warm_up.h"
 #include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
@@ -125,14 +129,36 @@ absl::Status Trainer::Allocate() {
   return absl::OkStatus();
 }
 
+absl::Duration Trainer::EstimateStep() {
+  int64_t most = 0;  // micro-batches of one rank
+  for (int64_t rank = 0; rank < batch_.width(); ++rank) {
+    int64_t mine = 0;
+    const Range blocks = batch_.RankBlocks(rank);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      mine += batch_.BlockMicroBatches(block).size();
+    }
+    most = std::max(most, mine);
+  }
+  const int64_t rows = spec_.micro_batch_size() * spec_.model().seq_length();
+  const WarmUp warm_up{
+      .width = spec_.model().hidden_size(),
+      .rows = rows,
+      .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
+      .scratch = std::span(gradients_[0], static_cast<size_t>(space_.size())),
+  };
+  return EstimateTime(*setup_.kernels, warm_up, TrainFlops(FromProto(spec_.model()), most * rows));
+}
+
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   const SteadyTime begin = Clock::Real().SteadyNow();
   int64_t tokens = 0;
   RETURN_IF_ERROR(ComputeGradients(&tokens));
   JoinTiedGradients();
   ASSIGN_OR_RETURN(const StepExchange::Sums sums, exchange_.Gather(tokens, stop_requested));
-  const double norm = std::sqrt(sums.grad_square) / static_cast<double>(sums.tokens);
-  const double loss = sums.loss / static_cast<double>(sums.tokens);
+  // Without one unmasked token both sums are 0, and so is what they are divided by.
+  const double tokens_of_batch = static_cast<double>(std::max<int64_t>(sums.tokens, 1));
+  const double norm = std::sqrt(sums.grad_square) / tokens_of_batch;
+  const double loss = sums.loss / tokens_of_batch;
   if (!std::isfinite(norm) || !std::isfinite(loss)) {
     return absl::OutOfRangeError(absl::StrCat(
         "step ", state_.step + 1, ": loss ", loss, " and gradient norm ", norm,
@@ -140,7 +166,7 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
         "--clip-grad, and go on from the last checkpoint"));
   }
   const double lr = schedule_.At(state_.step);
-  Update(sums, norm, lr);
+  if (sums.tokens > 0) Update(sums, norm, lr);
   gatherer_->Start();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
@@ -176,13 +202,21 @@ absl::Status Trainer::ComputeGradients(int64_t* tokens) {
   return reducer_->Finish();
 }
 
-absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
+absl::Status Trainer::ReadSamples(int64_t micro_batch) {
   const int64_t length = spec_.model().seq_length();
-  const int64_t first = state_.samples + step.micro_batch * spec_.micro_batch_size();
+  const int64_t first = state_.samples + micro_batch * spec_.micro_batch_size();
   for (int64_t i = 0; i < spec_.micro_batch_size(); ++i) {
-    setup_.sample(first + i, std::span(tokens_ + i * length, static_cast<size_t>(length)),
-                  std::span(targets_ + i * length, static_cast<size_t>(length)));
+    const std::span tokens(tokens_ + i * length, static_cast<size_t>(length));
+    const std::span targets(targets_ + i * length, static_cast<size_t>(length));
+    setup_.sample(first + i, tokens, targets);
+    RETURN_IF_ERROR(CheckTokens(tokens, targets, spec_.model().vocab_size()))
+        << "sample " << first + i;
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
+  RETURN_IF_ERROR(ReadSamples(step.micro_batch));
   LossSum sum;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));

@@ -48,8 +48,8 @@ struct StepResult {
   double loss = 0;   // nats per token
   double grad_norm = 0;
   double lr = 0;
-  int64_t tokens = 0;
-  bool stop = false;  // some rank was asked to stop: all ranks learn it in the same step
+  int64_t tokens = 0;  // unmasked; 0: nothing was there to learn, nothing was updated
+  bool stop = false;   // some rank was asked to stop: all ranks learn it in the same step
   absl::Duration duration;
   absl::Duration reducing;         // gradient reduction
   absl::Duration reducing_hidden;  // of it, inside the backward pass
@@ -73,8 +73,18 @@ class Trainer {
   // Errors: INVALID_ARGUMENT: width and batch do not fit; RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
+  // How long a step of the rank with the most to do would take at the speed of this device now
+  // (warm_up.h), without the waiting for others. Only before the first step: uses the gradients'
+  // memory. Takes some ten milliseconds, less than two seconds on the slowest machine.
+  absl::Duration EstimateStep();
+
+  // A batch in which every target is masked is a step that changes nothing but the counters: loss
+  // and norm are 0, parameters and moments stay as they are, to the bit. AdamW with gradients of
+  // zero would go on along the old moments and decay the weights, with nothing learned.
+  //
   // Errors: the communicator's first one; ABORTED: cancelled; OUT_OF_RANGE: the gradient norm is
-  // not finite (nothing was updated).
+  // not finite (nothing was updated); INVALID_ARGUMENT: a sample has a token or target that the
+  // model's vocabulary does not have.
   absl::StatusOr<StepResult> TrainStep(bool stop_requested);
 
   // Waits for what the last step left under way: afterwards the parameters of other owners are of
@@ -95,6 +105,8 @@ class Trainer {
   // Backward of all micro-batches, and the reduction over the ranks. Fills `tokens` with the count
   // of unmasked ones on this rank.
   absl::Status ComputeGradients(int64_t* tokens);
+  // Reads the samples of a micro-batch, and trusts none of their ids.
+  absl::Status ReadSamples(int64_t micro_batch);
   // Errors: the communicator's, while parameters were waited for.
   absl::StatusOr<LossSum> ForwardBackward(const AccumulationStep& step, bool last);
   // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once

@@ -43,9 +43,10 @@ class Model {
 
   virtual int64_t gradient_size() const = 0;
 
-  // tokens, targets: (batch, seq_length), row-major; a target below 0 is masked. Keeps what
-  // Backward needs. Calls `needed(range)` before it reads parameters of a range: ascending,
-  // adjacent, covering [0, P). Errors: those of `needed`.
+  // tokens, targets: (batch, seq_length), row-major; a target below 0 is masked. REQUIRES: all
+  // others, and all tokens, are ids of the vocabulary (worker/data/token_ids.h): they are used as
+  // offsets. Keeps what Backward needs. Calls `needed(range)` before it reads parameters of a
+  // range: ascending, adjacent, covering [0, P). Errors: those of `needed`.
   virtual absl::StatusOr<LossSum> Forward(const float* parameters,  // (P)
                                           const int32_t* tokens,    // (batch, seq_length)
                                           const int32_t* targets,   // (batch, seq_length)

@@ -39,6 +39,15 @@ TEST(ValidateTest, NamesEveryFinding) {
   EXPECT_NE(text.find("hidden-size must be at least 1, got -3"), std::string::npos) << text;
 }
 
+TEST(ValidateTest, VocabularyThatHasNotAllBytes_IsRefused) {
+  ModelSpec spec = *FindPreset("gpt2-nano");
+  spec.vocab_size = 255;
+  EXPECT_EQ(std::string(Validate(spec).message()),
+            "vocab-size must be at least 256 for byte-level text, got 255");
+  spec.vocab_size = 256;
+  EXPECT_TRUE(Validate(spec).ok());
+}
+
 TEST(ValidateTest, HeadsMustDivideTheWidth) {
   ModelSpec spec = *FindPreset("gpt2-nano");
   spec.num_attention_heads = 7;

@@ -250,6 +250,35 @@ TEST_F(ResolveTest, LimitsAreJudgedTogether) {
       "one late message would look like a death; use at least 6s\n");
 }
 
+TEST_F(ResolveTest, LimitsByClassOfOperation_HaveDefaultsFlagsAndBounds) {
+  const proto::Limits defaults = Good({"train", "--data=text"}).job.limits();
+  EXPECT_EQ(defaults.first_step_timeout().seconds(), 600);
+  EXPECT_EQ(defaults.initialize_timeout().seconds(), 600);
+  EXPECT_EQ(defaults.load_timeout().seconds(), 1800);
+  EXPECT_EQ(defaults.save_timeout().seconds(), 1800);
+  EXPECT_EQ(defaults.commit_timeout().seconds(), 600);
+  EXPECT_EQ(defaults.prune_timeout().seconds(), 600);
+  EXPECT_EQ(defaults.evaluation_timeout().seconds(), 600);
+  const proto::Limits set =
+      Good({"--first-step-timeout=11s", "--initialize-timeout=12s", "--load-timeout=13s",
+            "--save-timeout=14s", "--commit-timeout=15s", "--prune-timeout=16s",
+            "--evaluation-timeout=17s", "train", "--data=text"})
+          .job.limits();
+  EXPECT_EQ(set.first_step_timeout().seconds(), 11);
+  EXPECT_EQ(set.initialize_timeout().seconds(), 12);
+  EXPECT_EQ(set.load_timeout().seconds(), 13);
+  EXPECT_EQ(set.save_timeout().seconds(), 14);
+  EXPECT_EQ(set.commit_timeout().seconds(), 15);
+  EXPECT_EQ(set.prune_timeout().seconds(), 16);
+  EXPECT_EQ(set.evaluation_timeout().seconds(), 17);
+  const std::string expected = "expected a duration such as 3s or 500ms, from 1s to 720h, got ";
+  EXPECT_EQ(Refused({"--save-timeout=1e300", "--load-timeout=-3s", "--prune-timeout=inf",
+                     "--first-step-timeout=0", "train", "--data=text"}),
+            "--first-step-timeout: " + expected + "\"0\"\n--load-timeout: " + expected +
+                "\"-3s\"\n--save-timeout: " + expected + "\"1e300\"\n--prune-timeout: " + expected +
+                "\"inf\"\n");
+}
+
 TEST_F(ResolveTest, APortInUseIsReplacedWithANote) {
   const int holder = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in where = {};

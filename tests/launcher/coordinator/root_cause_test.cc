@@ -75,6 +75,43 @@ TEST(FailureFromReport, LostPeerIsFromOutside_AnOwnFaultAndAVainWaitAreNot) {
   EXPECT_FALSE(FailureFromReport(failed).from_outside);
 }
 
+TEST(FailureFromReport, TheVerdictSaysWhatItIs_AndWithoutOneTheOldMark) {
+  using proto::Failed;
+  struct Row {
+    Failed::Verdict verdict;
+    bool fatal_mark;
+    bool fatal;
+    bool replace_process;
+    bool from_outside;
+  };
+  for (const Row& row : {Row{Failed::kUnset, false, false, false, true},
+                         Row{Failed::kUnset, true, true, false, false},
+                         Row{Failed::kRetry, false, false, false, true},
+                         Row{Failed::kReplaceProcess, false, false, true, false},
+                         Row{Failed::kEndJob, true, true, false, false}}) {
+    Failed failed;
+    failed.set_code(14);
+    failed.set_peer_rank(2);
+    failed.set_verdict(row.verdict);
+    failed.set_fatal(row.fatal_mark);
+    const Failure failure = FailureFromReport(failed);
+    EXPECT_EQ(failure.fatal, row.fatal) << row.verdict;
+    EXPECT_EQ(failure.replace_process, row.replace_process) << row.verdict;
+    EXPECT_EQ(failure.from_outside, row.from_outside) << row.verdict;
+  }
+}
+
+// What a rank hung in decides whose doing it was (node_core.h).
+TEST(FailureFromExit, KilledWhileItWaitedForADisk_IsFromOutside) {
+  proto::WorkerExited exited;
+  exited.set_term_signal(9);
+  exited.set_killed_by_agent(true);
+  exited.set_reason("made no progress for 1800 s in 'saving' after step 5");
+  EXPECT_TRUE(FailureFromExit(exited).from_outside);
+  exited.set_stuck(true);
+  EXPECT_FALSE(FailureFromExit(exited).from_outside);
+}
+
 TEST(ChooseCause, FirstInCorrectedTime_ElseInTheOrderOfHearing) {
   const std::optional<absl::Duration> none;
   Failure killed = Exit(1, Ms(1), Ms(1), Ms(1), Ms(1));

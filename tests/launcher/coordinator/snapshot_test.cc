@@ -93,7 +93,15 @@ std::vector<std::string> ARichJob() {
   exited->mutable_launcher_time()->set_seconds(99);
   exited->mutable_launcher_time_within()->set_nanos(1000);
   exited->add_last_lines("the last\xff line");
+  const Event replaced = [&] {  // of the generation that has just failed
+    Event event = bench.Spoke(1, Kind::kFailed);
+    proto::WorkerMessage* message =
+        std::get<AgentSpoke>(event).message.mutable_worker_report()->mutable_message();
+    message->mutable_failed()->set_verdict(proto::Failed::kReplaceProcess);
+    return event;
+  }();
   feed(killed);
+  feed(replaced);
   for (const int node : {0, 1}) feed(bench.Spoke(node, Kind::kPrepared));
   for (const int node : {0, 1}) {
     joined = bench.Spoke(node, Kind::kJoined);

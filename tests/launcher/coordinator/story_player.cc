@@ -321,6 +321,10 @@ void Player::Worker(const Command& command, int node, int slot) {
     report->mutable_failed()->set_code(command.Has("late") ? 4 : 14);  // its deadline has passed
     report->mutable_failed()->set_peer_rank(static_cast<int32_t>(command.Int("peer", -1)));
     report->mutable_failed()->set_fatal(command.Int("fatal", 0) != 0);
+    if (command.Has("replace")) {
+      report->mutable_failed()->set_code(13);  // INTERNAL
+      report->mutable_failed()->set_verdict(proto::Failed::kReplaceProcess);
+    }
     report->mutable_failed()->set_message(command.Text(0));
   } else if (verb == "finished") {
     report->mutable_finished()->set_step(step);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <thread>
 #include <tuple>
 
 #include "common/base/clock.h"
@@ -93,6 +94,62 @@ TEST_P(CommunicatorTest, Exchange_OfSeveralMessagesToOnePeer_KeepsTheirOrder) {
       if (in[i].empty()) continue;
       EXPECT_EQ(in[i].back(), static_cast<char>(i));
       EXPECT_TRUE(in[i].substr(0, kSizes[i % 5]) == Pattern(previous, rank, kSizes[i % 5]));
+    }
+  });
+}
+
+// One message of a round: who sends it to whom, and which of them it is.
+std::string Numbered(int round, int from, int to, size_t number, size_t bytes) {
+  std::string text(bytes, static_cast<char>(1 + number));
+  const std::string name = std::to_string(round) + " " + std::to_string(from) + ">" +
+                           std::to_string(to) + " " + std::to_string(number);
+  text.replace(0, name.size(), name);
+  return text;
+}
+
+// Several messages of one size from every peer, received {p, q, p, q, ...} and sent in another
+// order: only peer and order tell which is which. Peers come early or late by turns, so that some
+// messages arrive while others are being copied.
+TEST_P(CommunicatorTest, Exchange_WithInterleavedPeers_MatchesByPeerAndOrder) {
+  constexpr int kRounds = 60;
+  constexpr size_t kMessages = 3;
+  Group group = MakeGroup(backend(), size());
+  RunRanks(size(), [&](int rank) {
+    for (int round = 0; round < kRounds; ++round) {
+      const size_t bytes = round % 3 == 0 ? 40 : round % 3 == 1 ? 4000 : 60000;
+      std::vector<std::string> out, in;
+      for (int peer = 0; peer < size(); ++peer) {
+        for (size_t number = 0; number < kMessages; ++number) {
+          out.push_back(Numbered(round, rank, peer, number, bytes));
+          in.emplace_back(bytes, '\0');
+        }
+      }
+      std::vector<SendOp> sends;
+      std::vector<RecvOp> recvs;
+      const auto at = [&](int peer, size_t number) {
+        return static_cast<size_t>(peer) * kMessages + number;
+      };
+      for (int peer = size() - 1; peer >= 0; --peer) {
+        for (size_t number = 0; number < kMessages; ++number) {
+          sends.push_back({peer, out[at(peer, number)].data(), bytes});
+        }
+      }
+      for (size_t number = 0; number < kMessages; ++number) {
+        for (int turn = 0; turn < size(); ++turn) {
+          const int peer = (turn + round) % size();
+          recvs.push_back({peer, in[at(peer, number)].data(), bytes});
+        }
+      }
+      for (int late = 0; late < (rank + round) % size(); ++late) std::this_thread::yield();
+      const absl::Status status = At(group, rank).Exchange(sends, recvs, "interleaved");
+      ASSERT_TRUE(status.ok()) << status;
+      for (int peer = 0; peer < size(); ++peer) {
+        for (size_t number = 0; number < kMessages; ++number) {
+          ASSERT_TRUE(in[at(peer, number)] == Numbered(round, peer, rank, number, bytes))
+              << "round " << round << ": expected message " << number << " of rank " << peer
+              << ", got " << in[at(peer, number)].substr(0, 20);
+        }
+      }
     }
   });
 }

@@ -68,7 +68,7 @@ TEST_F(CorpusTest, ChangedFile_IsRefused) {
 TEST_F(CorpusTest, Sample_IsAFunctionOfSeedAndIndexAlone) {
   const std::string text = Text(1000);
   const auto one = Open(text, {});
-  const auto forward = SampleLoader::Create(*one, 7, 32).value();
+  const auto forward = SampleLoader::Create(*one, 7, 32, 256).value();
   std::vector<std::vector<int32_t>> seen;
   std::vector<int32_t> tokens(32), targets(32);
   for (int64_t index = 0; index < 200; ++index) {
@@ -83,12 +83,12 @@ TEST_F(CorpusTest, Sample_IsAFunctionOfSeedAndIndexAlone) {
   }
   // Another loader over other files, asked backwards.
   const auto many = Open(text, {10, 500, 501});
-  const auto backward = SampleLoader::Create(*many, 7, 32).value();
+  const auto backward = SampleLoader::Create(*many, 7, 32, 256).value();
   for (int64_t index = 199; index >= 0; --index) {
     backward.Sample(index, tokens, targets);
     ASSERT_EQ(tokens, seen[static_cast<size_t>(index)]) << index;
   }
-  const auto other = SampleLoader::Create(*one, 8, 32).value();
+  const auto other = SampleLoader::Create(*one, 8, 32, 256).value();
   int64_t same = 0;
   for (int64_t index = 0; index < 200; ++index) {
     other.Sample(index, tokens, targets);
@@ -107,11 +107,24 @@ TEST_F(CorpusTest, Samples_ReachFirstAndLastWindowEvenly) {
 
 TEST_F(CorpusTest, TextNotLongerThanASequence_IsRefused) {
   const auto corpus = Open(Text(32), {});
-  const absl::Status status = SampleLoader::Create(*corpus, 1, 32).status();
+  const absl::Status status = SampleLoader::Create(*corpus, 1, 32, 256).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("has 32 bytes; expected more than 32 (--seq-length)"));
-  EXPECT_TRUE(SampleLoader::Create(*Open(Text(33), {}), 1, 32).ok());
+  EXPECT_TRUE(SampleLoader::Create(*Open(Text(33), {}), 1, 32, 256).ok());
+}
+
+TEST_F(CorpusTest, ByteThatTheVocabularyDoesNotHave_IsNamedWithFileAndOffset) {
+  fs_.Write("/text/0", std::string(100, 'a'));
+  fs_.Write("/text/1", std::string(40, 'b') + "\x80" + std::string(40, 'b'));
+  const auto corpus = Corpus::Open({{"/text/0", 100}, {"/text/1", 81}}, fs_).value();
+  const absl::Status status = SampleLoader::Create(*corpus, 1, 32, 128).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr("/text/1, byte 40: expected less than 128, the vocabulary of the model, got 128"));
+  EXPECT_TRUE(SampleLoader::Create(*corpus, 1, 32, 129).ok());
+  EXPECT_TRUE(SampleLoader::Create(*corpus, 1, 32, 50257).ok());
 }
 
 }  // namespace

@@ -51,7 +51,10 @@ TEST(GenerateTest, ContinuesThePromptWithinTheWindow) {
   const ModelSpec spec{"", 1, 8, 1, /*seq_length=*/4, /*vocab_size=*/300};
   GenerateOptions options;
   options.length = 5;
+  int bytes = 0;
+  options.on_byte = [&] { ++bytes; };
   EXPECT_EQ(Generate(model, spec, nullptr, "abc", options), "defgh");
+  EXPECT_EQ(bytes, 5);  // each is a sign of progress
   EXPECT_EQ(model.longest, 4);
   EXPECT_EQ(Generate(model, spec, nullptr, "", options), "\x0b\x0c\x0d\x0e\x0f");
 }

@@ -1,10 +1,15 @@
 #include "worker/engine/generation.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <functional>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/base/mutex.h"
@@ -13,6 +18,8 @@
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
+#include "tests/worker/engine/wrappers.h"
+#include "worker/engine/verdict.h"
 
 namespace dsrun::worker {
 namespace {
@@ -123,8 +130,143 @@ TEST(GenerationTest, RankThatHangsInItsOwnCode_IsTheOneWhoseBeatAsksForAMove) {
   });
   for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
   observer.join();
-  // Sampling and saving have no limit: nothing of them is left to be waited for.
-  EXPECT_FALSE(cluster.beat(Rank(0)).has_patience());
+  // The last thing that it did has a limit of its own.
+  EXPECT_EQ(cluster.beat(Rank(0)).phase(), "pruning");
+  EXPECT_EQ(cluster.beat(Rank(0)).patience().seconds(), 600);
+}
+
+// An event that threads wait for.
+class Gate {
+ public:
+  void Open() {
+    MutexLock lock(mu_);
+    open_ = true;
+    changed_.NotifyAll();
+  }
+  void Await() {
+    MutexLock lock(mu_);
+    while (!open_) changed_.Wait(mu_);
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool open_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+// Fails in the backward pass of its `at`-th call, when `ready_to_fail` has returned.
+class FailingModel : public ModelWrapper {
+ public:
+  FailingModel(std::unique_ptr<Model> inner, int at, std::function<void()> ready_to_fail)
+      : ModelWrapper(*inner), inner_(std::move(inner)), at_(at), ready_(std::move(ready_to_fail)) {}
+
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
+    const bool fails = ++calls_ == at_;
+    return ModelWrapper::Backward(parameters, gradients, [&](Range range) -> absl::Status {
+      if (absl::Status status = ready(range); !status.ok()) return status;
+      if (!fails || range.begin > 0) return absl::OkStatus();
+      ready_();
+      return absl::InternalError("the library has lost its mind");
+    });
+  }
+
+ private:
+  const std::unique_ptr<Model> inner_;
+  const int at_;
+  const std::function<void()> ready_;
+  int calls_ = 0;
+};
+
+// Rank 0 fails by itself in step 2, while its communication thread waits for rank 1, which is
+// stopped. Its generation is over at once: rank 1 is woken by nothing but rank 0's outcome, and by
+// their deadlines both would wait for an hour.
+TEST(GenerationTest, FailureWhileTheCommunicationThreadIsBlocked_EndsWithoutTheDeadline) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_global_batch_size(4);  // one micro-batch a rank
+  job.mutable_train()->set_canonical_blocks(2);
+  job.mutable_limits()->mutable_collective_timeout()->set_seconds(3600);
+  job.mutable_limits()->mutable_progress_timeout()->set_seconds(3600);
+  WorkerCluster cluster(job, fs);
+  Gate rank_0_is_over;
+  cluster.before_sample = [&](Rank rank) {
+    if (rank == Rank(1) && cluster.beat(rank).step() == 1) rank_0_is_over.Await();
+  };
+  cluster.adjust_engine = [&](Rank rank, Engine& engine) {
+    if (rank != Rank(0)) return;
+    engine.model = std::make_unique<FailingModel>(std::move(engine.model), 2, [&] {
+      while (cluster.beat(Rank(0)).has_patience()) std::this_thread::yield();  // it exchanges
+    });
+  };
+  cluster.on_outcome = [&](Rank rank, const absl::Status&) {
+    if (rank == Rank(0)) rank_0_is_over.Open();
+  };
+  const auto outcomes = cluster.Run(2);
+  EXPECT_EQ(outcomes[0].status(), absl::InternalError("the library has lost its mind"));
+  EXPECT_EQ(VerdictOf(outcomes[0].status()), proto::Failed::kReplaceProcess);
+  EXPECT_EQ(outcomes[1].status().code(), absl::StatusCode::kUnavailable) << outcomes[1].status();
+  EXPECT_EQ(VerdictOf(outcomes[1].status()), proto::Failed::kRetry);
+}
+
+// Remembers by what limit each exchange was made: by its name, the last one.
+class LimitRecorder : public CommunicatorWrapper {
+ public:
+  LimitRecorder(std::unique_ptr<Communicator> inner, std::map<std::string, absl::Duration>* limits)
+      : CommunicatorWrapper(*inner), inner_(std::move(inner)), limits_(*limits) {}
+
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    limits_.try_emplace("first " + what, timeout_);
+    limits_[what] = timeout_;
+    return CommunicatorWrapper::Exchange(sends, recvs, what);
+  }
+  void SetTimeout(absl::Duration timeout) override {
+    timeout_ = timeout;
+    CommunicatorWrapper::SetTimeout(timeout);
+  }
+
+ private:
+  const std::unique_ptr<Communicator> inner_;
+  std::map<std::string, absl::Duration>& limits_;
+  absl::Duration timeout_;
+};
+
+// Nobody waits for a disk by a limit of training, nor for the first step by a guess.
+TEST(GenerationTest, EveryExchange_HasTheLimitOfItsClass) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  proto::Limits& limits = *job.mutable_limits();
+  limits.mutable_collective_timeout()->set_seconds(20);
+  limits.mutable_first_step_timeout()->set_seconds(25);
+  limits.mutable_load_timeout()->set_seconds(1000);
+  limits.mutable_initialize_timeout()->set_seconds(200);
+  limits.mutable_save_timeout()->set_seconds(2000);
+  limits.mutable_commit_timeout()->set_seconds(3000);
+  limits.mutable_prune_timeout()->set_seconds(400);
+  WorkerCluster cluster(job, fs);
+  std::map<std::string, absl::Duration> seen[2];
+  cluster.wrap_communicator = [&](Rank rank, std::unique_ptr<Communicator> inner) {
+    return std::make_unique<LimitRecorder>(std::move(inner),
+                                           &seen[static_cast<size_t>(rank.value())]);
+  };
+  // Who hangs in its own code before the first step ends is found, too.
+  cluster.before_sample = [&](Rank rank) {
+    const proto::Beat beat = cluster.beat(rank);
+    if (beat.step() > 0) return;
+    EXPECT_EQ(beat.phase(), "first step");
+    EXPECT_TRUE(beat.has_patience());
+    EXPECT_LE(beat.patience().seconds(), 25);
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  for (std::map<std::string, absl::Duration>& limit : seen) {
+    EXPECT_EQ(limit["which checkpoint to load"], absl::Seconds(1220));
+    EXPECT_EQ(limit["everybody is ready for the first step"], absl::Seconds(1220));
+    EXPECT_GE(limit["first losses and gradient norm"], absl::Seconds(20));
+    EXPECT_LE(limit["first losses and gradient norm"], absl::Seconds(25));
+    EXPECT_EQ(limit["losses and gradient norm"], absl::Seconds(20));
+    EXPECT_EQ(limit["shard records"], absl::Seconds(2020));
+    EXPECT_EQ(limit["commit"], absl::Seconds(3420));
+  }
 }
 
 TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) {
@@ -159,9 +301,36 @@ TEST(GenerationTest, DiskFullAtTheEnd_IsNotSuccess) {
   };
   for (const auto& outcome : cluster.Run(2)) {
     EXPECT_EQ(outcome.status().code(), absl::StatusCode::kResourceExhausted);
-    EXPECT_TRUE(IsFatal(outcome.status()));
+    EXPECT_EQ(VerdictOf(outcome.status()), proto::Failed::kEndJob);
   }
   EXPECT_EQ(FindNewestCheckpoint(fs, kFolder, {}, nullptr)->manifest().facts.key.step, Step(6));
+}
+
+// Every target of steps 3 to 5 is masked: three steps, told at the first and the second of them.
+TEST(GenerationTest, MaskedBatches_AreStepsWithLossZeroAndANotice) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  std::map<int64_t, double> losses;
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done()) losses[message.step_done().step()] = message.step_done().loss();
+  };
+  cluster.adjust_sample = [](int64_t index, std::span<int32_t> targets) {
+    if (index / 8 >= 2 && index / 8 <= 4) std::ranges::fill(targets, -1);
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  ASSERT_EQ(losses.size(), 8u);
+  for (const auto& [step, loss] : losses) {
+    if (step >= 3 && step <= 5) {
+      EXPECT_EQ(loss, 0.0) << step;
+    } else {
+      EXPECT_GT(loss, 1.0) << step;
+    }
+  }
+  const std::vector<std::string> warnings = cluster.warnings();
+  ASSERT_EQ(warnings.size(), 2u);
+  EXPECT_NE(warnings[0].find("step 3: every target of the batch is masked"), std::string::npos)
+      << warnings[0];
+  EXPECT_NE(warnings[1].find("step 4"), std::string::npos) << warnings[1];
 }
 
 TEST(GenerationTest, DamagedNewestCheckpoint_IsNamedAndThePreviousOneUsed) {
@@ -296,17 +465,17 @@ TEST(GenerationTest, LoadGoesOnFromAnotherJob_AndRefusesAnotherModel) {
   other.mutable_train()->mutable_model()->set_num_layers(3);
   for (const auto& outcome : WorkerCluster(other, fs).Run(2)) {
     EXPECT_EQ(outcome.status().code(), absl::StatusCode::kFailedPrecondition) << outcome.status();
-    EXPECT_TRUE(IsFatal(outcome.status()));
+    EXPECT_EQ(VerdictOf(outcome.status()), proto::Failed::kEndJob);
   }
 }
 
-TEST(GenerationTest, NothingToLoad_IsFatal) {
+TEST(GenerationTest, NothingToLoad_EndsTheJob) {
   FaultyFileSystem fs;
   proto::JobSpec job = Job();
   job.mutable_train()->set_load_dir("/nowhere");
   for (const auto& outcome : WorkerCluster(job, fs).Run(2)) {
     EXPECT_EQ(outcome.status().code(), absl::StatusCode::kNotFound) << outcome.status();
-    EXPECT_TRUE(IsFatal(outcome.status()));
+    EXPECT_EQ(VerdictOf(outcome.status()), proto::Failed::kEndJob);
   }
 }
 
@@ -342,7 +511,7 @@ class StorageTest : public ::testing::Test {
     std::string message;
     for (const auto& outcome : cluster_->Run(2)) {
       EXPECT_EQ(outcome.status().code(), absl::StatusCode::kUnavailable) << outcome.status();
-      EXPECT_FALSE(IsFatal(outcome.status()));
+      EXPECT_EQ(VerdictOf(outcome.status()), proto::Failed::kRetry);
       message = std::string(outcome.status().message());
     }
     EXPECT_EQ(start_, -1);

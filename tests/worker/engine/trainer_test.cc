@@ -7,59 +7,24 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/wrappers.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {
 namespace {
-
-class CommunicatorWrapper : public Communicator {
- public:
-  explicit CommunicatorWrapper(Communicator& inner) : inner_(inner) {}
-
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
-  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                        const std::string& what) override {
-    return inner_.Exchange(sends, recvs, what);
-  }
-  void SetTimeout(absl::Duration timeout) override { inner_.SetTimeout(timeout); }
-  void Abort(const std::string& reason) override { inner_.Abort(reason); }
-
- private:
-  Communicator& inner_;
-};
-
-class ModelWrapper : public Model {
- public:
-  explicit ModelWrapper(Model& inner) : inner_(inner) {}
-
-  int64_t gradient_size() const override { return inner_.gradient_size(); }
-  absl::StatusOr<LossSum> Forward(const float* parameters, const int32_t* tokens,
-                                  const int32_t* targets, const RangeFn& needed) override {
-    return inner_.Forward(parameters, tokens, targets, needed);
-  }
-  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
-    return inner_.Backward(parameters, gradients, ready);
-  }
-  void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
-                       float* logits) override {
-    inner_.NextTokenLogits(parameters, tokens, length, logits);
-  }
-
- private:
-  Model& inner_;
-};
 
 // Counts what is sent under names that begin with `prefix`.
 class CountingCommunicator : public CommunicatorWrapper {
@@ -204,6 +169,105 @@ TEST(TrainerTest, OverflowOnOneRank_EndsTheStepOnAllOfThem) {
   });
 }
 
+std::vector<float> Floats(const float* data, int64_t size) {
+  return std::vector<float>(data, data + size);
+}
+
+// Not even along the old moments, and no weight decays.
+TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    bool masked = false;
+    setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+      SampleText(index, tokens, targets);
+      if (masked) std::ranges::fill(targets, -1);
+    };
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+    ASSERT_TRUE(trainer->Settle().ok());
+    const ShardedState& state = trainer->state();
+    int64_t owned = 0;
+    for (const Range& range : trainer->owned()) owned += range.size();
+    const std::vector<float> parameters = Floats(state.parameters, trainer->layout().size());
+    const std::vector<float> adam_m = Floats(state.adam_m, owned);
+    const std::vector<float> adam_v = Floats(state.adam_v, owned);
+    masked = true;
+    const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/true);
+    ASSERT_TRUE(step.ok()) << step.status();
+    ASSERT_TRUE(trainer->Settle().ok());
+    EXPECT_EQ(step->tokens, 0);
+    EXPECT_EQ(step->loss, 0.0);
+    EXPECT_EQ(step->grad_norm, 0.0);
+    EXPECT_TRUE(step->stop);
+    EXPECT_EQ(state.step, 2);
+    EXPECT_EQ(state.samples, 2 * spec.global_batch_size());
+    EXPECT_EQ(Floats(state.parameters, trainer->layout().size()), parameters);
+    EXPECT_EQ(Floats(state.adam_m, owned), adam_m);
+    EXPECT_EQ(Floats(state.adam_v, owned), adam_v);
+    // And it goes on.
+    masked = false;
+    const absl::StatusOr<StepResult> next = trainer->TrainStep(/*stop_requested=*/false);
+    ASSERT_TRUE(next.ok()) << next.status();
+    EXPECT_GT(next->loss, 1.0);
+    ASSERT_TRUE(trainer->Settle().ok());
+    EXPECT_NE(Floats(state.parameters, trainer->layout().size()), parameters);
+  });
+}
+
+TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComputed) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/1);
+  struct Row {
+    int32_t token;
+    int32_t target;
+    const char* says;
+  };
+  for (const Row& row : {Row{256, 1, "token at position 5: expected an id from 0 to 255"},
+                         Row{-1, 1, "token at position 5: expected an id from 0 to 255"},
+                         Row{1, 256, "target at position 5: expected an id from 0 to 255"}}) {
+    OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+      WatchedModel model(*setup.model);
+      setup.model = &model;
+      setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+        SampleText(index, tokens, targets);
+        if (index != 1) return;
+        tokens[5] = row.token;
+        targets[5] = row.target;
+      };
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      const absl::Status status = trainer->TrainStep(/*stop_requested=*/false).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      EXPECT_NE(std::string(status.message()).find(std::string("sample 1: ") + row.says),
+                std::string::npos)
+          << status;
+      EXPECT_EQ(model.forwards, 0);
+    });
+  }
+}
+
+// The warm-up uses the gradients' memory, and leaves no trace in what comes after it.
+TEST(TrainerTest, EstimateStep_IsAPositiveTimeAndChangesNoBit) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/3, /*canonical_blocks=*/3);
+  std::vector<float> parameters[2];
+  for (const bool measured : {false, true}) {
+    OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      if (measured) {
+        const absl::Duration estimate = trainer->EstimateStep();
+        EXPECT_GT(estimate, absl::ZeroDuration());
+        EXPECT_LT(estimate, absl::InfiniteDuration());
+      }
+      for (int step = 0; step < 2; ++step) {
+        ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+      }
+      ASSERT_TRUE(trainer->Settle().ok());
+      if (setup.communicator->rank() == 0) {
+        parameters[measured] = Floats(trainer->state().parameters, trainer->layout().size());
+      }
+    });
+  }
+  EXPECT_EQ(parameters[0], parameters[1]);
+}
+
 // The second half of the gather is held back until the next step's forward pass has read the first
 // parameters of it: a trainer that gathers all before it goes on would wait in vain.
 TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
@@ -235,6 +299,90 @@ TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
     EXPECT_TRUE(held);
     EXPECT_TRUE(trainer->Settle().ok());
   });
+}
+
+// Calls `at_end` before backward hands over its last range.
+class BackwardWatchedModel : public ModelWrapper {
+ public:
+  BackwardWatchedModel(Model& inner, std::function<void()> at_end)
+      : ModelWrapper(inner), at_end_(std::move(at_end)) {}
+
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
+    return ModelWrapper::Backward(parameters, gradients, [&](Range range) {
+      if (range.begin == 0) at_end_();
+      return ready(range);
+    });
+  }
+
+ private:
+  const std::function<void()> at_end_;
+};
+
+// Counts the buckets whose reduction has been exchanged.
+class ReductionCounter : public CommunicatorWrapper {
+ public:
+  using CommunicatorWrapper::CommunicatorWrapper;
+
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    RETURN_IF_ERROR(CommunicatorWrapper::Exchange(sends, recvs, what));
+    if (!what.starts_with("reduce-scatter")) return absl::OkStatus();
+    MutexLock lock(mu_);
+    reduced_.insert(what);
+    changed_.NotifyAll();
+    return absl::OkStatus();
+  }
+
+  size_t reduced() {
+    MutexLock lock(mu_);
+    return reduced_.size();
+  }
+  void Await(size_t count) {
+    MutexLock lock(mu_);
+    while (reduced_.size() < count) changed_.Wait(mu_);
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  std::set<std::string> reduced_ ABSL_GUARDED_BY(mu_);
+};
+
+// Backward does not end before half of the buckets are reduced: a trainer that reduces after it
+// would wait for ever. Without overlap it ends before the first one is.
+TEST(TrainerTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  spec.mutable_model()->set_num_layers(4);
+  for (const bool overlap : {true, false}) {
+    spec.set_overlap_comm(overlap);
+    OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+      ReductionCounter counter(*setup.communicator);
+      setup.communicator = &counter;
+      size_t buckets = 0;
+      size_t reduced_in_backward = 0;
+      BackwardWatchedModel model(*setup.model, [&] {
+        if (overlap) counter.Await(buckets / 2);
+        reduced_in_backward = counter.reduced();
+      });
+      setup.model = &model;
+      const std::unique_ptr<Trainer> trainer = NewRun(setup);
+      const ShardPlan shards(trainer->layout(), 2, spec.bucket_bytes());
+      buckets = GradientSpace(trainer->layout(), shards, spec.bucket_bytes()).buckets().size();
+      ASSERT_GE(buckets, 4u);
+      const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
+      ASSERT_TRUE(step.ok()) << step.status();
+      EXPECT_TRUE(trainer->Settle().ok());
+      EXPECT_EQ(counter.reduced(), buckets);
+      EXPECT_GT(step->reducing, absl::ZeroDuration());
+      if (overlap) {
+        EXPECT_GE(reduced_in_backward, buckets / 2);
+        EXPECT_GT(step->reducing_hidden, absl::ZeroDuration());
+      } else {
+        EXPECT_EQ(reduced_in_backward, 0u);
+        EXPECT_EQ(step->reducing_hidden, absl::ZeroDuration());
+      }
+    });
+  }
 }
 
 TEST(TrainerTest, GatherThatFails_EndsTheNextStepsForwardPassWhereItIsMissed) {

@@ -118,11 +118,13 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
     threads.emplace_back([&, rank] {
       ClusterSession session(hub_, job_, Rank(rank));
       absl::StatusOr<Engine> engine = BuildEngine(job_.train());
+      if (adjust_engine) adjust_engine(Rank(rank), *engine);
       GenerationSetup setup;
       setup.engine = &*engine;
       setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
         if (before_sample) before_sample(Rank(rank));
         SampleText(index, tokens, targets);
+        if (adjust_sample) adjust_sample(index, targets);
       };
       setup.session = &session;
       setup.file_system = &file_system_;
@@ -135,11 +137,15 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
               Rendezvous& rendezvous) -> absl::StatusOr<std::unique_ptr<Communicator>> {
         const auto met = rendezvous.Exchange("mesh", "here");
         if (!met.ok()) return met.status();
-        return std::move(group[static_cast<size_t>(request.rank)]);
+        std::unique_ptr<Communicator> mine = std::move(group[static_cast<size_t>(request.rank)]);
+        mine->SetTimeout(request.timeout);
+        return wrap_communicator ? wrap_communicator(Rank(rank), std::move(mine)) : std::move(mine);
       };
       setup.progress = &progress_[static_cast<size_t>(rank)];
       setup.incarnation = Incarnation(static_cast<uint64_t>(generation_ * 100 + rank));
-      outcomes[static_cast<size_t>(rank)] = RunGeneration(setup, plan, Rank(rank));
+      absl::StatusOr<proto::Finished>& outcome = outcomes[static_cast<size_t>(rank)];
+      outcome = RunGeneration(setup, plan, Rank(rank));
+      if (on_outcome) on_outcome(Rank(rank), outcome.status());
     });
   }
   for (std::thread& thread : threads) thread.join();

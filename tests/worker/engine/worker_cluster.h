@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@
 #include "proto/job.pb.h"
 #include "proto/worker.pb.h"
 #include "tests/fakes/faulty_file_system.h"
+#include "worker/comm/core/communicator.h"
+#include "worker/engine/engine_factory.h"
 #include "worker/engine/progress.h"
 
 namespace dsrun::worker {
@@ -38,6 +41,15 @@ class WorkerCluster {
 
   // Asked before every sample that a rank reads, from its thread. It may block.
   std::function<void(Rank rank)> before_sample;
+  // Changes the targets of a sample after they were read.
+  std::function<void(int64_t index, std::span<int32_t> targets)> adjust_sample;
+  // Each may be left out; all are called by the rank's own thread. The engine before its
+  // generation; the communicator when it is built; the outcome as soon as it is there, also while
+  // others run.
+  std::function<void(Rank rank, Engine& engine)> adjust_engine;
+  std::function<std::unique_ptr<Communicator>(Rank rank, std::unique_ptr<Communicator> inner)>
+      wrap_communicator;
+  std::function<void(Rank rank, const absl::Status& status)> on_outcome;
   // What the beat of `rank` says, in a generation that runs.
   proto::Beat beat(Rank rank) const { return progress_[static_cast<size_t>(rank.value())].Get(); }
 

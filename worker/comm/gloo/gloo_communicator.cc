@@ -13,6 +13,7 @@
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
+#include "common/base/waits.h"
 #include "worker/comm/core/exchange_errors.h"
 #include "worker/comm/core/self_messages.h"
 #include "worker/comm/gloo/gloo_mesh.h"
@@ -201,10 +202,11 @@ absl::Status GlooRank::Wait(Flight& flight, const std::string& what, SteadyTime 
     MutexLock lock(mu_);
     was_gone = gone_[static_cast<size_t>(flight.peer)];
   }
-  // Rounded up: a wait that ended before the deadline would pass for a peer that is gone.
-  absl::Duration left = deadline - Clock::Real().SteadyNow();
-  left = absl::Ceil(std::max(left, absl::Milliseconds(1)), absl::Milliseconds(1));
-  const auto timeout = was_gone ? kGonePatience : absl::ToChronoMilliseconds(left);
+  // Rounded up: a wait that ended before the deadline would pass for a peer that is gone. 0 would
+  // be no limit for Gloo.
+  const absl::Duration left = deadline - Clock::Real().SteadyNow();
+  const auto timeout =
+      was_gone ? kGonePatience : ChronoMilliseconds(std::max(left, absl::Milliseconds(1)));
   absl::Status status;
   try {
     // False: woken by Abort or by a peer's end; Next decides.

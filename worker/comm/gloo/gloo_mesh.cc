@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/waits.h"
 #include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
@@ -39,7 +40,7 @@ absl::StatusOr<std::unique_ptr<GlooMesh>> GlooMesh::Listen(int rank, int size,
     mesh->device_ =
         gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(bind_address.c_str()));
     mesh->context_ = mesh->device_->createContext(rank, size);
-    mesh->context_->setTimeout(absl::ToChronoMilliseconds(connect_timeout));
+    mesh->context_->setTimeout(ChronoMilliseconds(connect_timeout));
     for (int peer = 0; peer < size; ++peer) {
       if (peer != rank) mesh->context_->createPair(peer);
     }

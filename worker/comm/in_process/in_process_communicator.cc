@@ -79,8 +79,9 @@ class InProcessCommunicator : public Communicator {
   }
 
  private:
-  // Takes every message that is there. Releases the lock while it copies: what arrived meanwhile
-  // from a peer already looked at woke nobody, so it looks again until there was nothing to take.
+  // Takes every message that is there, a peer's in the order of the receives from it. Releases the
+  // lock while it copies: what arrived meanwhile from a peer already looked at woke nobody, so it
+  // looks again until there was nothing to take.
   void TakeMail(std::vector<PendingRecv>& recvs, const std::string& what)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(group_->mu);
   void Take(Message& message, PendingRecv& recv, const std::string& what)
@@ -140,12 +141,19 @@ absl::Status InProcessCommunicator::Exchange(std::span<const SendOp> sends,
 
 void InProcessCommunicator::TakeMail(std::vector<PendingRecv>& recvs, const std::string& what) {
   bool took = true;
+  // Peers with an earlier receive that still waits: what came from them meanwhile is its message.
+  std::vector<bool> waits(static_cast<size_t>(group_->size));
   while (took) {
     took = false;
+    waits.assign(waits.size(), false);
     for (PendingRecv& recv : recvs) {
       if (recv.done || !error_.ok() || !mismatch_.ok()) continue;
+      const auto peer = static_cast<size_t>(recv.op.peer);
       std::deque<Message*>& mail = group_->Mail(recv.op.peer, rank_);
-      if (mail.empty()) continue;
+      if (mail.empty() || waits[peer]) {
+        waits[peer] = true;
+        continue;
+      }
       Message& message = *mail.front();
       mail.pop_front();
       Take(message, recv, what);
