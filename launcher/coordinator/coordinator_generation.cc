@@ -53,6 +53,7 @@ void Coordinator::Begin() {
   }
   const std::set<WorkerId> survivors = Survivors();
   s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.canonical_blocks : 0);
+  s_.plan.set_master_port(s_.master_port);
   s_.survivors.clear();
   for (const WorkerId& worker : survivors) {
     if (const auto rank = RankOf(s_.plan, worker)) s_.survivors.insert(*rank);

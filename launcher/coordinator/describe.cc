@@ -115,7 +115,9 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
       for (const proto::Member& member : message.begin().plan().members()) {
         ranks.push_back({NodeId(member.node()), Slot(member.slot())});
       }
-      return absl::StrCat("begin", of, ": ", Ranks(ranks));
+      const int port = message.begin().plan().master_port();
+      return absl::StrCat("begin", of, ": ", Ranks(ranks),
+                          port == 0 ? "" : absl::StrCat(", port ", port));
     }
     case proto::CoordinatorMessage::kExchangeTable:
       return absl::StrCat("table ", message.exchange_table().name(), " of ",
