@@ -19,13 +19,15 @@ namespace {
 
 constexpr size_t kProbeBytes = 32;
 
-// Renamed into place, so that `latest` always points to a run.
+}  // namespace
+
 void PointLatestTo(const std::string& path) {
   const std::string link = JoinPath(FolderOf(path), "latest");
   struct stat info;
   if (lstat(link.c_str(), &info) == 0 && !S_ISLNK(info.st_mode)) return;
-  const std::string temporary = absl::StrCat(link, ".", getpid());
   const std::string name = path.substr(path.rfind('/') + 1);
+  // Of this run alone, whoever else starts one here, on whatever machine.
+  const std::string temporary = absl::StrCat(link, ".", name);
   unlink(temporary.c_str());
   if (symlink(name.c_str(), temporary.c_str()) != 0 ||
       rename(temporary.c_str(), link.c_str()) != 0) {
@@ -34,26 +36,29 @@ void PointLatestTo(const std::string& path) {
   }
 }
 
-}  // namespace
-
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path) {
   RunFolder folder{.path = path,
                    .logs = JoinPath(path, "logs"),
                    .journal = JoinPath(path, "journal.db"),
                    .report = JoinPath(path, "report.json")};
-  if (fs.Stat(folder.journal).ok()) {
+  const absl::Status journal = fs.Stat(folder.journal).status();
+  if (journal.ok()) {
     return absl::AlreadyExistsError(
         absl::StrCat("run folder ", path, ": expected a new one, but there is the journal of an ",
                      "earlier job in it (journal.db)"));
   }
+  if (!absl::IsNotFound(journal)) return Annotate(journal, "run folder");
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
-  PointLatestTo(path);
   return folder;
 }
 
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
-  if (fs.Stat(path).ok()) return absl::OkStatus();
-  RETURN_IF_ERROR(fs.CreateFolder(path)) << "save folder";
+  RETURN_IF_ERROR(fs.CreateFolder(FolderOf(path))) << "save folder";
+  if (mkdir(path.c_str(), 0777) != 0) {
+    // One that is there, whoever made it a moment ago, is not given away; what else it may be shows
+    // here, too.
+    return errno == EEXIST ? fs.CreateFolder(path) : ErrnoStatus(errno, "make save folder", path);
+  }
   const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
   if (!owner.ok() || !owner->change) return absl::OkStatus();
   if (chown(path.c_str(), owner->uid, owner->gid) == 0) return absl::OkStatus();
