@@ -17,6 +17,7 @@
 #include "agent/dsagent_flags.h"
 #include "agent/exit_codes.h"
 #include "agent/keeper.h"
+#include "common/base/escaped.h"
 #include "common/base/logging.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
@@ -25,7 +26,7 @@ namespace dsrun::agent {
 namespace {
 
 int Fail(int code, const absl::Status& status) {
-  fprintf(stderr, "dsagent: %s\n", std::string(status.message()).c_str());
+  fprintf(stderr, "dsagent: %s\n", Escaped(std::string(status.message()), "\n\t").c_str());
   return code;
 }
 
