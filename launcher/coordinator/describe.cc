@@ -70,7 +70,13 @@ std::string DescribeAgentMessage(const proto::AgentMessage& message) {
     case proto::AgentMessage::kOpened:
       return absl::StrCat("opened, incarnation ", message.incarnation());
     case proto::AgentMessage::kPrepared:
-      return absl::StrCat("prepared", of);
+      return absl::StrCat("prepared", of,
+                          message.prepared().master_port() == 0
+                              ? ""
+                              : absl::StrCat(", port ", message.prepared().master_port()),
+                          message.prepared().port_error().empty()
+                              ? ""
+                              : absl::StrCat(", no port: ", message.prepared().port_error()));
     case proto::AgentMessage::kWorkerStarted:
       return absl::StrCat("slot ", message.worker_started().slot(), " started as process ",
                           message.worker_started().pid(), of);
