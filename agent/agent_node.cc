@@ -29,6 +29,10 @@ absl::Status CheckMessage(const proto::Open& open) {
   if (open.job().job_id().empty() || open.job_token().empty()) {
     return absl::InvalidArgumentError("Open: expected a job id and a job token, got none");
   }
+  if (open.job().job_id().find('/') != std::string::npos || open.job().job_id().front() == '.') {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Open: expected a job id that can name a folder, got \"", open.job().job_id(), "\""));
+  }
   if (open.node() < 0 || open.node() >= open.job().nodes_size()) {
     return absl::InvalidArgumentError(absl::StrCat("Open: expected a node below ",
                                                    open.job().nodes_size(), ", got ", open.node()));
@@ -101,6 +105,13 @@ absl::Status AdmitUser(const std::string& socket, const ProcessUser& user) {
   if (!user.change || chown(folder.c_str(), user.uid, user.gid) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("run_as_user: cannot give the folder ", folder, " to uid ", user.uid));
+}
+
+// Every job that this agent serves gets a folder of its own. The agent that dsrun starts for one
+// job is told that job's.
+std::string RunFolder(const std::string& own, const proto::JobSpec& job) {
+  if (own.empty() || own == job.run_dir()) return job.run_dir();
+  return absl::StrCat(own, "/", job.job_id());
 }
 
 absl::Status MakeLogFolder(const std::string& run_dir, const std::string& host) {
@@ -185,7 +196,7 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary, options.user));
   RETURN_IF_ERROR(CheckProbe(open));
   RETURN_IF_ERROR(CheckUserMaySave(open, options.user));
-  options.run_dir = options_.run_dir.empty() ? open.job().run_dir() : options_.run_dir;
+  options.run_dir = RunFolder(options_.run_dir, open.job());
   RETURN_IF_ERROR(MakeLogFolder(options.run_dir, open.job().nodes(open.node()).host()));
   options.runner = options_.runner;
   options.clock = options_.clock;

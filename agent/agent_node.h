@@ -33,7 +33,7 @@ class AgentNode {
     std::string cluster_key;
     std::string agent_socket;   // unix socket of the worker host service
     std::string worker_binary;  // dsworker, absolute
-    std::string run_dir;        // overrides the job's; empty: the job's
+    std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
     std::function<void(const std::string& tag)> sweep;  // Supervisor::Options::sweep
     // A job is over; `abandoned` if not by its coordinator. Called without a lock; must not block.

@@ -1,14 +1,26 @@
 #include "agent/dsagent_flags.h"
 
+#include <charconv>
 #include <map>
+#include <optional>
+#include <system_error>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/time_text.h"
 
 namespace dsrun::agent {
+namespace {
+
+// Digits and nothing else, as dsrun reads its numbers.
+bool ParseDescriptor(const std::string& text, int* number) {
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, *number);
+  return error == std::errc() && stop == end && *number >= 0;
+}
+
+}  // namespace
 
 const char kDsagentUsage[] =
     "usage: dsagent (--cluster-key-file FILE | --cluster-key-fd N) [flags]\n"
@@ -16,9 +28,10 @@ const char kDsagentUsage[] =
     "  --cluster-key-file FILE  mode 0600: the key that admits a job\n"
     "  --cluster-key-fd N       the same from an inherited descriptor\n"
     "  --ready-fd N             gets \"PORT\\n\" when the agent listens\n"
-    "  --run-dir DIR            where logs go (default: as the job says)\n"
+    "  --run-dir DIR            where logs go, a folder a job (default: as the job says)\n"
     "  --worker-binary FILE     dsworker (default: beside dsagent)\n"
-    "  --socket-dir DIR         private and empty; removed at the end (default: made in /tmp)\n"
+    "  --socket-dir DIR         private and empty; removed at the end (default: made in $TMPDIR or "
+    "/tmp)\n"
     "  --one-job                exit after the first job\n"
     "  --first-job-within TIME  with --one-job: exit when none has come by then (default 30s)\n"
     "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 111 the agent was stopped,\n"
@@ -37,34 +50,48 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
       {"--first-job-within", &flags.first_job_within}};
   const std::map<std::string, bool*> switches = {{"--one-job", &flags.one_job},
                                                  {"--help", &flags.help}};
+  const auto known = [&](const std::string& name) {
+    return texts.contains(name) || numbers.contains(name) || durations.contains(name) ||
+           switches.contains(name);
+  };
   for (size_t i = 0; i < arguments.size(); ++i) {
     const size_t equals = arguments[i].find('=');
     const std::string name = arguments[i].substr(0, equals);
-    if (const auto it = switches.find(name); it != switches.end() && equals == std::string::npos) {
-      *it->second = true;
-      continue;
-    }
-    const auto text = texts.find(name);
-    const auto number = numbers.find(name);
-    const auto duration = durations.find(name);
-    if (text == texts.end() && number == numbers.end() && duration == durations.end()) {
+    if (!known(name)) {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown flag ", arguments[i], "; see dsagent --help"));
     }
-    if (equals == std::string::npos && i + 1 == arguments.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(name, ": expected a value, got nothing"));
+    if (const auto it = switches.find(name); it != switches.end()) {
+      if (equals != std::string::npos) {
+        return absl::InvalidArgumentError(absl::StrCat(name,
+                                                       ": is a switch and takes no value, got \"",
+                                                       arguments[i].substr(equals + 1), "\""));
+      }
+      *it->second = true;
+      continue;
+    }
+    // A flag that follows is the next flag rather than this one's value.
+    const bool last = i + 1 == arguments.size();
+    if (equals == std::string::npos && (last || known(arguments[i + 1]))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": expected a value, got ", last ? "nothing" : arguments[i + 1]));
     }
     const std::string value =
         equals == std::string::npos ? arguments[++i] : arguments[i].substr(equals + 1);
-    if (text != texts.end()) {
+    if (const auto text = texts.find(name); text != texts.end()) {
+      if (value.empty()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(name, ": expected a value, got an empty one"));
+      }
       *text->second = value;
-    } else if (duration != durations.end()) {
-      if (!absl::ParseDuration(value, duration->second) ||
-          *duration->second <= absl::ZeroDuration()) {
+    } else if (const auto duration = durations.find(name); duration != durations.end()) {
+      const std::optional<absl::Duration> time = ParseTime(value);
+      if (!time.has_value() || *time <= absl::ZeroDuration()) {
         return absl::InvalidArgumentError(absl::StrCat(
             name, ": expected a duration above zero such as 30s or 500ms, got \"", value, "\""));
       }
-    } else if (!absl::SimpleAtoi(value, number->second) || *number->second < 0) {
+      *duration->second = *time;
+    } else if (!ParseDescriptor(value, numbers.at(name))) {
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": expected a descriptor number, got \"", value, "\""));
     }

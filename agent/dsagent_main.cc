@@ -1,10 +1,13 @@
 // dsagent: runs and watches the ranks of one node. What is started is the keeper (keeper.h); the
 // agent proper is its child, the same program with --role=agent.
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -17,6 +20,7 @@
 #include "agent/dsagent_flags.h"
 #include "agent/exit_codes.h"
 #include "agent/keeper.h"
+#include "common/base/escaped.h"
 #include "common/base/logging.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
@@ -25,14 +29,20 @@ namespace dsrun::agent {
 namespace {
 
 int Fail(int code, const absl::Status& status) {
-  fprintf(stderr, "dsagent: %s\n", std::string(status.message()).c_str());
+  fprintf(stderr, "dsagent: %s\n", Escaped(std::string(status.message()), "\n\t").c_str());
   return code;
 }
 
 std::string OwnBinary() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
 
-// What is in it will be removed: so nothing may be, and nobody else may look in.
-absl::Status CheckSocketFolder(const std::string& path) {
+// What is in it will be removed: so nothing may be, and nobody else may look in. It is this
+// keeper's from here on: the kernel's lock on it ends with the process.
+absl::Status TakeSocketFolder(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--socket-dir ", path, ": another dsagent is using it; give each one of its own"));
+  }
   struct stat info;
   std::error_code error;
   if (lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == geteuid() &&
@@ -57,7 +67,7 @@ absl::Status CheckFlags(const DsagentFlags& flags) {
     }
   }
   if (!flags.socket_dir.empty()) {
-    if (absl::Status status = CheckSocketFolder(flags.socket_dir); !status.ok()) return status;
+    if (absl::Status status = TakeSocketFolder(flags.socket_dir); !status.ok()) return status;
   }
   return CheckLoopbackTarget(flags.listen);
 }

@@ -23,6 +23,7 @@
 #include "common/base/clock.h"
 #include "common/base/counted.h"
 #include "common/base/logging.h"
+#include "common/base/private_folder.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
 #include "common/base/waits.h"
@@ -162,14 +163,20 @@ int Keep(const KeeperOptions& options, Watch& watch) {
 }  // namespace
 
 int RunKeeper(const KeeperOptions& options) {
-  // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes.
-  std::string socket_dir = options.socket_dir.empty() ? "/tmp/dsagent-XXXXXX" : options.socket_dir;
+  std::string socket_dir = options.socket_dir;
+  if (socket_dir.empty()) {
+    absl::StatusOr<std::string> made = MakePrivateFolder("dsagent-");
+    if (!made.ok()) {
+      LOG(ERROR) << "keeper: cannot start: " << made.status();
+      return kExitCannotStart;
+    }
+    socket_dir = *std::move(made);
+  }
   int beat[2], life[2];
   Watch watch;
   watch.signal_fd = OpenSignals();
-  if (!BecomeSubreaper() || watch.signal_fd < 0 ||
-      (options.socket_dir.empty() && mkdtemp(socket_dir.data()) == nullptr) ||
-      pipe2(beat, O_CLOEXEC | O_NONBLOCK) != 0 || pipe2(life, O_CLOEXEC) != 0) {
+  if (!BecomeSubreaper() || watch.signal_fd < 0 || pipe2(beat, O_CLOEXEC | O_NONBLOCK) != 0 ||
+      pipe2(life, O_CLOEXEC) != 0) {
     LOG(ERROR) << "keeper: cannot start: " << strerror(errno);
     return kExitCannotStart;
   }

@@ -29,15 +29,16 @@ absl::Status Failed(const std::string& what) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward) {
+absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward, Clock* clock) {
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd < 0) return Failed("log pump: cannot make an eventfd");
-  std::unique_ptr<LogPump> pump(new LogPump(std::move(forward), wake_fd));
+  std::unique_ptr<LogPump> pump(new LogPump(std::move(forward), clock, wake_fd));
   pump->thread_ = std::thread([p = pump.get()] { p->Loop(); });
   return pump;
 }
 
-LogPump::LogPump(Forward forward, int wake_fd) : forward_(std::move(forward)), wake_fd_(wake_fd) {}
+LogPump::LogPump(Forward forward, Clock* clock, int wake_fd)
+    : forward_(std::move(forward)), clock_(clock), wake_fd_(wake_fd) {}
 
 LogPump::~LogPump() {
   {
@@ -115,7 +116,7 @@ void LogPump::Loop() {
     std::vector<std::shared_ptr<Source>> sources = Sources();
     std::vector<pollfd> fds = {{wake_fd_, POLLIN, 0}};
     for (const auto& source : sources) fds.push_back({source->pipe_fd, POLLIN, 0});
-    poll(fds.data(), fds.size(), -1);
+    poll(fds.data(), fds.size(), PollTimeoutMs(sources));
     uint64_t count = 0;
     (void)!read(wake_fd_, &count, sizeof(count));
     {
@@ -124,6 +125,7 @@ void LogPump::Loop() {
     }
     for (const auto& source : sources) {
       if (Serve(*source)) CloseSource(*source);
+      ForwardPartialIfDue(*source);
     }
     MutexLock lock(mu_);
     // A source at its end stays until its process is known to have ended: Finish needs its lines.
@@ -173,20 +175,84 @@ void LogPump::Take(Source& source, std::string_view bytes) {
   int64_t lines = 0;
   while (!bytes.empty()) {
     const size_t newline = bytes.find('\n');
-    const size_t room = kMaxLineBytes - source.partial.size();
-    const size_t take = std::min({newline, bytes.size(), room});
-    source.partial.append(bytes.substr(0, take));
-    bytes.remove_prefix(take);
-    const bool at_newline = !bytes.empty() && bytes[0] == '\n';
-    if (at_newline) bytes.remove_prefix(1);
-    if (!at_newline && source.partial.size() < kMaxLineBytes) break;
-    KeepLine(source, source.partial);
-    text += source.partial;
-    text += '\n';
-    ++lines;
-    source.partial.clear();
+    TakePart(source, bytes.substr(0, newline), text, lines);
+    if (newline == std::string_view::npos) break;
+    EndLine(source, text, lines);
+    bytes.remove_prefix(newline + 1);
   }
   if (lines > 0) ForwardText(source, std::move(text), lines);
+  const bool news = source.replaces || source.forwarded < source.partial.size();
+  if (!news) {
+    source.due = absl::InfiniteDuration();
+  } else if (source.due == absl::InfiniteDuration()) {
+    source.due = clock_->SteadyNow() + kPartialAfter;
+  }
+}
+
+// Of several carriage returns only the last that something follows matters: all before it is
+// overwritten.
+void LogPump::TakePart(Source& source, std::string_view part, std::string& text, int64_t& lines) {
+  const size_t end = part.find_last_not_of('\r');
+  const bool returns = !part.empty() && part.back() == '\r';
+  if (end == std::string_view::npos) {
+    source.at_return = source.at_return || returns;
+    return;
+  }
+  part = part.substr(0, end + 1);
+  const size_t last = part.rfind('\r');
+  if (last != std::string_view::npos) part.remove_prefix(last + 1);
+  if (last != std::string_view::npos || source.at_return) {
+    source.replaces = source.replaces || source.forwarded > 0;
+    source.partial.clear();
+    source.forwarded = 0;
+  }
+  while (source.partial.size() + part.size() > kMaxLineBytes) {
+    const size_t room = kMaxLineBytes - source.partial.size();
+    source.partial.append(part.substr(0, room));
+    part.remove_prefix(room);
+    EndLine(source, text, lines);
+  }
+  source.partial.append(part);
+  source.at_return = returns;
+}
+
+void LogPump::EndLine(Source& source, std::string& text, int64_t& lines) {
+  KeepLine(source, source.partial);
+  text += NewOfPartial(source);
+  text += '\n';
+  ++lines;
+  source.partial.clear();
+  source.forwarded = 0;
+  source.at_return = false;
+}
+
+// What was not forwarded of it; counts as forwarded from now on.
+std::string LogPump::NewOfPartial(Source& source) {
+  std::string text = source.replaces ? "\r" : "";
+  text += source.partial.substr(source.forwarded);
+  source.replaces = false;
+  source.forwarded = source.partial.size();
+  return text;
+}
+
+void LogPump::ForwardPartialIfDue(Source& source) {
+  if (source.due == absl::InfiniteDuration() || clock_->SteadyNow() < source.due) return;
+  source.due = absl::InfiniteDuration();
+  const size_t forwarded = source.forwarded;
+  const bool replaces = source.replaces;
+  if (ForwardText(source, NewOfPartial(source), 0)) return;
+  // Nothing is lost yet: it is offered again, or goes with the whole line.
+  source.forwarded = forwarded;
+  source.replaces = replaces;
+  source.due = clock_->SteadyNow() + kPartialAfter;
+}
+
+int LogPump::PollTimeoutMs(const std::vector<std::shared_ptr<Source>>& sources) const {
+  absl::Duration due = absl::InfiniteDuration();
+  for (const auto& source : sources) due = std::min(due, source->due);
+  if (due == absl::InfiniteDuration()) return -1;
+  const absl::Duration left = std::max(due - clock_->SteadyNow(), absl::ZeroDuration());
+  return static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))));
 }
 
 void LogPump::WriteFile(Source& source, std::string_view bytes) {
@@ -209,7 +275,7 @@ void LogPump::KeepLine(Source& source, std::string_view line) {
   if (source.last.size() > kLastLines) source.last.pop_front();
 }
 
-void LogPump::ForwardText(Source& source, std::string text, int64_t lines) {
+bool LogPump::ForwardText(Source& source, std::string text, int64_t lines) {
   Rank rank;
   {
     MutexLock lock(mu_);
@@ -217,16 +283,20 @@ void LogPump::ForwardText(Source& source, std::string text, int64_t lines) {
   }
   if (forward_(LogLines{source.slot, rank, std::move(text), source.dropped})) {
     source.dropped = 0;
-  } else {
-    source.dropped += lines;
+    return true;
   }
+  source.dropped += lines;
+  return false;
 }
 
 void LogPump::FlushPartial(Source& source) {
   if (!source.partial.empty()) {
-    KeepLine(source, source.partial);
-    ForwardText(source, std::exchange(source.partial, {}) + "\n", 1);
+    std::string text;
+    int64_t lines = 0;
+    EndLine(source, text, lines);
+    ForwardText(source, std::move(text), lines);
   }
+  source.due = absl::InfiniteDuration();
   if (source.dropped > 0) ForwardText(source, "", 0);
 }
 

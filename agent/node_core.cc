@@ -111,14 +111,31 @@ void NodeCore::OnPrepare(Generation generation) {
   // A repeat of the same claim is answered again: the first answer may be what was lost.
   if (generation <= generation_ || generation < prepared_) return;
   prepared_ = generation;
-  proto::AgentMessage reply;
-  reply.mutable_prepared();
-  for (const auto& [slot, worker] : workers_) {
-    if (worker.state == WorkerState::kConnected) {
-      reply.mutable_prepared()->add_live_slots(slot.value());
-    }
+  if (IsProgram() && node_ == 0 && port_.generation != generation) {
+    actions_.push_back(ReservePort{generation});
+  } else {
+    SendPrepared();
   }
-  Send(std::move(reply), generation);
+}
+
+void NodeCore::On(const PortReserved& event) {
+  if (phase_ != Phase::kRunning) return;
+  if (event.generation != prepared_ || event.generation == generation_) return;
+  port_ = event;
+  SendPrepared();
+}
+
+void NodeCore::SendPrepared() {
+  proto::AgentMessage reply;
+  proto::Prepared& prepared = *reply.mutable_prepared();
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state == WorkerState::kConnected) prepared.add_live_slots(slot.value());
+  }
+  if (port_.generation == prepared_) {
+    prepared.set_master_port(port_.port);
+    prepared.set_port_error(port_.error);
+  }
+  Send(std::move(reply), prepared_);
 }
 
 void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {

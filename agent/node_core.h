@@ -8,7 +8,9 @@
 //
 // What it does:
 //   Open           -> Opened with the inventory.
-//   Prepare(g)     -> Prepared(g) with the slots whose worker lives. Nothing is torn down.
+//   Prepare(g)     -> Prepared(g) with the slots whose worker lives. Nothing is torn down. On node
+//   0,
+//                     where rank 0 of a program always is, its port for g is reserved first.
 //   Begin(plan g)  -> dropped if a member of ours is in a slot that the job does not have here.
 //                     Else everything older than g is fenced. Engine: the plan goes to every live
 //                     worker that is a member, missing members are spawned, other workers are
@@ -92,11 +94,13 @@ class NodeCore {
   void On(const WorkerReceived& event);
   void On(const WorkerSessionClosed& event);
   void On(const WorkerInspected& event);
+  void On(const PortReserved& event);
   void On(const KeeperGone& event);
   void On(const Tick& event);
 
   void OnOpen(const proto::CoordinatorMessage& message);
   void OnPrepare(Generation generation);
+  void SendPrepared();
   void OnBegin(Generation generation, const proto::Begin& begin);
   void OnExchangeTable(Generation generation, const proto::ExchangeTable& table);
   void OnTakeStacks(Generation generation);
@@ -143,6 +147,7 @@ class NodeCore {
   int node_ = 0;
   Generation generation_;  // of the last Begin
   Generation prepared_;    // highest claim acknowledged
+  PortReserved port_;      // programs, node 0: of the last claim that has one
   proto::GenerationPlan plan_;
   std::map<Slot, WorkerSlot> workers_;
   bool spawn_when_empty_ = false;  // programs: the new generation waits for the old one's last exit

@@ -76,14 +76,21 @@ struct WorkerInspected {
   char state = '?';          // of /proc/PID/stat: R, S, D, T (stopped), t (traced) ...
   std::string wait_channel;  // where it sleeps in the kernel; empty: not known
 };
+// The answer to ReservePort.
+struct PortReserved {
+  Generation generation;
+  int32_t port = 0;
+  std::string error;  // why there is none
+};
 // The keeper is dead: nobody would clean up after us.
 struct KeeperGone {};
 // Time has passed; at least every heartbeat_interval / 2.
 struct Tick {};
 
-using NodeEvent = std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned,
-                               WorkerSpawnFailed, WorkerEnded, WorkerHello, WorkerReceived,
-                               WorkerSessionClosed, WorkerInspected, KeeperGone, Tick>;
+using NodeEvent =
+    std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
+                 WorkerEnded, WorkerHello, WorkerReceived, WorkerSessionClosed, WorkerInspected,
+                 PortReserved, KeeperGone, Tick>;
 
 // ---- Actions, to be performed in the order given
 
@@ -93,6 +100,12 @@ struct SpawnWorker {
   Slot slot;
   Rank rank;
   proto::GenerationPlan plan;
+};
+// Reserve the port of a program's rank 0 (port_lease.h): the job's, if it names one, else another
+// than that of the generation before. Held until the next is reserved, or the job is over here.
+// Answered by PortReserved.
+struct ReservePort {
+  Generation generation;
 };
 // Look what state the kernel says its process is in; answered by WorkerInspected.
 struct InspectWorker {
@@ -127,7 +140,7 @@ struct JobOver {
   bool abandoned = false;
 };
 
-using NodeAction = std::variant<SpawnWorker, InspectWorker, KillWorker, StopLadder,
+using NodeAction = std::variant<SpawnWorker, ReservePort, InspectWorker, KillWorker, StopLadder,
                                 SendToCoordinator, SendToWorker, SweepOrphans, JobOver>;
 
 }  // namespace dsrun::agent

@@ -31,9 +31,10 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
     std::shared_ptr<CoordinatorPeer> coordinator) {
   std::unique_ptr<Supervisor> supervisor(
       new Supervisor(std::move(options), open, std::move(coordinator)));
-  ASSIGN_OR_RETURN(supervisor->logs_, LogPump::Create([s = supervisor.get()](LogLines lines) {
-                     return s->ForwardLog(lines);
-                   }));
+  ASSIGN_OR_RETURN(
+      supervisor->logs_,
+      LogPump::Create([s = supervisor.get()](LogLines lines) { return s->ForwardLog(lines); },
+                      supervisor->options_.clock));
   // The secrets stay here; the core has no use for them.
   proto::CoordinatorMessage first = open;
   first.mutable_open()->clear_cluster_key();
@@ -261,6 +262,30 @@ std::string Supervisor::LogPath(const SpawnWorker& action) const {
       .log;
 }
 
+void Supervisor::Do(const ReservePort& action) {
+  const int32_t given = job_.master_port();
+  absl::Status status;
+  if (given != 0 && port_.port() == given) {
+    status = port_.StillFree(job_.master_addr());  // the generation before is gone
+  } else {
+    absl::StatusOr<PortLease> lease = given != 0 ? PortLease::Take(given, job_.master_addr())
+                                                 : PortLease::TakeAny(/*after=*/port_.port());
+    status = lease.status();
+    if (lease.ok()) port_ = *std::move(lease);
+  }
+  LOG(INFO) << "generation " << action.generation << ": MASTER_PORT "
+            << (status.ok() ? absl::StrCat(port_.port()) : status.ToString());
+  own_events_.push_back(PortReserved{action.generation, status.ok() ? port_.port() : 0,
+                                     status.ok() ? "" : WhyNoPort(status)});
+}
+
+std::string Supervisor::WhyNoPort(const absl::Status& status) const {
+  if (job_.master_port() == 0) return std::string(status.message());
+  return absl::StrCat("expected a free port in --master_port, but ", std::string(status.message()),
+                      "; end that, or leave --master_port out: every generation then gets a port "
+                      "that is free");
+}
+
 void Supervisor::Do(const InspectWorker& action) {
   const auto it = processes_.find(action.slot);
   if (it == processes_.end()) return;
@@ -330,6 +355,7 @@ void Supervisor::Do(const SweepOrphans& action) {
 
 void Supervisor::Do(const JobOver& action) {
   LOG(INFO) << "job " << job_.job_id() << " is over here: " << action.reason;
+  port_ = PortLease();
   // In this order: who sees the end of the stream may open the next job at once.
   if (options_.on_over) options_.on_over(action);
   coordinator_->Close(action.abandoned ? absl::UnavailableError(action.reason) : absl::OkStatus());

@@ -28,6 +28,7 @@
 #include "agent/log_pump.h"
 #include "agent/node_core.h"
 #include "agent/peers.h"
+#include "agent/port_lease.h"
 #include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
@@ -105,6 +106,7 @@ class Supervisor {
   void StepAll(NodeEvent event);
 
   void Do(const SpawnWorker& action);
+  void Do(const ReservePort& action);
   void Do(const InspectWorker& action);
   void Do(const KillWorker& action);
   void Do(const StopLadder& action);
@@ -113,6 +115,7 @@ class Supervisor {
   void Do(const SweepOrphans& action);
   void Do(const JobOver& action);
 
+  std::string WhyNoPort(const absl::Status& status) const;
   absl::StatusOr<Process> Spawn(const SpawnWorker& action);
   absl::StatusOr<int> MakeBootstrap(Slot slot) const;
   std::string LogPath(const SpawnWorker& action) const;
@@ -130,6 +133,7 @@ class Supervisor {
   std::map<Slot, Process> processes_;
   std::deque<NodeEvent> own_events_;  // consequences of actions; before anything queued
   int64_t next_tag_ = 1;
+  PortLease port_;  // of a program's rank 0, when that is here
 
   std::atomic<int64_t> generation_{0};
   std::atomic<int64_t> last_round_ns_{0};

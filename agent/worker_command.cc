@@ -38,7 +38,7 @@ std::vector<std::pair<std::string, std::string>> RankVariables(const WorkerComma
   variables.place = PlaceOf(input.plan, input.rank);
   variables.world_size = input.plan.members_size();
   variables.master_addr = input.job.master_addr();
-  variables.master_port = input.job.master_port();
+  variables.master_port = input.plan.master_port();
   variables.job_id = input.job.job_id();
   variables.error_file = FilesOfRank(input.run_dir, input.job.nodes(input.node).host(), input.rank,
                                      input.plan.generation())

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 #include "common/base/logging.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
@@ -40,7 +41,7 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   notes.insert(notes.end(), resolved.notes.begin(), resolved.notes.end());
   resolved.notes = notes;
   std::cerr << findings.Render();  // warnings
-  for (const std::string& note : notes) std::cerr << "dsrun: " << note << "\n";
+  for (const std::string& note : notes) std::cerr << "dsrun: " << Escaped(note, "\n\t") << "\n";
   if (resolved.dry_run) {
     std::cout << (resolved.json ? DryRunJson(resolved, machine) : DryRunText(resolved, machine));
     return 0;
@@ -50,6 +51,7 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   options.cluster_key_file = resolved.cluster_key_file;
   options.probe_path = resolved.probe_path;
   options.progress_line = resolved.progress_line;
+  options.terminal = machine.stdout_is_terminal;
   options.quiet_ranks = resolved.quiet_ranks;
   return LaunchJob(resolved.job, options, stops);
 }

@@ -104,8 +104,8 @@ int RunChild(void* argument) {
   _exit(127);
 }
 
-absl::Status ErrnoStatus(int error, const std::string& what) {
-  const std::string text = absl::StrCat(what, ": ", strerror(error));
+absl::Status ErrnoStatus(int error, const std::string& what, const std::string& words) {
+  const std::string text = absl::StrCat(what, ": ", words);
   switch (error) {
     case ENOENT:
     case ENOTDIR:
@@ -128,6 +128,35 @@ absl::Status ErrnoStatus(int error, const std::string& what) {
   }
 }
 
+absl::Status ErrnoStatus(int error, const std::string& what) {
+  return ErrnoStatus(error, what, strerror(error));
+}
+
+// The kernel's words for exec, where it is known what they mean here: the file was looked at
+// before.
+std::string ExecWords(int error, const ProcessSpec& spec) {
+  switch (error) {
+    case ENOENT:
+      if (access(spec.executable.c_str(), F_OK) != 0) return strerror(error);
+      return "the interpreter that it names (a script in its first line, a program in its header) "
+             "is "
+             "not there";
+    case ENOEXEC:
+      return "it is neither a program for this machine nor a script, whose first line would be "
+             "such "
+             "as #!/bin/sh";
+    case EACCES:
+      return "it may not be executed: check its permissions, those of its folders and of its "
+             "interpreter, and that its file system is not mounted noexec";
+    case E2BIG:
+      return "its arguments and environment are together more than the kernel takes";
+    case ETXTBSY:
+      return "somebody has it open for writing";
+    default:
+      return strerror(error);
+  }
+}
+
 absl::Status ChildStatus(const ChildPlan& plan, const ProcessSpec& spec) {
   switch (plan.stage) {
     case Stage::kDescriptors:
@@ -143,7 +172,8 @@ absl::Status ChildStatus(const ChildPlan& plan, const ProcessSpec& spec) {
       return ErrnoStatus(plan.error, absl::StrCat("cannot start ", spec.executable,
                                                   " in the folder ", spec.working_dir));
     case Stage::kExec:
-      return ErrnoStatus(plan.error, absl::StrCat("cannot start ", spec.executable));
+      return ErrnoStatus(plan.error, absl::StrCat("cannot start ", spec.executable),
+                         ExecWords(plan.error, spec));
   }
   return absl::InternalError("cannot start a process");
 }

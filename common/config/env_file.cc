@@ -1,5 +1,6 @@
 #include "common/config/env_file.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace dsrun {
@@ -21,11 +22,6 @@ void ParseLine(const SourceText& text, const SourceLine& line, Findings& finding
   const std::string_view stripped = WithoutExport(Stripped(line.text));
   if (stripped.empty() || stripped.front() == '#') return;
   const size_t at = static_cast<size_t>(stripped.data() - line.text.data());
-  const size_t zero = line.text.find('\0');
-  if (zero != std::string_view::npos) {
-    findings.Add(text.At(line, zero, "a zero byte cannot be part of an environment variable"));
-    return;
-  }
   const size_t equals = stripped.find('=');
   const std::string_view name = Stripped(stripped.substr(0, equals));
   if (name.empty()) {
@@ -36,6 +32,13 @@ void ParseLine(const SourceText& text, const SourceLine& line, Findings& finding
   if (blank != std::string_view::npos) {
     findings.Add(text.At(line, at + blank,
                          "expected NAME=VALUE, got a blank inside the name " + Quoted(name)));
+    return;
+  }
+  if (!IsVariableName(name)) {
+    findings.Add(text.At(line, at,
+                         "a variable's name is of letters, digits and '_' and begins with no "
+                         "digit, got " +
+                             Quoted(name)));
     return;
   }
   if (equals == std::string_view::npos) {
@@ -57,8 +60,18 @@ void ParseLine(const SourceText& text, const SourceLine& line, Findings& finding
 
 }  // namespace
 
+bool IsVariableName(std::string_view name) {
+  const auto letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  };
+  return !name.empty() && letter(name.front()) &&
+         std::all_of(name.begin(), name.end(),
+                     [&](char c) { return letter(c) || (c >= '0' && c <= '9'); });
+}
+
 std::vector<EnvSetting> ParseEnvFile(const SourceText& text, Findings& findings) {
   std::vector<EnvSetting> out;
+  if (!text.IsPlain("an environment file", findings)) return out;
   for (const SourceLine& line : text.lines()) ParseLine(text, line, findings, out);
   return out;
 }

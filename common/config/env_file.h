@@ -14,6 +14,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/config/source_text.h"
@@ -25,6 +26,9 @@ struct EnvSetting {
   std::optional<std::string> value;  // nothing: a bare name
   friend bool operator==(const EnvSetting&, const EnvSetting&) = default;
 };
+
+// What a shell, and so every program, takes for the name of a variable.
+bool IsVariableName(std::string_view name);
 
 // In the order of the file; a later setting of a name wins over an earlier one.
 std::vector<EnvSetting> ParseEnvFile(const SourceText& text, Findings& findings);

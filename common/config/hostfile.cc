@@ -6,10 +6,10 @@
 #include <optional>
 #include <utility>
 
+#include "common/base/escaped.h"
+
 namespace dsrun {
 namespace {
-
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 bool IsAlnum(char c) { return IsDigit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -50,6 +50,7 @@ class LineParser {
   size_t WordEnd(size_t at) const;
   std::string_view Word(size_t at) const { return text_.substr(at, WordEnd(at) - at); }
 
+  bool CheckVisible(size_t at, size_t end);
   std::optional<int> ParseSlots(size_t at, std::string_view host);
   bool CheckRest(size_t at);
   std::optional<HostEntry> ParseHost(size_t at, std::string_view word);
@@ -63,13 +64,7 @@ class LineParser {
   Findings& findings_;
 };
 
-std::string LineParser::Shown() const {
-  std::string out;
-  for (const char c : Stripped(text_).substr(0, 120)) {
-    out.push_back(static_cast<unsigned char>(c) < 0x20 ? ' ' : c);
-  }
-  return out;
-}
+std::string LineParser::Shown() const { return Escaped(Stripped(text_).substr(0, 120), "\t"); }
 
 size_t LineParser::SkipBlanks(size_t at) const {
   while (at < text_.size() && IsBlank(text_[at])) ++at;
@@ -86,6 +81,7 @@ std::vector<HostEntry> LineParser::Parse() {
   if (host_at == text_.size() || text_[host_at] == '#') return {};
   const std::string_view word = Word(host_at);
   const size_t slots_at = SkipBlanks(WordEnd(host_at));
+  if (!CheckVisible(host_at, WordEnd(slots_at))) return {};
   if (StartsWith(word, "slots=")) {
     BadEntry(host_at, "the host is missing; write HOST slots=N");
     return {};
@@ -102,6 +98,21 @@ std::vector<HostEntry> LineParser::Parse() {
     out.push_back({host, entry->user, entry->port, *slots, line_.number});
   }
   return out;
+}
+
+// A letter that looks like a blank, or like nothing, makes every other message a riddle.
+bool LineParser::CheckVisible(size_t at, size_t end) {
+  while (at < end) {
+    const std::string_view letter = FirstLetter(text_.substr(at));
+    const std::string shown = EscapedLetter(letter);
+    if (shown != letter && !IsBlank(letter.front())) {
+      Error(at, "expected blanks and letters that can be seen, got " + shown +
+                    "; delete it, or type a blank in its place");
+      return false;
+    }
+    at += letter.size();
+  }
+  return true;
 }
 
 std::optional<int> LineParser::ParseSlots(size_t at, std::string_view host) {
@@ -309,21 +320,10 @@ Hostfile ParseHostfile(const SourceText& text, Findings& findings) {
   Hostfile file;
   file.path = text.name();
   std::map<std::string, int> first_line;  // by name
-  bool said_anything = false;
-  for (SourceLine line : text.lines()) {
-    if (line.number == 1 && StartsWith(line.text, kByteOrderMark)) {
-      findings.Add(
-          text.At(line, 0,
-                  "expected plain UTF-8, got a byte order mark (the bytes EF BB BF) at the "
-                  "start of the file; save it without one"));
-      line.text.remove_prefix(kByteOrderMark.size());
-      said_anything = true;
-    }
-    if (line.text.find('\0') != std::string_view::npos) {
-      findings.Add(text.At(line, line.text.find('\0'),
-                           "expected text, got a zero byte; is this a hostfile?"));
-      return file;
-    }
+  const size_t before_all = findings.all().size();
+  if (!text.IsPlain("a hostfile", findings)) return file;
+  bool said_anything = findings.all().size() > before_all;
+  for (const SourceLine& line : text.lines()) {
     const size_t before = findings.all().size();
     for (HostEntry& entry : LineParser(text, line, findings).Parse()) {
       const auto [found, fresh] = first_line.emplace(entry.name(), line.number);

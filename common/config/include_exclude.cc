@@ -6,6 +6,7 @@
 #include <set>
 #include <string_view>
 
+#include "common/base/escaped.h"
 #include "common/config/nearest.h"
 
 namespace dsrun {
@@ -120,7 +121,7 @@ void FilterParser::ParseNode(size_t at, std::string_view node) {
     host = FindHost(name, &ambiguous);
   }
   if (ambiguous) {
-    Error(at, "Hostname '" + std::string(name) +
+    Error(at, "Hostname '" + Escaped(name) +
                   "' is several entries of the hostfile; write it with the agent's port");
     return;
   }
@@ -131,7 +132,7 @@ void FilterParser::ParseNode(size_t at, std::string_view node) {
       Error(at + name.find(':'), "expected HOST:SLOT,SLOT with one ':', got " + Quoted(node) +
                                      "; separate slots by commas, and write IPv6 in brackets");
     } else {
-      Error(at, "Hostname '" + std::string(name) + "' not found in hostfile" +
+      Error(at, "Hostname '" + Escaped(name) + "' not found in hostfile" +
                     DidYouMean(name, Names(hostfile_)));
     }
     return;

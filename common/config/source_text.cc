@@ -1,8 +1,9 @@
 #include "common/config/source_text.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <utility>
+
+#include "common/base/escaped.h"
 
 namespace dsrun {
 namespace {
@@ -10,41 +11,40 @@ namespace {
 constexpr size_t kExcerptLimit = 160;
 constexpr size_t kQuotedLimit = 120;
 
-bool IsControl(char c) {
-  const unsigned char u = static_cast<unsigned char>(c);
-  return u < 0x20 || u == 0x7f;
-}
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
-// What a terminal may show of a line: control bytes could move its cursor.
-std::string Printable(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (IsControl(c) && c != '\t') c = '?';
-  }
-  return out;
-}
+bool IsInsideLetter(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
-// Blanks up to the column; tabs are kept, so that the caret stands below its byte at any tab width.
-std::string CaretPadding(std::string_view text, size_t offset) {
-  std::string out;
-  for (size_t i = 0; i < offset; ++i) {
-    if (i >= text.size()) {
-      out.push_back(' ');
-    } else if (text[i] == '\t') {
-      out.push_back('\t');
-    } else if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) {  // not inside a UTF-8 letter
-      out.push_back(' ');
+// A line as a terminal may show it, tabs included, and how far to the right `offset` then is.
+struct Shown {
+  std::string text;
+  std::string padding;
+};
+
+Shown ShowLine(std::string_view line, size_t offset) {
+  Shown shown;
+  size_t at = 0;
+  while (at < line.size()) {
+    const std::string_view letter = FirstLetter(line.substr(at));
+    const bool plain = letter == "\t" || EscapedLetter(letter) == letter;
+    const std::string text = plain ? std::string(letter) : EscapedLetter(letter);
+    shown.text += text;
+    // Tabs are kept, so that the caret stands below its byte at any tab width.
+    if (at + letter.size() <= offset) {
+      shown.padding += letter == "\t" ? "\t" : std::string(plain ? 1 : text.size(), ' ');
     }
+    at += letter.size();
   }
-  return out;
+  if (offset > line.size()) shown.padding += std::string(offset - line.size(), ' ');
+  return shown;
 }
 
 }  // namespace
 
 std::string Diagnostic::Headline() const {
-  std::string out = file;
+  std::string out = Escaped(file);
   if (line > 0) out += ":" + std::to_string(line) + ":" + std::to_string(column);
-  return out + ": " + (warning ? "warning: " : "") + message;
+  return out + ": " + (warning ? "warning: " : "") + Escaped(message, "\n\t");
 }
 
 std::string Diagnostic::Render() const {
@@ -54,34 +54,61 @@ std::string Diagnostic::Render() const {
   size_t offset = static_cast<size_t>(column) - 1;
   std::string left;
   if (offset > kExcerptLimit / 2) {  // keep the place in sight
-    const size_t cut = std::min(offset - kExcerptLimit / 2, shown.size());
+    size_t cut = std::min(offset - kExcerptLimit / 2, shown.size());
+    while (cut > 0 && cut < shown.size() && IsInsideLetter(shown[cut])) --cut;
     shown.remove_prefix(cut);
     offset -= cut;
     left = "...";
   }
   std::string right;
   if (shown.size() > kExcerptLimit) {
-    shown = shown.substr(0, kExcerptLimit);
+    size_t cut = kExcerptLimit;
+    while (IsInsideLetter(shown[cut]) && cut > 0) --cut;
+    shown = shown.substr(0, cut);
     right = "...";
   }
-  out += "\n  " + left + Printable(shown) + right;
-  out += "\n  " + std::string(left.size(), ' ') + CaretPadding(shown, offset) + "^";
+  const Shown line_shown = ShowLine(shown, offset);
+  out += "\n  " + left + line_shown.text + right;
+  out += "\n  " + std::string(left.size(), ' ') + line_shown.padding + "^";
   return out;
 }
 
 SourceText::SourceText(std::string name, std::string text)
     : name_(std::move(name)), text_(std::move(text)) {
-  const std::string_view all = text_;
-  size_t begin = 0;
+  std::string_view rest = text_;
+  if (StartsWith(rest, kByteOrderMark)) rest.remove_prefix(kByteOrderMark.size());
   int number = 1;
-  while (begin < all.size()) {
-    size_t end = all.find('\n', begin);
-    if (end == std::string_view::npos) end = all.size();
-    std::string_view line = all.substr(begin, end - begin);
-    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    lines_.push_back({number++, line});
-    begin = end + 1;
+  while (!rest.empty()) {
+    const size_t end = std::min(rest.find_first_of("\r\n"), rest.size());
+    lines_.push_back({number++, rest.substr(0, end)});
+    rest.remove_prefix(end);
+    rest.remove_prefix(StartsWith(rest, "\r\n") ? 2 : std::min<size_t>(1, rest.size()));
   }
+}
+
+bool SourceText::IsPlain(const std::string& expected, Findings& findings) const {
+  const SourceLine nothing{1, ""};
+  const SourceLine& first = lines_.empty() ? nothing : lines_.front();
+  const std::string_view all = text_;
+  for (const std::string_view mark : {"\xff\xfe", "\xfe\xff"}) {
+    if (!StartsWith(all, mark)) continue;
+    findings.Add(At(first, 0,
+                    "expected plain UTF-8, got UTF-16 (by the two bytes at the start of "
+                    "the file); save it as UTF-8"));
+    return false;
+  }
+  if (StartsWith(all, kByteOrderMark)) {
+    findings.Add(At(first, 0,
+                    "expected plain UTF-8, got a byte order mark (the bytes EF BB BF) at the "
+                    "start of the file; save it without one"));
+  }
+  for (const SourceLine& line : lines_) {
+    const size_t zero = line.text.find('\0');
+    if (zero == std::string_view::npos) continue;
+    findings.Add(At(line, zero, "expected text, got a zero byte; is this " + expected + "?"));
+    return false;
+  }
+  return true;
 }
 
 Diagnostic SourceText::At(const SourceLine& line, size_t offset, std::string message) const {
@@ -152,21 +179,14 @@ absl::Status Findings::ToStatus() const {
 
 std::string Quoted(std::string_view text) {
   std::string out = "\"";
-  const bool cut = text.size() > kQuotedLimit;
-  for (const char c : cut ? text.substr(0, kQuotedLimit) : text) {
-    if (c == '"' || c == '\\') {
-      out.push_back('\\');
-      out.push_back(c);
-    } else if (IsControl(c)) {
-      char hex[8];
-      std::snprintf(hex, sizeof(hex), "\\x%02x",
-                    static_cast<unsigned>(static_cast<unsigned char>(c)));
-      out += hex;
-    } else {
-      out.push_back(c);
-    }
+  size_t taken = 0;
+  while (taken < text.size() && taken < kQuotedLimit) {
+    const std::string_view letter = FirstLetter(text.substr(taken));
+    if (letter == "\"" || letter == "\\") out.push_back('\\');
+    out += EscapedLetter(letter);
+    taken += letter.size();
   }
-  return out + (cut ? "...\"" : "\"");
+  return out + (taken < text.size() ? "...\"" : "\"");
 }
 
 bool IsBlank(char c) { return c == ' ' || c == '\t' || c == '\v' || c == '\f' || c == '\r'; }

@@ -29,17 +29,20 @@ struct Diagnostic {
   std::string excerpt;  // the line (or value) that the column counts in
   bool warning = false;
 
-  // "file:line:column: message" and, where there is an excerpt, two more lines with a caret.
+  // "file:line:column: message" and, where there is an excerpt, two more lines with a caret. What
+  // cannot be seen is spelt out (common/base/escaped.h), wherever in it that comes from.
   std::string Render() const;
   // The first line of Render() alone.
   std::string Headline() const;
 };
 
-// One line of a text, without its end ("\n" or "\r\n").
+// One line of a text, without its end ("\n", "\r\n" or "\r") and without a byte order mark.
 struct SourceLine {
   int number = 0;  // 1-based
   std::string_view text;
 };
+
+class Findings;
 
 // A whole text under its name. Lines point into it: it must outlive them, and is not copied.
 class SourceText {
@@ -50,6 +53,10 @@ class SourceText {
 
   const std::string& name() const { return name_; }
   const std::vector<SourceLine>& lines() const { return lines_; }
+  // Whether it is what a text editor writes: a byte order mark is a finding; of UTF-16 and of a
+  // zero byte, where parsing makes no sense, it is the last one (false). `expected`: "a hostfile".
+  // Every parser begins with this.
+  bool IsPlain(const std::string& expected, Findings& findings) const;
   // A finding at byte `offset` (0-based) of `line`.
   Diagnostic At(const SourceLine& line, size_t offset, std::string message) const;
 
@@ -82,8 +89,8 @@ class Findings {
   std::vector<Diagnostic> all_;
 };
 
-// The text in double quotes; bytes that do not print, quotes and backslashes are escaped, and what
-// is very long is cut.
+// The text in double quotes; what cannot be seen (common/base/escaped.h), quotes and backslashes
+// are escaped, and what is very long is cut.
 std::string Quoted(std::string_view text);
 
 // True for the blanks that separate words in our texts.

@@ -32,7 +32,13 @@ absl::StatusOr<std::string> ReadKey(int fd, const std::string& what) {
     if (got == 0) break;
     key.append(buffer, got);
   }
-  if (!key.empty() && key.back() == '\n') key.pop_back();
+  if (key.starts_with("\xef\xbb\xbf")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what,
+        ": begins with a byte order mark (the bytes EF BB BF), which some editor added; save it "
+        "without one, or the other side's copy will not be the same"));
+  }
+  if (key.ends_with("\n")) key.resize(key.size() - (key.ends_with("\r\n") ? 2 : 1));
   if (key.size() < kMinKeyBytes || key.size() > kMaxKeyBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": expected ", kMinKeyBytes, " to ", kMaxKeyBytes, " bytes, got ",
@@ -45,8 +51,11 @@ absl::StatusOr<std::string> ReadKey(int fd, const std::string& what) {
 absl::Status CheckPrivate(int fd, const std::string& path) {
   struct stat info;
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    const char* const got = S_ISDIR(info.st_mode)    ? "a folder"
+                            : S_ISFIFO(info.st_mode) ? "a pipe, which could be read only once"
+                                                     : "a device";
     return absl::FailedPreconditionError(
-        absl::StrCat("cluster key ", path, ": expected a regular file, got something else"));
+        absl::StrCat("cluster key ", path, ": expected a regular file, got ", got));
   }
   if (info.st_uid != geteuid()) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -88,13 +97,19 @@ uint64_t RandomIncarnation() {
 absl::StatusOr<std::string> ReadClusterKeyFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    const bool missing = errno == ENOENT;
-    const std::string text =
-        absl::StrCat("cluster key ", path, ": ", strerror(errno),
-                     missing ? "; expected the file that dsagent gets too; make one with: "
-                               "(umask 077; head -c 32 /dev/urandom | base64 > FILE)"
-                             : "");
-    return missing ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
+    const int error = errno;
+    const std::string key_is = absl::StrCat("cluster key ", path, ": ");
+    if (error == ENOENT || error == ENOTDIR) {
+      return absl::NotFoundError(
+          absl::StrCat(key_is,
+                       "there is no such file; expected the one that dsagent gets too; make "
+                       "one with: (umask 077; head -c 32 /dev/urandom | base64 > FILE)"));
+    }
+    if (error == EACCES || error == EPERM) {
+      return absl::PermissionDeniedError(absl::StrCat(
+          key_is, "uid ", geteuid(), " may not read it; give it to that user, mode 0600"));
+    }
+    return absl::UnavailableError(absl::StrCat(key_is, "cannot be opened: ", strerror(error)));
   }
   absl::StatusOr<std::string> key = std::string();
   if (absl::Status status = CheckPrivate(fd, path); !status.ok()) {

@@ -16,10 +16,10 @@ std::string RandomBytes(size_t count);
 // Never 0.
 uint64_t RandomIncarnation();
 
-// Reads a cluster key: 16 to 4096 bytes; one newline at the end is not part of it.
-// Errors: NOT_FOUND, PERMISSION_DENIED: cannot be opened. FAILED_PRECONDITION: not a regular file,
-// owned by somebody else, or readable by others (mode must be 0600 or less). INVALID_ARGUMENT: too
-// short or too long.
+// Reads a cluster key: 16 to 4096 bytes; one line end ("\n" or "\r\n") is not part of it.
+// Errors: NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE: cannot be opened. FAILED_PRECONDITION: not a
+// regular file, owned by somebody else, or readable by others (mode must be 0600 or less).
+// INVALID_ARGUMENT: too short, too long, or with a byte order mark in front.
 absl::StatusOr<std::string> ReadClusterKeyFile(const std::string& path);
 // The same from an inherited descriptor (pipe or memfd), which is read to its end and closed.
 absl::StatusOr<std::string> ReadClusterKeyFd(int fd);

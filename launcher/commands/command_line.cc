@@ -12,6 +12,12 @@ bool TakesValue(const Option& option) {
   return option.kind == Kind::kValue || option.kind == Kind::kRepeated;
 }
 
+// Whether the value names something, so that an empty one names nothing.
+bool IsName(const Option& option) {
+  return option.value_name == "PATH" || option.value_name == "DIR" || option.value_name == "FILE" ||
+         option.value_name == "ADDRESS";
+}
+
 bool LooksLikeFlag(std::string_view arg) { return arg.size() > 1 && arg.front() == '-'; }
 
 // A flag of the launcher or of `train`, or null.
@@ -144,6 +150,10 @@ void Parser::Use(const Option& option, const std::string& spelled, bool has_valu
     ++at_;
   } else if (!TakesValue(option) && has_value) {
     findings_.AddFlag(spelled, NoValue(option, value));
+    return;
+  }
+  if (IsName(option) && value.empty()) {
+    findings_.AddFlag(spelled, "expected " + option.value_name + ", got an empty name");
     return;
   }
   if (option.fate == Option::Fate::kRefused) {

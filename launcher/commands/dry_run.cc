@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/topology/rank_environment.h"
@@ -44,7 +45,11 @@ Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const 
       input.visible_gpus.push_back(Slot(slot));
     }
   }
-  return RankEnvironment(input);
+  Variables variables = RankEnvironment(input);
+  for (auto& [name, value] : variables) {
+    if (name == "MASTER_PORT" && input.master_port == 0) value = "picked";  // by rank 0's agent
+  }
+  return variables;
 }
 
 ModelSpec ModelOf(const proto::TrainSpec& train) {
@@ -302,7 +307,7 @@ std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   out += Line("run folder", job.run_dir());
   out += Line("works in", job.working_dir()) + "\n";
   out += RankTable(resolved) + MemoryTable(resolved) + EnvironmentText(resolved, machine);
-  return out;
+  return Escaped(out, "\n\t");
 }
 
 std::string DryRunJson(const Resolved& resolved, const Machine& machine) {

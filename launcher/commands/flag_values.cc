@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "common/base/time_text.h"
 #include "common/config/nearest.h"
 
 namespace dsrun::launcher {
@@ -25,19 +26,6 @@ std::optional<T> Parsed(const std::string& text) {
 }
 
 }  // namespace
-
-std::optional<absl::Duration> ParseTime(const std::string& text) {
-  if (const std::optional<double> seconds = Parsed<double>(text)) {
-    if (!std::isfinite(*seconds)) return std::nullopt;
-    return absl::Seconds(*seconds);
-  }
-  absl::Duration out;
-  if (!absl::ParseDuration(text, &out) || out == absl::InfiniteDuration() ||
-      out == -absl::InfiniteDuration()) {
-    return std::nullopt;
-  }
-  return out;
-}
 
 void FlagValues::Wrong(std::string_view name, const std::string& expected, const std::string& got) {
   findings_.AddFlag("--" + std::string(name), "expected " + expected + ", got " + Quoted(got));

@@ -44,9 +44,6 @@ class FlagValues {
   Findings& findings_;
 };
 
-// "3s", "500ms", "1m30s", "0.5s"; a bare number is seconds.
-std::optional<absl::Duration> ParseTime(const std::string& text);
-
 }  // namespace dsrun::launcher
 
 #endif  // DSRUN_LAUNCHER_COMMANDS_FLAG_VALUES_H_

@@ -43,9 +43,8 @@ OptionGroup Hosts() {
                 {"num_accelerators"}),
           Switch("strict", "a hostfile that does not exist is an error, not a warning"),
           Value("master_addr", "ADDRESS", "the first host's", "MASTER_ADDR of a user program"),
-          Value("master_port", "PORT", "29500",
-                "MASTER_PORT of a user program; 0 picks a free one, and one that is in use is "
-                "replaced by a free one, with a note"),
+          Value("master_port", "PORT", "another free one for every generation, 29500 if it is",
+                "MASTER_PORT of a user program; one that is in use is refused; 0: the default"),
       }};
 }
 

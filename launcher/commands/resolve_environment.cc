@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
+#include <system_error>
+#include <utility>
 
 #include "common/config/env_file.h"
+#include "common/config/source_file.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -23,60 +24,57 @@ void SetVariable(proto::JobSpec& job, const std::string& name, const std::string
   variable.set_value(value);
 }
 
-void ApplyFile(ResolveContext& context, const std::string& shown, const std::string& absolute) {
-  std::ifstream in(absolute, std::ios::binary);
-  std::ostringstream content;
-  // A file that breaks off would be half an environment.
-  if (!in.is_open() || !(content << in.rdbuf() || in.peek() == EOF) || in.bad()) {
-    context.findings.AddFlag(
-        "--env-file", "cannot read " + Quoted(shown) + "; check the path and its permissions");
-    return;
-  }
-  const SourceText text(shown, content.str());
+void Apply(ResolveContext& context, const std::string& shown, std::string content) {
+  const SourceText text(shown, std::move(content));
   for (const EnvSetting& setting : ParseEnvFile(text, context.findings)) {
     // A bare name means our own value, which is in the environment already.
     if (setting.value.has_value()) SetVariable(context.resolved.job, setting.name, *setting.value);
   }
 }
 
-// Whether it is there to be read. What cannot be looked at is not taken for missing: it is a
-// finding.
-bool IsFile(ResolveContext& context, const std::string& path) {
+// Reads it if it is there. `named_by`: the flag or variable that asks for it; empty: nobody does,
+// it is one of the places where such a file may be. False: it is not there.
+bool ReadIfThere(ResolveContext& context, const std::string& named_by, const std::string& path,
+                 const std::string& shown) {
   std::error_code error;
-  const bool is_file = std::filesystem::is_regular_file(path, error);
-  if (!error || error == std::errc::no_such_file_or_directory ||
-      error == std::errc::not_a_directory) {
-    return is_file;
+  if (named_by.empty() && std::filesystem::is_directory(path, error)) return false;
+  absl::StatusOr<std::string> content = ReadSourceFile(path, shown);
+  if (absl::IsNotFound(content.status())) return false;
+  if (content.ok()) {
+    Apply(context, shown, *std::move(content));
+  } else {
+    context.findings.AddFlag(named_by.empty() ? "environment file" : named_by,
+                             std::string(content.status().message()));
   }
-  context.findings.AddFlag("--env-file", "cannot tell whether there is a file " + Quoted(path) +
-                                             ": " + error.message() +
-                                             "; make it readable or remove it");
-  return false;
+  return true;
 }
 
 void ReadFiles(ResolveContext& context) {
   namespace fs = std::filesystem;
   if (const auto given = context.values.Text("env-file")) {
-    const std::string path = context.Absolute(*given);
-    std::error_code error;
-    if (fs::is_regular_file(path, error)) {
-      ApplyFile(context, *given, path);
-    } else {
-      context.findings.AddFlag("--env-file",
-                               "there is no file " + Quoted(*given) + "; check the path");
-    }
+    if (ReadIfThere(context, "--env-file", context.Absolute(*given), *given)) return;
+    context.findings.AddFlag("--env-file",
+                             "there is no file " + Quoted(*given) + "; check the path");
     return;
   }
-  const char* named = context.machine.Variable("DS_ENV_FILE");
-  const std::string name = named != nullptr && *named != '\0' ? named : ".deepspeed_env";
+  const char* variable = context.machine.Variable("DS_ENV_FILE");
+  const bool named = variable != nullptr && *variable != '\0';
+  const std::string named_by = named ? "DS_ENV_FILE" : "";
+  const std::string name = named ? variable : ".deepspeed_env";
   const char* home = context.machine.Variable("HOME");
   std::string first;
   if (home != nullptr && *home != '\0') first = (fs::path(home) / name).string();
   const std::string second = context.Absolute(name);
-  if (!first.empty() && first != second && IsFile(context, first)) {
-    ApplyFile(context, first, first);
+  bool found = false;
+  if (!first.empty() && first != second) found = ReadIfThere(context, named_by, first, first);
+  found = ReadIfThere(context, named_by, second, name) || found;
+  if (named && !found) {
+    const bool everywhere = first.empty() || first == second;
+    context.findings.AddFlag(
+        "DS_ENV_FILE", "there is no file " + Quoted(name) +
+                           (everywhere ? "" : ", neither in the home folder nor in this one") +
+                           "; correct the variable or unset it");
   }
-  if (IsFile(context, second)) ApplyFile(context, name, second);
 }
 
 bool IsSet(const proto::JobSpec& job, const std::string& name) {

@@ -1,17 +1,18 @@
-// Which hosts and slots: hostfile, filters, addresses, ranks, the program's master port.
+// Which hosts and slots: hostfile, filters, addresses, ranks, where a program's ranks meet.
 
 #include <algorithm>
 #include <atomic>
 #include <charconv>
-#include <filesystem>
-#include <fstream>
+#include <optional>
 #include <set>
-#include <sstream>
+#include <string_view>
 #include <thread>
 #include <utility>
 
+#include "common/base/escaped.h"
 #include "common/config/hostfile.h"
 #include "common/config/include_exclude.h"
+#include "common/config/source_file.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/network.h"
 #include "launcher/commands/resolve_parts.h"
@@ -19,26 +20,55 @@
 namespace dsrun::launcher {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr char kDefaultHostfile[] = "/job/hostfile";
 
-// "2,0" -> {0, 2}; nothing for other spellings (UUIDs) or an empty list.
-std::vector<int32_t> VisibleDevices(const char* text) {
+// "2,0" -> {0, 2}; nothing: other spellings (UUIDs), or an empty list.
+std::optional<std::vector<int32_t>> VisibleDevices(std::string_view text) {
   std::set<int32_t> ids;
-  std::stringstream in(text == nullptr ? "" : text);
-  std::string word;
-  while (std::getline(in, word, ',')) {
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view word = Stripped(text.substr(begin, end - begin));
     int32_t id = 0;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error != std::errc() || end != word.data() + word.size() || id < 0) return {};
+    const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || stop != word.data() + word.size() || id < 0) return std::nullopt;
     ids.insert(id);
+    begin = end + 1;
   }
-  return {ids.begin(), ids.end()};
+  return std::vector<int32_t>(ids.begin(), ids.end());
+}
+
+// A program's ranks get the GPUs that the user's own processes would. Nothing: the variable decides
+// nothing.
+std::optional<std::vector<SelectedHost>> HostsOfVisibleDevices(ResolveContext& context,
+                                                               const HostFilter& filter,
+                                                               const HostEntry& local) {
+  const char* visible = context.machine.Variable("CUDA_VISIBLE_DEVICES");
+  if (context.is_train() || context.machine.gpus == 0 || visible == nullptr) return std::nullopt;
+  const std::string detected = "Detected VISIBLE_DEVICES=" + Escaped(visible);
+  if (!filter.include.empty() || !filter.exclude.empty() || filter.num_gpus.has_value() ||
+      filter.num_nodes.has_value()) {
+    context.Note(detected +
+                 " but ignoring it because one or several of --include/--exclude/--num_gpus/"
+                 "--num_nodes cl args were used.");
+    return std::nullopt;
+  }
+  if (Stripped(visible).empty()) {
+    context.Note("CUDA_VISIBLE_DEVICES is empty, which counts as not set: every GPU is used");
+    return std::nullopt;
+  }
+  if (auto ids = VisibleDevices(visible); ids.has_value()) {
+    context.Note(detected + ": setting --include=localhost:" + visible);
+    return std::vector<SelectedHost>{{local, *std::move(ids)}};
+  }
+  context.findings.AddFlag("CUDA_VISIBLE_DEVICES",
+                           "expected device numbers such as 0,2, got " + Quoted(visible) +
+                               "; unset it, and name the devices by number: --include "
+                               "localhost:0,2");
+  return std::vector<SelectedHost>();
 }
 
 // This machine as a hostfile of one line.
-std::vector<SelectedHost> LocalHosts(ResolveContext& context, HostFilter filter) {
+std::vector<SelectedHost> LocalHosts(ResolveContext& context, const HostFilter& filter) {
   const Machine& machine = context.machine;
   const bool filtered = !filter.include.empty() || !filter.exclude.empty();
   if (filter.num_nodes.value_or(1) > 1) {
@@ -47,20 +77,8 @@ std::vector<SelectedHost> LocalHosts(ResolveContext& context, HostFilter filter)
                              "hosts with --hostfile");
     return {};
   }
-  const char* visible = machine.Variable("CUDA_VISIBLE_DEVICES");
   HostEntry local{"localhost", "", 0, std::max(1, machine.gpus), 1};
-  if (!context.is_train() && machine.gpus > 0 && visible != nullptr) {
-    const std::vector<int32_t> ids = VisibleDevices(visible);
-    if (filtered || filter.num_gpus.has_value()) {
-      context.Note(std::string("Detected VISIBLE_DEVICES=") + visible +
-                   " but ignoring it because one or several of --include/--exclude/--num_gpus/"
-                   "--num_nodes cl args were used.");
-    } else if (!ids.empty()) {
-      context.Note(std::string("Detected VISIBLE_DEVICES=") + visible +
-                   ": setting --include=localhost:" + visible);
-      return {{local, ids}};
-    }
-  }
+  if (auto hosts = HostsOfVisibleDevices(context, filter, local)) return *std::move(hosts);
   if (filtered) {
     local.slots = std::max(machine.gpus, machine.cores);
   } else if (filter.num_gpus.value_or(-1) != -1) {
@@ -74,8 +92,7 @@ std::vector<SelectedHost> LocalHosts(ResolveContext& context, HostFilter filter)
   } else if (context.is_train()) {
     local.slots = 1;
   }
-  filter.num_nodes.reset();
-  Hostfile file{"this machine", {local}};
+  const Hostfile file{"this machine", {local}};
   return SelectHosts(file, filter, context.findings);
 }
 
@@ -115,17 +132,8 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, HostSource& source)
   }
   const auto given = context.values.Text("hostfile");
   const std::string path = given.value_or(kDefaultHostfile);
-  const std::string absolute = context.Absolute(path);
-  std::error_code error;
-  const bool exists = fs::exists(absolute, error);
-  if (!exists && error && error != std::errc::no_such_file_or_directory &&
-      error != std::errc::not_a_directory) {
-    context.findings.AddFlag("--hostfile", "cannot tell whether there is a file " + Quoted(path) +
-                                               ": " + error.message() +
-                                               "; make it readable, or name another");
-    return {};
-  }
-  if (!exists) {
+  absl::StatusOr<std::string> content = ReadSourceFile(context.Absolute(path), path);
+  if (absl::IsNotFound(content.status())) {
     if (given.has_value() && context.values.Switch("strict")) {
       context.findings.AddFlag("--hostfile", "there is no file " + Quoted(path) +
                                                  "; check the path, or leave --strict out to use "
@@ -141,16 +149,11 @@ std::vector<SelectedHost> FindHosts(ResolveContext& context, HostSource& source)
     source.path = "this machine";
     return LocalHosts(context, filter);
   }
-  std::ifstream in(absolute, std::ios::binary);
-  std::ostringstream content;
-  if (fs::is_directory(absolute, error) || !in || !(content << in.rdbuf() || in.peek() == EOF)) {
-    context.findings.AddFlag("--hostfile", "expected a readable text file, but " + Quoted(path) +
-                                               (fs::is_directory(absolute, error)
-                                                    ? " is a folder"
-                                                    : " cannot be read; check its permissions"));
+  if (!content.ok()) {
+    context.findings.AddFlag("--hostfile", std::string(content.status().message()));
     return {};
   }
-  const SourceText text(path, content.str());
+  const SourceText text(path, *std::move(content));
   source.path = path;
   for (const SourceLine& line : text.lines()) source.lines.emplace_back(line.text);
   Findings mine;
@@ -253,7 +256,9 @@ void ResolveHosts(ResolveContext& context) {
 
 void ResolveMaster(ResolveContext& context) {
   proto::JobSpec& job = context.resolved.job;
-  const auto given_port = context.values.Int("master_port", 0, 65535);
+  // 0: the agent of rank 0's node reserves one, anew for every generation.
+  job.set_master_port(
+      static_cast<int32_t>(context.values.Int("master_port", 0, 65535).value_or(0)));
   std::string address = context.values.Text("master_addr").value_or("");
   if (address.empty() && job.nodes_size() > 0) address = job.nodes(0).address();
   job.set_master_addr(address);
@@ -262,23 +267,7 @@ void ResolveMaster(ResolveContext& context) {
   if (!numeric.ok()) {
     context.findings.AddFlag("--master_addr", Quoted(address) + " has no address (" +
                                                   std::string(numeric.status().message()) + ")");
-    return;
   }
-  int port = static_cast<int>(given_port.value_or(29500));
-  if (port == 0 || !IsPortFree(*numeric, port)) {
-    const auto picked = PickFreePort(*numeric);
-    if (!picked.ok()) {
-      context.findings.AddFlag("--master_port", std::string(picked.status().message()));
-      return;
-    }
-    // Our own engine does not use this port: only who asked for it hears of it.
-    if (port != 0 && (!context.is_train() || given_port.has_value())) {
-      context.Note("port " + std::to_string(port) + " at " + address +
-                   " is in use: MASTER_PORT is " + std::to_string(*picked) + " instead");
-    }
-    port = *picked;
-  }
-  job.set_master_port(port);
 }
 
 }  // namespace dsrun::launcher

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <variant>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -63,6 +65,12 @@ struct Describe {
   std::string operator()(const Sample&) const { return ""; }  // in the last screen
 };
 
+std::vector<std::string> HostsOf(const proto::JobSpec& job) {
+  std::vector<std::string> hosts;
+  for (const proto::NodeSpec& node : job.nodes()) hosts.push_back(node.host());
+  return hosts;
+}
+
 }  // namespace
 
 std::string OperatorText(const OperatorEvent& event) { return std::visit(Describe(), event); }
@@ -89,13 +97,14 @@ std::string ProgressText(const proto::StepDone& done, int64_t train_iters,
 
 Console::Console(const proto::JobSpec& job, const Options& options)
     : options_(options),
+      hosts_(HostsOf(job)),
       is_train_(job.has_train()),
       train_iters_(job.train().train_iters()),
       log_interval_(job.train().log_interval() > 0 ? job.train().log_interval() : 10),
+      open_(hosts_, {.terminal = options.terminal, .ends_at_once = options.progress_line}),
       writer_(options.output) {
   size_t slots = 0;
   for (const proto::NodeSpec& node : job.nodes()) {
-    hosts_.push_back(node.host());
     slots += static_cast<size_t>(node.slots_size());
   }
   ranks_.SetWidth(slots);
@@ -111,6 +120,8 @@ int64_t Console::StopShowing() {
     MutexLock lock(mu_);
     closing_ = true;
     Show(ranks_.All());
+    const absl::Duration now = options_.clock->SteadyNow();
+    ShowOpen([now](OpenLines& open) { return open.EndAll(now); });
     left_out = lines_left_out_;
     changed_.NotifyAll();
   }
@@ -140,6 +151,8 @@ void Console::Progress(const struct Progress& progress) {
   }
   const std::string text = ProgressText(done, train_iters_, step_ms_);
   if (options_.progress_line) return writer_.SetStatusLine(text);
+  MutexLock lock(mu_);
+  ShowOpen([](OpenLines& open) { return open.Interrupt(); });
   if (done.step() == 1 || done.step() % log_interval_ == 0 || done.step() == train_iters_) {
     writer_.Write(OutputWriter::To::kOut, text + "\n");
   }
@@ -150,30 +163,61 @@ void Console::RankOutput(NodeId node, const proto::LogChunk& chunk) {
   const LineCollapser::Source source{node, Rank(chunk.rank())};
   const absl::Duration now = options_.clock->SteadyNow();
   MutexLock lock(mu_);
-  std::string_view rest = chunk.text();
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find('\n'), rest.size());
-    ranks_.Add(now, source, std::string(rest.substr(0, end)));
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-  }
-  if (chunk.dropped_lines() > 0) {
+  if (chunk.dropped_lines() > 0) {  // before what this chunk says
+    TakePiece(now, source, "", /*whole=*/open_.Has(source));
     ranks_.Add(now, source,
                absl::StrCat("(", Counted(chunk.dropped_lines(), "line"),
                             " not shown, the console was too slow; all are in the rank's file)"));
+  }
+  std::string_view rest = chunk.text();
+  while (!rest.empty()) {
+    const size_t end = rest.find('\n');
+    TakePiece(now, source, rest.substr(0, end), /*whole=*/end != std::string_view::npos);
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
   }
   Show(closing_ ? ranks_.All() : ranks_.Due(now));
   changed_.NotifyAll();
 }
 
+void Console::TakePiece(absl::Duration now, const LineCollapser::Source& source,
+                        std::string_view piece, bool whole) {
+  if (whole && open_.Has(source)) {
+    ShowOpen([&](OpenLines& open) { return open.End(now, source, piece); });
+  } else if (whole) {
+    while (!piece.empty() && piece.back() == '\r') piece.remove_suffix(1);
+    ranks_.Add(now, source, std::string(piece.substr(piece.rfind('\r') + 1)));
+  } else if (!piece.empty()) {
+    Show(ranks_.UpTo(source));  // a rank's own order
+    ShowOpen([&](OpenLines& open) { return open.Add(now, source, piece); });
+    if (closing_) ShowOpen([now](OpenLines& open) { return open.EndAll(now); });
+  }
+}
+
+void Console::ShowOpen(OpenText text_of) {
+  const std::optional<LineCollapser::Source> before = open_.at_end();
+  std::string text = text_of(open_);
+  if (text.empty() || writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;
+  open_.PutBack(before);  // the screen is as it was
+  ++lines_left_out_;
+}
+
+void Console::ShowAll() {
+  Show(ranks_.All());
+  ShowOpen([](OpenLines& open) { return open.Interrupt(); });
+}
+
 void Console::Show(const std::vector<LineCollapser::Line>& lines) {
   if (lines.empty()) return;
-  std::string text;
+  const std::optional<LineCollapser::Source> before = open_.at_end();
+  std::string text = open_.Interrupt();
   int64_t count = 0;
   for (const LineCollapser::Line& line : lines) {
     absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ", line.text, "\n");
     count += static_cast<int64_t>(line.sources.size());
   }
-  if (!writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) lines_left_out_ += count;
+  if (writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;
+  open_.PutBack(before);
+  lines_left_out_ += count;
 }
 
 void Console::ShowWhenDue() {
@@ -181,18 +225,20 @@ void Console::ShowWhenDue() {
   while (!closing_) {
     const absl::Duration now = options_.clock->SteadyNow();
     Show(ranks_.Due(now));
-    if (ranks_.next() == absl::InfiniteDuration()) {
+    ShowOpen([now](OpenLines& open) { return open.Due(now); });
+    const absl::Duration next = std::min(ranks_.next(), open_.next());
+    if (next == absl::InfiniteDuration()) {
       changed_.Wait(mu_);
     } else {
-      changed_.WaitFor(mu_, ranks_.next() - now);
+      changed_.WaitFor(mu_, next - now);
     }
   }
 }
 
 void Console::Say(const std::string& text) {
   MutexLock lock(mu_);
-  Show(ranks_.All());
-  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", text, "\n"));
+  ShowAll();
+  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", Escaped(text, "\n\t"), "\n"));
 }
 
 void Console::Finish(const std::string& screen, bool failed) {

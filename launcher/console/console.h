@@ -1,8 +1,8 @@
 // Console: what the operator sees while a job runs. On a terminal a progress line, rewritten in
 // place; in a file plain lines, one every log_interval steps. Ranks' output prefixed "[host:rank]
-// ", whole lines; the same line of several ranks within kCollapseWindow is shown once, with the
-// ranks that said it: "[127.0.0.1:0-3] ". Generation changes, failures and warnings as single
-// lines.
+// ", line by line; the same line of several ranks within kCollapseWindow is shown once, with the
+// ranks that said it: "[127.0.0.1:0-3] "; one that is not whole yet as far as it goes
+// (open_lines.h). Generation changes, failures and warnings as single lines.
 //
 // A rank's line is shown at most kCollapseWindow after it came, in the rank's own order, and before
 // whatever dsrun says later; with one rank at once.
@@ -16,15 +16,18 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "launcher/console/line_collapser.h"
+#include "launcher/console/open_lines.h"
 #include "launcher/console/output_writer.h"
 #include "launcher/coordinator/events.h"
 #include "proto/agent.pb.h"
@@ -36,6 +39,7 @@ class Console {
  public:
   struct Options {
     bool progress_line = false;
+    bool terminal = false;  // standard output is one
     bool quiet_ranks = false;
     OutputWriter::Options output;
     Clock* clock = &Clock::Real();  // must outlive the console
@@ -58,6 +62,12 @@ class Console {
   void ShowWhenDue();
   int64_t StopShowing();  // returns how many lines were left out
   void Show(const std::vector<LineCollapser::Line>& lines) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // All lines that are whole; those that are not are interrupted.
+  void ShowAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TakePiece(absl::Duration now, const LineCollapser::Source& source, std::string_view piece,
+                 bool whole) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  using OpenText = absl::FunctionRef<std::string(OpenLines&)>;
+  void ShowOpen(OpenText text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
   std::vector<std::string> hosts_;  // by node
@@ -71,6 +81,7 @@ class Console {
   Mutex mu_;  // also keeps what is taken out of ranks_ in its order on the way to writer_
   CondVar changed_;
   LineCollapser ranks_ ABSL_GUARDED_BY(mu_){kCollapseWindow};
+  OpenLines open_ ABSL_GUARDED_BY(mu_);
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   int64_t lines_left_out_ ABSL_GUARDED_BY(mu_) = 0;
   OutputWriter writer_;

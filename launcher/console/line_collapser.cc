@@ -40,6 +40,13 @@ std::vector<LineCollapser::Line> LineCollapser::All() {
   return lines;
 }
 
+std::vector<LineCollapser::Line> LineCollapser::UpTo(const Source& source) {
+  const auto after = after_.find(source);
+  std::vector<Line> lines;
+  while (after != after_.end() && first_ < after->second) lines.push_back(TakeFirst());
+  return lines;
+}
+
 absl::Duration LineCollapser::next() const {
   return waiting_.empty() ? absl::InfiniteDuration() : waiting_.front().until;
 }

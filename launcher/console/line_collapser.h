@@ -48,6 +48,9 @@ class LineCollapser {
   void Add(absl::Duration now, Source source, std::string text);
   std::vector<Line> Due(absl::Duration now);
   std::vector<Line> All();
+  // Those that this rank has said, and what was heard before: it is about to say something that
+  // does not wait.
+  std::vector<Line> UpTo(const Source& source);
   // When Due will have something; infinite: nothing waits.
   absl::Duration next() const;
 

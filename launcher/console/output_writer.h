@@ -33,7 +33,8 @@ class OutputWriter {
   explicit OutputWriter(Options options);
   ~OutputWriter();
 
-  // `text` ends in a newline.
+  // `text` ends in a newline, unless what goes to standard output next belongs on its last line
+  // (then there must be no status line).
   void Write(To to, std::string text);
   // The same; false: left out, because the reader is too far behind.
   bool WriteDroppable(To to, std::string text);

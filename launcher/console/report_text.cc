@@ -7,10 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 #include "common/topology/rank_files.h"
 
 namespace dsrun::launcher {
@@ -19,6 +21,7 @@ namespace {
 using nlohmann::ordered_json;
 using Lines = std::vector<std::string>;
 
+constexpr char kQuoted[] = "    | ";  // in front of a line that is a rank's own
 constexpr size_t kMostIncidents = 3;
 constexpr size_t kMostLaunchFailures = 5;
 constexpr size_t kMostStackLines = 8;
@@ -184,14 +187,14 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
     // It says where the rank was, which its last lines do not.
     lines.push_back("    what it was doing, innermost first (for the other ranks: in their logs):");
     for (size_t i = 0; i < std::min(cause.stack.size(), kMostStackLines); ++i) {
-      lines.push_back(Clip("    | " + cause.stack[i]));
+      lines.push_back(Clip(kQuoted + cause.stack[i]));
     }
     return;
   }
   const size_t count = cause.last_lines.size();
   const size_t first = count > kMostLastLines ? count - kMostLastLines : 0;
   if (count > 0) lines.push_back("    its last lines:");
-  for (size_t i = first; i < count; ++i) lines.push_back(Clip("    | " + cause.last_lines[i]));
+  for (size_t i = first; i < count; ++i) lines.push_back(Clip(kQuoted + cause.last_lines[i]));
 }
 
 void AddIncidents(const Report& report, const ReportContext& context, Lines& lines) {
@@ -215,7 +218,7 @@ void AddSample(const Report& report, const ReportContext& context, Lines& lines)
   size_t shown = 0;
   for (const auto& part : absl::StrSplit(text, '\n')) {
     if (shown++ == kMostSampleLines) break;
-    lines.push_back(Clip(absl::StrCat("    | ", part)));
+    lines.push_back(Clip(absl::StrCat(kQuoted, part)));
   }
 }
 
@@ -300,7 +303,12 @@ std::string Join(Lines lines) {
     lines = std::move(kept);
   }
   std::string text;
-  for (const std::string& line : lines) absl::StrAppend(&text, line, "\n");
+  for (const std::string& line : lines) {
+    // What a rank wrote stays as it is, as in its output; all else are our words about others'
+    // names.
+    const bool quoted = absl::StartsWith(line, kQuoted);
+    absl::StrAppend(&text, quoted ? line : Escaped(line, "\n\t"), "\n");
+  }
   return text;
 }
 

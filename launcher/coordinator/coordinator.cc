@@ -78,7 +78,7 @@ void Coordinator::On(const AgentSpoke& event) {
   const Generation generation(message.generation());
   switch (message.body_case()) {
     case proto::AgentMessage::kPrepared:
-      return OnPrepared(node, generation);
+      return OnPrepared(node, generation, message.prepared());
     case proto::AgentMessage::kWorkerStarted:
       return OnWorkerStarted({node, Slot(message.worker_started().slot())}, generation);
     case proto::AgentMessage::kWorkerExited:
@@ -113,10 +113,25 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
   if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
 }
 
-void Coordinator::OnPrepared(NodeId node, Generation generation) {
+void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared) {
   if (s_.phase != State::kPreparing || generation != s_.generation) return;
+  if (!config_.is_train && node == NodeId(0) && !TakeMasterPort(prepared)) return;
   s_.prepared.insert(node);
   if (s_.prepared.size() == s_.members.Live().size()) Begin();
+}
+
+// False: there is none, and the job ends. Rank 0 of a program is always on node 0.
+bool Coordinator::TakeMasterPort(const proto::Prepared& prepared) {
+  constexpr int kMost = 65535;
+  std::string why = prepared.port_error();
+  if (why.empty() && (prepared.master_port() < 0 || prepared.master_port() > kMost)) {
+    why = absl::StrCat("its agent says that port ", prepared.master_port(), " is reserved");
+  }
+  s_.master_port = prepared.master_port();
+  if (why.empty()) return true;
+  BeginEnding(kExitPreflight,
+              absl::StrCat("rank 0 has no MASTER_PORT on ", HostOf(NodeId(0)), ": ", why), true);
+  return false;
 }
 
 void Coordinator::OnJobEnded(NodeId node) {

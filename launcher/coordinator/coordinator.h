@@ -19,6 +19,7 @@
 //   a step          -OperatorStop-> the recovery goes on; then kStopping: the ranks are asked to
 //                           save and stop as soon as they have the new plan. Again: kEnding
 //   any other state -OperatorStop-> kEnding (nothing is lost: there was no step to save)
+//   kPreparing, a program, node 0 cannot reserve the port of rank 0-> kEnding
 //   any state       -cannot go on-> kEnding
 //
 // g' > g: every attempt has a new number. Every state but kIdle, kRunning and kEnded has a
@@ -165,7 +166,8 @@ class Coordinator {
   void On(const DeadlinePassed& event);
   void On(const ProgressMade& event);
   void OnOpened(NodeId node, const proto::AgentMessage& message);
-  void OnPrepared(NodeId node, Generation generation);
+  void OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared);
+  bool TakeMasterPort(const proto::Prepared& prepared);
   void OnJobEnded(NodeId node);
   void StopRanks();
   void OnPhaseDeadline();

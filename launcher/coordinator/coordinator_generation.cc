@@ -56,6 +56,7 @@ void Coordinator::Begin() {
   // Whoever finds less does not begin: what is committed is not given up because it cannot be read.
   s_.plan.set_floor_step(s_.newest_checkpoint.second);
   s_.plan.set_floor_manifest(s_.newest_manifest);
+  s_.plan.set_master_port(s_.master_port);
   s_.survivors.clear();
   for (const WorkerId& worker : survivors) {
     if (const auto rank = RankOf(s_.plan, worker)) s_.survivors.insert(*rank);

@@ -128,6 +128,7 @@ Wire ToWire(const CoordinatorState& s) {
   *to.mutable_plan() = s.plan;
   *to.mutable_members() = s.members.Snapshot();
   PutIds(s.prepared, to.mutable_prepared());
+  to.set_master_port(s.master_port);
   PutIds(s.joined, to.mutable_joined());
   PutIds(s.finished, to.mutable_finished());
   PutIds(s.exited, to.mutable_exited());
@@ -177,6 +178,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.plan = from.plan();
   ASSIGN_OR_RETURN(s.members, Membership::Restore(nodes, from.members()));
   RETURN_IF_ERROR(GetIds(from.prepared(), static_cast<int>(nodes), "prepared node", &s.prepared));
+  s.master_port = from.master_port();
   RETURN_IF_ERROR(GetIds(from.joined(), ranks, "joined rank", &s.joined));
   RETURN_IF_ERROR(GetIds(from.finished(), ranks, "finished rank", &s.finished));
   RETURN_IF_ERROR(GetIds(from.exited(), ranks, "exited rank", &s.exited));

@@ -73,17 +73,18 @@ std::string Coordinator::DebugString() const {
   return absl::StrCat(
       "state ", StateName(s_.phase), "\ngeneration ", s_.generation.value(), "\nnodes ",
       s_.members.ToString(), "\nplan ", s_.plan.generation(), " [", ranks, "]\nprepared ",
-      JoinIds(s_.prepared), "\njoined ", JoinIds(s_.joined), "\nfinished ", JoinIds(s_.finished),
-      s_.stopped_early ? " early" : "", "\nexited ", JoinIds(s_.exited), "\nsurvivors ",
-      JoinIds(s_.survivors), "\nsuspects ", absl::StrJoin(suspects, ","), "\nrendezvous ",
-      s_.rendezvous.ToString(), "\nphase deadline ", s_.phase_deadline.number, " at ",
-      Nanos(s_.phase_deadline.at), "\ncause deadline ", s_.cause_deadline.number, " at ",
-      Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts, " failed_without_progress ",
-      s_.failed_without_progress, " ended_from_outside ", s_.ended_from_outside, "\nprogressed ",
-      s_.progressed, " first step ", s_.first_step, " high step ", s_.high_step,
-      "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second,
-      " ", s_.newest_manifest, "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
-      s_.stop_waits ? " waiting" : "", "\nexit code ", s_.exit_code, "\n");
+      JoinIds(s_.prepared), "\nmaster port ", s_.master_port, "\njoined ", JoinIds(s_.joined),
+      "\nfinished ", JoinIds(s_.finished), s_.stopped_early ? " early" : "", "\nexited ",
+      JoinIds(s_.exited), "\nsurvivors ", JoinIds(s_.survivors), "\nsuspects ",
+      absl::StrJoin(suspects, ","), "\nrendezvous ", s_.rendezvous.ToString(), "\nphase deadline ",
+      s_.phase_deadline.number, " at ", Nanos(s_.phase_deadline.at), "\ncause deadline ",
+      s_.cause_deadline.number, " at ", Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts,
+      " failed_without_progress ", s_.failed_without_progress, " ended_from_outside ",
+      s_.ended_from_outside, "\nprogressed ", s_.progressed, " first step ", s_.first_step,
+      " high step ", s_.high_step, "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ",
+      s_.newest_checkpoint.second, " ", s_.newest_manifest, "\ndrain for lease ",
+      s_.drain_for_lease, "\nstops ", s_.stops, s_.stop_waits ? " waiting" : "", "\nexit code ",
+      s_.exit_code, "\n");
 }
 
 uint64_t Coordinator::Digest() const {

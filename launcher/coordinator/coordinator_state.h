@@ -50,7 +50,8 @@ struct CoordinatorState {
   proto::GenerationPlan plan;  // of the last Begin; its number is the generation begun
   Membership members;
   std::set<NodeId> prepared;
-  std::set<Rank> joined;       // programs: started
+  int master_port = 0;    // programs: what node 0 has reserved for the last generation it prepared
+  std::set<Rank> joined;  // programs: started
   std::set<Rank> finished;     // Finished, or a program's exit with 0
   std::set<Rank> exited;       // their process has ended
   std::set<Rank> survivors;    // their process had joined an older generation, and lived at Begin

@@ -73,7 +73,13 @@ std::string DescribeAgentMessage(const proto::AgentMessage& message) {
     case proto::AgentMessage::kOpened:
       return absl::StrCat("opened, incarnation ", message.incarnation());
     case proto::AgentMessage::kPrepared:
-      return absl::StrCat("prepared", of);
+      return absl::StrCat("prepared", of,
+                          message.prepared().master_port() == 0
+                              ? ""
+                              : absl::StrCat(", port ", message.prepared().master_port()),
+                          message.prepared().port_error().empty()
+                              ? ""
+                              : absl::StrCat(", no port: ", message.prepared().port_error()));
     case proto::AgentMessage::kWorkerStarted:
       return absl::StrCat("slot ", message.worker_started().slot(), " started as process ",
                           message.worker_started().pid(), of);
@@ -119,10 +125,11 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
         ranks.push_back({NodeId(member.node()), Slot(member.slot())});
       }
       const proto::GenerationPlan& plan = message.begin().plan();
-      return absl::StrCat("begin", of, ": ", Ranks(ranks),
-                          plan.floor_manifest().empty()
-                              ? ""
-                              : absl::StrCat(", not below step ", plan.floor_step()));
+      return absl::StrCat(
+          "begin", of, ": ", Ranks(ranks),
+          plan.master_port() == 0 ? "" : absl::StrCat(", port ", plan.master_port()),
+          plan.floor_manifest().empty() ? ""
+                                        : absl::StrCat(", not below step ", plan.floor_step()));
     }
     case proto::CoordinatorMessage::kExchangeTable:
       return absl::StrCat("table ", message.exchange_table().name(), " of ",

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/crc32c.h"
+#include "common/base/file_system.h"
 #include "common/base/status_macros.h"
 #include "launcher/shell/journal_codec.h"
 
@@ -194,34 +195,37 @@ absl::Status ReadRecords(sqlite3* db, const std::string& path, int64_t last,
   return result == SQLITE_DONE ? absl::OkStatus() : FromSqlite(db, result, path, "cannot read");
 }
 
+absl::Status AlreadyThere(const std::string& path) {
+  return absl::AlreadyExistsError(
+      absl::StrCat("journal ", path,
+                   " exists; expected a new file, because a journal belongs to one start "
+                   "of a job; move it away or use another run folder"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Journal>> Journal::Create(const std::string& path,
                                                          const CoordinatorConfig& config,
                                                          const Options& options) {
+  // Exclusively: of two jobs that want it at once, one gets it.
+  if (absl::Status made = FileSystem::Real().CreateExclusive(path).status(); !made.ok()) {
+    return absl::IsAlreadyExists(made) ? AlreadyThere(path) : Annotate(made, "journal");
+  }
   sqlite3* raw = nullptr;
   const int result =
-      sqlite3_open_v2(path.c_str(), &raw,
-                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+      sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
   std::unique_ptr<Journal> journal(new Journal(raw, path, options));
   if (result != SQLITE_OK) return FromSqlite(raw, result, path, "cannot create");
-  RETURN_IF_ERROR(journal->SetUp(config));
+  if (absl::Status failed = journal->SetUp(config); !failed.ok()) {
+    // It was made above, so it is ours: the folder can be used again when the disk has room.
+    journal.reset();
+    FileSystem::Real().RemoveFile(path).IgnoreError();
+    return failed;
+  }
   return journal;
 }
 
 absl::Status Journal::SetUp(const CoordinatorConfig& config) {
-  {
-    ASSIGN_OR_RETURN(Statement tables,
-                     Statement::Prepare(db_, path_, "SELECT count(*) FROM sqlite_master"));
-    const int result = tables.Step();
-    if (result != SQLITE_ROW) return FromSqlite(db_, result, path_, "cannot create");
-    if (tables.Int(0) != 0) {
-      return absl::AlreadyExistsError(
-          absl::StrCat("journal ", path_,
-                       " exists; expected a new file, because a journal belongs to one start "
-                       "of a job; move it away or use another run folder"));
-    }
-  }
   // Without waiting for the disk until the tables stand: an empty file is worth no flush, and a
   // flush here would delay every start of a job.
   RETURN_IF_ERROR(Execute(db_, path_, "PRAGMA synchronous=OFF"));

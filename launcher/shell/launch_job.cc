@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/escaped.h"
 #include "common/base/file_system.h"
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
@@ -25,6 +26,7 @@
 #include "launcher/shell/grpc_agent_client.h"
 #include "launcher/shell/journal.h"
 #include "launcher/shell/metrics_writer.h"
+#include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
 #include "launcher/starters/local_starter.h"
@@ -93,16 +95,17 @@ class Launch {
       : job_(job),
         options_(options),
         console_(job, {.progress_line = options.progress_line,
+                       .terminal = options.terminal,
                        .quiet_ranks = options.quiet_ranks,
                        .output = {}}) {}
 
   int Run() {
     const absl::StatusOr<RunResult> result = RunToEnd();
     if (!result.ok()) {
-      console_.Finish(
-          absl::StrCat("dsrun: cannot start the job: ", std::string(result.status().message()),
-                       "; nothing was started\n"),
-          /*failed=*/true);
+      console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
+                                   Escaped(std::string(result.status().message()), "\n\t"),
+                                   "; nothing was started\n"),
+                      /*failed=*/true);
       return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
     WriteReport(*result);
@@ -124,7 +127,11 @@ class Launch {
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
     ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
                                       "choose another folder with --run-dir"));
+    PointLatestTo(job_.run_dir());
     if (!job_.train().metrics_path().empty()) {
+      // Before the file is emptied.
+      RETURN_IF_ERROR(Lock(job_.train().metrics_path(), "metrics file",
+                           "choose another file with --metrics", metrics_lock_));
       ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
                                         "choose another file with --metrics"));
     }
@@ -132,6 +139,8 @@ class Launch {
       RETURN_IF_ERROR(
           OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),
                  "choose another folder with --save"));
+      RETURN_IF_ERROR(Lock(FolderOf(options_.probe_path), "save folder",
+                           "choose another folder with --save", save_lock_));
     }
     ASSIGN_OR_RETURN(const ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
                                                    "choose another folder with --save"));
@@ -147,6 +156,13 @@ class Launch {
     }
     starters.EndAll(kAgentGrace);
     return result;
+  }
+
+  absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
+                    PathLock& lock) {
+    ASSIGN_OR_RETURN(lock, OrElse(PathLock::Take(path, what), or_else));
+    if (!lock.missing().empty()) console_.Say(absl::StrCat("warning: ", lock.missing()));
+    return absl::OkStatus();
   }
 
   // null: the runner has ended. What was asked before there was one is not lost.
@@ -229,6 +245,8 @@ class Launch {
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
   RunFolder folder_;
+  PathLock metrics_lock_;
+  PathLock save_lock_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Journal> journal_;
 

@@ -17,7 +17,8 @@ struct LaunchOptions {
                                  // key for own agents
   std::string
       probe_path;  // written and removed by LaunchJob in the save folder; empty: nothing to check
-  bool progress_line = false;  // standard output is a terminal: one line, rewritten in place
+  bool progress_line = false;  // one line of steps, rewritten in place
+  bool terminal = false;       // standard output is one
   bool quiet_ranks = false;    // do not echo the ranks' output (the files are always written)
 };
 

@@ -19,7 +19,8 @@ namespace {
 
 constexpr size_t kProbeBytes = 32;
 
-// Renamed into place, so that `latest` always points to a run.
+}  // namespace
+
 void PointLatestTo(const std::string& path) {
   const std::string link = JoinPath(FolderOf(path), "latest");
   struct stat info;
@@ -29,8 +30,9 @@ void PointLatestTo(const std::string& path) {
     return;
   }
   if (there && !S_ISLNK(info.st_mode)) return;
-  const std::string temporary = absl::StrCat(link, ".", getpid());
   const std::string name = path.substr(path.rfind('/') + 1);
+  // Of this run alone, whoever else starts one here, on whatever machine.
+  const std::string temporary = absl::StrCat(link, ".", name);
   unlink(temporary.c_str());
   if (symlink(name.c_str(), temporary.c_str()) != 0 ||
       rename(temporary.c_str(), link.c_str()) != 0) {
@@ -38,8 +40,6 @@ void PointLatestTo(const std::string& path) {
     unlink(temporary.c_str());
   }
 }
-
-}  // namespace
 
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path) {
   RunFolder folder{.path = path,
@@ -56,16 +56,16 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
     return Annotate(journal, "run folder: it cannot be told whether it is another job's");
   }
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
-  PointLatestTo(path);
   return folder;
 }
 
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
-  const absl::Status there = fs.Stat(path).status();
-  if (there.ok()) return absl::OkStatus();
-  // Only what this makes is given away.
-  if (!absl::IsNotFound(there)) return Annotate(there, "save folder");
-  RETURN_IF_ERROR(fs.CreateFolder(path)) << "save folder";
+  RETURN_IF_ERROR(fs.CreateFolder(FolderOf(path))) << "save folder";
+  if (mkdir(path.c_str(), 0777) != 0) {
+    // One that is there, whoever made it a moment ago, is not given away; what else it may be shows
+    // here, too.
+    return errno == EEXIST ? fs.CreateFolder(path) : ErrnoStatus(errno, "make save folder", path);
+  }
   const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
   if (!owner.ok() || !owner->change) return absl::OkStatus();
   if (chown(path.c_str(), owner->uid, owner->gid) == 0) return absl::OkStatus();

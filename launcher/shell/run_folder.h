@@ -19,10 +19,14 @@ struct RunFolder {
   std::string report;   // path/report.json
 };
 
-// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS. A `latest`
-// that is not a symbolic link is somebody else's and stays. Other errors: those of
-// FileSystem::CreateFolder. A link that cannot be made is none.
+// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS. The folder is
+// this job's from the moment in which it has made that file (Journal::Create), which two cannot.
+// Other errors: those of FileSystem::CreateFolder and Stat.
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path);
+
+// Renamed into place, so that `latest` always points to a run. One that is not a symbolic link is
+// somebody else's and stays; a link that cannot be made is none.
+void PointLatestTo(const std::string& path);
 
 // Makes the save folder if it is missing, and then gives it to the user that the ranks run as: they
 // write into it. One that is there stays as it is. A user who is unknown here is the agents'

@@ -23,6 +23,7 @@
 #include "common/base/clock.h"
 #include "common/base/counted.h"
 #include "common/base/logging.h"
+#include "common/base/private_folder.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
@@ -170,14 +171,9 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
 }
 
 absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
-  // /tmp and not TMPDIR: the path of a unix socket has room for 107 bytes. One folder per agent and
-  // none around them: an agent may open its own to the user that its ranks run as.
-  std::string folder = "/tmp/dsagent-XXXXXX";
-  if (mkdtemp(folder.data()) == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot make a folder for the agent's socket in /tmp: ", strerror(errno),
-                     "; expected /tmp to be writable"));
-  }
+  // One folder per agent and none around them: an agent may open its own to the user that its ranks
+  // run as.
+  ASSIGN_OR_RETURN(std::string folder, MakePrivateFolder("dsagent-"));
   MutexLock lock(mu_);
   socket_folders_.push_back(folder);
   return folder;

@@ -1,9 +1,11 @@
 // The real dsagent with real ranks on this machine: what is left when somebody dies.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -369,6 +372,19 @@ TEST(Dsagent, KeyReadableByOthers_IsRefusedAtTheStart) {
   MutexLock lock(mu);
   while (!end.has_value()) changed.Wait(mu);
   EXPECT_EQ(end->exit_code, kExitUsage);
+}
+
+TEST(Dsagent, SocketFolderOfAnotherAgent_IsRefusedAtTheStart_AndNotRemoved) {
+  std::string folder = "/tmp/dsagent-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const int theirs = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  ASSERT_EQ(flock(theirs, LOCK_EX | LOCK_NB), 0);
+  DsagentProcess agent({"--socket-dir=" + folder});
+  const std::optional<ProcessEnd> end = agent.AwaitEnd();
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->exit_code, kExitUsage);
+  EXPECT_EQ(rmdir(folder.c_str()), 0);  // it is there, and empty
+  close(theirs);
 }
 
 }  // namespace

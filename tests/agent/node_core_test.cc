@@ -39,6 +39,20 @@ TEST(NodeCore, Prepare_RepeatedIsAnsweredAgain_StaleIsNot) {
   EXPECT_EQ(node.core().generation(), Generation(1));
 }
 
+TEST(NodeCore, Prepare_OfAProgramOnNode0_ReservesThePortOfRank0First) {
+  Node node(/*program=*/true);
+  node.Open();
+  EXPECT_THAT(node.Prepare(1), ElementsAre("reserve@1"));
+  EXPECT_THAT(node.Step(PortReserved{Generation(1), 29500, ""}),
+              ElementsAre("prepared@1 port 29500"));
+  // A repeat asks for no other port; a newer claim does, and an answer to an older one is late.
+  EXPECT_THAT(node.Prepare(1), ElementsAre("prepared@1 port 29500"));
+  EXPECT_THAT(node.Prepare(2), ElementsAre("reserve@2"));
+  EXPECT_THAT(node.Step(PortReserved{Generation(1), 29501, ""}), IsEmpty());
+  EXPECT_THAT(node.Step(PortReserved{Generation(2), 0, "none is free"}),
+              ElementsAre("prepared@2 no port: none is free"));
+}
+
 TEST(NodeCore, Begin_SurvivorGetsThePlan_MissingIsSpawned_StrangerIsKilled) {
   Node node;
   node.Run({0, 1, 2});

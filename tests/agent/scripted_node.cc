@@ -16,6 +16,12 @@ std::string Name(const proto::AgentMessage& m) {
     case proto::AgentMessage::kPrepared: {
       std::string text = "prepared" + g;
       for (const int slot : m.prepared().live_slots()) absl::StrAppend(&text, " ", slot);
+      if (m.prepared().master_port() != 0) {
+        absl::StrAppend(&text, " port ", m.prepared().master_port());
+      }
+      if (!m.prepared().port_error().empty()) {
+        absl::StrAppend(&text, " no port: ", m.prepared().port_error());
+      }
       return text;
     }
     case proto::AgentMessage::kWorkerStarted:
@@ -65,6 +71,9 @@ std::string Name(const NodeAction& action) {
   struct Visitor {
     std::string operator()(const SpawnWorker& a) {
       return absl::StrCat("spawn ", a.slot.value(), " as ", a.rank.value());
+    }
+    std::string operator()(const ReservePort& a) {
+      return absl::StrCat("reserve@", a.generation.value());
     }
     std::string operator()(const InspectWorker& a) {
       return absl::StrCat("inspect ", a.slot.value());

@@ -134,6 +134,11 @@ class Walk {
       const NodeEvent event = std::move(waiting.front());
       waiting.pop_front();
       for (const NodeAction& action : core_.Step(now_, event)) {
+        if (const auto* reserve = std::get_if<ReservePort>(&action)) {
+          waiting.push_back(PortReserved{reserve->generation,
+                                         static_cast<int32_t>(random_.Below(70000)),
+                                         random_.OneIn(4) ? random_.Text() : ""});
+        }
         const auto* spawn = std::get_if<SpawnWorker>(&action);
         if (spawn == nullptr) continue;
         CheckSpawn(*spawn);

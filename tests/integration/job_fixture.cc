@@ -150,7 +150,8 @@ Job::Job(std::vector<std::string> arguments, Options options) : end_(std::make_s
   spec.environment.push_back(std::string(kTagName) + "=" + tag_);
   for (std::string& each : options.environment) spec.environment.push_back(std::move(each));
   spec.working_dir = folder_;
-  spec.stdout_fd = OpenForWriting(out_path_);
+  spec.stdout_fd = options.stdout_fd >= 0 ? fcntl(options.stdout_fd, F_DUPFD_CLOEXEC, 0)
+                                          : OpenForWriting(out_path_);
   spec.stderr_fd = OpenForWriting(err_path_);
   const absl::StatusOr<int32_t> pid =
       runner_->Spawn(spec, [end = end_](int32_t, const ProcessEnd& how) {

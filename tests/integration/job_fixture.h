@@ -70,6 +70,7 @@ class Job {
     std::vector<std::string> environment = {};  // "NAME=value", added to the test's own
     std::string folder = {};                    // working directory; empty: a temporary one
     std::string agent_binary = {};              // empty: the built one, where it was built
+    int stdout_fd = -1;                         // instead of a file: then out() says nothing
   };
 
   explicit Job(std::vector<std::string> arguments) : Job(std::move(arguments), Options()) {}

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,7 @@ using ::testing::Not;
 
 constexpr int kProgramJobs = 40;
 constexpr int kTrainingJobs = 6;
+constexpr int kJobsAtOnce = 6;
 
 // Looks at the job's processes until its end, so that NothingIsLeft knows their socket folders.
 void WatchToTheEnd(const Job& job) {
@@ -53,6 +56,21 @@ TEST(ManyJobs, Programs_AllEndWellAndLeaveNothing) {
     EXPECT_THAT(job.out(), HasSubstr("rank 0 exits\n"));
     EXPECT_THAT(job.out(), HasSubstr("rank 1 exits\n"));
     ASSERT_TRUE(job.NothingIsLeft());
+  }
+}
+
+// Each asks for the same first choice of port, folder and socket at the same time.
+TEST(ManyJobs, StartedTogether_EachMeetsAtAPortOfItsOwn) {
+  std::vector<std::unique_ptr<Job>> jobs;
+  for (int i = 0; i < kJobsAtOnce; ++i) {
+    jobs.push_back(
+        std::make_unique<Job>(std::vector<std::string>{"--num_gpus=2", UserProgram(), "meet"},
+                              Job::Options{.environment = {"OMP_NUM_THREADS=1"}, .folder = {}}));
+  }
+  for (const std::unique_ptr<Job>& job : jobs) {
+    EXPECT_EQ(job->AwaitExit(), 0) << job->Words();
+    EXPECT_THAT(job->out(), HasSubstr("rank 0 has met the others\n"));
+    EXPECT_THAT(job->out(), HasSubstr("rank 1 has met the others\n"));
   }
 }
 

@@ -1,9 +1,14 @@
 // Programs of users, run by the real dsrun, dsagent and the kernel: bytes arrive as typed, exit
 // codes come back as they are, and whatever is killed, nothing stays behind.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "agent/port_lease.h"
+#include "common/base/escaped.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/support/random_messages.h"
 
@@ -38,6 +45,19 @@ std::vector<std::string> SplitNul(const std::string& bytes) {
 pid_t DaemonPid(const std::string& out) {
   const size_t at = out.find("daemon ");
   return at == std::string::npos ? 0 : std::stoi(out.substr(at + 7));
+}
+
+// The last screen breaks its lines where they are long.
+std::string OneLine(const std::string& screen) {
+  std::string line;
+  for (const char c : screen) {
+    if (c != ' ' && c != '\n') {
+      line += c;
+    } else if (!line.empty() && line.back() != ' ') {
+      line += ' ';
+    }
+  }
+  return line;
 }
 
 // Waits until `ranks` ranks wait.
@@ -86,6 +106,114 @@ TEST(ProgramJob, ArgumentsAndEnvironment_ArriveByteForByte) {
   }
   EXPECT_TRUE(std::filesystem::is_directory(job.run_dir() + "/logs/localhost"));
   EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// ---- Where the ranks meet
+
+TEST(ProgramJob, Restart_GetsAnotherMasterPort) {
+  Job job({"--max-restarts=1", "/bin/sh", "-c", "echo port $MASTER_PORT; exit 3"});
+  EXPECT_EQ(job.AwaitExit(), 3) << job.Words();
+  std::vector<std::string> ports;
+  std::stringstream out(job.out());
+  for (std::string line; std::getline(out, line);) ports.push_back(line.substr(line.rfind(' ')));
+  ASSERT_EQ(ports.size(), 2u) << job.Words();
+  EXPECT_NE(ports[0], ports[1]);
+}
+
+TEST(ProgramJob, MasterPortThatIsGiven_IsUsedAsItIs_AlsoAfterARestart) {
+  const int port = [] { return agent::PortLease::TakeAny(0)->port(); }();  // free again
+  Job job({"--max-restarts=1", "--master_port", std::to_string(port), "/bin/sh", "-c",
+           "echo port $MASTER_PORT.; exit 3"});
+  EXPECT_EQ(job.AwaitExit(), 3) << job.Words();
+  const std::string line = "port " + std::to_string(port) + ".\n";
+  const std::string out = job.out();
+  EXPECT_NE(out.find(line), out.rfind(line)) << job.Words();
+}
+
+TEST(ProgramJob, MasterPortThatIsTaken_IsRefusedWithWhoHasIt_BeforeAnyRankStarts) {
+  const agent::PortLease lease = *agent::PortLease::TakeAny(0);
+  Job job({"--master_port", std::to_string(lease.port()), "/bin/sh", "-c", "echo it runs"});
+  EXPECT_EQ(job.AwaitExit(), 92) << job.Words();
+  EXPECT_THAT(job.out(), Not(HasSubstr("it runs")));
+  const std::string port = std::to_string(lease.port());
+  EXPECT_THAT(OneLine(job.err()),
+              HasSubstr("rank 0 has no MASTER_PORT on localhost: expected a free port in "
+                        "--master_port, but port " +
+                        port + " is that of another job of dsrun (its agent is pid " +
+                        std::to_string(getpid())));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// ---- Lines that are not whole
+
+// What comes out of a terminal's or a pipe's reading end, up to `end`; what there is at the
+// deadline.
+class Screen {
+ public:
+  explicit Screen(int fd) : fd_(fd) {}
+  bool Await(const std::string& end) {
+    return Eventually([&] {
+      pollfd waiting{.fd = fd_, .events = POLLIN, .revents = 0};
+      char buffer[4096];
+      while (text_.find(end) == std::string::npos && poll(&waiting, 1, 10) > 0) {
+        const ssize_t got = read(fd_, buffer, sizeof(buffer));
+        if (got <= 0) break;
+        text_.append(buffer, static_cast<size_t>(got));
+      }
+      return text_.find(end) != std::string::npos;
+    });
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  const int fd_;
+  std::string text_;
+};
+
+// A progress bar and a prompt, each waiting for a word in a pipe of its own; `out` goes to dsrun.
+std::string WhatIsSeenOfABarAndAPrompt(int out, int seen) {
+  const TemporaryFolder folder;
+  const std::string first = folder.path() + "/first", second = folder.path() + "/second";
+  EXPECT_EQ(mkfifo(first.c_str(), 0600), 0);
+  EXPECT_EQ(mkfifo(second.c_str(), 0600), 0);
+  const auto answer = [](const std::string& path) { std::ofstream(path) << "word\n"; };
+  Job job({"/bin/sh", "-c",
+           "printf '10%%\\r50%%\\r'; read x <" + first +
+               "; printf '100%%\\n'; printf 'name: '; read x <" + second + "; echo $x"},
+          {.stdout_fd = out});
+  close(out);
+  Screen screen(seen);
+  EXPECT_TRUE(screen.Await("[localhost:0] 50%")) << screen.text();
+  answer(first);
+  EXPECT_TRUE(screen.Await("[localhost:0] name: ")) << screen.text();
+  answer(second);
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_TRUE(screen.Await("word\n")) << screen.text();
+  EXPECT_EQ(ReadWholeFile(job.run_dir() + "/logs/localhost/rank-0.gen-1.log"),
+            "10%\r50%\r100%\nname: word\n");
+  return screen.text();
+}
+
+TEST(ProgramJob, PromptAndProgressBar_AreShownWhileTheRankWaits_OnAPipe) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  EXPECT_EQ(WhatIsSeenOfABarAndAPrompt(ends[1], ends[0]),
+            "[localhost:0] 50%\r[localhost:0] 100%\n[localhost:0] name: word\n");
+  close(ends[0]);
+}
+
+TEST(ProgramJob, PromptAndProgressBar_AreShownWhileTheRankWaits_OnATerminal) {
+  const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_TRUE(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+  const int other_end = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_GE(other_end, 0);
+  termios raw;
+  ASSERT_EQ(tcgetattr(other_end, &raw), 0);
+  raw.c_oflag &= ~static_cast<tcflag_t>(OPOST);  // bytes as they are
+  ASSERT_EQ(tcsetattr(other_end, TCSANOW, &raw), 0);
+  EXPECT_EQ(WhatIsSeenOfABarAndAPrompt(other_end, terminal),
+            "[localhost:0] 50%\r[localhost:0] 100%\033[K\n[localhost:0] name: word\n");
+  close(terminal);
 }
 
 // ---- Bytes that are not UTF-8, which is what most names and much output may be
@@ -151,7 +279,7 @@ TEST(ProgramJob, ExecutableWhoseNameIsNotUtf8_ThatCannotBeStarted_Is126Or127AndN
     WriteExecutable(program, content);
     Job job({"--num_gpus=2", program});
     EXPECT_EQ(job.AwaitExit(), code) << job.Words();
-    EXPECT_THAT(job.err(), HasSubstr("\xff\x80"));
+    EXPECT_THAT(job.err(), HasSubstr("caf\\xe9 \\xff\\x80"));
     ExpectReport(job, code);
     EXPECT_TRUE(job.NothingIsLeft());
   }
@@ -172,7 +300,7 @@ TEST(ProgramJob, FoldersWhoseNameIsNotUtf8_AreWorkedIn) {
   Job job({"--num_gpus=2", "/bin/sh", "-c", "pwd; exit 5"}, {.environment = {}, .folder = folder});
   EXPECT_EQ(job.AwaitExit(), 5) << job.Words();
   EXPECT_THAT(job.out(), HasSubstr(folder + "\n"));
-  EXPECT_THAT(job.err(), HasSubstr(folder + "/run/report.json"));
+  EXPECT_THAT(job.err(), HasSubstr(Escaped(folder) + "/run/report.json"));
   EXPECT_THAT(ReadWholeFile(folder + "/run/journal.db").substr(0, 13), "SQLite format");
   ExpectReport(job, 5);
   EXPECT_TRUE(job.NothingIsLeft());

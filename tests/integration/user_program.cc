@@ -6,13 +6,20 @@
 //   die SIGNAL [RANK]    the same by a signal
 //   whoami               says its user and group ids, groups and capabilities, and exits 0
 //   read PATH            says whether it may open PATH, and exits 0
+//   meet                 rank 0 listens at MASTER_PORT, all others come there and say which job
+//   they
+//                        are of; exits 0 if all are of one, 4 if not, 5 if rank 0 cannot listen
 //   wait                 says so and waits for a signal
 //   stubborn             the same, but ignores SIGTERM
 //   daemon               starts a grandchild that forks twice and makes a session of its own, says
 //                        its pid, and waits; the grandchild ignores SIGTERM
 //   daemon-exit          the same, but exits 0 itself
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -72,6 +79,55 @@ std::string WhoAmI() {
   return text;
 }
 
+std::string Variable(const char* name) {
+  const char* value = getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+sockaddr_in MeetingPoint() {
+  sockaddr_in point = {};
+  point.sin_family = AF_INET;
+  point.sin_port = htons(static_cast<uint16_t>(atoi(Variable("MASTER_PORT").c_str())));
+  inet_pton(AF_INET, Variable("MASTER_ADDR").c_str(), &point.sin_addr);
+  return point;
+}
+
+// As a program that knows nothing of reuse: it binds, or it fails.
+int Host(int guests) {
+  const sockaddr_in point = MeetingPoint();
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  if (bind(listener, reinterpret_cast<const sockaddr*>(&point), sizeof(point)) != 0 ||
+      listen(listener, guests) != 0) {
+    perror("rank 0 cannot listen");
+    return 5;
+  }
+  for (int i = 0; i < guests; ++i) {
+    const int guest = accept(listener, nullptr, nullptr);
+    std::string job;
+    for (char c; read(guest, &c, 1) == 1 && c != '\n';) job += c;
+    const bool ours = job == Variable("TORCHELASTIC_RUN_ID");
+    (void)!write(guest, ours ? "y" : "n", 1);
+    close(guest);
+    if (!ours) return 4;
+  }
+  return 0;
+}
+
+int Visit() {
+  const sockaddr_in point = MeetingPoint();
+  int fd = -1;
+  do {  // until rank 0 listens; the test has a deadline
+    if (fd >= 0) close(fd);
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+  } while (connect(fd, reinterpret_cast<const sockaddr*>(&point), sizeof(point)) != 0 &&
+           poll(nullptr, 0, 10) == 0);
+  const std::string job = Variable("TORCHELASTIC_RUN_ID") + "\n";
+  (void)!write(fd, job.data(), job.size());
+  char answer = 'n';
+  (void)!read(fd, &answer, 1);
+  return answer == 'y' ? 0 : 4;
+}
+
 void StartDaemon() {
   const pid_t child = fork();
   if (child == 0) {
@@ -113,6 +169,11 @@ int main(int argc, char** argv) {
   if (what == "read") {
     Say("rank " + Rank() + (std::ifstream(argument).is_open() ? " may" : " may not") + " read");
     return 0;
+  }
+  if (what == "meet") {
+    const int code = Rank() == "0" ? Host(atoi(Variable("WORLD_SIZE").c_str()) - 1) : Visit();
+    if (code == 0) Say("rank " + Rank() + " has met the others");
+    return code;
   }
   if (what == "stubborn") signal(SIGTERM, SIG_IGN);
   if (what == "daemon" || what == "daemon-exit") StartDaemon();

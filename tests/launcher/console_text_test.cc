@@ -157,8 +157,9 @@ TEST(Console, RankOutput_IsPrefixedLineByLineAndBytesAreKept) {
     console.Finish("", false);
   }
   const std::string text = out.ReadAll();
-  EXPECT_THAT(text, HasSubstr("[127.0.0.2:3] one\n[127.0.0.2:3] \xff two\n"
-                              "[127.0.0.2:3] no newline\n[127.0.0.2:3] (4 lines not shown"));
+  EXPECT_THAT(text, HasSubstr("[127.0.0.2:3] (4 lines not shown, the console was too slow; all are "
+                              "in the rank's file)\n[127.0.0.2:3] one\n[127.0.0.2:3] \xff two\n"
+                              "[127.0.0.2:3] no newline\n"));
   EXPECT_EQ(err.ReadAll(), "");
 }
 
@@ -208,6 +209,52 @@ TEST(Console, LineOfOneOfSeveralRanks_IsShownAfterTheWindow) {
   console.RankOutput(NodeId(0), chunk);
   EXPECT_EQ(out.ReadLine(), "[127.0.0.1:0] alone");
   console.Finish("", false);
+}
+
+// What the console makes of texts of rank 0 and rank 1, one after another.
+std::string Shown(const std::vector<std::pair<int, std::string>>& texts, bool terminal,
+                  bool progress_line = false) {
+  Pipe out;
+  FakeClock clock;
+  {
+    Console console(TrainJob(), {.progress_line = progress_line,
+                                 .terminal = terminal,
+                                 .output = {.out_fd = out.write_end(), .err_fd = out.write_end()},
+                                 .clock = &clock});
+    for (const auto& [rank, text] : texts) {
+      proto::LogChunk chunk;
+      chunk.set_rank(rank);
+      chunk.set_text(text);
+      console.RankOutput(NodeId(0), chunk);
+    }
+    console.Finish("", false);
+  }
+  return out.ReadAll();
+}
+
+TEST(Console, LineThatIsNotWhole_IsShownAndGoneOnWith) {
+  EXPECT_EQ(Shown({{0, "name: "}, {0, "x"}, {0, "y\n"}, {0, "next\n"}}, false),
+            "[127.0.0.1:0] name: xy\n[127.0.0.1:0] next\n");
+  // Its end comes with the end of the job at the latest.
+  EXPECT_EQ(Shown({{0, "first\nname: "}}, false), "[127.0.0.1:0] first\n[127.0.0.1:0] name: \n");
+}
+
+TEST(Console, LineThatIsRedrawn_KeepsItsPrefix) {
+  const std::vector<std::pair<int, std::string>> bar = {
+      {0, "10%"}, {0, "\r100%"}, {0, "\r\n"}, {0, "done\n"}};
+  EXPECT_EQ(Shown(bar, false), "[127.0.0.1:0] 10%\r[127.0.0.1:0] 100%\n[127.0.0.1:0] done\n");
+  EXPECT_EQ(Shown(bar, true), "[127.0.0.1:0] 10%\r[127.0.0.1:0] 100%\033[K\n[127.0.0.1:0] done\n");
+}
+
+TEST(Console, LineThatIsInterrupted_IsEndedAndGoesOnWithItsPrefix) {
+  EXPECT_EQ(Shown({{0, "loading .."}, {1, "name: "}, {0, " done\n"}, {1, "x\n"}}, false),
+            "[127.0.0.1:0] loading ..\n[127.0.0.1:1] name: \n[127.0.0.1:0]  done\n"
+            "[127.0.0.1:1] x\n");
+}
+
+TEST(Console, BelowAProgressLine_EveryPieceIsALineOfItsOwn) {
+  EXPECT_EQ(Shown({{0, "name: "}, {0, "x\n"}}, true, /*progress_line=*/true),
+            "[127.0.0.1:0] name: \n[127.0.0.1:0] x\n");
 }
 
 TEST(OutputWriter, ReaderThatDoesNotRead_HoldsUpNobody) {

@@ -5,10 +5,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <optional>
 #include <string>
 
+#include "common/base/file_system.h"
 #include "launcher/shell/operator_stops.h"
+#include "launcher/shell/path_lock.h"
+#include "launcher/shell/run_folder.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -60,6 +68,69 @@ TEST(LaunchJob, SaveFolderThatCannotBeMade_IsBadInputAndNamesTheFlag) {
   EXPECT_EQ(said.code, 90);
   EXPECT_THAT(said.text, HasSubstr("/proc/x"));
   EXPECT_THAT(said.text, HasSubstr("--save"));
+}
+
+std::string NewFolder() {
+  std::string folder = ::testing::TempDir() + "/runXXXXXX";
+  EXPECT_NE(mkdtemp(folder.data()), nullptr);
+  return folder;
+}
+
+TEST(LaunchJob, SaveFolderOfAJobThatRuns_IsRefusedWithWhoHasIt) {
+  const std::string save = NewFolder();
+  const auto other = PathLock::Take(save, "save folder");
+  ASSERT_TRUE(other.ok()) << other.status();
+  const Said said = Launch(Job(NewFolder()), save + "/.probe");
+  EXPECT_EQ(said.code, 90);
+  EXPECT_THAT(said.text, HasSubstr("save folder " + save + ": another job of dsrun"));
+  EXPECT_THAT(said.text, HasSubstr("choose another folder with --save"));
+}
+
+TEST(LaunchJob, MetricsFileOfAJobThatRuns_IsRefusedAndNotEmptied) {
+  const std::string metrics = NewFolder() + "/metrics.jsonl";
+  std::ofstream(metrics) << "a line of the other job\n";
+  std::optional<PathLock> other = *PathLock::Take(metrics, "metrics file");
+  proto::JobSpec job = Job(NewFolder());
+  job.mutable_train()->set_metrics_path(metrics);
+  const Said said = Launch(job);
+  EXPECT_EQ(said.code, 90);
+  EXPECT_THAT(said.text, HasSubstr("metrics file " + metrics + ": another job of dsrun"));
+  std::string line;
+  std::getline(std::ifstream(metrics), line);
+  EXPECT_EQ(line, "a line of the other job");
+  other.reset();
+  EXPECT_TRUE(PathLock::Take(metrics, "metrics file").ok());  // free again
+}
+
+// Devices and pipes are shared by all.
+TEST(PathLock, WhatIsNeitherFileNorFolder_NeedsNone) {
+  const auto first = PathLock::Take("/dev/null", "metrics file");
+  const auto second = PathLock::Take("/dev/null", "metrics file");
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(second->missing(), "");
+}
+
+TEST(PrepareSaveFolder, OneThatIsThere_StaysWhoseItIs_AndAFileIsNone) {
+  const std::string folder = NewFolder();
+  EXPECT_TRUE(PrepareSaveFolder(FileSystem::Real(), folder, "nobody").ok());
+  struct stat info;
+  ASSERT_EQ(stat(folder.c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, geteuid());
+  std::ofstream(folder + "/file") << "x";
+  EXPECT_FALSE(PrepareSaveFolder(FileSystem::Real(), folder + "/file", "").ok());
+  EXPECT_TRUE(PrepareSaveFolder(FileSystem::Real(), folder + "/a/b", "").ok());
+}
+
+TEST(PointLatestTo, PointsToTheNewestRun_AndLeavesAFolderOfThatNameAlone) {
+  const std::string runs = NewFolder();
+  for (const char* run : {"one", "two"}) PointLatestTo(runs + "/" + run);
+  std::error_code error;
+  EXPECT_EQ(std::filesystem::read_symlink(runs + "/latest", error), "two");
+  EXPECT_FALSE(std::filesystem::exists(runs + "/latest.two", error));
+  const std::string others = NewFolder();
+  std::filesystem::create_directory(others + "/latest");
+  PointLatestTo(others + "/one");
+  EXPECT_TRUE(std::filesystem::is_directory(others + "/latest"));
 }
 
 }  // namespace

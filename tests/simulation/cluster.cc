@@ -165,6 +165,17 @@ void Cluster::Transcribe(const std::string& text) {
   transcript_ = Mix(transcript_, std::hash<std::string>()(text));
 }
 
+// Every generation of a program has the port that node 0 reserved for it, and no other.
+void Cluster::CheckMasterPort(const proto::GenerationPlan& plan) {
+  if (!world_.scenario.program || plan.generation() <= planned_generation_) return;
+  if (plan.master_port() <= master_port_) {
+    world_.Violated(absl::StrCat("generation ", plan.generation(), " has the port ",
+                                 plan.master_port(), " after ", master_port_));
+  }
+  master_port_ = plan.master_port();
+  planned_generation_ = plan.generation();
+}
+
 void Cluster::Perform(const launcher::Action& action) {
   if (const auto* open = std::get_if<launcher::OpenAgent>(&action)) return OpenAgent(open->node);
   if (const auto* send = std::get_if<launcher::SendToAgent>(&action)) {
@@ -173,6 +184,7 @@ void Cluster::Perform(const launcher::Action& action) {
       world_.Violated(absl::StrCat("node ", send->node.value(), " gets the plan of generation ",
                                    send->message.generation(), ", but acknowledged ", prepared));
     }
+    CheckMasterPort(send->message.begin().plan());
     return ToAgent(send->node, send->message);
   }
   if (const auto* fence = std::get_if<launcher::FenceNode>(&action)) return Fence(fence->node);

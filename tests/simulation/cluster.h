@@ -81,6 +81,7 @@ class Cluster {
   void Feed(launcher::Event event);
   void MaybeRestore();
   void Transcribe(const std::string& text);
+  void CheckMasterPort(const proto::GenerationPlan& plan);
   void Perform(const launcher::Action& action);
   void OpenAgent(NodeId node);
   void ToAgent(NodeId node, const proto::CoordinatorMessage& message);
@@ -140,6 +141,8 @@ class Cluster {
   const std::optional<double> restore_chance_;
   Random restore_luck_;
   int restores_ = 0;
+  int64_t planned_generation_ = 0;  // the newest that was begun
+  int master_port_ = 0;             // its port, in a program's job
   uint64_t transcript_ = 0;
   std::optional<launcher::EndJob> end_;
 };

@@ -69,6 +69,12 @@ void SimAgent::Perform(const agent::NodeAction& action) {
     });
     return;
   }
+  if (const auto* reserve = std::get_if<agent::ReservePort>(&action)) {
+    const agent::PortReserved reserved{reserve->generation, ++port_, ""};
+    world_->queue.After(absl::ZeroDuration(),
+                        [this, reserved] { Deliver([this, reserved] { Feed(reserved); }); });
+    return;
+  }
   if (const auto* ladder = std::get_if<agent::StopLadder>(&action)) return Ladder(*ladder);
   if (const auto* send = std::get_if<agent::SendToCoordinator>(&action)) {
     return doors_.to_coordinator(send->message);

@@ -84,6 +84,7 @@ class SimAgent : public Process {
   agent::NodeCore core_;
   std::vector<std::unique_ptr<Child>> children_;  // never removed: late deliveries point to them
   std::map<Slot, Child*> by_slot_;
+  int32_t port_ = 29500;  // the last one reserved
 };
 
 }  // namespace dsrun::simulation

@@ -49,7 +49,9 @@ TEST(BrokenHostfiles, EachEarnsTheMessageOfItsFirstLine) {
   for (const fs::path& path : files) {
     const std::string content = Read(path);
     std::string first = content.substr(0, content.find('\n'));
-    if (first.starts_with("\xef\xbb\xbf")) first.erase(0, 3);  // the mistake itself
+    for (const std::string mark : {"\xef\xbb\xbf", "\xff\xfe"}) {  // the mistake itself
+      if (first.starts_with(mark)) first.erase(0, mark.size());
+    }
     const std::vector<std::string> got = Relative(path);
     ASSERT_EQ(got.size(), 1u) << path << ": one mistake a file";
     EXPECT_EQ(first, "# expect: " + got.front()) << path;
@@ -83,6 +85,9 @@ TEST(BrokenHostfiles, EveryKindOfMistakeHasAFile) {
       "a host name holds letters",
       "zero byte",
       "byte order mark",
+      "UTF-16",
+      "that can be seen, got \\u00a0",
+      "that can be seen, got \\x1b",
   };
   std::string all;
   for (const fs::path& path : HostsIn("hostfiles/broken")) {

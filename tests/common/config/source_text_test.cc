@@ -1,5 +1,8 @@
 #include "common/config/source_text.h"
 
+#include <string>
+#include <vector>
+
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -15,6 +18,43 @@ TEST(SourceText, LinesAreSplitAndCarriageReturnsDropped) {
   EXPECT_TRUE(SourceText("a", "").lines().empty());
 }
 
+TEST(SourceText, ACarriageReturnAloneEndsALine_AsInOldFiles) {
+  const SourceText text("a", "one\rtwo\r\rthree\r");
+  ASSERT_EQ(text.lines().size(), 4u);
+  EXPECT_EQ(text.lines()[1].text, "two");
+  EXPECT_EQ(text.lines()[2].text, "");
+  EXPECT_EQ(text.lines()[3].number, 4);
+}
+
+// Every parser begins with the same look at the text.
+TEST(SourceText, IsPlain_OrSaysWhatElse) {
+  struct Row {
+    std::string text;
+    bool goes_on;
+    std::string findings;
+  };
+  const std::vector<Row> table = {
+      {"plain\r\n\xc3\xa9\n", true, ""},
+      {"", true, ""},
+      {"\xef\xbb\xbfone\n", true,
+       "f:1:1: expected plain UTF-8, got a byte order mark (the bytes EF BB BF) at the start of "
+       "the "
+       "file; save it without one\n  one\n  ^\n"},
+      {std::string("\xff\xfe") + std::string("A\0=\0", 4), false,
+       "f:1:1: expected plain UTF-8, got UTF-16 (by the two bytes at the start of the file); save "
+       "it "
+       "as UTF-8\n  \\xff\\xfeA\\x00=\\x00\n  ^\n"},
+      {std::string("one\nt\0o\n", 8), false,
+       "f:2:2: expected text, got a zero byte; is this a list?\n  t\\x00o\n   ^\n"},
+  };
+  for (const Row& row : table) {
+    const SourceText text("f", row.text);
+    Findings findings;
+    EXPECT_EQ(text.IsPlain("a list", findings), row.goes_on) << row.findings;
+    EXPECT_EQ(findings.Render(), row.findings);
+  }
+}
+
 TEST(Diagnostic, RendersPlaceLineAndCaret) {
   const SourceText text("two.hosts", "w0 slots=2\ngpu-03 slots=8x\n");
   EXPECT_EQ(text.At(text.lines()[1], 13, "slots must be a positive integer, got \"8x\"").Render(),
@@ -28,9 +68,12 @@ TEST(Diagnostic, CaretStandsBelowItsByteWithTabsAndUtf8) {
   EXPECT_EQ(text.At(text.lines()[0], 4, "m").Render(), "f:1:5: m\n  \tw\xc3\xa9x slots=\n  \t  ^");
 }
 
-TEST(Diagnostic, ControlBytesAreNotSentToTheTerminal) {
-  const SourceText text("f", "a\x1b[2Jb");
-  EXPECT_EQ(text.At(text.lines()[0], 0, "m").Render(), "f:1:1: m\n  a?[2Jb\n  ^");
+TEST(Diagnostic, WhatCannotBeSeen_IsSpeltOutEverywhere_AndTheCaretStandsRight) {
+  const SourceText text("f\x07", "a\x1b[2Jb\xc2\xa0z");
+  EXPECT_EQ(text.At(text.lines()[0], 0, "got \xe2\x80\x8b").Render(),
+            "f\\x07:1:1: got \\u200b\n  a\\x1b[2Jb\\u00a0z\n  ^");
+  EXPECT_EQ(text.At(text.lines()[0], 8, "m").Render(),
+            "f\\x07:1:9: m\n  a\\x1b[2Jb\\u00a0z\n  " + std::string(15, ' ') + "^");
 }
 
 TEST(Diagnostic, LongLinesAreCutAroundThePlace) {
@@ -66,6 +109,8 @@ TEST(Findings, WarningsAreNoErrors) {
 
 TEST(Quoted, EscapesAndCuts) {
   EXPECT_EQ(Quoted("a\"b\\c\x01"), "\"a\\\"b\\\\c\\x01\"");
+  EXPECT_EQ(Quoted("caf\xc3\xa9 \xff\xe2\x80\xae\xef\xbb\xbf"),
+            "\"caf\xc3\xa9 \\xff\\u202e\\ufeff\"");
   EXPECT_EQ(Quoted(std::string(200, 'x')), "\"" + std::string(120, 'x') + "...\"");
 }
 

@@ -1,7 +1,5 @@
 #include "launcher/commands/resolve.h"
 
-#include <arpa/inet.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +10,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/dry_run.h"
-#include "launcher/commands/network.h"
 #include "launcher/commands/units.h"
 #include "nlohmann/json.hpp"
 #include "tests/launcher/commands/resolve_fixture.h"
@@ -237,6 +234,73 @@ TEST_F(ResolveTest, EnvironmentFilesAddToTheEnvironment) {
             "--env-file: there is no file \"none\"; check the path\n");
 }
 
+TEST_F(ResolveTest, EnvironmentFile_ThatIsNamedAndMissing_IsAnError) {
+  EXPECT_EQ(Refused({"--env-file=text/x", "./prog"}),
+            "--env-file: there is no file \"text/x\"; check the path\n");
+  EXPECT_EQ(Refused({"--env-file=.", "./prog"}),
+            "--env-file: \".\" is a folder, not a text file\n");
+  machine_.environment.push_back("DS_ENV_FILE=none");
+  EXPECT_EQ(Refused({"./prog"}),
+            "DS_ENV_FILE: there is no file \"none\", neither in the home folder nor in this one; "
+            "correct the variable or unset it\n");
+  Write("mine", "D=4\n");
+  Good({"--env-file=mine", "./prog"});  // says better than the variable
+  machine_.environment.back() = "DS_ENV_FILE=" + dir_ + "/none";
+  EXPECT_EQ(Refused({"./prog"}),
+            "DS_ENV_FILE: there is no file \"DIR/none\"; correct the variable or unset it\n");
+  machine_.environment.back() = "DS_ENV_FILE=" + dir_ + "/mine";
+  EXPECT_EQ(Good({"./prog"}).job.environment().rbegin()[1].name(), "D");
+  // One that nobody names may be missing, or be something else.
+  machine_.environment.pop_back();
+  std::filesystem::create_directory(dir_ + "/.deepspeed_env");
+  Good({"./prog"});
+}
+
+TEST_F(ResolveTest, EnvironmentFileAndHostfile_MayBePipes) {
+  const auto pipe_with = [](const std::string& text) {
+    int ends[2];
+    EXPECT_EQ(pipe(ends), 0);
+    EXPECT_EQ(write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    close(ends[1]);
+    return ends[0];
+  };
+  const int env = pipe_with("D=4\n");
+  const int hosts = pipe_with("127.0.0.1 slots=3\n");
+  const Resolved r = Good({"--env-file=/proc/self/fd/" + std::to_string(env),
+                           "-H/proc/self/fd/" + std::to_string(hosts), "./prog"});
+  EXPECT_EQ(r.ranks.size(), 3u);
+  EXPECT_EQ(std::count_if(r.job.environment().begin(), r.job.environment().end(),
+                          [](const proto::EnvVar& v) { return v.name() == "D"; }),
+            1);
+  close(env);
+  close(hosts);
+}
+
+// What cannot be looked for is not missing.
+TEST_F(ResolveTest, HostfileThatCannotBeRead_IsAnErrorWithoutStrict) {
+  std::filesystem::create_symlink("gone", dir_ + "/dangling");
+  EXPECT_EQ(Refused({"-H", "dangling", "./prog"}),
+            "--hostfile: \"dangling\" is a link to a file that is not there\n");
+  EXPECT_EQ(Refused({"-H", ".", "./prog"}), "--hostfile: \".\" is a folder, not a text file\n");
+}
+
+TEST_F(ResolveTest, FiltersMeanTheSameWithoutAHostfile) {
+  EXPECT_EQ(Refused({"--num_nodes=0", "./prog"}), "--num_nodes: expected 1 to 1, got 0\n");
+  EXPECT_EQ(Refused({"--num_nodes=1", "--include=localhost:0", "./prog"}),
+            "--num_nodes: Cannot specify num_nodes/gpus with include/exclude\n");
+  EXPECT_EQ(Good({"--num_nodes=1", "./prog"}).ranks.size(), 1u);
+  machine_.gpus = 2;
+  machine_.environment.push_back("CUDA_VISIBLE_DEVICES=1");
+  EXPECT_EQ(Refused({"--num_nodes=0", "./prog"}), "--num_nodes: expected 1 to 1, got 0\n");
+}
+
+TEST_F(ResolveTest, AnEmptyNameNamesNothing) {
+  for (const std::string flag : {"--hostfile", "--run-dir", "--env-file", "--master_addr"}) {
+    EXPECT_EQ(Refused({flag + "=", "./prog"}).substr(0, flag.size() + 11), flag + ": expected ");
+    EXPECT_NE(WithoutDir(findings_.Render()).find("got an empty name"), std::string::npos) << flag;
+  }
+}
+
 TEST_F(ResolveTest, LimitsAreJudgedTogether) {
   EXPECT_EQ(
       Refused({"--heartbeat-interval=2s", "--node-silent-after=700s", "./prog"}),
@@ -279,23 +343,13 @@ TEST_F(ResolveTest, LimitsByClassOfOperation_HaveDefaultsFlagsAndBounds) {
                 "\"inf\"\n");
 }
 
-TEST_F(ResolveTest, APortInUseIsReplacedWithANote) {
-  const int holder = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in where = {};
-  where.sin_family = AF_INET;
-  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(where);
-  ASSERT_EQ(::bind(holder, reinterpret_cast<sockaddr*>(&where), size), 0);
-  ASSERT_EQ(::listen(holder, 1), 0);
-  ASSERT_EQ(::getsockname(holder, reinterpret_cast<sockaddr*>(&where), &size), 0);
-  const std::string taken = std::to_string(ntohs(where.sin_port));
-  EXPECT_FALSE(IsPortFree("127.0.0.1", ntohs(where.sin_port)));
-  const Resolved r = Good({"--master_port", taken, "./prog"});
-  EXPECT_EQ(r.notes, (Args{"port " + taken + " at 127.0.0.1 is in use: MASTER_PORT is " +
-                           std::to_string(r.job.master_port()) + " instead"}));
-  EXPECT_NE(std::to_string(r.job.master_port()), taken);
-  ::close(holder);
-  EXPECT_TRUE(Good({"--master_port=0", "./prog"}).notes.empty());
+// Whether it is free is for the agent of rank 0's node to find out, and to keep.
+TEST_F(ResolveTest, MasterPort_IsAsGivenOrLeftToTheAgent) {
+  EXPECT_EQ(Good({"./prog"}).job.master_port(), 0);
+  EXPECT_EQ(Good({"--master_port=0", "./prog"}).job.master_port(), 0);
+  EXPECT_EQ(Good({"--master_port=29777", "./prog"}).job.master_port(), 29777);
+  EXPECT_EQ(Refused({"--master_port=65536", "./prog"}),
+            "--master_port: expected an integer from 0 to 65535, got \"65536\"\n");
 }
 
 TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
@@ -306,6 +360,22 @@ TEST_F(ResolveTest, GpusOfAProgramFollowCudaVisibleDevices) {
   EXPECT_EQ(r.job.nodes(0).slots(0), 1);
   EXPECT_EQ(r.job.nodes(0).slots(1), 3);
   EXPECT_EQ(r.notes.front(), "Detected VISIBLE_DEVICES=3,1: setting --include=localhost:3,1");
+}
+
+TEST_F(ResolveTest, CudaVisibleDevices_AreReadOrRefused_NeverPassedOver) {
+  machine_.gpus = 4;
+  machine_.environment.push_back("CUDA_VISIBLE_DEVICES= 3 , 1");
+  EXPECT_THAT(Good({"./prog"}).job.nodes(0).slots(), testing::ElementsAre(1, 3));
+  machine_.environment.back() = "CUDA_VISIBLE_DEVICES=GPU-1a2b";
+  EXPECT_EQ(
+      Refused({"./prog"}),
+      "CUDA_VISIBLE_DEVICES: expected device numbers such as 0,2, got \"GPU-1a2b\"; unset it, "
+      "and name the devices by number: --include localhost:0,2\n");
+  EXPECT_EQ(Good({"--num_gpus=2", "./prog"}).job.nodes(0).slots_size(), 2);
+  machine_.environment.back() = "CUDA_VISIBLE_DEVICES=";
+  EXPECT_THAT(Good({"./prog"}).notes,
+              testing::Contains(
+                  "CUDA_VISIBLE_DEVICES is empty, which counts as not set: every GPU is used"));
 }
 
 TEST_F(ResolveTest, SlotBeyondTheHostfiles_IsAGpuForTheAgentToFind) {
@@ -363,11 +433,10 @@ TEST_F(ResolveTest, ProgramsGetTorchrunsDefaultsWhereNothingIsSet) {
 }
 
 TEST_F(ResolveTest, DryRunOfAProgramAsText) {
-  const Resolved r = Good({"--dry-run", "-H", "two.hosts", "--master_port=0", "./prog", "a b"});
-  const std::string port = std::to_string(r.job.master_port());
+  const Resolved r = Good({"--dry-run", "-H", "two.hosts", "./prog", "a b"});
   const std::string common =
-      "  all ranks: WORLD_SIZE=3 CROSS_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=" + port +
-      " GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=3 ROLE_NAME=default TORCHELASTIC_RESTART_COUNT=0 "
+      "  all ranks: WORLD_SIZE=3 CROSS_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=picked "
+      "GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=3 ROLE_NAME=default TORCHELASTIC_RESTART_COUNT=0 "
       "TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=20261121-101500-1a2b3c "
       "TORCHELASTIC_USE_AGENT_STORE=False\n";
   const auto error_file = [](const std::string& place) {

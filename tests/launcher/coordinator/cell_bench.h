@@ -215,7 +215,7 @@ class Bench {
       return spoke;
     }
     if (kind == Kind::kOpened) message.mutable_opened();
-    if (kind == Kind::kPrepared) message.mutable_prepared();
+    if (kind == Kind::kPrepared) message.mutable_prepared()->set_master_port(29500);
     if (kind == Kind::kWorkerStarted) message.mutable_worker_started();
     if (kind == Kind::kWorkerKilled) message.mutable_worker_exited()->set_term_signal(9);
     if (kind == Kind::kWorkerExitedWithZero) message.mutable_worker_exited();

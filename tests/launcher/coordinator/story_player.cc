@@ -265,7 +265,9 @@ void Player::Node(const Command& command, int node) {
     message.mutable_opened();
     open_.insert(node);
   } else if (command.verb == "prepared") {
-    message.mutable_prepared();
+    message.mutable_prepared()->set_master_port(static_cast<int32_t>(command.Int("port", 0)));
+    if (command.Has("no_port"))
+      message.mutable_prepared()->set_port_error(command.keys.at("no_port"));
   } else if (command.verb == "jobended") {
     message.mutable_job_ended();
   } else {

@@ -5,7 +5,8 @@
 //   > start
 //   > opened 0                  or: gone 0 UNAVAILABLE connection refused
 //   > tick 1.5                  seconds; every open node was heard from, unless heard=0,2 or heard=
-//   > prepared 0 g=1            or: all prepared g=1 (every node that got a Begin or Prepare)
+//   > prepared 0 g=1            or: all prepared g=1 (every node that got a Begin or Prepare);
+//                               port=N: reserved for rank 0 of a program; no_port=WHY
 //   > joined 0.1 g=1 step=0     node.slot; or: all joined g=1 step=0 (every rank of the plan)
 //   > started | put | step | checkpoint | failed | finished | exited | notice 0.1 g=1 key=value ...
 //   > stop
