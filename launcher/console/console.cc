@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/counted.h"
+#include "common/base/thread.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -99,7 +100,7 @@ Console::Console(const proto::JobSpec& job, const Options& options)
     slots += static_cast<size_t>(node.slots_size());
   }
   ranks_.SetWidth(slots);
-  shower_ = std::thread([this] { ShowWhenDue(); });
+  shower_ = StartThreadOrEnd("the console", [this] { ShowWhenDue(); });
 }
 
 Console::~Console() { StopShowing(); }
