@@ -70,6 +70,9 @@ class Job {
     std::vector<std::string> environment = {};  // "NAME=value", added to the test's own
     std::string folder = {};                    // working directory; empty: a temporary one
     std::string agent_binary = {};              // empty: the built one, where it was built
+    std::string dsrun_binary = {};              // the same
+    std::string limits = {};                    // flags of bash's ulimit, dsrun's own: "-u 20"
+    ProcessUser user = {};                      // whom dsrun runs as
   };
 
   explicit Job(std::vector<std::string> arguments) : Job(std::move(arguments), Options()) {}
