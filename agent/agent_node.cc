@@ -146,7 +146,7 @@ absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
   RETURN_IF_ERROR(CheckMessage(first.open()));
   {
     MutexLock lock(mu_);
-    if (closed_) return absl::UnavailableError("this agent is ending: no job came in time");
+    if (closed_) return absl::UnavailableError("this agent is ending");
     if (busy_) {
       return absl::ResourceExhaustedError(
           "another job is running on this node; wait for its end or cancel it");
@@ -228,6 +228,22 @@ void AgentNode::OnKeeperGone() {
   } else if (options_.on_job_over) {
     options_.on_job_over({.reason = "the keeper of this agent is dead", .abandoned = true});
   }
+}
+
+bool AgentNode::OnAskedToStop(int signal) {
+  std::shared_ptr<Supervisor> supervisor;
+  {
+    MutexLock lock(mu_);
+    if (busy_) supervisor = supervisor_;
+  }
+  if (supervisor != nullptr) supervisor->OnAskedToStop(signal);
+  return supervisor != nullptr;
+}
+
+bool AgentNode::CloseIfIdle() {
+  MutexLock lock(mu_);
+  if (!busy_) closed_ = true;
+  return closed_;
 }
 
 bool AgentNode::CloseIfUnused() {

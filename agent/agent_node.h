@@ -57,6 +57,10 @@ class AgentNode {
   absl::StatusOr<std::shared_ptr<Supervisor>> Running();
 
   void OnKeeperGone();
+  // A signal asks for an end. True: a job is running, and was told. False: there is none.
+  bool OnAskedToStop(int signal);
+  // True: no job is running, and none will be admitted from now on.
+  bool CloseIfIdle();
 
   // True: no job was ever admitted, and none will be from now on.
   bool CloseIfUnused();
@@ -80,7 +84,7 @@ class AgentNode {
   std::shared_ptr<Supervisor> supervisor_ ABSL_GUARDED_BY(mu_);
   bool busy_ ABSL_GUARDED_BY(mu_) = false;
   bool used_ ABSL_GUARDED_BY(mu_) = false;    // some job was admitted once
-  bool closed_ ABSL_GUARDED_BY(mu_) = false;  // CloseIfUnused said so
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;  // CloseIfUnused or CloseIfIdle said so
 };
 
 }  // namespace dsrun::agent

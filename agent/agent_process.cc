@@ -22,6 +22,7 @@
 #include "agent/beat_pipe.h"
 #include "agent/exit_codes.h"
 #include "agent/inventory.h"
+#include "agent/stop_signals.h"
 #include "agent/worker_command.h"
 #include "agent/worker_host_service.h"
 #include "common/base/clock.h"
@@ -50,19 +51,11 @@ void SweepTag(const std::string& tag) {
       kSweepLimit);
 }
 
-int BlockStopSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 class AgentProcess {
  public:
   explicit AgentProcess(const AgentProcessOptions& options)
       : options_(options),
-        signal_fd_(BlockStopSignals()),
+        signal_fd_(OpenStopSignals()),
         over_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   absl::Status Start() {
@@ -124,18 +117,17 @@ class AgentProcess {
                       // Once leaving, the end of the keeper is known and would only spin.
                       {leaving ? -1 : options_.life_fd, POLLIN, 0}};
       poll(fds, 3, PollMilliseconds(kBeatInterval));
-      signalfd_siginfo info;
-      const bool told = read(signal_fd_, &info, sizeof(info)) == sizeof(info);
+      const bool told = ReadSignals();
       if (!leaving && (told || fds[2].revents != 0)) {
-        LOG(WARNING) << (told ? "told to stop" : "the keeper is dead") << ": ending everything";
+        LOG(WARNING) << (told ? "told to end" : "the keeper is dead") << ": ending everything";
         leaving = true;
         node_->OnKeeperGone();
       }
       uint64_t jobs_over = 0;
-      if (read(over_fd_, &jobs_over, sizeof(jobs_over)) == sizeof(jobs_over) &&
-          (leaving || options_.one_job)) {
-        return;
-      }
+      const bool over = read(over_fd_, &jobs_over, sizeof(jobs_over)) == sizeof(jobs_over);
+      if (over && (leaving || options_.one_job)) return;
+      if (over) asked_job_ = false;  // of the next one
+      if (!leaving && asked_by_ != 0 && HeedRequest()) return;
     }
   }
 
@@ -150,6 +142,36 @@ class AgentProcess {
   }
 
  private:
+  // True: the keeper says that everything shall end (its TERM). All other signals are requests.
+  bool ReadSignals() {
+    bool told = false;
+    signalfd_siginfo info;
+    while (read(signal_fd_, &info, sizeof(info)) == sizeof(info)) {
+      const auto signal = static_cast<int>(info.ssi_signo);
+      if (signal == kKeepersOrder && static_cast<pid_t>(info.ssi_pid) == getppid()) {
+        told = true;
+      } else if (asked_by_ == 0) {
+        LOG(WARNING) << "got signal " << signal << " from process " << info.ssi_pid
+                     << ": the job's coordinator decides, else its lease";
+        asked_by_ = signal;
+        asked_job_ = false;
+      }
+    }
+    return told;
+  }
+
+  // Someone wants this agent to end: as soon as it has no job. A running one is told, once. True:
+  // that is now. An agent that was started for one job waits for it: whoever started it is asked
+  // the same, or will not miss it.
+  bool HeedRequest() {
+    if (!asked_job_) asked_job_ = node_->OnAskedToStop(asked_by_);
+    if (asked_by_ == SIGUSR1 || asked_by_ == SIGUSR2) {
+      asked_by_ = 0;  // the job's business and not the agent's
+      return false;
+    }
+    return !options_.one_job && node_->CloseIfIdle();
+  }
+
   void OnJobOver(const JobOver&) {
     const uint64_t one = 1;
     (void)!write(over_fd_, &one, sizeof(one));
@@ -158,6 +180,9 @@ class AgentProcess {
   const AgentProcessOptions options_;
   const int signal_fd_;
   const int over_fd_;
+  // Of Serve.
+  int asked_by_ = 0;  // the signal of the first request; 0: none
+  bool asked_job_ = false;
   // Destroyed from the last to the first: servers before what they serve, all before the runner.
   std::unique_ptr<PosixProcessRunner> runner_;
   std::unique_ptr<AgentNode> node_;

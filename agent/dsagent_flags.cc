@@ -34,8 +34,11 @@ const char kDsagentUsage[] =
     "/tmp)\n"
     "  --one-job                exit after the first job\n"
     "  --first-job-within TIME  with --one-job: exit when none has come by then (default 30s)\n"
-    "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 111 the agent was stopped,\n"
-    "128 + n the agent was ended by signal n; in every case nothing is left behind.\n";
+    "A signal to stop ends an agent without a job; with one, the job's coordinator decides, and a\n"
+    "second one, 0.3 s or more after the first, ends everything.\n"
+    "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 98 a limit (ulimit) was met, 111 "
+    "the\n"
+    "agent was stopped, 128 + n the agent was ended by signal n; nothing is left behind.\n";
 
 absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& arguments) {
   DsagentFlags flags;

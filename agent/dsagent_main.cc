@@ -20,13 +20,19 @@
 #include "agent/dsagent_flags.h"
 #include "agent/exit_codes.h"
 #include "agent/keeper.h"
+#include "agent/stop_signals.h"
 #include "common/base/escaped.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 
 namespace dsrun::agent {
 namespace {
+
+// What the agent proper needs at least, without ranks.
+constexpr int kOwnThreads = 12;
+constexpr int kOwnDescriptors = 40;
 
 int Fail(int code, const absl::Status& status) {
   fprintf(stderr, "dsagent: %s\n", Escaped(std::string(status.message()), "\n\t").c_str());
@@ -87,6 +93,7 @@ int KeeperMain(const DsagentFlags& flags) {
     options.agent_argv.push_back(absl::StrCat(name, "=", number));
   };
   options.socket_dir = flags.socket_dir;
+  if (flags.one_job) options.starter_pid = getppid();
   add("--cluster-key-file", flags.cluster_key_file);
   add("--run-dir", flags.run_dir);
   add("--worker-binary", flags.worker_binary);
@@ -100,6 +107,11 @@ int KeeperMain(const DsagentFlags& flags) {
 }
 
 int AgentMain(const DsagentFlags& flags) {
+  if (const absl::Status room =
+          CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "dsagent"});
+      !room.ok()) {
+    return Fail(kExitLimit, room);
+  }
   const absl::StatusOr<std::string> key = flags.cluster_key_fd >= 0
                                               ? ReadClusterKeyFd(flags.cluster_key_fd)
                                               : ReadClusterKeyFile(flags.cluster_key_file);
@@ -140,4 +152,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace dsrun::agent
 
-int main(int argc, char** argv) { return dsrun::agent::Main(argc, argv); }
+int main(int argc, char** argv) {
+  dsrun::agent::BlockStopSignals();
+  dsrun::PrepareForLimits("dsagent");
+  return dsrun::agent::Main(argc, argv);
+}

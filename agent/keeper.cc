@@ -15,13 +15,16 @@
 #include <filesystem>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "agent/beat_pipe.h"
 #include "agent/exit_codes.h"
+#include "agent/stop_signals.h"
 #include "common/base/clock.h"
 #include "common/base/counted.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/private_folder.h"
 #include "common/base/process_spawn.h"
@@ -36,38 +39,53 @@ namespace {
 // One look at what is left, and how often there may be something left.
 constexpr absl::Duration kSweepLimit = absl::Seconds(2);
 constexpr int kSweeps = 30;
+constexpr absl::Duration kSameRequest = absl::Milliseconds(300);
 
 struct Watch {
   SpawnedProcess agent;
   int beat_fd = -1;
   int signal_fd = -1;
-  absl::Duration limit;                               // of silence
-  absl::Duration beat_at;                             // of the newest beat
-  absl::Duration stop_at = absl::InfiniteDuration();  // KILL after a TERM
+  absl::Duration limit;                                 // of silence
+  absl::Duration beat_at;                               // of the newest beat
+  absl::Duration stop_at = absl::InfiniteDuration();    // KILL after an order
+  bool asked = false;                                   // to stop, by anybody
+  absl::Duration asked_at = -absl::InfiniteDuration();  // the last time
 };
 
 enum class Verdict { kEnded, kSilent, kLingers };
 
 absl::Duration Now() { return Clock::Real().SteadyNow(); }
 
-int OpenSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+// The first order gives the agent time, the second one is taken as impatience.
+void Order(const KeeperOptions& options, Watch& watch) {
+  if (watch.stop_at == absl::InfiniteDuration()) {
+    kill(watch.agent.pid, kKeepersOrder);
+    watch.stop_at = Now() + options.stop_limit;
+  } else {
+    watch.stop_at = Now();
+  }
 }
 
-// Passes a stop on. The second one is taken as impatience.
+// What a signal means depends on who sent it (stop_signals.h). An agent that was started by hand
+// has nobody who decides but the one who signals: asked again, it is an order. Who asks twice at
+// once (to a process and to its group) has asked once.
 void OnSignals(const KeeperOptions& options, Watch& watch) {
   signalfd_siginfo info;
   while (read(watch.signal_fd, &info, sizeof(info)) == sizeof(info)) {
-    if (watch.stop_at == absl::InfiniteDuration()) {
-      kill(watch.agent.pid, SIGTERM);
-      watch.stop_at = Now() + options.stop_limit;
-    } else {
-      watch.stop_at = Now();
+    const auto signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGUSR1 || signal == SIGUSR2) {
+      kill(watch.agent.pid, signal);
+      continue;
     }
+    const absl::Duration now = Now();
+    const bool again = now - std::exchange(watch.asked_at, now) >= kSameRequest;
+    if (options.starter_pid != 0 ? static_cast<pid_t>(info.ssi_pid) == options.starter_pid
+                                 : watch.asked && again) {
+      Order(options, watch);
+    } else {
+      kill(watch.agent.pid, kKeepersRequest);
+    }
+    watch.asked = true;
   }
 }
 
@@ -174,10 +192,11 @@ int RunKeeper(const KeeperOptions& options) {
   }
   int beat[2], life[2];
   Watch watch;
-  watch.signal_fd = OpenSignals();
+  watch.signal_fd = OpenStopSignals();
   if (!BecomeSubreaper() || watch.signal_fd < 0 || pipe2(beat, O_CLOEXEC | O_NONBLOCK) != 0 ||
       pipe2(life, O_CLOEXEC) != 0) {
-    LOG(ERROR) << "keeper: cannot start: " << strerror(errno);
+    const int error = errno;
+    LOG(ERROR) << "keeper: cannot start: " << strerror(error) << BecauseOfLimit(error);
     return kExitCannotStart;
   }
   const absl::StatusOr<SpawnedProcess> agent = StartAgent(options, socket_dir, beat[1], life[0]);

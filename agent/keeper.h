@@ -6,7 +6,10 @@
 //   agent, whatever way     pidfd, at once          the tree is killed and reaped, documented exit
 //   agent stopped or stuck  no beat for the limit   agent killed, the same
 //   keeper                  agent, end of its pipe  agent stops its workers and itself
-//   SIGTERM, SIGINT here    signalfd                passed on to the agent; killed if it lingers
+//   a signal to stop here   signalfd                from the starter: everything ends, the agent is
+//                                                   killed if it lingers. From anybody else: a
+//                                                   request, passed on to the agent
+//                                                   (stop_signals.h)
 //
 // The keeper is a child subreaper: what forks twice and makes its own session below it is still its
 // descendant and found through /proc. It signals nothing but its own descendants. Single-threaded,
@@ -15,6 +18,7 @@
 #ifndef DSRUN_AGENT_KEEPER_H_
 #define DSRUN_AGENT_KEEPER_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -32,8 +36,11 @@ struct KeeperOptions {
   std::vector<InheritedFd> fds;  // for the agent, numbers from kFirstPassedFd up; closed here
   // Until the first beat: loading and binding on a busy machine.
   absl::Duration first_beat_within = absl::Seconds(15);
-  // From SIGTERM to KILL.
+  // From an order to KILL.
   absl::Duration stop_limit = absl::Seconds(20);
+  // Whose signal is an order: dsrun, when it started this keeper; 0: started by hand or by a
+  // service manager, where the second signal is one.
+  int32_t starter_pid = 0;
 };
 
 // Descriptors of the agent: 3 beats, 4 the keeper's life, then those of KeeperOptions.

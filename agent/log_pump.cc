@@ -14,7 +14,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/status_macros.h"
+#include "common/base/thread.h"
 
 namespace dsrun::agent {
 namespace {
@@ -24,7 +27,9 @@ constexpr size_t kReadBytes = 64 * 1024;
 constexpr int kReadsPerTurn = 16;
 
 absl::Status Failed(const std::string& what) {
-  return absl::ResourceExhaustedError(absl::StrCat(what, ": ", strerror(errno)));
+  const int error = errno;
+  return absl::ResourceExhaustedError(
+      absl::StrCat(what, ": ", strerror(error), BecauseOfLimit(error)));
 }
 
 }  // namespace
@@ -33,7 +38,8 @@ absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward, Clock*
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd < 0) return Failed("log pump: cannot make an eventfd");
   std::unique_ptr<LogPump> pump(new LogPump(std::move(forward), clock, wake_fd));
-  pump->thread_ = std::thread([p = pump.get()] { p->Loop(); });
+  ASSIGN_OR_RETURN(pump->thread_,
+                   StartThread("the ranks' output", [p = pump.get()] { p->Loop(); }));
   return pump;
 }
 
@@ -46,7 +52,7 @@ LogPump::~LogPump() {
     closing_ = true;
   }
   Wake();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
   close(wake_fd_);
 }
 
@@ -260,7 +266,9 @@ void LogPump::WriteFile(Source& source, std::string_view bytes) {
     const ssize_t written = write(source.file_fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
-      LOG(WARNING) << "log " << source.path << ": cannot be written (" << strerror(errno)
+      const int error = errno;
+      LOG(WARNING) << "log " << source.path << ": cannot be written (" << strerror(error)
+                   << BecauseOfLimit(error)
                    << "); the rest of this rank's output goes to the console only";
       close(source.file_fd);
       source.file_fd = -1;

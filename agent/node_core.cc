@@ -28,6 +28,14 @@ bool HasSlotsFor(const proto::JobSpec& job, int node, const proto::GenerationPla
   });
 }
 
+constexpr int kUsr1 = 10;  // Linux, x86-64 and arm64
+constexpr int kUsr2 = 12;
+
+bool IsUserSignal(int signal) { return signal == kUsr1 || signal == kUsr2; }
+
+// For the coordinator to decide, when a signal may have reached it, too.
+constexpr absl::Duration kDecideWithin = absl::Seconds(1);
+
 }  // namespace
 
 NodeCore::NodeCore(Options options) : options_(std::move(options)) {
@@ -86,9 +94,10 @@ void NodeCore::On(const CoordinatorReceived& event) {
     case proto::CoordinatorMessage::kHeartbeat:
       if (message.heartbeat().has_sent()) echo_ = {FromProto(message.heartbeat().sent()), now_};
       return;
-    case proto::CoordinatorMessage::kCommitSave:  // nobody sends it yet, nor the next two
-    case proto::CoordinatorMessage::kDropSave:
     case proto::CoordinatorMessage::kPassSignal:
+      return OnPassSignal(generation, message.pass_signal().signal());
+    case proto::CoordinatorMessage::kCommitSave:  // nobody sends it yet, nor the next one
+    case proto::CoordinatorMessage::kDropSave:
     case proto::CoordinatorMessage::kOpen:  // a repeat
     case proto::CoordinatorMessage::BODY_NOT_SET:
       return;
@@ -144,8 +153,9 @@ void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
   generation_ = generation;
   prepared_ = generation;
   plan_ = begin.plan();
-  stop_requested_ = false;
-  stop_checkpoint_ = false;
+  coordinator_stops_ = false;
+  // Whoever sent a signal does not send it again to every new generation.
+  stop_requested_ = stop_checkpoint_ = asked_by_ != 0 && !IsProgram();
   if (IsProgram()) {
     BeginPrograms();
   } else {
@@ -225,9 +235,14 @@ void NodeCore::OnStopWorkers(Generation generation, const proto::StopWorkers& st
   // A program cannot be told more than TERM: asked again, the coordinator has no more patience.
   const bool impatient = stop_requested_ && !stop.checkpoint_first();
   stop_requested_ = true;
+  coordinator_stops_ = true;
   stop_checkpoint_ = stop.checkpoint_first();
   spawn_when_empty_ = false;
   if (IsProgram()) return impatient ? KillAll("stopped at once") : LadderAll("stopped");
+  AskAllToStop();
+}
+
+void NodeCore::AskAllToStop() {
   for (auto& [slot, worker] : workers_) {
     if (worker.state == WorkerState::kConnected) {
       AskToStop(slot, worker);
@@ -287,6 +302,16 @@ void NodeCore::OnKillWorker(Generation generation, const proto::KillWorker& kill
   if (generation == generation_) Kill(Slot(kill.slot()), kill.reason());
 }
 
+// The other signals are the agent's to send, or nobody's.
+void NodeCore::OnPassSignal(Generation generation, int signal) {
+  if (!IsProgram() || generation < generation_ || !IsUserSignal(signal)) return;
+  SignalWorkers action{.slots = {}, .signal = signal};
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.alive() && worker.pid != 0) action.slots.push_back(slot);
+  }
+  if (!action.slots.empty()) actions_.push_back(std::move(action));
+}
+
 void NodeCore::OnEndJob() {
   phase_ = Phase::kEnding;
   end_reason_ = "ended by the coordinator";
@@ -307,6 +332,17 @@ void NodeCore::On(const KeeperGone&) {
   phase_ = Phase::kEnding;
   end_reason_ = "the keeper of this agent is dead";
   KillAll(end_reason_);
+}
+
+void NodeCore::On(const AskedToStop& event) {
+  if (phase_ != Phase::kRunning || asked_by_ != 0) return;
+  if (IsProgram() && IsUserSignal(event.signal)) return;
+  asked_by_ = event.signal;
+  decided_by_ = now_ + kDecideWithin;
+  if (IsProgram() || coordinator_stops_) return;
+  stop_requested_ = true;
+  stop_checkpoint_ = true;
+  AskAllToStop();
 }
 
 // ---- Processes
@@ -415,6 +451,7 @@ void NodeCore::On(const WorkerReceived& event) {
   *report.mutable_worker_report()->mutable_message() = event.message;
   Send(std::move(report), generation_);
   if (event.message.has_finished()) {
+    if (event.message.finished().stopped_early()) TellOfSignal();
     worker->state = WorkerState::kFinished;
     worker->kill_at = now_ + limits_.stop_grace;
     worker->kill_at_reason =

@@ -30,7 +30,14 @@
 //                     first); programs get the ladder, and KILL when asked again without a
 //                     checkpoint. Nothing is spawned until the next Begin, but what the present
 //                     generation still waits for when its workers may checkpoint first.
+//   PassSignal     -> every rank of a program (USR1 and USR2 only).
 //   EndJob         -> all stopped, swept, JobEnded, JobOver.
+//   AskedToStop    -> the coordinator decides; its StopWorkers or EndJob is often on the way, for
+//                     the signal was sent to everybody. Engine: the workers are asked to save and
+//                     stop meanwhile, also those of later generations; the other ranks learn it in
+//                     the same step. Programs: if nothing has been decided within a second, this
+//                     node leaves by itself: ladder, swept, JobOver, and the coordinator loses a
+//                     node. (USR1 and USR2 are the program's own business.)
 //   No word from the coordinator for `lease`, or the keeper gone -> all stopped, swept, JobOver.
 //   Stream gone and nothing left alive -> JobOver at once.
 //
@@ -96,6 +103,7 @@ class NodeCore {
   void On(const WorkerInspected& event);
   void On(const PortReserved& event);
   void On(const KeeperGone& event);
+  void On(const AskedToStop& event);
   void On(const Tick& event);
 
   void OnOpen(const proto::CoordinatorMessage& message);
@@ -106,6 +114,7 @@ class NodeCore {
   void OnTakeStacks(Generation generation);
   void OnStopWorkers(Generation generation, const proto::StopWorkers& stop);
   void OnKillWorker(Generation generation, const proto::KillWorker& kill);
+  void OnPassSignal(Generation generation, int signal);
   void OnEndJob();
 
   void BeginEngine();
@@ -116,6 +125,9 @@ class NodeCore {
   void Kill(Slot slot, const std::string& reason);
   void TakeStacks(Slot slot);
   void AskToStop(Slot slot, WorkerSlot& worker);
+  void AskAllToStop();
+  void HeedSignal();
+  void TellOfSignal();
   void LadderAll(const std::string& reason);
   void KillAll(const std::string& reason);
   void Abandon(const std::string& reason);
@@ -153,6 +165,11 @@ class NodeCore {
   bool spawn_when_empty_ = false;  // programs: the new generation waits for the old one's last exit
   bool stop_requested_ = false;    // since the last Begin
   bool stop_checkpoint_ = false;
+  bool coordinator_stops_ = false;  // ... by the coordinator
+  int asked_by_ = 0;                // the signal of AskedToStop; 0: none
+  bool told_of_signal_ = false;
+  // When it is told, or a program's node leaves, if the coordinator has not decided by then.
+  absl::Duration decided_by_ = absl::InfiniteDuration();
   bool coordinator_gone_ = false;
   bool abandoned_ = false;
   std::string end_reason_;

@@ -19,6 +19,25 @@ constexpr int kStartPatience = 3;
 // What a worker that hangs gets for saying where, before it is killed.
 constexpr absl::Duration kStackTime = absl::Seconds(1);
 
+std::string NameOf(int signal) {
+  switch (signal) {
+    case 1:
+      return "SIGHUP";
+    case 2:
+      return "SIGINT";
+    case 3:
+      return "SIGQUIT";
+    case 10:
+      return "SIGUSR1";
+    case 12:
+      return "SIGUSR2";
+    case 15:
+      return "SIGTERM";
+    default:
+      return absl::StrCat("signal ", signal);
+  }
+}
+
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
 }
@@ -31,6 +50,7 @@ void NodeCore::On(const Tick&) {
   if (phase_ == Phase::kNew) return;
   ForgiveOwnPause();
   CheckDeadlines();
+  HeedSignal();
   if (phase_ == Phase::kRunning && now_ - coordinator_heard_at_ >= limits_.lease) {
     Abandon(absl::StrCat("no word from the coordinator for ", Seconds(limits_.lease),
                          ": the lease has run out"));
@@ -49,6 +69,31 @@ void NodeCore::ForgiveOwnPause() {
     worker.heard_at += gap;
     worker.moved_at += gap;
   }
+}
+
+// Nobody has decided what a signal to this node means: then it is decided here.
+void NodeCore::HeedSignal() {
+  if (now_ < decided_by_) return;
+  decided_by_ = absl::InfiniteDuration();
+  if (phase_ != Phase::kRunning || coordinator_stops_) return;
+  TellOfSignal();
+  if (IsProgram()) Abandon(absl::StrCat("dsagent was asked to stop by ", NameOf(asked_by_)));
+}
+
+// As a line of the node's first rank: agents have no voice of their own.
+void NodeCore::TellOfSignal() {
+  if (asked_by_ == 0 || coordinator_stops_ || std::exchange(told_of_signal_, true)) return;
+  if (node_ >= job_.nodes_size() || job_.nodes(node_).slots().empty()) return;
+  proto::AgentMessage report;
+  report.mutable_worker_report()->set_slot(job_.nodes(node_).slots(0));
+  proto::WorkerMessage& message = *report.mutable_worker_report()->mutable_message();
+  message.set_job_id(job_.job_id());
+  message.set_generation(generation_.value());
+  message.mutable_notice()->set_text(
+      absl::StrCat("the dsagent of its node got ", NameOf(asked_by_),
+                   IsProgram() ? ": it stops its ranks and leaves the job"
+                               : ": the job's ranks finish their step, save and stop"));
+  Send(std::move(report), generation_);
 }
 
 void NodeCore::CheckDeadlines() {

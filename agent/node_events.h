@@ -84,13 +84,18 @@ struct PortReserved {
 };
 // The keeper is dead: nobody would clean up after us.
 struct KeeperGone {};
+// A signal that asks for an end (TERM, INT, HUP, QUIT, USR1, USR2) has reached the agent or its
+// keeper, and not from whoever decides.
+struct AskedToStop {
+  int signal = 0;
+};
 // Time has passed; at least every heartbeat_interval / 2.
 struct Tick {};
 
 using NodeEvent =
     std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
                  WorkerEnded, WorkerHello, WorkerReceived, WorkerSessionClosed, WorkerInspected,
-                 PortReserved, KeeperGone, Tick>;
+                 PortReserved, KeeperGone, AskedToStop, Tick>;
 
 // ---- Actions, to be performed in the order given
 
@@ -121,6 +126,11 @@ struct StopLadder {
   std::vector<Slot> slots;
   absl::Duration grace;
 };
+// This signal to all these groups.
+struct SignalWorkers {
+  std::vector<Slot> slots;
+  int signal = 0;
+};
 struct SendToCoordinator {
   proto::AgentMessage message;
 };
@@ -140,8 +150,9 @@ struct JobOver {
   bool abandoned = false;
 };
 
-using NodeAction = std::variant<SpawnWorker, ReservePort, InspectWorker, KillWorker, StopLadder,
-                                SendToCoordinator, SendToWorker, SweepOrphans, JobOver>;
+using NodeAction =
+    std::variant<SpawnWorker, ReservePort, InspectWorker, KillWorker, StopLadder, SignalWorkers,
+                 SendToCoordinator, SendToWorker, SweepOrphans, JobOver>;
 
 }  // namespace dsrun::agent
 

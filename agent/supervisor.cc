@@ -14,8 +14,10 @@
 #include "agent/node_limits.h"
 #include "agent/worker_command.h"
 #include "common/base/counted.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/base/thread.h"
 #include "common/rpc/constant_time.h"
 #include "common/topology/rank_files.h"
 
@@ -40,7 +42,8 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
   first.mutable_open()->clear_cluster_key();
   first.mutable_open()->clear_job_token();
   supervisor->Enqueue(CoordinatorReceived{std::move(first)});
-  supervisor->thread_ = std::thread([s = supervisor.get()] { s->Loop(); });
+  ASSIGN_OR_RETURN(supervisor->thread_,
+                   StartThread("a job", [s = supervisor.get()] { s->Loop(); }));
   return supervisor;
 }
 
@@ -116,6 +119,8 @@ void Supervisor::OnWorkerGone(Slot slot, Incarnation incarnation) {
 }
 
 void Supervisor::OnKeeperGone() { Enqueue(KeeperGone{}); }
+
+void Supervisor::OnAskedToStop(int signal) { Enqueue(AskedToStop{signal}); }
 
 void Supervisor::Tick() { Enqueue(agent::Tick{}); }
 
@@ -248,8 +253,10 @@ absl::StatusOr<int> Supervisor::MakeBootstrap(Slot slot) const {
   const int fd = memfd_create("dsrun-bootstrap", MFD_CLOEXEC);
   if (fd < 0 || write(fd, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
       lseek(fd, 0, SEEK_SET) != 0) {
+    const int error = errno;
     const absl::Status status = absl::ResourceExhaustedError(
-        absl::StrCat("cannot write the bootstrap of slot ", slot.value(), ": ", strerror(errno)));
+        absl::StrCat("cannot write the bootstrap of slot ", slot.value(), ": ", strerror(error),
+                     BecauseOfLimit(error)));
     if (fd >= 0) close(fd);
     return status;
   }
@@ -311,6 +318,14 @@ void Supervisor::Do(const StopLadder& action) {
   }
   LOG(INFO) << "SIGTERM to " << Counted(pids.size(), "rank") << ", SIGKILL after " << action.grace;
   options_.runner->StopGroups(pids, action.grace);
+}
+
+void Supervisor::Do(const SignalWorkers& action) {
+  LOG(INFO) << "signal " << action.signal << " to " << Counted(action.slots.size(), "rank");
+  for (const Slot slot : action.slots) {
+    const auto it = processes_.find(slot);
+    if (it != processes_.end()) options_.runner->SignalGroup(it->second.pid, action.signal);
+  }
 }
 
 void Supervisor::Do(const SendToCoordinator& action) {

@@ -80,6 +80,7 @@ class Supervisor {
   void OnWorkerGone(Slot slot, Incarnation incarnation);
 
   void OnKeeperGone();
+  void OnAskedToStop(int signal);
   void Tick();
 
   // Steady time at which the core's thread last came round; the agent's beat depends on it.
@@ -110,6 +111,7 @@ class Supervisor {
   void Do(const InspectWorker& action);
   void Do(const KillWorker& action);
   void Do(const StopLadder& action);
+  void Do(const SignalWorkers& action);
   void Do(const SendToCoordinator& action);
   void Do(const SendToWorker& action);
   void Do(const SweepOrphans& action);

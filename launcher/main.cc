@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
@@ -86,12 +87,13 @@ int Main(const std::vector<std::string>& args, OperatorStops& stops) {
 
 int main(int argc, char** argv) {
   using dsrun::launcher::OperatorStops;
+  dsrun::PrepareForLimits("dsrun");
   // Before anything else, and never destroyed: at no moment does a signal just kill.
   static auto* const stops =
       new absl::StatusOr<std::unique_ptr<OperatorStops>>(OperatorStops::Create());
   if (!stops->ok()) {
     std::cerr << "dsrun: " << std::string(stops->status().message()) << "\n";
-    return dsrun::launcher::kExitFailed;
+    return dsrun::kExitLimit;
   }
   dsrun::InitLogging(argv[0], "dsrun");
   return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc), ***stops);

@@ -1,8 +1,10 @@
 // dsworker: one rank of the training engine. Started by its agent with `--bootstrap-fd N`; joins
 // generation after generation in the same process until the job is finished or the agent is gone.
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +22,7 @@
 #include "common/base/clock.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/patience.h"
 #include "common/base/status_macros.h"
@@ -40,6 +43,10 @@ namespace {
 
 constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
+
+// What the session and a communicator need at least, on any machine.
+constexpr int kOwnThreads = 8;
+constexpr int kOwnDescriptors = 24;
 
 constexpr char kUsage[] =
     "usage: dsworker --bootstrap-fd N\n"
@@ -65,6 +72,21 @@ absl::StatusOr<proto::WorkerBootstrap> ReadBootstrap(int argc, char** argv) {
         absl::StrCat("descriptor ", fd, " does not hold a bootstrap message"));
   }
   return bootstrap;
+}
+
+// The signal that asked this process to stop; 0: none yet. Whoever sends it, ranks end together:
+// the rank goes on to the end of its step, where all learn of it, save and finish. Who wants this
+// process gone at once kills it. USR1 and USR2 mean the same, as at dsrun: the default would end
+// it.
+volatile std::sig_atomic_t stop_signal = 0;
+
+void TakeStopSignals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = SA_RESTART;
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    sigaction(signal, &action, nullptr);
+  }
 }
 
 proto::Failed::Verdict SendFailed(Session& session, Generation generation,
@@ -170,6 +192,7 @@ int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
 }
 
 int Main(int argc, char** argv) {
+  TakeStopSignals();
   if (argc == 2 && std::strcmp(argv[1], "--help") == 0) {
     std::fputs(kUsage, stdout);
     return 0;
@@ -180,6 +203,12 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   InitLogging(argv[0], absl::StrCat("worker ", bootstrap->host(), " slot ", bootstrap->slot()));
+  const absl::Status room =
+      CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "dsworker"});
+  if (!room.ok()) {
+    LOG(ERROR) << room.message();
+    return kExitLimit;
+  }
 
   PrepareThreadStacks(argv[0]);
   std::random_device random;
@@ -189,6 +218,7 @@ int Main(int argc, char** argv) {
   SessionOptions options;
   options.bootstrap = *bootstrap;
   options.incarnation = incarnation;
+  options.stop_signal = [] { return static_cast<int>(stop_signal); };
   options.beat = [&progress] { return progress.Get(); };
   options.stacks = [&progress] {
     const proto::Stacks stacks = progress.TakeStacks();
@@ -228,4 +258,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace dsrun::worker
 
-int main(int argc, char** argv) { return dsrun::worker::Main(argc, argv); }
+int main(int argc, char** argv) {
+  dsrun::PrepareForLimits("dsworker");
+  return dsrun::worker::Main(argc, argv);
+}

@@ -15,8 +15,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/limits.h"
 #include "common/base/process_spawn.h"
 #include "common/base/status_macros.h"
+#include "common/base/thread.h"
 #include "common/base/waits.h"
 
 namespace dsrun {
@@ -39,11 +41,13 @@ absl::StatusOr<std::unique_ptr<PosixProcessRunner>> PosixProcessRunner::Create(
     const Options& options) {
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd < 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("process runner: cannot make an eventfd: ", strerror(errno)));
+    const int error = errno;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "process runner: cannot make an eventfd: ", strerror(error), BecauseOfLimit(error)));
   }
   std::unique_ptr<PosixProcessRunner> runner(new PosixProcessRunner(options, wake_fd));
-  runner->thread_ = std::thread([r = runner.get()] { r->Loop(); });
+  ASSIGN_OR_RETURN(runner->thread_,
+                   StartThread("the ends of processes", [r = runner.get()] { r->Loop(); }));
   return runner;
 }
 
@@ -64,7 +68,7 @@ PosixProcessRunner::~PosixProcessRunner() {
     for (const auto& [pid, child] : children_) kill(-pid, SIGKILL);
   }
   Wake();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
   if (options_.reap_adopted) {
     signal(SIGCHLD, SIG_DFL);
     child_signal_fd = -1;

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 
 namespace dsrun {
 namespace {
@@ -105,7 +106,7 @@ int RunChild(void* argument) {
 }
 
 absl::Status ErrnoStatus(int error, const std::string& what, const std::string& words) {
-  const std::string text = absl::StrCat(what, ": ", words);
+  const std::string text = absl::StrCat(what, ": ", words, BecauseOfLimit(error));
   switch (error) {
     case ENOENT:
     case ENOTDIR:

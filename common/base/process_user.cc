@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/thread.h"
 
 namespace dsrun {
 namespace {
@@ -29,7 +31,7 @@ absl::Status CheckAccess(const ProcessUser& user, const std::string& path, int r
   int error = 0;
   // The rights of one thread, which ends here: raw calls, because the C library's versions would
   // change all threads. A file system uid other than root's takes root's power over files away.
-  std::thread asker([&] {
+  absl::StatusOr<std::thread> asker = StartThread("a look at files", [&] {
     const bool became = syscall(SYS_setgroups, user.groups.size(), user.groups.data()) == 0 &&
                         SetFileId(SYS_setfsgid, user.gid) && SetFileId(SYS_setfsuid, user.uid);
     if (!became) {
@@ -38,7 +40,8 @@ absl::Status CheckAccess(const ProcessUser& user, const std::string& path, int r
       error = errno;
     }
   });
-  asker.join();
+  if (!asker.ok()) return asker.status();
+  asker->join();
   if (error == 0) return absl::OkStatus();
   const std::string text =
       absl::StrCat("uid ", user.uid, " may not ", verb, " ", path, ": ", strerror(error));

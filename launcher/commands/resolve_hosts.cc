@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/base/escaped.h"
+#include "common/base/thread.h"
 #include "common/config/hostfile.h"
 #include "common/config/include_exclude.h"
 #include "common/config/source_file.h"
@@ -193,7 +194,11 @@ std::vector<absl::StatusOr<std::string>> ResolveAll(const std::vector<SelectedHo
     }
   };
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(kThreads, hosts.size()); ++i) threads.emplace_back(work);
+  for (size_t i = 1; i < std::min(kThreads, hosts.size()); ++i) {
+    absl::StatusOr<std::thread> thread = StartThread("addresses of nodes", work);
+    if (!thread.ok()) break;  // those that there are take longer
+    threads.push_back(*std::move(thread));
+  }
   work();
   for (std::thread& thread : threads) thread.join();
   return addresses;

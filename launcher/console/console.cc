@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
+#include "common/base/thread.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -108,7 +109,7 @@ Console::Console(const proto::JobSpec& job, const Options& options)
     slots += static_cast<size_t>(node.slots_size());
   }
   ranks_.SetWidth(slots);
-  shower_ = std::thread([this] { ShowWhenDue(); });
+  shower_ = StartThreadOrEnd("the console", [this] { ShowWhenDue(); });
 }
 
 Console::~Console() { StopShowing(); }

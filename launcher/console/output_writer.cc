@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "common/base/thread.h"
+
 namespace dsrun::launcher {
 namespace {
 
@@ -17,7 +19,8 @@ constexpr int kPollMs = 50;
 
 }  // namespace
 
-OutputWriter::OutputWriter(Options options) : options_(options), thread_([this] { Loop(); }) {}
+OutputWriter::OutputWriter(Options options)
+    : options_(options), thread_(StartThreadOrEnd("standard output", [this] { Loop(); })) {}
 
 OutputWriter::~OutputWriter() { Close(absl::Seconds(1)); }
 

@@ -1,6 +1,7 @@
 #include "launcher/coordinator/coordinator.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -9,8 +10,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/base/counted.h"
+#include "launcher/coordinator/exit_words.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
+#include "launcher/coordinator/stop_words.h"
 
 namespace dsrun::launcher {
 
@@ -243,10 +247,30 @@ void Coordinator::On(const OperatorStop&) {
   }
 }
 
+void Coordinator::On(const OperatorSignal& event) {
+  if (config_.is_train) return;
+  const std::string name = SignalName(event.signal);
+  if (!RanksRun() && s_.phase != State::kStopping) {
+    return Notice(false, absl::StrCat(name, " is not passed on: no rank is running"));
+  }
+  proto::CoordinatorMessage message;
+  message.mutable_pass_signal()->set_signal(event.signal);
+  SendToLive(message);
+  Notice(false, absl::StrCat(name, " is passed on to ", Counted(width(), "rank")));
+}
+
+void Coordinator::TakeSuspectsAsStopped() {
+  for (const auto& [rank, failure] : std::exchange(s_.suspects, {}))
+    s_.stopped[rank] = failure.what;
+  s_.cause_deadline.at = absl::InfiniteDuration();
+}
+
 void Coordinator::StopRanks() {
+  if (s_.stop_waits && s_.stops == 1) return;  // a rank's or an agent's signal asked before
   if (s_.stop_waits) {
     return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
   }
+  if (!config_.is_train && s_.phase == State::kRunning) TakeSuspectsAsStopped();
   // With a rank in trouble the generation cannot finish a step together, but the next one can.
   const bool recovering = s_.phase == State::kPreparing || !s_.suspects.empty();
   if ((recovering || s_.phase == State::kStarting) && !HasMadeSteps()) {
@@ -265,6 +289,13 @@ void Coordinator::StopRanks() {
   Notice(false, config_.is_train ? "stopping after a checkpoint; once more to stop at once"
                                  : "stopping the ranks; once more to stop at once");
   StopAfterCheckpoint(/*joining=*/s_.phase == State::kStarting);
+  if (!config_.is_train) EndIfStopped();
+}
+
+void Coordinator::EndIfStopped() {
+  if (s_.exited.size() < AllRanks()) return;
+  BeginEnding(kExitCancelled, absl::StrCat("stopped by the operator", StopWords(s_.stopped)),
+              false);
 }
 
 void Coordinator::OnCauseDeadline() {
@@ -284,6 +315,17 @@ void Coordinator::OnCauseDeadline() {
   }
   Emit(Tell{Lost{s_.history.Cause()}});
   NextGeneration();
+}
+
+std::string Coordinator::StoppedTooLate() const {
+  std::set<Rank> late;
+  for (int i = 0; i < width(); ++i) {
+    const Rank rank(i);
+    if (!s_.finished.contains(rank) && !s_.exited.contains(rank)) late.insert(rank);
+  }
+  return absl::StrCat("stopped by the operator",
+                      config_.is_train ? "; no checkpoint at the end, because " : "; ",
+                      RankWords(late), " did not finish in time", StopWords(s_.stopped));
 }
 
 void Coordinator::OnPhaseDeadline() {
@@ -321,8 +363,7 @@ void Coordinator::OnPhaseDeadline() {
       }
       return Claim(FailureSentence(s_.history.Cause()));
     case State::kStopping:
-      return BeginEnding(kExitCancelled,
-                         "stopped by the operator; the ranks did not finish in time", true);
+      return BeginEnding(kExitCancelled, StoppedTooLate(), true);
     case State::kEnding:
       for (const NodeId node : s_.members.Live()) {
         s_.members.Lose(node);

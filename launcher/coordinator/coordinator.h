@@ -20,6 +20,9 @@
 //                           save and stop as soon as they have the new plan. Again: kEnding
 //   any other state -OperatorStop-> kEnding (nothing is lost: there was no step to save)
 //   kPreparing, a program, node 0 cannot reserve the port of rank 0-> kEnding
+//   kRunning (g)    -a rank of a program ends by TERM, INT, HUP, QUIT, USR1 or USR2 from outside->
+//                           for cause_grace nothing: if an OperatorStop comes, the signal was sent
+//                           to every process, and the rank's end belongs to the stop
 //   any state       -cannot go on-> kEnding
 //
 // g' > g: every attempt has a new number. Every state but kIdle, kRunning and kEnded has a
@@ -119,7 +122,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 6;
+inline constexpr int kSnapshotSchemaVersion = 7;
 
 class Coordinator {
  public:
@@ -162,6 +165,7 @@ class Coordinator {
   void On(const AgentGone& event);
   void On(const Tick& event);
   void On(const OperatorStop& event);
+  void On(const OperatorSignal& event);
   void On(const NodeSilent& event);
   void On(const DeadlinePassed& event);
   void On(const ProgressMade& event);
@@ -170,6 +174,10 @@ class Coordinator {
   bool TakeMasterPort(const proto::Prepared& prepared);
   void OnJobEnded(NodeId node);
   void StopRanks();
+  // Ranks of a program that ended by a signal that asks for an end: they were stopped, too.
+  void TakeSuspectsAsStopped();
+  void EndIfStopped();
+  std::string StoppedTooLate() const;
   void OnPhaseDeadline();
   void OnCauseDeadline();
 

@@ -66,6 +66,7 @@ void Coordinator::Begin() {
   s_.exited.clear();
   s_.suspects.clear();
   s_.stopped_early = false;
+  s_.stopped.clear();
   s_.progressed = false;
   s_.first_step = false;
   s_.heard_step = 0;
@@ -108,7 +109,7 @@ void Coordinator::FailAgain(Failure failure) {
 // Nobody can finish a step together any more. The operator was promised a checkpoint: a generation
 // that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
-  if (HasMadeSteps() && s_.stops == 1) {
+  if (HasMadeSteps() && s_.stops <= 1) {
     s_.stop_waits = true;
     return Fail(std::move(failure));
   }
@@ -172,7 +173,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
       s_.drain_for_lease = true;
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
-      if (HasMadeSteps() && s_.stops == 1 && !s_.members.Live().empty()) {
+      if (HasMadeSteps() && s_.stops <= 1 && !s_.members.Live().empty()) {
         s_.stop_waits = true;
         return NextGeneration();
       }
@@ -225,6 +226,8 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
         true);
   }
   ++s_.restarts;
+  // Ranks that had learned of a signal to stop are gone, and it does not come again.
+  if (s_.stopped_early) s_.stop_waits = true;
   Claim(reason);
 }
 

@@ -13,6 +13,7 @@
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
+#include "launcher/coordinator/stop_words.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -110,16 +111,19 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
   switch (s_.phase) {
     case State::kStarting:
     case State::kRunning:
+      if (s_.phase == State::kRunning && EndedByStopSignal(exited)) {
+        // Who sent it may have sent it to dsrun, too.
+        s_.suspects.insert_or_assign(rank, std::move(failure));
+        return SetCauseDeadline();
+      }
       if (failure.exit_code != 0 || failure.killed_by_agent) return Fail(std::move(failure));
       return RankFinished(rank);
     case State::kDraining:
       s_.history.AddFailure(std::move(failure), s_.generation);
       return DrainIfDone();
     case State::kStopping:
-      if (s_.exited.size() == AllRanks()) {
-        BeginEnding(kExitCancelled, "stopped by the operator", false);
-      }
-      return;
+      s_.stopped[rank] = HowItStopped(exited, config_.stop_grace);
+      return EndIfStopped();
     case State::kEnding:
       if (failure.exit_code != 0 && !failure.killed_by_agent) AddLateFailure(std::move(failure));
       return;
@@ -395,13 +399,12 @@ void Coordinator::RankFinished(Rank rank) {
   if (!s_.first_step) s_.history.FirstStep(now_);
   const Report& report = s_.history.report();
   if (!report.sample.empty()) Emit(Tell{Sample{report.sample}});
-  if (s_.phase == State::kStopping && !config_.is_train) {
-    return BeginEnding(kExitCancelled, "stopped by the operator", false);
-  }
   if (s_.stopped_early) {
     return BeginEnding(
         kExitCancelled,
-        absl::StrCat("stopped by the operator after step ", report.final_step,
+        absl::StrCat("stopped by ",
+                     s_.stops > 0 ? "the operator" : "a signal to one of its ranks or agents",
+                     " after step ", report.final_step,
                      report.manifest.empty() ? "" : ", checkpoint ", report.manifest),
         false);
   }

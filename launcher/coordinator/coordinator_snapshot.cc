@@ -154,6 +154,11 @@ Wire ToWire(const CoordinatorState& s) {
   to.set_drain_for_lease(s.drain_for_lease);
   to.set_stops(s.stops);
   to.set_stop_waits(s.stop_waits);
+  for (const auto& [rank, how] : s.stopped) {
+    Wire::StoppedRank* stopped = to.add_stopped();
+    stopped->set_rank(rank.value());
+    stopped->set_how(how);
+  }
   to.set_exit_code(s.exit_code);
   to.set_ended(s.ended);
   *to.mutable_report() = ToSnapshot(s.history.report());
@@ -204,6 +209,12 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.drain_for_lease = from.drain_for_lease();
   s.stops = from.stops();
   s.stop_waits = from.stop_waits();
+  for (const Wire::StoppedRank& stopped : from.stopped()) {
+    if (stopped.rank() < 0 || stopped.rank() >= ranks) {
+      return absl::DataLossError(absl::StrCat("stopped rank ", stopped.rank(), " of ", ranks));
+    }
+    s.stopped[Rank(stopped.rank())] = stopped.how();
+  }
   s.exit_code = from.exit_code();
   s.ended = from.ended();
   ASSIGN_OR_RETURN(Report report, FromSnapshot(from.report()));

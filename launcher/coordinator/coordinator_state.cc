@@ -11,6 +11,7 @@
 #include "common/base/proto_duration.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
+#include "launcher/coordinator/stop_words.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -83,8 +84,8 @@ std::string Coordinator::DebugString() const {
       s_.ended_from_outside, "\nprogressed ", s_.progressed, " first step ", s_.first_step,
       " high step ", s_.high_step, "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ",
       s_.newest_checkpoint.second, " ", s_.newest_manifest, "\ndrain for lease ",
-      s_.drain_for_lease, "\nstops ", s_.stops, s_.stop_waits ? " waiting" : "", "\nexit code ",
-      s_.exit_code, "\n");
+      s_.drain_for_lease, "\nstops ", s_.stops, s_.stop_waits ? " waiting" : "",
+      StopWords(s_.stopped), "\nexit code ", s_.exit_code, "\n");
 }
 
 uint64_t Coordinator::Digest() const {

@@ -71,8 +71,9 @@ struct CoordinatorState {
   bool drain_for_lease = false;  // kDraining: a lost node's processes may live until the deadline
   int stops = 0;                 // OperatorStops
   bool stop_waits = false;       // the first came during a recovery: stop when that is through
-  int exit_code = 0;             // kEnding: what the job will return
-  bool ended = false;            // EndJob was emitted
+  std::map<Rank, std::string> stopped;  // programs: how ranks ended after the operator's stop
+  int exit_code = 0;                    // kEnding: what the job will return
+  bool ended = false;                   // EndJob was emitted
 
   // Not durable: the story, and what came with progress.
   History history;

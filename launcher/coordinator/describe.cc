@@ -178,6 +178,7 @@ std::string Describe(const Event& event) {
           },
           [](const Tick&) { return std::string("tick"); },
           [](const OperatorStop&) { return std::string("operator stop"); },
+          [](const OperatorSignal& e) { return absl::StrCat("operator signal ", e.signal); },
           [](const NodeSilent& e) { return absl::StrCat("node ", e.node.value(), ": silent"); },
           [](const DeadlinePassed& e) {
             return absl::StrCat(e.kind == DeadlinePassed::Kind::kPhase ? "phase" : "cause",

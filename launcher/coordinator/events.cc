@@ -46,7 +46,7 @@ bool IsDurableMessage(const proto::AgentMessage& message) {
 
 bool IsDurable(const Event& event) {
   if (const auto* spoke = std::get_if<AgentSpoke>(&event)) return IsDurableMessage(spoke->message);
-  return !std::holds_alternative<Tick>(event);
+  return !std::holds_alternative<Tick>(event) && !std::holds_alternative<OperatorSignal>(event);
 }
 
 }  // namespace dsrun::launcher

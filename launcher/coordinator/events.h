@@ -62,6 +62,12 @@ struct Tick {
 // Ctrl-C or SIGTERM at dsrun. The second one means "now".
 struct OperatorStop {};
 
+// A signal that the operator sent to dsrun and that is meant for the ranks of a program (USR1,
+// USR2). Changes no state.
+struct OperatorSignal {
+  int signal = 0;
+};
+
 // Raised by the core, never invented by the shell: decisions that rest on time or on progress, made
 // into events so that a replay, which has no ticks, decides the same.
 struct NodeSilent {
@@ -82,11 +88,12 @@ struct ProgressMade {
   int64_t step = 0;
 };
 
-using Event = std::variant<Start, AgentSpoke, AgentGone, Tick, OperatorStop, NodeSilent,
-                           DeadlinePassed, ProgressMade>;
+using Event = std::variant<Start, AgentSpoke, AgentGone, Tick, OperatorStop, OperatorSignal,
+                           NodeSilent, DeadlinePassed, ProgressMade>;
 
 // Whether the event may change durable state and must be journalled before its actions are
-// performed. Not durable: ticks, heartbeats, log output, notices, progress (StepDone).
+// performed. Not durable: ticks, heartbeats, log output, notices, progress (StepDone), signals that
+// are only passed on.
 bool IsDurable(const Event& event);
 
 // ---- What the operator is told, on the console and in metrics

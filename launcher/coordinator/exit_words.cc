@@ -12,25 +12,26 @@ struct SignalEntry {
   int number;  // Linux, x86-64 and arm64
   const char* name;
   const char* hint;
-  bool own = false;  // the process brings it on itself
+  bool own = false;   // the process brings it on itself
+  bool stop = false;  // asks for an end
 };
 
 constexpr std::array kSignals = {
-    SignalEntry{1, "SIGHUP", "its terminal went away"},
-    SignalEntry{2, "SIGINT", "Ctrl-C"},
-    SignalEntry{3, "SIGQUIT", ""},
+    SignalEntry{1, "SIGHUP", "its terminal went away", false, true},
+    SignalEntry{2, "SIGINT", "Ctrl-C", false, true},
+    SignalEntry{3, "SIGQUIT", "", false, true},
     SignalEntry{4, "SIGILL", "an instruction this CPU does not have, or memory overwritten", true},
     SignalEntry{5, "SIGTRAP", "", true},
     SignalEntry{6, "SIGABRT", "a failed check or abort(); its last lines say which", true},
     SignalEntry{7, "SIGBUS", "a mapped file got shorter, or /dev/shm is full", true},
     SignalEntry{8, "SIGFPE", "integer division by zero", true},
     SignalEntry{9, "SIGKILL", "kill -9, or the kernel's out-of-memory killer"},
-    SignalEntry{10, "SIGUSR1", ""},
+    SignalEntry{10, "SIGUSR1", "", false, true},
     SignalEntry{11, "SIGSEGV", "invalid memory access", true},
-    SignalEntry{12, "SIGUSR2", ""},
+    SignalEntry{12, "SIGUSR2", "", false, true},
     SignalEntry{13, "SIGPIPE", "wrote to a closed pipe", true},
     SignalEntry{14, "SIGALRM", ""},
-    SignalEntry{15, "SIGTERM", "asked to stop"},
+    SignalEntry{15, "SIGTERM", "asked to stop", false, true},
     SignalEntry{24, "SIGXCPU", "its CPU time limit", true},
     SignalEntry{25, "SIGXFSZ", "its file size limit", true},
     SignalEntry{31, "SIGSYS", "a system call that is not allowed", true},
@@ -53,6 +54,11 @@ std::string SignalName(int signal) {
 bool IsOwnSignal(int signal) {
   const SignalEntry* entry = FindSignal(signal);
   return entry != nullptr && entry->own;
+}
+
+bool IsStopSignal(int signal) {
+  const SignalEntry* entry = FindSignal(signal);
+  return entry != nullptr && entry->stop;
 }
 
 std::string ExitWords(int exit_code, int term_signal, bool core_dumped) {

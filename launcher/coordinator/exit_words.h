@@ -14,6 +14,10 @@ std::string SignalName(int signal);
 // `term_signal` 0: it exited with `exit_code`.
 std::string ExitWords(int exit_code, int term_signal, bool core_dumped);
 
+// Whether it asks for an end: HUP, INT, QUIT, TERM, USR1, USR2. What a scheduler or an operator
+// sends to every process of a job.
+bool IsStopSignal(int signal);
+
 // What dsrun returns for a rank that ended so: its code, or 128 + signal. 255 for what no process
 // can say, which an agent may all the same: never 0 by accident.
 int ShellExitCode(int exit_code, int term_signal);

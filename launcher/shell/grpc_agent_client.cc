@@ -10,6 +10,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
@@ -20,6 +22,9 @@
 namespace dsrun::launcher {
 
 namespace {
+
+// From a cancelled stream to gRPC's last word on it.
+constexpr absl::Duration kLetGoWithin = absl::Seconds(5);
 
 std::string Method() { return absl::StrCat("/", proto::Agent::service_full_name(), "/Session"); }
 
@@ -32,9 +37,16 @@ class Done {
     done_ = true;
     changed_.NotifyAll();
   }
-  void Await() {
+  // False: not within `limit`.
+  bool Await(absl::Duration limit) {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
     MutexLock lock(mu_);
-    while (!done_) changed_.Wait(mu_);
+    while (!done_) {
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      if (left <= absl::ZeroDuration()) return false;
+      changed_.WaitFor(mu_, left);
+    }
+    return true;
   }
 
  private:
@@ -43,8 +55,8 @@ class Done {
   bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-// The stream. Destroyed by its session, after OnDone, and never by a thread of gRPC: with the
-// channel go gRPC's callback threads, and one cannot wait for itself.
+// The stream. Destroyed by its session, after OnDone or not at all, and never by a thread of gRPC:
+// with the channel go gRPC's callback threads, and one cannot wait for itself.
 //
 // A hold keeps gRPC from finishing the call while Send may still start a write; it is given back
 // once nothing more can be read and no write is out.
@@ -79,7 +91,13 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
 
   void Cancel() { context_.TryCancel(); }
 
-  void AwaitDone() { done_->Await(); }
+  bool AwaitDone() { return done_->Await(kLetGoWithin); }
+
+  // ENSURES: the listener is not called any more, and its call is not running.
+  void Deafen() {
+    MutexLock lock(listener_mu_);
+    deaf_ = true;
+  }
 
   void OnReadDone(bool ok) override {
     if (ok) {
@@ -116,7 +134,10 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Done> done = done_;  // outlives this object
     const absl::Status why = undecoded_.ok() ? FromGrpc(status) : undecoded_;
-    listener_.on_end(why.ok() ? why : Annotate(Advised(why), "agent at " + target_));
+    {
+      MutexLock lock(listener_mu_);
+      if (!deaf_) listener_.on_end(why.ok() ? why : Annotate(Advised(why), "agent at " + target_));
+    }
     done->Set();
   }
 
@@ -124,7 +145,11 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
   void Take() {
     if (!undecoded_.ok()) return;
     absl::StatusOr<proto::AgentMessage> message = DecodeMessage<proto::AgentMessage>(incoming_);
-    if (message.ok()) return listener_.on_message(*std::move(message));
+    if (message.ok()) {
+      MutexLock lock(listener_mu_);
+      if (!deaf_) listener_.on_message(*std::move(message));
+      return;
+    }
     undecoded_ = message.status();
     context_.TryCancel();
   }
@@ -150,6 +175,9 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
   bool heard_ = false;  // a message came
   absl::Status undecoded_;
 
+  Mutex listener_mu_;  // held by its calls, which queue only
+  bool deaf_ ABSL_GUARDED_BY(listener_mu_) = false;
+
   Mutex mu_;
   // A deque does not move its elements: the front stays where gRPC reads it while others are added.
   std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
@@ -160,15 +188,21 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
 class GrpcAgentSession : public AgentSession {
  public:
   explicit GrpcAgentSession(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  // gRPC lets go of a stream that is cancelled, as long as its threads run. Where they do not (it
+  // found no thread, say), waiting would be for ever: the stream is left behind, and is heard no
+  // more.
   ~GrpcAgentSession() override {
     stream_->Cancel();
-    stream_->AwaitDone();
+    if (stream_->AwaitDone()) return;
+    stream_->Deafen();
+    LOG(ERROR) << "gRPC did not let go of a stream within " << kLetGoWithin << ": left behind";
+    (void)stream_.release();
   }
   void Send(proto::CoordinatorMessage message) override { stream_->Send(std::move(message)); }
   void Cancel() override { stream_->Cancel(); }
 
  private:
-  const std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_;
 };
 
 // For a target that may not be called at all: the end has been told already.

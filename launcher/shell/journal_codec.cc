@@ -26,6 +26,7 @@ struct Encoder {
   }
   void operator()(const Tick&) {}  // not durable
   void operator()(const OperatorStop&) { to->mutable_operator_stop(); }
+  void operator()(const OperatorSignal&) {}  // not durable
   void operator()(const NodeSilent& e) { to->mutable_node_silent()->set_node(e.node.value()); }
   void operator()(const DeadlinePassed& e) {
     proto::JournalEvent::DeadlinePassed* passed = to->mutable_deadline_passed();

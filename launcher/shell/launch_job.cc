@@ -1,6 +1,9 @@
 #include "launcher/shell/launch_job.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <memory>
 #include <string>
@@ -15,10 +18,13 @@
 #include "common/base/clock.h"
 #include "common/base/escaped.h"
 #include "common/base/file_system.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
+#include "common/base/process_tree.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
+#include "common/base/thread.h"
 #include "common/rpc/secrets.h"
 #include "launcher/console/console.h"
 #include "launcher/console/report_text.h"
@@ -29,6 +35,7 @@
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
+#include "launcher/shell/stop_requests.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
 
@@ -49,6 +56,23 @@ template <typename T>
 absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
   if (result.ok()) return result;
   return OrElse(result.status(), what_next);
+}
+
+// What runs on this machine, at least. Threads that gRPC and the engine start when there is work
+// for them come on top.
+LimitNeeds NeedsOf(const proto::JobSpec& job) {
+  constexpr int kOwnThreads = 10;    // beside main and the console
+  constexpr int kAgentThreads = 14;  // keeper and agent
+  constexpr int kWorkerThreads = 8;
+  constexpr int kOwnDescriptors = 24;
+  constexpr int kDescriptorsPerNode = 4;
+  const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
+  LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
+  for (const proto::NodeSpec& node : job.nodes()) {
+    needs.descriptors += kDescriptorsPerNode;
+    if (node.agent_port() == 0) needs.threads += kAgentThreads + node.slots_size() * rank;
+  }
+  return needs;
 }
 
 bool WantsOwnAgent(const proto::NodeSpec& node) { return node.agent_port() == 0; }
@@ -100,6 +124,12 @@ class Launch {
                        .output = {}}) {}
 
   int Run() {
+    if (const absl::Status room = CheckLimits(NeedsOf(job_)); !room.ok()) {
+      console_.Finish(
+          absl::StrCat("dsrun: ", std::string(room.message()), "; nothing was started\n"),
+          /*failed=*/true);
+      return kExitLimit;
+    }
     const absl::StatusOr<RunResult> result = RunToEnd();
     if (!result.ok()) {
       console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
@@ -112,10 +142,15 @@ class Launch {
     return result->exit_code;
   }
 
-  void OnSignal(int signal) {
+  void OnSignal(int signal, bool by_key) {
     MutexLock lock(stop_mu_);
-    console_.Say(absl::StrCat("got ", strsignal(signal), StopWords(stops_asked_++)));
+    if (job_.has_program() && (signal == SIGUSR1 || signal == SIGUSR2)) {
+      return PassOn(signal);
+    }
+    if (!stops_.Take(Clock::Real().SteadyNow(), signal == SIGHUP, by_key)) return;
+    console_.Say(absl::StrCat("got ", strsignal(signal), StopWords()));
     if (runner_ != nullptr) runner_->Post(OperatorStop{});
+    if (ended_ && ++stops_after_end_ == 2) EndAtOnce();
   }
 
  private:
@@ -150,9 +185,9 @@ class Launch {
     RunResult result;
     {
       Runner runner(Coordinator(ConfigFromJob(job_)), DoorsTo(client, starters), OptionsOf(probe));
-      HandStopsTo(&runner);
+      HandStopsTo(runner);
       result = runner.Run();
-      HandStopsTo(nullptr);
+      RunnerEnded(result.exit_code);
     }
     starters.EndAll(kAgentGrace);
     return result;
@@ -165,17 +200,43 @@ class Launch {
     return absl::OkStatus();
   }
 
-  // null: the runner has ended. What was asked before there was one is not lost.
-  void HandStopsTo(Runner* runner) {
+  // What was asked before there was a runner is not lost.
+  void HandStopsTo(Runner& runner) {
     MutexLock lock(stop_mu_);
-    runner_ = runner;
-    ended_ = runner == nullptr;
-    for (int i = 0; runner != nullptr && i < stops_asked_; ++i) runner->Post(OperatorStop{});
+    runner_ = &runner;
+    for (int i = 0; i < stops_.count(); ++i) runner.Post(OperatorStop{});
   }
 
-  const char* StopWords(int asked_before) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
-    if (ended_) return ": the job has ended, its agents are being ended";
-    if (asked_before > 0) return ": stopping now";
+  void RunnerEnded(int exit_code) {
+    MutexLock lock(stop_mu_);
+    runner_ = nullptr;
+    ended_ = true;
+    exit_code_ = exit_code;
+  }
+
+  void PassOn(int signal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
+    if (runner_ != nullptr) return runner_->Post(OperatorSignal{signal});
+    console_.Say(absl::StrCat("got ", strsignal(signal), ": no rank is running to pass it on to"));
+  }
+
+  // The operator has no patience with what still goes on after the end of the job, and something
+  // may be stuck there for good. The usual way out is the faster one as soon as nothing of the job
+  // is left; if it is not, this one is taken.
+  void EndAtOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
+    StartThreadOrEnd("the end", [code = exit_code_] {
+      KillDescendants(getpid(), {}, kLastSweep);
+      poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
+      _exit(code);
+    }).detach();
+  }
+
+  const char* StopWords() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
+    if (ended_) {
+      return stops_after_end_ == 0
+                 ? ": the job has ended, its agents are being ended; once more ends dsrun at once"
+                 : ": ending at once";
+    }
+    if (stops_.count() > 1) return ": stopping now";
     return job_.has_train() ? ": checkpoint, then stop; once more stops now"
                             : ": stopping the ranks; once more stops now";
   }
@@ -241,6 +302,7 @@ class Launch {
   // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
+  static constexpr absl::Duration kLastSweep = absl::Seconds(2);
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
@@ -251,7 +313,9 @@ class Launch {
   std::unique_ptr<Journal> journal_;
 
   Mutex stop_mu_;
-  int stops_asked_ ABSL_GUARDED_BY(stop_mu_) = 0;
+  StopRequests stops_ ABSL_GUARDED_BY(stop_mu_);
+  int stops_after_end_ ABSL_GUARDED_BY(stop_mu_) = 0;
+  int exit_code_ ABSL_GUARDED_BY(stop_mu_) = 0;  // once ended_
   Runner* runner_ ABSL_GUARDED_BY(stop_mu_) = nullptr;
   bool ended_ ABSL_GUARDED_BY(stop_mu_) = false;
 
@@ -277,10 +341,10 @@ class IgnoreBrokenPipes {
 int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops) {
   const IgnoreBrokenPipes ignore;
   Launch launch(job, options);
-  stops.HandTo([&launch](int signal) { launch.OnSignal(signal); });
+  stops.HandTo([&launch](int signal, bool by_key) { launch.OnSignal(signal, by_key); });
   const int code = launch.Run();
   // Only now: a second Ctrl-C while agents are still being ended must not leave them behind.
-  stops.Over();
+  stops.Over(code);
   return code;
 }
 

@@ -15,12 +15,16 @@
 namespace dsrun::launcher {
 namespace {
 
-// A hang-up that is ignored (nohup) stays so.
-std::vector<int> StopSignals() {
-  std::vector<int> signals = {SIGINT, SIGTERM};
+bool IsIgnored(int signal) {
   struct sigaction now;
-  if (sigaction(SIGHUP, nullptr, &now) == 0 && now.sa_handler != SIG_IGN) {
-    signals.push_back(SIGHUP);
+  return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
+// A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background).
+std::vector<int> Signals() {
+  std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+  for (const int signal : {SIGHUP, SIGQUIT}) {
+    if (!IsIgnored(signal)) signals.push_back(signal);
   }
   return signals;
 }
@@ -30,8 +34,9 @@ std::vector<int> StopSignals() {
 absl::StatusOr<std::unique_ptr<OperatorStops>> OperatorStops::Create() {
   std::unique_ptr<OperatorStops> stops(new OperatorStops());
   ASSIGN_OR_RETURN(stops->watch_,
-                   SignalWatch::Create(StopSignals(),
-                                       [raw = stops.get()](int signal) { raw->OnSignal(signal); }));
+                   SignalWatch::Create(Signals(), [raw = stops.get()](int signal, bool by_key) {
+                     raw->OnSignal(signal, by_key);
+                   }));
   return stops;
 }
 
@@ -41,13 +46,14 @@ void OperatorStops::HandTo(Handler handler) {
   handler_ = std::move(handler);
 }
 
-void OperatorStops::Over() {
+void OperatorStops::Over(int exit_code) {
   MutexLock lock(mu_);
   phase_ = Phase::kOver;
+  exit_code_ = exit_code;
   handler_ = nullptr;
 }
 
-void OperatorStops::OnSignal(int signal) {
+void OperatorStops::OnSignal(int signal, bool by_key) {
   MutexLock lock(mu_);
   switch (phase_) {
     case Phase::kNothingStarted: {
@@ -59,10 +65,10 @@ void OperatorStops::OnSignal(int signal) {
       _exit(kExitCancelled);
     }
     case Phase::kJob:
-      handler_(signal);
+      handler_(signal, by_key);
       return;
     case Phase::kOver:
-      return;
+      _exit(exit_code_);
   }
 }
 

@@ -1,9 +1,11 @@
-// OperatorStops: Ctrl-C, SIGTERM and SIGHUP (unless that is ignored, as under nohup), from the
-// first line of main to the end of the process. What one means depends on how far dsrun is:
+// OperatorStops: the signals that ask dsrun for something, from the first line of main to the end
+// of the process: TERM, INT (Ctrl-C), HUP and QUIT (unless these two are ignored, as under nohup or
+// in the background), USR1 and USR2. What one means depends on how far dsrun is:
 //
 //   nothing was started yet   the process ends at once, exit code 96: there is nothing to undo
 //   between HandTo and Over   the job's handler is told
-//   the job is over           nothing: its exit code stands
+//   the job is over           the process ends at once with the job's exit code: nothing is left to
+//                             undo, whatever it still waits for
 //
 // Whether a stop came "before" or "during" is decided under one lock, so none is lost between.
 // Methods are for one thread; the handler is called by a thread of its own.
@@ -23,26 +25,29 @@ namespace dsrun::launcher {
 
 class OperatorStops {
  public:
-  // Told the signal; one call at a time, under a lock: it must not block.
-  using Handler = std::function<void(int signal)>;
+  // Told the signal, and whether a person pressed its key; one call at a time, under a lock: it
+  // must not block.
+  using Handler = std::function<void(int signal, bool by_key)>;
 
-  // At most one at a time. Errors: RESOURCE_EXHAUSTED: no descriptor left.
+  // At most one at a time. Errors: RESOURCE_EXHAUSTED: no descriptor or thread left.
   static absl::StatusOr<std::unique_ptr<OperatorStops>> Create();
 
   // From now on something may have to be undone.
   void HandTo(Handler handler);
-  // ENSURES: the handler is not running, and is never called again.
-  void Over();
+  // The job is over and nothing of it is left. ENSURES: the handler is not running, and is never
+  // called again.
+  void Over(int exit_code);
 
  private:
   enum class Phase { kNothingStarted, kJob, kOver };
 
   OperatorStops() = default;
-  void OnSignal(int signal);
+  void OnSignal(int signal, bool by_key);
 
   Mutex mu_;
   Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kNothingStarted;
   Handler handler_ ABSL_GUARDED_BY(mu_);
+  int exit_code_ ABSL_GUARDED_BY(mu_) = 0;
 
   // Last: its thread uses what is above.
   std::unique_ptr<SignalWatch> watch_;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
+#include "common/base/thread.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -171,7 +172,7 @@ void Runner::Perform(const Action& action) {
 }
 
 void Runner::Do(const OpenAgent& action) {
-  askers_.emplace_back([this, node = action.node] {
+  const absl::Status asked = Ask([this, node = action.node] {
     absl::StatusOr<AgentEndpoint> endpoint =
         doors_.starter(node).Start(node, options_.job.nodes(node.value()));
     if (endpoint.ok()) {
@@ -180,6 +181,14 @@ void Runner::Do(const OpenAgent& action) {
       Post(AgentGone{node, endpoint.status()});
     }
   });
+  if (!asked.ok()) Post(AgentGone{action.node, asked});
+}
+
+absl::Status Runner::Ask(std::function<void()> question) {
+  absl::StatusOr<std::thread> asker = StartThread("an agent's start", std::move(question));
+  if (!asker.ok()) return asker.status();
+  askers_.push_back(*std::move(asker));
+  return absl::OkStatus();
 }
 
 void Runner::OpenSession(const AgentListens& listens) {
@@ -214,12 +223,13 @@ void Runner::AskHowItEnded(const StreamEnded& ended) {
   Link& link = links_[ended.node];
   link.over = true;
   if (link.fenced) return;
-  askers_.emplace_back([this, node = ended.node, why = ended.why] {
+  const absl::Status asked = Ask([this, node = ended.node, why = ended.why] {
     const std::string how = IsAgentsOwnRefusal(why)
                                 ? ""
                                 : doors_.starter(node).HowItEnded(node, options_.end_words_within);
     Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
   });
+  if (!asked.ok()) Post(AgentGone{ended.node, ended.why});
 }
 
 proto::CoordinatorMessage Runner::OpenMessage(NodeId node, const std::string& cluster_key) const {

@@ -133,6 +133,8 @@ class Runner {
   void Do(const EndJob& action);
   void OpenSession(const AgentListens& listens);
   void AskHowItEnded(const StreamEnded& ended);
+  // In a thread of its own. Errors: RESOURCE_EXHAUSTED: there is none.
+  absl::Status Ask(std::function<void()> question);
   proto::CoordinatorMessage OpenMessage(NodeId node, const std::string& cluster_key) const;
   void SendHeartbeats();
   // The core is broken: end the job without it.

@@ -2,6 +2,9 @@
 // from a thread of the watch's own (not from the signal handler), once per delivery; the previous
 // actions come back with its destruction. Handlers, not a blocked mask: children and the threads of
 // libraries are not affected. At most one watch at a time.
+//
+// The call tells whether a person pressed a key (Ctrl-C, Ctrl-\): the kernel sent it then, and not
+// a process.
 
 #ifndef DSRUN_LAUNCHER_SHELL_SIGNAL_WATCH_H_
 #define DSRUN_LAUNCHER_SHELL_SIGNAL_WATCH_H_
@@ -20,18 +23,20 @@ namespace dsrun::launcher {
 
 class SignalWatch {
  public:
-  // Errors: RESOURCE_EXHAUSTED: no descriptor left.
+  using OnSignal = std::function<void(int signal, bool by_key)>;
+
+  // Errors: RESOURCE_EXHAUSTED: no descriptor or thread left.
   static absl::StatusOr<std::unique_ptr<SignalWatch>> Create(const std::vector<int>& signals,
-                                                             std::function<void(int)> on_signal);
+                                                             OnSignal on_signal);
   ~SignalWatch();
 
  private:
-  SignalWatch(int read_fd, int write_fd, std::function<void(int)> on_signal);
+  SignalWatch(int read_fd, int write_fd, OnSignal on_signal);
   void Loop();
 
   const int read_fd_;
   const int write_fd_;
-  const std::function<void(int)> on_signal_;
+  const OnSignal on_signal_;
   std::map<int, struct sigaction> previous_;
   std::thread thread_;
 };

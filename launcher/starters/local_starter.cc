@@ -22,6 +22,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/clock.h"
 #include "common/base/counted.h"
+#include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/private_folder.h"
 #include "common/base/process_tree.h"
@@ -73,8 +74,9 @@ absl::Status FillSecretFile(const std::string& secret, Fd& fd) {
   const auto size = static_cast<ssize_t>(secret.size());
   if (fd.get() < 0 || write(fd.get(), secret.data(), secret.size()) != size ||
       lseek(fd.get(), 0, SEEK_SET) != 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot make a memory file for the cluster key: ", strerror(errno)));
+    const int error = errno;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "cannot make a memory file for the cluster key: ", strerror(error), BecauseOfLimit(error)));
   }
   return absl::OkStatus();
 }
@@ -148,7 +150,9 @@ std::string LocalStarter::LogPath(NodeId id) const {
 absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSpec& node) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
-    return absl::UnavailableError(absl::StrCat("cannot make a pipe: ", strerror(errno)));
+    const int error = errno;
+    return absl::UnavailableError(
+        absl::StrCat("cannot make a pipe: ", strerror(error), BecauseOfLimit(error)));
   }
   Fd ready(ends[0]);
   {
@@ -197,8 +201,9 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
   RETURN_IF_ERROR(FillSecretFile(cluster_key_, key));
   const Fd log(open(LogPath(id).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (log.get() < 0) {
+    const int error = errno;
     return absl::UnavailableError(
-        absl::StrCat("cannot write ", LogPath(id), ": ", strerror(errno)));
+        absl::StrCat("cannot write ", LogPath(id), ": ", strerror(error), BecauseOfLimit(error)));
   }
   ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
   const bool is_v6 = address.find(':') != std::string::npos;
@@ -295,10 +300,7 @@ void LocalStarter::EndAll(absl::Duration grace) {
     for (const auto& [id, pid] : pids_) pids.push_back(pid);
   }
   if (!pids.empty()) runner_->StopGroups(pids, grace);
-  {
-    MutexLock lock(mu_);
-    while (!pids_.empty()) changed_.Wait(mu_);  // the ladder ends in KILL: this ends
-  }
+  AwaitEnds(grace + kEndPatience);  // the ladder ends in KILL
   AwaitOrphans();
   const int left = KillDescendants(getpid(), {}, kSweepLimit);
   LOG_IF(ERROR, left > 0) << Counted(left, "process")
@@ -306,6 +308,17 @@ void LocalStarter::EndAll(absl::Duration grace) {
                           << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
                           << getpid();
   RemoveSocketFolders();
+}
+
+// What cannot die (stuck in the kernel) is not waited for.
+void LocalStarter::AwaitEnds(absl::Duration limit) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+  MutexLock lock(mu_);
+  while (!pids_.empty()) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) return;
+    changed_.WaitFor(mu_, left);
+  }
 }
 
 std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
@@ -318,6 +331,10 @@ std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
   }
   const auto found = ended_.find(id);
   if (found == ended_.end()) return "";
+  if (found->second.exit_code == kExitLimit) {
+    return absl::StrCat("it met a limit of its system; its log ends with:\n",
+                        LastLines(LogPath(id), 1));
+  }
   return EndInWords(found->second);
 }
 

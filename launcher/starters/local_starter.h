@@ -59,6 +59,7 @@ class LocalStarter : public AgentStarter {
   // The first line the agent writes to its ready pipe.
   absl::StatusOr<int> ReadPort(NodeId id, int fd);
   void OnEnd(NodeId id, const ProcessEnd& end);
+  void AwaitEnds(absl::Duration limit);
   static void AwaitOrphans();
   std::string LogPath(NodeId id) const;
 

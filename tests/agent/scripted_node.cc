@@ -84,6 +84,11 @@ std::string Name(const NodeAction& action) {
       for (const Slot slot : a.slots) absl::StrAppend(&text, " ", slot.value());
       return text;
     }
+    std::string operator()(const SignalWorkers& a) {
+      std::string text = absl::StrCat("signal ", a.signal);
+      for (const Slot slot : a.slots) absl::StrAppend(&text, " ", slot.value());
+      return text;
+    }
     std::string operator()(const SendToCoordinator& a) { return Name(a.message); }
     std::string operator()(const SendToWorker& a) {
       return absl::StrCat("to ", a.slot.value(), ": ", Name(a.message));

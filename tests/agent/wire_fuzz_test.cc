@@ -69,6 +69,7 @@ class Walk {
     if (what < 16 && random_.OneIn(4)) {
       return random_.OneIn(2) ? NodeEvent(CoordinatorGone{random_.Text()}) : KeeperGone{};
     }
+    if (what < 17 && random_.OneIn(4)) return AskedToStop{random_.OneIn(2) ? 15 : 10};
     if (what < 40) return WorkerReceived{AnySlot(), HostileWorker()};
     if (what < 50) return WorkerHello{AnySlot(), Incarnation(1 + random_.Below(3))};
     if (what < 55) return WorkerSessionClosed{AnySlot(), Incarnation(1 + random_.Below(3))};

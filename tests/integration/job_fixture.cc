@@ -142,9 +142,20 @@ Job::Job(std::vector<std::string> arguments, Options options) : end_(std::make_s
   runner_ = *std::move(runner);
 
   ProcessSpec spec;
-  spec.executable = DsrunBinary();
-  spec.argv = {"dsrun", "--run-dir", run_dir(), "--agent-binary",
-               options.agent_binary.empty() ? DsagentBinary() : options.agent_binary};
+  const std::string dsrun = options.dsrun_binary.empty() ? DsrunBinary() : options.dsrun_binary;
+  if (options.limits.empty()) {
+    spec.executable = dsrun;
+    spec.argv = {"dsrun"};
+  } else {
+    spec.executable = "/bin/bash";
+    spec.argv = {"bash", "-c", "ulimit " + options.limits + " && exec \"$0\" \"$@\"", dsrun};
+  }
+  spec.user = options.user;
+  for (const std::string& argument :
+       {std::string("--run-dir"), run_dir(), std::string("--agent-binary"),
+        options.agent_binary.empty() ? DsagentBinary() : options.agent_binary}) {
+    spec.argv.push_back(argument);
+  }
   spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
   for (char** entry = environ; *entry != nullptr; ++entry) spec.environment.emplace_back(*entry);
   spec.environment.push_back(std::string(kTagName) + "=" + tag_);

@@ -71,6 +71,9 @@ class Job {
     std::string folder = {};                    // working directory; empty: a temporary one
     std::string agent_binary = {};              // empty: the built one, where it was built
     int stdout_fd = -1;                         // instead of a file: then out() says nothing
+    std::string dsrun_binary = {};              // the same
+    std::string limits = {};                    // flags of bash's ulimit, dsrun's own: "-u 20"
+    ProcessUser user = {};                      // whom dsrun runs as
   };
 
   explicit Job(std::vector<std::string> arguments) : Job(std::move(arguments), Options()) {}

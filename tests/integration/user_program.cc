@@ -11,6 +11,9 @@
 //                        are of; exits 0 if all are of one, 4 if not, 5 if rank 0 cannot listen
 //   wait                 says so and waits for a signal
 //   stubborn             the same, but ignores SIGTERM
+//   handle MS            says so and waits for signals. USR1, USR2: says which, and waits on. TERM,
+//                        INT, HUP, QUIT: says which, saves for MS milliseconds whatever comes
+//                        meanwhile, says so, and exits 0
 //   daemon               starts a grandchild that forks twice and makes a session of its own, says
 //                        its pid, and waits; the grandchild ignores SIGTERM
 //   daemon-exit          the same, but exits 0 itself
@@ -46,6 +49,29 @@ void Say(const std::string& text) {
 [[noreturn]] void WaitForever() {
   Say("rank " + Rank() + " waits");
   while (true) pause();
+}
+
+// Signals are blocked from the first line of main on, and taken here one by one.
+sigset_t HandledSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    sigaddset(&set, signal);
+  }
+  return set;
+}
+
+int Handle(int milliseconds) {
+  const sigset_t set = HandledSignals();
+  Say("rank " + Rank() + " waits");
+  int signal = 0;
+  while (sigwait(&set, &signal) == 0) {
+    Say("rank " + Rank() + " got signal " + std::to_string(signal));
+    if (signal != SIGUSR1 && signal != SIGUSR2) break;
+  }
+  poll(nullptr, 0, milliseconds);  // its work: all signals are blocked
+  Say("rank " + Rank() + " has saved");
+  return 0;
 }
 
 void Dump(const std::string& path, char** entries) {
@@ -146,6 +172,10 @@ void StartDaemon() {
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "handle") {
+    const sigset_t set = HandledSignals();
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+  }
   const std::string argument = argc > 2 ? argv[2] : "";
   const bool mine = argc <= 3 || Rank() == argv[3];
   if (what == "dump") {
@@ -175,6 +205,7 @@ int main(int argc, char** argv) {
     if (code == 0) Say("rank " + Rank() + " has met the others");
     return code;
   }
+  if (what == "handle") return Handle(atoi(argument.c_str()));
   if (what == "stubborn") signal(SIGTERM, SIG_IGN);
   if (what == "daemon" || what == "daemon-exit") StartDaemon();
   if (what == "daemon-exit") return 0;

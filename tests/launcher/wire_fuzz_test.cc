@@ -68,6 +68,7 @@ class Walk {
     if (what < 10) return Tick{HeardFrom()};
     if (what < 12) return AgentGone{AnyNode(), absl::UnavailableError(random_.Text())};
     if (what < 13) return OperatorStop{};
+    if (what < 14) return OperatorSignal{random_.OneIn(2) ? 10 : 12};
     if (what < 60 && !honest_.empty()) return TakeHonest();
     return AgentSpoke{AnyNode(), Hostile()};
   }

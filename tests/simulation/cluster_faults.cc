@@ -118,6 +118,12 @@ void Cluster::OperatorStopLater() {
     if (end_ || coordinator_killed_) return;
     ++operator_stops_;
     world_.Trace("Ctrl-C");
+    // A scheduler's signal reaches everybody, in any order.
+    if (!world_.scenario.program && world_.luck.Chance(0.5)) {
+      for (const auto& agent : agents_) {
+        world_.queue.After(world_.luck.Millis(0, 20), [raw = agent.get()] { raw->AskToStop(15); });
+      }
+    }
     coordinator_process_.Deliver([this, first = operator_stops_ == 1] {
       if (first && !end_) {
         const launcher::Coordinator::State state = coordinator_->state();

@@ -256,6 +256,12 @@ void SimAgent::StopFor(absl::Duration how_long) {
   }
 }
 
+void SimAgent::AskToStop(int signal) {
+  if (!alive()) return;
+  world_->Trace("node ", node_.value(), ": agent gets signal ", signal);
+  Deliver([this, signal] { Feed(agent::AskedToStop{signal}); });
+}
+
 std::vector<SimWorker*> SimAgent::LiveWorkers() const {
   std::vector<SimWorker*> live;
   for (const auto& child : children_) {

@@ -40,6 +40,8 @@ class SimAgent : public Process {
   void Kill();
   // SIGSTOP; after `agent_stalled_after` the keeper kills it.
   void StopFor(absl::Duration how_long);
+  // A signal that asks for an end reaches it, or its keeper.
+  void AskToStop(int signal);
 
   // Live processes, a stopped one included.
   std::vector<SimWorker*> LiveWorkers() const;

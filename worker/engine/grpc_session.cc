@@ -1,6 +1,7 @@
 #include "worker/engine/grpc_session.h"
 
 #include <grpcpp/grpcpp.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,9 +10,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/heartbeat.h"
 #include "common/base/mutex.h"
 #include "common/base/proto_duration.h"
+#include "common/base/thread.h"
 #include "common/base/waits.h"
 #include "proto/agent_service.grpc.pb.h"
 #include "worker/engine/session_state.h"
@@ -20,6 +23,8 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kProtocolVersion = 1;
+// For a thread to come to its end by itself, before its stream is cancelled.
+constexpr absl::Duration kFarewell = absl::Seconds(2);
 
 class GrpcSession : public Session {
  public:
@@ -32,14 +37,17 @@ class GrpcSession : public Session {
       beat_stop_ = true;
       beat_changed_.NotifyAll();
     }
+    // A beat may be stuck in a stream that the agent does not read.
+    CancelUnlessOver(beat_over_);
     if (beat_thread_.joinable()) beat_thread_.join();
     if (stream_ != nullptr) {
       {
         MutexLock lock(write_mu_);
         stream_->WritesDone();
       }
-      if (reader_.joinable()) reader_.join();  // the agent closes its side on WritesDone
+      CancelUnlessOver(reader_over_);  // the agent closes its side on WritesDone
     }
+    if (reader_.joinable()) reader_.join();
   }
 
   absl::Status Connect() {
@@ -70,9 +78,7 @@ class GrpcSession : public Session {
                        status.ok() ? "the stream was closed" : status.error_message()));
     }
     job_ = first.welcome().job();
-    reader_ = std::thread([this] { ReadAll(); });
-    beat_thread_ = std::thread([this] { BeatUntilClosed(); });
-    return absl::OkStatus();
+    return StartThreads();
   }
 
   const proto::JobSpec& job() const override { return job_; }
@@ -83,7 +89,7 @@ class GrpcSession : public Session {
   void OnSuperseded(Generation generation, std::function<void()> interrupt) override {
     state_.OnSuperseded(generation, std::move(interrupt));
   }
-  bool StopRequested() const override { return state_.StopRequested(); }
+  bool StopRequested() const override { return state_.StopRequested() || StopSignal() != 0; }
 
   absl::StatusOr<std::vector<std::string>> Exchange(Generation generation, Rank rank,
                                                     const std::string& name,
@@ -98,6 +104,7 @@ class GrpcSession : public Session {
   }
 
   void Send(Generation generation, proto::WorkerMessage message) override {
+    if (message.has_finished() && message.finished().stopped_early()) TellOfStopSignal();
     message.set_job_id(options_.bootstrap.job_id());
     message.set_incarnation(options_.incarnation.value());
     message.set_generation(generation.value());
@@ -106,6 +113,73 @@ class GrpcSession : public Session {
   }
 
  private:
+  // One of the two threads, as the destructor waits for it.
+  struct Over {
+    Mutex mu;
+    CondVar changed;
+    bool over ABSL_GUARDED_BY(mu) = true;  // it does not run
+
+    void Set(bool value) {
+      MutexLock lock(mu);
+      over = value;
+      changed.NotifyAll();
+    }
+    bool Await(absl::Duration limit) {
+      const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+      MutexLock lock(mu);
+      while (!over) {
+        const absl::Duration left = deadline - Clock::Real().SteadyNow();
+        if (left <= absl::ZeroDuration()) return false;
+        changed.WaitFor(mu, left);
+      }
+      return true;
+    }
+  };
+
+  absl::Status StartThreads() {
+    // The flags first: who is destroyed half started must not wait for what never ran.
+    reader_over_.Set(false);
+    absl::StatusOr<std::thread> reader = StartThread("what the agent says", [this] {
+      ReadAll();
+      reader_over_.Set(true);
+    });
+    if (!reader.ok()) {
+      reader_over_.Set(true);
+      return reader.status();
+    }
+    reader_ = *std::move(reader);
+    beat_over_.Set(false);
+    absl::StatusOr<std::thread> beat = StartThread("the beat", [this] {
+      BeatUntilClosed();
+      beat_over_.Set(true);
+    });
+    if (!beat.ok()) {
+      beat_over_.Set(true);
+      return beat.status();
+    }
+    beat_thread_ = *std::move(beat);
+    return absl::OkStatus();
+  }
+
+  // No wait without a bound: a stream that is cancelled lets go of whoever reads or writes it.
+  void CancelUnlessOver(Over& thread) {
+    if (!thread.Await(kFarewell)) context_.TryCancel();
+  }
+
+  int StopSignal() const { return options_.stop_signal ? options_.stop_signal() : 0; }
+
+  // The operator learns what made the job stop, unless it is known: the coordinator asked.
+  void TellOfStopSignal() {
+    const int signal = StopSignal();
+    if (signal == 0 || state_.StopRequested() || told_of_signal_.exchange(true)) return;
+    const char* const name = sigabbrev_np(signal);
+    proto::WorkerMessage message;
+    message.mutable_notice()->set_text(
+        absl::StrCat("its dsworker (pid ", getpid(), ") got SIG", name == nullptr ? "?" : name,
+                     ": the job's ranks finish their step, save and stop"));
+    Send(state_.Newest(), std::move(message));
+  }
+
   void ReadAll() {
     std::string reason = "the agent closed the session";
     proto::HostMessage message;
@@ -134,8 +208,12 @@ class GrpcSession : public Session {
     const absl::Duration interval =
         PositiveOr(job_.limits().heartbeat_interval(), kDefaultHeartbeatInterval);
     MutexLock lock(beat_mu_);
+    bool signalled = false;
     while (!beat_stop_) {
       beat_mu_.Unlock();
+      // A beat later: a signal that everybody got comes with the coordinator's own request.
+      if (signalled) TellOfStopSignal();
+      signalled = StopSignal() != 0;
       proto::WorkerMessage message;
       *message.mutable_beat() = options_.beat ? options_.beat() : proto::Beat();
       Send(state_.Newest(), std::move(message));
@@ -167,6 +245,9 @@ class GrpcSession : public Session {
 
   Mutex write_mu_;  // one Write at a time
   std::atomic<bool> closing_{false};
+  std::atomic<bool> told_of_signal_{false};
+  Over reader_over_;
+  Over beat_over_;
   Mutex beat_mu_;
   CondVar beat_changed_;
   bool beat_stop_ ABSL_GUARDED_BY(beat_mu_) = false;

@@ -26,6 +26,9 @@ struct SessionOptions {
   // What the threads are doing; called from the beat thread when the agent asks. It may take as
   // long as a beat.
   std::function<proto::Stacks()> stacks;
+  // The signal that has asked this process to stop, 0: none. Asked often, by any thread. One that
+  // was got counts as a request to stop (Session::StopRequested), and the operator is told.
+  std::function<int()> stop_signal;
 };
 
 // Connects, says Hello, waits for Welcome. Starts the reader and the beat thread.

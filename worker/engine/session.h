@@ -36,7 +36,8 @@ class Session {
   // an empty function clears it. ENSURES: when this returns, the previous handler is not running.
   virtual void OnSuperseded(Generation generation, std::function<void()> interrupt) = 0;
 
-  // The operator wants the job to end: finish the step, save, finish.
+  // The operator wants the job to end, by the coordinator or by a signal to this process: finish
+  // the step, save, finish.
   virtual bool StopRequested() const = 0;
 
   // All-gather of one value a rank through the coordinator. Blocks until all ranks of `generation`

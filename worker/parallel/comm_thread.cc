@@ -2,9 +2,12 @@
 
 #include <utility>
 
+#include "common/base/thread.h"
+
 namespace dsrun::worker {
 
-CommThread::CommThread() : thread_([this] { Run(); }) {}
+CommThread::CommThread()
+    : thread_(StartThreadOrEnd("the exchange between ranks", [this] { Run(); })) {}
 
 CommThread::~CommThread() {
   {

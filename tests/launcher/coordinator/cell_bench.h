@@ -44,6 +44,7 @@ enum class Kind {
   kAgentGone,
   kTick,
   kOperatorStop,
+  kOperatorSignal,
   kNodeSilent,
   kPhaseDeadline,
   kCauseDeadline,
@@ -132,6 +133,8 @@ class Bench {
         return Tick{{NodeId(0), NodeId(1)}};
       case Kind::kOperatorStop:
         return OperatorStop{};
+      case Kind::kOperatorSignal:
+        return OperatorSignal{10};
       case Kind::kNodeSilent:
         return NodeSilent{NodeId(1)};
       case Kind::kPhaseDeadline:

@@ -40,7 +40,7 @@ static_assert(static_cast<size_t>(State::kEnded) + 1 == kStates.size(), "a state
 // These make the list of kinds complete: each switch names every case of what an event can be, and
 // the compiler finds the missing one.
 constexpr size_t kEventAlternatives = std::variant_size_v<Event>;
-static_assert(kEventAlternatives == 8, "a new alternative of Event needs a Kind and its cells");
+static_assert(kEventAlternatives == 9, "a new alternative of Event needs a Kind and its cells");
 
 [[maybe_unused]] Kind KindOf(proto::WorkerMessage::BodyCase body) {
   switch (body) {
@@ -137,6 +137,8 @@ std::string Word(const Action& action) {
         return "kill";
       case proto::CoordinatorMessage::kTakeStacks:
         return "stacks";
+      case proto::CoordinatorMessage::kPassSignal:
+        return "signal";
       case proto::CoordinatorMessage::kEndJob:
         return "end";
       default:
@@ -236,7 +238,8 @@ TEST(CellTest, RepeatsAreHarmless) {
     for (const State state : kStates) {
       for (size_t i = 0; i < kKinds; ++i) {
         const Kind kind = static_cast<Kind>(i);
-        if (kind == Kind::kOperatorStop || kind == Kind::kTick || kind == Kind::kNotice) continue;
+        if (kind == Kind::kOperatorStop || kind == Kind::kOperatorSignal) continue;
+        if (kind == Kind::kTick || kind == Kind::kNotice) continue;
         Bench bench(train);
         if (!bench.DriveTo(state)) continue;
         const Event event = bench.Make(kind);

@@ -214,6 +214,7 @@ void Player::Do(const Command& command) {
   if (coordinator_ == nullptr) return Wrong("the first command must be `job` or `config`");
   if (verb == "start") return Feed(Start{});
   if (verb == "stop") return Feed(OperatorStop{});
+  if (verb == "signal") return Feed(OperatorSignal{std::stoi(command.words.at(0))});
   if (verb == "state") return absl::StrAppend(&out_, coordinator_->DebugString());
   if (verb == "report") {
     for (const std::string& line : Split(Describe(coordinator_->CurrentReport(now_)), '\n')) {

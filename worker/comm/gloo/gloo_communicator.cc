@@ -13,6 +13,7 @@
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
+#include "common/base/thread.h"
 #include "common/base/waits.h"
 #include "worker/comm/core/exchange_errors.h"
 #include "worker/comm/core/self_messages.h"
@@ -322,7 +323,7 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
   CondVar changed;
   bool finished = false;
   absl::Status ended;
-  std::thread supervisor([&] {
+  absl::StatusOr<std::thread> supervisor = StartThread("the deadline of connecting", [&] {
     while (ended.ok()) {
       if (options_.cancelled && options_.cancelled()) {
         ended = AbortedError(options_.rank, "cancelled while connecting");
@@ -339,13 +340,14 @@ absl::Status GlooRank::Supervise(const std::function<absl::Status()>& work) {
       if (finished) return;
     }
   });
+  if (!supervisor.ok()) return Fail(supervisor.status());
   const absl::Status status = work();
   {
     MutexLock lock(mu);
     finished = true;
     changed.NotifyAll();
   }
-  supervisor.join();
+  supervisor->join();
   // Gloo has a patience of its own, and may have lost it before the supervisor ran. What a peer has
   // shown itself to be (PERMISSION_DENIED) stands, however late.
   const bool past_deadline = Clock::Real().SteadyNow() >= deadline;

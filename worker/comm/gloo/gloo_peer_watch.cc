@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "common/base/thread.h"
+
 namespace dsrun::worker {
 namespace {
 
@@ -24,7 +26,7 @@ GlooPeerWatch::GlooPeerWatch(GlooMesh& mesh, std::vector<int> peers,
     Post(*any_, peer);
     Post(*peer.buffer, peer);
   }
-  thread_ = std::thread([this] { Run(); });
+  thread_ = StartThreadOrEnd("the watch over peers", [this] { Run(); });
 }
 
 GlooPeerWatch::~GlooPeerWatch() {

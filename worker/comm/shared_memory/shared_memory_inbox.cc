@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::worker {
@@ -47,7 +48,11 @@ struct Descriptor {
 };
 
 absl::Status Failed(const std::string& what) {
-  return absl::UnavailableError(absl::StrCat("shared memory: ", what, ": ", std::strerror(errno)));
+  const int error = errno;
+  const std::string words = absl::StrCat("shared memory: ", what, ": ", std::strerror(error));
+  const std::string limit = BecauseOfLimit(error);
+  if (limit.empty()) return absl::UnavailableError(words);
+  return absl::ResourceExhaustedError(absl::StrCat(words, limit));
 }
 
 }  // namespace

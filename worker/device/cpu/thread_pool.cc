@@ -4,6 +4,7 @@
 #include <xmmintrin.h>
 
 #include "common/base/logging.h"
+#include "common/base/thread.h"
 
 namespace dsrun::worker {
 namespace {
@@ -25,7 +26,7 @@ bool FlushesDenormals() { return (_mm_getcsr() & kFlushBits) == kFlushBits; }
 ThreadPool::ThreadPool(int threads) : threads_(threads) {
   CHECK_GE(threads, 1);
   for (int thread = 1; thread < threads; ++thread) {
-    workers_.emplace_back([this, thread] { ThreadMain(thread); });
+    workers_.push_back(StartThreadOrEnd("the kernels", [this, thread] { ThreadMain(thread); }));
   }
 }
 

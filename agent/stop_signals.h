@@ -1,0 +1,40 @@
+// The signals that ask keeper and agent for an end, and how the keeper tells its agent which is an
+// order. A scheduler or a service manager sends its signal to every process of a job: what the
+// ranks make of it must not depend on which of their ancestors dies first. So a signal is a request
+// ("the coordinator decides, else the lease"), unless it comes from whoever decides.
+
+#ifndef DSRUN_AGENT_STOP_SIGNALS_H_
+#define DSRUN_AGENT_STOP_SIGNALS_H_
+
+#include <signal.h>
+#include <sys/signalfd.h>
+
+namespace dsrun::agent {
+
+inline constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+
+// From the keeper, which is the agent's parent: end everything.
+inline constexpr int kKeepersOrder = SIGTERM;
+// From the keeper: it got a signal that is a request.
+inline constexpr int kKeepersRequest = SIGHUP;
+
+// The first act of main: what comes waits for whoever reads it (signalfd) and ends nobody. Children
+// start with an empty mask (process_spawn.h).
+inline void BlockStopSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+}
+
+// A descriptor to read them from, close-on-exec and non-blocking; -1 with errno.
+inline int OpenStopSignals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+}  // namespace dsrun::agent
+
+#endif  // DSRUN_AGENT_STOP_SIGNALS_H_

@@ -1,0 +1,328 @@
+#include "common/base/limits.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <new>
+#include <system_error>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace dsrun {
+namespace {
+
+constexpr size_t kThreadStackBytes = 8 << 20;
+// main itself runs on what `ulimit -s` gives it.
+constexpr rlim_t kLeastStackBytes = 512 << 10;
+// More address space than one thread's stack asks for.
+constexpr size_t kProbeBytes = 16 << 20;
+
+struct LimitName {
+  int resource;
+  const char* words;
+  const char* name;
+  const char* flag;
+  rlim_t unit;  // what the flag counts
+  const char* unit_words;
+};
+constexpr LimitName kProcesses = {
+    RLIMIT_NPROC, "this user's processes and threads", "RLIMIT_NPROC", "-u", 1, ""};
+constexpr LimitName kDescriptors = {
+    RLIMIT_NOFILE, "a process's descriptors", "RLIMIT_NOFILE", "-n", 1, ""};
+constexpr LimitName kAddressSpace = {
+    RLIMIT_AS, "a process's address space", "RLIMIT_AS", "-v", 1024, " KiB"};
+constexpr LimitName kFileSize = {RLIMIT_FSIZE, "a file's size", "RLIMIT_FSIZE", "-f", 1024, " KiB"};
+constexpr LimitName kStack = {RLIMIT_STACK, "a process's stack", "RLIMIT_STACK", "-s", 1024,
+                              " KiB"};
+
+rlim_t ValueOf(const LimitName& limit) {
+  rlimit value = {RLIM_INFINITY, RLIM_INFINITY};
+  getrlimit(limit.resource, &value);
+  return value.rlim_cur;
+}
+
+// One line, made without allocating: for handlers.
+class Line {
+ public:
+  Line& Add(const char* text) {
+    while (*text != '\0' && size_ + 1 < sizeof(text_)) text_[size_++] = *text++;
+    return *this;
+  }
+  Line& Add(uint64_t number) {
+    char digits[24];
+    char* at = digits + sizeof(digits) - 1;
+    *at = '\0';
+    do {
+      *--at = static_cast<char>('0' + number % 10);
+      number /= 10;
+    } while (number != 0);
+    return Add(at);
+  }
+  Line& Add(const LimitName& limit) {
+    const rlim_t value = ValueOf(limit);
+    Add("the limit of ").Add(limit.words).Add(" (").Add(limit.name).Add(") is ");
+    if (value == RLIM_INFINITY) return Add("none");
+    return Add(value / limit.unit)
+        .Add(limit.unit_words)
+        .Add("; raise it with ulimit ")
+        .Add(limit.flag);
+  }
+  bool empty() const { return size_ == 0; }
+  const char* text() {
+    text_[size_] = '\0';
+    return text_;
+  }
+  void WriteAndEndLine() {
+    text_[size_++] = '\n';
+    (void)!write(STDERR_FILENO, text_, size_);
+  }
+
+ private:
+  char text_[1024];
+  size_t size_ = 0;
+};
+
+bool IsLimited(const LimitName& limit) { return ValueOf(limit) != RLIM_INFINITY; }
+
+// ---- What is met at this moment: asked by trying. Safe in a signal handler.
+
+bool ProcessesAreUsedUp() {
+  const long child = syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) syscall(SYS_exit_group, 0);
+  if (child < 0) return errno == EAGAIN;
+  waitpid(static_cast<pid_t>(child), nullptr, 0);
+  return false;
+}
+
+bool DescriptorsAreUsedUp() {
+  const int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return errno == EMFILE || errno == ENFILE;
+  close(fd);
+  return false;
+}
+
+bool AddressSpaceIsUsedUp() {
+  void* const memory = mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return true;
+  munmap(memory, kProbeBytes);
+  return false;
+}
+
+void AddProcessWords(Line& line) {
+  if (IsLimited(kProcesses)) {
+    line.Add(kProcesses).Add(" (or pids.max of a control group is met)");
+  } else {
+    line.Add(
+        "no process or thread can be added: pids.max of a control group, or "
+        "kernel.threads-max, is met");
+  }
+}
+
+void AddMemoryWords(Line& line) {
+  if (IsLimited(kAddressSpace)) {
+    line.Add(kAddressSpace);
+  } else {
+    line.Add("there is no memory left");
+  }
+}
+
+// Nothing is added when no limit is met.
+void AddMetLimit(Line& line) {
+  if (DescriptorsAreUsedUp()) {
+    line.Add(kDescriptors);
+  } else if (AddressSpaceIsUsedUp()) {
+    AddMemoryWords(line);
+  } else if (ProcessesAreUsedUp()) {
+    AddProcessWords(line);
+  }
+}
+
+// ---- Ends
+
+std::atomic<const char*> program_name{"dsrun"};
+
+[[noreturn]] void EndOfLimit(const char* why, Line& limit) {
+  Line line;
+  line.Add(program_name).Add(": ").Add(why).Add(": ").Add(limit.text()).WriteAndEndLine();
+  _exit(kExitLimit);
+}
+
+void OnNoMemory() {
+  Line limit;
+  AddMemoryWords(limit);
+  EndOfLimit("out of memory", limit);
+}
+
+// A library's check has failed. A limit that is met right now is the likeliest reason: they abort
+// when a thread cannot be started.
+void OnAbort(int) {
+  Line limit;
+  AddMetLimit(limit);
+  if (!limit.empty()) EndOfLimit("a library gave up at a limit", limit);
+  signal(SIGABRT, SIG_DFL);
+  raise(SIGABRT);
+}
+
+void OnUncaught() {
+  Line limit;
+  const char* what = "an exception";
+  try {
+    if (const std::exception_ptr current = std::current_exception()) {
+      std::rethrow_exception(current);
+    }
+  } catch (const std::system_error& error) {
+    what = error.what();
+    if (error.code().value() == EAGAIN) AddProcessWords(limit);
+  } catch (const std::exception& error) {
+    what = error.what();
+  } catch (...) {
+  }
+  if (limit.empty()) AddMetLimit(limit);
+  if (!limit.empty()) EndOfLimit(what, limit);
+  Line line;
+  line.Add(program_name).Add(": ended by an exception that nobody caught: ").Add(what);
+  line.WriteAndEndLine();
+  abort();
+}
+
+// ---- Threads, tried
+
+// Threads that live until the last one is there.
+class ParkedThreads {
+ public:
+  ParkedThreads() { sem_init(&leave_, 0, 0); }
+  ~ParkedThreads() {
+    for (size_t i = 0; i < threads_.size(); ++i) sem_post(&leave_);
+    for (const pthread_t thread : threads_) pthread_join(thread, nullptr);
+    sem_destroy(&leave_);
+  }
+  // 0, or the errno.
+  int Start() {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, static_cast<size_t>(PTHREAD_STACK_MIN) + kStack);
+    pthread_t thread;
+    const int error = pthread_create(&thread, &attributes, &Wait, &leave_);
+    pthread_attr_destroy(&attributes);
+    if (error == 0) threads_.push_back(thread);
+    return error;
+  }
+
+ private:
+  static constexpr size_t kStack = 16 << 10;
+  static void* Wait(void* leave) {
+    while (sem_wait(static_cast<sem_t*>(leave)) != 0) {
+    }
+    return nullptr;
+  }
+  sem_t leave_;
+  std::vector<pthread_t> threads_;
+};
+
+int OpenDescriptors() {
+  int count = 0;
+  DIR* const folder = opendir("/proc/self/fd");
+  if (folder == nullptr) return 0;
+  while (readdir(folder) != nullptr) ++count;
+  closedir(folder);
+  return count - 3;  // ".", ".." and the folder itself
+}
+
+absl::Status TooFew(const LimitNeeds& needs, const char* of_what, int want, int got,
+                    const std::string& limit) {
+  return absl::ResourceExhaustedError(absl::StrCat(needs.what, ": expected room for ", want, " ",
+                                                   of_what, ", got ", got, ": ", limit));
+}
+
+}  // namespace
+
+std::string LimitWords(int error) {
+  Line line;
+  switch (error) {
+    case EAGAIN:
+      // The C library says EAGAIN also for a stack that does not fit.
+      if (IsLimited(kAddressSpace) && AddressSpaceIsUsedUp()) {
+        line.Add(kAddressSpace);
+      } else {
+        AddProcessWords(line);
+      }
+      break;
+    case EMFILE:
+      line.Add(kDescriptors);
+      break;
+    case ENFILE:
+      line.Add("the system's limit of open files (fs.file-max) is met");
+      break;
+    case ENOMEM:
+      AddMemoryWords(line);
+      break;
+    case EFBIG:
+      if (IsLimited(kFileSize)) line.Add(kFileSize);
+      break;
+    default:
+      break;
+  }
+  return line.text();
+}
+
+std::string BecauseOfLimit(int error) {
+  const std::string words = LimitWords(error);
+  return words.empty() ? "" : absl::StrCat("; ", words);
+}
+
+void PrepareForLimits(const char* program) {
+  program_name = program;
+  signal(SIGXFSZ, SIG_IGN);
+  if (ValueOf(kStack) < kLeastStackBytes) {
+    Line limit;
+    limit.Add(kStack);
+    EndOfLimit("expected a stack of at least 512 KiB", limit);
+  }
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) == 0) {
+    pthread_attr_setstacksize(&attributes, kThreadStackBytes);
+    pthread_setattr_default_np(&attributes);
+    pthread_attr_destroy(&attributes);
+  }
+  std::set_new_handler(&OnNoMemory);
+  std::set_terminate(&OnUncaught);
+  signal(SIGABRT, &OnAbort);
+}
+
+absl::Status CheckLimits(const LimitNeeds& needs) {
+  const rlim_t descriptors = ValueOf(kDescriptors);
+  const int open_now = OpenDescriptors();
+  if (descriptors != RLIM_INFINITY &&
+      descriptors < static_cast<rlim_t>(open_now + needs.descriptors)) {
+    return TooFew(needs, "more descriptors", needs.descriptors,
+                  static_cast<int>(descriptors) - open_now, LimitWords(EMFILE));
+  }
+  ParkedThreads threads;
+  for (int i = 0; i < needs.threads; ++i) {
+    const int error = threads.Start();
+    if (error == 0) continue;
+    return TooFew(needs, "more processes and threads", needs.threads, i, LimitWords(error));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace dsrun

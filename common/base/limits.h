@@ -1,0 +1,50 @@
+// Limits of this process (ulimit, control groups): which one an error has met, in words, and what a
+// program of ours does before it meets one. The kernel and the libraries tell of a limit by a
+// signal (SIGXFSZ), an exception (std::thread, operator new) or an abort; here each becomes one
+// message that names the limit, its value and what raises it.
+
+#ifndef DSRUN_COMMON_BASE_LIMITS_H_
+#define DSRUN_COMMON_BASE_LIMITS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace dsrun {
+
+// What dsrun, dsagent and dsworker return when they end because of a limit (docs/errors.md).
+inline constexpr int kExitLimit = 98;
+
+// The limit that explains `error`, an errno, with its value and what raises it; "" if there is none
+// that would.
+//   EAGAIN          of a new thread or process: "the limit of this user's processes and threads
+//                   (RLIMIT_NPROC) is 22; raise it with ulimit -u"
+//   EMFILE ENFILE   descriptors
+//   ENOMEM          address space
+//   EFBIG           file size
+std::string LimitWords(int error);
+// The same as the end of a message: "; " and the words, or nothing.
+std::string BecauseOfLimit(int error);
+
+// The first act of main, before any thread exists. From then on
+//   - a file that is too large is an error (EFBIG) and not a signal. (Children start with the
+//     default: process_spawn.h);
+//   - threads, also those of libraries, have stacks of 8 MiB, whatever `ulimit -s` says;
+//   - memory that cannot be had, an exception that nobody catches, and a failed check of a library
+//     while a limit is met end the process with kExitLimit and a line on standard error.
+// `program`: for that line; must live as long as the process.
+void PrepareForLimits(const char* program);
+
+// What a program is going to need here, at least.
+struct LimitNeeds {
+  int threads = 0;      // with the main threads of the processes that it starts
+  int descriptors = 0;  // in this process
+  std::string what;     // "this job", "dsagent", ...
+};
+// Whether that can be had now: threads are started and ended again, so that whatever limits them
+// counts. Errors: RESOURCE_EXHAUSTED: no; names the limit.
+absl::Status CheckLimits(const LimitNeeds& needs);
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_BASE_LIMITS_H_

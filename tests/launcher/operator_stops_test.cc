@@ -1,0 +1,72 @@
+// Which signals are requests, and what one means after the end of the job.
+
+#include "launcher/shell/operator_stops.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "launcher/shell/stop_requests.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr bool kHangUp = true;
+constexpr bool kByKey = true;
+
+TEST(StopRequests, SameMomentIsTheSameRequest_LaterIsAnother) {
+  StopRequests requests;
+  EXPECT_TRUE(requests.Take(absl::Seconds(5), !kHangUp, !kByKey));
+  EXPECT_FALSE(requests.Take(absl::Seconds(5) + absl::Microseconds(20), !kHangUp, !kByKey));
+  // Each repetition belongs to the one before: a storm of signals is one request.
+  EXPECT_FALSE(requests.Take(absl::Seconds(5) + 0.9 * kSameRequest, !kHangUp, !kByKey));
+  EXPECT_FALSE(requests.Take(absl::Seconds(5) + 1.8 * kSameRequest, !kHangUp, !kByKey));
+  EXPECT_TRUE(requests.Take(absl::Seconds(5) + 2.8 * kSameRequest, !kHangUp, !kByKey));
+  EXPECT_EQ(requests.count(), 2);
+}
+
+TEST(StopRequests, APersonsKeyAlwaysCounts) {
+  StopRequests requests;
+  EXPECT_TRUE(requests.Take(absl::Seconds(5), !kHangUp, kByKey));
+  EXPECT_TRUE(requests.Take(absl::Seconds(5) + absl::Milliseconds(150), !kHangUp, kByKey));
+  EXPECT_EQ(requests.count(), 2);
+}
+
+TEST(StopRequests, AHangUpNeverRepeatsARequest) {
+  StopRequests requests;
+  EXPECT_TRUE(requests.Take(absl::Seconds(5), kHangUp, !kByKey));
+  EXPECT_FALSE(requests.Take(absl::Seconds(50), kHangUp, !kByKey));
+  EXPECT_TRUE(requests.Take(absl::Seconds(90), !kHangUp, !kByKey));
+}
+
+void RaiseAndWait(OperatorStops& stops, int exit_code) {
+  stops.Over(exit_code);
+  raise(SIGTERM);
+  while (true) pause();  // as a process that waits for what never comes
+}
+
+TEST(OperatorStopsDeathTest, SignalAfterTheEndOfTheJob_EndsTheProcessWithItsCode) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        const auto stops = OperatorStops::Create();
+        RaiseAndWait(**stops, 7);
+      },
+      ::testing::ExitedWithCode(7), "");
+}
+
+TEST(OperatorStopsDeathTest, SignalBeforeAnythingIsStarted_Exits96) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    EXPECT_EXIT(
+        {
+          const auto stops = OperatorStops::Create();
+          raise(signal);
+          while (true) pause();
+        },
+        ::testing::ExitedWithCode(96), "nothing was started");
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
