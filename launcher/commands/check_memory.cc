@@ -5,10 +5,10 @@
 #include <string>
 
 #include "common/base/counted.h"
+#include "common/base/units.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/resolve_parts.h"
-#include "launcher/commands/units.h"
 
 namespace dsrun::launcher {
 namespace {
