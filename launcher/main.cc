@@ -51,6 +51,7 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   options.probe_path = resolved.probe_path;
   options.progress_line = resolved.progress_line;
   options.quiet_ranks = resolved.quiet_ranks;
+  options.memory_check = resolved.memory_check;
   return LaunchJob(resolved.job, options, stops);
 }
 

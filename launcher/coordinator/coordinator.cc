@@ -78,7 +78,7 @@ void Coordinator::On(const AgentSpoke& event) {
   const Generation generation(message.generation());
   switch (message.body_case()) {
     case proto::AgentMessage::kPrepared:
-      return OnPrepared(node, generation);
+      return OnPrepared(node, generation, message.prepared());
     case proto::AgentMessage::kWorkerStarted:
       return OnWorkerStarted({node, Slot(message.worker_started().slot())}, generation);
     case proto::AgentMessage::kWorkerExited:
@@ -101,6 +101,7 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
   if (s_.phase != State::kOpening) return;
   if (s_.members.state(node) != Membership::NodeState::kUnopened) return;
   s_.members.Open(node, Incarnation(message.incarnation()), now_);
+  NoteMemory(node, message.opened().memory());
   if (s_.members.AllOpen()) {
     int slots = 0;
     for (const CoordinatorConfig::Node& each : config_.nodes) {
@@ -113,10 +114,11 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
   if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
 }
 
-void Coordinator::OnPrepared(NodeId node, Generation generation) {
+void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared) {
   if (s_.phase != State::kPreparing || generation != s_.generation) return;
-  s_.prepared.insert(node);
-  if (s_.prepared.size() == s_.members.Live().size()) Begin();
+  if (!s_.prepared.insert(node).second) return;
+  NoteMemory(node, prepared.memory());
+  if (s_.prepared.size() == s_.members.Live().size()) BeginIfItFits();
 }
 
 void Coordinator::OnJobEnded(NodeId node) {
@@ -294,6 +296,7 @@ void Coordinator::OnPhaseDeadline() {
       for (const NodeId node : s_.members.Live()) {
         if (!s_.prepared.contains(node)) late.push_back(node);
       }
+      if (late.empty()) return LookAgainForMemory();
       return LoseNodes(late,
                        absl::StrCat("did not acknowledge generation ", s_.generation.value()));
     }

@@ -92,9 +92,12 @@ class Launch {
   Launch(const proto::JobSpec& job, const LaunchOptions& options)
       : job_(job),
         options_(options),
+        config_(ConfigFromJob(job)),
         console_(job, {.progress_line = options.progress_line,
                        .quiet_ranks = options.quiet_ranks,
-                       .output = {}}) {}
+                       .output = {}}) {
+    if (!options.memory_check) config_.memory.reset();
+  }
 
   int Run() {
     const absl::StatusOr<RunResult> result = RunToEnd();
@@ -122,7 +125,7 @@ class Launch {
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
+    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
     if (!job_.train().metrics_path().empty()) {
       ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
@@ -140,7 +143,7 @@ class Launch {
     GrpcAgentClient client;
     RunResult result;
     {
-      Runner runner(Coordinator(ConfigFromJob(job_)), DoorsTo(client, starters), OptionsOf(probe));
+      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(probe));
       HandStopsTo(&runner);
       result = runner.Run();
       HandStopsTo(nullptr);
@@ -228,6 +231,7 @@ class Launch {
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
+  CoordinatorConfig config_;
   RunFolder folder_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<Journal> journal_;

@@ -19,6 +19,7 @@ struct LaunchOptions {
       probe_path;  // written and removed by LaunchJob in the save folder; empty: nothing to check
   bool progress_line = false;  // standard output is a terminal: one line, rewritten in place
   bool quiet_ranks = false;    // do not echo the ranks' output (the files are always written)
+  bool memory_check = true;    // false: a generation is begun whether it fits its nodes or not
 };
 
 // Runs the job to its end. `stops` is handed to it for that time and is over afterwards. Returns
