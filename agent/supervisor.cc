@@ -328,8 +328,18 @@ void Supervisor::Do(const SignalWorkers& action) {
   }
 }
 
+proto::NodeMemory Supervisor::Memory() const {
+  std::vector<int32_t> pids;
+  for (const auto& [slot, process] : processes_) pids.push_back(process.pid);
+  return options_.memory(job_.job_id(), pids);
+}
+
 void Supervisor::Do(const SendToCoordinator& action) {
-  coordinator_->Send(action.message);
+  proto::AgentMessage message = action.message;
+  // A measurement, so not the core's: as new as it can be.
+  if (message.has_opened()) *message.mutable_opened()->mutable_memory() = Memory();
+  if (message.has_prepared()) *message.mutable_prepared()->mutable_memory() = Memory();
+  coordinator_->Send(std::move(message));
   if (action.message.has_worker_exited()) {
     const proto::WorkerExited& exited = action.message.worker_exited();
     LOG(INFO) << "slot " << exited.slot() << ": pid " << exited.pid() << " ended, exit code "

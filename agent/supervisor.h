@@ -20,11 +20,13 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "agent/inventory.h"
 #include "agent/log_pump.h"
 #include "agent/node_core.h"
 #include "agent/peers.h"
@@ -57,6 +59,9 @@ class Supervisor {
     std::function<void(const std::string& tag)> sweep;
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
+    // What the job's ranks can have here, said with Opened and with every Prepared.
+    std::function<proto::NodeMemory(const std::string& job_id, const std::vector<int32_t>& pids)>
+        memory = ReadNodeMemory;
     // The job is over on this node and everything is gone. Called once, on the core's thread, which
     // then only ends the coordinator's stream.
     std::function<void(const JobOver&)> on_over;
@@ -121,6 +126,7 @@ class Supervisor {
   absl::StatusOr<Process> Spawn(const SpawnWorker& action);
   absl::StatusOr<int> MakeBootstrap(Slot slot) const;
   std::string LogPath(const SpawnWorker& action) const;
+  proto::NodeMemory Memory() const;
   bool ForwardLog(const LogLines& lines);
 
   // Constant after construction.

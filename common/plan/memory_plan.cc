@@ -15,12 +15,12 @@ constexpr int64_t kFloat = 4;
 constexpr int64_t kDouble = 8;
 
 // What the largest bucket's reduction keeps of its owner's slice: one copy for every partial sum.
-int64_t ScratchElements(const BatchPlan& batch, const GradientSpace& space, int64_t rank) {
+int64_t ScratchElements(int64_t partial_sums, const GradientSpace& space, int64_t rank) {
   int64_t most = 0;
   for (const Range& bucket : space.buckets()) {
     most = std::max(most, space.OwnedSize(rank, bucket));
   }
-  return most * static_cast<int64_t>(batch.AllNodes().size());
+  return most * partial_sums;
 }
 
 }  // namespace
@@ -39,35 +39,64 @@ const PlannedBuffer& MemoryPlan::Find(const std::string& name) const {
   std::abort();
 }
 
-MemoryPlan PlanMemory(const MemoryInput& input) {
-  const FlatLayout layout(LogicalTensors(input.model));
-  const ShardPlan shards(layout, input.width, input.bucket_bytes);
-  const GradientSpace space(layout, shards, input.bucket_bytes);
-  const BatchPlan batch(input.micro_batches, input.blocks, input.width);
-  const AccumulationPlan accumulation = PlanAccumulation(batch, input.rank);
-  const int64_t owned = shards.OwnedSize(input.rank);
-  const int64_t tokens = input.micro_batch_size * input.model.seq_length;
+namespace {
 
-  MemoryPlan plan;
-  const auto add = [&](const char* name, const char* group, int64_t elements, int64_t bytes,
-                       const char* formula) {
-    plan.buffers.push_back({name, group, elements, bytes, formula});
-  };
-  add("parameters", "parameters", layout.size(), kFloat, "P (leaf padding included)");
-  add("gradients", "gradients", space.size() * accumulation.buffer_count, kFloat,
-      "(P + tied head) x gradient buffers of this rank's blocks");
-  add("adam_m", "optimizer", owned, kFloat, "owned share of P");
-  add("adam_v", "optimizer", owned, kFloat, "owned share of P");
-  add("reduce_scratch", "communication",
-      input.width > 1 ? ScratchElements(batch, space, input.rank) : 0, kFloat,
-      "owned share of the largest bucket x partial sums of the batch");
-  add("leaf_squares", "communication", 2 * layout.leaf_count(), kDouble, "2 x leaves");
-  add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
-  for (PlannedBuffer& buffer :
-       PlanActivations(input.model, input.micro_batch_size, input.threads)) {
-    plan.buffers.push_back(std::move(buffer));
+// What the ranks of one width share. Its parts refer to one another, so it stays where it is.
+class Planner {
+ public:
+  explicit Planner(const MemoryInput& input)
+      : input_(input),
+        layout_(LogicalTensors(input.model)),
+        shards_(layout_, input.width, input.bucket_bytes),
+        space_(layout_, shards_, input.bucket_bytes),
+        batch_(input.micro_batches, input.blocks, input.width),
+        partial_sums_(static_cast<int64_t>(batch_.AllNodes().size())),
+        activations_(PlanActivations(input.model, input.micro_batch_size, input.threads)) {}
+  Planner(const Planner&) = delete;
+  Planner& operator=(const Planner&) = delete;
+
+  MemoryPlan Plan(int64_t rank) const {
+    const AccumulationPlan accumulation = PlanAccumulation(batch_, rank);
+    const int64_t owned = shards_.OwnedSize(rank);
+    const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
+    MemoryPlan plan;
+    const auto add = [&](const char* name, const char* group, int64_t elements, int64_t bytes,
+                         const char* formula) {
+      plan.buffers.push_back({name, group, elements, bytes, formula});
+    };
+    add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
+    add("gradients", "gradients", space_.size() * accumulation.buffer_count, kFloat,
+        "(P + tied head) x gradient buffers of this rank's blocks");
+    add("adam_m", "optimizer", owned, kFloat, "owned share of P");
+    add("adam_v", "optimizer", owned, kFloat, "owned share of P");
+    add("reduce_scratch", "communication",
+        input_.width > 1 ? ScratchElements(partial_sums_, space_, rank) : 0, kFloat,
+        "owned share of the largest bucket x partial sums of the batch");
+    add("leaf_squares", "communication", 2 * layout_.leaf_count(), kDouble, "2 x leaves");
+    add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
+    plan.buffers.insert(plan.buffers.end(), activations_.begin(), activations_.end());
+    return plan;
   }
-  return plan;
+
+ private:
+  const MemoryInput input_;
+  const FlatLayout layout_;
+  const ShardPlan shards_;
+  const GradientSpace space_;
+  const BatchPlan batch_;
+  const int64_t partial_sums_;
+  const std::vector<PlannedBuffer> activations_;
+};
+
+}  // namespace
+
+MemoryPlan PlanMemory(const MemoryInput& input) { return Planner(input).Plan(input.rank); }
+
+std::vector<MemoryPlan> PlanMemoryOfRanks(const MemoryInput& input) {
+  const Planner planner(input);
+  std::vector<MemoryPlan> plans;
+  for (int64_t rank = 0; rank < input.width; ++rank) plans.push_back(planner.Plan(rank));
+  return plans;
 }
 
 }  // namespace dsrun

@@ -34,6 +34,9 @@ struct MemoryPlan {
 
 // REQUIRES: the input is valid (Validate, ValidateBatchPlan).
 MemoryPlan PlanMemory(const MemoryInput& input);
+// Of every rank of `input.width`, without laying the model out anew for each; input.rank is not
+// read. REQUIRES: the same.
+std::vector<MemoryPlan> PlanMemoryOfRanks(const MemoryInput& input);
 
 }  // namespace dsrun
 

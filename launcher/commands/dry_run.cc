@@ -9,11 +9,11 @@
 
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
+#include "common/base/units.h"
 #include "common/model_spec/model_spec.h"
 #include "common/plan/canonical_blocks.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
-#include "launcher/commands/units.h"
 #include "nlohmann/json.hpp"
 
 namespace dsrun::launcher {

@@ -8,13 +8,11 @@
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <limits>
-#include <optional>
 #include <random>
 #include <system_error>
 
 #include "common/base/cpu_isa.h"
+#include "common/base/machine_memory.h"
 
 extern char** environ;
 
@@ -22,6 +20,8 @@ namespace dsrun::launcher {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr char kWorkerName[] = "dsworker";  // as the kernel names its processes
 
 std::string UserName() {
   const passwd* entry = ::getpwuid(::geteuid());
@@ -50,43 +50,6 @@ int Gpus() {
   return count;
 }
 
-std::optional<int64_t> ReadNumber(const char* path) {
-  std::ifstream in(path);
-  int64_t value = 0;
-  if (!(in >> value)) return std::nullopt;  // also "max"
-  return value;
-}
-
-int64_t MemAvailable() {
-  std::ifstream in("/proc/meminfo");
-  std::string name;
-  int64_t kib = 0;
-  std::string rest;
-  while (in >> name >> kib) {
-    if (name == "MemAvailable:") return kib * 1024;
-    std::getline(in, rest);
-  }
-  return 0;
-}
-
-// The machine's free memory, or what is left under this process's memory limit if that is less.
-int64_t AvailableMemory() {
-  int64_t available = MemAvailable();
-  const std::pair<const char*, const char*> limits[] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes"},
-  };
-  for (const auto& [limit_path, usage_path] : limits) {
-    const std::optional<int64_t> limit = ReadNumber(limit_path);
-    const std::optional<int64_t> usage = ReadNumber(usage_path);
-    if (limit.has_value() && usage.has_value() && *limit > *usage) {
-      available = std::min(available, *limit - *usage);
-    }
-  }
-  return available;
-}
-
 }  // namespace
 
 const char* Machine::Variable(std::string_view name) const {
@@ -108,7 +71,7 @@ Machine ReadMachine(Clock& clock) {
   machine.program_dir = ProgramDir();
   machine.cores = Cores();
   machine.gpus = Gpus();
-  machine.memory_available = AvailableMemory();
+  machine.memory_available = MemoryReader{.arenas_of = kWorkerName}.Read().available_bytes;
   machine.isa = IsaName(BestIsa());
   machine.now = clock.WallNow();
   machine.zone = absl::LocalTimeZone();

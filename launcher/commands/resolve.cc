@@ -102,6 +102,7 @@ Resolved Resolve(const CommandLine& line, const Machine& machine, Findings& find
   ResolveLimits(context);
   ResolveEnvironment(context);
   ResolveAgents(context);
+  resolved.memory_check = values.OnOff("memory-check", true);
   if (context.is_train()) {
     ResolveTrain(context);
     CheckFutureFolder(context, "--save", job.train().save_dir());

@@ -29,6 +29,7 @@ struct Resolved {
   std::string probe_path;
   bool progress_line = false;
   bool quiet_ranks = false;
+  bool memory_check = true;
 
   bool dry_run = false;
   bool json = false;

@@ -24,6 +24,7 @@ using Lines = std::vector<std::string>;
 constexpr char kQuoted[] = "    | ";  // in front of a line that is a rank's own
 constexpr size_t kMostIncidents = 3;
 constexpr size_t kMostLaunchFailures = 5;
+constexpr size_t kMostMachines = 3;
 constexpr size_t kMostStackLines = 8;
 constexpr size_t kMostLastLines = 6;
 constexpr size_t kMostSampleLines = 4;
@@ -119,6 +120,7 @@ void AddLaunchFailures(const Report& report, Lines& lines) {
 std::string WithoutNextStep(const Incident& incident, const Report& report, bool is_train) {
   const GenerationRecord* next = nullptr;
   for (const GenerationRecord& record : report.generations) {
+    if (!record.began_at) continue;  // only claimed
     if (next == nullptr && record.generation > incident.failed) next = &record;
   }
   if (next == nullptr) return "the job did not go on after it";
@@ -222,6 +224,20 @@ void AddSample(const Report& report, const ReportContext& context, Lines& lines)
   }
 }
 
+// What the generation that was not begun lacks, and what would fit.
+void AddMemory(const Report& report, Lines& lines) {
+  if (report.lacking_memory.empty()) return;
+  const size_t shown = std::min(report.lacking_memory.size(), kMostMachines);
+  for (size_t i = 0; i < shown; ++i) {
+    AddWrapped("  memory      ", "              ", report.lacking_memory[i], kMostOfOne, lines);
+  }
+  if (shown < report.lacking_memory.size()) {
+    lines.push_back(
+        absl::StrFormat("              (%d of %d shown)", shown, report.lacking_memory.size()));
+  }
+  AddWrapped("  would fit   ", "              ", report.would_fit, kMostOfOne, lines);
+}
+
 void AddPlaces(const Report& report, const ReportContext& context, Lines& lines) {
   const proto::JobSpec& job = context.job;
   if (job.has_train()) {
@@ -253,6 +269,11 @@ std::string Next(const Report& report, const ReportContext& context) {
   const std::string save_dir = context.job.train().save_dir();
   if (!report.launch_failures.empty()) {
     return "correct what is named above and start again; nothing was run";
+  }
+  if (!report.lacking_memory.empty()) {
+    return report.manifest.empty()
+               ? "start again with what would fit; --no-memory-check starts it all the same"
+               : "go on from the checkpoint with what would fit and --load " + save_dir;
   }
   if (context.job.has_train() && !report.manifest.empty()) {
     return report.exit_code == 0 && !report.stopped_early
@@ -397,6 +418,7 @@ std::string ReportScreen(const Report& report, const ReportContext& context) {
   AddLaunchFailures(report, lines);
   AddIncidents(report, context, lines);
   AddSample(report, context, lines);
+  AddMemory(report, lines);
   AddPlaces(report, context, lines);
   if (const std::string next = Next(report, context); !next.empty()) {
     lines.push_back("  next        " + next);
@@ -420,6 +442,10 @@ std::string ReportJson(const Report& report, const ReportContext& context) {
   json["stopped_early"] = report.stopped_early;
   json["sample"] = report.sample;
   json["logs"] = context.log_folder;
+  if (!report.lacking_memory.empty()) {
+    json["lacking_memory"] = report.lacking_memory;
+    json["would_fit"] = report.would_fit;
+  }
   json["launch_failures"] = ordered_json::array();
   for (const Failure& each : report.launch_failures) {
     json["launch_failures"].push_back(ToJson(each, context));

@@ -105,6 +105,7 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
   if (s_.phase != State::kOpening) return;
   if (s_.members.state(node) != Membership::NodeState::kUnopened) return;
   s_.members.Open(node, Incarnation(message.incarnation()), now_);
+  NoteMemory(node, message.opened().memory());
   if (s_.members.AllOpen()) {
     int slots = 0;
     for (const CoordinatorConfig::Node& each : config_.nodes) {
@@ -120,8 +121,9 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
 void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared) {
   if (s_.phase != State::kPreparing || generation != s_.generation) return;
   if (!config_.is_train && node == NodeId(0) && !TakeMasterPort(prepared)) return;
-  s_.prepared.insert(node);
-  if (s_.prepared.size() == s_.members.Live().size()) Begin();
+  if (!s_.prepared.insert(node).second) return;
+  NoteMemory(node, prepared.memory());
+  if (s_.prepared.size() == s_.members.Live().size()) BeginIfItFits();
 }
 
 // False: there is none, and the job ends. Rank 0 of a program is always on node 0.
@@ -351,6 +353,7 @@ void Coordinator::OnPhaseDeadline() {
       for (const NodeId node : s_.members.Live()) {
         if (!s_.prepared.contains(node)) late.push_back(node);
       }
+      if (late.empty()) return LookAgainForMemory();
       return LoseNodes(late,
                        absl::StrCat("did not acknowledge generation ", s_.generation.value()));
     }

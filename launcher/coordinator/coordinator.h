@@ -10,6 +10,9 @@
 //                           first,
 //                                                               or the lease of a lost node runs
 //                                                               out
+//   kPreparing (g)  -all Prepared, but it lacks memory-> kPreparing(g), and looks again; after
+//                           kMemoryLooks narrower, if that fits and is not the first generation,
+//                           else kEnding
 //   kPreparing (g)  -a node lost or silent-> kPreparing(g')     a new number, the old claim is void
 //   kDraining (g)   -all ranks gone-> kPreparing(g')
 //   kRunning (g)    -OperatorStop-> kStopping(g) -all Finished-> kEnding
@@ -79,8 +82,11 @@
 #include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "common/base/operation_class.h"
+#include "common/plan/memory_plan.h"
 #include "launcher/coordinator/coordinator_state.h"
 #include "launcher/coordinator/events.h"
+#include "launcher/coordinator/generation_memory.h"
+#include "launcher/coordinator/generation_planner.h"
 #include "proto/job.pb.h"
 
 namespace dsrun::launcher {
@@ -107,7 +113,15 @@ struct CoordinatorConfig {
   absl::Duration saving_timeout = absl::Minutes(50);
   int max_restarts = 100;
   int max_restarts_without_progress = 3;
+  // Train: what its ranks' memory is planned from. Absent: no generation is checked for memory.
+  std::optional<MemoryInput> memory;
+  bool goes_on = false;  // it was started from a checkpoint
 };
+
+// A generation that does not fit is asked for again so often before it is given up: memory of
+// processes that were just killed, of this job or another, takes its time to come back.
+inline constexpr int kMemoryLooks = 3;
+inline constexpr absl::Duration kBetweenMemoryLooks = absl::Seconds(1);
 
 // A generation that its ranks end by their own doing (an exit code, SIGSEGV, an endless loop) and
 // that made no progress, a step or checkpoint beyond all before, counts towards
@@ -122,7 +136,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 7;
+inline constexpr int kSnapshotSchemaVersion = 8;
 
 class Coordinator {
  public:
@@ -212,7 +226,7 @@ class Coordinator {
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
-  void Begin();
+  void Begin(const std::vector<PlannedNode>& nodes);
   // Where processes live that have joined the generation begun, or one before it.
   std::set<WorkerId> Survivors() const;
   // Something failed; reports it, and ends the generation if it cannot go on.
@@ -237,6 +251,15 @@ class Coordinator {
   void BeginEnding(int exit_code, std::string verdict, bool now);
   void EndIfAllGone();
   void Finish();
+
+  // ---- coordinator_memory.cc: what is begun must fit
+  std::vector<PlannedNode> LiveNodes() const;
+  void NoteMemory(NodeId node, const proto::NodeMemory& memory);
+  void SayWhoseMemoryIsUnknown();
+  // REQUIRES: kPreparing, and every live node has prepared.
+  void BeginIfItFits();
+  void LookAgainForMemory();
+  void EndForMemory(const MemoryAnswer& answer);
 
   void Enter(State state, absl::Duration deadline_after);
   void SetCauseDeadline();

@@ -26,6 +26,7 @@ constexpr absl::Duration kSweepTime = absl::Seconds(5);
 void Coordinator::Claim(std::string reason) {
   s_.generation = Generation(s_.generation.value() + 1);
   s_.prepared.clear();
+  s_.memory_looks = 0;
   s_.drain_for_lease = false;
   s_.history.Claimed(s_.generation, std::move(reason), now_);
   // Twice the silence limit: an agent that beats but does not answer is as lost as a silent one.
@@ -45,12 +46,7 @@ std::set<WorkerId> Coordinator::Survivors() const {
   return survivors;
 }
 
-void Coordinator::Begin() {
-  std::vector<PlannedNode> nodes;
-  for (const NodeId id : s_.members.Live()) {
-    const CoordinatorConfig::Node& node = config_.nodes[static_cast<size_t>(id.value())];
-    nodes.push_back({id, node.host, node.slots});
-  }
+void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   const std::set<WorkerId> survivors = Survivors();
   s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.canonical_blocks : 0);
   // Whoever finds less does not begin: what is committed is not given up because it cannot be read.

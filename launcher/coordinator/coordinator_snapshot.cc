@@ -161,6 +161,13 @@ Wire ToWire(const CoordinatorState& s) {
   }
   to.set_exit_code(s.exit_code);
   to.set_ended(s.ended);
+  for (const auto& [node, memory] : s.memory) {
+    Wire::Memory* of_node = to.add_memory();
+    of_node->set_node(node.value());
+    *of_node->mutable_memory() = memory;
+  }
+  to.set_memory_looks(s.memory_looks);
+  PutIds(s.memory_unknown, to.mutable_memory_unknown());
   *to.mutable_report() = ToSnapshot(s.history.report());
   to.set_heard_step(s.heard_step);
   to.set_told_step(s.told_step);
@@ -217,6 +224,15 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   }
   s.exit_code = from.exit_code();
   s.ended = from.ended();
+  for (const Wire::Memory& of_node : from.memory()) {
+    if (!s.members.Contains(NodeId(of_node.node()))) {
+      return absl::DataLossError(absl::StrCat("memory of node ", of_node.node(), " of ", nodes));
+    }
+    s.memory[NodeId(of_node.node())] = of_node.memory();
+  }
+  s.memory_looks = from.memory_looks();
+  RETURN_IF_ERROR(GetIds(from.memory_unknown(), static_cast<int>(nodes), "unknown memory of node",
+                         &s.memory_unknown));
   ASSIGN_OR_RETURN(Report report, FromSnapshot(from.report()));
   RETURN_IF_ERROR(CheckStory(report, s.phase, s.generation));
   s.history = History::Of(std::move(report));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -10,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
 #include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/generation_memory.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/stop_words.h"
 
@@ -24,6 +26,12 @@ std::string JoinIds(const Ids& ids) {
 
 std::string Nanos(absl::Duration at) {
   return at == absl::InfiniteDuration() ? "none" : absl::StrCat(absl::ToInt64Nanoseconds(at));
+}
+
+void MemoryText(std::string* out, const std::pair<const NodeId, proto::NodeMemory>& of) {
+  const proto::NodeMemory& memory = of.second;
+  absl::StrAppend(out, of.first.value(), ":", memory.available_bytes(), "+", memory.ranks_bytes(),
+                  "/", memory.total_bytes(), "(", memory.boot_id(), memory.cgroup(), ")");
 }
 
 absl::Status Violated(const Coordinator& coordinator, const std::string& what) {
@@ -60,6 +68,8 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
   // The launcher resolves both numbers; 0 restarts is a wish, not a missing value.
   config.max_restarts = limits.max_restarts();
   config.max_restarts_without_progress = limits.max_restarts_without_progress();
+  if (job.has_train()) config.memory = MemoryInputOf(job.train());
+  config.goes_on = !job.train().load_dir().empty();
   return config;
 }
 
@@ -85,7 +95,9 @@ std::string Coordinator::DebugString() const {
       " high step ", s_.high_step, "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ",
       s_.newest_checkpoint.second, " ", s_.newest_manifest, "\ndrain for lease ",
       s_.drain_for_lease, "\nstops ", s_.stops, s_.stop_waits ? " waiting" : "",
-      StopWords(s_.stopped), "\nexit code ", s_.exit_code, "\n");
+      StopWords(s_.stopped), "\nexit code ", s_.exit_code, "\nmemory ",
+      absl::StrJoin(s_.memory, " ", MemoryText), " looks ", s_.memory_looks, " unknown ",
+      JoinIds(s_.memory_unknown), "\n");
 }
 
 uint64_t Coordinator::Digest() const {

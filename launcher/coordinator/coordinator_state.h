@@ -18,6 +18,7 @@
 #include "launcher/coordinator/history.h"
 #include "launcher/coordinator/membership.h"
 #include "launcher/coordinator/rendezvous_table.h"
+#include "proto/agent.pb.h"
 #include "proto/worker.pb.h"
 
 namespace dsrun::launcher {
@@ -74,6 +75,9 @@ struct CoordinatorState {
   std::map<Rank, std::string> stopped;  // programs: how ranks ended after the operator's stop
   int exit_code = 0;                    // kEnding: what the job will return
   bool ended = false;                   // EndJob was emitted
+  std::map<NodeId, proto::NodeMemory> memory;  // the newest that each node has reported
+  int memory_looks = 0;             // kPreparing: how often the claim did not fit, so far
+  std::set<NodeId> memory_unknown;  // the operator knows that they report none
 
   // Not durable: the story, and what came with progress.
   History history;

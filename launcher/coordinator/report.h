@@ -107,6 +107,10 @@ struct Report {
   int64_t checkpoint_step = 0;
   std::string sample;
   bool stopped_early = false;
+  // A generation that did not fit ended the job: a line for every machine that lacks memory, and
+  // what would fit; else empty.
+  std::vector<std::string> lacking_memory;
+  std::string would_fit;
 };
 
 }  // namespace dsrun::launcher

@@ -207,6 +207,8 @@ proto::ReportState ToSnapshot(const Report& report) {
   state.set_checkpoint_step(report.checkpoint_step);
   state.set_sample(report.sample);
   state.set_stopped_early(report.stopped_early);
+  for (const std::string& line : report.lacking_memory) state.add_lacking_memory(line);
+  state.set_would_fit(report.would_fit);
   return state;
 }
 
@@ -234,6 +236,8 @@ absl::StatusOr<Report> FromSnapshot(const proto::ReportState& state) {
   report.checkpoint_step = state.checkpoint_step();
   report.sample = state.sample();
   report.stopped_early = state.stopped_early();
+  report.lacking_memory.assign(state.lacking_memory().begin(), state.lacking_memory().end());
+  report.would_fit = state.would_fit();
   return report;
 }
 

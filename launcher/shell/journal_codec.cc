@@ -6,6 +6,9 @@
 
 #include "absl/status/status.h"
 #include "common/base/proto_duration.h"
+#include "common/plan/memory_plan.h"
+#include "launcher/coordinator/generation_memory.h"
+#include "proto/job.pb.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -41,6 +44,37 @@ struct Encoder {
     to->mutable_progress_made()->set_step(e.step);
   }
 };
+
+proto::JournalMemory ToJournal(const MemoryInput& memory) {
+  proto::JournalMemory to;
+  proto::ModelSpec* model = to.mutable_model();
+  model->set_preset(memory.model.preset);
+  model->set_num_layers(memory.model.num_layers);
+  model->set_hidden_size(memory.model.hidden_size);
+  model->set_num_attention_heads(memory.model.num_attention_heads);
+  model->set_seq_length(memory.model.seq_length);
+  model->set_vocab_size(memory.model.vocab_size);
+  to.set_micro_batch_size(memory.micro_batch_size);
+  to.set_micro_batches(memory.micro_batches);
+  to.set_blocks(memory.blocks);
+  to.set_bucket_bytes(memory.bucket_bytes);
+  to.set_threads(memory.threads);
+  return to;
+}
+
+MemoryInput FromJournal(const proto::JournalMemory& from) {
+  MemoryInput memory;
+  const proto::ModelSpec& model = from.model();
+  memory.model = {model.preset(),      model.num_layers(),
+                  model.hidden_size(), model.num_attention_heads(),
+                  model.seq_length(),  model.vocab_size()};
+  memory.micro_batch_size = from.micro_batch_size();
+  memory.micro_batches = from.micro_batches();
+  memory.blocks = from.blocks();
+  memory.bucket_bytes = from.bucket_bytes();
+  memory.threads = from.threads();
+  return memory;
+}
 
 }  // namespace
 
@@ -85,7 +119,7 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   const auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
                join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-               max_restarts, max_restarts_without_progress] = config;
+               max_restarts, max_restarts_without_progress, memory, goes_on] = config;
   proto::JournalHeader header;
   header.set_job_id(job_id);
   for (const auto& [host, slots] : nodes) {
@@ -105,6 +139,8 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   *header.mutable_saving_timeout() = ToProto(saving_timeout);
   header.set_max_restarts(max_restarts);
   header.set_max_restarts_without_progress(max_restarts_without_progress);
+  if (memory) *header.mutable_memory() = ToJournal(*memory);
+  header.set_goes_on(goes_on);
   return header;
 }
 
@@ -112,7 +148,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
   auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
          join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-         max_restarts, max_restarts_without_progress] = config;
+         max_restarts, max_restarts_without_progress, memory, goes_on] = config;
   job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
     auto& [host, slots] = nodes.emplace_back();
@@ -132,6 +168,9 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   saving_timeout = PositiveOr(header.saving_timeout(), saving_timeout);
   max_restarts = header.max_restarts();
   max_restarts_without_progress = header.max_restarts_without_progress();
+  if (header.has_memory()) memory = FromJournal(header.memory());
+  if (memory && !CanBePlanned(*memory)) memory.reset();
+  goes_on = header.goes_on();
   return config;
 }
 

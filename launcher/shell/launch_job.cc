@@ -118,10 +118,13 @@ class Launch {
   Launch(const proto::JobSpec& job, const LaunchOptions& options)
       : job_(job),
         options_(options),
+        config_(ConfigFromJob(job)),
         console_(job, {.progress_line = options.progress_line,
                        .terminal = options.terminal,
                        .quiet_ranks = options.quiet_ranks,
-                       .output = {}}) {}
+                       .output = {}}) {
+    if (!options.memory_check) config_.memory.reset();
+  }
 
   int Run() {
     if (const absl::Status room = CheckLimits(NeedsOf(job_)); !room.ok()) {
@@ -160,7 +163,7 @@ class Launch {
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, ConfigFromJob(job_), {}),
+    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
     PointLatestTo(job_.run_dir());
     if (!job_.train().metrics_path().empty()) {
@@ -184,7 +187,7 @@ class Launch {
     GrpcAgentClient client;
     RunResult result;
     {
-      Runner runner(Coordinator(ConfigFromJob(job_)), DoorsTo(client, starters), OptionsOf(probe));
+      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(probe));
       HandStopsTo(runner);
       result = runner.Run();
       RunnerEnded(result.exit_code);
@@ -306,6 +309,7 @@ class Launch {
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
+  CoordinatorConfig config_;
   RunFolder folder_;
   PathLock metrics_lock_;
   PathLock save_lock_;

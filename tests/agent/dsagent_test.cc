@@ -77,6 +77,17 @@ TEST(Dsagent, ProgramRuns_ReportsItsEndWithItsLastLines) {
   EXPECT_EQ(opened->opened().pid(), agent.agent_pid());
   EXPECT_GT(opened->opened().cpu_count(), 0);
   EXPECT_GT(opened->opened().memory_bytes(), 0);
+  EXPECT_GT(opened->opened().memory().total_bytes(), 0);
+  proto::CoordinatorMessage prepare = AgentClient::Message("j", 1);
+  prepare.mutable_prepare();
+  client.Send(prepare);
+  const auto prepared = client.Await([](const auto& m) { return m.has_prepared(); });
+  ASSERT_TRUE(prepared.has_value());
+  const proto::NodeMemory& memory = prepared->prepared().memory();
+  EXPECT_GT(memory.available_bytes(), 0);
+  EXPECT_LE(memory.available_bytes(), memory.total_bytes());
+  EXPECT_EQ(memory.ranks_bytes(), 0);
+  EXPECT_EQ(memory.boot_id().size(), 36u);
   client.Send(AgentClient::Begin("j", 1, {0}));
   const auto exited = client.Await([](const auto& m) { return m.has_worker_exited(); });
   ASSERT_TRUE(exited.has_value());

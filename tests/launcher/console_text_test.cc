@@ -459,6 +459,7 @@ TEST(ReportScreen, GenerationThatWasRestartedInVain_IsNotSaidToHaveEndedTheJob) 
   for (const int generation : {1, 2}) {
     report.generations.emplace_back();
     report.generations.back().generation = Generation(generation);
+    report.generations.back().began_at = absl::Seconds(100);
   }
   const std::string screen = ReportScreen(report, Context());
   EXPECT_THAT(screen, Not(HasSubstr("did not go on")));
@@ -491,8 +492,37 @@ TEST(ReportScreen, StoppedBeforeAnyRankFailed_DoesNotSendTheReaderToALog) {
   EXPECT_THAT(screen, HasSubstr("start again with the same command"));
 }
 
-TEST(ReportScreen, NeverMoreThan25Lines) {
+Report ReportThatLacksMemory() {
   Report report = FailedReport();
+  report.exit_code = 95;
+  report.verdict = "generation 2 does not fit into the memory of alpha at any width";
+  report.incidents[0].went_on.reset();
+  report.lacking_memory = {"alpha: 2 ranks of up to 5.0 GiB need 10.0 GiB, 8.0 GiB are there"};
+  report.would_fit = "--micro-batch-size 2, or 1 more node like alpha (2 ranks, 8.0 GiB)";
+  return report;
+}
+
+TEST(ReportScreen, LackOfMemory_SaysWhatIsThereAndWhatWouldFit) {
+  Report report = ReportThatLacksMemory();
+  GenerationRecord claimed;
+  claimed.generation = Generation(2);
+  report.generations.push_back(claimed);
+  const std::string screen = ReportScreen(report, Context());
+  EXPECT_THAT(screen, HasSubstr("  memory      alpha: 2 ranks of up to 5.0 GiB need 10.0 GiB, "));
+  EXPECT_THAT(screen, HasSubstr("  would fit   --micro-batch-size 2, or 1 more node like alpha"));
+  EXPECT_THAT(screen, HasSubstr("/save/step-300.json (step 300)"));
+  EXPECT_THAT(screen, HasSubstr("go on from the checkpoint with what would fit and --load /save"));
+  EXPECT_THAT(screen, HasSubstr("the job did not go on after it"));
+  const auto json = nlohmann::json::parse(ReportJson(report, Context()));
+  EXPECT_EQ(json["lacking_memory"][0], report.lacking_memory[0]);
+  EXPECT_EQ(json["would_fit"], report.would_fit);
+  report.manifest.clear();
+  EXPECT_THAT(ReportScreen(report, Context()), HasSubstr("--no-memory-check"));
+}
+
+TEST(ReportScreen, NeverMoreThan25Lines) {
+  Report report = ReportThatLacksMemory();
+  report.lacking_memory.assign(50, report.lacking_memory[0]);
   report.sample = "a\nb\nc\nd\ne\nf\n";
   for (int i = 0; i < 50; ++i) report.incidents.push_back(report.incidents[0]);
   for (int i = 0; i < 50; ++i) {

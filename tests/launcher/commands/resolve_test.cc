@@ -7,10 +7,11 @@
 #include <filesystem>
 #include <string>
 
+#include "common/base/units.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/dry_run.h"
-#include "launcher/commands/units.h"
+#include "launcher/commands/network.h"
 #include "nlohmann/json.hpp"
 #include "tests/launcher/commands/resolve_fixture.h"
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -57,6 +58,7 @@ constexpr size_t kKinds = static_cast<size_t>(Kind::kCount);
 class Bench {
  public:
   explicit Bench(bool train) : coordinator_(Config(train)) {}
+  explicit Bench(CoordinatorConfig config) : coordinator_(std::move(config)) {}
 
   static CoordinatorConfig Config(bool train) {
     CoordinatorConfig config;

@@ -128,10 +128,46 @@ std::vector<std::string> ARichJob() {
   return snapshots;
 }
 
+// One that does not fit, on a node that says so and one that says nothing of its memory.
+std::vector<std::string> AJobThatLacksMemory() {
+  std::vector<std::string> snapshots;
+  CoordinatorConfig config = Bench::Config(/*train=*/true);
+  config.memory.emplace();
+  config.memory->model = {"custom", 1, 16, 1, 8, 256};
+  config.memory->micro_batch_size = 1;
+  config.memory->micro_batches = 2;
+  config.memory->blocks = 2;
+  config.memory->bucket_bytes = 1 << 20;
+  Bench bench(config);
+  bench.Feed(Start{});
+  for (const int node : {0, 1}) bench.Feed(bench.Spoke(node, Kind::kOpened));
+  for (int look = 0; look <= kMemoryLooks; ++look) {
+    for (const int node : {0, 1}) {
+      Event prepared = bench.Spoke(node, Kind::kPrepared);
+      if (node == 1) {
+        proto::NodeMemory* memory =
+            std::get<AgentSpoke>(prepared).message.mutable_prepared()->mutable_memory();
+        memory->set_total_bytes(1000);
+        memory->set_available_bytes(900);
+        memory->set_ranks_bytes(50);
+        memory->set_boot_id("a boot");
+        memory->set_cgroup("/a/group");
+        memory->set_limited_by("cgroup /a/group");
+      }
+      bench.Feed(prepared);
+      snapshots.push_back(bench.coordinator().Snapshot());
+    }
+    if (look < kMemoryLooks) bench.Feed(bench.Deadline(DeadlinePassed::Kind::kPhase));
+  }
+  EXPECT_EQ(bench.coordinator().state(), State::kEnding);
+  return snapshots;
+}
+
 // Of every state after every kind of event, and of what these leave out.
 const std::vector<std::string>& Snapshots() {
   static const std::vector<std::string>* const all = [] {
     auto* snapshots = new std::vector<std::string>(ARichJob());
+    for (std::string& each : AJobThatLacksMemory()) snapshots->push_back(std::move(each));
     for (const bool train : {true, false}) {
       for (const State state : kStates) {
         for (size_t kind = 0; kind < kKinds; ++kind) {
@@ -272,16 +308,17 @@ TEST(SnapshotTest, EveryField_ComesBackAsItIs) {
     EXPECT_EQ(unproven.erase(std::string("dsrun.proto.") + refused), 1u) << refused;
   }
   // Containers: proven by what is in them.
-  for (const char* container : {"CoordinatorSnapshot.members", "CoordinatorSnapshot.rendezvous",
-                                "CoordinatorSnapshot.phase_deadline",
-                                "CoordinatorSnapshot.cause_deadline", "CoordinatorSnapshot.report",
-                                "CoordinatorSnapshot.Suspect.failure", "IncidentState.cause"}) {
+  for (const char* container :
+       {"CoordinatorSnapshot.members", "CoordinatorSnapshot.rendezvous",
+        "CoordinatorSnapshot.phase_deadline", "CoordinatorSnapshot.cause_deadline",
+        "CoordinatorSnapshot.report", "CoordinatorSnapshot.Suspect.failure", "IncidentState.cause",
+        "CoordinatorSnapshot.Memory.memory"}) {
     EXPECT_EQ(unproven.erase(std::string("dsrun.proto.") + container), 1u) << container;
   }
   // Keys of ordered sets: another one may come back in another place, or as one that is there.
-  const std::set<std::string> keys = {"dsrun.proto.CoordinatorSnapshot.Suspect.rank",
-                                      "dsrun.proto.RendezvousState.Name.name",
-                                      "dsrun.proto.RendezvousState.Value.rank"};
+  const std::set<std::string> keys = {
+      "dsrun.proto.CoordinatorSnapshot.Suspect.rank", "dsrun.proto.RendezvousState.Name.name",
+      "dsrun.proto.RendezvousState.Value.rank", "dsrun.proto.CoordinatorSnapshot.Memory.node"};
   for (const std::string& bytes : Snapshots()) {
     proto::CoordinatorSnapshot snapshot;
     ASSERT_TRUE(snapshot.ParseFromString(bytes));

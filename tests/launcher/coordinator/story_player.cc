@@ -16,6 +16,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/plan/memory_plan.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/describe.h"
 #include "launcher/shell/journal_codec.h"
@@ -69,6 +70,29 @@ struct Command {
     return text;
   }
 };
+
+// What `memory=checked` plans with: some 38 MiB of parameters.
+MemoryInput StoryModel(int64_t blocks) {
+  MemoryInput input;
+  input.model = {"custom", 12, 256, 4, 16, 256};
+  input.micro_batch_size = 2;
+  input.micro_batches = 2 * blocks;
+  input.blocks = blocks;
+  input.bucket_bytes = 1 << 20;
+  return input;
+}
+
+void SetMemory(const Command& command, proto::NodeMemory* memory) {
+  constexpr int kMiBits = 20;
+  if (!command.Has("total")) return;
+  memory->set_total_bytes(command.Int("total", 0) << kMiBits);
+  memory->set_available_bytes(command.Int("available", 0) << kMiBits);
+  memory->set_ranks_bytes(command.Int("ranks", 0) << kMiBits);
+  memory->set_boot_id(command.Has("boot") ? command.keys.at("boot") : "");
+  memory->set_cgroup(command.Has("cgroup") ? command.keys.at("cgroup") : "");
+  memory->set_limited_by(command.Has("cgroup") ? "cgroup " + command.keys.at("cgroup")
+                                               : "this machine");
+}
 
 class Player {
  public:
@@ -171,6 +195,7 @@ void Player::Job(const Command& command) {
   config_.canonical_blocks = command.Int("blocks", 4);
   config_.max_restarts = static_cast<int>(command.Int("max_restarts", config_.is_train ? 100 : 0));
   config_.max_restarts_without_progress = static_cast<int>(command.Int("max_without_progress", 3));
+  if (command.Has("memory")) config_.memory = StoryModel(config_.canonical_blocks);
   for (const std::string& node : Split(command.keys.at("nodes"), ',')) {
     const std::vector<std::string> parts = Split(node, ':');
     CoordinatorConfig::Node facts;
@@ -267,8 +292,10 @@ void Player::Node(const Command& command, int node) {
     open_.insert(node);
   } else if (command.verb == "prepared") {
     message.mutable_prepared()->set_master_port(static_cast<int32_t>(command.Int("port", 0)));
-    if (command.Has("no_port"))
+    if (command.Has("no_port")) {
       message.mutable_prepared()->set_port_error(command.keys.at("no_port"));
+    }
+    SetMemory(command, message.mutable_prepared()->mutable_memory());
   } else if (command.verb == "jobended") {
     message.mutable_job_ended();
   } else {

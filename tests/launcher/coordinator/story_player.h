@@ -2,11 +2,14 @@
 // Lines that begin with '#' and empty lines are kept; all others are transcript.
 //
 //   > job train nodes=alpha:2,beta:2 blocks=4 [max_restarts=5] [max_without_progress=3]
+//                             [memory=checked]
 //   > start
 //   > opened 0                  or: gone 0 UNAVAILABLE connection refused
 //   > tick 1.5                  seconds; every open node was heard from, unless heard=0,2 or heard=
 //   > prepared 0 g=1            or: all prepared g=1 (every node that got a Begin or Prepare);
 //                               port=N: reserved for rank 0 of a program; no_port=WHY
+//                               with memory in MiB: total=500 available=300 ranks=100 boot=x
+//                               cgroup=/a
 //   > joined 0.1 g=1 step=0     node.slot; or: all joined g=1 step=0 (every rank of the plan)
 //   > started | put | step | checkpoint | failed | finished | exited | notice 0.1 g=1 key=value ...
 //   > stop

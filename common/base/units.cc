@@ -1,8 +1,8 @@
-#include "launcher/commands/units.h"
+#include "common/base/units.h"
 
 #include <cstdio>
 
-namespace dsrun::launcher {
+namespace dsrun {
 
 std::string BytesText(int64_t bytes) {
   if (bytes < 1024) return std::to_string(bytes) + " B";
@@ -26,4 +26,4 @@ std::string CountText(int64_t count) {
   return out;
 }
 
-}  // namespace dsrun::launcher
+}  // namespace dsrun

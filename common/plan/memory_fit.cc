@@ -1,0 +1,137 @@
+#include "common/plan/memory_fit.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "common/base/counted.h"
+#include "common/base/units.h"
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+
+namespace dsrun {
+namespace {
+
+// More nodes than this are no advice.
+constexpr size_t kMostMoreNodes = 16;
+
+// How many of the places get a rank.
+size_t Width(const FitInput& input) {
+  return std::min(input.places.size(), static_cast<size_t>(input.job.blocks));
+}
+
+bool Fits(const FitInput& input) { return !input.places.empty() && MemoryShortages(input).empty(); }
+
+std::optional<std::string> SmallerMicroBatch(FitInput input, bool goes_on) {
+  MemoryInput& job = input.job;
+  const int64_t global = job.micro_batch_size * job.micro_batches;
+  for (int64_t micro = job.micro_batch_size - 1; micro >= 1; --micro) {
+    if (global % micro != 0) continue;
+    job.micro_batch_size = micro;
+    job.micro_batches = global / micro;
+    if (!Fits(input)) continue;
+    return "--micro-batch-size " + std::to_string(micro) +
+           (goes_on ? " (another curve: --accept-fingerprint)" : "");
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> FewerRanks(const FitInput& input) {
+  const std::vector<bool> kept = PlacesThatFit(input);
+  const auto ranks = std::count(kept.begin(), kept.end(), true);
+  if (ranks == 0 || static_cast<size_t>(ranks) >= Width(input)) return std::nullopt;
+  return Counted(ranks, "rank");
+}
+
+// Nodes as wide and as roomy as the roomiest of these.
+std::optional<std::string> MoreNodes(FitInput input) {
+  std::optional<size_t> like;
+  for (size_t i = 0; i < input.machines.size(); ++i) {
+    const FitMachine& machine = input.machines[i];
+    if (!machine.known) continue;
+    if (!like || machine.there_bytes > input.machines[*like].there_bytes) like = i;
+  }
+  if (!like) return std::nullopt;
+  const FitMachine model = input.machines[*like];
+  const auto slots = std::count(input.places.begin(), input.places.end(), *like);
+  for (size_t more = 1; slots > 0 && more <= kMostMoreNodes; ++more) {
+    if (Width(input) == static_cast<size_t>(input.job.blocks)) return std::nullopt;
+    input.machines.push_back(model);
+    input.places.insert(input.places.end(), static_cast<size_t>(slots), input.machines.size() - 1);
+    if (!Fits(input)) continue;
+    return std::to_string(more) + (more == 1 ? " more node like " : " more nodes like ") +
+           model.name + " (" + Counted(slots, "rank") + ", " + BytesText(model.there_bytes) + ")";
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> SmallerModel(FitInput input) {
+  const int64_t parameters = ParameterCount(input.job.model);
+  const std::vector<std::string> presets = PresetNames();  // smallest first
+  for (auto name = presets.rbegin(); name != presets.rend(); ++name) {
+    const auto spec = FindPreset(*name);
+    if (!spec.ok() || ParameterCount(*spec) >= parameters) continue;
+    input.job.model = *spec;
+    if (Fits(input)) return "--model " + *name;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
+  MemoryInput job = input.job;
+  job.width = static_cast<int64_t>(Width(input));
+  std::vector<MachineNeed> needs(input.machines.size());
+  if (job.width == 0) return {};
+  const std::vector<MemoryPlan> plans = PlanMemoryOfRanks(job);
+  for (size_t rank = 0; rank < plans.size(); ++rank) {
+    MachineNeed& need = needs[input.places[rank]];
+    const int64_t bytes = plans[rank].total_bytes() + kRankOverheadBytes;
+    ++need.ranks;
+    need.needed_bytes += bytes;
+    need.largest_rank_bytes = std::max(need.largest_rank_bytes, bytes);
+  }
+  std::vector<MachineNeed> short_of;
+  for (size_t i = 0; i < needs.size(); ++i) {
+    const FitMachine& machine = input.machines[i];
+    needs[i].machine = i;
+    needs[i].there_bytes = machine.there_bytes;
+    if (machine.known && needs[i].needed_bytes > machine.there_bytes) short_of.push_back(needs[i]);
+  }
+  return short_of;
+}
+
+std::vector<bool> PlacesThatFit(const FitInput& input) {
+  std::vector<bool> kept(input.places.size(), true);
+  FitInput now = input;
+  std::vector<size_t> place_of_rank(input.places.size());
+  for (size_t i = 0; i < place_of_rank.size(); ++i) place_of_rank[i] = i;
+  while (true) {
+    const std::vector<MachineNeed> short_of = MemoryShortages(now);
+    if (short_of.empty()) return kept;
+    // Every machine that is short gives up a rank at a time: the others' ranks grow by that.
+    for (const MachineNeed& need : short_of) {
+      for (size_t rank = Width(now); rank-- > 0;) {
+        if (now.places[rank] != need.machine) continue;
+        kept[place_of_rank[rank]] = false;
+        now.places.erase(now.places.begin() + static_cast<std::ptrdiff_t>(rank));
+        place_of_rank.erase(place_of_rank.begin() + static_cast<std::ptrdiff_t>(rank));
+        break;
+      }
+    }
+  }
+}
+
+std::vector<std::string> WhatWouldFit(const FitInput& input, bool goes_on) {
+  std::vector<std::string> changes;
+  const auto add = [&](std::optional<std::string> change) {
+    if (change) changes.push_back(*std::move(change));
+  };
+  add(SmallerMicroBatch(input, goes_on));
+  add(FewerRanks(input));
+  add(MoreNodes(input));
+  if (!goes_on) add(SmallerModel(input));
+  return changes;
+}
+
+}  // namespace dsrun

@@ -1,0 +1,156 @@
+#include "launcher/coordinator/generation_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/counted.h"
+#include "common/base/units.h"
+#include "common/model_spec/model_spec.h"
+#include "common/plan/canonical_blocks.h"
+#include "common/plan/memory_fit.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr size_t kMostNames = 3;
+
+// A machine's nodes and their memory.
+struct Machine {
+  std::vector<std::string> hosts;
+  std::optional<proto::NodeMemory> memory;  // of them together
+};
+
+struct Machines {
+  std::vector<Machine> all;
+  std::vector<size_t> of_node;  // index = place in the question
+};
+
+void Join(const proto::NodeMemory& more, proto::NodeMemory& memory) {
+  // Measured at two moments: the lesser of what is available; each node's own ranks.
+  memory.set_total_bytes(std::min(memory.total_bytes(), more.total_bytes()));
+  memory.set_available_bytes(std::min(memory.available_bytes(), more.available_bytes()));
+  memory.set_ranks_bytes(memory.ranks_bytes() + more.ranks_bytes());
+}
+
+Machines GroupNodes(const std::vector<PlannedNode>& nodes,
+                    const std::map<NodeId, proto::NodeMemory>& memory) {
+  Machines machines;
+  std::map<std::pair<std::string, std::string>, size_t> known;  // boot id, control group
+  for (const PlannedNode& node : nodes) {
+    const auto reported = memory.find(node.id);
+    size_t index = machines.all.size();
+    if (reported != memory.end() && !reported->second.boot_id().empty()) {
+      index = known.emplace(std::pair(reported->second.boot_id(), reported->second.cgroup()), index)
+                  .first->second;
+    }
+    machines.of_node.push_back(index);
+    if (index == machines.all.size()) machines.all.emplace_back();
+    Machine& machine = machines.all[index];
+    machine.hosts.push_back(node.host);
+    if (reported == memory.end()) continue;
+    if (machine.memory) {
+      Join(reported->second, *machine.memory);
+    } else {
+      machine.memory = reported->second;
+    }
+  }
+  return machines;
+}
+
+std::string Names(const std::vector<std::string>& names) {
+  const size_t shown = std::min(names.size(), kMostNames);
+  std::string text =
+      absl::StrJoin(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", ");
+  if (shown < names.size()) absl::StrAppend(&text, " and ", names.size() - shown, " more");
+  return text;
+}
+
+FitInput QuestionOf(const MemoryInput& job, const std::vector<PlannedNode>& nodes,
+                    const Machines& machines) {
+  FitInput input;
+  input.job = job;
+  for (const Machine& machine : machines.all) {
+    FitMachine& fit = input.machines.emplace_back();
+    fit.name = Names(machine.hosts);
+    fit.known = machine.memory.has_value();
+    if (!fit.known) continue;
+    const int64_t there = machine.memory->available_bytes() + machine.memory->ranks_bytes();
+    fit.there_bytes = std::min(there, machine.memory->total_bytes());
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    input.places.insert(input.places.end(), nodes[i].slots.size(), machines.of_node[i]);
+  }
+  return input;
+}
+
+std::string Lack(const MachineNeed& need, const FitMachine& fit, const proto::NodeMemory& memory) {
+  return absl::StrCat(fit.name, ": ", Counted(need.ranks, "rank"), " of up to ",
+                      BytesText(need.largest_rank_bytes), " ", need.ranks == 1 ? "needs " : "need ",
+                      BytesText(need.needed_bytes), ", ", BytesText(need.there_bytes),
+                      " are there (",
+                      memory.limited_by().empty() ? "this machine" : memory.limited_by(), ", ",
+                      BytesText(memory.total_bytes()), " in all)");
+}
+
+std::vector<PlannedNode> Keep(const std::vector<PlannedNode>& nodes,
+                              const std::vector<bool>& kept) {
+  std::vector<PlannedNode> fitting;
+  size_t place = 0;
+  for (const PlannedNode& node : nodes) {
+    PlannedNode with = {node.id, node.host, {}};
+    for (const Slot slot : node.slots) {
+      if (kept[place++]) with.slots.push_back(slot);
+    }
+    if (!with.slots.empty()) fitting.push_back(std::move(with));
+  }
+  return fitting;
+}
+
+}  // namespace
+
+std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
+  MemoryInput input;
+  const proto::ModelSpec& model = train.model();
+  input.model = {model.preset(),      model.num_layers(),
+                 model.hidden_size(), model.num_attention_heads(),
+                 model.seq_length(),  model.vocab_size()};
+  input.micro_batch_size = train.micro_batch_size();
+  if (input.micro_batch_size < 1) return std::nullopt;
+  input.micro_batches = train.global_batch_size() / input.micro_batch_size;
+  input.blocks = train.canonical_blocks();
+  input.bucket_bytes = train.bucket_bytes();
+  input.threads = train.threads_per_rank();
+  if (!CanBePlanned(input)) return std::nullopt;
+  return input;
+}
+
+bool CanBePlanned(const MemoryInput& job) {
+  return Validate(job.model).ok() && job.micro_batch_size >= 1 && job.bucket_bytes >= 1 &&
+         job.threads >= 1 && ValidateBatchPlan(job.micro_batches, job.blocks, /*width=*/1).ok();
+}
+
+MemoryAnswer AskMemory(const MemoryInput& job, const std::vector<PlannedNode>& nodes,
+                       const std::map<NodeId, proto::NodeMemory>& memory, bool goes_on) {
+  const Machines machines = GroupNodes(nodes, memory);
+  const FitInput question = QuestionOf(job, nodes, machines);
+  MemoryAnswer answer;
+  std::vector<std::string> names;
+  for (const MachineNeed& need : MemoryShortages(question)) {
+    const FitMachine& machine = question.machines[need.machine];
+    names.push_back(machine.name);
+    answer.lacking.push_back(Lack(need, machine, *machines.all[need.machine].memory));
+  }
+  if (answer.lacking.empty()) {
+    answer.fitting = nodes;
+    return answer;
+  }
+  answer.where = Names(names);
+  answer.fitting = Keep(nodes, PlacesThatFit(question));
+  answer.would_fit = absl::StrJoin(WhatWouldFit(question, goes_on), ", or ");
+  if (answer.would_fit.empty()) answer.would_fit = "no single change; use nodes with more memory";
+  return answer;
+}
+
+}  // namespace dsrun::launcher
