@@ -138,15 +138,19 @@ absl::Status CheckVisible(FileSystem& fs, const std::string& folder, const Manif
   return absl::OkStatus();
 }
 
+// An epoch that is given is an attempt's number, and moves on only where another job has the name.
 absl::StatusOr<int64_t> NextEpoch(FileSystem& fs, const std::string& folder,
-                                  Generation generation) {
+                                  const ManifestKey& given) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(folder));
   int64_t last = 0;
   for (const std::string& name : names) {
     const std::optional<ManifestKey> key = ParseManifestName(name);
-    if (key.has_value() && key->generation == generation) last = std::max(last, key->epoch);
+    if (key.has_value() && key->generation == given.generation &&
+        (given.epoch == 0 || key->step == given.step)) {
+      last = std::max(last, key->epoch);
+    }
   }
-  return last + 1;
+  return std::max(last + 1, given.epoch);
 }
 
 std::string TemporaryName(const ManifestFacts& facts, const std::string& name) {
@@ -232,7 +236,7 @@ absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& fo
                                            const std::vector<ShardRecord>& records) {
   absl::StatusOr<Manifest> manifest = Assemble(facts, records);
   RETURN_IF_ERROR(manifest.status()) << "checkpoint not committed";
-  ASSIGN_OR_RETURN(manifest->facts.key.epoch, NextEpoch(fs, folder, facts.key.generation));
+  ASSIGN_OR_RETURN(manifest->facts.key.epoch, NextEpoch(fs, folder, facts.key));
   RETURN_IF_ERROR(CheckVisible(fs, folder, *manifest));
   const std::string name = ManifestName(manifest->facts.key);
   const std::string path = JoinPath(folder, name);

@@ -1,8 +1,9 @@
 // Writing a checkpoint (docs/checkpoint_format.md). Every rank writes its shard and syncs it; the
-// records of all shards come together at one rank, which commits them with one rename:
+// records of all shards come together at the coordinator, which lets one rank commit them with one
+// rename (worker/engine/save_writer.h):
 //
-//   all:     WriteShard -> record -> all-gather of record.Serialize()
-//   rank 0:  CommitManifest(records) -> PruneCheckpoints
+//   all:  WriteShard -> record.Serialize() -> coordinator
+//   one:  CommitManifest(records) -> PruneCheckpoints
 //   all, if any record is missing:  RemoveShard(own record); the previous checkpoint stays newest
 //
 // Until the rename nothing of it exists for a reader; after it, all of it does. Names carry step,
@@ -61,7 +62,8 @@ absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder
 // For a save that will not be committed.
 absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardRecord& record);
 
-// Commits. facts.key.epoch is ignored: the manifest gets the first that is free in its generation.
+// Commits. The manifest gets facts.key.epoch, or the next one that is free; if that is 0, the one
+// after the last in its generation.
 // Returns the manifest's name. Then points `latest` at it; that is advice for people, and no error
 // if it fails.
 // Errors: DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION: a

@@ -71,14 +71,18 @@ std::string JobOf(FileSystem& fs, const std::string& path) {
 }
 
 // "<prefix><incarnation>.<manifest name>", with ".latest" behind it or not.
-std::optional<Generation> GenerationOfTemporary(std::string_view name, std::string_view prefix) {
+std::optional<ManifestKey> KeyOfTemporary(std::string_view name, std::string_view prefix) {
   const size_t dot = name.find('.', prefix.size());
   if (dot == std::string_view::npos) return std::nullopt;
   name.remove_prefix(dot + 1);
   if (name.ends_with(kLatestSuffix)) name.remove_suffix(kLatestSuffix.size());
   const std::optional<ManifestKey> key = ParseManifestName(name);
-  if (!key.has_value()) return std::nullopt;
-  return key->generation;
+  return key;
+}
+
+bool IsRunning(const PruneOptions& options, Step step, Generation generation) {
+  return std::find(options.running.begin(), options.running.end(), RunningSave{step, generation}) !=
+         options.running.end();
 }
 
 // Shards and unfinished manifests of earlier generations of this job that nothing names.
@@ -90,12 +94,16 @@ absl::StatusOr<std::vector<std::string>> Orphans(FileSystem& fs, const std::stri
   std::vector<std::string> orphans;
   for (const std::string& name : names) {
     if (name.starts_with(prefix)) {
-      const std::optional<Generation> generation = GenerationOfTemporary(name, prefix);
-      if (generation.has_value() && *generation < options.generation) orphans.push_back(name);
+      const std::optional<ManifestKey> key = KeyOfTemporary(name, prefix);
+      if (key.has_value() && key->generation < options.generation &&
+          !IsRunning(options, key->step, key->generation)) {
+        orphans.push_back(name);
+      }
       continue;
     }
     const std::optional<ShardName> shard = ParseShardFileName(name);
     if (!shard.has_value() || shard->generation >= options.generation ||
+        IsRunning(options, shard->step, shard->generation) ||
         findings.needed_shards.contains(name) || findings.old_shards.contains(name)) {
       continue;
     }

@@ -14,10 +14,18 @@
 
 namespace dsrun::worker {
 
+// A save that is under way or may be committed: nothing of its step and generation is touched.
+struct RunningSave {
+  Step step;
+  Generation generation;
+  friend bool operator==(const RunningSave&, const RunningSave&) = default;
+};
+
 struct PruneOptions {
   std::string job_id;     // this job; nothing of any other is touched
   Generation generation;  // of the caller; nothing newer is touched
   int64_t keep = 3;       // whole checkpoints of this job that stay, at least 1
+  std::vector<RunningSave> running = {};
 };
 
 // Removes this job's manifests that are older than its `keep` newest whole ones, with their shards;
