@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
+#include "common/base/ids.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/corpus/corpus_files.h"
@@ -28,6 +29,8 @@
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/generation.h"
 #include "worker/engine/grpc_session.h"
+#include "worker/engine/save_writer.h"
+#include "worker/engine/saving.h"
 #include "worker/engine/thread_stacks.h"
 
 namespace dsrun::worker {
@@ -103,6 +106,22 @@ absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec) {
   return text;
 }
 
+SaveWriter::Setup SaveWriterOf(Session& session, const Engine& engine,
+                               const std::string& corpus_sha256, Incarnation incarnation) {
+  const proto::JobSpec& job = session.job();
+  SaveWriter::Setup setup;
+  setup.file_system = &FileSystem::Real();
+  setup.device = engine.device.get();
+  setup.folder = job.train().save_dir();
+  setup.facts = FactsOfJob(job, engine.kernels->Fingerprint(), corpus_sha256);
+  setup.facts.incarnation = incarnation;
+  setup.prune.job_id = job.job_id();
+  setup.send = [&session](Generation generation, proto::WorkerMessage message) {
+    session.Send(generation, std::move(message));
+  };
+  return setup;
+}
+
 // Generation after generation, until one finishes. Returns the exit code.
 int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
   Generation generation(0);
@@ -171,6 +190,10 @@ int Main(int argc, char** argv) {
   if (!engine.ok()) return FailFirstPlan(**session, engine.status());
   const absl::StatusOr<Text> text = OpenText(spec);
   if (!text.ok()) return FailFirstPlan(**session, text.status());
+  // Lives as long as the process: a save goes on when its generation ends.
+  SaveWriter save_writer(SaveWriterOf(**session, *engine, text->sha256, incarnation));
+  (*session)->OnSaveMessage(
+      [&save_writer](const proto::HostMessage& message) { save_writer.OnHost(message); });
   GenerationSetup setup;
   setup.engine = &*engine;
   setup.sample = [&text](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
@@ -178,13 +201,16 @@ int Main(int argc, char** argv) {
   };
   setup.corpus_sha256 = text->sha256;
   setup.session = session->get();
+  setup.save_writer = &save_writer;
   setup.file_system = &FileSystem::Real();
   setup.build_communicator = BuildCommunicator;
   setup.progress = &progress;
   setup.incarnation = incarnation;
   setup.bind_address = bootstrap->bind_address();
   setup.job_token = bootstrap->job_token();
-  return RunGenerations(setup, {NodeId(bootstrap->node()), Slot(bootstrap->slot())});
+  const int code = RunGenerations(setup, {NodeId(bootstrap->node()), Slot(bootstrap->slot())});
+  (*session)->OnSaveMessage(nullptr);
+  return code;
 }
 
 }  // namespace

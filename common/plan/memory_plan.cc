@@ -58,6 +58,8 @@ MemoryPlan PlanMemory(const MemoryInput& input) {
       "(P + tied head) x gradient buffers of this rank's blocks");
   add("adam_m", "optimizer", owned, kFloat, "owned share of P");
   add("adam_v", "optimizer", owned, kFloat, "owned share of P");
+  add("save_snapshot", "checkpoint", 3 * owned, kFloat,
+      "3 x owned share of P: parameters and moments, written behind the next steps");
   add("reduce_scratch", "communication",
       input.width > 1 ? ScratchElements(batch, space, input.rank) : 0, kFloat,
       "owned share of the largest bucket x partial sums of the batch");

@@ -77,7 +77,9 @@ void Coordinator::Begin() {
   proto::CoordinatorMessage message;
   *message.mutable_begin()->mutable_plan() = s_.plan;
   SendToLive(message);
+  const std::vector<WorkerId> planned = ranks;
   Emit(Tell{GenerationStarted{s_.generation, std::move(ranks), reason}});
+  if (config_.is_train) SavesBegan(planned);
   if (s_.stop_waits) StopAfterCheckpoint(/*joining=*/true);
 }
 
@@ -119,6 +121,7 @@ void Coordinator::RecordNodeLost(NodeId node, const std::string& why, absl::Dura
                                  bool needed) {
   s_.members.Lose(node);
   Emit(FenceNode{node, why});
+  Perform(s_.saves.NodeLost(node));
   Failure failure = NodeFailure(node, Failure::Kind::kNodeLost, why);
   failure.exit_code = kExitFailed;
   failure.silent_for = silent_for;

@@ -75,9 +75,9 @@ std::string Coordinator::DebugString() const {
       Nanos(s_.phase_deadline.at), "\ncause deadline ", s_.cause_deadline.number, " at ",
       Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts, " failed_without_progress ",
       s_.failed_without_progress, " ended_from_outside ", s_.ended_from_outside, "\nprogressed ",
-      s_.progressed, " first step ", s_.first_step, " high step ", s_.high_step,
-      "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second,
-      "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
+      s_.progressed, " first step ", s_.first_step, " high step ", s_.high_step, "\nsaves ",
+      s_.saves.ToString(), "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ",
+      s_.newest_checkpoint.second, "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
       s_.stop_waits ? " waiting" : "", "\nexit code ", s_.exit_code, "\n");
 }
 
@@ -109,6 +109,9 @@ absl::Status Coordinator::CheckInvariants() const {
     for (const NodeId node : s_.prepared) {
       if (!s_.members.IsOpen(node)) return Violated(*this, "a lost node has prepared");
     }
+  }
+  if (const std::string saves = s_.saves.CheckInvariants(); !saves.empty()) {
+    return Violated(*this, saves);
   }
   if (!ranks_count) return absl::OkStatus();
   if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");

@@ -5,12 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
-#include "worker/checkpoint/checkpoint_writer.h"
-#include "worker/checkpoint/prune.h"
-#include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
@@ -48,7 +44,6 @@ absl::StatusOr<std::string> Checkpointing::Resume() {
   RETURN_IF_ERROR(Load(found)) << "checkpoint " << JoinPath(found.folder, found.manifest);
   if (found.folder == setup_.job->train().save_dir()) {
     newest_ = found.manifest;
-    newest_step_ = setup_.trainer->state().step;
   }
   return found.manifest;
 }
@@ -99,90 +94,6 @@ absl::Status Checkpointing::Load(const Found& found) {
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
   return absl::OkStatus();
-}
-
-absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
-  const ShardedState& state = setup_.trainer->state();
-  if (state.step == newest_step_) return Saved{newest_, /*fresh=*/false, /*current=*/true};
-  const std::string& folder = setup_.job->train().save_dir();
-  const FlatLayout& layout = setup_.trainer->layout();
-  const std::vector<Range>& owned = setup_.trainer->owned();
-  std::vector<Slice> slices =
-      SlicesOf(layout, owned, kModelPrefix, Arena::kWhole, state.parameters);
-  for (const auto& [prefix, moments] :
-       {std::pair(kAdamMPrefix, state.adam_m), std::pair(kAdamVPrefix, state.adam_v)}) {
-    const std::vector<Slice> more = SlicesOf(layout, owned, prefix, Arena::kCompact, moments);
-    slices.insert(slices.end(), more.begin(), more.end());
-  }
-  const int rank = setup_.communicator->rank();
-  const ShardId id{setup_.job->job_id(),
-                   {Step(state.step), setup_.generation, setup_.incarnation, Rank(rank)}};
-  const absl::StatusOr<ShardRecord> record = WriteShard(*setup_.file_system, folder, id, slices);
-
-  // Every rank learns whether every shard was written; only then rank 0 commits.
-  ASSIGN_OR_RETURN(const std::vector<std::string> packed,
-                   AllGather(*setup_.communicator,
-                             Pack(record.ok() ? absl::StatusOr<std::string>(record->Serialize())
-                                              : absl::StatusOr<std::string>(record.status())),
-                             "shard records"));
-  absl::StatusOr<std::string> committed = std::string();
-  std::vector<ShardRecord> records;
-  for (size_t r = 0; r < packed.size() && committed.ok(); ++r) {
-    const absl::StatusOr<std::string> text = Unpack(packed[r]);
-    if (!text.ok()) {
-      committed = Annotate(text.status(), absl::StrCat("rank ", r));
-    } else if (rank == 0) {
-      absl::StatusOr<ShardRecord> parsed = ShardRecord::Parse(*text);
-      if (parsed.ok()) {
-        records.push_back(*std::move(parsed));
-      } else {
-        committed = parsed.status();
-      }
-    }
-  }
-  if (rank == 0 && committed.ok()) {
-    committed = CommitManifest(*setup_.file_system, folder, Facts(), records);
-  }
-  ASSIGN_OR_RETURN(const std::string outcome,
-                   Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
-  committed = Unpack(outcome);
-  if (!committed.ok()) {
-    if (record.ok()) RemoveShard(*setup_.file_system, folder, *record).IgnoreError();
-    if (rank == 0) {
-      setup_.warn(absl::StrCat("CHECKPOINT OF STEP ", state.step,
-                               " COULD NOT BE WRITTEN: ", committed.status().message(),
-                               state.step < setup_.job->train().train_iters()
-                                   ? "; training goes on, the newest checkpoint is "
-                                   : "; the newest checkpoint is ",
-                               newest_.empty() ? "none" : newest_, "; make room or repair ", folder,
-                               " before something else fails"));
-    }
-    return Saved{newest_, /*fresh=*/false, /*current=*/false};
-  }
-  newest_ = *committed;
-  newest_step_ = state.step;
-  if (rank == 0) {
-    PruneOptions prune;
-    prune.job_id = setup_.job->job_id();
-    prune.generation = setup_.generation;
-    const auto removed = PruneCheckpoints(*setup_.file_system, folder, prune);
-    if (!removed.ok()) LOG(WARNING) << "old checkpoints stay: " << removed.status().message();
-  }
-  return Saved{newest_, /*fresh=*/true, /*current=*/true};
-}
-
-ManifestFacts Checkpointing::Facts() const {
-  const ShardedState& state = setup_.trainer->state();
-  const LoadExpectation expectation = Expectation();
-  ManifestFacts facts;
-  facts.job_id = setup_.job->job_id();
-  facts.incarnation = setup_.incarnation;
-  facts.key = {Step(state.step), setup_.generation, /*epoch=*/0};
-  facts.counters = {state.samples, state.step};
-  facts.model = expectation.model;
-  facts.batch = expectation.batch;
-  facts.fingerprint = expectation.fingerprint;
-  return facts;
 }
 
 LoadExpectation Checkpointing::Expectation() const {

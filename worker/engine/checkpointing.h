@@ -1,9 +1,5 @@
-// Checkpointing: how the ranks of one generation agree on a checkpoint, load it, and write new
-// ones.
-//
-// A save that fails (a full disk) is not the end of the run: every rank learns of it in the same
-// call, nothing is committed, the previous checkpoint stays the newest, a warning goes out and
-// training goes on.
+// Checkpointing: how the ranks of one generation agree on a checkpoint and load it. Saving is in
+// saving.h.
 //
 // Threads: the communicator's owner; every rank makes the same calls in the same order.
 
@@ -16,8 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
-#include "common/base/ids.h"
-#include "common/format/manifest.h"
 #include "proto/job.pb.h"
 #include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/comm/core/communicator.h"
@@ -32,8 +26,6 @@ class Checkpointing {
     const proto::JobSpec* job;
     Communicator* communicator;
     Trainer* trainer;
-    Generation generation;
-    Incarnation incarnation;
     std::string kernels_fingerprint;
     std::string corpus_sha256;
     std::function<void(const std::string& warning)> warn;  // the operator
@@ -47,14 +39,8 @@ class Checkpointing {
   // checkpoint of another model or curve; DATA_LOSS; those of FileSystem.
   absl::StatusOr<std::string> Resume();
 
-  // Writes one of the present state, unless the newest is of this very step. Returns the newest
-  // manifest's name; `saved` tells whether it is of this step now. Errors: the communicator's only.
-  struct Saved {
-    std::string manifest;  // newest of this job; "" if there never was one
-    bool fresh = false;    // this call committed it
-    bool current = false;  // it is of the present step
-  };
-  absl::StatusOr<Saved> Save();
+  // What Resume has loaded, if it is this job's own; else "".
+  const std::string& newest() const { return newest_; }
 
  private:
   struct Found {
@@ -64,13 +50,10 @@ class Checkpointing {
   absl::StatusOr<Found> FindOnRankZero();
   absl::StatusOr<Found> AgreeOnCheckpoint();
   absl::Status Load(const Found& found);
-  ManifestFacts Facts() const;
   LoadExpectation Expectation() const;
 
   const Setup setup_;
   std::string newest_;
-  int64_t newest_step_ = -1;
-  int64_t warned_step_ = -1;  // the last one whose failed save was told
 };
 
 }  // namespace dsrun::worker

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
@@ -13,6 +12,7 @@
 #include "worker/engine/exchange_timeout.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/saving.h"
 #include "worker/engine/trace.h"
 
 namespace dsrun::worker {
@@ -65,7 +65,6 @@ class GenerationRun {
   absl::Status Join();
   absl::Status Load();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
-  absl::Status Save();
   absl::StatusOr<proto::Finished> Finish(bool stopped);
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
@@ -89,7 +88,7 @@ class GenerationRun {
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Checkpointing> checkpointing_;
-  Checkpointing::Saved saved_;
+  std::unique_ptr<Saving> saving_;
 };
 
 absl::Status GenerationRun::Join() {
@@ -129,6 +128,8 @@ absl::Status GenerationRun::Join() {
     setup_.progress->Moved();  // asked from block to block of the model
     return session_.Superseded(generation_);
   };
+  trainer.saving = [this] { return setup_.save_writer->Busy(); };
+  trainer.reserve_snapshot = [this](size_t bytes) { return setup_.save_writer->Reserve(bytes); };
   trainer.trace = &trace_;
   ASSIGN_OR_RETURN(trainer_, Trainer::Create(trainer));
   return absl::OkStatus();
@@ -141,13 +142,21 @@ absl::Status GenerationRun::Load() {
   setup.job = &job_;
   setup.communicator = communicator_.get();
   setup.trainer = trainer_.get();
-  setup.generation = generation_;
-  setup.incarnation = setup_.incarnation;
   setup.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
   setup.corpus_sha256 = setup_.corpus_sha256;
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
   checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
   ASSIGN_OR_RETURN(const std::string manifest, checkpointing_->Resume());
+  saving_ = std::make_unique<Saving>(Saving::Setup{
+      .job = &job_,
+      .session = &session_,
+      .writer = setup_.save_writer,
+      .trainer = trainer_.get(),
+      .generation = generation_,
+      .rank = rank_,
+      .width = size_,
+      .notice = [this](bool warning, const std::string& text) { Notice(warning, text); }});
+  if (!checkpointing_->newest().empty()) saving_->WentOnFrom(checkpointing_->newest());
   proto::WorkerMessage message;
   message.mutable_joined()->set_start_step(trainer_->state().step);
   message.mutable_joined()->set_loaded_from(manifest);
@@ -169,42 +178,22 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
     const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
     if (due && !last) {
-      RETURN_IF_ERROR(Save());
+      SetPhase("saving");
+      saving_->Save(result.saving);
     }
   }
   return stopped;
 }
 
-absl::Status GenerationRun::Save() {
-  RETURN_IF_ERROR(trainer_->Settle());
-  SetPhase("saving");
-  const SteadyTime begin = Clock::Real().SteadyNow();
-  ASSIGN_OR_RETURN(saved_, checkpointing_->Save());
-  if (saved_.fresh && rank_.value() == 0) {
-    proto::WorkerMessage message;
-    proto::CheckpointCommitted* const committed = message.mutable_checkpoint_committed();
-    committed->set_step(trainer_->state().step);
-    committed->set_manifest(saved_.manifest);
-    committed->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - begin));
-    session_.Send(generation_, std::move(message));
-  }
-  return absl::OkStatus();
-}
-
 // The last checkpoint is part of what was asked for: without it the run has not succeeded.
 absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
-  RETURN_IF_ERROR(Save());
-  if (!saved_.current) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the checkpoint of the last step, ", trainer_->state().step, ", could not be written to ",
-        spec_.save_dir(), " (see the warning above); the newest is ",
-        saved_.manifest.empty() ? "none" : saved_.manifest,
-        "; make room and go on from it with --load ", spec_.save_dir()));
-  }
+  RETURN_IF_ERROR(trainer_->Settle());
+  SetPhase("saving");
+  ASSIGN_OR_RETURN(const std::string manifest, saving_->SaveLast());
   proto::Finished finished;
   finished.set_step(trainer_->state().step);
   finished.set_loss(last_loss_);
-  finished.set_manifest(saved_.manifest);
+  finished.set_manifest(manifest);
   finished.set_stopped_early(stopped);
   if (trace_.enabled()) {
     const std::string temporary = spec_.trace_path() + ".partial";

@@ -96,6 +96,15 @@ class GrpcSession : public Session {
     return state_.WaitForTable(generation, name);
   }
 
+  absl::StatusOr<std::vector<std::string>> AwaitTable(Generation generation,
+                                                      const std::string& name,
+                                                      absl::Duration timeout) override {
+    return state_.WaitForTable(generation, name, timeout);
+  }
+  void OnSaveMessage(std::function<void(const proto::HostMessage&)> handler) override {
+    state_.OnSaveMessage(std::move(handler));
+  }
+
   void Send(Generation generation, proto::WorkerMessage message) override {
     message.set_job_id(options_.bootstrap.job_id());
     message.set_incarnation(options_.incarnation.value());
@@ -113,6 +122,8 @@ class GrpcSession : public Session {
         state_.PlanAnnounced(message.plan());
       } else if (message.has_exchange_table()) {
         state_.TableArrived(Generation(message.generation()), message.exchange_table());
+      } else if (message.has_commit_save() || message.has_drop_save()) {
+        state_.SaveMessageArrived(message);
       } else if (message.has_take_stacks()) {
         MutexLock lock(beat_mu_);
         stacks_wanted_for_ = Generation(message.generation());

@@ -83,6 +83,10 @@ absl::Status Trainer::Allocate() {
     *out = static_cast<float*>(data);
     return absl::OkStatus();
   };
+  if (setup_.reserve_snapshot != nullptr) {
+    RETURN_IF_ERROR(
+        setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
+  }
   float* gradients = nullptr;
   float* scratch = nullptr;
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
@@ -130,7 +134,9 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   int64_t tokens = 0;
   RETURN_IF_ERROR(ComputeGradients(&tokens));
   JoinTiedGradients();
-  ASSIGN_OR_RETURN(const StepExchange::Sums sums, exchange_.Gather(tokens, stop_requested));
+  ASSIGN_OR_RETURN(
+      const StepExchange::Sums sums,
+      exchange_.Gather(tokens, stop_requested, setup_.saving != nullptr && setup_.saving()));
   const double norm = std::sqrt(sums.grad_square) / static_cast<double>(sums.tokens);
   const double loss = sums.loss / static_cast<double>(sums.tokens);
   if (!std::isfinite(norm) || !std::isfinite(loss)) {
@@ -153,6 +159,7 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
                     .lr = lr,
                     .tokens = sums.tokens,
                     .stop = sums.stop,
+                    .saving = sums.saving,
                     .duration = Clock::Real().SteadyNow() - begin,
                     .reducing = reducer_->times().reducing,
                     .reducing_hidden = reducer_->times().hidden};

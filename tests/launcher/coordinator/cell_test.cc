@@ -60,6 +60,10 @@ static_assert(kEventAlternatives == 8, "a new alternative of Event needs a Kind 
       return Kind::kNotice;
     case proto::WorkerMessage::kStacks:
       return Kind::kStacks;
+    case proto::WorkerMessage::kShardWritten:
+      return Kind::kShardWritten;
+    case proto::WorkerMessage::kCommitDone:
+      return Kind::kCommitDone;
     case proto::WorkerMessage::BODY_NOT_SET:
       return Kind::kEmptyReport;
   }
@@ -133,6 +137,10 @@ std::string Word(const Action& action) {
         return "kill";
       case proto::CoordinatorMessage::kTakeStacks:
         return "stacks";
+      case proto::CoordinatorMessage::kCommitSave:
+        return "commit";
+      case proto::CoordinatorMessage::kDropSave:
+        return "drop";
       case proto::CoordinatorMessage::kEndJob:
         return "end";
       default:
@@ -219,7 +227,7 @@ TEST(CellTest, StaleMessagesDoNothing) {
         EXPECT_TRUE(bench.Feed(unknown).empty()) << StateName(state) << ", event kind " << i;
         const proto::WorkerMessage& report = spoke->message.worker_report().message();
         const bool of_a_generation = !spoke->message.has_job_ended() && !report.has_notice() &&
-                                     !report.has_checkpoint_committed();
+                                     !report.has_shard_written() && !report.has_commit_done();
         if (of_a_generation) {
           AgentSpoke old = *spoke;
           old.message.set_generation(0);
@@ -236,16 +244,17 @@ TEST(CellTest, StaleMessagesDoNothing) {
 
 void Print(const char* name, bool train) {
   static constexpr const char* kNames[] = {
-      "kStart",         "kOpened",       "kPrepared",
-      "kWorkerStarted", "kWorkerKilled", "kWorkerExitedWithZero",
-      "kExchangePut",   "kJoined",       "kStepDone",
-      "kCheckpoint",    "kFailed",       "kFailedForGood",
-      "kFinished",      "kNotice",       "kStacks",
-      "kHello",         "kBeat",         "kEmptyReport",
-      "kHeartbeat",     "kLogChunk",     "kJobEnded",
-      "kEmptyMessage",  "kAgentGone",    "kTick",
-      "kOperatorStop",  "kNodeSilent",   "kPhaseDeadline",
-      "kCauseDeadline", "kProgressMade"};
+      "kStart",         "kOpened",        "kPrepared",
+      "kWorkerStarted", "kWorkerKilled",  "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",        "kStepDone",
+      "kCheckpoint",    "kFailed",        "kFailedForGood",
+      "kFinished",      "kNotice",        "kStacks",
+      "kShardWritten",  "kCommitDone",    "kHello",
+      "kBeat",          "kEmptyReport",   "kHeartbeat",
+      "kLogChunk",      "kJobEnded",      "kEmptyMessage",
+      "kAgentGone",     "kTick",          "kOperatorStop",
+      "kNodeSilent",    "kPhaseDeadline", "kCauseDeadline",
+      "kProgressMade"};
   static_assert(std::size(kNames) == kKinds);
   std::printf("constexpr Table %s = {{\n", name);
   for (size_t i = 0; i < kKinds; ++i) {
