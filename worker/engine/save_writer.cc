@@ -1,5 +1,6 @@
 #include "worker/engine/save_writer.h"
 
+#include <pthread.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -118,6 +119,7 @@ absl::Status SaveWriter::Await(const std::function<bool()>& done, absl::Duration
 // ---- Its own thread
 
 void SaveWriter::Loop() {
+  (void)pthread_setname_np(pthread_self(), kSaveWriterThread);
   // A refusal changes nothing but who waits for whom.
   (void)setpriority(PRIO_PROCESS, 0, kNice);  // of this thread alone
   while (true) {

@@ -46,6 +46,9 @@
 
 namespace dsrun::worker {
 
+// The name of its thread, in /proc/PID/task/TID/comm and in ps -T.
+inline constexpr char kSaveWriterThread[] = "save-writer";
+
 // One rank's part of a save.
 struct RankSave {
   Step step;

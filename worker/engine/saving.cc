@@ -77,6 +77,7 @@ absl::StatusOr<std::string> Saving::SaveLast() {
     }
   }
   if (absl::IsAborted(status) || absl::IsCancelled(status)) return status;
+  Tidy();  // of the shard that nobody will commit
   const std::string& folder = setup_.job->train().save_dir();
   return absl::ResourceExhaustedError(
       absl::StrCat("the checkpoint of the last step, ", step, ", could not be written to ", folder,
