@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
@@ -179,7 +180,9 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
     if (due && !last) {
       SetPhase("saving");
+      const SteadyTime begin = Clock::Real().SteadyNow();
       saving_->Save(result.saving);
+      trace_.Add(Trace::Lane::kCompute, "snapshot", begin, Clock::Real().SteadyNow());
     }
   }
   return stopped;
