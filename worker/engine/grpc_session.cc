@@ -19,6 +19,9 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kProtocolVersion = 1;
+// As everywhere in common/rpc: a commit comes with the records of all ranks, and gRPC's own limit
+// of 4 MiB would be met at some hundred ranks.
+constexpr int kMaxMessageBytes = 64 << 20;
 
 class GrpcSession : public Session {
  public:
@@ -43,7 +46,10 @@ class GrpcSession : public Session {
 
   absl::Status Connect() {
     const std::string target = absl::StrCat("unix:", options_.bootstrap.agent_socket());
-    channel_ = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
     const auto deadline =
         std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.connect_timeout);
     if (!channel_->WaitForConnected(deadline)) {
