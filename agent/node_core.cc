@@ -96,8 +96,10 @@ void NodeCore::On(const CoordinatorReceived& event) {
       return;
     case proto::CoordinatorMessage::kPassSignal:
       return OnPassSignal(generation, message.pass_signal().signal());
-    case proto::CoordinatorMessage::kCommitSave:  // nobody sends it yet, nor the next one
+    case proto::CoordinatorMessage::kCommitSave:
+      return OnCommitSave(message.commit_save());
     case proto::CoordinatorMessage::kDropSave:
+      return OnDropSave(message.drop_save());
     case proto::CoordinatorMessage::kOpen:  // a repeat
     case proto::CoordinatorMessage::BODY_NOT_SET:
       return;
@@ -226,6 +228,26 @@ void NodeCore::OnExchangeTable(Generation generation, const proto::ExchangeTable
     if (worker.state != WorkerState::kConnected || worker.generation != generation_) continue;
     proto::HostMessage message = ToWorker();
     *message.mutable_exchange_table() = table;
+    actions_.push_back(SendToWorker{slot, std::move(message)});
+  }
+}
+
+// Neither is fenced: a save may be of an older generation than the one in force, and its grant is
+// for the process in this slot, whatever it does now.
+void NodeCore::OnCommitSave(const proto::CommitSaveAt& commit) {
+  const WorkerSlot* worker = Find(Slot(commit.slot()));
+  // One that is gone, or not there yet: the coordinator hears of that and asks another.
+  if (worker == nullptr || worker->state != WorkerState::kConnected) return;
+  proto::HostMessage message = ToWorker();
+  *message.mutable_commit_save() = commit.commit();
+  actions_.push_back(SendToWorker{Slot(commit.slot()), std::move(message)});
+}
+
+void NodeCore::OnDropSave(const proto::DropSave& drop) {
+  for (const auto& [slot, worker] : workers_) {
+    if (worker.state != WorkerState::kConnected) continue;
+    proto::HostMessage message = ToWorker();
+    *message.mutable_drop_save() = drop;
     actions_.push_back(SendToWorker{slot, std::move(message)});
   }
 }
@@ -459,10 +481,11 @@ void NodeCore::On(const WorkerReceived& event) {
   }
 }
 
-// A line for people is worth having whatever generation it was written in; anything else counts
-// only for the generation it belongs to.
+// A line for people is worth having whatever generation it was written in, and a save is written
+// behind the generations: it says itself which it is of. Anything else counts only for the
+// generation it belongs to.
 bool NodeCore::Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const {
-  if (message.has_notice()) return true;
+  if (message.has_notice() || message.has_shard_written() || message.has_commit_done()) return true;
   return Generation(message.generation()) == generation_ && worker.generation == generation_;
 }
 

@@ -16,7 +16,8 @@
 //                     worker that is a member, missing members are spawned, other workers are
 //                     killed. Programs: the old generation is stopped whole (ladder); when the last
 //                     is dead the new one is spawned.
-//   worker reports -> relayed if they belong to the present generation, dropped otherwise.
+//   worker reports -> relayed if they belong to the present generation, dropped otherwise;
+//                     notices and what became of saves always.
 //                     Beats are folded into AgentHeartbeat.
 //   a silent worker (no message for worker_silent_after; three times that before its hello)
 //                  -> killed, reported like any other end.
@@ -26,6 +27,7 @@
 //   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
 //                     is stopped the agent answers with what the kernel says.
 //   ExchangeTable  -> every local worker of that generation.
+//   CommitSaveAt   -> the worker in that slot; DropSave -> every local worker; whatever generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a
 //                     checkpoint. Nothing is spawned until the next Begin, but what the present
@@ -112,6 +114,8 @@ class NodeCore {
   void OnBegin(Generation generation, const proto::Begin& begin);
   void OnExchangeTable(Generation generation, const proto::ExchangeTable& table);
   void OnTakeStacks(Generation generation);
+  void OnCommitSave(const proto::CommitSaveAt& commit);
+  void OnDropSave(const proto::DropSave& drop);
   void OnStopWorkers(Generation generation, const proto::StopWorkers& stop);
   void OnKillWorker(Generation generation, const proto::KillWorker& kill);
   void OnPassSignal(Generation generation, int signal);

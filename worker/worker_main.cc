@@ -22,6 +22,7 @@
 #include "common/base/clock.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
+#include "common/base/ids.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/patience.h"
@@ -35,6 +36,8 @@
 #include "worker/engine/generation.h"
 #include "worker/engine/grpc_session.h"
 #include "worker/engine/resume.h"
+#include "worker/engine/save_writer.h"
+#include "worker/engine/saving.h"
 #include "worker/engine/thread_stacks.h"
 #include "worker/engine/verdict.h"
 
@@ -155,6 +158,23 @@ absl::StatusOr<Text> OpenText(const proto::TrainSpec& spec, const proto::Limits&
   return text;
 }
 
+SaveWriter::Setup SaveWriterOf(Session& session, const Engine& engine,
+                               const std::string& corpus_sha256, Incarnation incarnation) {
+  const proto::JobSpec& job = session.job();
+  SaveWriter::Setup setup;
+  setup.file_system = &FileSystem::Real();
+  setup.device = engine.device.get();
+  setup.folder = job.train().save_dir();
+  setup.facts = FactsOfJob(job, engine.kernels->Fingerprint(), corpus_sha256);
+  setup.facts.incarnation = incarnation;
+  setup.prune = PruneOfJob(job);
+  setup.tag = job.train().tag();
+  setup.send = [&session](Generation generation, proto::WorkerMessage message) {
+    session.Send(generation, std::move(message));
+  };
+  return setup;
+}
+
 // Generation after generation, until one finishes. Returns the exit code.
 int RunGenerations(const GenerationSetup& setup, WorkerId worker) {
   Generation generation(0);
@@ -239,6 +259,10 @@ int Main(int argc, char** argv) {
   if (!engine.ok()) return FailFirstPlan(**session, engine.status());
   const absl::StatusOr<Text> text = OpenText(spec, (*session)->job().limits());
   if (!text.ok()) return FailFirstPlan(**session, text.status());
+  // Lives as long as the process: a save goes on when its generation ends.
+  SaveWriter save_writer(SaveWriterOf(**session, *engine, text->sha256, incarnation));
+  (*session)->OnSaveMessage(
+      [&save_writer](const proto::HostMessage& message) { save_writer.OnHost(message); });
   GenerationSetup setup;
   setup.engine = &*engine;
   setup.sample = [&text](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
@@ -246,13 +270,16 @@ int Main(int argc, char** argv) {
   };
   setup.corpus_sha256 = text->sha256;
   setup.session = session->get();
+  setup.save_writer = &save_writer;
   setup.file_system = &FileSystem::Real();
   setup.build_communicator = BuildCommunicator;
   setup.progress = &progress;
   setup.incarnation = incarnation;
   setup.bind_address = bootstrap->bind_address();
   setup.job_token = bootstrap->job_token();
-  return RunGenerations(setup, {NodeId(bootstrap->node()), Slot(bootstrap->slot())});
+  const int code = RunGenerations(setup, {NodeId(bootstrap->node()), Slot(bootstrap->slot())});
+  (*session)->OnSaveMessage(nullptr);
+  return code;
 }
 
 }  // namespace

@@ -69,6 +69,8 @@ class Planner {
         "(P + tied head) x gradient buffers of this rank's blocks");
     add("adam_m", "optimizer", owned, kFloat, "owned share of P");
     add("adam_v", "optimizer", owned, kFloat, "owned share of P");
+    add("save_snapshot", "checkpoint", 3 * owned, kFloat,
+        "3 x owned share of P: parameters and moments, written behind the next steps");
     add("reduce_scratch", "communication",
         input_.width > 1 ? ScratchElements(partial_sums_, space_, rank) : 0, kFloat,
         "owned share of the largest bucket x partial sums of the batch");

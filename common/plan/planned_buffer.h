@@ -12,7 +12,7 @@ namespace dsrun {
 struct PlannedBuffer {
   std::string name;   // "parameters", "adam_m", "activations.attn_out", ...
   std::string group;  // "parameters" | "gradients" | "optimizer" | "activations" | "communication"
-                      // | "workspace"
+                      // | "checkpoint" | "workspace"
   int64_t elements;
   int64_t element_bytes;
   std::string formula;  // for people: "P + padding", "2 layers x B x T x C", ...

@@ -44,8 +44,8 @@
 //                           Of the generation that failed last: Begin has respawned the slot since;
 //                           kept in the report only
 //   WorkerReport            whose inner message is of the generation begun, and whose slot has a
-//                           rank in it; CheckpointCommitted also of older ones, if it is newer than
-//                           the newest known (the manifest exists, whoever wrote it)
+//                           rank in it. ShardWritten and CommitDone carry the generation of their
+//                           save and count whatever has begun since: save_ledger.h
 //
 // Invariants, checked by CheckInvariants after every step:
 //   - the generation number never falls; the plan in force has this number, no member on a lost
@@ -54,6 +54,7 @@
 //   - a state that waits has a deadline
 //   - restarts <= max_restarts; exactly one EndJob, and nothing after it
 //   - a name of the rendezvous is answered at most once in a generation
+//   - no save waits for a part that will never come, or for a committer that has ended
 //
 // Not thread-safe; the shell's one thread calls it. Copyable.
 //
@@ -136,7 +137,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 8;
+inline constexpr int kSnapshotSchemaVersion = 9;
 
 class Coordinator {
  public:
@@ -208,7 +209,6 @@ class Coordinator {
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
   void OnJoined(Rank rank, const proto::Joined& joined);
   void OnStepDone(Rank rank, const proto::StepDone& done);
-  void OnCheckpoint(Generation generation, const proto::CheckpointCommitted& checkpoint);
   void OnFailed(Rank rank, const proto::Failed& failed);
   void OnFinished(Rank rank, const proto::Finished& finished);
   void OnStacks(Rank rank, const proto::Stacks& stacks);
@@ -223,6 +223,19 @@ class Coordinator {
   void RankFinished(Rank rank);
   // `rank` has said that only a new process helps.
   void Replace(Rank rank, Failure failure);
+
+  // ---- coordinator_saves.cc
+  void OnShardWritten(WorkerId worker, const proto::ShardWritten& written);
+  void OnCommitDone(WorkerId worker, const proto::CommitDone& done);
+  // A plan went out, to `ranks`.
+  void SavesBegan(const std::vector<WorkerId>& ranks);
+  void Perform(const SaveLedger::Effects& effects);
+  void Perform(const SaveLedger::Granted& granted);
+  void Perform(const SaveLedger::Dropped& dropped);
+  void Perform(const SaveLedger::Committed& committed);
+  void TellOutcome(SaveLedger::Id id, const std::string& manifest, const std::string& error);
+  // To the nodes that have a rank in the generation begun.
+  void SendToPlanned(const proto::CoordinatorMessage& message);
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);

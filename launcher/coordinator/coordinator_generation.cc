@@ -78,7 +78,9 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   proto::CoordinatorMessage message;
   *message.mutable_begin()->mutable_plan() = s_.plan;
   SendToLive(message);
+  const std::vector<WorkerId> planned = ranks;
   Emit(Tell{GenerationStarted{s_.generation, std::move(ranks), reason}});
+  if (config_.is_train) SavesBegan(planned);
   if (s_.stop_waits) StopAfterCheckpoint(/*joining=*/true);
 }
 
@@ -120,6 +122,7 @@ void Coordinator::RecordNodeLost(NodeId node, const std::string& why, absl::Dura
                                  bool needed) {
   s_.members.Lose(node);
   Emit(FenceNode{node, why});
+  Perform(s_.saves.NodeLost(node));
   Failure failure = NodeFailure(node, Failure::Kind::kNodeLost, why);
   failure.exit_code = kExitFailed;
   failure.silent_for = silent_for;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/operation_class.h"
+#include "common/format/save_outcome.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
@@ -34,6 +35,7 @@ void Coordinator::OnWorkerStarted(WorkerId worker, Generation generation) {
 
 void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
                                  const proto::WorkerExited& exited) {
+  if (config_.is_train) Perform(s_.saves.ProcessEnded(worker, generation));
   if (generation.value() != s_.plan.generation()) return OnOldExit(worker, generation, exited);
   const auto rank = RankOf(s_.plan, worker);
   if (!rank || !s_.exited.insert(*rank).second) return;
@@ -151,9 +153,8 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
   const auto rank = RankOf(s_.plan, worker);
   if (message.has_notice()) return OnNotice(worker, rank, message.notice());
   if (!config_.is_train) return;  // Programs have no voice but their exit.
-  if (message.has_checkpoint_committed() && generation <= s_.generation) {
-    return OnCheckpoint(generation, message.checkpoint_committed());
-  }
+  if (message.has_shard_written()) return OnShardWritten(worker, message.shard_written());
+  if (message.has_commit_done()) return OnCommitDone(worker, message.commit_done());
   if (generation.value() != s_.plan.generation() || !rank) return;
   if (s_.phase == State::kPreparing && message.has_failed()) {
     return OnFailed(*rank, message.failed());
@@ -172,12 +173,12 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
       return OnFinished(*rank, message.finished());
     case proto::WorkerMessage::kStacks:
       return OnStacks(*rank, message.stacks());
-    case proto::WorkerMessage::kCheckpointCommitted:  // handled above
+    case proto::WorkerMessage::kCheckpointCommitted:  // no worker says it any more: CommitDone
     case proto::WorkerMessage::kNotice:               // handled above
     case proto::WorkerMessage::kHello:                // the agent's
     case proto::WorkerMessage::kBeat:                 // the agent's
-    case proto::WorkerMessage::kShardWritten:         // nobody sends it yet
-    case proto::WorkerMessage::kCommitDone:           // nobody sends it yet
+    case proto::WorkerMessage::kShardWritten:         // handled above
+    case proto::WorkerMessage::kCommitDone:           // handled above
     case proto::WorkerMessage::BODY_NOT_SET:
       return;
   }
@@ -185,7 +186,7 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
 
 void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   // The rank is the place's, not what the message claims: a rank can only put its own value.
-  if (put.rank() != rank.value()) return;
+  if (put.rank() != rank.value() || put.name().starts_with(kSaveOutcomePrefix)) return;
   const bool had_connected = AllConnected();
   auto table = s_.rendezvous.Put(rank, put.name(), put.value());
   if (!table) return;
@@ -195,12 +196,7 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   }
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
-  NodeId last(-1);
-  for (const proto::Member& member : s_.plan.members()) {  // sorted by node
-    if (NodeId(member.node()) == last) continue;
-    last = NodeId(member.node());
-    if (s_.members.IsOpen(last)) SendTo(last, message);
-  }
+  SendToPlanned(message);
 }
 
 void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {
@@ -239,6 +235,7 @@ void Coordinator::LoseRanksThatDidNotJoin() {
 
 void Coordinator::RankJoined(Rank rank) {
   s_.joined.insert(rank);
+  if (config_.is_train) Perform(s_.saves.Joined(WorkerOf(s_.plan, rank)));
   if (s_.joined.size() < AllRanks()) return;
   s_.history.AllJoined(now_);
   s_.phase = State::kRunning;
@@ -258,22 +255,6 @@ void Coordinator::OnStepDone(Rank rank, const proto::StepDone& done) {
   if (rank.value() != 0 || done.step() <= s_.told_step) return;
   s_.told_step = done.step();
   Emit(Tell{Progress{generation, done}});
-}
-
-void Coordinator::OnCheckpoint(Generation generation,
-                               const proto::CheckpointCommitted& checkpoint) {
-  const std::pair<int64_t, int64_t> found(generation.value(), checkpoint.step());
-  if (found <= s_.newest_checkpoint) return;
-  if (checkpoint.step() > s_.newest_checkpoint.second &&
-      generation.value() == s_.plan.generation()) {
-    s_.progressed = true;
-  }
-  s_.newest_checkpoint = found;
-  s_.newest_manifest = checkpoint.manifest();
-  s_.history.report().manifest = checkpoint.manifest();
-  s_.history.report().checkpoint_step = checkpoint.step();
-  Emit(Tell{
-      CheckpointDone{generation, checkpoint.step(), checkpoint.manifest(), checkpoint.seconds()}});
 }
 
 void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {

@@ -148,6 +148,7 @@ Wire ToWire(const CoordinatorState& s) {
   to.set_progressed(s.progressed);
   to.set_first_step(s.first_step);
   to.set_high_step(s.high_step);
+  *to.mutable_saves() = s.saves.Snapshot();
   to.set_newest_checkpoint_generation(s.newest_checkpoint.first);
   to.set_newest_checkpoint_step(s.newest_checkpoint.second);
   to.set_newest_manifest(s.newest_manifest);
@@ -211,6 +212,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.progressed = from.progressed();
   s.first_step = from.first_step();
   s.high_step = from.high_step();
+  ASSIGN_OR_RETURN(s.saves, SaveLedger::Restore(nodes, from.saves()));
   s.newest_checkpoint = {from.newest_checkpoint_generation(), from.newest_checkpoint_step()};
   s.newest_manifest = from.newest_manifest();
   s.drain_for_lease = from.drain_for_lease();

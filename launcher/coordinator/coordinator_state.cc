@@ -92,12 +92,12 @@ std::string Coordinator::DebugString() const {
       s_.cause_deadline.number, " at ", Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts,
       " failed_without_progress ", s_.failed_without_progress, " ended_from_outside ",
       s_.ended_from_outside, "\nprogressed ", s_.progressed, " first step ", s_.first_step,
-      " high step ", s_.high_step, "\ncheckpoint generation ", s_.newest_checkpoint.first, " step ",
-      s_.newest_checkpoint.second, " ", s_.newest_manifest, "\ndrain for lease ",
-      s_.drain_for_lease, "\nstops ", s_.stops, s_.stop_waits ? " waiting" : "",
-      StopWords(s_.stopped), "\nexit code ", s_.exit_code, "\nmemory ",
-      absl::StrJoin(s_.memory, " ", MemoryText), " looks ", s_.memory_looks, " unknown ",
-      JoinIds(s_.memory_unknown), "\n");
+      " high step ", s_.high_step, "\nsaves ", s_.saves.ToString(), "\ncheckpoint generation ",
+      s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second, " ", s_.newest_manifest,
+      "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
+      s_.stop_waits ? " waiting" : "", StopWords(s_.stopped), "\nexit code ", s_.exit_code,
+      "\nmemory ", absl::StrJoin(s_.memory, " ", MemoryText), " looks ", s_.memory_looks,
+      " unknown ", JoinIds(s_.memory_unknown), "\n");
 }
 
 uint64_t Coordinator::Digest() const {
@@ -128,6 +128,9 @@ absl::Status Coordinator::CheckInvariants() const {
     for (const NodeId node : s_.prepared) {
       if (!s_.members.IsOpen(node)) return Violated(*this, "a lost node has prepared");
     }
+  }
+  if (const std::string saves = s_.saves.CheckInvariants(); !saves.empty()) {
+    return Violated(*this, saves);
   }
   if (!ranks_count) return absl::OkStatus();
   if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");

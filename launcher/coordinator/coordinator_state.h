@@ -18,6 +18,7 @@
 #include "launcher/coordinator/history.h"
 #include "launcher/coordinator/membership.h"
 #include "launcher/coordinator/rendezvous_table.h"
+#include "launcher/coordinator/save_ledger.h"
 #include "proto/agent.pb.h"
 #include "proto/worker.pb.h"
 
@@ -58,6 +59,7 @@ struct CoordinatorState {
   std::set<Rank> survivors;    // their process had joined an older generation, and lived at Begin
   bool stopped_early = false;  // some rank of the generation finished because of a stop
   RendezvousTable rendezvous;
+  SaveLedger saves;
   std::map<Rank, Failure> suspects;  // reported, the cause is not known yet
   Deadline phase_deadline;
   Deadline cause_deadline;

@@ -100,7 +100,7 @@ struct Report {
   absl::Duration lost_time;  // from failed_at to next step, over all incidents
   absl::Duration started_at;
   absl::Duration ended_at;
-  // Of rank 0's Finished; the checkpoint fields also from CheckpointCommitted.
+  // Of rank 0's Finished; the checkpoint fields also from CommitDone.
   int64_t final_step = 0;
   double final_loss = 0;
   std::string manifest;  // newest committed checkpoint; empty: none

@@ -62,6 +62,39 @@ TEST(NodeCore, Begin_SurvivorGetsThePlan_MissingIsSpawned_StrangerIsKilled) {
   EXPECT_THAT(node.Ended(2, 9), ElementsAre("exited@1 2 killed", "sweep 2"));
 }
 
+// A save may be of a generation that is over: neither way is there a fence for it.
+TEST(NodeCore, Saves_PassWhateverGenerationTheyAreOf) {
+  Node node;
+  node.Run({0, 1});
+  node.Begin(2, {0, 1});
+  for (const int64_t generation : {1, 2}) {
+    proto::WorkerMessage written;
+    written.set_generation(generation);
+    written.mutable_shard_written()->set_record("record");
+    EXPECT_THAT(node.Step(WorkerReceived{Slot(1), written}), ElementsAre("report@2 1"));
+    proto::WorkerMessage done;
+    done.set_generation(generation);
+    done.mutable_commit_done()->set_manifest("manifest");
+    EXPECT_THAT(node.Step(WorkerReceived{Slot(0), done}), ElementsAre("report@2 0"));
+
+    proto::CoordinatorMessage commit = Node::Message(generation);
+    commit.mutable_commit_save()->set_slot(1);
+    commit.mutable_commit_save()->mutable_commit()->set_attempt(7);
+    EXPECT_THAT(node.Step(CoordinatorReceived{commit}), ElementsAre("to 1: commit 7"));
+    proto::CoordinatorMessage drop = Node::Message(generation);
+    drop.mutable_drop_save()->mutable_save()->set_step(40);
+    EXPECT_THAT(node.Step(CoordinatorReceived{drop}),
+                ElementsAre("to 0: drop 40", "to 1: drop 40"));
+  }
+  // Who is not connected, or gone, gets none: the coordinator hears of its end and asks another.
+  node.Ended(1, 9);
+  proto::CoordinatorMessage commit = Node::Message(2);
+  commit.mutable_commit_save()->set_slot(1);
+  EXPECT_THAT(node.Step(CoordinatorReceived{commit}), IsEmpty());
+  commit.mutable_commit_save()->set_slot(5);
+  EXPECT_THAT(node.Step(CoordinatorReceived{commit}), IsEmpty());
+}
+
 TEST(NodeCore, Begin_Repeated_IsIgnored) {
   Node node;
   node.Run({0});

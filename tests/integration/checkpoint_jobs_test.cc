@@ -6,16 +6,25 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <random>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "common/base/cpu_isa.h"
+#include "common/base/file_system.h"
+#include "common/format/checkpoint_reader.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/private_mounts.h"
 #include "tests/integration/training_job.h"
@@ -131,11 +140,13 @@ std::string DamageShard(const std::string& save, const std::string& manifest, Da
   return shard;
 }
 
-std::string ManifestOfStep(const std::string& save, const std::string& step) {
+std::vector<std::string> ManifestsOldestFirst(const std::string& save) {
+  std::vector<std::string> manifests;
   for (const std::string& name : NamesIn(save)) {
-    if (name.starts_with("manifest.step-" + step)) return name;
+    if (name.starts_with("manifest.step-")) manifests.push_back(name);
   }
-  return "";
+  std::sort(manifests.begin(), manifests.end());
+  return manifests;
 }
 
 TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
@@ -143,15 +154,19 @@ TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
     Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
     ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   }
-  const std::string flipped =
-      DamageShard(save(), ManifestOfStep(save(), "00000480"), Damage::kFlippedBit);
-  const std::string cut = DamageShard(save(), ManifestOfStep(save(), "00000400"), Damage::kCut);
+  // Which steps they are of depends on how fast the disk is: a save that comes too early for the
+  // one before is left out.
+  const std::vector<std::string> manifests = ManifestsOldestFirst(save());
+  ASSERT_EQ(manifests.size(), 3u);
+  const std::string flipped = DamageShard(save(), manifests[2], Damage::kFlippedBit);
+  const std::string cut = DamageShard(save(), manifests[1], Damage::kCut);
   const TemporaryFolder second;
   Job job(Train({"--num_gpus=2"}, second.path(), Long({"--load", save()})));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   EXPECT_THAT(job.err(), HasSubstr(flipped));
   EXPECT_THAT(job.err(), HasSubstr(cut));
-  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"], 321);
+  EXPECT_EQ(ReadMetrics(second.path() + "/metrics").front()["step"],
+            std::stoll(StepOf(manifests[0])) + 1);
   EXPECT_EQ(ContentHash(second.path() + "/save"), UndisturbedHash());
 }
 
@@ -248,6 +263,132 @@ TEST_F(CheckpointJob, FlippedBitAndAKilledWorker_GoOnFromTheOneBefore) {
 }
 TEST_F(CheckpointJob, CutShardAndAKilledWorker_GoOnFromTheOneBefore) {
   DamageWhileRunning(Damage::kCut, folder_);
+}
+
+// The thread of a worker that writes its checkpoints (worker/engine/save_writer.h); 0: none.
+pid_t SaveWriterOf(pid_t worker) {
+  std::error_code error;
+  for (const auto& task :
+       fs::directory_iterator("/proc/" + std::to_string(worker) + "/task", error)) {
+    if (ReadWholeFile(task.path().string() + "/comm") == "save-writer\n") {
+      return static_cast<pid_t>(std::stoi(task.path().filename()));
+    }
+  }
+  return 0;
+}
+
+// strace on one thread, which is killed with its process by its `nth` system call on files.
+class KillAtFileCall {
+ public:
+  KillAtFileCall(pid_t thread, int nth) {
+    const std::string target = std::to_string(thread);
+    const std::string inject =
+        "inject=openat,write,fsync,close,rename,renameat,renameat2,link,linkat,unlink,unlinkat,"
+        "mkdir,newfstatat,getdents64:signal=KILL:when=" +
+        std::to_string(nth);
+    std::vector<char*> argv;
+    std::vector<std::string> words = {"strace", "-qq",  "-o", "/dev/null",
+                                      "-e",     inject, "-p", target};
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    pid_ = fork();
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      execvp("strace", argv.data());
+      _exit(127);
+    }
+  }
+  ~KillAtFileCall() {
+    if (!Ended()) kill(pid_, SIGTERM);  // detaches
+    waitpid(pid_, nullptr, 0);
+  }
+  // With the process that it watched, or because it could not.
+  bool Ended() const {
+    siginfo_t info = {};
+    return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == pid_;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+// Without it there is nothing to be seen here: whether this user may trace another process.
+bool MayTrace() {
+  const pid_t child = fork();
+  if (child == 0) {
+    while (true) pause();
+  }
+  bool traced = false;
+  {
+    const KillAtFileCall trace(child, 1);
+    traced = Eventually([&] {
+      return trace.Ended() ||
+             ReadWholeFile("/proc/" + std::to_string(child) + "/status").find("TracerPid:\t0\n") ==
+                 std::string::npos;
+    });
+    traced = traced && !trace.Ended();
+  }
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  return traced;
+}
+
+// Writers, committers among them, killed at a system call of their save that the seed chooses,
+// again and again in one job: what a reader finds is whole every time, with every shard, and never
+// older than before. DSRUN_SAVE_KILLS asks for more (bench/save_kills), DSRUN_SAVE_KILLS_SEED plays
+// one again.
+TEST_F(CheckpointJob, KilledAtAnySystemCallOfASave_ANewestCheckpointIsAlwaysWhole) {
+  if (!MayTrace()) GTEST_SKIP() << "strace is missing, or may not trace here";
+  const char* const wanted = std::getenv("DSRUN_SAVE_KILLS");
+  const int kills = wanted == nullptr ? 12 : std::stoi(wanted);
+  const char* const given = std::getenv("DSRUN_SAVE_KILLS_SEED");
+  const uint64_t seed = given == nullptr ? std::random_device()() : std::stoull(given);
+  std::cout << "DSRUN_SAVE_KILLS_SEED=" << seed << "\n";
+  std::mt19937_64 luck(seed);
+  // Steps enough for all; the operator ends it. That kills change no bit is shown by other tests.
+  Job job(Train({"--num_gpus=3", "--max-restarts", "100000"}, folder_.path(),
+                {"--train-iters", "100000000", "--save-interval", "8"}));
+  int hits = 0;
+  int committers = 0;
+  std::string newest;
+  for (int round = 0; hits < kills && round < 10 * kills; ++round) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ", round " << round);
+    std::vector<pid_t> workers;
+    pid_t writer = 0;
+    ASSERT_TRUE(Eventually([&] {
+      workers = job.Find(Role::kWorker);
+      if (workers.size() != 3) return job.Ended();
+      writer = SaveWriterOf(workers[luck() % 3]);
+      return writer != 0 || job.Ended();
+    })) << job.Words();
+    ASSERT_FALSE(job.Ended()) << job.Words();
+    const auto nth = static_cast<int>(1 + luck() % 40);
+    {
+      const KillAtFileCall killer(writer, nth);
+      // A committer makes many calls in one save, the others few: the next saves bring the rest.
+      if (!Eventually([&] { return killer.Ended() || job.Ended(); }, absl::Seconds(10))) continue;
+    }
+    ++hits;
+    committers += nth > 12 ? 1 : 0;
+    FindOptions options;
+    std::vector<std::string> rejected;
+    const auto found = FindNewestCheckpoint(FileSystem::Real(), save(), options, &rejected);
+    ASSERT_TRUE(found.ok() || (newest.empty() && absl::IsNotFound(found.status())))
+        << found.status() << job.Words();
+    EXPECT_TRUE(rejected.empty()) << rejected[0];
+    if (!found.ok()) continue;
+    EXPECT_GE(found->manifest_name(), newest) << "it fell back behind what was committed";
+    newest = found->manifest_name();
+  }
+  std::cout << hits << " kills at a system call of a save, " << committers
+            << " of them late in it; " << newest << "\n";
+  EXPECT_EQ(hits, kills);
+  ASSERT_TRUE(Eventually([&] { return job.Find(Role::kWorker).size() == 3; })) << job.Words();
+  job.Signal(SIGINT);
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+  EXPECT_EQ(ContentHash(save()).size(), 64u) << ContentHash(save());
 }
 
 // Fields of /proc/PID/stat behind the name: state, parent.

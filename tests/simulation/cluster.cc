@@ -101,6 +101,8 @@ Outcome Cluster::Run() {
   Transcribe(launcher::Describe(report));
   outcome.transcript = transcript_;
   outcome.restores = restores_;
+  outcome.regrants = regrants_;
+  outcome.late_commits = world_.late_commits;
   outcome.saved_after_recovery =
       operator_stops_ == 1 && was_recovering_ && report.stopped_early && report.final_step > 0;
   if (world_.verbose()) std::fputs(launcher::Describe(report).c_str(), stdout);
@@ -185,6 +187,14 @@ void Cluster::Perform(const launcher::Action& action) {
                                    send->message.generation(), ", but acknowledged ", prepared));
     }
     CheckMasterPort(send->message.begin().plan());
+    if (send->message.has_commit_save()) {
+      const proto::SaveId& id = send->message.commit_save().commit().save();
+      if (send->message.commit_save().commit().attempt() <= newest_attempt_) {
+        world_.Violated("an attempt was given out twice");
+      }
+      newest_attempt_ = send->message.commit_save().commit().attempt();
+      regrants_ += ++grants_[{id.step(), id.generation()}] > 1 ? 1 : 0;
+    }
     return ToAgent(send->node, send->message);
   }
   if (const auto* fence = std::get_if<launcher::FenceNode>(&action)) return Fence(fence->node);

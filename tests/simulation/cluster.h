@@ -3,14 +3,15 @@
 //
 // Invariants: the Coordinator's own after every step; no message of the job is lost but with its
 // stream; two processes never share a slot; a generation makes no step on a place where a newer one
-// has; every checkpoint on the disk is the undisturbed run's; no program of a newer generation
-// lives beside one of an older; a silent
-// node is fenced in time, a worker that spins is killed in time; the job ends, with an exit code
-// that the faults explain: no progress (93) only by what workers did themselves; a job that ended 0
-// has done all its steps; no plan goes to a node that has not acknowledged its claim; no more
-// restarts than faults explain; one Ctrl-C after a step never means "at once", and what it stopped
-// in order it has saved; the named cause of a failure is the one that came first; no process is
-// left; a replay of the durable events gives the coordinator's digest.
+// has; every checkpoint on the disk is the undisturbed run's and keeps all of its shards; no shard
+// of a save that may be committed is removed; no attempt is granted twice; no program of a newer
+// generation lives beside one of an older; a silent node is fenced in time, a worker that spins is
+// killed in time; the job ends, with an exit code that the faults explain: no progress (93) only by
+// what workers did themselves; a job that ended 0 has done all its steps; no plan goes to a node
+// that has not acknowledged its claim; no more restarts than faults explain; one Ctrl-C after a
+// step never means "at once", and what it stopped in order it has saved; the named cause of a
+// failure is the one that came first; no process is left; a replay of the durable events gives the
+// coordinator's digest.
 
 #ifndef DSRUN_TESTS_SIMULATION_CLUSTER_H_
 #define DSRUN_TESTS_SIMULATION_CLUSTER_H_
@@ -47,6 +48,8 @@ struct Outcome {
   uint64_t steps = 0;                 // of the queue
   uint64_t transcript = 0;            // a hash of all that the coordinator did, and of its report
   int restores = 0;                   // of the coordinator, from a snapshot
+  int regrants = 0;                   // commits that were granted again: the committer had died
+  int late_commits = 0;               // saves that were committed after their generation had ended
 };
 
 class Cluster {
@@ -133,6 +136,9 @@ class Cluster {
   int own_doings_ = 0;  // generations that the faults of workers' own doing can end
   int heard_in_the_wrong_order_ = 0;
   int operator_stops_ = 0;
+  std::map<SaveKey, int> grants_;
+  int regrants_ = 0;
+  int64_t newest_attempt_ = 0;
   bool stepped_ = false;         // the coordinator has heard of a step
   bool had_stepped_ = false;     // ... when the first Ctrl-C came
   bool was_recovering_ = false;  // the first Ctrl-C came between two generations

@@ -1,17 +1,22 @@
 #include "tests/simulation/sim_worker.h"
 
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/range.h"
+#include "common/format/save_outcome.h"
 
 namespace dsrun::simulation {
 namespace {
 
 constexpr absl::Duration kCollectiveTimeout = absl::Seconds(10);
+constexpr int kMostRanks = 16;
 
 }  // namespace
 
@@ -70,7 +75,12 @@ void SimWorker::LeaveFabric() {
 void SimWorker::OnHost(const proto::HostMessage& message) {
   if (finished_) return;
   if (message.has_plan()) return OnPlan(message.plan());
+  if (message.has_commit_save()) return OnCommit(message.commit_save());
+  if (message.has_drop_save()) return OnDrop(message.drop_save());
   if (message.has_exchange_table() && message.generation() == generation_) {
+    if (message.exchange_table().name().starts_with(kSaveOutcomePrefix)) {
+      return OnSaveOutcome(message.exchange_table());
+    }
     return OnTable(message.exchange_table());
   }
   if (message.has_take_stacks()) {
@@ -102,7 +112,7 @@ void SimWorker::OnPlan(const proto::GenerationPlan& plan) {
   width_ = plan.members_size();
   rank_ = -1;
   op_ = 0;
-  saving_ = false;
+  last_ = false;
   stopping_ = false;
   for (int i = 0; i < width_; ++i) {
     const proto::Member& member = plan.members(i);
@@ -168,52 +178,126 @@ void SimWorker::OnDone(int64_t op) {
     return EnterNext();
   }
   stopping_ |= fabric_->Stop(op);
-  if (saving_) {
-    saving_ = false;
-    ++op_;
-    return Save();
-  }
   state_ = Mix(state_, fabric_->Sum(op));
   ++step_;
   ++op_;
-  StepFinished();
+  StepFinished(fabric_->Saving(op));
 }
 
-void SimWorker::StepFinished() {
+void SimWorker::StepFinished(bool others_save) {
   proto::WorkerMessage done = Message();
   done.mutable_step_done()->set_step(step_);
   Send(std::move(done));
-  const bool last = step_ == world_->scenario.steps || stopping_;
-  if (last || step_ % world_->scenario.save_every == 0) {
-    saving_ = true;
-    return EnterLater({0, false});
+  if (step_ == world_->scenario.steps || stopping_) {
+    last_ = true;
+    Waits();
+    if (!writing_) SaveLast();  // else when that is through
+    return;
   }
+  if (step_ % world_->scenario.save_every == 0 && !others_save) Snapshot(/*last=*/false);
   EnterNext();
 }
 
-// All shards are written. Rank 0 commits with one rename; the others go on.
-void SimWorker::Save() {
-  if (rank_ != 0) return Go();
-  Later(world_->luck.Millis(0, 10), [this] {
-    world_->Commit(step_, generation_, state_);
-    proto::WorkerMessage committed = Message();
-    committed.mutable_checkpoint_committed()->set_step(step_);
-    committed.mutable_checkpoint_committed()->set_manifest(
-        absl::StrCat("step-", step_, "-generation-", generation_));
-    Send(std::move(committed));
-    Go();
+void SimWorker::SaveLast() { Snapshot(/*last=*/true); }
+
+// ---- The writer
+
+void SimWorker::LaterInWriter(absl::Duration delay, std::function<void()> what) {
+  world_->queue.After(delay, [this, what = std::move(what)] { Deliver(what); });
+}
+
+// Mostly fast; sometimes the disk takes longer than a recovery.
+void SimWorker::Snapshot(bool last) {
+  if (writing_) world_->Violated("two snapshots at once");
+  writing_ = true;
+  const absl::Duration takes =
+      world_->luck.Chance(0.1) ? world_->luck.Millis(100, 6000) : world_->luck.Millis(1, 40);
+  const bool fails = !last && !world_->scenario.operator_stop && world_->luck.Chance(0.03);
+  const Shard shard{{step_, generation_}, rank_, uid_};
+  LaterInWriter(takes, [this, shard, state = state_, width = width_, fails] {
+    Written(shard, state, width, fails);
   });
 }
 
-void SimWorker::Go() {
-  if (step_ == world_->scenario.steps || stopping_) return Finish();
-  EnterNext();
+void SimWorker::Written(Shard shard, uint64_t state, int width, bool fails) {
+  writing_ = false;
+  proto::WorkerMessage message = Message();
+  message.set_generation(shard.save.second);
+  proto::ShardWritten* const written = message.mutable_shard_written();
+  written->mutable_save()->set_step(shard.save.first);
+  written->mutable_save()->set_generation(shard.save.second);
+  written->set_rank(shard.rank);
+  written->set_width(width);
+  written->set_samples(shard.save.first);
+  if (fails) {
+    written->set_error("disk full");
+  } else {
+    world_->Write(shard, state);
+    written_.insert(shard.save);
+    written->set_record(absl::StrCat(uid_));
+  }
+  Send(std::move(message));
+  if (last_ && shard.save != SaveKey(step_, generation_)) SaveLast();
+}
+
+void SimWorker::OnCommit(const proto::CommitSave& commit) {
+  if (!attempts_.insert(commit.attempt()).second) return;
+  const absl::Duration takes =
+      world_->luck.Chance(0.1) ? world_->luck.Millis(10, 3000) : world_->luck.Millis(0, 10);
+  LaterInWriter(takes, [this, commit] {
+    const SaveKey save(commit.save().step(), commit.save().generation());
+    std::vector<Shard> shards;
+    for (int rank = 0; rank < commit.records_size(); ++rank) {
+      uint64_t uid = 0;
+      if (!absl::SimpleAtoi(commit.records(rank).c_str(), &uid)) world_->Violated("a bad record");
+      shards.push_back({save, rank, uid});
+    }
+    const bool fails = !world_->scenario.operator_stop && save.first != world_->scenario.steps &&
+                       world_->luck.Chance(0.03);
+    const bool done = !fails && world_->Commit(save, commit.attempt(), shards);
+    if (done && save.second < generation_) ++world_->late_commits;
+    // It may be killed before anybody hears of it.
+    LaterInWriter(world_->luck.Millis(0, 5), [this, commit, done, save] {
+      proto::WorkerMessage message = Message();
+      message.set_generation(save.second);
+      proto::CommitDone* const answer = message.mutable_commit_done();
+      *answer->mutable_save() = commit.save();
+      answer->set_attempt(commit.attempt());
+      if (done) {
+        answer->set_manifest(absl::StrCat("step-", save.first, "-generation-", save.second));
+      } else {
+        answer->set_error("disk full");
+      }
+      Send(std::move(message));
+      if (!done) return;
+      std::set<SaveKey> running;
+      for (const proto::SaveId& id : commit.running()) running.emplace(id.step(), id.generation());
+      LaterInWriter(world_->luck.Millis(0, 20),
+                    [this, save, running] { world_->Prune(save.second, running); });
+    });
+  });
+}
+
+void SimWorker::OnDrop(const proto::DropSave& drop) {
+  const SaveKey save(drop.save().step(), drop.save().generation());
+  if (written_.erase(save) == 0) return;
+  for (int rank = 0; rank < kMostRanks; ++rank) world_->Remove({save, rank, uid_});
+}
+
+void SimWorker::OnSaveOutcome(const proto::ExchangeTable& table) {
+  if (!last_ || table.name() != SaveOutcomeName(step_)) return;
+  if (table.values(kSaveOutcomeManifest).empty()) {
+    return world_->Violated("the last save failed, and nothing was wrong with the disk");
+  }
+  last_ = false;
+  Finish();
 }
 
 void SimWorker::EnterNext() {
   if (step_ == world_->scenario.steps) return Finish();
   Fabric::Entry entry;
   entry.stop = stop_;
+  entry.saving = writing_;
   int64_t width = width_;
   if (sabotage_ == Sabotage::kWrongBlocks && last_width_ > 0) width = last_width_;
   if (rank_ < width) {
@@ -237,7 +321,8 @@ void SimWorker::Finish() {
 }
 
 void SimWorker::OnPeerLost(int peer, bool timed_out) {
-  if (fabric_ == nullptr || finished_) return;
+  // Who waits for its last save exchanges nothing any more.
+  if (fabric_ == nullptr || finished_ || last_) return;
   if (spins_ && !waits_) return;
   LeaveFabric();
   ++attempt_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/time/time.h"
@@ -58,14 +59,22 @@ class SimWorker : public Process {
   void OnPeerLost(int peer, bool timed_out = false);
   void EnterNext();
   void EnterLater(Fabric::Entry entry);
-  void StepFinished();
-  void Save();
+  void StepFinished(bool others_save);
   void Go();
   void Finish();
+  // Its writer, which goes on whatever becomes of the generation.
+  void Snapshot(bool last);
+  void Written(Shard shard, uint64_t state, int width, bool fails);
+  void SaveLast();
+  void OnCommit(const proto::CommitSave& commit);
+  void OnDrop(const proto::DropSave& drop);
+  void OnSaveOutcome(const proto::ExchangeTable& table);
   void LeaveFabric();
   // Runs in this process after a while, if it is still in the same attempt.
   // `waits`: not with the hands of its engine, so it happens although that spins.
   void Later(absl::Duration delay, std::function<void()> what, bool waits = false);
+  // The same for its writer: whatever attempt it is in.
+  void LaterInWriter(absl::Duration delay, std::function<void()> what);
   void Works();
   void Waits();
   proto::WorkerMessage Message() const;
@@ -84,7 +93,10 @@ class SimWorker : public Process {
   uint64_t attempt_ = 0;
   std::shared_ptr<Fabric> fabric_;
   int64_t op_ = 0;
-  bool saving_ = false;    // the collective in progress is "all shards are written"
+  bool writing_ = false;  // a snapshot of its own
+  bool last_ = false;     // has made its last step, and saves it
+  std::set<SaveKey> written_;
+  std::set<int64_t> attempts_;
   bool stop_ = false;      // asked to stop after a checkpoint
   bool stopping_ = false;  // agreed upon
   int64_t step_ = 0;

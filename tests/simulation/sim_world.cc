@@ -1,8 +1,10 @@
 #include "tests/simulation/sim_world.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -81,18 +83,75 @@ void World::Print(const std::string& line) const {
   std::printf("%10.4f %s\n", absl::ToDoubleSeconds(queue.now()), line.c_str());
 }
 
-void World::Commit(int64_t step, int64_t generation, uint64_t state) {
-  Trace("disk: checkpoint of step ", step, ", generation ", generation);
-  if (state != scenario.UndisturbedState(step)) {
-    Violated(absl::StrCat("the checkpoint of step ", step, ", generation ", generation,
-                          ", is not the undisturbed run's"));
-  }
-  disk_[{step, generation}] = {generation, state};
+void World::Write(const Shard& shard, uint64_t state) {
+  if (!shards_.emplace(shard, state).second) Violated("a shard was written twice");
 }
 
-std::pair<int64_t, uint64_t> World::NewestCheckpoint() const {
+bool World::Named(const Shard& shard) const {
+  for (const auto& [save, manifest] : disk_) {
+    if (std::count(manifest.shards.begin(), manifest.shards.end(), shard) > 0) return true;
+  }
+  return false;
+}
+
+void World::Remove(const Shard& shard) {
+  if (Named(shard)) return;
+  shards_.erase(shard);
+}
+
+bool World::Commit(SaveKey save, int64_t attempt, const std::vector<Shard>& shards) {
+  const auto [step, generation] = save;
+  Trace("disk: checkpoint of step ", step, ", generation ", generation, ", attempt ", attempt);
+  if (disk_.contains(save)) return true;
+  for (const Shard& shard : shards) {
+    const auto there = shards_.find(shard);
+    if (there == shards_.end()) {
+      // Of a save that has been overtaken they may be tidied away; of no other.
+      if (disk_.empty() || disk_.rbegin()->first.first < step) {
+        Violated(absl::StrCat("the shard of rank ", shard.rank, " for step ", step, ", generation ",
+                              generation, ", is gone before its commit"));
+      }
+      return false;
+    }
+    if (there->second != scenario.UndisturbedState(step)) {
+      Violated(absl::StrCat("the checkpoint of step ", step, ", generation ", generation,
+                            ", is not the undisturbed run's"));
+    }
+  }
+  disk_[save] = {scenario.UndisturbedState(step), shards};
+  return true;
+}
+
+void World::Prune(int64_t generation, const std::set<SaveKey>& running) {
+  constexpr int kKeep = 3;
+  std::vector<SaveKey> old;
+  int whole = 0;
+  for (auto each = disk_.rbegin(); each != disk_.rend(); ++each) {
+    if (each->first.second > generation) continue;
+    if (++whole > kKeep) old.push_back(each->first);
+  }
+  for (const SaveKey& save : old) {
+    const std::vector<Shard> shards = disk_[save].shards;
+    disk_.erase(save);
+    for (const Shard& shard : shards) Remove(shard);
+  }
+  std::vector<Shard> orphans;
+  for (const auto& [shard, state] : shards_) {
+    if (shard.save.second < generation && !running.contains(shard.save)) orphans.push_back(shard);
+  }
+  for (const Shard& shard : orphans) Remove(shard);
+}
+
+std::pair<int64_t, uint64_t> World::NewestCheckpoint() {
   if (disk_.empty()) return {0, 1};
-  return {disk_.rbegin()->first.first, disk_.rbegin()->second.state};
+  const auto& [save, manifest] = *disk_.rbegin();
+  for (const Shard& shard : manifest.shards) {
+    if (!shards_.contains(shard)) {
+      Violated(absl::StrCat("the committed checkpoint of step ", save.first, ", generation ",
+                            save.second, ", lacks the shard of rank ", shard.rank));
+    }
+  }
+  return {save.first, manifest.state};
 }
 
 void World::Stepped(int64_t generation, const std::vector<std::pair<int, int>>& places) {
@@ -119,6 +178,7 @@ void Fabric::Complete(int64_t op) {
   for (const auto& [rank, entry] : entered_[op]) {
     result.part += entry.part;
     result.stop |= entry.stop;
+    result.saving |= entry.saving;
     places.push_back(members_[static_cast<size_t>(rank)].place);
   }
   if (op == 0) start_ = world_->NewestCheckpoint();

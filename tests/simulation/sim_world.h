@@ -65,9 +65,20 @@ class Process {
   std::deque<std::function<void()>> held_;
 };
 
+// A save: step and generation.
+using SaveKey = std::pair<int64_t, int64_t>;
+
+// One rank's file of a save. Names carry the process, so nobody replaces anything.
+struct Shard {
+  SaveKey save;
+  int rank = 0;
+  uint64_t uid = 0;
+  friend auto operator<=>(const Shard&, const Shard&) = default;
+};
+
 struct Manifest {
-  int64_t generation = 0;
   uint64_t state = 0;
+  std::vector<Shard> shards;
 };
 
 class World {
@@ -89,10 +100,17 @@ class World {
   }
   bool verbose() const { return verbose_; }
 
-  // The shared folder: newest good checkpoint first.
-  void Commit(int64_t step, int64_t generation, uint64_t state);
-  std::pair<int64_t, uint64_t> NewestCheckpoint() const;  // step and state; 0 and the first state
+  // The shared folder.
+  void Write(const Shard& shard, uint64_t state);
+  // Unless a manifest names it.
+  void Remove(const Shard& shard);
+  // False: a shard is not there.
+  bool Commit(SaveKey save, int64_t attempt, const std::vector<Shard>& shards);
+  // As worker/checkpoint/prune.h does it.
+  void Prune(int64_t generation, const std::set<SaveKey>& running);
+  std::pair<int64_t, uint64_t> NewestCheckpoint();  // step and state; 0 and the first state
   bool HasCheckpoint() const { return !disk_.empty(); }
+  int late_commits = 0;  // of a generation that was over
 
   // A generation finished a step on these places. Two generations must not both advance a place.
   void Stepped(int64_t generation, const std::vector<std::pair<int, int>>& places);
@@ -102,7 +120,10 @@ class World {
 
   const bool verbose_;
   std::string violation_;
-  std::map<std::pair<int64_t, int64_t>, Manifest> disk_;  // by step, generation
+  bool Named(const Shard& shard) const;
+
+  std::map<SaveKey, Manifest> disk_;  // committed; the last is the newest
+  std::map<Shard, uint64_t> shards_;  // with the state that each is of
   std::map<std::pair<int, int>, int64_t> newest_by_place_;
 };
 
@@ -120,6 +141,7 @@ class Fabric {
   struct Entry {
     uint64_t part = 0;
     bool stop = false;
+    bool saving = false;
   };
 
   Fabric(World* world, int64_t generation, int width)
@@ -137,6 +159,7 @@ class Fabric {
   // The result of a finished collective.
   uint64_t Sum(int64_t op) const { return results_.at(op).part; }
   bool Stop(int64_t op) const { return results_.at(op).stop; }
+  bool Saving(int64_t op) const { return results_.at(op).saving; }
   // The checkpoint all ranks load: chosen once, when the first collective is done.
   std::pair<int64_t, uint64_t> start() const { return start_; }
 

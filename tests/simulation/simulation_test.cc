@@ -68,6 +68,8 @@ TEST(SimulationTest, EverySeedHolds) {
   int after_spinning = 0;
   int heard_in_the_wrong_order = 0;
   int saved_after_recovery = 0;
+  int regrants = 0;
+  int late_commits = 0;
   uint64_t steps = 0;
   int failures = 0;
   for (uint64_t seed = first; seed < first + count && failures < 10; ++seed) {
@@ -84,15 +86,17 @@ TEST(SimulationTest, EverySeedHolds) {
     after_spinning += outcome.exit_code == 0 && outcome.spins > 0 ? 1 : 0;
     heard_in_the_wrong_order += outcome.heard_in_the_wrong_order;
     saved_after_recovery += outcome.saved_after_recovery ? 1 : 0;
+    regrants += outcome.regrants;
+    late_commits += outcome.late_commits;
     steps += outcome.steps;
   }
   std::printf(
       "seeds %llu to %llu, %llu events; %d recovered, %d of them with fewer nodes; %d after a "
       "worker had spun; %d causes heard late; %d saved "
-      "after a Ctrl-C in a recovery; ends:",
+      "after a Ctrl-C in a recovery; %d commits granted again, %d after their generation; ends:",
       static_cast<unsigned long long>(first), static_cast<unsigned long long>(first + count - 1),
       static_cast<unsigned long long>(steps), recovered, at_less_width, after_spinning,
-      heard_in_the_wrong_order, saved_after_recovery);
+      heard_in_the_wrong_order, saved_after_recovery, regrants, late_commits);
   for (const auto& [code, times] : exits) std::printf(" %d x %d", code, times);
   std::printf("\n");
   if (count < kSeeds || failures > 0) return;
@@ -102,6 +106,8 @@ TEST(SimulationTest, EverySeedHolds) {
   EXPECT_GT(after_spinning, static_cast<int>(count / 20));
   EXPECT_GT(heard_in_the_wrong_order, 10);
   EXPECT_GT(saved_after_recovery, 5);
+  EXPECT_GT(regrants, 20);
+  EXPECT_GT(late_commits, 20);
   for (const int code : {0, 91, 93, 94, 95, 96, 137}) {
     EXPECT_GT(exits[code], 0) << "no seed ended with " << code;
   }

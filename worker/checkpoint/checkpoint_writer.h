@@ -1,10 +1,11 @@
 // Writing a checkpoint (docs/checkpoint_format.md). Every rank writes its shard and syncs it; the
-// records of all shards come together at one rank, which commits them with one rename:
+// records of all shards come together at the coordinator, which lets one rank commit them with one
+// rename (worker/engine/save_writer.h):
 //
-//   all:     WriteShard -> record -> all-gather of record.Serialize()
-//   rank 0:  CommitManifest(records) -> PruneCheckpoints
+//   all:  WriteShard -> record.Serialize() -> coordinator
+//   one:  CommitManifest(records) -> PruneCheckpoints
 //   all, if any record is missing, or the commit is known not to have happened:
-//            RemoveShard(own record); the previous checkpoint stays newest
+//         RemoveShard(own record); the previous checkpoint stays newest
 //
 // Until the rename nothing of it exists for a reader; after it, all of it does. Names carry step,
 // generation and incarnation and are made exclusively, so a writer that was stopped, overtaken and

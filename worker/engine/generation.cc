@@ -11,11 +11,11 @@
 #include "common/base/status_macros.h"
 #include "common/model_spec/model_spec.h"
 #include "worker/comm/core/collectives.h"
-#include "worker/engine/checkpointing.h"
 #include "worker/engine/deadlines.h"
 #include "worker/engine/generate.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/resume.h"
+#include "worker/engine/saving.h"
 #include "worker/engine/trace.h"
 
 namespace dsrun::worker {
@@ -54,7 +54,7 @@ class GenerationRun {
 
   // Threads first, while a newer generation can still wake them, then what they use.
   ~GenerationRun() {
-    checkpointing_.reset();
+    saving_.reset();
     trainer_.reset();
     session_.OnSuperseded(generation_, nullptr);
   }
@@ -84,7 +84,6 @@ class GenerationRun {
   // a slow disk is not waited for by a limit of training.
   absl::Status WarmUp();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
-  absl::Status Save();
   absl::StatusOr<proto::Finished> Finish(bool stopped);
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
@@ -123,8 +122,7 @@ class GenerationRun {
   // Destroyed from the last to the first: the trainer's thread uses the communicator.
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<Trainer> trainer_;
-  std::unique_ptr<Checkpointing> checkpointing_;
-  Checkpointing::Saved saved_;
+  std::unique_ptr<Saving> saving_;
 };
 
 absl::Status GenerationRun::Join() {
@@ -166,6 +164,8 @@ absl::Status GenerationRun::Join() {
     setup_.progress->Moved();  // asked from block to block of the model
     return session_.Superseded(generation_);
   };
+  trainer.saving = [this] { return setup_.save_writer->Busy(); };
+  trainer.reserve_snapshot = [this](size_t bytes) { return setup_.save_writer->Reserve(bytes); };
   trainer.trace = &trace_;
   ASSIGN_OR_RETURN(trainer_, Trainer::Create(trainer));
   return absl::OkStatus();
@@ -173,37 +173,36 @@ absl::Status GenerationRun::Join() {
 
 absl::Status GenerationRun::Load() {
   Enter(OperationClass::kLoad);
-  Checkpointing::Setup setup;
-  setup.file_system = setup_.file_system;
-  setup.job = &job_;
-  setup.communicator = communicator_.get();
-  setup.trainer = trainer_.get();
-  setup.generation = generation_;
-  setup.incarnation = setup_.incarnation;
-  setup.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
-  setup.corpus_sha256 = setup_.corpus_sha256;
-  setup.wait = [this](absl::Duration duration) {
-    return setup_.wait(duration, [this] { return session_.Superseded(generation_); });
-  };
-  setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
-  setup.enter = [this](OperationClass operation) { Enter(operation); };
   ResumeSetup resume;
-  resume.file_system = setup.file_system;
-  resume.job = setup.job;
-  resume.communicator = setup.communicator;
-  resume.trainer = setup.trainer;
-  resume.kernels_fingerprint = setup.kernels_fingerprint;
+  resume.file_system = setup_.file_system;
+  resume.job = &job_;
+  resume.communicator = communicator_.get();
+  resume.trainer = trainer_.get();
+  resume.kernels_fingerprint = setup_.engine->kernels->Fingerprint();
   resume.moved = [this] { setup_.progress->Moved(); };
-  resume.corpus_sha256 = setup.corpus_sha256;
+  resume.corpus_sha256 = setup_.corpus_sha256;
   resume.floor_step = floor_step_;
   resume.floor_manifest = floor_manifest_;
   resume.clock = setup_.clock;
-  resume.wait = setup.wait;
-  resume.warn = setup.warn;
-  resume.enter = setup.enter;
-  checkpointing_ = std::make_unique<Checkpointing>(std::move(setup));
+  resume.wait = [this](absl::Duration duration) {
+    return setup_.wait(duration, [this] { return session_.Superseded(generation_); });
+  };
+  resume.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
+  resume.enter = [this](OperationClass operation) { Enter(operation); };
   ASSIGN_OR_RETURN(const Resumed resumed, Resume(resume));
-  checkpointing_->WentOnFrom(resumed);
+  saving_ = std::make_unique<Saving>(Saving::Setup{
+      .job = &job_,
+      .session = &session_,
+      .writer = setup_.save_writer,
+      .trainer = trainer_.get(),
+      .generation = generation_,
+      .rank = rank_,
+      .width = size_,
+      .notice = [this](bool warning, const std::string& text) { Notice(warning, text); },
+      .moved = [this] { setup_.progress->Moved(); }});
+  if (!resumed.manifest.empty() && resumed.folder == spec_.save_dir()) {
+    saving_->WentOnFrom(resumed.manifest);
+  }
   proto::WorkerMessage message;
   message.mutable_joined()->set_start_step(trainer_->state().step);
   message.mutable_joined()->set_loaded_from(resumed.manifest);
@@ -238,41 +237,24 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
     const bool last = stopped || result.step == spec_.train_iters();  // saved at the end
     if (due && !last) {
-      RETURN_IF_ERROR(Save());
+      Say(OperationClass::kSave);  // the communicator may be in use: not Enter
+      const SteadyTime begin = Clock::Real().SteadyNow();
+      saving_->Save(result.saving);
+      trace_.Add(Trace::Lane::kCompute, "snapshot", begin, Clock::Real().SteadyNow());
     }
   }
   return stopped;
 }
 
-absl::Status GenerationRun::Save() {
-  RETURN_IF_ERROR(trainer_->Settle());
-  const SteadyTime begin = Clock::Real().SteadyNow();
-  ASSIGN_OR_RETURN(saved_, checkpointing_->Save());
-  if (saved_.fresh && rank_.value() == 0) {
-    proto::WorkerMessage message;
-    proto::CheckpointCommitted* const committed = message.mutable_checkpoint_committed();
-    committed->set_step(trainer_->state().step);
-    committed->set_manifest(saved_.manifest);
-    committed->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - begin));
-    session_.Send(generation_, std::move(message));
-  }
-  return absl::OkStatus();
-}
-
 // The last checkpoint is part of what was asked for: without it the run has not succeeded.
 absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
-  RETURN_IF_ERROR(Save());
-  if (!saved_.current) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the checkpoint of the last step, ", trainer_->state().step, ", could not be written to ",
-        spec_.save_dir(), " (see the warning above); the newest is ",
-        saved_.manifest.empty() ? "none" : saved_.manifest,
-        "; make room and go on from it with --load ", spec_.save_dir()));
-  }
+  RETURN_IF_ERROR(trainer_->Settle());
+  Enter(OperationClass::kSave);
+  ASSIGN_OR_RETURN(const std::string manifest, saving_->SaveLast());
   proto::Finished finished;
   finished.set_step(trainer_->state().step);
   finished.set_loss(last_loss_);
-  finished.set_manifest(saved_.manifest);
+  finished.set_manifest(manifest);
   finished.set_stopped_early(stopped);
   if (trace_.enabled()) {
     const std::string temporary = spec_.trace_path() + ".partial";

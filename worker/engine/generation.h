@@ -22,6 +22,7 @@
 #include "worker/engine/communicator_factory.h"
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/progress.h"
+#include "worker/engine/save_writer.h"
 #include "worker/engine/session.h"
 #include "worker/engine/trainer.h"
 
@@ -35,6 +36,7 @@ struct GenerationSetup {
   SampleFn sample;
   std::string corpus_sha256;
   Session* session;
+  SaveWriter* save_writer;  // of the process: it writes on when a generation ends
   FileSystem* file_system;
   const Clock* clock = &Clock::Real();
   // Waits that long; false as soon as `cancelled` says so.

@@ -25,6 +25,9 @@ namespace {
 constexpr int kProtocolVersion = 1;
 // For a thread to come to its end by itself, before its stream is cancelled.
 constexpr absl::Duration kFarewell = absl::Seconds(2);
+// As everywhere in common/rpc: a commit comes with the records of all ranks, and gRPC's own limit
+// of 4 MiB would be met at some hundred ranks.
+constexpr int kMaxMessageBytes = 64 << 20;
 
 class GrpcSession : public Session {
  public:
@@ -52,7 +55,10 @@ class GrpcSession : public Session {
 
   absl::Status Connect() {
     const std::string target = absl::StrCat("unix:", options_.bootstrap.agent_socket());
-    channel_ = grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
     const auto deadline =
         std::chrono::system_clock::now() + ChronoNanoseconds(options_.connect_timeout);
     if (!channel_->WaitForConnected(deadline)) {
@@ -101,6 +107,15 @@ class GrpcSession : public Session {
     put->set_value(value);
     Send(generation, std::move(message));
     return state_.WaitForTable(generation, name);
+  }
+
+  absl::StatusOr<std::vector<std::string>> AwaitTable(Generation generation,
+                                                      const std::string& name,
+                                                      absl::Duration timeout) override {
+    return state_.WaitForTable(generation, name, timeout);
+  }
+  void OnSaveMessage(std::function<void(const proto::HostMessage&)> handler) override {
+    state_.OnSaveMessage(std::move(handler));
   }
 
   void Send(Generation generation, proto::WorkerMessage message) override {
@@ -188,6 +203,8 @@ class GrpcSession : public Session {
         state_.PlanAnnounced(message.plan());
       } else if (message.has_exchange_table()) {
         state_.TableArrived(Generation(message.generation()), message.exchange_table());
+      } else if (message.has_commit_save() || message.has_drop_save()) {
+        state_.SaveMessageArrived(message);
       } else if (message.has_take_stacks()) {
         MutexLock lock(beat_mu_);
         stacks_wanted_for_ = Generation(message.generation());

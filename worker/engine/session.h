@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "proto/worker.pb.h"
 
@@ -46,8 +47,20 @@ class Session {
                                                             const std::string& name,
                                                             const std::string& value) = 0;
 
+  // The table of that name that the coordinator gives to all ranks of `generation` by itself.
+  // Errors: as Exchange; DEADLINE_EXCEEDED: none came within `timeout`.
+  virtual absl::StatusOr<std::vector<std::string>> AwaitTable(Generation generation,
+                                                              const std::string& name,
+                                                              absl::Duration timeout) = 0;
+
+  // `handler` gets every CommitSave and DropSave, those included that came before this call, on the
+  // session's thread. Replaces the previous one; an empty function clears it. ENSURES: when this
+  // returns, the previous handler is not running.
+  virtual void OnSaveMessage(std::function<void(const proto::HostMessage&)> handler) = 0;
+
   // Sends a message that belongs to `generation`; the session fills in the sender. A session that
-  // is over drops it.
+  // is over drops it. ShardWritten and CommitDone belong to their save's generation and are heard
+  // whatever has begun since; all others only as long as theirs is in force.
   virtual void Send(Generation generation, proto::WorkerMessage message) = 0;
 };
 

@@ -1,8 +1,17 @@
 #include "worker/engine/session_state.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 
 namespace dsrun::worker {
+namespace {
+
+// While a worker still builds its engine it is granted few commits, if any.
+constexpr size_t kMostEarlySaves = 64;
+
+}  // namespace
 
 void SessionState::PlanAnnounced(const proto::GenerationPlan& plan) {
   MutexLock interrupt_lock(interrupt_mu_);
@@ -31,6 +40,22 @@ void SessionState::StopAnnounced() {
   MutexLock lock(mu_);
   stop_ = true;
   changed_.NotifyAll();
+}
+
+void SessionState::SaveMessageArrived(const proto::HostMessage& message) {
+  MutexLock lock(save_mu_);
+  if (on_save_) {
+    on_save_(message);
+  } else if (early_saves_.size() < kMostEarlySaves) {
+    early_saves_.push_back(message);
+  }
+}
+
+void SessionState::OnSaveMessage(std::function<void(const proto::HostMessage&)> handler) {
+  MutexLock lock(save_mu_);
+  on_save_ = std::move(handler);
+  if (!on_save_) return;
+  for (const proto::HostMessage& message : std::exchange(early_saves_, {})) on_save_(message);
 }
 
 void SessionState::Ended() {
@@ -74,7 +99,9 @@ Generation SessionState::Newest() const {
 }
 
 absl::StatusOr<std::vector<std::string>> SessionState::WaitForTable(Generation generation,
-                                                                    const std::string& name) {
+                                                                    const std::string& name,
+                                                                    absl::Duration timeout) {
+  const SteadyTime begin = Clock::Real().SteadyNow();
   MutexLock lock(mu_);
   while (true) {
     if (ended_) return absl::CancelledError("the agent has closed the session");
@@ -85,7 +112,16 @@ absl::StatusOr<std::vector<std::string>> SessionState::WaitForTable(Generation g
     }
     const auto table = tables_.find({generation, name});
     if (table != tables_.end()) return table->second;
-    changed_.Wait(mu_);
+    if (timeout == absl::InfiniteDuration()) {
+      changed_.Wait(mu_);
+      continue;
+    }
+    const absl::Duration left = timeout - (Clock::Real().SteadyNow() - begin);
+    if (left <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError(absl::StrCat("the coordinator did not say '", name,
+                                                      "' within ", absl::FormatDuration(timeout)));
+    }
+    changed_.WaitFor(mu_, left);
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "proto/worker.pb.h"
@@ -26,6 +27,7 @@ class SessionState {
   void PlanAnnounced(const proto::GenerationPlan& plan);
   void TableArrived(Generation generation, const proto::ExchangeTable& table);
   void StopAnnounced();
+  void SaveMessageArrived(const proto::HostMessage& message);
   void Ended();  // wakes every waiter with CANCELLED
 
   // For the engine: see Session.
@@ -34,8 +36,10 @@ class SessionState {
   void OnSuperseded(Generation generation, std::function<void()> interrupt);
   bool StopRequested() const;
   Generation Newest() const;  // of the announced plans; 0: none yet
-  absl::StatusOr<std::vector<std::string>> WaitForTable(Generation generation,
-                                                        const std::string& name);
+  absl::StatusOr<std::vector<std::string>> WaitForTable(
+      Generation generation, const std::string& name,
+      absl::Duration timeout = absl::InfiniteDuration());
+  void OnSaveMessage(std::function<void(const proto::HostMessage&)> handler);
 
  private:
   Generation newest_locked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -54,6 +58,10 @@ class SessionState {
       ABSL_GUARDED_BY(mu_);
   Generation interrupt_generation_ ABSL_GUARDED_BY(interrupt_mu_);
   std::function<void()> interrupt_ ABSL_GUARDED_BY(interrupt_mu_);
+  // Held while the handler runs, as interrupt_mu_. Never with another.
+  Mutex save_mu_;
+  std::function<void(const proto::HostMessage&)> on_save_ ABSL_GUARDED_BY(save_mu_);
+  std::vector<proto::HostMessage> early_saves_ ABSL_GUARDED_BY(save_mu_);  // before any handler
 };
 
 }  // namespace dsrun::worker

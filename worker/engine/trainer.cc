@@ -87,6 +87,10 @@ absl::Status Trainer::Allocate() {
     *out = static_cast<float*>(data);
     return absl::OkStatus();
   };
+  if (setup_.reserve_snapshot != nullptr) {
+    RETURN_IF_ERROR(
+        setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
+  }
   float* gradients = nullptr;
   float* scratch = nullptr;
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
@@ -154,7 +158,9 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   int64_t tokens = 0;
   RETURN_IF_ERROR(ComputeGradients(&tokens));
   JoinTiedGradients();
-  ASSIGN_OR_RETURN(const StepExchange::Sums sums, exchange_.Gather(tokens, stop_requested));
+  ASSIGN_OR_RETURN(
+      const StepExchange::Sums sums,
+      exchange_.Gather(tokens, stop_requested, setup_.saving != nullptr && setup_.saving()));
   // Without one unmasked token both sums are 0, and so is what they are divided by.
   const double tokens_of_batch = static_cast<double>(std::max<int64_t>(sums.tokens, 1));
   const double norm = std::sqrt(sums.grad_square) / tokens_of_batch;
@@ -179,6 +185,7 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
                     .lr = lr,
                     .tokens = sums.tokens,
                     .stop = sums.stop,
+                    .saving = sums.saving,
                     .duration = Clock::Real().SteadyNow() - begin,
                     .reducing = reducer_->times().reducing,
                     .reducing_hidden = reducer_->times().hidden};

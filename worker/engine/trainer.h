@@ -48,8 +48,9 @@ struct StepResult {
   double loss = 0;   // nats per token
   double grad_norm = 0;
   double lr = 0;
-  int64_t tokens = 0;  // unmasked; 0: nothing was there to learn, nothing was updated
-  bool stop = false;   // some rank was asked to stop: all ranks learn it in the same step
+  int64_t tokens = 0;   // unmasked; 0: nothing was there to learn, nothing was updated
+  bool stop = false;    // some rank was asked to stop: all ranks learn it in the same step
+  bool saving = false;  // some rank still writes an older save: likewise
   absl::Duration duration;
   absl::Duration reducing;         // gradient reduction
   absl::Duration reducing_hidden;  // of it, inside the backward pass
@@ -65,7 +66,10 @@ class Trainer {
     Kernels* kernels;       // for the calling thread
     Kernels* comm_kernels;  // for the communication thread
     SampleFn sample;
-    std::function<bool()> cancelled;  // asked at every block of the model, in both passes
+    std::function<bool()> cancelled;         // asked at every block of the model, in both passes
+    std::function<bool()> saving = nullptr;  // this rank still writes a save; empty: never
+    // Memory that outlives this generation: the plan's line for snapshots. Empty: nothing is saved.
+    std::function<absl::Status(size_t bytes)> reserve_snapshot = nullptr;
     Trace* trace;
   };
 
@@ -93,8 +97,9 @@ class Trainer {
   // Communicator::SetTimeout, from the next exchange on that is not yet under way.
   void SetExchangeTimeout(absl::Duration timeout);
 
-  // Parameters: before the first step, and after Settle.
+  // Parameters: before the first step, and after Settle; those owned here between any two steps.
   ShardedState& state() { return state_; }
+  const ShardedState& state() const { return state_; }
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }

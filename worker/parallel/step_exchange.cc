@@ -7,7 +7,9 @@ namespace dsrun::worker {
 namespace {
 
 constexpr size_t kTokens = 0;
-constexpr size_t kStop = 1;
+constexpr size_t kFlags = 1;  // sum of:
+constexpr int kStop = 1;
+constexpr int kSaving = 2;
 constexpr size_t kHeader = 2;
 
 }  // namespace
@@ -29,11 +31,11 @@ size_t StepExchange::MessageDoubles(int64_t rank) const {
                                        shards_.OwnedSize(rank) / kLeafElements);
 }
 
-absl::StatusOr<StepExchange::Sums> StepExchange::Gather(int64_t tokens, bool stop) {
+absl::StatusOr<StepExchange::Sums> StepExchange::Gather(int64_t tokens, bool stop, bool saving) {
   const int me = communicator_.rank();
   std::vector<double>& own = messages_[static_cast<size_t>(me)];
   own[kTokens] = static_cast<double>(tokens);
-  own[kStop] = stop ? 1 : 0;
+  own[kFlags] = (stop ? kStop : 0) + (saving ? kSaving : 0);
   std::vector<SendOp> sends;
   std::vector<RecvOp> receives;
   for (int peer = 0; peer < communicator_.size(); ++peer) {
@@ -54,7 +56,9 @@ StepExchange::Sums StepExchange::Add() const {
   for (int64_t rank = 0; rank < batch_.width(); ++rank) {
     const std::vector<double>& message = messages_[static_cast<size_t>(rank)];
     sums.tokens += static_cast<int64_t>(message[kTokens]);
-    sums.stop = sums.stop || message[kStop] != 0;
+    const auto flags = static_cast<int>(message[kFlags]);
+    sums.stop = sums.stop || (flags & kStop) != 0;
+    sums.saving = sums.saving || (flags & kSaving) != 0;
     const double* next = message.data() + kHeader;
     const Range rank_blocks = batch_.RankBlocks(rank);
     for (int64_t block = rank_blocks.begin; block < rank_blocks.end; ++block) {

@@ -1,6 +1,7 @@
 // StepExchange: the one small all-gather of a step. Every rank tells all others its blocks' losses,
 // the sums of squares of its owned leaves, and whether it was asked to stop; every rank then adds
 // them in the fixed orders of docs/numerics.md and comes to the same bits.
+// Whether a rank is still saving goes with it, so that all skip the same save.
 //
 // Threads: the communicator's owner.
 
@@ -25,6 +26,7 @@ class StepExchange {
     int64_t tokens = 0;      // unmasked
     double grad_square = 0;  // sum of squares of the summed gradient
     bool stop = false;       // any rank was asked to stop
+    bool saving = false;     // any rank still writes an older save
   };
 
   // All four must outlive this.
@@ -36,7 +38,7 @@ class StepExchange {
   std::span<double> leaf_squares() { return leaf_squares_; }  // of its owned leaves, ascending
 
   // Errors: the communicator's first one.
-  absl::StatusOr<Sums> Gather(int64_t tokens, bool stop);
+  absl::StatusOr<Sums> Gather(int64_t tokens, bool stop, bool saving = false);
 
  private:
   size_t MessageDoubles(int64_t rank) const;
@@ -46,8 +48,8 @@ class StepExchange {
   const BatchPlan& batch_;
   const FlatLayout& layout_;
   const ShardPlan& shards_;
-  // messages_[r]: {tokens, stop, block losses, leaf squares} of rank r. Counts below 2^53 are
-  // exact.
+  // messages_[r]: {tokens, stop and saving, block losses, leaf squares} of rank r. Counts below
+  // 2^53 are exact.
   std::vector<std::vector<double>> messages_;
   std::span<double> block_losses_;  // inside the own message
   std::span<double> leaf_squares_;

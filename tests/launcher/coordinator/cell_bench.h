@@ -35,6 +35,8 @@ enum class Kind {
   kFinished,
   kNotice,
   kStacks,
+  kShardWritten,
+  kCommitDone,
   kHello,
   kBeat,
   kEmptyReport,
@@ -85,7 +87,10 @@ class Bench {
     Feed(Spoke(0, Kind::kPrepared));
     Feed(Spoke(1, Kind::kPrepared));
     for (const int node : {0, 1}) Feed(Spoke(node, train ? Kind::kJoined : Kind::kWorkerStarted));
-    if (train) Feed(Spoke(0, Kind::kStepDone));
+    if (train) {
+      Feed(Spoke(0, Kind::kStepDone));
+      for (const int node : {0, 1}) Feed(Part(node, /*step=*/1));
+    }
     if (there()) return true;
     switch (state) {
       case Coordinator::State::kPreparing:
@@ -167,6 +172,22 @@ class Bench {
     return DeadlinePassed{kind, coordinator_.generation(), 0};
   }
 
+  // A node's part of a save of the first generation.
+  static Event Part(int node, int64_t step) {
+    AgentSpoke spoke{NodeId(node), {}};
+    spoke.message.set_incarnation(static_cast<uint64_t>(100 + node));
+    proto::ShardWritten* written =
+        spoke.message.mutable_worker_report()->mutable_message()->mutable_shard_written();
+    written->mutable_save()->set_generation(1);
+    written->mutable_save()->set_step(step);
+    written->set_rank(node);
+    written->set_width(2);
+    written->set_samples(8 * step);
+    written->set_record("a record");
+    written->set_seconds(0.5);
+    return spoke;
+  }
+
   Event Spoke(int node, Kind kind) const {
     AgentSpoke spoke{NodeId(node), {}};
     proto::AgentMessage& message = spoke.message;
@@ -203,6 +224,14 @@ class Bench {
         break;
       case Kind::kStacks:
         report.mutable_stacks()->add_lines("main");
+        break;
+      case Kind::kShardWritten:
+        return Part(node, /*step=*/2);
+      case Kind::kCommitDone:
+        report.mutable_commit_done()->mutable_save()->set_generation(1);
+        report.mutable_commit_done()->mutable_save()->set_step(1);
+        report.mutable_commit_done()->set_attempt(1);
+        report.mutable_commit_done()->set_manifest("manifest-1");
         break;
       case Kind::kHello:
         report.mutable_hello();

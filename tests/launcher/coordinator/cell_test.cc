@@ -64,6 +64,10 @@ static_assert(kEventAlternatives == 9, "a new alternative of Event needs a Kind 
       return Kind::kNotice;
     case proto::WorkerMessage::kStacks:
       return Kind::kStacks;
+    case proto::WorkerMessage::kShardWritten:
+      return Kind::kShardWritten;
+    case proto::WorkerMessage::kCommitDone:
+      return Kind::kCommitDone;
     case proto::WorkerMessage::BODY_NOT_SET:
       return Kind::kEmptyReport;
   }
@@ -139,6 +143,10 @@ std::string Word(const Action& action) {
         return "stacks";
       case proto::CoordinatorMessage::kPassSignal:
         return "signal";
+      case proto::CoordinatorMessage::kCommitSave:
+        return "commit";
+      case proto::CoordinatorMessage::kDropSave:
+        return "drop";
       case proto::CoordinatorMessage::kEndJob:
         return "end";
       default:
@@ -185,16 +193,17 @@ void Check(bool train, const Table& table) {
 
 void Write(std::FILE* to, const char* name, bool train) {
   static constexpr const char* kNames[] = {
-      "kStart",         "kOpened",       "kPrepared",
-      "kWorkerStarted", "kWorkerKilled", "kWorkerExitedWithZero",
-      "kExchangePut",   "kJoined",       "kStepDone",
-      "kCheckpoint",    "kFailed",       "kFailedForGood",
-      "kFinished",      "kNotice",       "kStacks",
-      "kHello",         "kBeat",         "kEmptyReport",
-      "kHeartbeat",     "kLogChunk",     "kJobEnded",
-      "kEmptyMessage",  "kAgentGone",    "kTick",
-      "kOperatorStop",  "kNodeSilent",   "kPhaseDeadline",
-      "kCauseDeadline", "kProgressMade"};
+      "kStart",         "kOpened",        "kPrepared",
+      "kWorkerStarted", "kWorkerKilled",  "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",        "kStepDone",
+      "kCheckpoint",    "kFailed",        "kFailedForGood",
+      "kFinished",      "kNotice",        "kStacks",
+      "kShardWritten",  "kCommitDone",    "kHello",
+      "kBeat",          "kEmptyReport",   "kHeartbeat",
+      "kLogChunk",      "kJobEnded",      "kEmptyMessage",
+      "kAgentGone",     "kTick",          "kOperatorStop",
+      "kNodeSilent",    "kPhaseDeadline", "kCauseDeadline",
+      "kProgressMade"};
   static_assert(std::size(kNames) == kKinds);
   std::fprintf(to, "constexpr Table %s = {{\n", name);
   for (size_t i = 0; i < kKinds; ++i) {
@@ -272,7 +281,7 @@ TEST(CellTest, StaleMessagesDoNothing) {
         EXPECT_TRUE(bench.Feed(unknown).empty()) << StateName(state) << ", event kind " << i;
         const proto::WorkerMessage& report = spoke->message.worker_report().message();
         const bool of_a_generation = !spoke->message.has_job_ended() && !report.has_notice() &&
-                                     !report.has_checkpoint_committed();
+                                     !report.has_shard_written() && !report.has_commit_done();
         if (of_a_generation) {
           AgentSpoke old = *spoke;
           old.message.set_generation(0);

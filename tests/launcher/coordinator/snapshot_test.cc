@@ -35,6 +35,17 @@ constexpr State kStates[] = {State::kIdle,     State::kOpening, State::kPreparin
                              State::kStarting, State::kRunning, State::kDraining,
                              State::kStopping, State::kEnding,  State::kEnded};
 
+Event Part(int node, Generation generation, int64_t step) {
+  Event part = Bench::Part(node, step);
+  std::get<AgentSpoke>(part)
+      .message.mutable_worker_report()
+      ->mutable_message()
+      ->mutable_shard_written()
+      ->mutable_save()
+      ->set_generation(generation.value());
+  return part;
+}
+
 // One job in which everything happens that the cells leave out.
 std::vector<std::string> ARichJob() {
   std::vector<std::string> snapshots;
@@ -68,11 +79,15 @@ std::vector<std::string> ARichJob() {
   report->mutable_joined()->set_start_step(1);
   feed(joined);
   feed(bench.Spoke(1, Kind::kJoined));
-  Event checkpoint = bench.Spoke(0, Kind::kCheckpoint);
-  report = std::get<AgentSpoke>(checkpoint).message.mutable_worker_report()->mutable_message();
-  report->mutable_checkpoint_committed()->set_manifest("manifest-2");
-  report->mutable_checkpoint_committed()->set_step(2);
-  feed(checkpoint);
+  // The first save is committed, of the second one a part is missing, two are granted, one fails.
+  feed(bench.Spoke(0, Kind::kCommitDone));
+  for (const int64_t granted : {2, 3}) {
+    for (const int node : {1, 0}) feed(Part(node, bench.coordinator().generation(), granted));
+  }
+  Event failed_part = Part(0, bench.coordinator().generation(), 4);
+  report = std::get<AgentSpoke>(failed_part).message.mutable_worker_report()->mutable_message();
+  report->mutable_shard_written()->clear_record();
+  feed(failed_part);
   Event late = bench.Spoke(1, Kind::kFailed);
   proto::Failed* failed = std::get<AgentSpoke>(late)
                               .message.mutable_worker_report()
@@ -304,7 +319,10 @@ TEST(SnapshotTest, EveryField_ComesBackAsItIs) {
   // Other values of these are never a snapshot of this job, or not by themselves.
   for (const char* refused :
        {"CoordinatorSnapshot.schema_version", "CoordinatorSnapshot.ended", "MembershipState.nodes",
-        "RendezvousState.width", "GenerationState.rank_nodes", "GenerationState.rank_slots"}) {
+        "RendezvousState.width", "GenerationState.rank_nodes", "GenerationState.rank_slots",
+        "SaveLedgerState.generations", "SaveLedgerState.Ranks.nodes", "SaveLedgerState.Ranks.slots",
+        "SaveLedgerState.Process.node", "SaveLedgerState.Save.records",
+        "SaveLedgerState.Record.rank"}) {
     EXPECT_EQ(unproven.erase(std::string("dsrun.proto.") + refused), 1u) << refused;
   }
   // Containers: proven by what is in them.
@@ -312,13 +330,19 @@ TEST(SnapshotTest, EveryField_ComesBackAsItIs) {
        {"CoordinatorSnapshot.members", "CoordinatorSnapshot.rendezvous",
         "CoordinatorSnapshot.phase_deadline", "CoordinatorSnapshot.cause_deadline",
         "CoordinatorSnapshot.report", "CoordinatorSnapshot.Suspect.failure", "IncidentState.cause",
-        "CoordinatorSnapshot.Memory.memory"}) {
+        "CoordinatorSnapshot.Memory.memory", "CoordinatorSnapshot.saves", "SaveLedgerState.newest",
+        "SaveLedgerState.Process.reported", "SaveLedgerState.Save.id"}) {
     EXPECT_EQ(unproven.erase(std::string("dsrun.proto.") + container), 1u) << container;
   }
   // Keys of ordered sets: another one may come back in another place, or as one that is there.
-  const std::set<std::string> keys = {
-      "dsrun.proto.CoordinatorSnapshot.Suspect.rank", "dsrun.proto.RendezvousState.Name.name",
-      "dsrun.proto.RendezvousState.Value.rank", "dsrun.proto.CoordinatorSnapshot.Memory.node"};
+  const std::set<std::string> keys = {"dsrun.proto.CoordinatorSnapshot.Suspect.rank",
+                                      "dsrun.proto.CoordinatorSnapshot.Memory.node",
+                                      "dsrun.proto.SaveLedgerState.Process.node",
+                                      "dsrun.proto.SaveLedgerState.Ranks.generation",
+                                      "dsrun.proto.SaveId.generation",
+                                      "dsrun.proto.SaveId.step",
+                                      "dsrun.proto.RendezvousState.Name.name",
+                                      "dsrun.proto.RendezvousState.Value.rank"};
   for (const std::string& bytes : Snapshots()) {
     proto::CoordinatorSnapshot snapshot;
     ASSERT_TRUE(snapshot.ParseFromString(bytes));

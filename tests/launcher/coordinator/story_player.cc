@@ -344,9 +344,28 @@ void Player::Worker(const Command& command, int node, int slot) {
     report->mutable_exchange_put()->set_value(absl::StrCat("address-", rank));
   } else if (verb == "step") {
     report->mutable_step_done()->set_step(step);
-  } else if (verb == "checkpoint") {
-    report->mutable_checkpoint_committed()->set_step(step);
-    report->mutable_checkpoint_committed()->set_manifest(manifest);
+  } else if (verb == "wrote") {  // its part of a save of `of`, by default the message's generation
+    proto::ShardWritten* written = report->mutable_shard_written();
+    written->mutable_save()->set_step(step);
+    written->mutable_save()->set_generation(command.Int("of", command.Int("g", 0)));
+    written->set_rank(static_cast<int32_t>(command.Int("rank", rank)));
+    written->set_width(
+        static_cast<int32_t>(command.Int("width", static_cast<int64_t>(ranks_.size()))));
+    if (command.words.empty()) {
+      written->set_record(absl::StrCat("record-", rank));
+    } else {
+      written->set_error(command.Text(0));
+    }
+  } else if (verb == "committed") {
+    proto::CommitDone* done = report->mutable_commit_done();
+    done->mutable_save()->set_step(step);
+    done->mutable_save()->set_generation(command.Int("of", command.Int("g", 0)));
+    done->set_attempt(command.Int("attempt", 1));
+    if (command.words.empty()) {
+      done->set_manifest(manifest);
+    } else {
+      done->set_error(command.Text(0));
+    }
   } else if (verb == "failed") {
     report->mutable_failed()->set_code(command.Has("late") ? 4 : 14);  // its deadline has passed
     report->mutable_failed()->set_peer_rank(static_cast<int32_t>(command.Int("peer", -1)));

@@ -10,6 +10,7 @@
 #include "common/format/content_hash.h"
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/checkpoint/training_state.h"
+#include "worker/checkpoint/granted_commit.h"
 #include "worker/checkpoint/prune.h"
 
 namespace dsrun::worker {
@@ -259,6 +260,88 @@ TEST(PruneTest, DamagedCheckpoints_DoNotCountAsKept) {
   const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
   ASSERT_TRUE(newest.ok()) << newest.status();
   EXPECT_EQ(newest->manifest().facts.key.step, Step(2));
+}
+
+// A save of an older generation that may be committed yet.
+TEST(PruneTest, RunningSaves_KeepTheirShardsAndTheirUnfinishedManifest) {
+  FaultyFileSystem fs;
+  const TrainingState state;
+  ASSERT_TRUE(SaveRank(fs, kFolder, state, Older(), 0).ok());
+  ASSERT_TRUE(SaveRank(fs, kFolder, state, Newer(), 1).ok());
+  const std::string unfinished =
+      TemporaryPrefix("job-a") + "1000." + ManifestName({Step(20), Generation(1), 7});
+  fs.Write(JoinPath(kFolder, unfinished), "half of");
+  PruneOptions options{"job-a", Generation(2), 3};
+  options.running = {{Step(20), Generation(1)}};
+  EXPECT_THAT(
+      PruneCheckpoints(fs, kFolder, options).value(),
+      ::testing::ElementsAre("step-00000010.gen-0001.0000000000001000.rank-0000.safetensors"));
+  options.running = {};
+  EXPECT_EQ(PruneCheckpoints(fs, kFolder, options).value().size(), 2u);
+}
+
+class GrantedCommitTest : public ::testing::Test {
+ protected:
+  // Both shards of `options`, as the coordinator hands them on.
+  std::vector<std::string> Records(const SaveOptions& options) {
+    std::vector<std::string> records;
+    for (const int64_t rank : {0, 1}) {
+      records.push_back(SaveRank(fs_, kFolder, state_, options, rank)->Serialize());
+    }
+    return records;
+  }
+  ManifestFacts Facts(const SaveOptions& options, int64_t attempt) {
+    ManifestFacts facts = state_.Facts("job-a", options.step, options.generation);
+    facts.key.epoch = attempt;
+    return facts;
+  }
+
+  FaultyFileSystem fs_;
+  const TrainingState state_;
+};
+
+TEST_F(GrantedCommitTest, NamesItsAttempt_AndASecondOneFindsTheFirst) {
+  const std::vector<std::string> records = Records(Older());
+  const GrantedCommit first = CommitGranted(fs_, kFolder, Facts(Older(), 5), records);
+  ASSERT_TRUE(first.status.ok()) << first.status;
+  EXPECT_EQ(first.manifest, "manifest.step-00000010.gen-0001.epoch-0005.json");
+  // Its committer died before it could say so.
+  const GrantedCommit second = CommitGranted(fs_, kFolder, Facts(Older(), 6), records);
+  ASSERT_TRUE(second.status.ok()) << second.status;
+  EXPECT_EQ(second.manifest, first.manifest);
+  EXPECT_EQ(ListManifests(fs_, kFolder)->size(), 1u);
+  // Woken up late, the first one replaces nothing either.
+  EXPECT_EQ(CommitGranted(fs_, kFolder, Facts(Older(), 4), records).manifest, first.manifest);
+}
+
+TEST_F(GrantedCommitTest, NameThatAnotherJobHas_IsLeftAlone) {
+  SaveOptions other = Older();
+  other.job_id = "job-b";
+  other.first_incarnation = 0x7000;
+  const std::string theirs = Save(fs_, kFolder, state_, other).value();
+  EXPECT_EQ(theirs, "manifest.step-00000010.gen-0001.epoch-0001.json");
+  const GrantedCommit ours = CommitGranted(fs_, kFolder, Facts(Older(), 1), Records(Older()));
+  ASSERT_TRUE(ours.status.ok()) << ours.status;
+  EXPECT_EQ(ours.manifest, "manifest.step-00000010.gen-0001.epoch-0002.json");
+}
+
+TEST_F(GrantedCommitTest, FailureAtAnyOperation_SaysWhetherAManifestMayBeThere) {
+  int failed = 0;
+  for (int64_t n = 0; n < 20; ++n) {
+    SCOPED_TRACE(::testing::Message() << "operation " << n);
+    FaultyFileSystem fs;
+    std::vector<std::string> records;
+    for (const int64_t rank : {0, 1}) {
+      records.push_back(SaveRank(fs, kFolder, state_, Older(), rank)->Serialize());
+    }
+    fs.FailOperation(n, absl::UnavailableError("the medium fails on purpose"));
+    const GrantedCommit outcome = CommitGranted(fs, kFolder, Facts(Older(), 1), records);
+    const bool there = !ListManifests(fs, kFolder)->empty();
+    failed += outcome.status.ok() ? 0 : 1;
+    EXPECT_TRUE(!there || !outcome.manifest.empty());
+    EXPECT_TRUE(there || !outcome.status.ok());
+  }
+  EXPECT_GT(failed, 3);
 }
 
 TEST(PruneTest, OrphansOfEarlierGenerations_GoThoseOfOtherJobsStay) {

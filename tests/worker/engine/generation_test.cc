@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <span>
@@ -16,6 +17,8 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/faulty_file_system.h"
+#include "tests/fakes/stopping_file_system.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
 #include "tests/worker/engine/wrappers.h"
@@ -113,6 +116,8 @@ TEST(GenerationTest, RankThatHangsInItsOwnCode_IsTheOneWhoseBeatAsksForAMove) {
       MutexLock lock(mu);
       while (!hangs) changed.Wait(mu);
     }
+    // What the step before left under way, the gathering of parameters, comes to its end.
+    while (!cluster.beat(Rank(1)).has_patience()) std::this_thread::yield();
     const proto::Beat before = cluster.beat(Rank(1));
     EXPECT_EQ(before.phase(), "training");
     EXPECT_TRUE(before.has_patience());
@@ -267,6 +272,172 @@ TEST(GenerationTest, EveryExchange_HasTheLimitOfItsClass) {
     EXPECT_EQ(limit["shard records"], absl::Seconds(2020));
     EXPECT_EQ(limit["commit"], absl::Seconds(3420));
   }
+}
+
+// The disk is slow: one operation of one rank's writer takes until it is let go.
+class SlowDisk {
+ public:
+  // `on_slow` is called when that operation begins, from the writer's thread.
+  SlowDisk(FileSystem& fs, int64_t operation, std::function<void()> on_slow)
+      : on_slow_(std::move(on_slow)), fs_(fs, operation, [this] { Wait(); }) {}
+  ~SlowDisk() { LetGo(); }
+
+  FileSystem* file_system() { return &fs_; }
+  void LetGo() {
+    MutexLock lock(mu_);
+    free_ = true;
+    changed_.NotifyAll();
+  }
+  bool hit() {
+    MutexLock lock(mu_);
+    return hit_;
+  }
+
+ private:
+  void Wait() {
+    {
+      MutexLock lock(mu_);
+      hit_ = true;
+    }
+    on_slow_();
+    MutexLock lock(mu_);
+    while (!free_) changed_.Wait(mu_);
+  }
+
+  Mutex mu_;
+  CondVar changed_;
+  bool free_ ABSL_GUARDED_BY(mu_) = false;
+  bool hit_ ABSL_GUARDED_BY(mu_) = false;
+  const std::function<void()> on_slow_;
+  StoppingFileSystem fs_;
+};
+
+// What a reader finds is whole, to the last byte of its last shard, and what its step should be.
+void ExpectNewestIsWhole(FaultyFileSystem& fs) {
+  FindOptions options;
+  options.job_id = "job";
+  std::vector<std::string> rejected;
+  const absl::StatusOr<Checkpoint> newest = FindNewestCheckpoint(fs, kFolder, options, &rejected);
+  EXPECT_TRUE(newest.ok() || absl::IsNotFound(newest.status())) << newest.status();
+  EXPECT_TRUE(rejected.empty()) << rejected[0];
+}
+
+// A process dies in the middle of any operation of its writer, be it of its shard, of the commit or
+// of the tidying: nobody waits for that operation, what is on the disk is whole, and the others go
+// on. When the operation comes to its end after all, as that of a process that was only stopped,
+// nothing is spoilt.
+void DieInEveryThirdOperation(Rank victim) {
+  const std::string undisturbed = UndisturbedHash();
+  int hits = 0;
+  int64_t operation = 0;
+  for (bool hit = true; hit; operation += 3) {
+    SCOPED_TRACE(testing::Message() << "operation " << operation);
+    FaultyFileSystem fs;
+    WorkerCluster cluster(Job(), fs);
+    cluster.await_saves = false;
+    SlowDisk disk(fs, operation, [&] { cluster.Announce(); });
+    bool born = false;
+    cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+      if (rank != victim || std::exchange(born, true)) return &fs;
+      return disk.file_system();
+    };
+    auto outcomes = cluster.Run(2);
+    hit = disk.hit();
+    if (!hit) {
+      for (const auto& outcome : outcomes) EXPECT_TRUE(outcome.ok()) << outcome.status();
+      break;
+    }
+    ++hits;
+    for (const auto& outcome : outcomes) {  // one may have finished, if it was the last pruning
+      EXPECT_TRUE(outcome.ok() || absl::IsAborted(outcome.status()) ||
+                  absl::IsUnavailable(outcome.status()))
+          << outcome.status();
+    }
+    cluster.Kill(victim);
+    ExpectNewestIsWhole(fs);
+    for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    ExpectNewestIsWhole(fs);
+    EXPECT_EQ(NewestHash(fs), undisturbed);
+    disk.LetGo();
+    cluster.AwaitDead();
+    ExpectNewestIsWhole(fs);
+    EXPECT_EQ(NewestHash(fs), undisturbed);
+    if (testing::Test::HasFailure()) return;
+  }
+  std::cout << hits << " operations of rank " << victim << " were its last\n";
+  EXPECT_GT(hits, 6);
+}
+
+TEST(GenerationTest, CommitterThatDiesInAnyOperation_SpoilsNothingAndNobodyWaits) {
+  DieInEveryThirdOperation(Rank(0));
+}
+TEST(GenerationTest, WriterThatDiesInAnyOperation_SpoilsNothingAndNobodyWaits) {
+  DieInEveryThirdOperation(Rank(1));
+}
+
+// Operation 4 of rank 1: the fsync of its first shard, of step 2. The generation ends meanwhile,
+// all processes live: the next one does not wait, and when the disk answers, that save still
+// counts.
+TEST(GenerationTest, SaveOfAGenerationThatIsOver_IsCommittedWhenItsDiskAnswers) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.await_saves = false;
+  SlowDisk disk(fs, 4, [] {});
+  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+    return rank == Rank(1) ? disk.file_system() : &fs;
+  };
+  std::atomic<int> late_commits{0};
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank == Rank(0) && message.has_step_done() && message.step_done().step() == 5) {
+      while (!disk.hit()) std::this_thread::yield();
+      if (cluster.generation() == Generation(1)) cluster.Announce();
+    }
+    if (message.has_joined() && cluster.generation() == Generation(2)) {
+      EXPECT_EQ(message.joined().start_step(), 0) << "nothing is committed yet";
+    }
+    if (rank == Rank(0) && message.has_step_done() && message.step_done().step() == 7) {
+      disk.LetGo();
+    }
+    if (message.has_commit_done() && message.commit_done().save().generation() == 1) {
+      EXPECT_EQ(message.commit_done().save().step(), 2);
+      EXPECT_NE(message.commit_done().manifest(), "");
+      ++late_commits;
+    }
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_FALSE(outcome.ok());
+  ASSERT_TRUE(disk.hit());
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(late_commits, 1);
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+// While one rank still writes, all leave the next saves out, and only the last is waited for.
+TEST(GenerationTest, SaveThatTakesLong_LeavesTheNextOnesOutAndTheLastOneWaits) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.await_saves = false;
+  SlowDisk disk(fs, 4, [] {});
+  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+    return rank == Rank(1) ? disk.file_system() : &fs;
+  };
+  std::vector<std::string> left_out;
+  std::vector<int64_t> committed;
+  Mutex mu;
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 3) {
+      while (!disk.hit()) std::this_thread::yield();
+    }
+    MutexLock lock(mu);
+    if (message.has_notice()) left_out.push_back(message.notice().text());
+    if (message.has_commit_done()) committed.push_back(message.commit_done().save().step());
+    if (message.has_step_done() && message.step_done().step() == 8) disk.LetGo();
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(committed, (std::vector<int64_t>{2, 8}));
+  ASSERT_EQ(left_out.size(), 2u);
+  EXPECT_NE(left_out[0].find("the checkpoint of step 4 is left out"), std::string::npos)
+      << left_out[0];
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
 }
 
 TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) {

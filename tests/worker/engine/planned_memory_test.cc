@@ -51,6 +51,12 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
       setup.sample = SampleText;
       setup.cancelled = [] { return false; };
       setup.trace = &trace;
+      Buffer snapshot;  // outlives the trainer
+      setup.reserve_snapshot = [&](size_t bytes) -> absl::Status {
+        absl::StatusOr<Buffer> buffer = device.Allocate(bytes, "save_snapshot");
+        if (buffer.ok()) snapshot = *std::move(buffer);
+        return buffer.status();
+      };
       ASSERT_TRUE(Trainer::Create(setup).ok());
 
       MemoryInput input;

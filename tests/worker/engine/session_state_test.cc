@@ -87,6 +87,37 @@ TEST(SessionStateTest, OnSuperseded_RunsOnceAndNotAfterItWasCleared) {
   EXPECT_EQ(calls, 2);
 }
 
+TEST(SessionStateTest, SaveMessages_ComeToTheHandlerAlsoThoseThatCameBeforeIt) {
+  SessionState state;
+  proto::HostMessage message;
+  message.mutable_commit_save()->set_attempt(1);
+  state.SaveMessageArrived(message);
+  std::vector<int64_t> attempts;
+  state.OnSaveMessage(
+      [&](const proto::HostMessage& m) { attempts.push_back(m.commit_save().attempt()); });
+  message.mutable_commit_save()->set_attempt(2);
+  state.SaveMessageArrived(message);
+  EXPECT_EQ(attempts, (std::vector<int64_t>{1, 2}));
+  state.OnSaveMessage(nullptr);
+  state.SaveMessageArrived(message);
+  EXPECT_EQ(attempts.size(), 2u);
+}
+
+TEST(SessionStateTest, WaitForTable_EndsWithItsTimeoutAndWithANewerPlan) {
+  SessionState state;
+  state.PlanAnnounced(Plan(1));
+  EXPECT_EQ(state.WaitForTable(Generation(1), "save/8", absl::Milliseconds(1)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  std::thread waiter([&] {
+    EXPECT_EQ(state.WaitForTable(Generation(1), "save/8", absl::Hours(1)).status().code(),
+              absl::StatusCode::kAborted);
+  });
+  state.PlanAnnounced(Plan(2));
+  waiter.join();
+  state.TableArrived(Generation(2), Table("save/8", {"manifest", ""}));
+  EXPECT_EQ(state.WaitForTable(Generation(2), "save/8", absl::Hours(1))->at(0), "manifest");
+}
+
 TEST(SessionStateTest, StopIsRemembered) {
   SessionState state;
   EXPECT_FALSE(state.StopRequested());

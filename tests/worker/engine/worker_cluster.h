@@ -1,6 +1,7 @@
 // Workers as threads around one pretended coordinator: the real RunGeneration, the real session
-// state, in-process communicators, a file system in memory. What survives a generation in a worker
-// process survives it here.
+// state, the real ledger of saves, in-process communicators, a file system in memory. What survives
+// a generation in a worker process survives it here: the worker of a rank keeps its SaveWriter,
+// which writes on.
 
 #ifndef DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
 #define DSRUN_TESTS_WORKER_ENGINE_WORKER_CLUSTER_H_
@@ -14,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/file_system.h"
 #include "common/base/ids.h"
 #include "proto/job.pb.h"
 #include "proto/worker.pb.h"
@@ -27,7 +29,8 @@ namespace dsrun::worker {
 class WorkerCluster {
  public:
   // `job` with TrainSpec. The folder of its checkpoints is in `file_system`.
-  WorkerCluster(proto::JobSpec job, FaultyFileSystem& file_system);
+  WorkerCluster(proto::JobSpec job, FileSystem& file_system);
+  ~WorkerCluster();
 
   // Called for every message of a worker, from its thread; may call Announce and RequestStop.
   std::function<void(Rank rank, const proto::WorkerMessage& message)> on_message;
@@ -60,17 +63,43 @@ class WorkerCluster {
   // One generation of `width` workers, each in a thread; their outcomes by rank.
   std::vector<absl::StatusOr<proto::Finished>> Run(int width);
 
+  // The file system of the writer of the next process of `rank`; empty: that of all.
+  std::function<FileSystem*(Rank rank)> file_system_of;
+
+  // Whether rank 0 reports a step only when all saves before it are through, so that a test knows
+  // what is on the disk. False: steps and saves go on beside one another, as in a real job.
+  bool await_saves = true;
+  // Until no writer has anything to do.
+  void AwaitSaves();
+
+  // The process of `rank` dies: between two generations. Its writer ends with the file operation it
+  // is in; what it still says is not heard.
+  void Kill(Rank rank);
+
+  // Until the writers of those that were killed have ended.
+  void AwaitDead();
+
   Generation generation() const { return Generation(generation_); }
   std::vector<std::string> warnings();
 
   struct Hub;
+  struct Worker;
+  struct Coordinator;
 
  private:
+  friend struct Coordinator;
+  std::unique_ptr<Worker> Start(Rank rank);
+
   const proto::JobSpec job_;
-  FaultyFileSystem& file_system_;
+  FileSystem& file_system_;
   int64_t generation_ = 0;
-  std::shared_ptr<Hub> hub_;
+  uint64_t born_ = 0;              // worker processes so far
   std::deque<Progress> progress_;  // by rank; grows before threads run
+  std::shared_ptr<Hub> hub_;       // of the newest generation
+  // Outlives the writers, which speak to it.
+  std::unique_ptr<Coordinator> coordinator_;
+  std::vector<std::unique_ptr<Worker>> dead_;     // whose writers may still be in an operation
+  std::vector<std::unique_ptr<Worker>> workers_;  // by rank; null: to be started
 };
 
 }  // namespace dsrun::worker

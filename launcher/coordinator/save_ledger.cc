@@ -1,0 +1,378 @@
+#include "launcher/coordinator/save_ledger.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// Remembered so that parts that come late are removed like the others.
+constexpr size_t kMostDropped = 16;
+
+void SetId(SaveLedger::Id id, proto::SaveId* to) {
+  to->set_generation(id.generation);
+  to->set_step(id.step);
+}
+
+SaveLedger::Id IdOf(const proto::SaveId& id) { return {id.generation(), id.step()}; }
+
+std::string Name(SaveLedger::Id id) { return absl::StrCat(id.step, "/", id.generation); }
+
+std::string Name(WorkerId worker) {
+  return absl::StrCat(worker.node.value(), ":", worker.slot.value());
+}
+
+}  // namespace
+
+// ---- Events
+
+SaveLedger::Effects SaveLedger::Began(Generation generation, const std::vector<WorkerId>& ranks,
+                                      const std::set<WorkerId>& survivors) {
+  std::map<WorkerId, Process> processes;
+  for (const WorkerId& place : ranks) {
+    const auto known = processes_.find(place);
+    processes[place] = known != processes_.end() && survivors.contains(place)
+                           ? known->second
+                           : Process{.born = generation.value(), .reported = {}, .ready = false};
+  }
+  processes_ = std::move(processes);
+  ranks_[generation.value()] = ranks;
+  Effects effects;
+  Settle(effects);
+  return effects;
+}
+
+SaveLedger::Effects SaveLedger::Joined(WorkerId worker) {
+  Effects effects;
+  const auto process = processes_.find(worker);
+  if (process == processes_.end()) return effects;
+  process->second.ready = true;
+  Settle(effects);
+  return effects;
+}
+
+SaveLedger::Effects SaveLedger::ProcessEnded(WorkerId place, Generation generation) {
+  Effects effects;
+  const auto process = processes_.find(place);
+  // A process that came later: the news is old.
+  if (process == processes_.end() || process->second.born > generation.value()) return effects;
+  const int64_t newest = ranks_.empty() ? 0 : ranks_.rbegin()->first;
+  if (newest > generation.value()) {
+    process->second = {.born = newest, .reported = {}, .ready = false};
+  } else {
+    processes_.erase(process);
+  }
+  Settle(effects);
+  return effects;
+}
+
+SaveLedger::Effects SaveLedger::NodeLost(NodeId node) {
+  std::erase_if(processes_, [node](const auto& entry) { return entry.first.node == node; });
+  Effects effects;
+  Settle(effects);
+  return effects;
+}
+
+SaveLedger::Effects SaveLedger::Written(WorkerId from, const proto::ShardWritten& written) {
+  Effects effects;
+  const Id id = IdOf(written.save());
+  const auto ranks = ranks_.find(id.generation);
+  const auto process = processes_.find(from);
+  if (ranks == ranks_.end() || process == processes_.end()) return effects;
+  const auto width = static_cast<int64_t>(ranks->second.size());
+  if (written.width() != width || written.rank() < 0 || written.rank() >= width ||
+      ranks->second[static_cast<size_t>(written.rank())] != from ||
+      process->second.born > id.generation || id <= process->second.reported) {
+    return effects;
+  }
+  process->second.reported = id;
+  if (dropped_.contains(id)) {
+    effects.push_back(Dropped{.id = id, .reason = "", .failed = false, .remove = true});
+  } else if (written.record().empty()) {
+    Drop(id,
+         {.id = id,
+          .reason = absl::StrCat("rank ", written.rank(), ": ", written.error()),
+          .failed = true,
+          .remove = true},
+         effects);
+  } else {
+    Save& save = saves_[id];
+    save.samples = written.samples();
+    save.seconds = std::max(save.seconds, written.seconds());
+    save.records[written.rank()] = written.record();
+  }
+  Settle(effects);
+  return effects;
+}
+
+SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& done) {
+  Effects effects;
+  const Id id = IdOf(done.save());
+  const auto save = saves_.find(id);
+  const bool possible = done.attempt() >= 1 && done.attempt() <= last_attempt_ && !ranks_.empty() &&
+                        id.generation <= ranks_.rbegin()->first;
+  if (!possible) return effects;
+  if (done.error().empty() && !done.manifest().empty()) {
+    // A repeat, or the answer of a committer that was given up: the manifest is known already.
+    if (save == saves_.end() && Superseded(id)) return effects;
+    const double written = save == saves_.end() ? 0 : save->second.seconds;
+    const bool newest = id.step > newest_.step || id.generation >= newest_.generation;
+    if (newest) newest_ = id;
+    saves_.erase(id);
+    // What it supersedes is removed before anybody who waits for this commit hears of it and ends.
+    Settle(effects);
+    effects.push_back(Committed{.id = id,
+                                .manifest = done.manifest(),
+                                .seconds = written + done.seconds(),
+                                .newest = newest});
+    return effects;
+  }
+  if (save == saves_.end() || save->second.attempt == 0 || save->second.attempt != done.attempt() ||
+      save->second.committer != from) {
+    return effects;
+  }
+  Drop(id,
+       {.id = id,
+        .reason = absl::StrCat("its commit: ", done.error()),
+        .failed = true,
+        .remove = save->second.attempts == 1 && done.manifest().empty()},
+       effects);
+  Settle(effects);
+  return effects;
+}
+
+// ---- What follows
+
+bool SaveLedger::Superseded(Id id) const {
+  return newest_.step >= id.step && newest_.generation >= id.generation;
+}
+
+bool SaveLedger::Complete(Id id, const Save& save) const {
+  const auto ranks = ranks_.find(id.generation);
+  return ranks != ranks_.end() && save.records.size() == ranks->second.size();
+}
+
+int SaveLedger::LostRank(Id id, const Save& save) const {
+  const auto ranks = ranks_.find(id.generation);
+  if (ranks == ranks_.end()) return 0;
+  for (size_t rank = 0; rank < ranks->second.size(); ++rank) {
+    if (save.records.contains(static_cast<int>(rank))) continue;
+    const auto process = processes_.find(ranks->second[rank]);
+    if (process == processes_.end() || process->second.born > id.generation ||
+        process->second.reported >= id) {
+      return static_cast<int>(rank);
+    }
+  }
+  return -1;
+}
+
+std::vector<WorkerId> SaveLedger::Ready() const {
+  std::vector<WorkerId> ready;
+  if (ranks_.empty()) return ready;
+  for (const WorkerId& place : ranks_.rbegin()->second) {
+    const auto process = processes_.find(place);
+    if (process != processes_.end() && process->second.ready) ready.push_back(place);
+  }
+  return ready;
+}
+
+void SaveLedger::Drop(Id id, Dropped dropped, Effects& effects) {
+  saves_.erase(id);
+  if (dropped.remove) dropped_.insert(id);
+  while (dropped_.size() > kMostDropped) dropped_.erase(dropped_.begin());
+  effects.push_back(std::move(dropped));
+}
+
+void SaveLedger::Grant(Id id, Save& save, WorkerId to, Effects& effects) {
+  ++save.attempts;
+  save.attempt = ++last_attempt_;
+  save.committer = to;
+  save.committer_born = processes_.at(to).born;
+  Granted granted{.to = to, .commit = {}};
+  SetId(id, granted.commit.mutable_save());
+  granted.commit.set_attempt(save.attempt);
+  granted.commit.set_samples(save.samples);
+  for (const auto& [rank, record] : save.records) granted.commit.add_records(record);
+  for (const auto& [other, unused] : saves_) {
+    if (other != id) SetId(other, granted.commit.add_running());
+  }
+  effects.push_back(std::move(granted));
+}
+
+void SaveLedger::Settle(Effects& effects) {
+  std::vector<std::pair<Id, Dropped>> drops;
+  for (auto& [id, save] : saves_) {
+    if (save.attempt != 0) {
+      const auto process = processes_.find(save.committer);
+      if (process != processes_.end() && process->second.born == save.committer_born) continue;
+      save.attempt = 0;
+    }
+    const bool never_granted = save.attempts == 0;
+    if (Superseded(id)) {
+      drops.push_back({id, {.id = id, .reason = "", .failed = false, .remove = never_granted}});
+    } else if (const int rank = LostRank(id, save); rank >= 0) {
+      drops.push_back({id,
+                       {.id = id,
+                        .reason = absl::StrCat("the part of rank ", rank, " is lost with it"),
+                        .failed = false,
+                        .remove = never_granted}});
+    }
+  }
+  for (auto& [id, drop] : drops) Drop(id, std::move(drop), effects);
+  const std::vector<WorkerId> ready = Ready();
+  for (auto& [id, save] : saves_) {
+    if (save.attempt != 0 || ready.empty() || !Complete(id, save)) continue;
+    // Another one at every attempt: what ended the last committer may have been the commit.
+    Grant(id, save, ready[static_cast<size_t>(save.attempts) % ready.size()], effects);
+  }
+  Forget();
+}
+
+// Ranks of generations that nobody can report a save of any more.
+void SaveLedger::Forget() {
+  if (ranks_.empty()) return;
+  int64_t oldest = ranks_.rbegin()->first;
+  for (const auto& [place, process] : processes_) {
+    oldest = std::min(oldest, std::max(process.born, process.reported.generation));
+  }
+  if (!saves_.empty()) oldest = std::min(oldest, saves_.begin()->first.generation);
+  std::erase_if(ranks_, [oldest](const auto& entry) { return entry.first < oldest; });
+}
+
+std::string SaveLedger::CheckInvariants() const {
+  const std::vector<WorkerId> ready = Ready();
+  for (const auto& [id, save] : saves_) {
+    const std::string which = absl::StrCat("save ", Name(id), " ");
+    if (!ranks_.contains(id.generation)) return which + "is of a generation that is forgotten";
+    if (save.attempt > last_attempt_) return which + "has an attempt that was never given out";
+    if (save.attempt != 0) {
+      if (!Complete(id, save)) return which + "is granted without all of its records";
+      const auto process = processes_.find(save.committer);
+      if (process == processes_.end() || process->second.born != save.committer_born) {
+        return which + "waits for a committer that has ended";
+      }
+      continue;
+    }
+    if (LostRank(id, save) >= 0) return which + "waits for a part that will never come";
+    if (Complete(id, save) && !ready.empty()) return which + "is complete and nobody may commit it";
+  }
+  for (const auto& [place, process] : processes_) {
+    if (ranks_.empty() || process.born > ranks_.rbegin()->first) {
+      return absl::StrCat("the process at ", Name(place), " is of a generation to come");
+    }
+  }
+  return "";
+}
+
+std::string SaveLedger::ToString() const {
+  std::string text = absl::StrCat("newest ", Name(newest_), " last attempt ", last_attempt_);
+  for (const auto& [place, process] : processes_) {
+    absl::StrAppend(&text, " ", Name(place), "=", process.born, process.ready ? "r" : "", ",",
+                    Name(process.reported));
+  }
+  for (const auto& [generation, ranks] : ranks_) {
+    absl::StrAppend(&text, " g", generation, "x", ranks.size());
+  }
+  for (const auto& [id, save] : saves_) {
+    absl::StrAppend(&text, " save ", Name(id), " of ", save.samples, " records");
+    for (const auto& [rank, record] : save.records) absl::StrAppend(&text, " ", rank);
+    absl::StrAppend(&text, " attempts ", save.attempts);
+    if (save.attempt != 0) {
+      absl::StrAppend(&text, " granted ", save.attempt, " to ", Name(save.committer));
+    }
+  }
+  for (const Id& id : dropped_) absl::StrAppend(&text, " dropped ", Name(id));
+  return text;
+}
+
+// ---- To bytes and back
+
+proto::SaveLedgerState SaveLedger::Snapshot() const {
+  const auto& [processes, ranks, saves, dropped, last_attempt, newest] = *this;
+  proto::SaveLedgerState to;
+  for (const auto& [place, process] : processes) {
+    proto::SaveLedgerState::Process* one = to.add_processes();
+    one->set_node(place.node.value());
+    one->set_slot(place.slot.value());
+    one->set_born(process.born);
+    SetId(process.reported, one->mutable_reported());
+    one->set_ready(process.ready);
+  }
+  for (const auto& [generation, places] : ranks) {
+    proto::SaveLedgerState::Ranks* one = to.add_generations();
+    one->set_generation(generation);
+    for (const WorkerId& place : places) {
+      one->add_nodes(place.node.value());
+      one->add_slots(place.slot.value());
+    }
+  }
+  for (const auto& [id, save] : saves) {
+    proto::SaveLedgerState::Save* one = to.add_saves();
+    SetId(id, one->mutable_id());
+    one->set_samples(save.samples);
+    one->set_seconds(save.seconds);
+    for (const auto& [rank, bytes] : save.records) {
+      proto::SaveLedgerState::Record* record = one->add_records();
+      record->set_rank(rank);
+      record->set_record(bytes);
+    }
+    one->set_attempts(save.attempts);
+    one->set_attempt(save.attempt);
+    one->set_node(save.committer.node.value());
+    one->set_slot(save.committer.slot.value());
+    one->set_committer_born(save.committer_born);
+  }
+  for (const Id& id : dropped) SetId(id, to.add_dropped());
+  to.set_last_attempt(last_attempt);
+  SetId(newest, to.mutable_newest());
+  return to;
+}
+
+absl::StatusOr<SaveLedger> SaveLedger::Restore(size_t nodes, const proto::SaveLedgerState& from) {
+  const absl::Status bad = absl::DataLossError("its ledger of saves contradicts itself");
+  const auto no_node = [nodes](int32_t node) {
+    return node < 0 || static_cast<size_t>(node) >= nodes;
+  };
+  SaveLedger ledger;
+  for (const proto::SaveLedgerState::Process& one : from.processes()) {
+    if (no_node(one.node())) return bad;
+    ledger.processes_[{NodeId(one.node()), Slot(one.slot())}] = {one.born(), IdOf(one.reported()),
+                                                                 one.ready()};
+  }
+  for (const proto::SaveLedgerState::Ranks& one : from.generations()) {
+    if (one.nodes_size() != one.slots_size()) return bad;
+    std::vector<WorkerId>& places = ledger.ranks_[one.generation()];
+    for (int i = 0; i < one.nodes_size(); ++i) {
+      if (no_node(one.nodes(i))) return bad;
+      places.push_back({NodeId(one.nodes(i)), Slot(one.slots(i))});
+    }
+  }
+  for (const proto::SaveLedgerState::Save& one : from.saves()) {
+    const auto ranks = ledger.ranks_.find(one.id().generation());
+    if (ranks == ledger.ranks_.end() || no_node(one.node())) return bad;
+    Save& save = ledger.saves_[IdOf(one.id())];
+    save.samples = one.samples();
+    save.seconds = one.seconds();
+    for (const proto::SaveLedgerState::Record& record : one.records()) {
+      if (record.rank() < 0 || static_cast<size_t>(record.rank()) >= ranks->second.size()) {
+        return bad;
+      }
+      save.records[record.rank()] = record.record();
+    }
+    save.attempts = one.attempts();
+    save.attempt = one.attempt();
+    save.committer = {NodeId(one.node()), Slot(one.slot())};
+    save.committer_born = one.committer_born();
+  }
+  for (const proto::SaveId& id : from.dropped()) ledger.dropped_.insert(IdOf(id));
+  ledger.last_attempt_ = from.last_attempt();
+  ledger.newest_ = IdOf(from.newest());
+  return ledger;
+}
+
+}  // namespace dsrun::launcher

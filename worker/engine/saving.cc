@@ -1,0 +1,167 @@
+#include "worker/engine/saving.h"
+
+#include <iterator>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
+#include "common/format/save_outcome.h"
+#include "worker/checkpoint/slices.h"
+#include "worker/engine/parallel_copy.h"
+#include "worker/engine/resume.h"
+
+namespace dsrun::worker {
+namespace {
+
+absl::Duration SaveTime(const proto::Limits& limits) {
+  return PositiveOr(limits.save_timeout(), absl::Minutes(30));
+}
+
+// All ranks' shards, and the commit.
+absl::Duration OutcomeTime(const proto::Limits& limits) {
+  return SaveTime(limits) + PositiveOr(limits.commit_timeout(), absl::Minutes(10));
+}
+
+}  // namespace
+
+ManifestFacts FactsOfJob(const proto::JobSpec& job, const NumericsFingerprint& kernels_fingerprint,
+                         const std::string& corpus_sha256) {
+  const LoadExpectation expectation =
+      ExpectationOf(job.train(), kernels_fingerprint, corpus_sha256);
+  ManifestFacts facts;
+  facts.job_id = job.job_id();
+  facts.model = expectation.model;
+  facts.batch = expectation.batch;
+  facts.fingerprint = expectation.fingerprint;
+  return facts;
+}
+
+PruneOptions PruneOfJob(const proto::JobSpec& job) {
+  PruneOptions prune;
+  prune.job_id = job.job_id();
+  if (job.train().keep_last() > 0) prune.keep = job.train().keep_last();
+  prune.keep_every = job.train().keep_every();
+  return prune;
+}
+
+Saving::Saving(Setup setup) : setup_(std::move(setup)) {}
+
+void Saving::WentOnFrom(const std::string& manifest) {
+  resumed_manifest_ = manifest;
+  resumed_step_ = setup_.trainer->state().step;
+}
+
+void Saving::Save(bool others_busy) {
+  if (!others_busy) return TakeSnapshot();
+  if (setup_.rank.value() != 0) return;
+  setup_.notice(false, absl::StrCat("the checkpoint of step ", setup_.trainer->state().step,
+                                    " is left out: the one before is still being written; a larger "
+                                    "--save-interval, or a faster disk, leaves none out"));
+}
+
+absl::StatusOr<std::string> Saving::SaveLast() {
+  const int64_t step = setup_.trainer->state().step;
+  if (step == resumed_step_) return resumed_manifest_;
+  const proto::Limits& limits = setup_.job->limits();
+  absl::Status status =
+      setup_.writer->AwaitBuffer(SaveTime(limits), [this] { return Superseded(); });
+  std::string error(status.message());
+  if (absl::IsDeadlineExceeded(status)) absl::StrAppend(&error, " (--save-timeout)");
+  if (status.ok()) {
+    TakeSnapshot();
+    const absl::StatusOr<std::vector<std::string>> outcome = AwaitOutcome(step);
+    status = outcome.status();
+    error = std::string(status.message());
+    if (outcome.ok() && outcome->size() > kSaveOutcomeError) {
+      const std::string& manifest = (*outcome)[kSaveOutcomeManifest];
+      if (!manifest.empty()) {
+        Tidy();
+        return manifest;
+      }
+      error = (*outcome)[kSaveOutcomeError];
+    }
+  }
+  if (absl::IsAborted(status) || absl::IsCancelled(status)) return status;
+  Tidy();  // of the shard that nobody will commit
+  const std::string& folder = setup_.job->train().save_dir();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the checkpoint of the last step, ", step, ", could not be written to ", folder,
+                   ": ", error, "; make room and go on from the newest one with --load ", folder));
+}
+
+// In short looks, so that the beat tells of moves: how long this may take is said here.
+absl::StatusOr<std::vector<std::string>> Saving::AwaitOutcome(int64_t step) {
+  constexpr absl::Duration kLook = absl::Seconds(1);
+  const absl::Duration limit = OutcomeTime(setup_.job->limits());
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  while (true) {
+    absl::StatusOr<std::vector<std::string>> outcome =
+        setup_.session->AwaitTable(setup_.generation, SaveOutcomeName(step), kLook);
+    if (!absl::IsDeadlineExceeded(outcome.status())) return outcome;
+    setup_.moved();
+    if (Clock::Real().SteadyNow() - begin < limit) continue;
+    return absl::DeadlineExceededError(
+        absl::StrCat("not all ranks had written their part, and somebody committed it, within ",
+                     absl::FormatDuration(limit), " (--save-timeout and --commit-timeout)"));
+  }
+}
+
+bool Saving::Superseded() const {
+  setup_.moved();
+  return setup_.session->Superseded(setup_.generation);
+}
+
+// The process ends soon: what it still prunes or removes is done before. No error if that takes too
+// long: a later commit does it.
+void Saving::Tidy() {
+  const absl::Duration time = PositiveOr(setup_.job->limits().prune_timeout(), absl::Minutes(10));
+  const absl::Status status = setup_.writer->AwaitIdle(time, [this] { return Superseded(); });
+  if (absl::IsDeadlineExceeded(status)) {
+    setup_.notice(
+        true, absl::StrCat("old checkpoints may stay in ", setup_.job->train().save_dir(),
+                           ": removing them took longer ", "than ", absl::FormatDuration(time)));
+  }
+}
+
+void Saving::TakeSnapshot() {
+  const ShardedState& state = setup_.trainer->state();
+  RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
+  if (const absl::Status copied = Copy(save); !copied.ok()) {
+    return setup_.writer->Fail(save, copied);
+  }
+  setup_.writer->Write(std::move(save));
+}
+
+// The owned parts one after the other: parameters, then both moments.
+absl::Status Saving::Copy(RankSave& save) {
+  const Trainer& trainer = *setup_.trainer;
+  const ShardedState& state = trainer.state();
+  int64_t size = 0;
+  for (const Range& range : trainer.owned()) size += range.size();
+  const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
+  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(3 * size)));
+  std::vector<CopyPiece> pieces;
+  int64_t next = 0;
+  for (const Range& range : trainer.owned()) {
+    pieces.push_back({snapshot + next, state.parameters + range.begin, bytes(range.size())});
+    next += range.size();
+  }
+  pieces.push_back({snapshot + size, state.adam_m, bytes(size)});
+  pieces.push_back({snapshot + 2 * size, state.adam_v, bytes(size)});
+  CopyInParallel(pieces, setup_.job->train().threads_per_rank());
+  const float* base = snapshot;
+  for (const std::string_view prefix : {kModelPrefix, kAdamMPrefix, kAdamVPrefix}) {
+    std::vector<Slice> slices =
+        SlicesOf(trainer.layout(), trainer.owned(), prefix, Arena::kCompact, base);
+    save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
+                       std::make_move_iterator(slices.end()));
+    base += size;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace dsrun::worker
