@@ -203,11 +203,19 @@ absl::StatusOr<CheckpointSearch> SearchOnce(FileSystem& fs, const std::string& f
 }  // namespace
 
 absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
-  std::unique_ptr<ReadableFile>& handle = open_[file];
-  if (handle == nullptr) {
-    ASSIGN_OR_RETURN(handle, fs_->OpenToRead(JoinPath(folder_, file)));
+  auto found = open_.find(file);
+  if (found == open_.end()) {
+    if (open_.size() >= kMaxOpenFiles) {
+      open_.erase(std::min_element(open_.begin(), open_.end(), [](const auto& a, const auto& b) {
+        return a.second.last_use < b.second.last_use;
+      }));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened,
+                     fs_->OpenToRead(JoinPath(folder_, file)));
+    found = open_.emplace(file, OpenFile{std::move(opened)}).first;
   }
-  return handle.get();
+  found->second.last_use = ++uses_;
+  return found->second.file.get();
 }
 
 absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int64_t end,

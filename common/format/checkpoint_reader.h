@@ -6,6 +6,7 @@
 #ifndef DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 #define DSRUN_COMMON_FORMAT_CHECKPOINT_READER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -38,6 +39,10 @@ class Checkpoint {
   const std::string& manifest_name() const { return manifest_name_; }
   const Manifest& manifest() const { return manifest_; }
 
+  // Shards that are open at one time: a checkpoint of a thousand ranks must not need a thousand
+  // descriptors. Beyond them, the one that was not used for longest is closed.
+  static constexpr size_t kMaxOpenFiles = 16;
+
   // Elements [begin, end) of a logical tensor into `into`, from whatever pieces hold them. Every
   // piece is compared with its checksum before the first of its bytes is given out.
   // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
@@ -49,11 +54,17 @@ class Checkpoint {
   absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece);
   absl::StatusOr<ReadableFile*> Open(const std::string& file);
 
+  struct OpenFile {
+    std::unique_ptr<ReadableFile> file;
+    int64_t last_use = 0;
+  };
+
   FileSystem* fs_;
   std::string folder_;
   std::string manifest_name_;
   Manifest manifest_;
-  std::map<std::string, std::unique_ptr<ReadableFile>> open_;
+  std::map<std::string, OpenFile> open_;  // at most kMaxOpenFiles
+  int64_t uses_ = 0;
   std::set<const ManifestPiece*> checked_;
 };
 

@@ -32,6 +32,19 @@ std::span<const std::byte> PartOf(const ManifestPiece& piece, std::span<const st
   return chunk.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
 }
 
+// A network file system may remember an old size: what can be read where the file should end tells.
+absl::StatusOr<bool> IsOfAnotherSize(FileSystem& fs, const std::string& path, const FileInfo& info,
+                                     int64_t bytes) {
+  if (info.kind != FileKind::kRegular || info.bytes > bytes) return true;
+  if (info.bytes == bytes) return false;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenToRead(path));
+  std::byte last;
+  const absl::Status read = file->ReadAt(bytes - 1, std::span(&last, 1));
+  if (absl::IsOutOfRange(read)) return true;
+  RETURN_IF_ERROR(read);
+  return false;
+}
+
 std::string SizeWords(const ShardVerdict& verdict) {
   return absl::StrCat("expected ", Counted(verdict.expected_bytes, "byte"), ", got ", verdict.bytes,
                       verdict.bytes < verdict.expected_bytes ? " (cut)" : "");
@@ -131,14 +144,17 @@ ShardVerdict ShardVerifier::Look(const ManifestFile& file,
     verdict.state = MissingOrNot(file.name, verdict.error);
     return verdict;
   }
-  if (info.ok() && (info->kind != FileKind::kRegular || info->bytes != file.bytes)) {
-    verdict.state = ShardVerdict::State::kDamaged;
-    verdict.bytes = info->bytes;
-    return verdict;
-  }
   verdict.error = info.status();
-  if (verdict.error.ok()) {
+  if (info.ok()) {
     verdict.bytes = info->bytes;
+    const absl::StatusOr<bool> another = IsOfAnotherSize(fs_, path, *info, file.bytes);
+    if (another.ok() && *another) {
+      verdict.state = ShardVerdict::State::kDamaged;
+      return verdict;
+    }
+    verdict.error = another.status();
+  }
+  if (verdict.error.ok()) {
     absl::StatusOr<std::unique_ptr<ReadableFile>> opened = fs_.OpenToRead(path);
     verdict.error = opened.ok() ? Compare(**opened, file, read, verdict) : opened.status();
   }

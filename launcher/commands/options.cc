@@ -43,8 +43,9 @@ OptionGroup Hosts() {
                 {"num_accelerators"}),
           Switch("strict", "a hostfile that does not exist is an error, not a warning"),
           Value("master_addr", "ADDRESS", "the first host's", "MASTER_ADDR of a user program"),
-          Value("master_port", "PORT", "another free one for every generation, 29500 if it is",
-                "MASTER_PORT of a user program; one that is in use is refused; 0: the default"),
+          Value("master_port", "PORT", "a free one, another for every generation",
+                "MASTER_PORT of a user program; one that is given and in use is refused; 0: the "
+                "default"),
       }};
 }
 

@@ -9,8 +9,8 @@
 // The tables are complete at compile time: a new state or a new kind of event does not compile
 // until it has its cells. To write the tables as they are (cells.inc), for review:
 //
-//   DSRUN_WRITE_CELLS=$PWD/tests/launcher/coordinator/cells.inc \
-//   bazel run //tests/launcher/coordinator:coordinator_test -- --gtest_filter='CellTest.*'
+//   DSRUN_WRITE_CELLS=$PWD/tests/launcher/coordinator/cells.inc
+//       bazel run //tests/launcher/coordinator:coordinator_test -- --gtest_filter='CellTest.*'
 
 #include <array>
 #include <cstdio>

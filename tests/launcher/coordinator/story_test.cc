@@ -1,7 +1,7 @@
 // Every story in stories/ gives the transcript that is written in it. After a wanted change:
 //
-//   DSRUN_REWRITE_STORIES=$PWD/tests/launcher/coordinator/stories \
-//   bazel run //tests/launcher/coordinator:coordinator_test -- --gtest_filter='StoryTest.*'
+//   DSRUN_REWRITE_STORIES=$PWD/tests/launcher/coordinator/stories
+//       bazel run //tests/launcher/coordinator:coordinator_test -- --gtest_filter='StoryTest.*'
 //
 // and read the difference in review.
 
