@@ -64,6 +64,8 @@ static_assert(kEventAlternatives == 9, "a new alternative of Event needs a Kind 
       return Kind::kNotice;
     case proto::WorkerMessage::kStacks:
       return Kind::kStacks;
+    case proto::WorkerMessage::kShardWritten:  // nobody sends these two yet
+    case proto::WorkerMessage::kCommitDone:
     case proto::WorkerMessage::BODY_NOT_SET:
       return Kind::kEmptyReport;
   }
@@ -185,16 +187,16 @@ void Check(bool train, const Table& table) {
 
 void Write(std::FILE* to, const char* name, bool train) {
   static constexpr const char* kNames[] = {
-      "kStart",         "kOpened",       "kPrepared",
-      "kWorkerStarted", "kWorkerKilled", "kWorkerExitedWithZero",
-      "kExchangePut",   "kJoined",       "kStepDone",
-      "kCheckpoint",    "kFailed",       "kFailedForGood",
-      "kFinished",      "kNotice",       "kStacks",
-      "kHello",         "kBeat",         "kEmptyReport",
-      "kHeartbeat",     "kLogChunk",     "kJobEnded",
-      "kEmptyMessage",  "kAgentGone",    "kTick",
-      "kOperatorStop",  "kNodeSilent",   "kPhaseDeadline",
-      "kCauseDeadline", "kProgressMade"};
+      "kStart",         "kOpened",         "kPrepared",
+      "kWorkerStarted", "kWorkerKilled",   "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",         "kStepDone",
+      "kCheckpoint",    "kFailed",         "kFailedForGood",
+      "kFinished",      "kNotice",         "kStacks",
+      "kHello",         "kBeat",           "kEmptyReport",
+      "kHeartbeat",     "kLogChunk",       "kJobEnded",
+      "kEmptyMessage",  "kAgentGone",      "kTick",
+      "kOperatorStop",  "kOperatorSignal", "kNodeSilent",
+      "kPhaseDeadline", "kCauseDeadline",  "kProgressMade"};
   static_assert(std::size(kNames) == kKinds);
   std::fprintf(to, "constexpr Table %s = {{\n", name);
   for (size_t i = 0; i < kKinds; ++i) {
