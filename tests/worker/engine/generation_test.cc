@@ -585,6 +585,18 @@ TEST_F(StorageTest, MountThatComesWhileItIsWaitedFor_LosesNoStep) {
   ExpectGoesOnFrom(6);
 }
 
+TEST_F(RewindTest, ShardThatCanNeverBeRead_IsGivenUpWithAWarning) {
+  const auto manifest = ReadManifest(fs_, kFolder, newest_);
+  fs_.FailReads(std::string(kFolder) + "/" + manifest->files[1].name, kEio);
+  for (const auto& outcome : cluster_->Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(start_, 4);
+  std::string all;
+  for (const std::string& warning : cluster_->warnings()) all += warning + "\n";
+  EXPECT_NE(all.find("2 steps THROWN AWAY"), std::string::npos) << all;
+  EXPECT_NE(all.find("cannot be read (--allow-rewind)"), std::string::npos) << all;
+  EXPECT_NE(all.find("on purpose"), std::string::npos) << all;
+}
+
 TEST_F(RewindTest, MissingCheckpoint_IsGivenUpWithAWarning) {
   fs_.Hide(std::string(kFolder) + "/" + newest_);
   for (const auto& outcome : cluster_->Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
