@@ -106,7 +106,10 @@ void Checkpointing::Prune() {
   PruneOptions prune;
   prune.job_id = setup_.job->job_id();
   prune.generation = setup_.generation;
-  const auto removed = PruneCheckpoints(*setup_.file_system, setup_.job->train().save_dir(), prune);
+  const proto::TrainSpec& spec = setup_.job->train();
+  if (spec.keep_last() > 0) prune.keep = spec.keep_last();
+  prune.keep_every = spec.keep_every();
+  const auto removed = PruneCheckpoints(*setup_.file_system, spec.save_dir(), prune);
   if (!removed.ok()) {
     setup_.warn(absl::StrCat("OLD CHECKPOINTS ARE NOT REMOVED: ", removed.status().message()));
   }

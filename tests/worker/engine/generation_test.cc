@@ -479,6 +479,20 @@ TEST(GenerationTest, NothingToLoad_EndsTheJob) {
   }
 }
 
+TEST(GenerationTest, OldCheckpoints_StayAsTheJobAsksFor) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();  // saves steps 2, 4, 6 and 8
+  job.mutable_train()->set_keep_last(1);
+  job.mutable_train()->set_keep_every(4);
+  for (const auto& outcome : WorkerCluster(job, fs).Run(2)) {
+    EXPECT_TRUE(outcome.ok()) << outcome.status();
+  }
+  const auto names = ListManifests(fs, kFolder);
+  ASSERT_EQ(names->size(), 2u);
+  EXPECT_EQ(ParseManifestName(names->at(0))->step, Step(8));
+  EXPECT_EQ(ParseManifestName(names->at(1))->step, Step(4));
+}
+
 // A cluster whose first generation has saved step 6 and is over.
 class StorageTest : public ::testing::Test {
  protected:
