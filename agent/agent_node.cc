@@ -3,14 +3,17 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <system_error>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "agent/node_limits.h"
+#include "common/base/clock.h"
+#include "common/base/file_system.h"
 #include "common/base/logging.h"
+#include "common/base/patience.h"
 #include "common/base/process_user.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/constant_time.h"
@@ -19,6 +22,10 @@ namespace dsrun::agent {
 namespace {
 
 constexpr int kProtocolVersion = 1;
+
+// A network file system may show a new file late.
+constexpr Patience::Limits kProbePatience = {
+    .first = absl::Milliseconds(50), .most = absl::Milliseconds(500), .total = absl::Seconds(2)};
 
 absl::Status CheckMessage(const proto::Open& open) {
   if (open.protocol_version() != kProtocolVersion) {
@@ -45,13 +52,17 @@ absl::Status CheckMessage(const proto::Open& open) {
 
 absl::Status CheckProbe(const proto::Open& open) {
   if (open.probe_path().empty()) return absl::OkStatus();
-  std::ifstream file(open.probe_path(), std::ios::binary);
-  const std::string content((std::istreambuf_iterator<char>(file)),
-                            std::istreambuf_iterator<char>());
-  if (file.is_open() && content == open.probe_content()) return absl::OkStatus();
+  Patience patience(
+      Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); },
+      kProbePatience);
+  absl::StatusOr<std::string> content;
+  do {
+    content = ReadFile(FileSystem::Real(), open.probe_path());
+    if (content.ok() && *content == open.probe_content()) return absl::OkStatus();
+  } while (patience.Again());
   return absl::FailedPreconditionError(absl::StrCat(
       "save folder: expected the file ", open.probe_path(), " that the launcher wrote, got ",
-      file.is_open() ? "other content" : "no such file", " on node ",
+      content.ok() ? "other content" : std::string(content.status().message()), " on node ",
       open.job().nodes(open.node()).host(),
       "; the save folder must be one shared file system on all nodes"));
 }

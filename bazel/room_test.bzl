@@ -48,6 +48,8 @@ def test_library(name, copts = [], deps = [], **attributes):
     native.cc_library(
         name = name,
         testonly = 1,
+        # Built alone (//tests/...), a shared library would be made, too, of code that the precompiled header does not fit.
+        linkstatic = 1,
         copts = copts + TEST_COPTS + _PRECOMPILED_COPTS,
         deps = deps + ["//tests/support:precompiled"],
         **attributes

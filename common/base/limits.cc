@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -219,7 +218,7 @@ class ParkedThreads {
   int Start() {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, static_cast<size_t>(PTHREAD_STACK_MIN) + kStack);
+    pthread_attr_setstacksize(&attributes, kStackBytes);
     pthread_t thread;
     const int error = pthread_create(&thread, &attributes, &Wait, &leave_);
     pthread_attr_destroy(&attributes);
@@ -228,7 +227,7 @@ class ParkedThreads {
   }
 
  private:
-  static constexpr size_t kStack = 16 << 10;
+  static constexpr size_t kStackBytes = 256 << 10;  // with room for what libraries keep per thread
   static void* Wait(void* leave) {
     while (sem_wait(static_cast<sem_t*>(leave)) != 0) {
     }
@@ -247,10 +246,10 @@ int OpenDescriptors() {
   return count - 3;  // ".", ".." and the folder itself
 }
 
-absl::Status TooFew(const LimitNeeds& needs, const char* of_what, int want, int got,
-                    const std::string& limit) {
+absl::Status TooFew(const LimitNeeds& needs, const char* of_what, int want, int got, int error) {
   return absl::ResourceExhaustedError(absl::StrCat(needs.what, ": expected room for ", want, " ",
-                                                   of_what, ", got ", got, ": ", limit));
+                                                   of_what, ", got ", std::max(got, 0), ": ",
+                                                   strerror(error), BecauseOfLimit(error)));
 }
 
 }  // namespace
@@ -314,13 +313,13 @@ absl::Status CheckLimits(const LimitNeeds& needs) {
   if (descriptors != RLIM_INFINITY &&
       descriptors < static_cast<rlim_t>(open_now + needs.descriptors)) {
     return TooFew(needs, "more descriptors", needs.descriptors,
-                  static_cast<int>(descriptors) - open_now, LimitWords(EMFILE));
+                  static_cast<int>(descriptors) - open_now, EMFILE);
   }
   ParkedThreads threads;
   for (int i = 0; i < needs.threads; ++i) {
     const int error = threads.Start();
     if (error == 0) continue;
-    return TooFew(needs, "more processes and threads", needs.threads, i, LimitWords(error));
+    return TooFew(needs, "more processes and threads", needs.threads, i, error);
   }
   return absl::OkStatus();
 }

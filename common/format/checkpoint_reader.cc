@@ -183,6 +183,11 @@ absl::StatusOr<CheckpointSearch> SearchOnce(FileSystem& fs, const std::string& f
       search.passed_over.push_back({name, key, proven->second, /*damaged=*/true});
       continue;
     }
+    if (const auto given_up = options.unreadable.find(JoinPath(folder, name));
+        given_up != options.unreadable.end()) {
+      search.passed_over.push_back({name, key, given_up->second, /*damaged=*/false});
+      continue;
+    }
     absl::StatusOr<Candidate> candidate = LookTwice(fs, folder, name, options);
     if (absl::IsDataLoss(candidate.status()) || (last && !candidate.ok())) {
       search.passed_over.push_back({name, key, std::string(candidate.status().message()),

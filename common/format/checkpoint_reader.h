@@ -92,6 +92,8 @@ struct FindOptions {
   std::optional<int64_t> step = {};  // only of this step
   // Paths of manifests of which somebody else has proven damage, and what: passed over unread.
   std::map<std::string, std::string> damaged = {};
+  // The same, of what could not be read and is given up.
+  std::map<std::string, std::string> unreadable = {};
   Verify verify = Verify::kFull;
   // What cannot be read is tried again as long as it lasts. nullptr: once.
   Patience* patience = nullptr;

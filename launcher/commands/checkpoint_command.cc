@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 #include "common/base/status_macros.h"
 #include "common/config/source_text.h"
 #include "common/format/checkpoint_reader.h"
@@ -320,7 +322,13 @@ int ShowOne(FileSystem& fs, const Request& request, const CheckpointPlace& place
   if (request.verb->name == std::string_view("hash")) {
     return PrintHash(*checkpoint, request.json, out, err);
   }
-  request.json ? PrintJson(fs, *checkpoint, out) : PrintTable(fs, *checkpoint, out);
+  if (request.json) {
+    PrintJson(fs, *checkpoint, out);
+  } else {
+    std::ostringstream table;  // the names in it came from files
+    PrintTable(fs, *checkpoint, table);
+    out << Escaped(table.str(), "\n\t");
+  }
   return kCheckpointGood;
 }
 
@@ -352,7 +360,8 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
                       std::ostream& err, std::ostream* terminal) {
   const absl::StatusOr<Request> request = ArgumentReader(args).Read();
   if (!request.ok()) {
-    err << "dsrun checkpoint: " << std::string(request.status().message()) << "\n" << kUsage;
+    err << "dsrun checkpoint: " << Escaped(std::string(request.status().message()), "\n\t") << "\n"
+        << kUsage;
     return kCheckpointBadInput;
   }
   if (request->verb == nullptr) {

@@ -4,11 +4,13 @@
 #include <bit>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/base/escaped.h"
 #include "common/base/status_macros.h"
 #include "common/format/run_differences.h"
 #include "launcher/commands/byte_progress.h"
@@ -233,10 +235,16 @@ int DiffCommand(Checkpoint& a, Checkpoint& b, bool json, std::ostream* terminal,
   const absl::StatusOr<CheckpointDiff> diff = DiffCheckpoints(a, b, terminal);
   if (!diff.ok()) {
     err << "dsrun checkpoint: the comparison could not be finished: "
-        << std::string(diff.status().message()) << "\n";
+        << Escaped(std::string(diff.status().message()), "\n\t") << "\n";
     return kCheckpointUnreadable;
   }
-  json ? PrintJson(*diff, a, b, out) : PrintText(*diff, a, b, out);
+  if (json) {
+    PrintJson(*diff, a, b, out);
+  } else {
+    std::ostringstream text;  // the names in it came from files
+    PrintText(*diff, a, b, text);
+    out << Escaped(text.str(), "\n\t");
+  }
   return diff->empty() ? kCheckpointGood : kCheckpointDamaged;
 }
 

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "common/base/escaped.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::launcher {
@@ -36,13 +37,14 @@ absl::StatusOr<Checkpoint> OpenAt(FileSystem& fs, const CheckpointPlace& place,
   std::vector<std::string> rejected;
   absl::StatusOr<Checkpoint> found = FindNewestCheckpoint(fs, place.folder, options, &rejected);
   if (found.ok()) {  // otherwise the error lists them
-    for (const std::string& line : rejected) err << "warning: not usable: " << line << "\n";
+    for (const std::string& line : rejected)
+      err << "warning: not usable: " << Escaped(line, "\t") << "\n";
   }
   return found;
 }
 
 int PrintCheckpointError(const absl::Status& status, std::ostream& err) {
-  err << "dsrun checkpoint: " << std::string(status.message()) << "\n";
+  err << "dsrun checkpoint: " << Escaped(std::string(status.message()), "\n\t") << "\n";
   switch (status.code()) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kDataLoss:

@@ -5,11 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/counted.h"
+#include "common/base/escaped.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/tags.h"
@@ -343,7 +345,13 @@ int VerifyCommand(FileSystem& fs, const VerifyOptions& options, std::ostream& ou
                   std::ostream& err) {
   const absl::StatusOr<FolderVerdict> verdict = VerifyFolder(fs, options);
   if (!verdict.ok()) return PrintCheckpointError(verdict.status(), err);
-  options.json ? PrintJson(*verdict, out) : PrintText(*verdict, out);
+  if (options.json) {
+    PrintJson(*verdict, out);
+  } else {
+    std::ostringstream text;  // the names in it came from files
+    PrintText(*verdict, text);
+    out << Escaped(text.str(), "\n\t");
+  }
   return verdict->Code();
 }
 

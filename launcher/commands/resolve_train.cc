@@ -120,6 +120,8 @@ void TrainResolver::FindCheckpoint() {
   }
   for (const std::string& line : rejected) c_.Note("not used: " + line);
   checkpoint_ = *std::move(found);
+  // The ranks load what was compared here, also if their view of the folder is older or newer.
+  train_.set_load_step(loaded()->key.step.value());
   c_.Note("goes on from step " + std::to_string(loaded()->counters.optimizer_steps) + " of " +
           *folder + "/" + checkpoint_->manifest_name());
 }

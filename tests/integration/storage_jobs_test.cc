@@ -160,7 +160,9 @@ TEST_F(StorageJob, ReadErrorsThatStay_EndTheJobWithEverythingKept) {
   options.agent_binary = programs.agent();
   std::string newest;
   {
-    Job job(Train({"--num_gpus=2", "--join-timeout", "9s"}, folder_.path(), Long()), options);
+    Job job(Train({"--num_gpus=2", "--join-timeout", "9s", "--max-restarts-without-progress", "1"},
+                  folder_.path(), Long()),
+            options);
     newest = StopAtRest(job);
     programs.Arm(save(), "-e inject=pread64:error=EIO:when=1+");
     Kill(job, /*rank_zero=*/true);
@@ -229,7 +231,8 @@ TEST_F(StorageJob, MountThatStaysMissing_EndsTheJobAndNothingIsBegun) {
   if (!mounted.ok()) GTEST_SKIP() << mounted.status();
   std::string newest;
   {
-    Job job(Train({"--num_gpus=2", "--join-timeout", "9s"}, folder_.path(), Long()));
+    Job job(Train({"--num_gpus=2", "--join-timeout", "9s", "--max-restarts-without-progress", "1"},
+                  folder_.path(), Long()));
     newest = StopAtRest(job);
     (*mounted)->Hide();
     Kill(job, /*rank_zero=*/true);

@@ -86,6 +86,7 @@ absl::StatusOr<CheckpointSearch> SearchOwn(FileSystem& fs, const WantedCheckpoin
   FindOptions own;
   own.job_id = wanted.job_id;
   own.damaged = wanted.damaged;
+  own.unreadable = wanted.unreadable;
   own.verify = wanted.verify;
   own.patience = &patience;
   own.pass_unreadable = wanted.allow_rewind;
@@ -111,6 +112,7 @@ absl::StatusOr<FoundCheckpoint> FindToLoad(FileSystem& fs, const WantedCheckpoin
   FindOptions options;
   options.step = wanted.load_step;
   options.damaged = wanted.damaged;
+  options.unreadable = wanted.unreadable;
   options.verify = wanted.verify;
   options.patience = &patience;
   options.pass_unreadable = wanted.allow_rewind;

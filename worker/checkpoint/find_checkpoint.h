@@ -29,6 +29,7 @@ struct WantedCheckpoint {
   bool allow_rewind = false;  // begin with less all the same
   // Paths of manifests that ranks have proven to be damaged, and what (SearchCheckpoints).
   std::map<std::string, std::string> damaged;
+  std::map<std::string, std::string> unreadable;  // the same, of what is given up (allow_rewind)
   Verify verify = Verify::kFull;  // kSizes where all ranks verify together what is found
 };
 

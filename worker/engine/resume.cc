@@ -26,8 +26,9 @@ constexpr char kAgain[] = "again:";  // and why
 
 // What the ranks have learnt of the folder together, and rank 0 has told.
 struct Findings {
-  std::map<std::string, std::string> damaged;  // path of a manifest -> what was proven
-  std::set<std::string> told;                  // to the operator
+  std::map<std::string, std::string> damaged;     // path of a manifest -> what was proven
+  std::map<std::string, std::string> unreadable;  // the same, what is given up (--allow-rewind)
+  std::set<std::string> told;                     // to the operator
 };
 
 WantedCheckpoint Wanted(const ResumeSetup& setup, const Findings& findings) {
@@ -41,6 +42,7 @@ WantedCheckpoint Wanted(const ResumeSetup& setup, const Findings& findings) {
   wanted.floor_manifest = setup.floor_manifest;
   wanted.allow_rewind = spec.allow_rewind();
   wanted.damaged = findings.damaged;
+  wanted.unreadable = findings.unreadable;
   wanted.verify = Verify::kSizes;  // the bytes are for all ranks together
   return wanted;
 }
@@ -118,8 +120,9 @@ std::string Word(const absl::Status& mine, bool may_try_again) {
 }
 
 // All ranks do `mine`, and each waits for those that have to try again. One verdict for all.
+// Returns the communicator's errors.
 absl::Status Together(const ResumeSetup& setup, const std::string& what,
-                      const std::function<absl::Status()>& mine) {
+                      const std::function<absl::Status()>& mine, absl::Status* verdict) {
   Patience patience(*setup.clock, setup.wait, ReadPatience(setup.job->limits()));
   absl::Status status = mine();
   while (true) {
@@ -131,8 +134,8 @@ absl::Status Together(const ResumeSetup& setup, const std::string& what,
       again |= word.starts_with(kAgain);
       by_rank.push_back(word.starts_with(kAgain) ? absl::OkStatus() : Unpack(word).status());
     }
-    const absl::Status verdict = JoinShares(by_rank);
-    if (!verdict.ok() || !again) return verdict;
+    *verdict = JoinShares(by_rank);
+    if (!verdict->ok() || !again) return absl::OkStatus();
     if (status.ok()) continue;
     // Whether it was wanted or not, the others hear how the next try went.
     patience.Again();
@@ -159,11 +162,18 @@ absl::StatusOr<Resumed> AgreeOnWholeCheckpoint(const ResumeSetup& setup) {
     ASSIGN_OR_RETURN(const Resumed found, AgreeOnCheckpoint(setup, findings));
     if (found.manifest.empty()) return found;
     const std::string path = JoinPath(found.folder, found.manifest);
-    const absl::Status verdict = Together(setup, "whether all have verified their shares",
-                                          [&] { return VerifyMyShare(setup, found); });
+    absl::Status verdict;
+    RETURN_IF_ERROR(Together(
+        setup, "whether all have verified their shares",
+        [&] { return VerifyMyShare(setup, found); }, &verdict));
     if (verdict.ok()) return found;
-    if (!absl::IsDataLoss(verdict)) return Annotate(verdict, absl::StrCat("checkpoint ", path));
-    findings.damaged[path] = std::string(verdict.message());
+    if (absl::IsDataLoss(verdict)) {
+      findings.damaged[path] = std::string(verdict.message());
+    } else if (setup.job->train().allow_rewind() && MayPass(verdict)) {
+      findings.unreadable[path] = std::string(verdict.message());
+    } else {
+      return Annotate(verdict, absl::StrCat("checkpoint ", path));
+    }
   }
 }
 
@@ -178,8 +188,10 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
                    setup.trainer->state().parameters);
     return found;
   }
-  RETURN_IF_ERROR(Together(setup, "whether all have loaded", [&] { return Load(setup, found); }))
-      << "checkpoint " << JoinPath(found.folder, found.manifest);
+  absl::Status verdict;
+  RETURN_IF_ERROR(Together(
+      setup, "whether all have loaded", [&] { return Load(setup, found); }, &verdict));
+  RETURN_IF_ERROR(verdict) << "checkpoint " << JoinPath(found.folder, found.manifest);
   return found;
 }
 

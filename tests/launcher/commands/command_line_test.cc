@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/time_text.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/flag_values.h"
 
