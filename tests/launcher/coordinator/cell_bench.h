@@ -69,6 +69,8 @@ class Bench {
     config.is_train = train;
     config.canonical_blocks = 2;
     config.max_restarts = 5;
+    config.loading_timeout = absl::Seconds(30);  // Deadline looks no further than 200 s
+    config.saving_timeout = absl::Seconds(60);
     return config;
   }
 
