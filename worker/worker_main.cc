@@ -47,8 +47,8 @@ namespace {
 constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
 
-// What the session and a communicator need at least, on any machine.
-constexpr int kOwnThreads = 8;
+// What the session, a communicator and the save writer need at least, on any machine.
+constexpr int kOwnThreads = 9;
 constexpr int kOwnDescriptors = 24;
 
 constexpr char kUsage[] =

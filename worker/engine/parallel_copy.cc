@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <system_error>
 #include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "common/base/thread.h"
 
 namespace dsrun::worker {
 namespace {
@@ -31,10 +34,10 @@ void CopyInParallel(const std::vector<CopyPiece>& pieces, int threads) {
   };
   std::vector<std::thread> others;
   const size_t wanted = std::min(static_cast<size_t>(std::max(threads, 1)), chunks.size());
-  try {
-    for (size_t i = 1; i < wanted; ++i) others.emplace_back(work);
-  } catch (const std::system_error&) {
-    // A process limit: those that are there do it.
+  for (size_t i = 1; i < wanted; ++i) {
+    absl::StatusOr<std::thread> other = StartThread("a part of the snapshot", work);
+    if (!other.ok()) break;  // a process limit: those that are there do it
+    others.push_back(*std::move(other));
   }
   work();
   for (std::thread& other : others) other.join();

@@ -11,6 +11,7 @@
 #include "common/base/logging.h"
 #include "common/base/patience.h"
 #include "common/base/status_macros.h"
+#include "common/base/thread.h"
 #include "common/format/tags.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/granted_commit.h"
@@ -30,7 +31,8 @@ constexpr Patience::Limits kVisiblePatience = {
 
 }  // namespace
 
-SaveWriter::SaveWriter(Setup setup) : setup_(std::move(setup)), thread_([this] { Loop(); }) {}
+SaveWriter::SaveWriter(Setup setup)
+    : setup_(std::move(setup)), thread_(StartThreadOrEnd("the save writer", [this] { Loop(); })) {}
 
 SaveWriter::~SaveWriter() {
   {
