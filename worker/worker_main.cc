@@ -45,7 +45,7 @@ constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
 
 // What the session and a communicator need at least, on any machine.
-constexpr int kOwnThreads = 8;
+constexpr int kOwnThreads = 11;
 constexpr int kOwnDescriptors = 24;
 
 constexpr char kUsage[] =
@@ -204,7 +204,7 @@ int Main(int argc, char** argv) {
   }
   InitLogging(argv[0], absl::StrCat("worker ", bootstrap->host(), " slot ", bootstrap->slot()));
   const absl::Status room =
-      CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "dsworker"});
+      CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "a rank"});
   if (!room.ok()) {
     LOG(ERROR) << room.message();
     return kExitLimit;

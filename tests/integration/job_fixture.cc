@@ -148,7 +148,9 @@ Job::Job(std::vector<std::string> arguments, Options options) : end_(std::make_s
     spec.argv = {"dsrun"};
   } else {
     spec.executable = "/bin/bash";
-    spec.argv = {"bash", "-c", "ulimit " + options.limits + " && exec \"$0\" \"$@\"", dsrun};
+    spec.argv = {"bash", "-c",
+                 "export HOME=\"$PWD\" && ulimit " + options.limits + " && exec \"$0\" \"$@\"",
+                 dsrun};
   }
   spec.user = options.user;
   for (const std::string& argument :
