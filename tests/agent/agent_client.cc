@@ -44,7 +44,6 @@ proto::CoordinatorMessage AgentClient::Open(const std::string& key, const std::s
   job.set_run_dir(run_dir);
   job.set_working_dir("/");
   job.set_master_addr("127.0.0.1");
-  job.set_master_port(4711);
   proto::NodeSpec& node = *job.add_nodes();
   node.set_host("127.0.0.1");
   node.set_address("127.0.0.1");
@@ -64,6 +63,7 @@ proto::CoordinatorMessage AgentClient::Begin(const std::string& job_id, int64_t 
   proto::CoordinatorMessage message = Message(job_id, generation);
   proto::GenerationPlan& plan = *message.mutable_begin()->mutable_plan();
   plan.set_generation(generation);
+  plan.set_master_port(4711);  // as if its agent had reserved it
   for (const int slot : slots) {
     proto::Member& member = *plan.add_members();
     member.set_slot(slot);
