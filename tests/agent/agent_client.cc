@@ -84,6 +84,17 @@ void AgentClient::Send(const proto::CoordinatorMessage& message) { stream_->Writ
 
 std::optional<proto::AgentMessage> AgentClient::Await(
     const std::function<bool(const proto::AgentMessage&)>& which) {
+  std::optional<proto::AgentMessage> found = AwaitOrEnd(which);
+  if (!found.has_value()) {
+    MutexLock lock(mu_);
+    ADD_FAILURE() << "the awaited message did not come; "
+                  << (end_.has_value() ? "the stream ended: " + end_->ToString() : "no more time");
+  }
+  return found;
+}
+
+std::optional<proto::AgentMessage> AgentClient::AwaitOrEnd(
+    const std::function<bool(const proto::AgentMessage&)>& which) {
   const absl::Duration deadline = Clock::Real().SteadyNow() + kPatience;
   size_t next = 0;
   MutexLock lock(mu_);
@@ -92,12 +103,7 @@ std::optional<proto::AgentMessage> AgentClient::Await(
       if (which(received_[next])) return received_[next];
     }
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (end_.has_value() || left <= absl::ZeroDuration()) {
-      ADD_FAILURE() << "the awaited message did not come; "
-                    << (end_.has_value() ? "the stream ended: " + end_->ToString()
-                                         : "no more time");
-      return std::nullopt;
-    }
+    if (end_.has_value() || left <= absl::ZeroDuration()) return std::nullopt;
     changed_.WaitFor(mu_, left);
   }
 }
