@@ -67,6 +67,8 @@ class Bench {
     config.is_train = train;
     config.canonical_blocks = 2;
     config.max_restarts = 5;
+    config.loading_timeout = absl::Minutes(1);  // found by Deadline below
+    config.saving_timeout = absl::Minutes(1);
     return config;
   }
 
