@@ -9,6 +9,7 @@
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
+#include "common/format/tags.h"
 #include "common/model_spec/model_spec.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/checkpointing.h"
@@ -86,6 +87,7 @@ class GenerationRun {
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
   absl::Status Save();
   absl::StatusOr<proto::Finished> Finish(bool stopped);
+  void Tag();  // the last checkpoint
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
   void NoticeMaskedBatch(int64_t step);
@@ -269,6 +271,7 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
         saved_.manifest.empty() ? "none" : saved_.manifest,
         "; make room and go on from it with --load ", spec_.save_dir()));
   }
+  if (rank_.value() == 0 && !spec_.tag().empty()) Tag();
   proto::Finished finished;
   finished.set_step(trainer_->state().step);
   finished.set_loss(last_loss_);
@@ -291,6 +294,18 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
                                  trainer_->state().parameters, spec_.prompt(), options));
   }
   return finished;
+}
+
+// What was trained is safe without it, so a tag that cannot be written is told and ends nothing.
+void GenerationRun::Tag() {
+  Enter(OperationClass::kCommit);
+  const absl::Status tagged =
+      WriteTag(*setup_.file_system, spec_.save_dir(), spec_.tag(), saved_.manifest);
+  if (tagged.ok()) return;
+  Notice(/*warning=*/true,
+         absl::StrCat("THE TAG ", spec_.tag(), " COULD NOT BE WRITTEN: ", tagged.message(),
+                      "; give it with: dsrun checkpoint tag ", spec_.save_dir(), " ", spec_.tag(),
+                      " --step ", trainer_->state().step));
 }
 
 void GenerationRun::Report(const StepResult& result) {

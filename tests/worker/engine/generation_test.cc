@@ -15,6 +15,7 @@
 #include "common/base/mutex.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
+#include "common/format/tags.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
@@ -491,6 +492,19 @@ TEST(GenerationTest, OldCheckpoints_StayAsTheJobAsksFor) {
   ASSERT_EQ(names->size(), 2u);
   EXPECT_EQ(ParseManifestName(names->at(0))->step, Step(8));
   EXPECT_EQ(ParseManifestName(names->at(1))->step, Step(4));
+}
+
+TEST(GenerationTest, Tag_IsGivenToTheLastCheckpointAlone) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_tag("best");
+  for (const auto& outcome : WorkerCluster(job, fs).Run(2)) {
+    EXPECT_TRUE(outcome.ok()) << outcome.status();
+  }
+  const auto tags = ReadTags(fs, kFolder);
+  ASSERT_EQ(tags->size(), 1u);
+  EXPECT_EQ(tags->front().name, "best");
+  EXPECT_EQ(ParseManifestName(tags->front().manifest)->step, Step(8));
 }
 
 // A cluster whose first generation has saved step 6 and is over.
