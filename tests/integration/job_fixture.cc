@@ -198,6 +198,18 @@ bool Job::AwaitError(const std::string& text) const {
          err().find(text) != std::string::npos;
 }
 
+bool Job::SignalOnceMore(int signal) const {
+  SteadyTime last = Clock::Real().SteadyNow();
+  return Eventually([&] {
+    if (Ended() || err().find("stopping now") != std::string::npos) return true;
+    if (Clock::Real().SteadyNow() - last > absl::Milliseconds(400)) {
+      Signal(signal);
+      last = Clock::Real().SteadyNow();
+    }
+    return false;
+  });
+}
+
 bool Job::Ended() const { return end_->ended; }
 
 std::string ContentHash(const std::string& folder) {
