@@ -260,6 +260,16 @@ TEST_F(ResolveTest, EnvironmentFile_ThatIsNamedAndMissing_IsAnError) {
   Good({"./prog"});
 }
 
+TEST_F(ResolveTest, EnvironmentFileOfAHomeThatMayNotBeRead_IsLeftOutWithANote) {
+  if (geteuid() == 0) GTEST_SKIP() << "root may read everything";
+  std::filesystem::create_directory(dir_ + "/home");
+  Write("home/.deepspeed_env", "B=home\n");
+  std::filesystem::permissions(dir_ + "/home/.deepspeed_env", std::filesystem::perms::none);
+  const Resolved r = Good({"./prog"});
+  ASSERT_EQ(r.notes.size(), 1u);
+  EXPECT_NE(r.notes[0].find("no environment file is read from there"), std::string::npos);
+}
+
 TEST_F(ResolveTest, EnvironmentFileAndHostfile_MayBePipes) {
   const auto pipe_with = [](const std::string& text) {
     int ends[2];
