@@ -459,10 +459,10 @@ void NodeCore::On(const WorkerReceived& event) {
   }
 }
 
-// A line for people is worth having whatever generation it was written in; anything else counts
-// only for the generation it belongs to.
+// A line for people is worth having whatever generation it was written in, and a manifest that is
+// committed is there; anything else counts only for the generation it belongs to.
 bool NodeCore::Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const {
-  if (message.has_notice()) return true;
+  if (message.has_notice() || message.has_checkpoint_committed()) return true;
   return Generation(message.generation()) == generation_ && worker.generation == generation_;
 }
 

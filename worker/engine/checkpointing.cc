@@ -75,7 +75,10 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
     Patience patience(Clock::Real(), setup_.wait, kVisiblePatience);
     committed = CommitManifest(*setup_.file_system, folder, Facts(), records, &patience);
     // Before the others go on: in their next exchange they would wait for this rank as in training.
-    if (committed.ok()) Prune();
+    if (committed.ok()) {
+      setup_.committed(*committed);
+      Prune();
+    }
   }
   ASSIGN_OR_RETURN(const std::string outcome,
                    Broadcast(*setup_.communicator, 0, rank == 0 ? Pack(committed) : "", "commit"));
@@ -94,7 +97,9 @@ absl::StatusOr<Checkpointing::Saved> Checkpointing::Save() {
                                newest_.empty() ? "none" : newest_, "; make room or repair ", folder,
                                " before something else fails"));
     }
-    return Saved{newest_, /*fresh=*/false, /*current=*/false};
+    // The others wait here, and not in their next step with its limit, for who still removes.
+    RETURN_IF_ERROR(AllGather(*setup_.communicator, "", "shards are removed").status());
+    return Saved{newest_, /*fresh=*/false, /*current=*/false, committed.status()};
   }
   newest_ = *committed;
   newest_step_ = state.step;

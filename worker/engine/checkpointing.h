@@ -39,6 +39,8 @@ class Checkpointing {
     std::string corpus_sha256;
     Patience::Wait wait;                                   // false: the generation is over
     std::function<void(const std::string& warning)> warn;  // the operator
+    // Rank 0, as soon as a manifest is committed: whoever dies after that, it counts.
+    std::function<void(const std::string& manifest)> committed;
     // An operation of another class begins: limits and beat follow (deadlines.h).
     std::function<void(OperationClass operation)> enter;
   };
@@ -51,9 +53,10 @@ class Checkpointing {
   // Writes one of the present state, unless the newest is of this very step. Returns the newest
   // manifest's name; `saved` tells whether it is of this step now. Errors: the communicator's only.
   struct Saved {
-    std::string manifest;  // newest of this job; "" if there never was one
-    bool fresh = false;    // this call committed it
-    bool current = false;  // it is of the present step
+    std::string manifest;   // newest of this job; "" if there never was one
+    bool fresh = false;     // this call committed it
+    bool current = false;   // it is of the present step
+    absl::Status why = {};  // if it is not: the same on all ranks
   };
   absl::StatusOr<Saved> Save();
 

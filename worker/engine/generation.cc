@@ -11,6 +11,7 @@
 #include "common/base/status_macros.h"
 #include "common/format/tags.h"
 #include "common/model_spec/model_spec.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/checkpointing.h"
 #include "worker/engine/deadlines.h"
@@ -21,6 +22,9 @@
 
 namespace dsrun::worker {
 namespace {
+
+// After 1, 2, 4, 8 and 16 seconds.
+constexpr int kLastSaveTries = 5;
 
 // The coordinator as this generation's meeting point.
 class SessionRendezvous : public Rendezvous {
@@ -86,6 +90,8 @@ class GenerationRun {
   absl::Status WarmUp();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
   absl::Status Save();
+  absl::Status SaveLast();
+  void ReportCommit(const std::string& manifest);
   absl::StatusOr<proto::Finished> Finish(bool stopped);
   void Tag();  // the last checkpoint
   void Report(const StepResult& result);
@@ -127,6 +133,7 @@ class GenerationRun {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<Checkpointing> checkpointing_;
   Checkpointing::Saved saved_;
+  SteadyTime save_began_;
 };
 
 absl::Status GenerationRun::Join() {
@@ -188,6 +195,7 @@ absl::Status GenerationRun::Load() {
     return setup_.wait(duration, [this] { return session_.Superseded(generation_); });
   };
   setup.warn = [this](const std::string& text) { Notice(/*warning=*/true, text); };
+  setup.committed = [this](const std::string& manifest) { ReportCommit(manifest); };
   setup.enter = [this](OperationClass operation) { Enter(operation); };
   ResumeSetup resume;
   resume.file_system = setup.file_system;
@@ -248,29 +256,51 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
 
 absl::Status GenerationRun::Save() {
   RETURN_IF_ERROR(trainer_->Settle());
-  const SteadyTime begin = Clock::Real().SteadyNow();
+  save_began_ = Clock::Real().SteadyNow();
   ASSIGN_OR_RETURN(saved_, checkpointing_->Save());
-  if (saved_.fresh && rank_.value() == 0) {
-    proto::WorkerMessage message;
-    proto::CheckpointCommitted* const committed = message.mutable_checkpoint_committed();
-    committed->set_step(trainer_->state().step);
-    committed->set_manifest(saved_.manifest);
-    committed->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - begin));
-    session_.Send(generation_, std::move(message));
-  }
   return absl::OkStatus();
 }
 
-// The last checkpoint is part of what was asked for: without it the run has not succeeded.
-absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
+void GenerationRun::ReportCommit(const std::string& manifest) {
+  proto::WorkerMessage message;
+  proto::CheckpointCommitted* const committed = message.mutable_checkpoint_committed();
+  committed->set_step(trainer_->state().step);
+  committed->set_manifest(manifest);
+  committed->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - save_began_));
+  session_.Send(generation_, std::move(message));
+}
+
+// The last checkpoint is part of what was asked for: without it the run has not succeeded, and what
+// was trained since the one before is only in memory. An error that may pass is waited for. All
+// ranks have the same outcome, so they go round together.
+absl::Status GenerationRun::SaveLast() {
   RETURN_IF_ERROR(Save());
-  if (!saved_.current) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the checkpoint of the last step, ", trainer_->state().step, ", could not be written to ",
-        spec_.save_dir(), " (see the warning above); the newest is ",
-        saved_.manifest.empty() ? "none" : saved_.manifest,
-        "; make room and go on from it with --load ", spec_.save_dir()));
+  const auto may_pass = [&] {
+    return !saved_.current && !absl::IsResourceExhausted(saved_.why) && !MayBeCommitted(saved_.why);
+  };
+  absl::Duration pause = absl::Seconds(1);
+  for (int again = 0; again < kLastSaveTries && may_pass(); ++again, pause *= 2) {
+    const bool lasts = setup_.wait(pause, [this] { return session_.Superseded(generation_); });
+    if (!lasts) return absl::AbortedError("a newer generation was announced");
+    RETURN_IF_ERROR(Save());
   }
+  if (saved_.current) return absl::OkStatus();
+  const std::string what =
+      absl::StrCat("the checkpoint of the last step, ", trainer_->state().step,
+                   MayBeCommitted(saved_.why) ? ", may not last in " : ", could not be written to ",
+                   spec_.save_dir());
+  const std::string newest = saved_.manifest.empty() ? "none" : saved_.manifest;
+  if (absl::IsResourceExhausted(saved_.why)) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, " (see the warning above); the newest is ", newest,
+                     "; make room and go on from it with --load ", spec_.save_dir()));
+  }
+  return absl::UnavailableError(absl::StrCat(what, ": ", saved_.why.message(), "; before it, ",
+                                             newest, " was written; repair the folder"));
+}
+
+absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
+  RETURN_IF_ERROR(SaveLast());
   if (rank_.value() == 0 && !spec_.tag().empty()) Tag();
   proto::Finished finished;
   finished.set_step(trainer_->state().step);

@@ -292,6 +292,24 @@ TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) 
   EXPECT_EQ(NewestHash(fs), UndisturbedHash());
 }
 
+// What was trained since the last checkpoint is only in memory then.
+TEST(GenerationTest, PassingErrorAtTheLastSave_IsWaitedForAndLosesNothing) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  std::atomic<int> waits = 0;
+  cluster.on_wait = [&](absl::Duration) { ++waits; };
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 8) {
+      fs.FailOperation(0, absl::UnavailableError("cannot write: Input/output error"));
+    }
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(waits, 2);  // each rank, once
+  ASSERT_EQ(cluster.warnings().size(), 1u);
+  EXPECT_NE(cluster.warnings()[0].find("CHECKPOINT OF STEP 8"), std::string::npos);
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
 TEST(GenerationTest, DiskFullAtTheEnd_IsNotSuccess) {
   FaultyFileSystem fs;
   WorkerCluster cluster(Job(), fs);
