@@ -381,7 +381,10 @@ void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
     report.final_step = finished.step();
     report.final_loss = finished.loss();
     report.stopped_early = finished.stopped_early();
-    if (!finished.manifest().empty()) report.manifest = finished.manifest();
+    if (!finished.manifest().empty()) {  // of the step that it has finished
+      report.manifest = finished.manifest();
+      report.checkpoint_step = finished.step();
+    }
     report.sample = finished.sample();
   }
   RankFinished(rank);

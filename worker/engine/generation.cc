@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
@@ -329,6 +330,14 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
 // What was trained is safe without it, so a tag that cannot be written is told and ends nothing.
 void GenerationRun::Tag() {
   Enter(OperationClass::kCommit);
+  const absl::StatusOr<std::vector<dsrun::Tag>> before =
+      ReadTags(*setup_.file_system, spec_.save_dir());
+  for (const dsrun::Tag& tag : before.ok() ? *before : std::vector<dsrun::Tag>()) {
+    if (tag.name != spec_.tag() || tag.manifest == saved_.manifest) continue;
+    Notice(/*warning=*/true, absl::StrCat("the tag ", tag.name, " named ", tag.manifest,
+                                          " until now, which nothing keeps any longer; it names ",
+                                          saved_.manifest, " from here on"));
+  }
   const absl::Status tagged =
       WriteTag(*setup_.file_system, spec_.save_dir(), spec_.tag(), saved_.manifest);
   if (tagged.ok()) return;
