@@ -205,6 +205,16 @@ void OnUncaught() {
   abort();
 }
 
+// What is opened first must not become standard input, output or error: a pipe of ours there would
+// read what the ranks print.
+void FillStandardDescriptors() {
+  int fd;
+  do {
+    fd = open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) close(fd);
+}
+
 // ---- Threads, tried
 
 // Threads that live until the last one is there.
@@ -297,6 +307,7 @@ std::string BecauseOfLimit(int error) {
 }
 
 void PrepareForLimits(const char* program) {
+  FillStandardDescriptors();
   program_name = program;
   signal(SIGXFSZ, SIG_IGN);
   if (ValueOf(kStack) < kLeastStackBytes) {

@@ -29,6 +29,7 @@ std::string BecauseOfLimit(int error);
 bool IsAddressSpaceLimited();
 
 // The first act of main, before any thread exists. From then on
+//   - descriptors 0 to 2 are there: those that were closed are /dev/null;
 //   - a file that is too large is an error (EFBIG) and not a signal. (Children start with the
 //     default: process_spawn.h);
 //   - threads, also those of libraries, have stacks of 8 MiB, whatever `ulimit -s` says; under a
