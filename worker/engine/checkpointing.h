@@ -67,7 +67,6 @@ class Checkpointing {
   const Setup setup_;
   std::string newest_;
   int64_t newest_step_ = -1;
-  int64_t warned_step_ = -1;  // the last one whose failed save was told
 };
 
 }  // namespace dsrun::worker
