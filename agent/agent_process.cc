@@ -142,14 +142,14 @@ class AgentProcess {
   }
 
  private:
-  // True: the keeper says that everything shall end (its TERM). All other signals are requests.
+  // True: the keeper says that everything shall end (KeepersOrder). All other signals are requests.
   bool ReadSignals() {
     bool told = false;
     signalfd_siginfo info;
     while (read(signal_fd_, &info, sizeof(info)) == sizeof(info)) {
       const auto signal = static_cast<int>(info.ssi_signo);
-      if (signal == kKeepersOrder && static_cast<pid_t>(info.ssi_pid) == getppid()) {
-        told = true;
+      if (signal == KeepersOrder()) {
+        told |= static_cast<pid_t>(info.ssi_pid) == getppid();
       } else if (asked_by_ == 0) {
         LOG(WARNING) << "got signal " << signal << " from process " << info.ssi_pid
                      << ": the job's coordinator decides, else its lease";

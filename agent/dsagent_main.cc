@@ -31,7 +31,7 @@ namespace dsrun::agent {
 namespace {
 
 // What the agent proper needs at least, without ranks.
-constexpr int kOwnThreads = 12;
+constexpr int kOwnThreads = 13;
 constexpr int kOwnDescriptors = 40;
 
 int Fail(int code, const absl::Status& status) {
@@ -108,7 +108,7 @@ int KeeperMain(const DsagentFlags& flags) {
 
 int AgentMain(const DsagentFlags& flags) {
   if (const absl::Status room =
-          CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "dsagent"});
+          CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "an agent"});
       !room.ok()) {
     return Fail(kExitLimit, room);
   }

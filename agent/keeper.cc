@@ -59,7 +59,7 @@ absl::Duration Now() { return Clock::Real().SteadyNow(); }
 // The first order gives the agent time, the second one is taken as impatience.
 void Order(const KeeperOptions& options, Watch& watch) {
   if (watch.stop_at == absl::InfiniteDuration()) {
-    kill(watch.agent.pid, kKeepersOrder);
+    kill(watch.agent.pid, KeepersOrder());
     watch.stop_at = Now() + options.stop_limit;
   } else {
     watch.stop_at = Now();
@@ -73,6 +73,7 @@ void OnSignals(const KeeperOptions& options, Watch& watch) {
   signalfd_siginfo info;
   while (read(watch.signal_fd, &info, sizeof(info)) == sizeof(info)) {
     const auto signal = static_cast<int>(info.ssi_signo);
+    if (signal == KeepersOrder()) continue;  // nobody gives this process one
     if (signal == SIGUSR1 || signal == SIGUSR2) {
       kill(watch.agent.pid, signal);
       continue;
@@ -83,7 +84,7 @@ void OnSignals(const KeeperOptions& options, Watch& watch) {
                                  : watch.asked && again) {
       Order(options, watch);
     } else {
-      kill(watch.agent.pid, kKeepersRequest);
+      kill(watch.agent.pid, signal);
     }
     watch.asked = true;
   }

@@ -203,7 +203,11 @@ absl::StatusOr<std::optional<int>> TakeName(int32_t port) {
   if (fd.get() < 0) return NoDescriptor(errno);
   socklen_t size = 0;
   const sockaddr_un name = NameOf(port, size);
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&name), size) != 0) return std::nullopt;
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&name), size) != 0) {
+    if (errno == EADDRINUSE) return std::nullopt;
+    return absl::UnavailableError(
+        absl::StrCat("the name of port ", port, " cannot be reserved: ", strerror(errno)));
+  }
   listen(fd.get(), 1);  // who connects learns from the kernel whose it is
   return fd.Release();
 }

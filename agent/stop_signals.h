@@ -13,25 +13,28 @@ namespace dsrun::agent {
 
 inline constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 
-// From the keeper, which is the agent's parent: end everything.
-inline constexpr int kKeepersOrder = SIGTERM;
-// From the keeper: it got a signal that is a request.
-inline constexpr int kKeepersRequest = SIGHUP;
+// From the keeper, which is the agent's parent: end everything. A signal of its own, so that what
+// is a request can be passed on as it is.
+inline int KeepersOrder() { return SIGRTMIN + 5; }
+
+inline sigset_t StopSignalSet() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  sigaddset(&set, KeepersOrder());
+  return set;
+}
 
 // The first act of main: what comes waits for whoever reads it (signalfd) and ends nobody. Children
 // start with an empty mask (process_spawn.h).
 inline void BlockStopSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  const sigset_t set = StopSignalSet();
   sigprocmask(SIG_BLOCK, &set, nullptr);
 }
 
 // A descriptor to read them from, close-on-exec and non-blocking; -1 with errno.
 inline int OpenStopSignals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  const sigset_t set = StopSignalSet();
   return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 

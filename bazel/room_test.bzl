@@ -44,14 +44,12 @@ def room_test(name, deps, helpers = [], apart = {}, copts = [], size = "medium",
     )
 
 def test_library(name, copts = [], deps = [], **attributes):
-    """A cc_library for tests of several rooms, compiled as test code is."""
+    """A cc_library for tests of several rooms. Without the precompiled header: Bazel may also want it position-independent."""
     native.cc_library(
         name = name,
         testonly = 1,
-        # Built alone (//tests/...), a shared library would be made, too, of code that the precompiled header does not fit.
-        linkstatic = 1,
-        copts = copts + TEST_COPTS + _PRECOMPILED_COPTS,
-        deps = deps + ["//tests/support:precompiled"],
+        copts = copts + TEST_COPTS,
+        deps = deps,
         **attributes
     )
 

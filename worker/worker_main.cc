@@ -48,7 +48,7 @@ constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
 
 // What the session, a communicator and the save writer need at least, on any machine.
-constexpr int kOwnThreads = 9;
+constexpr int kOwnThreads = 12;
 constexpr int kOwnDescriptors = 24;
 
 constexpr char kUsage[] =
@@ -168,7 +168,6 @@ SaveWriter::Setup SaveWriterOf(Session& session, const Engine& engine,
   setup.facts = FactsOfJob(job, engine.kernels->Fingerprint(), corpus_sha256);
   setup.facts.incarnation = incarnation;
   setup.prune = PruneOfJob(job);
-  setup.tag = job.train().tag();
   setup.send = [&session](Generation generation, proto::WorkerMessage message) {
     session.Send(generation, std::move(message));
   };
@@ -224,7 +223,7 @@ int Main(int argc, char** argv) {
   }
   InitLogging(argv[0], absl::StrCat("worker ", bootstrap->host(), " slot ", bootstrap->slot()));
   const absl::Status room =
-      CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "dsworker"});
+      CheckLimits({.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "a rank"});
   if (!room.ok()) {
     LOG(ERROR) << room.message();
     return kExitLimit;

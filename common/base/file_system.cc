@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun {
@@ -391,8 +392,9 @@ std::string FolderOf(const std::string& path) {
 }
 
 absl::Status ErrnoStatus(int error, const std::string& what, const std::string& path) {
-  return absl::Status(CodeOf(error), absl::StrCat("cannot ", what, " ", path, ": ",
-                                                  std::generic_category().message(error)));
+  return absl::Status(CodeOf(error),
+                      absl::StrCat("cannot ", what, " ", path, ": ",
+                                   std::generic_category().message(error), BecauseOfLimit(error)));
 }
 
 }  // namespace dsrun

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -29,6 +30,7 @@ namespace dsrun {
 namespace {
 
 constexpr size_t kThreadStackBytes = 8 << 20;
+constexpr size_t kSmallStackBytes = 2 << 20;
 // main itself runs on what `ulimit -s` gives it.
 constexpr rlim_t kLeastStackBytes = 512 << 10;
 // More address space than one thread's stack asks for.
@@ -203,6 +205,16 @@ void OnUncaught() {
   abort();
 }
 
+// What is opened first must not become standard input, output or error: a pipe of ours there would
+// read what the ranks print.
+void FillStandardDescriptors() {
+  int fd;
+  do {
+    fd = open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) close(fd);
+}
+
 // ---- Threads, tried
 
 // Threads that live until the last one is there.
@@ -214,11 +226,15 @@ class ParkedThreads {
     for (const pthread_t thread : threads_) pthread_join(thread, nullptr);
     sem_destroy(&leave_);
   }
-  // 0, or the errno.
-  int Start() {
+  // 0, or the errno. `own`: with the stack of a thread of this process; else with a small one.
+  int Start(bool own) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, kStackBytes);
+    if (own) {
+      pthread_getattr_default_np(&attributes);
+    } else {
+      pthread_attr_setstacksize(&attributes, kStackBytes);
+    }
     pthread_t thread;
     const int error = pthread_create(&thread, &attributes, &Wait, &leave_);
     pthread_attr_destroy(&attributes);
@@ -283,12 +299,15 @@ std::string LimitWords(int error) {
   return line.text();
 }
 
+bool IsAddressSpaceLimited() { return IsLimited(kAddressSpace); }
+
 std::string BecauseOfLimit(int error) {
   const std::string words = LimitWords(error);
   return words.empty() ? "" : absl::StrCat("; ", words);
 }
 
 void PrepareForLimits(const char* program) {
+  FillStandardDescriptors();
   program_name = program;
   signal(SIGXFSZ, SIG_IGN);
   if (ValueOf(kStack) < kLeastStackBytes) {
@@ -296,9 +315,11 @@ void PrepareForLimits(const char* program) {
     limit.Add(kStack);
     EndOfLimit("expected a stack of at least 512 KiB", limit);
   }
+  const bool narrow = IsLimited(kAddressSpace);
+  if (narrow) mallopt(M_ARENA_MAX, 1);  // else 64 MiB for each thread
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) == 0) {
-    pthread_attr_setstacksize(&attributes, kThreadStackBytes);
+    pthread_attr_setstacksize(&attributes, narrow ? kSmallStackBytes : kThreadStackBytes);
     pthread_setattr_default_np(&attributes);
     pthread_attr_destroy(&attributes);
   }
@@ -316,10 +337,11 @@ absl::Status CheckLimits(const LimitNeeds& needs) {
                   static_cast<int>(descriptors) - open_now, EMFILE);
   }
   ParkedThreads threads;
-  for (int i = 0; i < needs.threads; ++i) {
-    const int error = threads.Start();
+  const int all = needs.threads + needs.elsewhere;
+  for (int i = 0; i < all; ++i) {
+    const int error = threads.Start(/*own=*/i < needs.threads);
     if (error == 0) continue;
-    return TooFew(needs, "more processes and threads", needs.threads, i, error);
+    return TooFew(needs, "more processes and threads", all, i, error);
   }
   return absl::OkStatus();
 }

@@ -25,11 +25,15 @@ inline constexpr int kExitLimit = 98;
 std::string LimitWords(int error);
 // The same as the end of a message: "; " and the words, or nothing.
 std::string BecauseOfLimit(int error);
+// Whether memory may be refused although there is some.
+bool IsAddressSpaceLimited();
 
 // The first act of main, before any thread exists. From then on
+//   - descriptors 0 to 2 are there: those that were closed are /dev/null;
 //   - a file that is too large is an error (EFBIG) and not a signal. (Children start with the
 //     default: process_spawn.h);
-//   - threads, also those of libraries, have stacks of 8 MiB, whatever `ulimit -s` says;
+//   - threads, also those of libraries, have stacks of 8 MiB, whatever `ulimit -s` says; under a
+//     limit of the address space 2 MiB, and the allocator reserves none of it for each thread;
 //   - memory that cannot be had, an exception that nobody catches, and a failed check of a library
 //     while a limit is met end the process with kExitLimit and a line on standard error.
 // `program`: for that line; must live as long as the process.
@@ -37,7 +41,8 @@ void PrepareForLimits(const char* program);
 
 // What a program is going to need here, at least.
 struct LimitNeeds {
-  int threads = 0;      // with the main threads of the processes that it starts
+  int threads = 0;      // in this process, with their stacks
+  int elsewhere = 0;    // threads in the processes that it starts, with their main threads
   int descriptors = 0;  // in this process
   std::string what;     // "this job", "dsagent", ...
 };

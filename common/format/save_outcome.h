@@ -1,10 +1,12 @@
 // How the ranks of a generation hear what became of a save: as an ExchangeTable
-// (proto/worker.proto) that nobody has put into, made by the coordinator, of two values: the
-// manifest's name, and the error. One of them is empty. Pure.
+// (proto/worker.proto) that nobody has put into, made by the coordinator, of three values: the
+// manifest's name, the error, and the error's absl::StatusCode in digits. The first or the second
+// is empty. Pure.
 
 #ifndef DSRUN_COMMON_FORMAT_SAVE_OUTCOME_H_
 #define DSRUN_COMMON_FORMAT_SAVE_OUTCOME_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -21,6 +23,8 @@ inline std::string SaveOutcomeName(int64_t step) {
 
 inline constexpr int kSaveOutcomeManifest = 0;  // index of values
 inline constexpr int kSaveOutcomeError = 1;
+inline constexpr int kSaveOutcomeCode = 2;
+inline constexpr size_t kSaveOutcomeValues = 3;
 
 }  // namespace dsrun
 

@@ -42,6 +42,11 @@ bool ReadIfThere(ResolveContext& context, const std::string& named_by, const std
   if (absl::IsNotFound(content.status())) return false;
   if (content.ok()) {
     Apply(context, shown, *std::move(content));
+  } else if (named_by.empty() && absl::IsPermissionDenied(content.status())) {
+    // Another user's home, as after `su` without a dash: nobody asked for what is in it.
+    context.Note(std::string(content.status().message()) +
+                 "; no environment file is read from there");
+    return false;
   } else {
     context.findings.AddFlag(named_by.empty() ? "environment file" : named_by,
                              std::string(content.status().message()));

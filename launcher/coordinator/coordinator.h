@@ -233,7 +233,8 @@ class Coordinator {
   void Perform(const SaveLedger::Granted& granted);
   void Perform(const SaveLedger::Dropped& dropped);
   void Perform(const SaveLedger::Committed& committed);
-  void TellOutcome(SaveLedger::Id id, const std::string& manifest, const std::string& error);
+  void TellOutcome(SaveLedger::Id id, const std::string& manifest, const std::string& error,
+                   int code);
   // To the nodes that have a rank in the generation begun.
   void SendToPlanned(const proto::CoordinatorMessage& message);
 

@@ -173,12 +173,11 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
       return OnFinished(*rank, message.finished());
     case proto::WorkerMessage::kStacks:
       return OnStacks(*rank, message.stacks());
-    case proto::WorkerMessage::kCheckpointCommitted:  // no worker says it any more: CommitDone
-    case proto::WorkerMessage::kNotice:               // handled above
-    case proto::WorkerMessage::kHello:                // the agent's
-    case proto::WorkerMessage::kBeat:                 // the agent's
-    case proto::WorkerMessage::kShardWritten:         // handled above
-    case proto::WorkerMessage::kCommitDone:           // handled above
+    case proto::WorkerMessage::kNotice:        // handled above
+    case proto::WorkerMessage::kHello:         // the agent's
+    case proto::WorkerMessage::kBeat:          // the agent's
+    case proto::WorkerMessage::kShardWritten:  // handled above
+    case proto::WorkerMessage::kCommitDone:    // handled above
     case proto::WorkerMessage::BODY_NOT_SET:
       return;
   }
@@ -362,7 +361,10 @@ void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
     report.final_step = finished.step();
     report.final_loss = finished.loss();
     report.stopped_early = finished.stopped_early();
-    if (!finished.manifest().empty()) report.manifest = finished.manifest();
+    if (!finished.manifest().empty()) {  // of the step that it has finished
+      report.manifest = finished.manifest();
+      report.checkpoint_step = finished.step();
+    }
     report.sample = finished.sample();
   }
   RankFinished(rank);

@@ -65,7 +65,7 @@ void Coordinator::Perform(const SaveLedger::Dropped& dropped) {
   Notice(true, absl::StrCat("CHECKPOINT OF STEP ", dropped.id.step,
                             " COULD NOT BE WRITTEN: ", dropped.reason, stands,
                             "; make room or repair the save folder before something else fails"));
-  TellOutcome(dropped.id, "", dropped.reason);
+  TellOutcome(dropped.id, "", dropped.reason + stands, dropped.code);
 }
 
 void Coordinator::Perform(const SaveLedger::Committed& committed) {
@@ -81,12 +81,12 @@ void Coordinator::Perform(const SaveLedger::Committed& committed) {
   }
   Emit(Tell{CheckpointDone{Generation(committed.id.generation), committed.id.step,
                            committed.manifest, committed.seconds}});
-  TellOutcome(committed.id, committed.manifest, "");
+  TellOutcome(committed.id, committed.manifest, "", 0);
 }
 
 // Whoever waits for its last save does so in that save's generation.
 void Coordinator::TellOutcome(SaveLedger::Id id, const std::string& manifest,
-                              const std::string& error) {
+                              const std::string& error, int code) {
   const bool in_force =
       s_.plan.generation() == s_.generation.value() && (RanksRun() || s_.phase == State::kStopping);
   if (!in_force || id.generation != s_.plan.generation()) return;
@@ -95,6 +95,7 @@ void Coordinator::TellOutcome(SaveLedger::Id id, const std::string& manifest,
   table->set_name(SaveOutcomeName(id.step));
   table->add_values(manifest);
   table->add_values(error);
+  table->add_values(std::to_string(code));
   SendToPlanned(message);
 }
 

@@ -34,9 +34,6 @@ std::string DescribeWorkerMessage(const proto::WorkerMessage& message) {
       return absl::StrCat("joined at step ", message.joined().start_step(), of);
     case proto::WorkerMessage::kStepDone:
       return absl::StrCat("step ", message.step_done().step(), " done", of);
-    case proto::WorkerMessage::kCheckpointCommitted:
-      return absl::StrCat("checkpoint of step ", message.checkpoint_committed().step(),
-                          " committed", of);
     case proto::WorkerMessage::kFailed:
       return absl::StrCat(message.failed().fatal() ? "failed for good: "
                           : message.failed().verdict() == proto::Failed::kReplaceProcess

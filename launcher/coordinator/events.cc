@@ -7,7 +7,6 @@ bool IsDurableReport(const proto::WorkerMessage& message) {
   switch (message.body_case()) {
     case proto::WorkerMessage::kExchangePut:
     case proto::WorkerMessage::kJoined:
-    case proto::WorkerMessage::kCheckpointCommitted:
     case proto::WorkerMessage::kFailed:
     case proto::WorkerMessage::kFinished:
     case proto::WorkerMessage::kShardWritten:

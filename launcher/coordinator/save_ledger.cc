@@ -98,7 +98,8 @@ SaveLedger::Effects SaveLedger::Written(WorkerId from, const proto::ShardWritten
          {.id = id,
           .reason = absl::StrCat("rank ", written.rank(), ": ", written.error()),
           .failed = true,
-          .remove = true},
+          .remove = true,
+          .code = written.code()},
          effects);
   } else {
     Save& save = saves_[id];
@@ -140,7 +141,8 @@ SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& don
        {.id = id,
         .reason = absl::StrCat("its commit: ", done.error()),
         .failed = true,
-        .remove = save->second.attempts == 1 && done.manifest().empty()},
+        .remove = save->second.attempts == 1 && done.manifest().empty(),
+        .code = done.code()},
        effects);
   Settle(effects);
   return effects;

@@ -72,6 +72,7 @@ class SaveLedger {
     std::string reason;
     bool failed = false;
     bool remove = true;
+    int code = 0;  // absl::StatusCode of what went wrong
   };
   struct Committed {
     Id id;

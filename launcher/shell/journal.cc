@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/crc32c.h"
 #include "common/base/file_system.h"
+#include "common/base/limits.h"
 #include "common/base/status_macros.h"
 #include "launcher/shell/journal_codec.h"
 
@@ -28,6 +29,9 @@ absl::Status FromSqlite(sqlite3* db, int result, const std::string& path, const 
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return absl::DataLossError(absl::StrCat(text, "; restore the file from a copy"));
+    case SQLITE_IOERR:  // SQLite says no more of a file that may not grow
+      return absl::UnavailableError(
+          absl::StrCat(text, "; check the folder and its disk", BecauseOfLimit(EFBIG)));
     default:
       return absl::UnavailableError(absl::StrCat(text, "; check the folder and its disk"));
   }

@@ -61,16 +61,16 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 10;    // beside main and the console
+  constexpr int kOwnThreads = 12;    // beside main, signals and the console
   constexpr int kAgentThreads = 14;  // keeper and agent
-  constexpr int kWorkerThreads = 8;
+  constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 24;
   constexpr int kDescriptorsPerNode = 4;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
-    if (node.agent_port() == 0) needs.threads += kAgentThreads + node.slots_size() * rank;
+    if (node.agent_port() == 0) needs.elsewhere += kAgentThreads + node.slots_size() * rank;
   }
   return needs;
 }

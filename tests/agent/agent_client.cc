@@ -44,7 +44,6 @@ proto::CoordinatorMessage AgentClient::Open(const std::string& key, const std::s
   job.set_run_dir(run_dir);
   job.set_working_dir("/");
   job.set_master_addr("127.0.0.1");
-  job.set_master_port(4711);
   proto::NodeSpec& node = *job.add_nodes();
   node.set_host("127.0.0.1");
   node.set_address("127.0.0.1");
@@ -64,6 +63,7 @@ proto::CoordinatorMessage AgentClient::Begin(const std::string& job_id, int64_t 
   proto::CoordinatorMessage message = Message(job_id, generation);
   proto::GenerationPlan& plan = *message.mutable_begin()->mutable_plan();
   plan.set_generation(generation);
+  plan.set_master_port(4711);  // as if its agent had reserved it
   for (const int slot : slots) {
     proto::Member& member = *plan.add_members();
     member.set_slot(slot);
@@ -84,6 +84,17 @@ void AgentClient::Send(const proto::CoordinatorMessage& message) { stream_->Writ
 
 std::optional<proto::AgentMessage> AgentClient::Await(
     const std::function<bool(const proto::AgentMessage&)>& which) {
+  std::optional<proto::AgentMessage> found = AwaitOrEnd(which);
+  if (!found.has_value()) {
+    MutexLock lock(mu_);
+    ADD_FAILURE() << "the awaited message did not come; "
+                  << (end_.has_value() ? "the stream ended: " + end_->ToString() : "no more time");
+  }
+  return found;
+}
+
+std::optional<proto::AgentMessage> AgentClient::AwaitOrEnd(
+    const std::function<bool(const proto::AgentMessage&)>& which) {
   const absl::Duration deadline = Clock::Real().SteadyNow() + kPatience;
   size_t next = 0;
   MutexLock lock(mu_);
@@ -92,12 +103,7 @@ std::optional<proto::AgentMessage> AgentClient::Await(
       if (which(received_[next])) return received_[next];
     }
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (end_.has_value() || left <= absl::ZeroDuration()) {
-      ADD_FAILURE() << "the awaited message did not come; "
-                    << (end_.has_value() ? "the stream ended: " + end_->ToString()
-                                         : "no more time");
-      return std::nullopt;
-    }
+    if (end_.has_value() || left <= absl::ZeroDuration()) return std::nullopt;
     changed_.WaitFor(mu_, left);
   }
 }

@@ -36,6 +36,9 @@ class AgentClient {
   // The first message from `from` on for which `which` holds; fails the test after 20 s.
   std::optional<proto::AgentMessage> Await(
       const std::function<bool(const proto::AgentMessage&)>& which);
+  // The same where the stream may end instead, which is no failure.
+  std::optional<proto::AgentMessage> AwaitOrEnd(
+      const std::function<bool(const proto::AgentMessage&)>& which);
   // The text of the n-th log line that starts with `start`, from any slot.
   std::optional<std::string> AwaitLine(const std::string& start);
   // The end of the stream, within 20 s.

@@ -100,7 +100,7 @@ std::unique_ptr<AgentClient> Admitted(const DsagentProcess& agent, const std::st
   while (true) {
     auto client = std::make_unique<AgentClient>(agent.port());
     client->Send(AgentClient::Open(DsagentProcess::kKey, job_id, RunDir(), Rank("wait"), 1));
-    if (client->Await([](const auto& m) { return m.has_opened(); }).has_value()) return client;
+    if (client->AwaitOrEnd([](const auto& m) { return m.has_opened(); }).has_value()) return client;
     const absl::Status refused = client->AwaitEnd();
     EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
     if (!absl::IsResourceExhausted(refused)) return client;

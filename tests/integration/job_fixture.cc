@@ -148,7 +148,9 @@ Job::Job(std::vector<std::string> arguments, Options options) : end_(std::make_s
     spec.argv = {"dsrun"};
   } else {
     spec.executable = "/bin/bash";
-    spec.argv = {"bash", "-c", "ulimit " + options.limits + " && exec \"$0\" \"$@\"", dsrun};
+    spec.argv = {"bash", "-c",
+                 "export HOME=\"$PWD\" && ulimit " + options.limits + " && exec \"$0\" \"$@\"",
+                 dsrun};
   }
   spec.user = options.user;
   for (const std::string& argument :
@@ -194,6 +196,18 @@ bool Job::AwaitOutput(const std::string& text) const {
 bool Job::AwaitError(const std::string& text) const {
   return Eventually([&] { return err().find(text) != std::string::npos || Ended(); }) &&
          err().find(text) != std::string::npos;
+}
+
+bool Job::SignalOnceMore(int signal) const {
+  SteadyTime last = Clock::Real().SteadyNow();
+  return Eventually([&] {
+    if (Ended() || err().find("stopping now") != std::string::npos) return true;
+    if (Clock::Real().SteadyNow() - last > absl::Milliseconds(400)) {
+      Signal(signal);
+      last = Clock::Real().SteadyNow();
+    }
+    return false;
+  });
 }
 
 bool Job::Ended() const { return end_->ended; }

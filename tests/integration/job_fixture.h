@@ -89,6 +89,9 @@ class Job {
   std::string Words() const;
 
   void Signal(int signal) const;
+  // Asks once more, until the launcher says that it stops now, or has ended: what comes within 0.3
+  // s of the signal before counts as the same request (docs/failure_model.md).
+  bool SignalOnceMore(int signal) const;
   bool AwaitOutput(const std::string& text) const;
   bool AwaitError(const std::string& text) const;
   // As a shell says it: 128 + signal; -1: it did not end in time.

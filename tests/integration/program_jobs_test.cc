@@ -401,7 +401,7 @@ TEST(ProgramJob, InterruptTwice_DoesNotWaitForARankThatIgnoresTerm) {
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   job.Signal(SIGINT);
   ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
-  job.Signal(SIGINT);
+  ASSERT_TRUE(job.SignalOnceMore(SIGINT)) << job.Words();
   EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());
 }
@@ -427,7 +427,7 @@ TEST(ProgramJob, InterruptThreeTimes_DoesNotKillTheLauncher) {
   ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
   job.Signal(SIGINT);
   ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
-  job.Signal(SIGINT);
+  ASSERT_TRUE(job.SignalOnceMore(SIGINT)) << job.Words();
   job.Signal(SIGTERM);
   EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());

@@ -19,6 +19,7 @@
 
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/escaped.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/journal.h"
 #include "tests/integration/job_fixture.h"
@@ -65,7 +66,7 @@ TEST_F(TrainingJob, FoldersAndPromptThatAreNotUtf8_AreUsedAsTheyAre) {
     if (width[0] == '1') more.insert(more.end(), {"--load", folder + "/save"});
     Job job(Train({"--num_gpus", width}, folder, more));
     ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
-    EXPECT_THAT(job.out(), HasSubstr(folder + "/save/manifest.step-"));
+    EXPECT_THAT(job.out(), HasSubstr(Escaped(folder) + "/save/manifest.step-"));
     EXPECT_FALSE(job.ReportJson().is_discarded());
     EXPECT_TRUE(job.NothingIsLeft());
   }
@@ -317,7 +318,7 @@ TEST_F(TrainingJob, InterruptTwice_StopsNowWithoutACheckpoint) {
   ASSERT_TRUE(SignalWorker(job, 1, SIGSTOP));
   job.Signal(SIGINT);
   ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
-  job.Signal(SIGINT);
+  ASSERT_TRUE(job.SignalOnceMore(SIGINT)) << job.Words();
   EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_EQ(NewestManifest(folder_.path() + "/save"), "");
   EXPECT_TRUE(job.NothingIsLeft());

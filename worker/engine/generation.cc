@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
@@ -9,7 +10,9 @@
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
+#include "common/format/tags.h"
 #include "common/model_spec/model_spec.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/deadlines.h"
 #include "worker/engine/generate.h"
@@ -85,6 +88,7 @@ class GenerationRun {
   absl::Status WarmUp();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
   absl::StatusOr<proto::Finished> Finish(bool stopped);
+  void Tag(const std::string& manifest);  // of the last checkpoint
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
   void NoticeMaskedBatch(int64_t step);
@@ -251,6 +255,7 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
   RETURN_IF_ERROR(trainer_->Settle());
   Enter(OperationClass::kSave);
   ASSIGN_OR_RETURN(const std::string manifest, saving_->SaveLast());
+  if (rank_.value() == 0 && !spec_.tag().empty()) Tag(manifest);
   proto::Finished finished;
   finished.set_step(trainer_->state().step);
   finished.set_loss(last_loss_);
@@ -273,6 +278,26 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
                                  trainer_->state().parameters, spec_.prompt(), options));
   }
   return finished;
+}
+
+// What was trained is safe without it, so a tag that cannot be written is told and ends nothing.
+void GenerationRun::Tag(const std::string& manifest) {
+  Enter(OperationClass::kCommit);
+  const absl::StatusOr<std::vector<dsrun::Tag>> before =
+      ReadTags(*setup_.file_system, spec_.save_dir());
+  for (const dsrun::Tag& tag : before.ok() ? *before : std::vector<dsrun::Tag>()) {
+    if (tag.name != spec_.tag() || tag.manifest == manifest) continue;
+    Notice(/*warning=*/true, absl::StrCat("the tag ", tag.name, " named ", tag.manifest,
+                                          " until now, which nothing keeps any longer; it names ",
+                                          manifest, " from here on"));
+  }
+  const absl::Status tagged =
+      WriteTag(*setup_.file_system, spec_.save_dir(), spec_.tag(), manifest);
+  if (tagged.ok()) return;
+  Notice(/*warning=*/true,
+         absl::StrCat("THE TAG ", spec_.tag(), " COULD NOT BE WRITTEN: ", tagged.message(),
+                      "; give it with: dsrun checkpoint tag ", spec_.save_dir(), " ", spec_.tag(),
+                      " --step ", trainer_->state().step));
 }
 
 void GenerationRun::Report(const StepResult& result) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
@@ -53,6 +54,8 @@ constexpr char kFinding[] = "which checkpoint to load";
 absl::StatusOr<std::string> FindAndTell(const ResumeSetup& setup, Findings& findings) {
   absl::Status told;
   const auto wait = [&](absl::Duration duration) {
+    LOG(WARNING) << "it cannot be told yet which checkpoint is the newest; looking again in "
+                 << duration;
     told = Broadcast(*setup.communicator, 0, kNotYet, kFinding).status();
     return told.ok() && setup.wait(duration);
   };
@@ -137,6 +140,7 @@ absl::Status Together(const ResumeSetup& setup, const std::string& what,
     *verdict = JoinShares(by_rank);
     if (!verdict->ok() || !again) return absl::OkStatus();
     if (status.ok()) continue;
+    LOG(WARNING) << status.message() << "; trying again";
     // Whether it was wanted or not, the others hear how the next try went.
     patience.Again();
     status = mine();

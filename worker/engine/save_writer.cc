@@ -9,10 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
-#include "common/base/patience.h"
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
-#include "common/format/tags.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/granted_commit.h"
 
@@ -28,6 +26,16 @@ constexpr size_t kMostAttempts = 64;
 // Until the shards of all nodes are seen from here: a network file system may show them late.
 constexpr Patience::Limits kVisiblePatience = {
     .first = absl::Milliseconds(50), .most = absl::Seconds(1), .total = absl::Seconds(5)};
+// What the last save of a run must get over; the others have the time, too.
+constexpr Patience::Limits kErrorPatience = {
+    .first = absl::Seconds(1), .most = absl::Seconds(16), .total = absl::Seconds(31)};
+
+// A full disk is no matter of seconds. Where a manifest may be there already, and where what was
+// given does not fit together, doing it again makes nothing better.
+bool MayPass(const absl::Status& status) {
+  return !status.ok() && !absl::IsResourceExhausted(status) && !absl::IsDataLoss(status) &&
+         !MayBeCommitted(status);
+}
 
 }  // namespace
 
@@ -152,11 +160,43 @@ void SaveWriter::Loop() {
   }
 }
 
+Patience SaveWriter::NewPatience(Patience::Limits limits) const {
+  return Patience(
+      Clock::Real(),
+      [this](absl::Duration duration) {
+        return setup_.wait(duration, [this] { return Stopped(); });
+      },
+      limits);
+}
+
+absl::Status SaveWriter::Persist(Generation generation, const std::string& what,
+                                 const std::function<absl::Status()>& attempt) {
+  Patience patience = NewPatience(kErrorPatience);
+  absl::Status status = attempt();
+  if (MayPass(status)) {
+    Warn(generation,
+         absl::StrCat(what, " could not be written: ", status.message(), "; it is tried again for ",
+                      absl::FormatDuration(kErrorPatience.total)));
+  }
+  while (MayPass(status) && patience.Again()) status = attempt();
+  return status;
+}
+
 void SaveWriter::Do(const RankSave& save, SteadyTime given) {
   const ShardId id{setup_.facts.job_id,
                    {save.step, save.generation, setup_.facts.incarnation, save.rank}};
-  const absl::StatusOr<ShardRecord> record =
-      WriteShard(*setup_.file_system, setup_.folder, id, save.slices);
+  absl::StatusOr<ShardRecord> record = absl::UnknownError("not written yet");
+  const std::string what = absl::StrCat("the part of rank ", save.rank.value(),
+                                        " of the checkpoint of step ", save.step.value());
+  (void)Persist(save.generation, what, [&] {  // the outcome is in `record`
+    // What is left of the attempt before, if it could not be removed then either. Only this process
+    // makes files of this name, and nobody has heard of one.
+    if (absl::IsAlreadyExists(record.status())) {
+      setup_.file_system->RemoveFile(JoinPath(setup_.folder, ShardFileName(id.name))).IgnoreError();
+    }
+    record = WriteShard(*setup_.file_system, setup_.folder, id, save.slices);
+    return record.status();
+  });
   if (record.ok()) {
     written_[{save.generation.value(), save.step.value()}] = record->file.name;
     if (written_.size() > kMostWritten) written_.erase(written_.begin());
@@ -185,6 +225,7 @@ void SaveWriter::Tell(const RankSave& save, const absl::StatusOr<std::string>& r
     written->set_record(*record);
   } else {
     written->set_error(std::string(record.status().message()));
+    written->set_code(record.status().raw_code());
     LOG(WARNING) << "save of step " << save.step << ": " << record.status().message();
   }
   written->set_seconds(absl::ToDoubleSeconds(took));
@@ -198,28 +239,29 @@ void SaveWriter::Do(const proto::CommitSave& commit, SteadyTime given) {
   facts.key = {Step(commit.save().step()), Generation(commit.save().generation()),
                commit.attempt()};
   facts.counters = {commit.samples(), commit.save().step()};
-  const GrantedCommit outcome = CommitGranted(*setup_.file_system, setup_.folder, facts,
-                                              {commit.records().begin(), commit.records().end()});
+  const std::vector<std::string> records(commit.records().begin(), commit.records().end());
+  GrantedCommit outcome;
+  (void)Persist(
+      facts.key.generation,  // the outcome is in `outcome`
+      absl::StrCat("the manifest of the checkpoint of step ", facts.key.step.value()), [&] {
+        Patience patience = NewPatience(kVisiblePatience);
+        outcome = CommitGranted(*setup_.file_system, setup_.folder, facts, records, &patience);
+        return outcome.status;
+      });
   proto::WorkerMessage message;
   proto::CommitDone* const done = message.mutable_commit_done();
   *done->mutable_save() = commit.save();
   done->set_attempt(commit.attempt());
   done->set_manifest(outcome.manifest);
   done->set_error(std::string(outcome.status.message()));
+  done->set_code(outcome.status.raw_code());
   done->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - given));
   setup_.send(facts.key.generation, std::move(message));
-  if (outcome.status.ok()) Tidy(commit, outcome.manifest);
+  if (outcome.status.ok()) Tidy(commit);
 }
 
-void SaveWriter::Tidy(const proto::CommitSave& commit, const std::string& manifest) {
+void SaveWriter::Tidy(const proto::CommitSave& commit) {
   const Generation generation(commit.save().generation());
-  if (!setup_.tag.empty()) {
-    const absl::Status tagged = WriteTag(*setup_.file_system, setup_.folder, setup_.tag, manifest);
-    if (!tagged.ok()) {
-      Warn(generation, absl::StrCat("the tag \"", setup_.tag, "\" does not name checkpoint ",
-                                    manifest, ": ", tagged.message()));
-    }
-  }
   PruneOptions prune = setup_.prune;
   // Whoever wrote a part of this save has nothing older under way but what the grant names.
   prune.generation = generation;

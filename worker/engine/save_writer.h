@@ -38,6 +38,7 @@
 #include "common/base/file_system.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
+#include "common/base/patience.h"
 #include "common/format/manifest.h"
 #include "proto/worker.pb.h"
 #include "worker/checkpoint/prune.h"
@@ -67,7 +68,8 @@ class SaveWriter {
     std::string folder;   // of the checkpoints
     ManifestFacts facts;  // of the job and this process; key and counters are the save's
     PruneOptions prune;   // generation and running are the grant's
-    std::string tag;  // names the newest checkpoint that this process has committed; empty: none
+    // Waits for an error to pass; false as soon as `cancelled`, before the time is over.
+    std::function<bool(absl::Duration, const std::function<bool()>& cancelled)> wait = SleepUnless;
     // To the coordinator, tagged with the save's own generation. Called from this one's thread.
     std::function<void(Generation, proto::WorkerMessage)> send;
   };
@@ -107,9 +109,13 @@ class SaveWriter {
   static bool IsSave(const Task& task) { return std::holds_alternative<RankSave>(task.what); }
   void Add(Task task);
   void Loop();
+  // Makes an attempt, and others after 1, 2, 4, 8 and 16 s as long as its error may pass.
+  absl::Status Persist(Generation generation, const std::string& what,
+                       const std::function<absl::Status()>& attempt);
+  Patience NewPatience(Patience::Limits limits) const;
   void Do(const RankSave& save, SteadyTime given);
   void Do(const proto::CommitSave& commit, SteadyTime given);
-  void Tidy(const proto::CommitSave& commit, const std::string& manifest);
+  void Tidy(const proto::CommitSave& commit);
   void Warn(Generation generation, const std::string& text);
   void Do(const proto::DropSave& drop, SteadyTime given);
   void Tell(const RankSave& save, const absl::StatusOr<std::string>& record, absl::Duration took);

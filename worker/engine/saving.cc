@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/proto_duration.h"
@@ -24,6 +25,19 @@ absl::Duration SaveTime(const proto::Limits& limits) {
 // All ranks' shards, and the commit.
 absl::Duration OutcomeTime(const proto::Limits& limits) {
   return SaveTime(limits) + PositiveOr(limits.commit_timeout(), absl::Minutes(10));
+}
+
+absl::StatusOr<std::string> ManifestOf(const std::vector<std::string>& outcome) {
+  int code = 0;
+  if (outcome.size() != kSaveOutcomeValues || !absl::SimpleAtoi(outcome[kSaveOutcomeCode], &code)) {
+    return absl::InternalError("the coordinator has said something else than a save's outcome");
+  }
+  if (!outcome[kSaveOutcomeManifest].empty()) return outcome[kSaveOutcomeManifest];
+  return absl::Status(
+      absl::IsResourceExhausted(absl::Status(static_cast<absl::StatusCode>(code), ""))
+          ? absl::StatusCode::kResourceExhausted
+          : absl::StatusCode::kUnavailable,
+      outcome[kSaveOutcomeError]);
 }
 
 }  // namespace
@@ -66,42 +80,39 @@ void Saving::Save(bool others_busy) {
 absl::StatusOr<std::string> Saving::SaveLast() {
   const int64_t step = setup_.trainer->state().step;
   if (step == resumed_step_) return resumed_manifest_;
-  const proto::Limits& limits = setup_.job->limits();
-  absl::Status status =
-      setup_.writer->AwaitBuffer(SaveTime(limits), [this] { return Superseded(); });
-  std::string error(status.message());
-  if (absl::IsDeadlineExceeded(status)) absl::StrAppend(&error, " (--save-timeout)");
-  if (status.ok()) {
-    TakeSnapshot();
-    const absl::StatusOr<std::vector<std::string>> outcome = AwaitOutcome(step);
-    status = outcome.status();
-    error = std::string(status.message());
-    if (outcome.ok() && outcome->size() > kSaveOutcomeError) {
-      const std::string& manifest = (*outcome)[kSaveOutcomeManifest];
-      if (!manifest.empty()) {
-        Tidy();
-        return manifest;
-      }
-      error = (*outcome)[kSaveOutcomeError];
-    }
-  }
-  if (absl::IsAborted(status) || absl::IsCancelled(status)) return status;
-  Tidy();  // of the shard that nobody will commit
+  absl::StatusOr<std::string> manifest = WriteLast(step);
+  if (absl::IsAborted(manifest.status()) || absl::IsCancelled(manifest.status())) return manifest;
+  Tidy();  // of old checkpoints, or of the shard that nobody will commit
+  if (manifest.ok()) return manifest;
   const std::string& folder = setup_.job->train().save_dir();
-  return absl::ResourceExhaustedError(
+  const std::string what =
       absl::StrCat("the checkpoint of the last step, ", step, ", could not be written to ", folder,
-                   ": ", error, "; make room and go on from the newest one with --load ", folder));
+                   ": ", manifest.status().message());
+  if (absl::IsResourceExhausted(manifest.status())) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(what, "; make room and go on from the newest one with --load ", folder));
+  }
+  return absl::UnavailableError(absl::StrCat(what, "; repair the folder"));
+}
+
+absl::StatusOr<std::string> Saving::WriteLast(int64_t step) {
+  RETURN_IF_ERROR(setup_.writer->AwaitBuffer(SaveTime(setup_.job->limits()), [this] {
+    return Superseded();
+  })) << "--save-timeout";
+  TakeSnapshot();
+  return AwaitOutcome(step);
 }
 
 // In short looks, so that the beat tells of moves: how long this may take is said here.
-absl::StatusOr<std::vector<std::string>> Saving::AwaitOutcome(int64_t step) {
+absl::StatusOr<std::string> Saving::AwaitOutcome(int64_t step) {
   constexpr absl::Duration kLook = absl::Seconds(1);
   const absl::Duration limit = OutcomeTime(setup_.job->limits());
   const SteadyTime begin = Clock::Real().SteadyNow();
   while (true) {
-    absl::StatusOr<std::vector<std::string>> outcome =
+    const absl::StatusOr<std::vector<std::string>> outcome =
         setup_.session->AwaitTable(setup_.generation, SaveOutcomeName(step), kLook);
-    if (!absl::IsDeadlineExceeded(outcome.status())) return outcome;
+    if (outcome.ok()) return ManifestOf(*outcome);
+    if (!absl::IsDeadlineExceeded(outcome.status())) return outcome.status();
     setup_.moved();
     if (Clock::Real().SteadyNow() - begin < limit) continue;
     return absl::DeadlineExceededError(

@@ -57,12 +57,15 @@ class Saving {
   void Save(bool others_busy);
 
   // The save of the last step, waited for: the manifest's name.
-  // Errors: ABORTED: a newer generation; RESOURCE_EXHAUSTED, with the operator's next action: it
-  // could not be written, or nobody said in time that it was.
+  // Errors, with the operator's next action: ABORTED: a newer generation; RESOURCE_EXHAUSTED: there
+  // is no room; UNAVAILABLE: another error of the storage, after those of the writer's attempts
+  // that could be made, or nobody said in time that it was committed. A newer generation, which
+  // comes back to this step, may have more luck.
   absl::StatusOr<std::string> SaveLast();
 
  private:
-  absl::StatusOr<std::vector<std::string>> AwaitOutcome(int64_t step);
+  absl::StatusOr<std::string> WriteLast(int64_t step);
+  absl::StatusOr<std::string> AwaitOutcome(int64_t step);
   bool Superseded() const;
   void TakeSnapshot();
   void Tidy();

@@ -66,6 +66,17 @@ TEST(Limits, TooFewDescriptors_AreRefusedWithTheNumbers) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("RLIMIT_NOFILE"));
 }
 
+TEST_F(LimitsDeathTest, ClosedStandardDescriptors_AreFilled) {
+  EXPECT_EXIT(
+      {
+        for (const int fd : {0, 1, 2}) close(fd);
+        PrepareForLimits("limits_test");
+        int ends[2];
+        _exit(pipe(ends) == 0 && ends[0] > 2 && ends[1] > 2 ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 TEST_F(LimitsDeathTest, FileThatIsTooLarge_IsAnErrorAndNoSignal) {
   EXPECT_EXIT(
       {

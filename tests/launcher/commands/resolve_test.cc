@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/base/units.h"
+#include "common/config/source_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/dry_run.h"
@@ -247,14 +248,26 @@ TEST_F(ResolveTest, EnvironmentFile_ThatIsNamedAndMissing_IsAnError) {
   Write("mine", "D=4\n");
   Good({"--env-file=mine", "./prog"});  // says better than the variable
   machine_.environment.back() = "DS_ENV_FILE=" + dir_ + "/none";
+  // This test's folder may be so long that its name is cut.
   EXPECT_EQ(Refused({"./prog"}),
-            "DS_ENV_FILE: there is no file \"DIR/none\"; correct the variable or unset it\n");
+            WithoutDir("DS_ENV_FILE: there is no file " + Quoted(dir_ + "/none") +
+                       "; correct the variable or unset it\n"));
   machine_.environment.back() = "DS_ENV_FILE=" + dir_ + "/mine";
   EXPECT_EQ(Good({"./prog"}).job.environment().rbegin()[1].name(), "D");
   // One that nobody names may be missing, or be something else.
   machine_.environment.pop_back();
   std::filesystem::create_directory(dir_ + "/.deepspeed_env");
   Good({"./prog"});
+}
+
+TEST_F(ResolveTest, EnvironmentFileOfAHomeThatMayNotBeRead_IsLeftOutWithANote) {
+  if (geteuid() == 0) GTEST_SKIP() << "root may read everything";
+  std::filesystem::create_directory(dir_ + "/home");
+  Write("home/.deepspeed_env", "B=home\n");
+  std::filesystem::permissions(dir_ + "/home/.deepspeed_env", std::filesystem::perms::none);
+  const Resolved r = Good({"./prog"});
+  ASSERT_EQ(r.notes.size(), 1u);
+  EXPECT_NE(r.notes[0].find("no environment file is read from there"), std::string::npos);
 }
 
 TEST_F(ResolveTest, EnvironmentFileAndHostfile_MayBePipes) {

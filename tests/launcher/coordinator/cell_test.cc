@@ -54,8 +54,6 @@ static_assert(kEventAlternatives == 9, "a new alternative of Event needs a Kind 
       return Kind::kJoined;
     case proto::WorkerMessage::kStepDone:
       return Kind::kStepDone;
-    case proto::WorkerMessage::kCheckpointCommitted:
-      return Kind::kCheckpoint;
     case proto::WorkerMessage::kFailed:
       return Kind::kFailed;
     case proto::WorkerMessage::kFinished:
@@ -193,17 +191,17 @@ void Check(bool train, const Table& table) {
 
 void Write(std::FILE* to, const char* name, bool train) {
   static constexpr const char* kNames[] = {
-      "kStart",          "kOpened",       "kPrepared",
-      "kWorkerStarted",  "kWorkerKilled", "kWorkerExitedWithZero",
-      "kExchangePut",    "kJoined",       "kStepDone",
-      "kCheckpoint",     "kFailed",       "kFailedForGood",
-      "kFinished",       "kNotice",       "kStacks",
-      "kShardWritten",   "kCommitDone",   "kHello",
-      "kBeat",           "kEmptyReport",  "kHeartbeat",
-      "kLogChunk",       "kJobEnded",     "kEmptyMessage",
-      "kAgentGone",      "kTick",         "kOperatorStop",
-      "kOperatorSignal", "kNodeSilent",   "kPhaseDeadline",
-      "kCauseDeadline",  "kProgressMade"};
+      "kStart",         "kOpened",        "kPrepared",
+      "kWorkerStarted", "kWorkerKilled",  "kWorkerExitedWithZero",
+      "kExchangePut",   "kJoined",        "kStepDone",
+      "kFailed",        "kFailedForGood", "kFinished",
+      "kNotice",        "kStacks",        "kShardWritten",
+      "kCommitDone",    "kHello",         "kBeat",
+      "kEmptyReport",   "kHeartbeat",     "kLogChunk",
+      "kJobEnded",      "kEmptyMessage",  "kAgentGone",
+      "kTick",          "kOperatorStop",  "kOperatorSignal",
+      "kNodeSilent",    "kPhaseDeadline", "kCauseDeadline",
+      "kProgressMade"};
   static_assert(std::size(kNames) == kKinds);
   std::fprintf(to, "constexpr Table %s = {{\n", name);
   for (size_t i = 0; i < kKinds; ++i) {

@@ -268,6 +268,9 @@ TEST(PruneTest, RunningSaves_KeepTheirShardsAndTheirUnfinishedManifest) {
   const TrainingState state;
   ASSERT_TRUE(SaveRank(fs, kFolder, state, Older(), 0).ok());
   ASSERT_TRUE(SaveRank(fs, kFolder, state, Newer(), 1).ok());
+  SaveOptions later = Newer();  // what supersedes them
+  later.generation = Generation(2);
+  ASSERT_TRUE(Save(fs, kFolder, state, later).ok());
   const std::string unfinished =
       TemporaryPrefix("job-a") + "1000." + ManifestName({Step(20), Generation(1), 7});
   fs.Write(JoinPath(kFolder, unfinished), "half of");

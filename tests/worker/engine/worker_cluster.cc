@@ -101,22 +101,23 @@ struct WorkerCluster::Coordinator {
         if (!dropped->failed) continue;
         warnings.push_back(absl::StrCat("CHECKPOINT OF STEP ", dropped->id.step,
                                         " COULD NOT BE WRITTEN: ", dropped->reason));
-        TellLocked(dropped->id, "", dropped->reason);
+        TellLocked(dropped->id, "", dropped->reason, dropped->code);
       } else {
         const auto& committed = std::get<SaveLedger::Committed>(effect);
-        TellLocked(committed.id, committed.manifest, "");
+        TellLocked(committed.id, committed.manifest, "", 0);
       }
     }
   }
 
-  void TellLocked(SaveLedger::Id id, const std::string& manifest, const std::string& error)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+  void TellLocked(SaveLedger::Id id, const std::string& manifest, const std::string& error,
+                  int code) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     const std::shared_ptr<Hub> hub = cluster->hub_;
     if (hub == nullptr || id.generation != hub->generation) return;
     proto::ExchangeTable table;
     table.set_name(SaveOutcomeName(id.step));
     table.add_values(manifest);
     table.add_values(error);
+    table.add_values(std::to_string(code));
     for (auto& state : hub->states) state->TableArrived(Generation(id.generation), table);
   }
 
@@ -233,7 +234,10 @@ std::unique_ptr<WorkerCluster::Worker> WorkerCluster::Start(Rank rank) {
   setup.facts = FactsOfJob(job_, worker->engine.kernels->Fingerprint(), "");
   setup.facts.incarnation = worker->incarnation;
   setup.prune = PruneOfJob(job_);
-  setup.tag = job_.train().tag();
+  setup.wait = [this](absl::Duration duration, const std::function<bool()>& cancelled) {
+    if (on_wait) on_wait(duration);
+    return !cancelled();
+  };
   setup.send = [this, rank, me = worker.get()](Generation, const proto::WorkerMessage& message) {
     if (on_message) on_message(rank, message);
     coordinator_->Heard(rank, me, message);

@@ -2,11 +2,13 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <fstream>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "common/base/cpu_isa.h"
+#include "common/base/limits.h"
 
 namespace dsrun::worker {
 namespace {
@@ -17,8 +19,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 absl::Status Exhausted(const std::string& what, size_t bytes, int64_t available) {
   return absl::ResourceExhaustedError(
       "memory for " + what + ": expected " + std::to_string(bytes) + " bytes of host memory, got " +
-      std::to_string(available) +
-      " available; use a smaller model or micro-batch, more ranks, or end other programs");
+      std::to_string(available) + " available" +
+      (IsAddressSpaceLimited() ? BecauseOfLimit(ENOMEM) : std::string()) +
+      "; use a smaller model or micro-batch, more ranks, or end other programs");
 }
 
 }  // namespace
