@@ -183,6 +183,28 @@ void OnAbort(int) {
   raise(SIGABRT);
 }
 
+// Without address space the stack of the main thread cannot grow, and the kernel says it like this.
+void OnSegmentationFault(int) {
+  if (AddressSpaceIsUsedUp()) {
+    Line limit;
+    AddMemoryWords(limit);
+    EndOfLimit("the stack cannot grow", limit);
+  }
+  signal(SIGSEGV, SIG_DFL);
+  raise(SIGSEGV);
+}
+
+// On a stack of its own: the other one is what is missing.
+void CatchSegmentationFaults() {
+  static char stack[64 << 10];
+  const stack_t alternative = {.ss_sp = stack, .ss_flags = 0, .ss_size = sizeof(stack)};
+  if (sigaltstack(&alternative, nullptr) != 0) return;
+  struct sigaction action = {};
+  action.sa_handler = &OnSegmentationFault;
+  action.sa_flags = SA_ONSTACK;
+  sigaction(SIGSEGV, &action, nullptr);
+}
+
 void OnUncaught() {
   Line limit;
   const char* what = "an exception";
@@ -316,7 +338,10 @@ void PrepareForLimits(const char* program) {
     EndOfLimit("expected a stack of at least 512 KiB", limit);
   }
   const bool narrow = IsLimited(kAddressSpace);
-  if (narrow) mallopt(M_ARENA_MAX, 1);  // else 64 MiB for each thread
+  if (narrow) {
+    mallopt(M_ARENA_MAX, 1);  // else 64 MiB for each thread
+    CatchSegmentationFaults();
+  }
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) == 0) {
     pthread_attr_setstacksize(&attributes, narrow ? kSmallStackBytes : kThreadStackBytes);

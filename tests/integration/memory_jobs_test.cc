@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "common/plan/memory_fit.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/training_job.h"
@@ -198,7 +199,10 @@ class MemoryJob : public ::testing::Test {
 };
 
 void KillOneAgentAfterASave(const Job& job, const std::string& folder) {
-  ASSERT_TRUE(Eventually([&] { return StepsDone(folder) >= 3 || job.Ended(); }, kLong));
+  // Written behind the training, and known to dsrun.
+  const auto saved = [&] { return absl::StrContains(job.out() + job.err(), "manifest.step-"); };
+  ASSERT_TRUE(
+      Eventually([&] { return (StepsDone(folder) >= 3 && saved()) || job.Ended(); }, kLong));
   ASSERT_FALSE(job.Ended()) << job.Words();
   const std::vector<pid_t> agents = job.Find(Role::kAgent);
   ASSERT_EQ(agents.size(), 2u) << job.Words();

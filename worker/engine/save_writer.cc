@@ -104,6 +104,11 @@ bool SaveWriter::Busy() const {
   return working_ || !tasks_.empty();
 }
 
+absl::Duration SaveWriter::AtWorkFor() const {
+  MutexLock lock(mu_);
+  return working_ ? Clock::Real().SteadyNow() - began_ : absl::ZeroDuration();
+}
+
 absl::Status SaveWriter::AwaitBuffer(absl::Duration timeout,
                                      const std::function<bool()>& cancelled) {
   return Await(
@@ -154,6 +159,7 @@ void SaveWriter::Loop() {
       task = std::move(tasks_.front());
       tasks_.pop_front();
       working_ = true;
+      began_ = Clock::Real().SteadyNow();
       writing_ = IsSave(task);
     }
     std::visit([&](const auto& what) { Do(what, task.given); }, task.what);

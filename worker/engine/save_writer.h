@@ -83,6 +83,8 @@ class SaveWriter {
 
   // Anything is being written, committed or tidied.
   bool Busy() const;
+  // How long its thread has been at the one thing it does; zero: it does nothing.
+  absl::Duration AtWorkFor() const;
   // Until no snapshot is being written. Errors: ABORTED: `cancelled`; DEADLINE_EXCEEDED.
   absl::Status AwaitBuffer(absl::Duration timeout, const std::function<bool()>& cancelled);
   // Until nothing at all is under way.
@@ -133,6 +135,7 @@ class SaveWriter {
   CondVar changed_;
   std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
   bool working_ ABSL_GUARDED_BY(mu_) = false;  // on a task that is in the queue no more
+  SteadyTime began_ ABSL_GUARDED_BY(mu_);      // ... since then
   bool writing_ ABSL_GUARDED_BY(mu_) = false;  // ... that is a save
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   // Of the training thread while no snapshot is being written, of this one's thread meanwhile.

@@ -62,14 +62,29 @@ PruneOptions PruneOfJob(const proto::JobSpec& job) {
   return prune;
 }
 
-Saving::Saving(Setup setup) : setup_(std::move(setup)) {}
+Saving::Saving(Setup setup)
+    : setup_(std::move(setup)), warn_after_(SaveTime(setup_.job->limits())) {}
 
 void Saving::WentOnFrom(const std::string& manifest) {
   resumed_manifest_ = manifest;
   resumed_step_ = setup_.trainer->state().step;
 }
 
+void Saving::WarnIfStuck() {
+  const absl::Duration busy = setup_.writer->AtWorkFor();
+  if (busy < warn_after_) return;
+  warn_after_ = 2 * busy;
+  setup_.notice(
+      true,
+      absl::StrCat("NO CHECKPOINT IS WRITTEN: rank ", setup_.rank.value(), " has been saving for ",
+                   absl::FormatDuration(absl::Trunc(busy, absl::Seconds(1))),
+                   ", longer than --save-timeout, and the saves meanwhile are left out; the "
+                   "training goes on: see on its node why ",
+                   setup_.job->train().save_dir(), " does not answer"));
+}
+
 void Saving::Save(bool others_busy) {
+  WarnIfStuck();
   if (!others_busy) return TakeSnapshot();
   if (setup_.rank.value() != 0) return;
   setup_.notice(false, absl::StrCat("the checkpoint of step ", setup_.trainer->state().step,

@@ -53,7 +53,9 @@ class Saving {
   void WentOnFrom(const std::string& manifest);
 
   // At a save step: between two steps, by all ranks. `others_busy`: StepResult::saving, which says
-  // the same to all of them: then the save is left out, and rank 0 says so.
+  // the same to all of them: then the save is left out, and rank 0 says so. The training goes on
+  // without checkpoints while a disk does not answer; a rank whose writer has been at one thing for
+  // longer than --save-timeout warns, and again after twice that time.
   void Save(bool others_busy);
 
   // The save of the last step, waited for: the manifest's name.
@@ -67,6 +69,7 @@ class Saving {
   absl::StatusOr<std::string> WriteLast(int64_t step);
   absl::StatusOr<std::string> AwaitOutcome(int64_t step);
   bool Superseded() const;
+  void WarnIfStuck();
   void TakeSnapshot();
   void Tidy();
   absl::Status Copy(RankSave& save);
@@ -74,6 +77,7 @@ class Saving {
   const Setup setup_;
   std::string resumed_manifest_;
   int64_t resumed_step_ = -1;
+  absl::Duration warn_after_;  // the writer has been at one thing for so long
 };
 
 }  // namespace dsrun::worker

@@ -273,7 +273,8 @@ TEST(GenerationTest, EveryExchange_HasTheLimitOfItsClass) {
 // The disk is slow: one operation of one rank's writer takes until it is let go.
 class SlowDisk {
  public:
-  // `on_slow` is called when that operation begins, from the writer's thread.
+  // `on_slow` is called when that operation begins, from the writer's thread. It has returned when
+  // hit() says so.
   SlowDisk(FileSystem& fs, int64_t operation, std::function<void()> on_slow)
       : on_slow_(std::move(on_slow)), fs_(fs, operation, [this] { Wait(); }) {}
   ~SlowDisk() { LetGo(); }
@@ -286,6 +287,7 @@ class SlowDisk {
   }
   bool hit() {
     MutexLock lock(mu_);
+    while (begun_ && !hit_) changed_.Wait(mu_);
     return hit_;
   }
 
@@ -293,16 +295,19 @@ class SlowDisk {
   void Wait() {
     {
       MutexLock lock(mu_);
-      hit_ = true;
+      begun_ = true;
     }
     on_slow_();
     MutexLock lock(mu_);
+    hit_ = true;
+    changed_.NotifyAll();
     while (!free_) changed_.Wait(mu_);
   }
 
   Mutex mu_;
   CondVar changed_;
   bool free_ ABSL_GUARDED_BY(mu_) = false;
+  bool begun_ ABSL_GUARDED_BY(mu_) = false;
   bool hit_ ABSL_GUARDED_BY(mu_) = false;
   const std::function<void()> on_slow_;
   StoppingFileSystem fs_;
@@ -433,6 +438,36 @@ TEST(GenerationTest, SaveThatTakesLong_LeavesTheNextOnesOutAndTheLastOneWaits) {
   ASSERT_EQ(left_out.size(), 2u);
   EXPECT_NE(left_out[0].find("the checkpoint of step 4 is left out"), std::string::npos)
       << left_out[0];
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+// A disk that does not answer for longer than it may: who waits for it says so at the next save
+// step, and again when it has been twice as long; the training goes on.
+TEST(GenerationTest, WriterThatIsStuck_IsToldAndTrainingGoesOn) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_limits()->mutable_save_timeout()->set_nanos(1);
+  WorkerCluster cluster(job, fs);
+  cluster.await_saves = false;
+  SlowDisk disk(fs, 4, [] {});
+  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+    return rank == Rank(1) ? disk.file_system() : &fs;
+  };
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank != Rank(0) || !message.has_step_done()) return;
+    if (message.step_done().step() == 3) {
+      while (!disk.hit()) std::this_thread::yield();
+    }
+    if (message.step_done().step() != 7) return;
+    disk.LetGo();
+    cluster.AwaitSaves();  // the last save would not wait either
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  const std::vector<std::string> warnings = cluster.warnings();
+  const std::string of_rank_1 = "NO CHECKPOINT IS WRITTEN: rank 1 has been saving for ";
+  EXPECT_TRUE(std::any_of(warnings.begin(), warnings.end(), [&](const std::string& warning) {
+    return warning.find(of_rank_1) != std::string::npos;
+  }));
   EXPECT_EQ(NewestHash(fs), UndisturbedHash());
 }
 

@@ -185,8 +185,13 @@ WorkerCluster::~WorkerCluster() {
 
 void WorkerCluster::Announce() {
   proto::GenerationPlan plan;
-  plan.set_generation(generation_ + 1);
-  for (auto& state : hub_->states) state->PlanAnnounced(plan);
+  std::shared_ptr<Hub> hub;
+  {
+    MutexLock lock(coordinator_->mu);
+    plan.set_generation(generation_ + 1);
+    hub = hub_;
+  }
+  for (auto& state : hub->states) state->PlanAnnounced(plan);
 }
 
 // A part that is written makes a commit, that one what is dropped: one look would not do.
