@@ -312,9 +312,7 @@ void Coordinator::OnCauseDeadline() {
     KillWorker(WorkerOf(s_.plan, *missed->rank), missed->what);
     return Fail(*std::move(missed));
   }
-  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
-    s_.history.AddFailure(failure, Generation(s_.plan.generation()));
-  }
+  RecordSuspects();
   Emit(Tell{Lost{s_.history.Cause()}});
   NextGeneration();
 }

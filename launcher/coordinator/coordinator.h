@@ -234,6 +234,7 @@ class Coordinator {
   // The same for what belongs to the incident that is being recovered from.
   void FailAgain(Failure failure);
   void FailWhileStopping(Failure failure);
+  void RecordSuspects();
   // The same for nodes, which are fenced. `why`: by node.
   // `silent_for`: how long nothing had been heard of them, if that is why.
   void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why,
