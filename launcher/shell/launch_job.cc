@@ -226,8 +226,8 @@ class Launch {
   // may be stuck there for good. The usual way out is the faster one as soon as nothing of the job
   // is left; if it is not, this one is taken.
   void EndAtOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
-    StartThreadOrEnd("the end", [code = exit_code_] {
-      KillDescendants(getpid(), {}, kLastSweep);
+    StartThreadOrEnd("the end", [code = exit_code_, this] {
+      born_before_.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
       _exit(code);
     }).detach();
@@ -309,6 +309,7 @@ class Launch {
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
+  const BornBefore born_before_ = BornBefore::Look();
   CoordinatorConfig config_;
   RunFolder folder_;
   PathLock metrics_lock_;
