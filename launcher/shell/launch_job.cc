@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/file_system.h"
 #include "common/base/limits.h"
@@ -27,6 +28,7 @@
 #include "common/base/thread.h"
 #include "common/rpc/secrets.h"
 #include "launcher/console/console.h"
+#include "launcher/console/output_writer.h"
 #include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
@@ -286,20 +288,30 @@ class Launch {
   }
 
   void WriteReport(const RunResult& result) {
-    const ReportContext context{.job = job_,
-                                .log_folder = folder_.logs,
-                                .steady_now = result.steady_at_end,
-                                .wall_now = result.wall_at_end};
-    const absl::Status written =
-        WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
-                            ReportJson(result.report, context), FileSystem::IfExists::kReplace);
-    if (!written.ok()) {
+    ReportContext context{.job = job_,
+                          .log_folder = folder_.logs,
+                          .steady_now = result.steady_at_end,
+                          .wall_now = result.wall_at_end};
+    const auto write = [&] {
+      return WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
+                                 ReportJson(result.report, context),
+                                 FileSystem::IfExists::kReplace);
+    };
+    if (const absl::Status written = write(); !written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
     const bool quiet =
         result.exit_code == 0 && job_.has_program() && result.report.incidents.empty();
-    console_.Finish(quiet ? "" : ReportScreen(result.report, context),
-                    /*failed=*/result.exit_code != 0);
+    const OutputWriter::Loss loss =
+        console_.Finish(quiet ? "" : ReportScreen(result.report, context),
+                        /*failed=*/result.exit_code != 0);
+    if (loss.lines == 0) return;
+    // Where the screen cannot say it: the report once more.
+    context.screen_lines_lost = loss.lines;
+    context.screen_lost_why = loss.why;
+    const absl::Status again = write();
+    LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
+                               << " of the screen were lost (" << loss.why << "): " << again;
   }
 
   // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/nonblocking_output.h"
 #include "common/base/status_macros.h"
 #include "launcher/coordinator/events.h"
 
@@ -61,7 +62,8 @@ void OperatorStops::OnSignal(int signal, bool by_key) {
       // cannot start the job meanwhile.
       const std::string text =
           absl::StrCat("dsrun: got ", strsignal(signal), ": nothing was started\n");
-      (void)!write(STDERR_FILENO, text.data(), text.size());
+      // A screen that takes nothing must not keep the process.
+      (void)NonblockingOutput(STDERR_FILENO).Write(text.data(), text.size());
       _exit(kExitCancelled);
     }
     case Phase::kJob:
