@@ -148,6 +148,7 @@ class Launch {
   }
 
   void OnSignal(int signal, bool by_key) {
+    if (signal == SIGTSTP) return SayPause();
     MutexLock lock(stop_mu_);
     if (job_.has_program() && (signal == SIGUSR1 || signal == SIGUSR2)) {
       return PassOn(signal);
@@ -159,6 +160,14 @@ class Launch {
   }
 
  private:
+  // Ctrl-Z stops dsrun alone, next.
+  void SayPause() {
+    console_.Say(absl::StrCat("Ctrl-Z: the job goes on without dsrun, but its agents end it after ",
+                              absl::FormatDuration(config_.lease),
+                              " (--lease); continue with fg or bg before that"));
+    console_.Flush(kFlushTime);
+  }
+
   // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
     FileSystem& fs = FileSystem::Real();
@@ -318,6 +327,7 @@ class Launch {
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
+  static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;

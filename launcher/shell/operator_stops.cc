@@ -21,10 +21,11 @@ bool IsIgnored(int signal) {
   return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
 }
 
-// A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background).
+// A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background) or a
+// Ctrl-Z (a shell without job control).
 std::vector<int> Signals() {
   std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-  for (const int signal : {SIGHUP, SIGQUIT}) {
+  for (const int signal : {SIGHUP, SIGQUIT, SIGTSTP}) {
     if (!IsIgnored(signal)) signals.push_back(signal);
   }
   return signals;
@@ -56,6 +57,10 @@ void OperatorStops::Over(int exit_code) {
 
 void OperatorStops::OnSignal(int signal, bool by_key) {
   MutexLock lock(mu_);
+  if (signal == SIGTSTP) {
+    if (phase_ == Phase::kJob) handler_(signal, by_key);
+    return SignalWatch::ActByDefault(signal);
+  }
   switch (phase_) {
     case Phase::kNothingStarted: {
       // Not exit(): the main thread may be in the middle of anything. The lock is kept, so that it
