@@ -461,6 +461,20 @@ TEST(ProcessUser, UnknownUser_IsAFailedPreconditionThatNamesIt) {
   EXPECT_FALSE(ResolveProcessUser("")->change);
 }
 
+// Containers run as ids that no passwd entry names.
+TEST(ProcessUser, Number_IsThatUserId) {
+  const absl::StatusOr<ProcessUser> own = ResolveProcessUser(std::to_string(geteuid()));
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_FALSE(own->change);
+  const absl::Status nobodys = ResolveProcessUser("3999999999").status();
+  EXPECT_EQ(nobodys.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(nobodys.message()),
+              HasSubstr("uid 3999999999, for which this node has no passwd entry"));
+  // -1, to the kernel: no change.
+  EXPECT_THAT(std::string(ResolveProcessUser("4294967295").status().message()),
+              HasSubstr("expected a user of this node"));
+}
+
 TEST(ProcessUser, MayWrite_IsAnsweredWithTheRightsOfTheUserAndNotOurs) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can ask for another user";
   std::string folder = "/tmp/ownedXXXXXX";  // every user may get there
