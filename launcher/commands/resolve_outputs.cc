@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "common/config/source_text.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -78,12 +77,12 @@ void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& co
   std::vector<Input> inputs = InputsOf(context, corpus);
   const auto check = [&](const char* flag, const std::string& path, std::string_view begin,
                          const std::string& what) {
-    if (!context.values.Has(flag) || path.empty()) return;
+    if (path.empty()) return;
     const std::string name = std::string("--") + flag;
     const std::string why = WhyNot(inputs, path, begin, what);
     if (!why.empty()) {
-      context.findings.AddFlag(
-          name, Quoted(path) + " " + why + "; name another file, or move that one away");
+      context.findings.AddFlag(name,
+                               path + " " + why + "; name another file, or move that one away");
     }
     inputs.push_back({"the file of " + name, path});
   };
