@@ -1,6 +1,7 @@
 #include "agent/dsagent_flags.h"
 
 #include <charconv>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <system_error>
@@ -18,6 +19,19 @@ bool ParseDescriptor(const std::string& text, int* number) {
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, *number);
   return error == std::errc() && stop == end && *number >= 0;
+}
+
+absl::Status MakeAbsolute(const std::string& flag, std::string& path) {
+  if (path.empty() || path.front() == '/') return absl::OkStatus();
+  std::error_code error;
+  const std::filesystem::path here = std::filesystem::current_path(error);
+  if (error) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, ": \"", path, "\" is relative, and the present folder is not known (",
+                     error.message(), "); give the whole path"));
+  }
+  path = (here / path).lexically_normal().string();
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -98,6 +112,9 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": expected a descriptor number, got \"", value, "\""));
     }
+  }
+  for (const char* flag : {"--cluster-key-file", "--run-dir", "--worker-binary", "--socket-dir"}) {
+    if (absl::Status made = MakeAbsolute(flag, *texts.at(flag)); !made.ok()) return made;
   }
   return flags;
 }

@@ -30,8 +30,10 @@ struct DsagentFlags {
 };
 
 // "--name=value", "--name value", "--name" for switches; durations as "30s", "500ms". `arguments`
-// without argv[0].
-// Errors: INVALID_ARGUMENT: unknown flag, missing or malformed value.
+// without argv[0]. Paths come out absolute, against the present folder: they are used by other
+// processes and from other folders.
+// Errors: INVALID_ARGUMENT: unknown flag, missing or malformed value, a relative path where the
+// present folder is not known (it was removed).
 absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& arguments);
 
 extern const char kDsagentUsage[];

@@ -17,18 +17,19 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "agent/beat_pipe.h"
 #include "agent/exit_codes.h"
 #include "agent/stop_signals.h"
 #include "common/base/clock.h"
-#include "common/base/counted.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/private_folder.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
+#include "common/base/status_macros.h"
 #include "common/base/waits.h"
 
 extern char** environ;
@@ -39,6 +40,7 @@ namespace {
 // One look at what is left, and how often there may be something left.
 constexpr absl::Duration kSweepLimit = absl::Seconds(2);
 constexpr int kSweeps = 30;
+constexpr absl::Duration kBetweenSweeps = absl::Milliseconds(10);
 constexpr absl::Duration kSameRequest = absl::Milliseconds(300);
 
 struct Watch {
@@ -118,16 +120,43 @@ void ReapAll() {
 }
 
 // Everything below is killed and reaped. What cannot die (stuck in the kernel) is reported.
-void Sweep() {
-  int left = 0;
+void Sweep(const BornBefore& before) {
   for (int i = 0; i < kSweeps; ++i) {
-    left = KillDescendants(getpid(), nullptr, kSweepLimit);
+    const int left = before.KillOurDescendants(kSweepLimit);
     ReapAll();
     // Zombies of the last moment become ours once their parent is gone.
-    if (left == 0 && DescendantsOf(getpid()).empty()) return;
+    if (left == 0 && before.OurDescendants().empty()) return;
+    if (left == 0) poll(nullptr, 0, PollMilliseconds(kBetweenSweeps));
   }
-  LOG(ERROR) << Counted(left, "process") << " below the keeper would not die";
+  LOG(ERROR) << "left below the keeper, for SIGKILL does not end it: "
+             << ProcessWords(before.OurDescendants());
 }
+
+// The folder of the agent's socket; removed whichever way the keeper ends.
+class SocketFolder {
+ public:
+  SocketFolder() = default;
+  ~SocketFolder() {
+    std::error_code ignored;
+    if (path_.empty()) return;
+    // An empty folder first, which needs no descriptor: there may be none left.
+    if (!std::filesystem::remove(path_, ignored)) std::filesystem::remove_all(path_, ignored);
+  }
+  SocketFolder(const SocketFolder&) = delete;
+  SocketFolder& operator=(const SocketFolder&) = delete;
+
+  // Empty: a new one. Errors: those of MakePrivateFolder.
+  absl::Status Take(std::string given) {
+    path_ = std::move(given);
+    if (!path_.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(path_, MakePrivateFolder("dsagent-"));
+    return absl::OkStatus();
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
 
 void CloseFds(const KeeperOptions& options) {
   for (const InheritedFd& fd : options.fds) close(fd.from);
@@ -151,45 +180,49 @@ absl::StatusOr<SpawnedProcess> StartAgent(const KeeperOptions& options,
   return SpawnProcess(spec);
 }
 
-int CodeOf(Verdict verdict, const ProcessEnd& end) {
+// Nothing: it could not be ended.
+int CodeOf(Verdict verdict, const std::optional<ProcessEnd>& end) {
+  if (!end) return kExitAgentStopped;
   switch (verdict) {
     case Verdict::kSilent:
       return kExitAgentStopped;
     case Verdict::kLingers:
       return kExitOk;  // told to stop, and all is gone
     case Verdict::kEnded:
-      return end.term_signal != 0 ? kExitAgentSignal + end.term_signal : end.exit_code;
+      return end->term_signal != 0 ? kExitAgentSignal + end->term_signal : end->exit_code;
   }
   return kExitCannotStart;
 }
 
-int Keep(const KeeperOptions& options, Watch& watch) {
+int Keep(const KeeperOptions& options, const BornBefore& before, Watch& watch) {
   const Verdict verdict = AwaitVerdict(options, watch);
   if (verdict == Verdict::kSilent) {
     LOG(ERROR) << "agent " << watch.agent.pid << " silent for " << watch.limit
                << ", probably stopped: killed with everything below it";
   }
   if (verdict != Verdict::kEnded) kill(watch.agent.pid, SIGKILL);
-  const ProcessEnd end = ReapProcess(watch.agent.pid);
-  if (end.term_signal != 0 && verdict == Verdict::kEnded) {
-    LOG(ERROR) << "agent " << watch.agent.pid << " ended by signal " << end.term_signal
+  const std::optional<ProcessEnd> end =
+      ReapWithin(watch.agent.pid, watch.agent.pidfd, options.kill_limit);
+  if (!end) {
+    LOG(ERROR) << "the agent cannot be ended, " << options.kill_limit
+               << " after SIGKILL: " << ProcessWords(watch.agent.pid)
+               << "; everything else below the keeper is ended";
+  } else if (end->term_signal != 0 && verdict == Verdict::kEnded) {
+    LOG(ERROR) << "agent " << watch.agent.pid << " ended by signal " << end->term_signal
                << ": everything below it is killed";
   }
-  Sweep();
+  Sweep(before);
   return CodeOf(verdict, end);
 }
 
 }  // namespace
 
 int RunKeeper(const KeeperOptions& options) {
-  std::string socket_dir = options.socket_dir;
-  if (socket_dir.empty()) {
-    absl::StatusOr<std::string> made = MakePrivateFolder("dsagent-");
-    if (!made.ok()) {
-      LOG(ERROR) << "keeper: cannot start: " << made.status();
-      return kExitCannotStart;
-    }
-    socket_dir = *std::move(made);
+  const BornBefore before = BornBefore::Look();
+  SocketFolder folder;
+  if (const absl::Status made = folder.Take(options.socket_dir); !made.ok()) {
+    LOG(ERROR) << "keeper: cannot start: " << made;
+    return kExitCannotStart;
   }
   int beat[2], life[2];
   Watch watch;
@@ -200,23 +233,19 @@ int RunKeeper(const KeeperOptions& options) {
     LOG(ERROR) << "keeper: cannot start: " << strerror(error) << BecauseOfLimit(error);
     return kExitCannotStart;
   }
-  const absl::StatusOr<SpawnedProcess> agent = StartAgent(options, socket_dir, beat[1], life[0]);
+  const absl::StatusOr<SpawnedProcess> agent = StartAgent(options, folder.path(), beat[1], life[0]);
   close(beat[1]);
   close(life[0]);
   CloseFds(options);
-  int code = kExitCannotStart;
-  if (agent.ok()) {
-    watch.agent = *agent;
-    watch.beat_fd = beat[0];
-    watch.limit = options.first_beat_within;
-    watch.beat_at = Now();
-    code = Keep(options, watch);
-  } else {
+  if (!agent.ok()) {
     LOG(ERROR) << "keeper: " << agent.status();
+    return kExitCannotStart;
   }
-  std::error_code ignored;
-  std::filesystem::remove_all(socket_dir, ignored);
-  return code;
+  watch.agent = *agent;
+  watch.beat_fd = beat[0];
+  watch.limit = options.first_beat_within;
+  watch.beat_at = Now();
+  return Keep(options, before, watch);
 }
 
 }  // namespace dsrun::agent

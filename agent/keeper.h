@@ -12,8 +12,10 @@
 //                                                   (stop_signals.h)
 //
 // The keeper is a child subreaper: what forks twice and makes its own session below it is still its
-// descendant and found through /proc. It signals nothing but its own descendants. Single-threaded,
-// makes no RPC, allocates little: it must be what never fails.
+// descendant and found through /proc. It signals nothing but its own descendants, and of these none
+// that was there before it (process_tree.h, BornBefore). No wait is without a bound: what SIGKILL
+// does not end is named in the log, with what it waits in. Single-threaded, makes no RPC, allocates
+// little: it must be what never fails.
 
 #ifndef DSRUN_AGENT_KEEPER_H_
 #define DSRUN_AGENT_KEEPER_H_
@@ -38,6 +40,8 @@ struct KeeperOptions {
   absl::Duration first_beat_within = absl::Seconds(15);
   // From an order to KILL.
   absl::Duration stop_limit = absl::Seconds(20);
+  // From KILL to going on without the agent's end, and between two looks at what is left below.
+  absl::Duration kill_limit = absl::Seconds(5);
   // Whose signal is an order: dsrun, when it started this keeper; 0: started by hand or by a
   // service manager, where the second signal is one.
   int32_t starter_pid = 0;

@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 
+#include "common/base/start_signals.h"
+
 namespace dsrun::agent {
 
 inline constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
@@ -25,12 +27,9 @@ inline sigset_t StopSignalSet() {
   return set;
 }
 
-// The first act of main: what comes waits for whoever reads it (signalfd) and ends nobody. Children
-// start with an empty mask (process_spawn.h).
-inline void BlockStopSignals() {
-  const sigset_t set = StopSignalSet();
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-}
+// The first act of main: what comes waits for whoever reads it (signalfd) and ends nobody; nothing
+// else is blocked, whoever started this. Children start with an empty mask (process_spawn.h).
+inline void BlockStopSignals() { TakeOverSignals(StopSignalSet()); }
 
 // A descriptor to read them from, close-on-exec and non-blocking; -1 with errno.
 inline int OpenStopSignals() {

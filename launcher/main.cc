@@ -11,6 +11,7 @@
 #include "common/base/escaped.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/start_signals.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
 #include "launcher/commands/command_line.h"
@@ -96,6 +97,7 @@ int main(int argc, char** argv) {
     std::cerr << "dsrun: " << std::string(stops->status().message()) << "\n";
     return dsrun::kExitLimit;
   }
+  dsrun::TakeOverSignals();
   dsrun::InitLogging(argv[0], "dsrun");
   return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc), ***stops);
 }

@@ -13,6 +13,9 @@ namespace dsrun {
 
 // Starts logging to standard error; every line of this process is then prefixed "[who] ". Call
 // once, first in main.
+// A line holds its writer up for 0.25 s at most: what standard error does not take by then (a full
+// pipe, a stopped terminal, a full disk) is left out, the lines after it at once, and the next one
+// that is taken is preceded by their number.
 void InitLogging(const char* program, const std::string& who);
 
 }  // namespace dsrun

@@ -16,13 +16,17 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
+#include "common/base/logging.h"
 #include "common/base/process_spawn.h"
+#include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
 #include "common/base/waits.h"
 
 namespace dsrun {
 namespace {
+
+constexpr absl::Duration kBetweenReaps = absl::Milliseconds(20);
 
 // Where the SIGCHLD handler knocks; -1: nobody cares.
 std::atomic<int> child_signal_fd{-1};
@@ -65,6 +69,7 @@ PosixProcessRunner::~PosixProcessRunner() {
   {
     MutexLock lock(mu_);
     closing_ = true;
+    give_up_at_ = Clock::Real().SteadyNow() + options_.kill_limit;
     for (const auto& [pid, child] : children_) kill(-pid, SIGKILL);
   }
   Wake();
@@ -132,8 +137,11 @@ void PosixProcessRunner::Loop() {
     fds.assign(1, {wake_fd_, POLLIN, 0});
     {
       MutexLock lock(mu_);
+      if (closing_ && Clock::Real().SteadyNow() >= give_up_at_) GiveUpLocked();
       if (closing_ && children_.empty()) return;
-      for (const auto& [pid, child] : children_) fds.push_back({child.pidfd, POLLIN, 0});
+      for (const auto& [pid, child] : children_) {
+        if (!child.held) fds.push_back({child.pidfd, POLLIN, 0});
+      }
       timeout_ms = PollTimeoutLocked();
     }
     poll(fds.data(), fds.size(), timeout_ms);
@@ -154,9 +162,15 @@ void PosixProcessRunner::Loop() {
 
 int PosixProcessRunner::PollTimeoutLocked() const {
   absl::Duration first = absl::InfiniteDuration();
-  for (const auto& [pid, child] : children_) first = std::min(first, child.kill_at);
-  if (first == absl::InfiniteDuration()) return -1;
-  return PollMilliseconds(first - Clock::Real().SteadyNow());
+  bool held = false;
+  for (const auto& [pid, child] : children_) {
+    first = std::min(first, child.kill_at);
+    held |= child.held;
+  }
+  if (closing_) first = std::min(first, give_up_at_);
+  if (first == absl::InfiniteDuration() && !held) return -1;
+  const absl::Duration wait = first - Clock::Real().SteadyNow();
+  return PollMilliseconds(held ? std::min(wait, kBetweenReaps) : wait);
 }
 
 void PosixProcessRunner::KillDueLocked() {
@@ -176,6 +190,9 @@ std::vector<PosixProcessRunner::Ended> PosixProcessRunner::CollectLocked() {
     // WNOWAIT: while the leader is a zombie its number cannot be given away, so the rest of the
     // group can be killed by it.
     if (waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != pid) {
+      // A debugger may hold it: its pidfd would wake the loop without an end.
+      pollfd ended{.fd = it->second.pidfd, .events = POLLIN, .revents = 0};
+      it->second.held = poll(&ended, 1, 0) > 0;
       ++it;
       continue;
     }
@@ -185,6 +202,15 @@ std::vector<PosixProcessRunner::Ended> PosixProcessRunner::CollectLocked() {
     it = children_.erase(it);
   }
   return ended;
+}
+
+void PosixProcessRunner::GiveUpLocked() {
+  for (const auto& [pid, child] : children_) {
+    LOG(ERROR) << ProcessWords(pid) << ": it has not ended within " << options_.kill_limit
+               << " of SIGKILL and is left behind; look at what it waits for";
+    close(child.pidfd);
+  }
+  children_.clear();
 }
 
 void PosixProcessRunner::ReapAdoptedLocked() {

@@ -24,6 +24,8 @@ class PosixProcessRunner : public ProcessRunner {
     // Also reap children that were not started here: orphans that a child subreaper inherits. Takes
     // over SIGCHLD of the whole process; at most one such runner per process.
     bool reap_adopted = false;
+    // How long the destructor waits for processes behind SIGKILL.
+    absl::Duration kill_limit = absl::Seconds(5);
   };
 
   static absl::StatusOr<std::unique_ptr<PosixProcessRunner>> Create(const Options& options);
@@ -39,6 +41,7 @@ class PosixProcessRunner : public ProcessRunner {
     int pidfd = -1;
     OnEnd on_end;
     absl::Duration kill_at = absl::InfiniteDuration();  // steady
+    bool held = false;  // its pidfd says that it has ended, and it cannot be reaped yet
   };
   struct Ended {
     int32_t pid = 0;
@@ -53,6 +56,8 @@ class PosixProcessRunner : public ProcessRunner {
   void KillDueLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<Ended> CollectLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReapAdoptedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Closing: what SIGKILL did not end in time is named and forgotten.
+  void GiveUpLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   int PollTimeoutLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Constant after construction.
@@ -63,6 +68,7 @@ class PosixProcessRunner : public ProcessRunner {
   mutable Mutex mu_;
   std::map<int32_t, Child> children_ ABSL_GUARDED_BY(mu_);
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Duration give_up_at_ ABSL_GUARDED_BY(mu_) = absl::InfiniteDuration();  // steady
 
   std::thread thread_;
 };

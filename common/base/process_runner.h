@@ -12,7 +12,10 @@
 //            process_tree.h.)
 //   stop     is a ladder: TERM to the groups, one common grace, KILL. It runs in parallel for all.
 //   reaping  is the runner's: no zombie stays behind, nobody else waits for these processes.
-//   destroy  kills every group that is left and reaps it, telling the ends first.
+//   destroy  kills every group that is left and reaps it, telling the ends first. What does not end
+//            within a few seconds of SIGKILL (a system call that does not come back, a debugger
+//            that does not let go) is named in the log with what it waits in, and left; its end is
+//            not told.
 //
 // Thread-safe.
 
@@ -67,8 +70,8 @@ class ProcessRunner {
 
   virtual ~ProcessRunner() = default;
 
-  // Starts a process and returns its pid. ENSURES: on success `on_end` is called exactly once; on
-  // an error never, and nothing was started.
+  // Starts a process and returns its pid. ENSURES: on success `on_end` is called exactly once
+  // (but see destroy); on an error never, and nothing was started.
   // Errors: NOT_FOUND: no such executable or working directory. PERMISSION_DENIED: may not be
   // executed, or the user may not be changed. INVALID_ARGUMENT: not an executable format, or a NUL
   // byte inside argv or environment. RESOURCE_EXHAUSTED: no process or descriptor left, argv too

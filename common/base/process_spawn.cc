@@ -1,6 +1,7 @@
 #include "common/base/process_spawn.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -16,13 +17,16 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/limits.h"
+#include "common/base/waits.h"
 
 namespace dsrun {
 namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
 constexpr int kKernelSigsetBytes = 8;
+constexpr absl::Duration kBetweenReaps = absl::Milliseconds(10);
 
 enum class Stage { kDescriptors, kSession, kUser, kWorkingDir, kExec };
 
@@ -262,10 +266,9 @@ absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec) {
   return process;
 }
 
-ProcessEnd ReapProcess(int32_t pid) {
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
+namespace {
+
+ProcessEnd EndOf(int status) {
   ProcessEnd end;
   if (WIFSIGNALED(status)) {
     end.term_signal = WTERMSIG(status);
@@ -274,6 +277,31 @@ ProcessEnd ReapProcess(int32_t pid) {
     end.exit_code = WEXITSTATUS(status);
   }
   return end;
+}
+
+}  // namespace
+
+ProcessEnd ReapProcess(int32_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return EndOf(status);
+}
+
+std::optional<ProcessEnd> ReapWithin(int32_t pid, int pidfd, absl::Duration limit) {
+  const absl::Duration deadline = Clock::Real().SteadyNow() + limit;
+  while (true) {
+    int status = 0;
+    const pid_t reaped = waitpid(pid, &status, WNOHANG);
+    if (reaped == pid) return EndOf(status);
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if ((reaped < 0 && errno != EINTR) || left <= absl::ZeroDuration()) return std::nullopt;
+    pollfd ended{.fd = pidfd, .events = POLLIN, .revents = 0};
+    // One that has ended and cannot be reaped says so again and again.
+    if (poll(&ended, 1, PollMilliseconds(left)) > 0) {
+      poll(nullptr, 0, PollMilliseconds(std::min(left, kBetweenReaps)));
+    }
+  }
 }
 
 }  // namespace dsrun

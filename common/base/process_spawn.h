@@ -11,8 +11,10 @@
 #define DSRUN_COMMON_BASE_PROCESS_SPAWN_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/process_runner.h"
 
 namespace dsrun {
@@ -27,6 +29,10 @@ absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec);
 
 // Waits for the end of a child that is known to have ended or will soon. Reaps it.
 ProcessEnd ReapProcess(int32_t pid);
+
+// Waits for its end, `limit` at most, and reaps it. Nothing: it has not ended (SIGKILL waits for a
+// system call that does not come back), or cannot be reaped (a debugger holds it).
+std::optional<ProcessEnd> ReapWithin(int32_t pid, int pidfd, absl::Duration limit);
 
 }  // namespace dsrun
 

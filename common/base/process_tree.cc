@@ -23,6 +23,7 @@ namespace dsrun {
 namespace {
 
 constexpr useconds_t kAgainMicros = 20'000;
+constexpr int kDeepest = 4096;
 
 // `unsure`: it may be there, and cannot be opened (no descriptor left).
 std::string ReadAll(const std::string& path, bool* unsure = nullptr) {
@@ -39,6 +40,31 @@ std::string ReadAll(const std::string& path, bool* unsure = nullptr) {
   return content;
 }
 
+// "Name:" of /proc/PID/status; empty: it is not there.
+std::string StatusField(const std::string& status, const std::string& name) {
+  const size_t at = ("\n" + status).find(absl::StrCat("\n", name, ":\t"));
+  if (at == std::string::npos) return "";
+  const size_t begin = at + name.size() + 2;
+  return status.substr(begin, status.find('\n', begin) - begin);
+}
+
+const char* StateWords(char state) {
+  switch (state) {
+    case 'D':
+      return " (uninterruptible sleep: a disk or file server that does not answer)";
+    case 'T':
+      return " (stopped)";
+    case 't':
+      return " (stopped by its debugger)";
+    case 'Z':
+      return " (a zombie, which has ended and is held)";
+    case '?':
+      return " (nothing is told of it)";
+    default:
+      return "";
+  }
+}
+
 std::optional<ProcessInfo> ReadStat(int32_t pid, bool* unsure = nullptr) {
   const std::string stat = ReadAll(absl::StrCat("/proc/", pid, "/stat"), unsure);
   // The name in brackets may hold anything, brackets too: the fields begin after the last one.
@@ -47,14 +73,16 @@ std::optional<ProcessInfo> ReadStat(int32_t pid, bool* unsure = nullptr) {
   ProcessInfo info;
   info.pid = pid;
   int parent = 0;
+  int session = 0;
   unsigned long long start = 0;
-  // state, parent, then 17 fields up to the start time (field 22).
+  // state, parent, group, session, then 15 fields up to the start time (field 22).
   if (sscanf(stat.c_str() + bracket + 1,
-             " %c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-             &info.state, &parent, &start) != 3) {
+             " %c %d %*s %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+             &info.state, &parent, &session, &start) != 4) {
     return std::nullopt;
   }
   info.parent = parent;
+  info.session = session;
   info.start_ticks = start;
   return info;
 }
@@ -151,6 +179,68 @@ KernelState KernelStateOf(int32_t pid) {
   const std::string channel = ReadAll(absl::StrCat("/proc/", pid, "/wchan"));
   if (channel != "0") kernel.wait_channel = channel;
   return kernel;
+}
+
+std::string ProcessWords(int32_t pid) {
+  const KernelState kernel = KernelStateOf(pid);
+  const std::string status = ReadAll(absl::StrCat("/proc/", pid, "/status"));
+  const std::string name = StatusField(status, "Name");
+  const std::string tracer = StatusField(status, "TracerPid");
+  std::string words = absl::StrCat("process ", pid);
+  if (!name.empty()) absl::StrAppend(&words, " (", name, ")");
+  absl::StrAppend(&words, ": state ", std::string(1, kernel.state), StateWords(kernel.state));
+  if (!kernel.wait_channel.empty()) absl::StrAppend(&words, ", waits in ", kernel.wait_channel);
+  if (!tracer.empty() && tracer != "0") {
+    absl::StrAppend(&words, ", debugged by process ", tracer, ", which has to let it go");
+  }
+  return words;
+}
+
+std::string ProcessWords(const std::vector<ProcessInfo>& processes) {
+  constexpr size_t kShown = 5;
+  std::string words;
+  for (size_t i = 0; i < processes.size() && i < kShown; ++i) {
+    absl::StrAppend(&words, i == 0 ? "" : "; ", ProcessWords(processes[i].pid));
+  }
+  if (processes.size() > kShown) {
+    absl::StrAppend(&words, "; ", kShown, " of ", processes.size(), " shown");
+  }
+  return words;
+}
+
+BornBefore BornBefore::Look() {
+  BornBefore before;
+  if (const std::optional<ProcessInfo> self = ReadStat(getpid())) {
+    before.sessions_.insert(self->session);
+  }
+  for (const ProcessInfo& process : DescendantsOf(getpid())) {
+    before.processes_.emplace(process.pid, process.start_ticks);
+    before.sessions_.insert(process.session);
+  }
+  return before;
+}
+
+bool BornBefore::Has(const ProcessInfo& process) const {
+  std::optional<ProcessInfo> at = process;
+  // Up to this process, and no further than the deepest tree.
+  for (int i = 0; at && at->pid != getpid() && at->pid > 1 && i < kDeepest; ++i) {
+    if (sessions_.contains(at->session) || processes_.contains({at->pid, at->start_ticks})) {
+      return true;
+    }
+    at = ReadStat(at->parent);
+  }
+  return false;
+}
+
+std::vector<ProcessInfo> BornBefore::OurDescendants() const {
+  std::vector<ProcessInfo> ours = DescendantsOf(getpid());
+  std::erase_if(ours, [this](const ProcessInfo& process) { return Has(process); });
+  return ours;
+}
+
+int BornBefore::KillOurDescendants(absl::Duration limit) const {
+  return KillDescendants(
+      getpid(), [this](const ProcessInfo& process) { return !Has(process); }, limit);
 }
 
 bool HasEnvironment(int32_t pid, std::string_view name_and_value) {

@@ -7,7 +7,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -48,6 +51,29 @@ absl::Status CheckAccess(const ProcessUser& user, const std::string& path, int r
   return error == ENOENT ? absl::NotFoundError(text) : absl::PermissionDeniedError(text);
 }
 
+// Digits and nothing else; (uid_t)-1 is no user.
+std::optional<uid_t> UserId(const std::string& text) {
+  uid_t id = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, id);
+  if (error != std::errc() || stop != end || id == static_cast<uid_t>(-1)) return std::nullopt;
+  return id;
+}
+
+// What getpwnam(3) says of a look-up that went wrong; of one that found nothing, nothing.
+std::string LookupError(int error) {
+  switch (error) {
+    case 0:
+    case ENOENT:
+    case ESRCH:
+    case EBADF:
+    case EPERM:
+      return "";
+    default:
+      return absl::StrCat(" (the look-up failed: ", strerror(error), ")");
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name) {
@@ -55,11 +81,21 @@ absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name) {
   std::vector<char> buffer(64 * 1024);
   passwd entry;
   passwd* found = nullptr;
-  getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
-  if (found == nullptr) {
+  int error = getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  const std::optional<uid_t> id = found == nullptr ? UserId(name) : std::nullopt;
+  if (id == geteuid()) return ProcessUser{};
+  if (id) error = getpwuid_r(*id, &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr && id) {
     return absl::FailedPreconditionError(
-        absl::StrCat("run_as_user: expected a user of this node, got \"", name,
-                     "\"; create the user on every node or start the job as another one"));
+        absl::StrCat("run_as_user: the ranks shall run as uid ", *id,
+                     ", for which this node has no passwd entry", LookupError(error),
+                     ", so the groups of that user are not known here; add an entry, or "
+                     "start the agent as that uid, which needs none"));
+  }
+  if (found == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "run_as_user: expected a user of this node, got \"", name, "\"", LookupError(error),
+        "; create the user on every node or start the job as another one"));
   }
   if (found->pw_uid == geteuid()) return ProcessUser{};
   if (geteuid() != 0) {
@@ -71,9 +107,10 @@ absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name) {
   ProcessUser user{.change = true, .uid = found->pw_uid, .gid = found->pw_gid, .groups = {}};
   int count = 64;
   user.groups.resize(count);
-  if (getgrouplist(name.c_str(), found->pw_gid, user.groups.data(), &count) < 0) {
+  const std::string login = found->pw_name;
+  if (getgrouplist(login.c_str(), found->pw_gid, user.groups.data(), &count) < 0) {
     user.groups.resize(count);
-    getgrouplist(name.c_str(), found->pw_gid, user.groups.data(), &count);
+    getgrouplist(login.c_str(), found->pw_gid, user.groups.data(), &count);
   }
   user.groups.resize(count);
   return user;

@@ -11,8 +11,11 @@
 
 namespace dsrun {
 
-// Empty, or the user we already are: no change.
-// Errors: FAILED_PRECONDITION: no such user here, or we are not root and cannot become it.
+// Empty, or the user we already are: no change. A number is that user id, where no user has it for
+// a name: containers run as ids that no passwd entry names, and whoever already is that id needs
+// nothing else.
+// Errors: FAILED_PRECONDITION: no such user here; an id to be changed to that has no entry, so that
+// its groups cannot be known; we are not root and cannot become it.
 absl::StatusOr<ProcessUser> ResolveProcessUser(const std::string& name);
 
 // Whether `user` may make files in `folder`, as the kernel answers it: owner, groups, access lists

@@ -316,7 +316,42 @@ bool LineParser::AppendRange(size_t at, std::string_view prefix, std::string_vie
 
 std::string HostEntry::name() const { return port == 0 ? host : host + ":" + std::to_string(port); }
 
+namespace {
+
+// The first of `all`, and how many more there are.
+void AddBounded(const Findings& all, const SourceText& text, Findings& findings) {
+  const size_t count = all.all().size();
+  bool errors_left_out = false;
+  for (size_t i = 0; i < count; ++i) {
+    if (i < kMostHostfileFindings) {
+      findings.Add(all.all()[i]);
+    } else {
+      errors_left_out |= !all.all()[i].warning;
+    }
+  }
+  if (count <= kMostHostfileFindings) return;
+  Diagnostic more;
+  more.file = text.name();
+  more.message = std::to_string(count - kMostHostfileFindings) +
+                 " more of this file are not shown; is it a hostfile?";
+  more.warning = !errors_left_out;
+  findings.Add(std::move(more));
+}
+
+Hostfile ParseAll(const SourceText& text, Findings& findings);
+
+}  // namespace
+
 Hostfile ParseHostfile(const SourceText& text, Findings& findings) {
+  Findings all;
+  Hostfile file = ParseAll(text, all);
+  AddBounded(all, text, findings);
+  return file;
+}
+
+namespace {
+
+Hostfile ParseAll(const SourceText& text, Findings& findings) {
   Hostfile file;
   file.path = text.name();
   std::map<std::string, int> first_line;  // by name
@@ -351,6 +386,8 @@ Hostfile ParseHostfile(const SourceText& text, Findings& findings) {
   }
   return file;
 }
+
+}  // namespace
 
 std::string PrintHostfile(const Hostfile& hostfile) {
   std::string out;

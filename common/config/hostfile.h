@@ -43,8 +43,12 @@ struct Hostfile {
   std::vector<HostEntry> hosts;
 };
 
-// Parses all of it; what is wrong goes to `findings` (errors and warnings), and the hosts that were
-// understood are returned all the same.
+// Findings of one hostfile that are shown; a file that is no hostfile has one on every line.
+inline constexpr int kMostHostfileFindings = 20;
+
+// Parses all of it; what is wrong goes to `findings` (errors and warnings, in the order of the
+// lines; after the first kMostHostfileFindings only how many more there are), and the hosts that
+// were understood are returned all the same.
 Hostfile ParseHostfile(const SourceText& text, Findings& findings);
 
 // One `HOST slots=N` a line; parses back to the same hosts.

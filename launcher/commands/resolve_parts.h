@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "common/corpus/corpus_files.h"
 #include "launcher/commands/flag_values.h"
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
@@ -47,6 +49,10 @@ std::optional<std::string> LoadFolder(ResolveContext& context);
 void NoteNewerInSaveFolder(ResolveContext& context, int64_t loaded_step);
 // keep_last, keep_every, tag. REQUIRES: save_dir, save_interval.
 void ResolveRetention(ResolveContext& context);
+// Findings where --metrics or --trace would write over an input of the job (a text, a hostfile, a
+// key, also by another name or through a link), over one another, or over what no job of dsrun has
+// written. REQUIRES: metrics_path, trace_path, run_dir, agent_binary.
+void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& corpus);
 // Findings where the ranks of this machine need more than there is. REQUIRES: train and ranks are
 // valid; fills resolved.memory.
 void CheckMemory(ResolveContext& context);

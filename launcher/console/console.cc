@@ -242,16 +242,20 @@ void Console::Say(const std::string& text) {
   writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", Escaped(text, "\n\t"), "\n"));
 }
 
-void Console::Finish(const std::string& screen, bool failed) {
-  if (const int64_t count = StopShowing(); count > 0) {
-    Say(absl::StrCat(Counted(count, "line"), " of the ranks not shown, because the reader of ",
+OutputWriter::Loss Console::Finish(const std::string& screen, bool failed) {
+  const int64_t left_out = StopShowing();
+  if (left_out > 0) {
+    Say(absl::StrCat(Counted(left_out, "line"), " of the ranks not shown, because the reader of ",
                      "standard output was too slow; all are in the ranks' files"));
   }
   if (!screen.empty()) {
     writer_.SetStatusLine("");  // the screen says where it ended
     writer_.Write(failed ? OutputWriter::To::kErr : OutputWriter::To::kOut, screen);
   }
-  writer_.Close(kPatience);
+  OutputWriter::Loss loss = writer_.Close(kPatience);
+  if (left_out > 0 && loss.why.empty()) loss.why = "standard output: its reader was too slow";
+  loss.lines += left_out;
+  return loss;
 }
 
 }  // namespace dsrun::launcher

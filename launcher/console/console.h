@@ -9,7 +9,7 @@
 //
 // Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
 // error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
-// Thread-safe; no method blocks except Close.
+// Thread-safe; no method blocks except Flush and Finish.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_CONSOLE_H_
 #define DSRUN_LAUNCHER_CONSOLE_CONSOLE_H_
@@ -54,8 +54,11 @@ class Console {
   void RankOutput(NodeId node, const proto::LogChunk& chunk);
   // A line of dsrun's own, without prefix and newline.
   void Say(const std::string& text);
-  // The last screen: to standard error if `failed`, else to standard output.
-  void Finish(const std::string& screen, bool failed);
+  // Waits until all that was said is on the screen, `limit` at most.
+  void Flush(absl::Duration limit) { writer_.Flush(limit); }
+  // The last screen: to standard error if `failed`, else to standard output. Returns what of all
+  // that was to be shown was not, and why (lines of ranks included, which are in their files).
+  OutputWriter::Loss Finish(const std::string& screen, bool failed);
 
  private:
   void Progress(const struct Progress& progress);

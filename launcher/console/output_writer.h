@@ -1,23 +1,26 @@
 // OutputWriter: standard output and standard error, written by one thread of its own, so that a
-// reader that does not read (a paused pager, a full pipe) holds up nobody but itself. Lines keep
-// their order across both. On a terminal, one status line stays below everything else and is
-// rewritten in place.
+// reader that does not read (a paused pager, a full pipe, a terminal after Ctrl-S) holds up nobody
+// but itself. Lines keep their order across both. On a terminal, one status line stays below
+// everything else and is rewritten in place.
 //
-// Memory is bounded: droppable lines beyond Options::most_bytes are counted and left out (ranks'
-// output is in their files anyway); the others are few and always kept.
-// Thread-safe; no method blocks except Close.
+// Memory is bounded: droppable lines beyond Options::most_bytes are left out (ranks' output is in
+// their files anyway), and of the others those beyond Options::most_kept_bytes.
+//
+// What cannot be written is counted. A full disk, a quota and a limit of the file's size may pass:
+// each text is tried, and when one goes through, a line on standard error says how many were lost
+// and why. A reader that is gone does not come back.
+// Thread-safe; no method blocks except Flush and Close.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_OUTPUT_WRITER_H_
 #define DSRUN_LAUNCHER_CONSOLE_OUTPUT_WRITER_H_
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <memory>
 #include <string>
 #include <thread>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
-#include "common/base/mutex.h"
 
 namespace dsrun::launcher {
 
@@ -27,8 +30,14 @@ class OutputWriter {
     int out_fd = 1;
     int err_fd = 2;
     size_t most_bytes = 4 << 20;
+    size_t most_kept_bytes = 16 << 20;
   };
   enum class To { kOut, kErr };
+  // Lines that were to be written and were not.
+  struct Loss {
+    int64_t lines = 0;
+    std::string why;  // "standard output: No space left on device"; empty: none
+  };
 
   explicit OutputWriter(Options options);
   ~OutputWriter();
@@ -36,41 +45,24 @@ class OutputWriter {
   // `text` ends in a newline, unless what goes to standard output next belongs on its last line
   // (then there must be no status line).
   void Write(To to, std::string text);
-  // The same; false: left out, because the reader is too far behind.
+  // The same; false: left out, because the reader is too far behind, and not counted as lost.
   bool WriteDroppable(To to, std::string text);
   // On standard output; without a newline; empty: none. Only the newest matters.
   void SetStatusLine(std::string text);
 
-  // Everything queued is written, or given up when the reader takes nothing for `patience`. The
-  // status line, if any, stays on the screen as a line of its own. Nothing is written afterwards.
-  void Close(absl::Duration patience);
+  // Waits until everything queued is written or lost, `limit` at most.
+  void Flush(absl::Duration limit);
+  // Everything queued is written, or given up when the reader takes nothing for `patience`; returns
+  // a second later at most, whatever the writing thread waits for. The status line, if any, stays
+  // on the screen as a line of its own. Nothing is written afterwards. What was lost, of all that
+  // was ever given to Write and WriteDroppable.
+  Loss Close(absl::Duration patience);
 
  private:
-  struct Line {
-    To to;
-    std::string text;
-    bool droppable = false;
-  };
+  // Shared with the thread, which is left behind where the system does not give it back.
+  struct Shared;
 
-  void Loop();
-  // Writes all of `bytes`, or gives up (a reader that is gone, or out of patience).
-  void WriteAll(int fd, const std::string& bytes);
-
-  const Options options_;
-
-  Mutex mu_;
-  CondVar changed_;
-  std::deque<Line> lines_ ABSL_GUARDED_BY(mu_);
-  size_t droppable_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  std::string status_ ABSL_GUARDED_BY(mu_);
-  bool status_changed_ ABSL_GUARDED_BY(mu_) = false;
-  bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Duration give_up_after_ ABSL_GUARDED_BY(mu_);
-
-  // The thread's own.
-  std::string shown_;  // the status line as it is on the screen
-  bool gone_[2] = {};  // out, err: its reader is gone
-
+  const std::shared_ptr<Shared> shared_;
   std::thread thread_;
 };
 

@@ -442,6 +442,9 @@ std::string ReportJson(const Report& report, const ReportContext& context) {
   json["stopped_early"] = report.stopped_early;
   json["sample"] = report.sample;
   json["logs"] = context.log_folder;
+  if (context.screen_lines_lost > 0) {
+    json["screen"] = {{"lines_lost", context.screen_lines_lost}, {"why", context.screen_lost_why}};
+  }
   if (!report.lacking_memory.empty()) {
     json["lacking_memory"] = report.lacking_memory;
     json["would_fit"] = report.would_fit;

@@ -4,6 +4,7 @@
 #ifndef DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
 #define DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/time/time.h"
@@ -19,6 +20,9 @@ struct ReportContext {
   // Together they turn the report's steady times into wall time.
   absl::Duration steady_now;
   absl::Time wall_now;
+  // What the operator's screen (standard output and error) did not take, and why; 0: nothing.
+  int64_t screen_lines_lost = 0;
+  std::string screen_lost_why = {};
 };
 
 inline constexpr int kMostScreenLines = 25;

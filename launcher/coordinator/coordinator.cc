@@ -240,6 +240,9 @@ void Coordinator::On(const OperatorStop&) {
     case State::kRunning:
       return StopRanks();
     case State::kStopping:
+      if (s_.stops == 1) {  // a rank's or an agent's signal asked before
+        return Notice(false, "the ranks save and stop already; once more to stop at once");
+      }
       return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
     case State::kEnding:
       if (s_.stops >= 2) Finish();
@@ -312,9 +315,7 @@ void Coordinator::OnCauseDeadline() {
     KillWorker(WorkerOf(s_.plan, *missed->rank), missed->what);
     return Fail(*std::move(missed));
   }
-  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
-    s_.history.AddFailure(failure, Generation(s_.plan.generation()));
-  }
+  RecordSuspects();
   Emit(Tell{Lost{s_.history.Cause()}});
   NextGeneration();
 }

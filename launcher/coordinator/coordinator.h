@@ -21,6 +21,7 @@
 //   kPreparing, kStarting, or a failure whose cause is not known yet, in a train job that has made
 //   a step          -OperatorStop-> the recovery goes on; then kStopping: the ranks are asked to
 //                           save and stop as soon as they have the new plan. Again: kEnding
+//   kStopping(g), after a signal to a rank or an agent -the first OperatorStop-> nothing: they save
 //   any other state -OperatorStop-> kEnding (nothing is lost: there was no step to save)
 //   kPreparing, a program, node 0 cannot reserve the port of rank 0-> kEnding
 //   kRunning (g)    -a rank of a program ends by TERM, INT, HUP, QUIT, USR1 or USR2 from outside->
@@ -248,6 +249,7 @@ class Coordinator {
   // The same for what belongs to the incident that is being recovered from.
   void FailAgain(Failure failure);
   void FailWhileStopping(Failure failure);
+  void RecordSuspects();
   // The same for nodes, which are fenced. `why`: by node.
   // `silent_for`: how long nothing had been heard of them, if that is why.
   void LoseNodes(const std::vector<NodeId>& nodes, const std::string& why,

@@ -97,9 +97,7 @@ void Coordinator::FailAgain(Failure failure) {
   Emit(Tell{Lost{failure}});
   s_.history.Reopen();
   s_.history.AddLate(std::move(failure));
-  for (auto& [rank, suspect] : std::exchange(s_.suspects, {})) {
-    s_.history.AddFailure(std::move(suspect), Generation(s_.plan.generation()));
-  }
+  RecordSuspects();
   s_.cause_deadline.at = absl::InfiniteDuration();
   Claim(FailureSentence(s_.history.Cause()));
 }
@@ -107,6 +105,8 @@ void Coordinator::FailAgain(Failure failure) {
 // Nobody can finish a step together any more. The operator was promised a checkpoint: a generation
 // that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
+  // It is no suspect any more: what stays among them is recorded beside it, as of this incident.
+  if (failure.rank) s_.suspects.erase(*failure.rank);
   if (HasMadeSteps() && s_.stops <= 1) {
     s_.stop_waits = true;
     return Fail(std::move(failure));
@@ -115,7 +115,15 @@ void Coordinator::FailWhileStopping(Failure failure) {
   const std::string verdict = absl::StrCat(
       "stopped by the operator; no checkpoint at the end, because ", FailureSentence(failure));
   s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
+  RecordSuspects();
   BeginEnding(kExitCancelled, verdict, true);
+}
+
+// What ranks reported belongs to the incident that they waited for.
+void Coordinator::RecordSuspects() {
+  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
+    s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
+  }
 }
 
 void Coordinator::RecordNodeLost(NodeId node, const std::string& why, absl::Duration silent_for,
@@ -193,10 +201,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
 }
 
 void Coordinator::NextGeneration() {
-  // What the survivors reported belongs to the same incident.
-  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
-    s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
-  }
+  RecordSuspects();
   s_.cause_deadline.at = absl::InfiniteDuration();
   const std::string reason = FailureSentence(s_.history.Cause());
   if (s_.members.Live().empty()) {

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/file_system.h"
 #include "common/base/limits.h"
@@ -27,6 +28,7 @@
 #include "common/base/thread.h"
 #include "common/rpc/secrets.h"
 #include "launcher/console/console.h"
+#include "launcher/console/output_writer.h"
 #include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
@@ -146,6 +148,7 @@ class Launch {
   }
 
   void OnSignal(int signal, bool by_key) {
+    if (signal == SIGTSTP) return SayPause();
     MutexLock lock(stop_mu_);
     if (job_.has_program() && (signal == SIGUSR1 || signal == SIGUSR2)) {
       return PassOn(signal);
@@ -157,6 +160,14 @@ class Launch {
   }
 
  private:
+  // Ctrl-Z stops dsrun alone, next.
+  void SayPause() {
+    console_.Say(absl::StrCat("Ctrl-Z: the job goes on without dsrun, but its agents end it after ",
+                              absl::FormatDuration(config_.lease),
+                              " (--lease); continue with fg or bg before that"));
+    console_.Flush(kFlushTime);
+  }
+
   // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
     FileSystem& fs = FileSystem::Real();
@@ -226,8 +237,8 @@ class Launch {
   // may be stuck there for good. The usual way out is the faster one as soon as nothing of the job
   // is left; if it is not, this one is taken.
   void EndAtOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
-    StartThreadOrEnd("the end", [code = exit_code_] {
-      KillDescendants(getpid(), {}, kLastSweep);
+    StartThreadOrEnd("the end", [code = exit_code_, this] {
+      born_before_.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
       _exit(code);
     }).detach();
@@ -286,29 +297,41 @@ class Launch {
   }
 
   void WriteReport(const RunResult& result) {
-    const ReportContext context{.job = job_,
-                                .log_folder = folder_.logs,
-                                .steady_now = result.steady_at_end,
-                                .wall_now = result.wall_at_end};
-    const absl::Status written =
-        WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
-                            ReportJson(result.report, context), FileSystem::IfExists::kReplace);
-    if (!written.ok()) {
+    ReportContext context{.job = job_,
+                          .log_folder = folder_.logs,
+                          .steady_now = result.steady_at_end,
+                          .wall_now = result.wall_at_end};
+    const auto write = [&] {
+      return WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
+                                 ReportJson(result.report, context),
+                                 FileSystem::IfExists::kReplace);
+    };
+    if (const absl::Status written = write(); !written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
     const bool quiet =
         result.exit_code == 0 && job_.has_program() && result.report.incidents.empty();
-    console_.Finish(quiet ? "" : ReportScreen(result.report, context),
-                    /*failed=*/result.exit_code != 0);
+    const OutputWriter::Loss loss =
+        console_.Finish(quiet ? "" : ReportScreen(result.report, context),
+                        /*failed=*/result.exit_code != 0);
+    if (loss.lines == 0) return;
+    // Where the screen cannot say it: the report once more.
+    context.screen_lines_lost = loss.lines;
+    context.screen_lost_why = loss.why;
+    const absl::Status again = write();
+    LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
+                               << " of the screen were lost (" << loss.why << "): " << again;
   }
 
   // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
+  static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
+  const BornBefore born_before_ = BornBefore::Look();
   CoordinatorConfig config_;
   RunFolder folder_;
   PathLock metrics_lock_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/nonblocking_output.h"
 #include "common/base/status_macros.h"
 #include "launcher/coordinator/events.h"
 
@@ -20,10 +21,11 @@ bool IsIgnored(int signal) {
   return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
 }
 
-// A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background).
+// A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background) or a
+// Ctrl-Z (a shell without job control).
 std::vector<int> Signals() {
   std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-  for (const int signal : {SIGHUP, SIGQUIT}) {
+  for (const int signal : {SIGHUP, SIGQUIT, SIGTSTP}) {
     if (!IsIgnored(signal)) signals.push_back(signal);
   }
   return signals;
@@ -55,13 +57,18 @@ void OperatorStops::Over(int exit_code) {
 
 void OperatorStops::OnSignal(int signal, bool by_key) {
   MutexLock lock(mu_);
+  if (signal == SIGTSTP) {
+    if (phase_ == Phase::kJob) handler_(signal, by_key);
+    return SignalWatch::ActByDefault(signal);
+  }
   switch (phase_) {
     case Phase::kNothingStarted: {
       // Not exit(): the main thread may be in the middle of anything. The lock is kept, so that it
       // cannot start the job meanwhile.
       const std::string text =
           absl::StrCat("dsrun: got ", strsignal(signal), ": nothing was started\n");
-      (void)!write(STDERR_FILENO, text.data(), text.size());
+      // A screen that takes nothing must not keep the process.
+      (void)NonblockingOutput(STDERR_FILENO).Write(text.data(), text.size());
       _exit(kExitCancelled);
     }
     case Phase::kJob:

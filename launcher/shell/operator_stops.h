@@ -7,6 +7,9 @@
 //   the job is over           the process ends at once with the job's exit code: nothing is left to
 //                             undo, whatever it still waits for
 //
+// TSTP (Ctrl-Z, unless it is ignored) stops the process as always; the job's handler is told
+// before, so that it can say what that means.
+//
 // Whether a stop came "before" or "during" is decided under one lock, so none is lost between.
 // Methods are for one thread; the handler is called by a thread of its own.
 

@@ -55,6 +55,11 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
   if (!absl::IsNotFound(journal)) {
     return Annotate(journal, "run folder: it cannot be told whether it is another job's");
   }
+  if (fs.Stat(folder.report).ok()) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("run folder ", path, ": there is a report.json that no job of dsrun has left ",
+                     "(there is no journal beside it), and the job would write over it"));
+  }
   RETURN_IF_ERROR(fs.CreateFolder(folder.logs)) << "run folder";
   return folder;
 }

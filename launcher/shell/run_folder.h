@@ -19,9 +19,10 @@ struct RunFolder {
   std::string report;   // path/report.json
 };
 
-// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS. The folder is
-// this job's from the moment in which it has made that file (Journal::Create), which two cannot.
-// Other errors: those of FileSystem::CreateFolder and Stat.
+// Creates what is missing. A folder with a journal is another job's: ALREADY_EXISTS; so is one with
+// a report.json that would be written over. The folder is this job's from the moment in which it
+// has made that file (Journal::Create), which two cannot. Other errors: those of
+// FileSystem::CreateFolder and Stat.
 absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& path);
 
 // Renamed into place, so that `latest` always points to a run. One that is not a symbolic link is

@@ -68,6 +68,15 @@ SignalWatch::~SignalWatch() {
   close(read_fd_);
 }
 
+void SignalWatch::ActByDefault(int signal) {
+  struct sigaction by_default = {};
+  by_default.sa_handler = SIG_DFL;
+  struct sigaction watched;
+  sigaction(signal, &by_default, &watched);
+  raise(signal);  // to this thread: it has been acted upon when this returns
+  sigaction(signal, &watched, nullptr);
+}
+
 void SignalWatch::Loop() {
   unsigned char byte;
   while (true) {

@@ -30,6 +30,11 @@ class SignalWatch {
                                                              OnSignal on_signal);
   ~SignalWatch();
 
+  // What the kernel does about `signal` where nobody watches it, now: of TSTP the whole process is
+  // stopped here and this returns when it is continued, or nothing happens where nobody could
+  // continue it (an orphaned process group). REQUIRES: called by `on_signal`.
+  static void ActByDefault(int signal);
+
  private:
   SignalWatch(int read_fd, int write_fd, OnSignal on_signal);
   void Loop();

@@ -302,11 +302,10 @@ void LocalStarter::EndAll(absl::Duration grace) {
   if (!pids.empty()) runner_->StopGroups(pids, grace);
   AwaitEnds(grace + kEndPatience);  // the ladder ends in KILL
   AwaitOrphans();
-  const int left = KillDescendants(getpid(), {}, kSweepLimit);
+  const int left = born_before_.KillOurDescendants(kSweepLimit);
   LOG_IF(ERROR, left > 0) << Counted(left, "process")
-                          << " of this job did not end after SIGKILL (stuck in "
-                          << "the kernel?); look for them with: ps -o pid,stat,cmd --ppid "
-                          << getpid();
+                          << " of this job did not end after SIGKILL and may still hold its files "
+                          << "and ports: " << ProcessWords(born_before_.OurDescendants());
   RemoveSocketFolders();
 }
 
@@ -340,10 +339,10 @@ std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
 
 // An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not
 // be killed in the middle of that.
-void LocalStarter::AwaitOrphans() {
+void LocalStarter::AwaitOrphans() const {
   const SteadyTime deadline = Clock::Real().SteadyNow() + kOrphanGrace;
-  const auto alive = [] {
-    const std::vector<ProcessInfo> below = DescendantsOf(getpid());
+  const auto alive = [this] {
+    const std::vector<ProcessInfo> below = born_before_.OurDescendants();
     return std::any_of(below.begin(), below.end(),
                        [](const ProcessInfo& process) { return process.state != 'Z'; });
   };

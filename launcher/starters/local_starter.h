@@ -10,8 +10,9 @@
 // went; an agent's keeper removes its own too, for the case that this process is killed.
 //
 // Orphans below a dead agent come back to this process (child subreaper) and are killed by EndAll:
-// the last net under the agents' own sweeping. So a process with a LocalStarter must have no other
-// children it wants to keep.
+// the last net under the agents' own sweeping. Children that this process had before (`exec > >(tee
+// log)`), and what is in its own session, are not touched (process_tree.h, BornBefore); a process
+// with a LocalStarter must have no others that lead sessions and that it wants to keep.
 
 #ifndef DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
 #define DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
@@ -25,6 +26,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/base/mutex.h"
 #include "common/base/posix_process_runner.h"
+#include "common/base/process_tree.h"
 #include "launcher/starters/agent_starter.h"
 
 namespace dsrun::launcher {
@@ -60,12 +62,13 @@ class LocalStarter : public AgentStarter {
   absl::StatusOr<int> ReadPort(NodeId id, int fd);
   void OnEnd(NodeId id, const ProcessEnd& end);
   void AwaitEnds(absl::Duration limit);
-  static void AwaitOrphans();
+  void AwaitOrphans() const;
   std::string LogPath(NodeId id) const;
 
   // Constant after construction.
   const Options options_;
   const std::string cluster_key_;
+  const BornBefore born_before_ = BornBefore::Look();
 
   mutable Mutex mu_;
   CondVar changed_;

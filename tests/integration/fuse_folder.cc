@@ -147,7 +147,22 @@ uint64_t FuseFolder::Add(uint64_t parent, const std::string& name, const Node& n
   return number;
 }
 
+void FuseFolder::AnswerAll() {
+  const std::lock_guard<std::mutex> lock(unanswered_mu_);
+  answers_all_ = true;
+  for (const uint64_t unique : unanswered_) ReplyError(unique, ENOENT);
+  unanswered_.clear();
+  waiting_ = 0;
+}
+
 void FuseFolder::Lookup(const Request& request) {
+  if (!options_.unanswered.empty() && options_.unanswered == request.body) {
+    const std::lock_guard<std::mutex> lock(unanswered_mu_);
+    if (answers_all_) return ReplyError(request.header->unique, ENOENT);
+    unanswered_.push_back(request.header->unique);
+    ++waiting_;
+    return;
+  }
   std::map<std::string, Name>& names = nodes_[request.header->nodeid].names;
   const auto found = names.find(request.body);
   if (found == names.end() || !IsSeen(found->second, request.header->pid)) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +29,9 @@ class FuseFolder {
     bool answers_twice = false;
     // A new name is not found, and in no list, for so many looks of threads other than its maker.
     int hidden_looks = 0;
+    // Who looks for this name gets no answer until AnswerAll, and cannot be killed meanwhile: state
+    // D. Empty: none.
+    std::string unanswered = {};
   };
 
   // In this test's own mount namespace (UseOwnMounts). Makes the folder.
@@ -36,6 +40,11 @@ class FuseFolder {
                                                            const Options& options);
   ~FuseFolder();
 
+  // Whoever waits for `unanswered` is told that there is none, now and later. Needed before the
+  // destructor, which waits for the kernel to let go of the folder.
+  void AnswerAll();
+  // How many wait for it.
+  int64_t waiting() const { return waiting_; }
   // From now on every name is shown.
   void ShowAll() { hides_ = false; }
   // What it did to its users so far: links and exclusive renames refused, answers changed, looks
@@ -81,6 +90,10 @@ class FuseFolder {
   std::map<uint64_t, Node> nodes_;  // of the serving thread; never freed: tests write little
   uint64_t next_node_ = 2;
   std::atomic<bool> hides_ = true;
+  std::atomic<int64_t> waiting_ = 0;
+  std::mutex unanswered_mu_;
+  bool answers_all_ = false;               // guarded
+  std::vector<uint64_t> unanswered_ = {};  // guarded: requests
   std::atomic<int64_t> refused_ = 0;
   std::atomic<int64_t> answered_twice_ = 0;
   std::atomic<int64_t> hidden_ = 0;

@@ -166,6 +166,32 @@ TEST_F(UserJob, WorkerProgramOfRoot_IsRefusedBeforeAnyRankStarts) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+// As in a container that is told a number: no name, no home folder.
+TEST_F(UserJob, IdWithoutAPasswdEntry_RunsJobsAsItIs) {
+  constexpr uid_t kNobodys = 54323;
+  ASSERT_EQ(getpwuid(kNobodys), nullptr);
+  Job::Options options{.environment = {"HOME=/"}, .agent_binary = agent_};
+  options.dsrun_binary = CopyOf(DsrunBinary(), folder_->path() + "/bin");
+  options.user = {.change = true, .uid = kNobodys, .gid = kNobodys, .groups = {}};
+  const auto own_folder = [&](const std::string& name) {
+    const std::string folder = folder_->path() + "/" + name;
+    fs::create_directory(folder);
+    EXPECT_EQ(chown(folder.c_str(), kNobodys, kNobodys), 0);
+    return folder;
+  };
+  options.folder = own_folder("program");
+  Job program({"--num_gpus=2", program_, "whoami"}, options);
+  EXPECT_EQ(program.AwaitExit(), 0) << program.Words();
+  EXPECT_THAT(program.out(), HasSubstr(std::to_string(kNobodys)));
+  EXPECT_TRUE(program.NothingIsLeft());
+  options.folder = own_folder("training");
+  Args args = Train({"--num_gpus=2"}, options.folder, {"--train-iters", "6"});
+  std::replace(args.begin(), args.end(), TextFile(), CopyOf(TextFile(), folder_->path()));
+  Job training(args, options);
+  EXPECT_EQ(training.AwaitExit(), 0) << training.Words();
+  EXPECT_TRUE(training.NothingIsLeft());
+}
+
 TEST_F(UserJob, UnknownUser_IsOneErrorAndNothingStarts) {
   std::ofstream(Hosts()) << "no-such-user@127.0.0.1 slots=2\n";
   Job job({"--hostfile", Hosts(), program_, "whoami"}, InFolder());

@@ -17,6 +17,9 @@
 //   daemon               starts a grandchild that forks twice and makes a session of its own, says
 //                        its pid, and waits; the grandchild ignores SIGTERM
 //   daemon-exit          the same, but exits 0 itself
+//   shell PROGRAM ...    no rank: starts PROGRAM in a process group of its own, as a shell with job
+//                        control does, and exits as it does
+//   spoilt PROGRAM ...   no rank: becomes PROGRAM with SIGCHLD ignored and every signal blocked
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -27,6 +30,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -172,6 +176,26 @@ void StartDaemon() {
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "shell") {
+    const pid_t child = fork();
+    if (child == 0) {
+      setpgid(0, 0);
+      execv(argv[2], argv + 2);
+      return 127;
+    }
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  if (what == "spoilt") {
+    signal(SIGCHLD, SIG_IGN);
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, nullptr);
+    execv(argv[2], argv + 2);
+    return 127;
+  }
   if (what == "handle") {
     const sigset_t set = HandledSignals();
     sigprocmask(SIG_BLOCK, &set, nullptr);

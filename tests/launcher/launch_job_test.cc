@@ -70,6 +70,19 @@ TEST(LaunchJob, SaveFolderThatCannotBeMade_IsBadInputAndNamesTheFlag) {
   EXPECT_THAT(said.text, HasSubstr("--save"));
 }
 
+TEST(LaunchJob, ReportOfSomebodyElseInTheRunFolder_IsNotWrittenOver) {
+  std::string folder = ::testing::TempDir() + "/runXXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  std::ofstream(folder + "/report.json") << "mine";
+  const Said said = Launch(Job(folder));
+  EXPECT_EQ(said.code, 90);
+  EXPECT_THAT(said.text, HasSubstr("there is a report.json that no job of dsrun has left"));
+  EXPECT_THAT(said.text, HasSubstr("choose another folder with --run-dir"));
+  std::string content;
+  std::ifstream(folder + "/report.json") >> content;
+  EXPECT_EQ(content, "mine");
+}
+
 std::string NewFolder() {
   std::string folder = ::testing::TempDir() + "/runXXXXXX";
   EXPECT_NE(mkdtemp(folder.data()), nullptr);

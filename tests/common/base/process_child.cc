@@ -8,9 +8,13 @@
 //   fds           writes the numbers of its open descriptors, its folder, session and blocked and
 //                 ignored signals as text
 //   group         leaves a child in its own group behind, writes that one's pid, exits 0
+//   debug PID     attaches to PID as its debugger, writes "r", and waits for ever: PID can be
+//   killed
+//                 and not be reaped by its parent, until this process ends
 
 #include <dirent.h>
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,6 +93,9 @@ int main(int argc, char** argv) {
     }
     printf("%d\n", child);
     return 0;
+  }
+  if (strcmp(mode, "debug") == 0 && ptrace(PTRACE_SEIZE, atoi(argv[2]), nullptr, nullptr) != 0) {
+    return 77;
   }
   if (strcmp(mode, "ignore-term") == 0) signal(SIGTERM, SIG_IGN);
   WriteAll("r", 1);

@@ -19,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
 #include "common/base/posix_process_runner.h"
+#include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
 #include "common/base/process_user.h"
 #include "tests/fakes/fake_process_runner.h"
@@ -321,6 +323,98 @@ TEST(PosixProcessRunner, RestOfTheGroupDiesWithItsLeader) {
   EXPECT_EQ(errno, ESRCH);
 }
 
+// Waits for the letter that a child writes when it is ready. False: it ended without one.
+bool AwaitReady(int fd) {
+  char ready = 0;
+  return read(fd, &ready, 1) == 1;
+}
+
+// A process that its parent cannot reap, whatever it is sent: what a child in a system call that
+// does not come back looks like from outside.
+TEST(PosixProcessRunner, ProcessThatIsNotGivenBack_IsNamedAndLeftAfterTheLimit) {
+  constexpr absl::Duration kLimit = absl::Milliseconds(200);
+  auto runner = *PosixProcessRunner::Create({.reap_adopted = false, .kill_limit = kLimit});
+  auto debuggers = *PosixProcessRunner::Create({});
+  Ends ends;
+  int fds[2];
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  ProcessSpec spec;
+  spec.executable = ChildBinary();
+  spec.argv = {"child", "wait"};
+  spec.stdout_fd = fds[1];
+  const int32_t held = *runner->Spawn(spec, ends.Callback());
+  ASSERT_TRUE(AwaitReady(fds[0]));
+  spec.argv = {"child", "debug", std::to_string(held)};
+  const int32_t debugger = *debuggers->Spawn(spec, ends.Callback());
+  close(fds[1]);
+  ASSERT_TRUE(AwaitReady(fds[0])) << "nobody may debug here";
+  close(fds[0]);
+  ::testing::internal::CaptureStderr();
+  const absl::Duration begin = Clock::Real().SteadyNow();
+  runner.reset();
+  const absl::Duration took = Clock::Real().SteadyNow() - begin;
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_GE(took, kLimit);
+  EXPECT_LT(took, absl::Seconds(10));
+  EXPECT_EQ(ends.CountOf(held), 0u);
+  EXPECT_THAT(said, HasSubstr("process " + std::to_string(held) + " ("));
+  EXPECT_THAT(said, HasSubstr("state Z"));
+  EXPECT_THAT(said, HasSubstr("debugged by process " + std::to_string(debugger)));
+  EXPECT_THAT(said, HasSubstr("200ms of SIGKILL"));
+  debuggers.reset();
+  EXPECT_EQ(waitpid(held, nullptr, 0), held);  // given back with the death of its debugger
+}
+
+TEST(ReapWithin, ChildThatLives_IsWaitedForNoLongerThanTheLimit) {
+  ProcessSpec spec;
+  spec.executable = ChildBinary();
+  spec.argv = {"child", "wait"};
+  const SpawnedProcess child = *SpawnProcess(spec);
+  EXPECT_EQ(ReapWithin(child.pid, child.pidfd, absl::Milliseconds(50)), std::nullopt);
+  kill(child.pid, SIGKILL);
+  const std::optional<ProcessEnd> end = ReapWithin(child.pid, child.pidfd, absl::Seconds(20));
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->term_signal, SIGKILL);
+  close(child.pidfd);
+}
+
+// A child that was there before, its own child in another session, and one of ours: only the last
+// is ended.
+TEST(BornBefore, ChildrenOfSomebodyElse_AreNotEnded) {
+  int fds[2];
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  const pid_t foreign = fork();
+  ASSERT_GE(foreign, 0);
+  if (foreign == 0) {
+    const pid_t below = fork();
+    if (below == 0) setsid();
+    (void)!write(fds[1], "r", 1);
+    while (true) pause();
+  }
+  ASSERT_TRUE(AwaitReady(fds[0]) && AwaitReady(fds[0]));
+  const BornBefore before = BornBefore::Look();
+  auto runner = *PosixProcessRunner::Create({});
+  Ends ends;
+  ProcessSpec spec;
+  spec.executable = ChildBinary();
+  spec.argv = {"child", "wait"};
+  const int32_t ours = *runner->Spawn(spec, ends.Callback());
+  const std::vector<ProcessInfo> found = before.OurDescendants();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].pid, ours);
+  EXPECT_EQ(before.KillOurDescendants(absl::Seconds(20)), 0);
+  EXPECT_EQ(ends.Await(ours).term_signal, SIGKILL);
+  std::vector<ProcessInfo> others = DescendantsOf(getpid());
+  std::erase_if(others, [](const ProcessInfo& process) { return process.state == 'Z'; });
+  EXPECT_EQ(others.size(), 2u);
+  EXPECT_EQ(KillDescendants(getpid(), nullptr, absl::Seconds(20)), 0);
+  EXPECT_EQ(waitpid(foreign, nullptr, 0), foreign);
+  while (waitpid(-1, nullptr, 0) > 0) {  // its child, where this process adopts orphans
+  }
+  close(fds[0]);
+  close(fds[1]);
+}
+
 // What cannot be looked at is not gone.
 TEST(ProcessTree, KillWithoutADescriptorLeft_DoesNotSayThatNothingIsLeft) {
   const pid_t child = fork();
@@ -365,6 +459,20 @@ TEST(ProcessUser, UnknownUser_IsAFailedPreconditionThatNamesIt) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("no-such-user-here"));
   EXPECT_FALSE(ResolveProcessUser("")->change);
+}
+
+// Containers run as ids that no passwd entry names.
+TEST(ProcessUser, Number_IsThatUserId) {
+  const absl::StatusOr<ProcessUser> own = ResolveProcessUser(std::to_string(geteuid()));
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_FALSE(own->change);
+  const absl::Status nobodys = ResolveProcessUser("3999999999").status();
+  EXPECT_EQ(nobodys.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(nobodys.message()),
+              HasSubstr("uid 3999999999, for which this node has no passwd entry"));
+  // -1, to the kernel: no change.
+  EXPECT_THAT(std::string(ResolveProcessUser("4294967295").status().message()),
+              HasSubstr("expected a user of this node"));
 }
 
 TEST(ProcessUser, MayWrite_IsAnsweredWithTheRightsOfTheUserAndNotOurs) {

@@ -138,6 +138,30 @@ TEST(Hostfile, CollectsAllFindings) {
             "the first is in line 2");
 }
 
+TEST(Hostfile, ManyMistakes_AreTheFirstTwentyAndACount) {
+  std::string lines = "w0 slots=x\n";
+  for (int i = 1; i < 1000; ++i) lines += "w" + std::to_string(i) + " slots=x\n";
+  Findings findings;
+  ParseHostfile(SourceText("f", lines), findings);
+  ASSERT_EQ(findings.all().size(), 21u);
+  EXPECT_EQ(findings.all()[0].line, 1);
+  EXPECT_EQ(findings.all()[19].line, 20);
+  EXPECT_EQ(findings.all()[20].Headline(),
+            "f: 980 more of this file are not shown; is it a hostfile?");
+  EXPECT_TRUE(findings.has_errors());
+}
+
+// Warnings alone start the job, however many there are.
+TEST(Hostfile, ManyWarnings_AreBoundedAndNoError) {
+  std::string lines;
+  for (int i = 0; i < 100; ++i) lines += "w" + std::to_string(i) + " slots=4abc\n";
+  Findings findings;
+  const Hostfile file = ParseHostfile(SourceText("f", lines), findings);
+  EXPECT_EQ(findings.all().size(), 21u);
+  EXPECT_FALSE(findings.has_errors());
+  EXPECT_EQ(file.hosts.size(), 100u);
+}
+
 TEST(Hostfile, RendersLineAndCaret) {
   const SourceText text("hosts", "  w1 slots=0\n");
   Findings findings;

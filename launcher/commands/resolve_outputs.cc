@@ -1,0 +1,93 @@
+// Files that the job writes over: --metrics and --trace. What is there already may be a text that
+// nobody has a second copy of.
+
+#include <sys/stat.h>
+
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "launcher/commands/resolve_parts.h"
+
+namespace dsrun::launcher {
+namespace {
+
+// How the files of earlier jobs begin (launcher/shell/metrics_writer.cc, worker/engine/trace.cc).
+constexpr std::string_view kMetricsBegin = "{\"step\":";
+constexpr std::string_view kTraceBegin = "[{\"ph\":\"M\",\"name\":\"thread_name\"";
+
+struct Input {
+  std::string what;  // "the text of --data"
+  std::string path;
+};
+
+std::vector<Input> InputsOf(const ResolveContext& context, const std::vector<CorpusFile>& corpus) {
+  std::vector<Input> inputs;
+  for (const CorpusFile& file : corpus) inputs.push_back({"a text of --data", file.path});
+  for (const char* flag : {"hostfile", "env-file", "cluster-key-file"}) {
+    if (const auto path = context.values.Text(flag)) {
+      inputs.push_back({std::string("the file of --") + flag, context.Absolute(*path)});
+    }
+  }
+  inputs.push_back({"the hostfile", "/job/hostfile"});
+  inputs.push_back({"the agent program", context.resolved.agent_binary});
+  inputs.push_back({"dsrun itself", "/proc/self/exe"});
+  const std::string& run = context.resolved.job.run_dir();
+  for (const char* own : {"/journal.db", "/report.json"}) {
+    inputs.push_back({"a file that the job writes itself", run + own});
+  }
+  return inputs;
+}
+
+bool IsSameFile(const std::string& a, const struct stat* a_info, const std::string& b) {
+  struct stat b_info;
+  if (a == b) return true;
+  return a_info != nullptr && stat(b.c_str(), &b_info) == 0 && a_info->st_dev == b_info.st_dev &&
+         a_info->st_ino == b_info.st_ino;
+}
+
+bool BeginsWith(const std::string& path, std::string_view begin) {
+  std::ifstream file(path, std::ios::binary);
+  std::string got(begin.size(), '\0');
+  file.read(got.data(), static_cast<std::streamsize>(got.size()));
+  return file.gcount() == static_cast<std::streamsize>(begin.size()) && got == begin;
+}
+
+// Why `path` must not be written over; empty: it may.
+std::string WhyNot(const std::vector<Input>& inputs, const std::string& path,
+                   std::string_view begin, const std::string& what) {
+  struct stat info;
+  const bool there = stat(path.c_str(), &info) == 0;  // through links: that is what is emptied
+  for (const Input& input : inputs) {
+    if (!IsSameFile(path, there ? &info : nullptr, input.path)) continue;
+    const std::string other = input.path == path ? "" : " (" + input.path + ")";
+    return "is " + input.what + other + ", which would be written over";
+  }
+  if (!there || !S_ISREG(info.st_mode) || info.st_size == 0 || BeginsWith(path, begin)) return "";
+  return "holds " + std::to_string(info.st_size) + " bytes that are no " + what +
+         " of an earlier job, and would be written over";
+}
+
+}  // namespace
+
+void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& corpus) {
+  const proto::TrainSpec& train = context.resolved.job.train();
+  std::vector<Input> inputs = InputsOf(context, corpus);
+  const auto check = [&](const char* flag, const std::string& path, std::string_view begin,
+                         const std::string& what) {
+    if (path.empty()) return;
+    const std::string name = std::string("--") + flag;
+    const std::string why = WhyNot(inputs, path, begin, what);
+    if (!why.empty()) {
+      context.findings.AddFlag(name,
+                               path + " " + why + "; name another file, or move that one away");
+    }
+    inputs.push_back({"the file of " + name, path});
+  };
+  check("metrics", train.metrics_path(), kMetricsBegin, "metrics");
+  check("trace", train.trace_path(), kTraceBegin, "trace");
+}
+
+}  // namespace dsrun::launcher
