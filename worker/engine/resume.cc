@@ -97,8 +97,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   ShardedState& state = setup.trainer->state();
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
-      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m,
-      state.adam_v));
+      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m, state.adam_v,
+      setup.moved));
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
   return absl::OkStatus();
