@@ -326,6 +326,16 @@ FileSystem& FileSystem::Real() {
   return *real;
 }
 
+absl::Status CreateFolderAndSync(FileSystem& fs, const std::string& path) {
+  const absl::StatusOr<FileInfo> there = fs.Stat(path);
+  if (there.ok() && there->kind == FileKind::kFolder) return absl::OkStatus();
+  const std::string parent = FolderOf(path);
+  if (!absl::IsNotFound(there.status()) || parent == path) return fs.CreateFolder(path);
+  RETURN_IF_ERROR(CreateFolderAndSync(fs, parent));
+  RETURN_IF_ERROR(fs.CreateFolder(path));
+  return fs.SyncFolder(parent);
+}
+
 absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path) {
   ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
   if (info.kind != FileKind::kRegular) return ErrnoStatus(EISDIR, "read", path);

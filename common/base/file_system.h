@@ -97,6 +97,10 @@ class FileSystem {
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) = 0;
 };
 
+// FileSystem::CreateFolder, and every new name is on the disk. OK if it is there. Errors: those of
+// FileSystem; a folder that was made then stays.
+absl::Status CreateFolderAndSync(FileSystem& fs, const std::string& path);
+
 absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path);
 
 // Under `path`, emptied before, and synced; not in one step, and not the name in its folder.

@@ -28,6 +28,7 @@ class CheckpointCommandTest : public ::testing::Test {
     EXPECT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
     options.step = Step(20);
     EXPECT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
+    EXPECT_TRUE(fs_.RemoveFile("/save/.dsrun-probe-job-a").ok());  // the job has ended
   }
   int Run(std::vector<std::string> args) {
     out_.str("");
@@ -230,6 +231,7 @@ TEST_F(CheckpointCommandTest, Verify_OfOneJob_LeavesOthersAlone) {
   options.first_incarnation = 0x9000;
   options.step = Step(30);
   ASSERT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
+  ASSERT_TRUE(fs_.RemoveFile("/save/.dsrun-probe-job-b").ok());
   fs_.FlipBit(std::string("/save/") + kShard20, 5000, 1);
   EXPECT_EQ(Run({"verify", "/save", "--job", "job-b"}), 0) << out_.str();
   EXPECT_THAT(out_.str(), HasSubstr(std::string(k20) + ": of another job (job job-a"));

@@ -254,7 +254,7 @@ TEST_F(StorageFaults, LostReplyOfTheRename_IsACommit) {
     ASSERT_TRUE(manifest.ok()) << manifest.status();
     EXPECT_EQ(*manifest, "manifest.step-00000020.gen-0001.epoch-0001.json");
     EXPECT_EQ(ExpectAllWhole(fs, "").step, Step(20));
-    EXPECT_THAT(NamesOf(fs), SizeIs(4));  // two shards, manifest, latest
+    EXPECT_THAT(NamesOf(fs), SizeIs(5));  // two shards, manifest, latest, the marker
   }
 }
 

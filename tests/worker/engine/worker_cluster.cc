@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "common/base/mutex.h"
+#include "gtest/gtest.h"
+#include "tests/worker/checkpoint/training_state.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/generation.h"
@@ -77,7 +79,9 @@ class ClusterSession : public Session {
 }  // namespace
 
 WorkerCluster::WorkerCluster(proto::JobSpec job, FaultyFileSystem& file_system)
-    : job_(std::move(job)), file_system_(file_system) {}
+    : job_(std::move(job)), file_system_(file_system) {
+  EXPECT_TRUE(BeginJob(file_system_, job_.train().save_dir(), job_.job_id()).ok());
+}
 
 void WorkerCluster::Announce() {
   proto::GenerationPlan plan;
