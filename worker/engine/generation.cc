@@ -208,6 +208,7 @@ absl::Status GenerationRun::Load() {
   resume.corpus_sha256 = setup.corpus_sha256;
   resume.floor_step = floor_step_;
   resume.floor_manifest = floor_manifest_;
+  resume.restart = generation_ > Generation(1);
   resume.clock = setup_.clock;
   resume.wait = setup.wait;
   resume.warn = setup.warn;

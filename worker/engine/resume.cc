@@ -41,6 +41,7 @@ WantedCheckpoint Wanted(const ResumeSetup& setup, const Findings& findings) {
   if (spec.has_load_step()) wanted.load_step = spec.load_step();
   wanted.floor_step = setup.floor_step;
   wanted.floor_manifest = setup.floor_manifest;
+  wanted.restart = setup.restart;
   wanted.allow_rewind = spec.allow_rewind();
   wanted.damaged = findings.damaged;
   wanted.unreadable = findings.unreadable;

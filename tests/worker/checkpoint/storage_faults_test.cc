@@ -17,6 +17,7 @@
 #include "common/base/patience.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
+#include "common/format/save_folder.h"
 #include "common/format/tags.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/faulty_file_system.h"
@@ -630,6 +631,60 @@ TEST_F(StorageFaults, LoadStep_IsThatStepOrNothing) {
   wanted.load_step.reset();
   fs.FailReads(JoinPath(kFolder, kManifest20), ErrnoStatus(EIO, "read", "it"));
   EXPECT_EQ(Find(fs, wanted).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// The folder of --load went away while the job ran: what was loaded from there is not absent.
+TEST_F(StorageFaults, LoadFolderMissingAtARestart_IsWaitedForAndBeginsNothing) {
+  FaultyFileSystem fs;
+  SaveOk(fs, At(10));
+  WantedCheckpoint wanted = Wanted();
+  wanted.job_id = "job-b";
+  wanted.save_dir = "/own";
+  wanted.load_dir = kFolder;
+  // At the start it is a mistake, said at once.
+  fs.Hide(kFolder);
+  absl::Status missing = Find(fs, wanted).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound) << missing;
+  EXPECT_THAT(Message(missing), StartsWith("--load: cannot list folder /save"));
+  EXPECT_EQ(waits_, 0);
+  wanted.restart = true;
+  missing = Find(fs, wanted).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kUnavailable) << missing;
+  EXPECT_THAT(
+      Message(missing),
+      AllOf(HasSubstr("--load: this job began with a checkpoint in /save, which is missing"),
+            HasSubstr("make it readable on all nodes")));
+  EXPECT_GT(waits_, 3);
+  // An empty folder, where the file system should be, says no more.
+  fs.ShowAll();
+  for (const std::string& name : NamesOf(fs)) fs.Hide(JoinPath(kFolder, name));
+  EXPECT_EQ(Find(fs, wanted).status().code(), absl::StatusCode::kUnavailable);
+  on_wait_ = [&] {
+    if (waits_ == 3) fs.ShowAll();
+  };
+  EXPECT_EQ(Find(fs, wanted)->manifest, kManifest10);
+  on_wait_ = nullptr;
+  // Damage is proven, and waiting does not help.
+  fs.Truncate(JoinPath(kFolder, kManifest10), 50);
+  EXPECT_EQ(Find(fs, wanted).status().code(), absl::StatusCode::kNotFound);
+}
+
+// What is given up is not waited for by later saves either.
+TEST_F(StorageFaults, AllowRewind_AdoptsTheFolderThatIsThere) {
+  FaultyFileSystem fs;
+  SaveOk(fs, At(10));
+  WantedCheckpoint wanted = Wanted(10, kManifest10);
+  wanted.allow_rewind = true;
+  for (const std::string& name : NamesOf(fs)) {
+    ASSERT_TRUE(fs.RemoveFile(JoinPath(kFolder, name)).ok());
+  }
+  EXPECT_FALSE(CheckSaveFolder(fs, kFolder, "job-a").ok());
+  EXPECT_EQ(Find(fs, wanted)->manifest, "");
+  EXPECT_TRUE(CheckSaveFolder(fs, kFolder, "job-a").ok());
+  EXPECT_THAT(warnings_, Contains(HasSubstr("/save is another folder than this job began with, and "
+                                            "is its save folder from now on")));
+  fs.Hide(kFolder);
+  EXPECT_TRUE(Find(fs, wanted).ok());
 }
 
 // ---- Tags
