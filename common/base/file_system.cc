@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <random>
 #include <system_error>
 #include <utility>
 
@@ -370,6 +371,11 @@ absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
     return status;
   }
   return fs.SyncFolder(FolderOf(path));
+}
+
+std::string RandomDigits() {
+  std::random_device random;
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
 }
 
 std::string JoinPath(const std::string& folder, const std::string& name) {

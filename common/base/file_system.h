@@ -113,6 +113,9 @@ absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
                                  const std::string& temporary, const std::string& contents,
                                  FileSystem::IfExists if_exists);
 
+// 16 hexadecimal digits, drawn at random: a file with them in its name is nobody else's.
+std::string RandomDigits();
+
 std::string JoinPath(const std::string& folder, const std::string& name);
 // "." if there is none.
 std::string FolderOf(const std::string& path);

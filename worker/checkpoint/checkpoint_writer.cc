@@ -11,6 +11,7 @@
 #include "common/base/crc32c.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
+#include "common/format/aside.h"
 #include "common/format/safetensors.h"
 #include "common/format/save_folder.h"
 #include "worker/checkpoint/commit_file.h"
@@ -153,7 +154,9 @@ absl::StatusOr<int64_t> FirstEpoch(FileSystem& fs, const std::string& folder,
   ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(folder));
   int64_t last = 0;
   for (const std::string& name : names) {
-    const std::optional<ManifestKey> key = ParseManifestName(name);
+    const std::optional<Aside> aside = ParseAsideName(name);
+    const std::optional<ManifestKey> key =
+        ParseManifestName(aside.has_value() ? aside->manifest : name);
     if (key.has_value() && key->generation == facts.key.generation)
       last = std::max(last, key->epoch);
   }
