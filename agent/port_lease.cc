@@ -21,6 +21,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/base/descriptor.h"
 
 namespace dsrun::agent {
 namespace {
@@ -33,21 +34,6 @@ struct Range {
   int32_t first = 0;
   int32_t last = -1;
   bool Contains(int32_t port) const { return first <= port && port <= last; }
-};
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-  int Release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
 };
 
 // The abstract name that stands for a port.
@@ -116,7 +102,7 @@ std::string WhoListensAt(int32_t port) {
 
 // The agent that holds the name of `port`; the kernel knows it, whoever asks.
 std::string WhoHoldsTheName(int32_t port) {
-  const Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const Descriptor fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   socklen_t size = 0;
   const sockaddr_un name = NameOf(port, size);
   ucred who = {};
@@ -131,7 +117,7 @@ std::string WhoHoldsTheName(int32_t port) {
 // 0, or why a program could not bind. Bound and let go without listening, and reusable, so that two
 // who look at once do not see each other; a socket that listens is seen all the same.
 int TryBind(const sockaddr* address, socklen_t size) {
-  const Fd fd(socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const Descriptor fd(socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (fd.get() < 0) return errno;
   const int on = 1, off = 0;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -199,7 +185,7 @@ absl::Status WhyNotBound(int error, int32_t port) {
 
 // The name alone. Nothing: somebody has it.
 absl::StatusOr<std::optional<int>> TakeName(int32_t port) {
-  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Descriptor fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (fd.get() < 0) return NoDescriptor(errno);
   socklen_t size = 0;
   const sockaddr_un name = NameOf(port, size);

@@ -10,10 +10,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <random>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/descriptor.h"
 #include "common/base/limits.h"
 #include "common/base/status_macros.h"
 
@@ -45,22 +47,6 @@ absl::StatusCode CodeOf(int error) {
       return absl::StatusCode::kUnavailable;
   }
 }
-
-// An open descriptor, closed when it goes.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-  int Release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 absl::StatusOr<Descriptor> Open(const std::string& path, int flags, const std::string& what) {
   int fd;
@@ -341,6 +327,16 @@ FileSystem& FileSystem::Real() {
   return *real;
 }
 
+absl::Status CreateFolderAndSync(FileSystem& fs, const std::string& path) {
+  const absl::StatusOr<FileInfo> there = fs.Stat(path);
+  if (there.ok() && there->kind == FileKind::kFolder) return absl::OkStatus();
+  const std::string parent = FolderOf(path);
+  if (!absl::IsNotFound(there.status()) || parent == path) return fs.CreateFolder(path);
+  RETURN_IF_ERROR(CreateFolderAndSync(fs, parent));
+  RETURN_IF_ERROR(fs.CreateFolder(path));
+  return fs.SyncFolder(parent);
+}
+
 absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path) {
   ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
   if (info.kind != FileKind::kRegular) return ErrnoStatus(EISDIR, "read", path);
@@ -375,6 +371,11 @@ absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
     return status;
   }
   return fs.SyncFolder(FolderOf(path));
+}
+
+std::string RandomDigits() {
+  std::random_device random;
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8));
 }
 
 std::string JoinPath(const std::string& folder, const std::string& name) {

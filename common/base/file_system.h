@@ -97,6 +97,10 @@ class FileSystem {
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) = 0;
 };
 
+// FileSystem::CreateFolder, and every new name is on the disk. OK if it is there. Errors: those of
+// FileSystem; a folder that was made then stays.
+absl::Status CreateFolderAndSync(FileSystem& fs, const std::string& path);
+
 absl::StatusOr<std::string> ReadFile(FileSystem& fs, const std::string& path);
 
 // Under `path`, emptied before, and synced; not in one step, and not the name in its folder.
@@ -108,6 +112,9 @@ absl::Status WriteAndSync(FileSystem& fs, const std::string& path, const std::st
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path,
                                  const std::string& temporary, const std::string& contents,
                                  FileSystem::IfExists if_exists);
+
+// 16 hexadecimal digits, drawn at random: a file with them in its name is nobody else's.
+std::string RandomDigits();
 
 std::string JoinPath(const std::string& folder, const std::string& name);
 // "." if there is none.

@@ -8,24 +8,11 @@
 #include <cstring>
 #include <vector>
 
+#include "common/base/descriptor.h"
 #include "common/config/source_text.h"
 
 namespace dsrun {
 namespace {
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 absl::Status WhyNotOpened(int error, const std::string& path, const std::string& name) {
   struct stat info;
@@ -62,7 +49,7 @@ absl::StatusOr<std::string> ReadSourceFile(const std::string& path, const std::s
     opened = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
   } while (opened < 0 && errno == EINTR);
   if (opened < 0) return WhyNotOpened(errno, path, name);
-  const Fd fd(opened);
+  const Descriptor fd(opened);
   struct stat info;
   if (fstat(fd.get(), &info) != 0) return WhyNotOpened(errno, path, name);
   if (S_ISDIR(info.st_mode)) {

@@ -35,6 +35,21 @@ absl::Status ReadInChunks(ReadableFile& file, int64_t offset, int64_t size, cons
   return absl::OkStatus();
 }
 
+// The same into memory that is the caller's.
+template <typename Use>
+absl::Status ReadInto(ReadableFile& file, int64_t offset, std::span<std::byte> into,
+                      const Use& use) {
+  while (!into.empty()) {
+    const std::span<std::byte> part =
+        into.first(std::min(into.size(), static_cast<size_t>(kChunkBytes)));
+    RETURN_IF_ERROR(file.ReadAt(offset, part));
+    use(part);
+    offset += static_cast<int64_t>(part.size());
+    into = into.subspan(part.size());
+  }
+  return absl::OkStatus();
+}
+
 // It is not to be had by its name. Missing is what its folder confirms.
 absl::Status MissingOrHidden(FileSystem& fs, const std::string& folder, const std::string& name) {
   absl::StatusOr<std::vector<std::string>> names = fs.List(folder);
@@ -224,7 +239,7 @@ absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
 }
 
 absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int64_t end,
-                                   float* into) {
+                                   float* into, const std::function<void()>& moved) {
   const ManifestTensor* found = manifest_.FindTensor(tensor);
   if (found == nullptr) {
     return absl::NotFoundError(
@@ -238,7 +253,7 @@ absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int
     const int64_t from = std::max(begin, piece.begin);
     const int64_t to = std::min(end, piece.end);
     if (from >= to) continue;
-    const absl::Status read = ReadPiece(piece, from, to, into + (from - begin));
+    const absl::Status read = ReadPiece(piece, from, to, into + (from - begin), moved);
     // Its size was right when it was opened.
     if (absl::IsOutOfRange(read)) return absl::UnavailableError(read.message());
     RETURN_IF_ERROR(read) << "shard " << JoinPath(folder_, piece.file);
@@ -247,35 +262,50 @@ absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int
 }
 
 absl::Status Checkpoint::ReadPiece(const ManifestPiece& piece, int64_t begin, int64_t end,
-                                   float* into) {
+                                   float* into, const std::function<void()>& moved) {
   ASSIGN_OR_RETURN(ReadableFile * file, Open(piece.file));
   const int64_t float_bytes = sizeof(float);
   const std::span<std::byte> bytes =
       std::as_writable_bytes(std::span(into, static_cast<size_t>(end - begin)));
   // The whole of a piece is the usual case: one pass reads and checks it.
   if (begin == piece.begin && end == piece.end) {
-    RETURN_IF_ERROR(file->ReadAt(piece.offset, bytes));
-    return CompareCrc32c(piece, ExtendCrc32c(0, bytes));
+    uint32_t crc32c = 0;
+    RETURN_IF_ERROR(ReadInto(*file, piece.offset, bytes, [&](std::span<const std::byte> part) {
+      crc32c = ExtendCrc32c(crc32c, part);
+      if (moved) moved();
+    }));
+    return CompareCrc32c(piece, crc32c);
   }
   if (!checked_.contains(&piece)) {
-    RETURN_IF_ERROR(CheckPiece(*file, piece));
+    RETURN_IF_ERROR(CheckPiece(*file, piece, moved));
     checked_.insert(&piece);
   }
-  return file->ReadAt(piece.offset + (begin - piece.begin) * float_bytes, bytes);
+  return ReadInto(*file, piece.offset + (begin - piece.begin) * float_bytes, bytes,
+                  [&](std::span<const std::byte>) {
+                    if (moved) moved();
+                  });
 }
 
-absl::Status Checkpoint::CheckPiece(ReadableFile& file, const ManifestPiece& piece) {
+absl::Status Checkpoint::CheckPiece(ReadableFile& file, const ManifestPiece& piece,
+                                    const std::function<void()>& moved) {
   uint32_t crc32c = 0;
   const int64_t bytes = (piece.end - piece.begin) * static_cast<int64_t>(sizeof(float));
   RETURN_IF_ERROR(ReadInChunks(file, piece.offset, bytes, [&](std::span<const std::byte> part) {
     crc32c = ExtendCrc32c(crc32c, part);
+    if (moved) moved();
   }));
   return CompareCrc32c(piece, crc32c);
 }
 
 absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& folder,
                                       const std::string& manifest_name) {
-  const std::string path = JoinPath(folder, manifest_name);
+  return ReadManifestFile(fs, folder, manifest_name, manifest_name);
+}
+
+absl::StatusOr<Manifest> ReadManifestFile(FileSystem& fs, const std::string& folder,
+                                          const std::string& file,
+                                          const std::string& manifest_name) {
+  const std::string path = JoinPath(folder, file);
   ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
   if (info.kind != FileKind::kRegular) {
     return absl::DataLossError(absl::StrCat("manifest ", path, " is no file"));

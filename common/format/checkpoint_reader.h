@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -46,12 +47,17 @@ class Checkpoint {
   // Elements [begin, end) of a logical tensor into `into`, from whatever pieces hold them. Every
   // piece is compared with its checksum before the first of its bytes is given out.
   // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
-  // is damaged; UNAVAILABLE: it ends earlier than when it was opened; those of FileSystem.
-  absl::Status ReadRange(const std::string& tensor, int64_t begin, int64_t end, float* into);
+  // is damaged; UNAVAILABLE: it ends earlier than when it was opened; those of FileSystem. `moved`
+  // (may be empty) is called after every megabyte that was read, and at least once a piece: the
+  // reader is not stuck.
+  absl::Status ReadRange(const std::string& tensor, int64_t begin, int64_t end, float* into,
+                         const std::function<void()>& moved = {});
 
  private:
-  absl::Status ReadPiece(const ManifestPiece& piece, int64_t begin, int64_t end, float* into);
-  absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece);
+  absl::Status ReadPiece(const ManifestPiece& piece, int64_t begin, int64_t end, float* into,
+                         const std::function<void()>& moved);
+  absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece,
+                          const std::function<void()>& moved);
   absl::StatusOr<ReadableFile*> Open(const std::string& file);
 
   struct OpenFile {
@@ -79,6 +85,11 @@ enum class Verify {
 // FAILED_PRECONDITION: a newer format version; those of FileSystem.
 absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& folder,
                                       const std::string& manifest_name);
+
+// The same of a manifest that stands under another name, `file` (common/format/aside.h).
+absl::StatusOr<Manifest> ReadManifestFile(FileSystem& fs, const std::string& folder,
+                                          const std::string& file,
+                                          const std::string& manifest_name);
 
 // The checkpoint of one manifest, by one look at it.
 // Errors: those of ReadManifest; DATA_LOSS: a file is missing, has another size or other bytes; the

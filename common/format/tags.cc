@@ -5,13 +5,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/format/aside.h"
 #include "common/format/manifest.h"
 
 namespace dsrun {
 namespace {
 
 constexpr std::string_view kPrefix = "tag.";
+constexpr std::string_view kTemporaryPrefix = ".tmp.tag.";
 constexpr size_t kMostChars = 100;
+constexpr int kTries = 3;
 
 std::string PathOf(const std::string& folder, const std::string& name) {
   return JoinPath(folder, std::string(kPrefix) + name);
@@ -32,6 +35,25 @@ absl::StatusOr<Tag> ReadTag(FileSystem& fs, const std::string& folder, const std
   return absl::DataLossError(absl::StrCat(
       "tag ", path, ": expected the file name of a manifest and a newline, got ", text->size(),
       " bytes that are not; remove the file, or write it again with dsrun checkpoint tag"));
+}
+
+// "": there is no such tag, or it cannot be read.
+std::string TextOf(FileSystem& fs, const std::string& folder, const std::string& name) {
+  return ReadFile(fs, PathOf(folder, name)).value_or("");
+}
+
+absl::Status WriteText(FileSystem& fs, const std::string& folder, const std::string& name,
+                       const std::string& manifest) {
+  absl::Status written;
+  for (int i = 0; i < kTries; ++i) {
+    const std::string temporary =
+        absl::StrCat(std::string(kTemporaryPrefix), RandomDigits(), ".", manifest, ".", name);
+    written = WriteFileAtomically(fs, PathOf(folder, name), JoinPath(folder, temporary),
+                                  manifest + "\n", FileSystem::IfExists::kReplace);
+    // Somebody has tidied it away.
+    if (!absl::IsNotFound(written)) return written;
+  }
+  return written;
 }
 
 }  // namespace
@@ -67,23 +89,42 @@ absl::Status WriteTag(FileSystem& fs, const std::string& folder, const std::stri
     return absl::InvalidArgumentError(
         absl::StrCat("tag ", name, ": \"", manifest, "\" is not the file name of a manifest"));
   }
-  const std::string there = JoinPath(folder, manifest);
-  RETURN_IF_ERROR(fs.Stat(there).status()) << "tag " << name;
-  const std::string path = PathOf(folder, name);
-  RETURN_IF_ERROR(WriteFileAtomically(fs, path, JoinPath(folder, absl::StrCat(".tmp.tag.", name)),
-                                      manifest + "\n", FileSystem::IfExists::kReplace))
-      << "tag " << name;
-  // Somebody may have pruned between the look and the tag; from now on nobody does.
-  const absl::StatusOr<FileInfo> still = fs.Stat(there);
-  if (!absl::IsNotFound(still.status())) return absl::OkStatus();
-  RETURN_IF_ERROR(fs.RemoveFile(path)) << "a tag of a checkpoint that was removed meanwhile";
-  return Annotate(still.status(), absl::StrCat("tag ", name));
+  RETURN_IF_ERROR(BringBack(fs, folder, manifest)) << "tag " << name;
+  const std::string before = TextOf(fs, folder, name);
+  RETURN_IF_ERROR(WriteText(fs, folder, name, manifest)) << "tag " << name;
+  // Whoever prunes from now on sees the tag; who has looked at the tags before had set its manifest
+  // aside by then.
+  const absl::Status there = BringBack(fs, folder, manifest);
+  if (there.ok()) return absl::OkStatus();
+  if (!absl::IsNotFound(there)) {
+    return Annotate(there, absl::StrCat("tag ", name, " is written, and it cannot be told whether ",
+                                        manifest, " is still there"));
+  }
+  if (TextOf(fs, folder, name) == manifest + "\n") {
+    RETURN_IF_ERROR(RemoveTag(fs, folder, name));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("tag ", name, ": ", manifest, " was removed from ", folder,
+                   " as an old checkpoint at the same moment, so there is no such tag",
+                   before.empty() ? "" : absl::StrCat(" (it was ", before, " before)"),
+                   "; give it to a checkpoint that is there"));
 }
 
 absl::Status RemoveTag(FileSystem& fs, const std::string& folder, const std::string& name) {
   RETURN_IF_ERROR(CheckTagName(name));
   RETURN_IF_ERROR(fs.RemoveFile(PathOf(folder, name))) << "tag " << name;
   return fs.SyncFolder(folder);
+}
+
+std::optional<std::string> ManifestOfTagTemporary(std::string_view file) {
+  if (!file.starts_with(kTemporaryPrefix)) return std::nullopt;
+  constexpr std::string_view kEnd = ".json";
+  const size_t begin = file.find('.', kTemporaryPrefix.size());
+  const size_t end = begin == std::string_view::npos ? begin : file.find(".json.", begin);
+  if (end == std::string_view::npos) return std::nullopt;
+  const std::string_view manifest = file.substr(begin + 1, end + kEnd.size() - begin - 1);
+  if (!ParseManifestName(manifest).has_value()) return std::nullopt;
+  return std::string(manifest);
 }
 
 }  // namespace dsrun

@@ -53,13 +53,19 @@ constexpr char kHelp[] =
     "  untag     takes a name away\n"
     "  DIR A B   a save folder, of which the newest whole checkpoint is taken (verify: all), a\n"
     "            run folder, which means its checkpoints/, or one manifest\n"
-    "  --job ID  that job's checkpoints only\n"
+    "  --job ID  that job's checkpoints only; with one manifest, which must be that job's\n"
     "  --step N  the checkpoint of that step\n"
     "  --json    one JSON object on standard output\n"
-    "Exit codes: 0; 1 verify: something is damaged or missing, diff: something differs; 2 "
-    "something\n"
-    "could not be read, which is no damage; 90 there is no (whole) checkpoint, or a flag is "
-    "wrong.\n";
+    "Exit codes:\n"
+    "  0   done; verify: all that is there is whole; diff: nothing differs\n"
+    "  1   verify: a checkpoint is damaged, or a tag says nothing or names what is missing;\n"
+    "      diff: something differs\n"
+    "  2   no answer: something could not be read, or a tag not be written, and it says nothing "
+    "of\n"
+    "      damage; diff: also where one side turns out damaged while it is compared\n"
+    "  90  there is no such checkpoint, or it is damaged (all but verify), or a flag, a name or\n"
+    "      what a tag is asked for is wrong\n"
+    "  96  stopped by Ctrl-C or another signal; 98 a limit of the system is too low to begin\n";
 
 struct Verb {
   const char* name;

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/escaped.h"
 #include "common/base/status_macros.h"
 
@@ -30,7 +31,17 @@ absl::StatusOr<CheckpointPlace> LocateCheckpoints(FileSystem& fs, const std::str
 
 absl::StatusOr<Checkpoint> OpenAt(FileSystem& fs, const CheckpointPlace& place,
                                   const std::string& job_id, Verify verify, std::ostream& err) {
-  if (!place.manifest.empty()) return OpenCheckpoint(fs, place.folder, place.manifest, verify);
+  if (!place.manifest.empty()) {
+    // Whose it is comes first: a stranger's large files are not worth reading.
+    ASSIGN_OR_RETURN(const Manifest manifest, ReadManifest(fs, place.folder, place.manifest));
+    if (!job_id.empty() && manifest.facts.job_id != job_id) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--job: expected ", job_id, ", but ", JoinPath(place.folder, place.manifest),
+                       " is a checkpoint of job ", manifest.facts.job_id,
+                       "; name one of its own, or leave out ", "--job"));
+    }
+    return OpenCheckpoint(fs, place.folder, place.manifest, verify);
+  }
   FindOptions options;
   options.job_id = job_id;
   options.verify = verify;

@@ -30,7 +30,9 @@ struct CheckpointPlace {
 absl::StatusOr<CheckpointPlace> LocateCheckpoints(FileSystem& fs, const std::string& path);
 
 // The one checkpoint of a place: the manifest that is named, else the newest whole one (of the job,
-// if one is given). Newer ones that are not used are named on `err`.
+// if one is given). Newer ones that are not used are named on `err`. Errors: INVALID_ARGUMENT: the
+// manifest that is named is another job's; NOT_FOUND, DATA_LOSS: there is none, or none that is
+// whole; those of SearchCheckpoints.
 absl::StatusOr<Checkpoint> OpenAt(FileSystem& fs, const CheckpointPlace& place,
                                   const std::string& job_id, Verify verify, std::ostream& err);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
+#include "common/format/aside.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/tags.h"
 
@@ -75,6 +76,9 @@ absl::Status CheckTagIsFree(FileSystem& fs, const std::string& folder, const std
 int TagCommand(FileSystem& fs, const CheckpointPlace& place, const std::string& job_id,
                std::optional<int64_t> step, const std::string& tag, std::ostream& out,
                std::ostream& err) {
+  // What a prune that died has left aside is to be had, too.
+  const absl::Status back = BringAllBack(fs, place.folder);
+  if (!back.ok()) return PrintCheckpointError(back, err);
   const absl::StatusOr<std::string> chosen = Choose(fs, place, job_id, step, err);
   if (!chosen.ok()) return PrintCheckpointError(chosen.status(), err);
   const absl::Status free = CheckTagIsFree(fs, place.folder, tag);

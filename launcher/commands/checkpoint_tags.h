@@ -25,8 +25,8 @@ absl::StatusOr<std::string> StepsIn(FileSystem& fs, const std::string& folder);
 absl::Status CheckTagIsFree(FileSystem& fs, const std::string& folder, const std::string& tag);
 
 // The newest whole checkpoint (by sizes) of the place, of `step` and `job_id` where they are given,
-// gets the tag. A tag that names another checkpoint already is not moved. Both return the exit
-// code.
+// gets the tag, also one that a prune has set aside and not removed (common/format/aside.h). A tag
+// that names another checkpoint already is not moved. Both return the exit code.
 int TagCommand(FileSystem& fs, const CheckpointPlace& place, const std::string& job_id,
                std::optional<int64_t> step, const std::string& tag, std::ostream& out,
                std::ostream& err);

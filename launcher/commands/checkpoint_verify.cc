@@ -13,7 +13,9 @@
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/status_macros.h"
+#include "common/format/aside.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/save_folder.h"
 #include "common/format/tags.h"
 #include "launcher/commands/byte_progress.h"
 
@@ -137,6 +139,13 @@ class FolderVerifier {
     return names.ok() && !std::binary_search(names->begin(), names->end(), name);
   }
 
+  bool IsAside(const std::string& manifest) {
+    const absl::StatusOr<std::vector<Aside>> asides = ListAsides(fs_, verdict_.folder);
+    return asides.ok() && std::any_of(asides->begin(), asides->end(), [&](const Aside& aside) {
+             return aside.manifest == manifest;
+           });
+  }
+
   void VerifyShards(Opened& opened, ByteProgress& progress) {
     ShardVerifier verifier(fs_, verdict_.folder, *opened.manifest);
     VerifiedCheckpoint& result = opened.result;
@@ -166,11 +175,38 @@ class FolderVerifier {
       return;
     }
     for (const auto& [tag, manifest] : *tags) {
-      if (!IsGone(manifest)) continue;
+      if (!IsGone(manifest) || IsAside(manifest)) continue;
       verdict_.broken_tags.push_back({tag, absl::StrCat("its checkpoint ", manifest,
                                                         " is missing; take the tag away with "
                                                         "dsrun checkpoint untag")});
     }
+  }
+
+  // nullopt: it is not of dsrun.
+  static std::optional<std::string> WhatIsLeft(const std::string& name, bool all_read) {
+    if (const auto shard = ParseShardFileName(name)) {
+      return absl::StrCat("a shard of step ", shard->step.value(), " that no ",
+                          all_read ? "" : "readable ",
+                          "manifest names: of a save under way, or of a writer that died");
+    }
+    if (const auto aside = ParseAsideName(name)) {
+      return absl::StrCat(aside->manifest,
+                          ", set aside to be removed, by a prune under way, or by ",
+                          "one that died: the next one of its job decides anew, and dsrun ",
+                          "checkpoint tag brings it back");
+    }
+    if (const auto manifest = ManifestOfTagTemporary(name)) {
+      return absl::StrCat("a tag of ", *manifest, ", unfinished: of a writer at work, or of one ",
+                          "that died");
+    }
+    if (const auto job = JobOfSaveFolderMarker(name)) {
+      return absl::StrCat("the marker of job ", *job, ", which saves here: remove it only if that ",
+                          "job has ended (its dsrun was killed)");
+    }
+    if (name.starts_with(".tmp.")) {
+      return "unfinished: of a save under way, or of a writer that died";
+    }
+    return std::nullopt;
   }
 
   absl::Status SortTheRest() {
@@ -187,15 +223,9 @@ class FolderVerifier {
           name.starts_with("tag.")) {
         continue;
       }
-      if (const auto shard = ParseShardFileName(name); shard.has_value()) {
-        verdict_.leftover.push_back(
-            {name, absl::StrCat("a shard of step ", shard->step.value(), " that no ",
-                                all_read ? "" : "readable ",
-                                "manifest names: of a save under way, or of a writer that died")});
-      } else if (name.starts_with(".tmp.")) {
-        verdict_.leftover.push_back({name,
-                                     "unfinished: of a save under way, or of a writer that "
-                                     "died"});
+      const std::optional<std::string> words = WhatIsLeft(name, all_read);
+      if (words.has_value()) {
+        verdict_.leftover.push_back({name, *words});
       } else {
         verdict_.foreign.push_back({name, "not dsrun's"});
       }

@@ -3,7 +3,8 @@
 // called damage; what no checkpoint needs is listed. Nothing is changed.
 //
 // A job may be saving and pruning meanwhile: a checkpoint that goes away is said to have gone, and
-// files of a save under way are listed as not named by any manifest.
+// files of a save under way are listed as not named by any manifest. What a prune has set aside
+// (common/format/aside.h) is left over, and its shards with it; a tag that names it is not broken.
 
 #ifndef DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_VERIFY_H_
 #define DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_VERIFY_H_

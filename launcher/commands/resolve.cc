@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "common/base/file_system.h"
+#include "common/format/save_folder.h"
 #include "common/rpc/secrets.h"
 #include "launcher/commands/flag_values.h"
 #include "launcher/commands/resolve_parts.h"
@@ -106,7 +108,7 @@ Resolved Resolve(const CommandLine& line, const Machine& machine, Findings& find
   if (context.is_train()) {
     ResolveTrain(context);
     CheckFutureFolder(context, "--save", job.train().save_dir());
-    resolved.probe_path = job.train().save_dir() + "/.dsrun-probe-" + job.job_id();
+    resolved.probe_path = JoinPath(job.train().save_dir(), SaveFolderMarker(job.job_id()));
   } else {
     ResolveProgram(context);
   }

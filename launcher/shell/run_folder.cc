@@ -65,12 +65,13 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
 }
 
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
-  RETURN_IF_ERROR(fs.CreateFolder(FolderOf(path))) << "save folder";
+  RETURN_IF_ERROR(CreateFolderAndSync(fs, FolderOf(path))) << "save folder";
   if (mkdir(path.c_str(), 0777) != 0) {
     // One that is there, whoever made it a moment ago, is not given away; what else it may be shows
     // here, too.
     return errno == EEXIST ? fs.CreateFolder(path) : ErrnoStatus(errno, "make save folder", path);
   }
+  RETURN_IF_ERROR(fs.SyncFolder(FolderOf(path))) << "save folder";
   const absl::StatusOr<ProcessUser> owner = ResolveProcessUser(user);
   if (!owner.ok() || !owner->change) return absl::OkStatus();
   if (chown(path.c_str(), owner->uid, owner->gid) == 0) return absl::OkStatus();
@@ -79,11 +80,12 @@ absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const st
 
 absl::StatusOr<ProbeFile> ProbeFile::Write(FileSystem& fs, const std::string& path) {
   if (path.empty()) return ProbeFile(fs, "", "");
-  RETURN_IF_ERROR(fs.CreateFolder(FolderOf(path))) << "save folder";
   ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs.CreateExclusive(path));
   ProbeFile probe(fs, path, RandomBytes(kProbeBytes));  // from here on it is removed
   RETURN_IF_ERROR(file->Append(std::as_bytes(std::span(probe.content()))));
+  RETURN_IF_ERROR(file->Sync());
   RETURN_IF_ERROR(file->Close());
+  RETURN_IF_ERROR(fs.SyncFolder(FolderOf(path)));
   return probe;
 }
 

@@ -29,13 +29,15 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
 // somebody else's and stays; a link that cannot be made is none.
 void PointLatestTo(const std::string& path);
 
-// Makes the save folder if it is missing, and then gives it to the user that the ranks run as: they
-// write into it. One that is there stays as it is. A user who is unknown here is the agents'
-// matter. Errors: those of FileSystem::CreateFolder; PERMISSION_DENIED: it cannot be given away.
+// Makes the save folder if it is missing, with what is missing above it, so that it lasts (a save
+// never makes it: common/format/save_folder.h), and then gives it to the user that the ranks run
+// as: they write into it. One that is there stays as it is. A user who is unknown here is the
+// agents' matter. Errors: those of FileSystem; PERMISSION_DENIED: it cannot be given away.
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user);
 
-// The file by which agents see that they share the launcher's save folder (proto/agent.proto).
-// Written on construction, removed with this object. An empty path writes nothing.
+// The file by which agents see that they share the launcher's save folder (proto/agent.proto), and
+// ranks that it is still the same one: its marker (common/format/save_folder.h). Written and synced
+// on construction, removed with this object. An empty path writes nothing.
 class ProbeFile {
  public:
   static absl::StatusOr<ProbeFile> Write(FileSystem& fs, const std::string& path);

@@ -249,6 +249,24 @@ TEST_F(StorageJob, MountThatStaysMissing_EndsTheJobAndNothingIsBegun) {
   EXPECT_EQ(ContentHash(save()), UndisturbedHash());
 }
 
+// It goes away while the ranks train, and the folder beneath is there for whoever writes.
+TEST_F(StorageJob, MountThatVanishesWhileTraining_TakesNothingBeneathAndIsUsedAgain) {
+  auto mounted = Mounted::At(save());
+  if (!mounted.ok()) GTEST_SKIP() << mounted.status();
+  Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval + 1)) << job.Words();
+  (*mounted)->Hide();
+  ASSERT_TRUE(job.AwaitError("is not the folder that this job began with")) << job.Words();
+  for (const std::string& name : NamesIn(save())) {
+    EXPECT_THAT(name, Not(HasSubstr(".safetensors"))) << "on the disk beneath";
+  }
+  ASSERT_TRUE((*mounted)->Show().ok());
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("COULD NOT BE WRITTEN"));
+  EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
+  EXPECT_EQ(ContentHash(save()), UndisturbedHash());
+}
+
 TEST_F(StorageJob, MissingMountWithAllowRewind_BeginsAndSaysWhatIsThrownAway) {
   auto mounted = Mounted::At(save());
   if (!mounted.ok()) GTEST_SKIP() << mounted.status();

@@ -14,9 +14,11 @@
 #include <string>
 
 #include "common/base/file_system.h"
+#include "common/format/save_folder.h"
 #include "launcher/shell/operator_stops.h"
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
+#include "tests/fakes/stopping_file_system.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -132,6 +134,27 @@ TEST(PrepareSaveFolder, OneThatIsThere_StaysWhoseItIs_AndAFileIsNone) {
   std::ofstream(folder + "/file") << "x";
   EXPECT_FALSE(PrepareSaveFolder(FileSystem::Real(), folder + "/file", "").ok());
   EXPECT_TRUE(PrepareSaveFolder(FileSystem::Real(), folder + "/a/b", "").ok());
+}
+
+// A save never makes its folder, so that a name which a crash of the machine takes back is missed
+// for good: every new name is synced, and so is the marker.
+TEST(PrepareSaveFolder, NewFoldersAndTheMarker_AreSynced) {
+  const std::string folder = NewFolder();
+  StoppingFileSystem counted(FileSystem::Real(), /*at=*/-1, nullptr);
+  ASSERT_TRUE(PrepareSaveFolder(counted, folder + "/a/b/save", "").ok());
+  // Made and synced: a and b; save is made by hand, and synced.
+  EXPECT_EQ(counted.operations(), 2 + 2 + 1);
+  const std::string marker = folder + "/a/b/save/" + SaveFolderMarker("job");
+  {
+    const auto probe = ProbeFile::Write(counted, marker);
+    ASSERT_TRUE(probe.ok()) << probe.status();
+    // Create, append, sync, close, sync of the folder.
+    EXPECT_EQ(counted.operations(), 5 + 5);
+    EXPECT_TRUE(CheckSaveFolder(counted, folder + "/a/b/save", "job").ok());
+  }
+  EXPECT_FALSE(CheckSaveFolder(counted, folder + "/a/b/save", "job").ok()) << "the job is over";
+  EXPECT_FALSE(ProbeFile::Write(counted, folder + "/none/" + SaveFolderMarker("job")).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/none"));
 }
 
 TEST(PointLatestTo, PointsToTheNewestRun_AndLeavesAFolderOfThatNameAlone) {

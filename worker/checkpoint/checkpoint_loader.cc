@@ -19,7 +19,8 @@ std::string Table(const std::vector<Difference>& differences) {
 }
 
 absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
-                       const std::vector<TensorRange>& parts, float* arena) {
+                       const std::vector<TensorRange>& parts, float* arena,
+                       const std::function<void()>& moved) {
   for (const TensorRange& part : parts) {
     const std::string name = std::string(prefix) + part.tensor->name;
     const ManifestTensor* stored = checkpoint.manifest().FindTensor(name);
@@ -28,7 +29,8 @@ absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
           name, ": expected shape [", absl::StrJoin(part.tensor->shape, ", "), "], ",
           checkpoint.manifest_name(), " has [", absl::StrJoin(stored->shape, ", "), "]"));
     }
-    RETURN_IF_ERROR(checkpoint.ReadRange(name, part.begin, part.end, arena + part.arena_offset));
+    RETURN_IF_ERROR(
+        checkpoint.ReadRange(name, part.begin, part.end, arena + part.arena_offset, moved));
   }
   return absl::OkStatus();
 }
@@ -52,7 +54,8 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
-                               float* params, float* adam_m, float* adam_v) {
+                               float* params, float* adam_m, float* adam_v,
+                               const std::function<void()>& moved) {
   RETURN_IF_ERROR(CheckCompatible(checkpoint.manifest().facts, expectation));
   int64_t owned_elements = 0;
   for (const Range& range : owned) owned_elements += range.size();
@@ -61,11 +64,11 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   std::fill_n(adam_v, owned_elements, 0.0f);
   const Range everything{0, layout.size()};
   RETURN_IF_ERROR(ReadParts(checkpoint, kModelPrefix,
-                            CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole),
-                            params));
+                            CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole), params,
+                            moved));
   const std::vector<TensorRange> state = CutAtTensors(layout, owned, Arena::kCompact);
-  RETURN_IF_ERROR(ReadParts(checkpoint, kAdamMPrefix, state, adam_m));
-  return ReadParts(checkpoint, kAdamVPrefix, state, adam_v);
+  RETURN_IF_ERROR(ReadParts(checkpoint, kAdamMPrefix, state, adam_m, moved));
+  return ReadParts(checkpoint, kAdamVPrefix, state, adam_v, moved);
 }
 
 }  // namespace dsrun::worker

@@ -4,6 +4,7 @@
 #ifndef DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
 #define DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
 
+#include <functional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -27,14 +28,16 @@ struct LoadExpectation {
 // not accepted; the message has a table of every difference (common/format/run_differences.h).
 absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation);
 
-// Reads after CheckCompatible. `params` is the whole arena (layout.size() elements); `adam_m` and
+// Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
+// rank is not stuck. `params` is the whole arena (layout.size() elements); `adam_m` and
 // `adam_v` are compact (the owned ranges, concatenated). Padding becomes zero. After an error the
 // arenas hold anything. Where training stands is in checkpoint.manifest().facts.
 // Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
 // than its model.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
-                               float* params, float* adam_m, float* adam_v);
+                               float* params, float* adam_m, float* adam_v,
+                               const std::function<void()>& moved = {});
 
 }  // namespace dsrun::worker
 

@@ -11,7 +11,9 @@
 #include "common/base/crc32c.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
+#include "common/format/aside.h"
 #include "common/format/safetensors.h"
+#include "common/format/save_folder.h"
 #include "worker/checkpoint/commit_file.h"
 
 namespace dsrun::worker {
@@ -152,7 +154,9 @@ absl::StatusOr<int64_t> FirstEpoch(FileSystem& fs, const std::string& folder,
   ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(folder));
   int64_t last = 0;
   for (const std::string& name : names) {
-    const std::optional<ManifestKey> key = ParseManifestName(name);
+    const std::optional<Aside> aside = ParseAsideName(name);
+    const std::optional<ManifestKey> key =
+        ParseManifestName(aside.has_value() ? aside->manifest : name);
     if (key.has_value() && key->generation == facts.key.generation)
       last = std::max(last, key->epoch);
   }
@@ -216,7 +220,7 @@ absl::StatusOr<ShardRecord> ShardRecord::Parse(std::string_view text) {
 
 absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder, const ShardId& id,
                                        std::span<const Slice> slices) {
-  RETURN_IF_ERROR(fs.CreateFolder(folder)) << "saving a checkpoint";
+  RETURN_IF_ERROR(CheckSaveFolder(fs, folder, id.job_id)) << "saving a checkpoint";
   const std::string path = JoinPath(folder, ShardFileName(id.name));
   absl::StatusOr<std::unique_ptr<WritableFile>> file = fs.CreateExclusive(path);
   RETURN_IF_ERROR(file.status()) << "saving a checkpoint";
@@ -225,6 +229,10 @@ absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder
   // Its name has to be on the disk before the manifest's.
   if (record.ok()) {
     if (absl::Status synced = fs.SyncFolder(folder); !synced.ok()) record = synced;
+  }
+  // A mount may have gone before the file was made.
+  if (record.ok()) {
+    if (absl::Status there = CheckSaveFolder(fs, folder, id.job_id); !there.ok()) record = there;
   }
   if (record.ok()) return record;
   // Ours alone (it was made exclusively), and of no use to anybody. The first error is the one to
@@ -258,6 +266,11 @@ absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& fo
         CommitFile(fs, JoinPath(folder, name), temporary, EncodeManifest(*manifest));
     switch (outcome.state) {
       case CommitOutcome::State::kCommitted:
+        // A mount may have gone since the look at the shards.
+        if (const absl::Status there = CheckSaveFolder(fs, folder, facts.job_id); !there.ok()) {
+          return absl::UnknownError(absl::StrCat("it cannot be told where checkpoint ", name,
+                                                 " was committed: ", std::string(there.message())));
+        }
         WriteFileAtomically(fs, JoinPath(folder, "latest"), temporary + std::string(kLatestSuffix),
                             name + "\n", FileSystem::IfExists::kReplace)
             .IgnoreError();  // advice

@@ -54,10 +54,12 @@ struct ShardRecord {
   friend bool operator==(const ShardRecord&, const ShardRecord&) = default;
 };
 
-// Makes `folder` if it is missing, writes and syncs the shard. After an error the partial file is
-// removed.
-// Errors: ALREADY_EXISTS: this process saved this step before; RESOURCE_EXHAUSTED: the disk is
-// full; those of FileSystem.
+// Writes and syncs the shard, into the folder that the job began with and no other
+// (common/format/save_folder.h), before and after; it never makes one. After an error the partial
+// file is removed.
+// Errors: UNAVAILABLE: the folder has vanished, or is another one, such as what is beneath a mount;
+// ALREADY_EXISTS: this process saved this step before; RESOURCE_EXHAUSTED: the disk is full; those
+// of FileSystem.
 absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder, const ShardId& id,
                                        std::span<const Slice> slices);
 
@@ -67,10 +69,11 @@ absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardR
 // Commits. The manifest gets facts.key.epoch, or if that is 0 the one after the last in its
 // generation, and the next ones while a name is taken. Returns the manifest's name. Then points
 // `latest` at it; that is advice for people, and no error if it fails.
-// Errors: UNKNOWN: it may be committed; no shard must be removed (see MayBeCommitted). After all
-// others nothing is committed. DATA_LOSS: the records do not cover every tensor exactly once;
-// FAILED_PRECONDITION: a shard cannot be seen from here, also not while `patience` lasts (nullptr:
-// one look): a network file system may show the others' shards late; those of FileSystem.
+// Errors: UNKNOWN: it may be committed; no shard must be removed (see MayBeCommitted); also where
+// the folder is another one afterwards than the job began with. After all others nothing is
+// committed. DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION: a
+// shard cannot be seen from here, also not while `patience` lasts (nullptr: one look): a network
+// file system may show the others' shards late; those of FileSystem.
 absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
                                            const ManifestFacts& facts,
                                            const std::vector<ShardRecord>& records,

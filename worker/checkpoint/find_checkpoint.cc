@@ -8,6 +8,7 @@
 #include "common/base/counted.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/save_folder.h"
 
 namespace dsrun::worker {
 namespace {
@@ -81,59 +82,99 @@ void WarnOfLoss(const WantedCheckpoint& wanted, const CheckpointSearch& search, 
                     from, " instead of step ", lost_step));
 }
 
-absl::StatusOr<CheckpointSearch> SearchOwn(FileSystem& fs, const WantedCheckpoint& wanted,
-                                           Patience& patience, const Warn& warn) {
-  FindOptions own;
-  own.job_id = wanted.job_id;
-  own.damaged = wanted.damaged;
-  own.unreadable = wanted.unreadable;
-  own.verify = wanted.verify;
-  own.patience = &patience;
-  own.pass_unreadable = wanted.allow_rewind;
-  while (true) {
-    absl::StatusOr<CheckpointSearch> search = SearchCheckpoints(fs, wanted.save_dir, own);
-    const bool has_folder = !absl::IsNotFound(search.status());
-    if (!has_folder) search = CheckpointSearch();
-    if (!search.ok()) return Unreadable(wanted, search.status());
-    if (ReachesFloor(wanted, *search)) return search;
-    if (patience.Again()) continue;
-    const std::string what = BelowFloor(wanted, *search, has_folder);
-    if (!wanted.allow_rewind) {
-      return absl::UnavailableError(absl::StrCat(what, "; ", WhatToDo(wanted)));
-    }
-    warn(absl::StrCat("--allow-rewind: ", what, "; ",
-                      Counted(wanted.floor_step - StepOf(*search), "step"), " THROWN AWAY"));
-    return search;
-  }
+// The first look that is enough, or the last one that patience lasts for.
+template <typename Look, typename Enough>
+auto LookUntil(Patience& patience, const Look& look, const Enough& enough) {
+  auto found = look();
+  while (!enough(found) && patience.Again()) found = look();
+  return found;
 }
 
-absl::StatusOr<FoundCheckpoint> FindToLoad(FileSystem& fs, const WantedCheckpoint& wanted,
-                                           Patience& patience, const Warn& warn) {
+FindOptions Options(const WantedCheckpoint& wanted, Patience& patience) {
   FindOptions options;
-  options.step = wanted.load_step;
   options.damaged = wanted.damaged;
   options.unreadable = wanted.unreadable;
   options.verify = wanted.verify;
   options.patience = &patience;
   options.pass_unreadable = wanted.allow_rewind;
-  while (true) {
-    std::vector<std::string> rejected;
-    absl::StatusOr<Checkpoint> found =
-        FindNewestCheckpoint(fs, wanted.load_dir, options, &rejected);
-    // The launcher has just found one there.
-    if (absl::IsNotFound(found.status()) && patience.Again()) continue;
-    for (const std::string& line : rejected) {
-      warn(absl::StrCat("a checkpoint of --load was passed over: ", line));
-    }
-    if (found.ok()) return FoundCheckpoint{found->folder(), found->manifest_name()};
-    if (absl::IsNotFound(found.status()) || absl::IsFailedPrecondition(found.status())) {
-      return Annotate(found.status(), "--load");
-    }
-    return absl::UnavailableError(absl::StrCat(
-        "--load: it cannot be told which checkpoint in ", wanted.load_dir, " is the newest: ",
-        std::string(found.status().message()), "; make it readable on all nodes, or give ",
-        "--allow-rewind to go on from the newest that can be read"));
+  return options;
+}
+
+// Where saves go from now on: what was given up is not waited for by them either.
+void Adopt(FileSystem& fs, const WantedCheckpoint& wanted, const Warn& warn) {
+  if (CheckSaveFolder(fs, wanted.save_dir, wanted.job_id).ok()) return;
+  const absl::Status adopted = AdoptSaveFolder(fs, wanted.save_dir, wanted.job_id);
+  warn(adopted.ok() ? absl::StrCat("--allow-rewind: ", wanted.save_dir,
+                                   " is another folder than this job began with, and is its save "
+                                   "folder from now on")
+                    : absl::StrCat("nothing can be saved: ", std::string(adopted.message())));
+}
+
+absl::StatusOr<CheckpointSearch> SearchOwn(FileSystem& fs, const WantedCheckpoint& wanted,
+                                           Patience& patience, const Warn& warn) {
+  FindOptions own = Options(wanted, patience);
+  own.job_id = wanted.job_id;
+  bool has_folder = true;
+  absl::StatusOr<CheckpointSearch> search = LookUntil(
+      patience,
+      [&]() -> absl::StatusOr<CheckpointSearch> {
+        absl::StatusOr<CheckpointSearch> found = SearchCheckpoints(fs, wanted.save_dir, own);
+        has_folder = !absl::IsNotFound(found.status());
+        if (!has_folder) return CheckpointSearch();
+        return found;
+      },
+      [&](const auto& found) { return !found.ok() || ReachesFloor(wanted, *found); });
+  if (!search.ok()) return Unreadable(wanted, search.status());
+  if (ReachesFloor(wanted, *search)) return search;
+  const std::string what = BelowFloor(wanted, *search, has_folder);
+  if (!wanted.allow_rewind) {
+    return absl::UnavailableError(absl::StrCat(what, "; ", WhatToDo(wanted)));
   }
+  warn(absl::StrCat("--allow-rewind: ", what, "; ",
+                    Counted(wanted.floor_step - StepOf(*search), "step"), " THROWN AWAY"));
+  Adopt(fs, wanted, warn);
+  return search;
+}
+
+// There is nothing whole in the folder of --load. At a restart it is one that went away since this
+// job began, as long as nothing in it is proven to be damaged.
+absl::Status NothingToLoad(const WantedCheckpoint& wanted, const absl::Status& why,
+                           bool has_damaged) {
+  if (!wanted.restart || has_damaged) return Annotate(why, "--load");
+  return absl::UnavailableError(absl::StrCat(
+      "--load: this job began with a checkpoint in ", wanted.load_dir, ", which is missing now: ",
+      std::string(why.message()), "; nothing is begun without it: make it readable on all nodes, ",
+      "with everything that was in it"));
+}
+
+absl::StatusOr<FoundCheckpoint> FindToLoad(FileSystem& fs, const WantedCheckpoint& wanted,
+                                           Patience& patience, const Warn& warn) {
+  FindOptions options = Options(wanted, patience);
+  options.step = wanted.load_step;
+  std::vector<std::string> rejected;
+  const absl::StatusOr<Checkpoint> found = LookUntil(
+      patience,
+      [&] {
+        rejected.clear();
+        return FindNewestCheckpoint(fs, wanted.load_dir, options, &rejected);
+      },
+      // The launcher has just found one there, or a generation before this one has.
+      [&](const absl::StatusOr<Checkpoint>& last) {
+        return !absl::IsNotFound(last.status()) ||
+               (!wanted.restart && absl::IsNotFound(fs.Stat(wanted.load_dir).status()));
+      });
+  for (const std::string& line : rejected) {
+    warn(absl::StrCat("a checkpoint of --load was passed over: ", line));
+  }
+  if (found.ok()) return FoundCheckpoint{found->folder(), found->manifest_name()};
+  if (absl::IsNotFound(found.status())) {
+    return NothingToLoad(wanted, found.status(), !rejected.empty());
+  }
+  if (absl::IsFailedPrecondition(found.status())) return Annotate(found.status(), "--load");
+  return absl::UnavailableError(absl::StrCat(
+      "--load: it cannot be told which checkpoint in ", wanted.load_dir, " is the newest: ",
+      std::string(found.status().message()), "; make it readable on all nodes, or give ",
+      "--allow-rewind to go on from the newest that can be read"));
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct WantedCheckpoint {
   // The newest that this job is known to have committed (GenerationPlan); 0 and "": none.
   int64_t floor_step = 0;
   std::string floor_manifest;
+  bool restart = false;       // not the first generation of the job
   bool allow_rewind = false;  // begin with less all the same
   // Paths of manifests that ranks have proven to be damaged, and what (SearchCheckpoints).
   std::map<std::string, std::string> damaged;
@@ -41,10 +42,13 @@ struct FoundCheckpoint {
 // Looks again and again while `patience` lasts and something cannot be read, or less is there than
 // the floor. Damaged checkpoints (see SearchCheckpoints) are passed over; `warn` is told each, and
 // how many steps are lost by it. With allow_rewind, what cannot be read when patience is over is
-// passed over as well, and `warn` is told what is thrown away.
+// passed over as well, and `warn` is told what is thrown away; the folder that is there, if it is
+// another one than the job began with, is its save folder from then on.
 // Errors: UNAVAILABLE: there may be more than what can be read: nothing must begin; the message
-// says the floor, the folder, what is wrong and what to do. NOT_FOUND: nothing to load in load_dir.
-// FAILED_PRECONDITION: a checkpoint in load_dir of a newer format version.
+// says the floor, the folder, what is wrong and what to do. NOT_FOUND: nothing whole in load_dir:
+// at the start of a job at once if the folder is missing, and at a restart only what is proven to
+// be damaged; what has been loaded from there before and is missing now, is waited for, and then
+// UNAVAILABLE. FAILED_PRECONDITION: a checkpoint in load_dir of a newer format version.
 absl::StatusOr<FoundCheckpoint> FindCheckpoint(FileSystem& fs, const WantedCheckpoint& wanted,
                                                Patience& patience,
                                                const std::function<void(const std::string&)>& warn);

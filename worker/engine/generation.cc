@@ -187,6 +187,7 @@ absl::Status GenerationRun::Load() {
   resume.corpus_sha256 = setup_.corpus_sha256;
   resume.floor_step = floor_step_;
   resume.floor_manifest = floor_manifest_;
+  resume.restart = generation_ > Generation(1);
   resume.clock = setup_.clock;
   resume.wait = [this](absl::Duration duration) {
     return setup_.wait(duration, [this] { return session_.Superseded(generation_); });

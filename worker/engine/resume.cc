@@ -41,6 +41,7 @@ WantedCheckpoint Wanted(const ResumeSetup& setup, const Findings& findings) {
   if (spec.has_load_step()) wanted.load_step = spec.load_step();
   wanted.floor_step = setup.floor_step;
   wanted.floor_manifest = setup.floor_manifest;
+  wanted.restart = setup.restart;
   wanted.allow_rewind = spec.allow_rewind();
   wanted.damaged = findings.damaged;
   wanted.unreadable = findings.unreadable;
@@ -97,8 +98,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   ShardedState& state = setup.trainer->state();
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
-      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m,
-      state.adam_v));
+      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m, state.adam_v,
+      setup.moved));
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
   return absl::OkStatus();

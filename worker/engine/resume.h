@@ -36,6 +36,7 @@ struct ResumeSetup {
   std::string corpus_sha256;
   int64_t floor_step = 0;  // GenerationPlan, as the next
   std::string floor_manifest;
+  bool restart = false;  // not the first generation of the job
   const Clock* clock;
   Patience::Wait wait;                                   // false: the generation is over
   std::function<void(const std::string& warning)> warn;  // the operator

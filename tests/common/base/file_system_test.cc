@@ -1,5 +1,6 @@
 #include "common/base/file_system.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -8,7 +9,9 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "common/base/descriptor.h"
 #include "tests/fakes/faulty_file_system.h"
 
 namespace dsrun {
@@ -181,6 +184,57 @@ TEST(FileSystemRealTest, Stat_FollowsSymbolicLinks) {
   ASSERT_EQ(symlink("nowhere", (pattern + "/dangling").c_str()), 0);
   EXPECT_EQ(FileSystem::Real().Stat(pattern + "/dangling").status().code(),
             absl::StatusCode::kNotFound);
+}
+
+TEST_P(FileSystemTest, CreateFolderAndSync_MakesWhatIsMissing) {
+  EXPECT_TRUE(CreateFolderAndSync(*fs_, Path("a/b/c")).ok());
+  EXPECT_TRUE(CreateFolderAndSync(*fs_, Path("a/b/c")).ok()) << "it is there";
+  EXPECT_EQ(fs_->Stat(Path("a/b/c"))->kind, FileKind::kFolder);
+  Write("file", "x");
+  EXPECT_FALSE(CreateFolderAndSync(*fs_, Path("file")).ok());
+}
+
+TEST(FaultyFileSystemTest, CreateFolderAndSync_SyncsEveryNewName_AndReportsWhatFails) {
+  FaultyFileSystem fs;
+  ASSERT_TRUE(fs.CreateFolder("/d").ok());
+  const int64_t before = fs.operations();
+  ASSERT_TRUE(CreateFolderAndSync(fs, "/d/a/b").ok());
+  EXPECT_EQ(fs.operations() - before, 4) << "two are made, and the folder of each is synced";
+  ASSERT_TRUE(CreateFolderAndSync(fs, "/d/a/b").ok());
+  EXPECT_EQ(fs.operations() - before, 4) << "nothing is new";
+  for (int64_t n = 0; n < 4; ++n) {
+    fs.FailOperation(n, absl::UnavailableError("on purpose"));
+    EXPECT_TRUE(absl::IsUnavailable(CreateFolderAndSync(fs, "/d/x" + std::to_string(n) + "/y")))
+        << n;
+  }
+}
+
+TEST(RandomDigits, AreSixteenAndOthersEveryTime) {
+  EXPECT_THAT(RandomDigits(), ::testing::MatchesRegex("[0-9a-f]+"));
+  EXPECT_EQ(RandomDigits().size(), 16u);
+  EXPECT_NE(RandomDigits(), RandomDigits());
+}
+
+TEST(Descriptor, IsClosedOnceByItsLastOwner) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const auto is_open = [](int fd) { return fcntl(fd, F_GETFD) >= 0; };
+  {
+    Descriptor first(ends[0]);
+    Descriptor second(std::move(first));
+    EXPECT_EQ(second.get(), ends[0]);
+    EXPECT_TRUE(is_open(ends[0]));
+  }
+  EXPECT_FALSE(is_open(ends[0]));
+  {
+    Descriptor given_away(ends[1]);
+    EXPECT_EQ(given_away.Release(), ends[1]);
+    EXPECT_LT(given_away.get(), 0);
+  }
+  EXPECT_TRUE(is_open(ends[1]));
+  close(ends[1]);
+  const Descriptor none(-1);
+  EXPECT_LT(none.get(), 0);
 }
 
 TEST(FaultyFileSystemTest, Recover_ShowsWhatADiskCouldShow) {

@@ -28,6 +28,7 @@ class CheckpointCommandTest : public ::testing::Test {
     EXPECT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
     options.step = Step(20);
     EXPECT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
+    EXPECT_TRUE(fs_.RemoveFile("/save/.dsrun-probe-job-a").ok());  // the job has ended
   }
   int Run(std::vector<std::string> args) {
     out_.str("");
@@ -224,12 +225,79 @@ TEST_F(CheckpointCommandTest, Verify_SortsWhatNoCheckpointNeeds) {
   EXPECT_THAT(out_.str(), HasSubstr("tag gone: its checkpoint manifest.step-00000099"));
 }
 
+// Files of dsrun that are none of a checkpoint are not called a stranger's.
+TEST_F(CheckpointCommandTest, Verify_KnowsMarkersUnfinishedTagsAndWhatIsAside) {
+  fs_.Write("/save/.dsrun-probe-20261127-010203-abcdef", "32 bytes");
+  fs_.Write(std::string("/save/.tmp.tag.0123456789abcdef.") + k10 + ".best", "");
+  fs_.Write("/save/tag.best", std::string(k10) + "\n");
+  const std::string manifest = ReadFile(fs_, std::string("/save/") + k10).value();
+  ASSERT_TRUE(fs_.RemoveFile(std::string("/save/") + k10).ok());
+  fs_.Write(std::string("/save/.aside.0123456789abcdef.") + k10, manifest);
+  EXPECT_EQ(Run({"verify", "/save"}), 0) << out_.str();
+  EXPECT_THAT(out_.str(),
+              HasSubstr("left over .dsrun-probe-20261127-010203-abcdef: the marker of job "
+                        "20261127-010203-abcdef, which saves here"));
+  EXPECT_THAT(out_.str(), HasSubstr(std::string(".best: a tag of ") + k10 + ", unfinished"));
+  EXPECT_THAT(out_.str(), HasSubstr(std::string("left over .aside.0123456789abcdef.") + k10 + ": " +
+                                    k10 + ", set aside to be removed"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("foreign")));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("missing"))) << "the tag's checkpoint is not lost";
+  // And it is to be had.
+  EXPECT_EQ(Run({"tag", "/save", "best", "--step", "10"}), 0) << err_.str();
+  EXPECT_EQ(Run({"hash", std::string("/save/") + k10}), 0) << err_.str();
+}
+
+TEST_F(CheckpointCommandTest, JobOfAnotherThanTheManifestThatIsNamed_IsAnError) {
+  const std::string path = std::string("/save/") + k10;
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"hash", path}, {"inspect", path}, {"tag", path, "best"}}) {
+    std::vector<std::string> args = words;
+    args.insert(args.end(), {"--job", "job-z"});
+    EXPECT_EQ(Run(args), 90) << words[0];
+    EXPECT_THAT(err_.str(),
+                HasSubstr("--job: expected job-z, but " + path + " is a checkpoint of job job-a"));
+    EXPECT_EQ(out_.str(), "");
+    args.back() = "job-a";
+    EXPECT_EQ(Run(args), 0) << words[0] << err_.str();
+  }
+  EXPECT_EQ(Run({"verify", path, "--job", "job-z"}), 90);
+  EXPECT_THAT(err_.str(), HasSubstr("no checkpoint " + path + " of job job-z"));
+  EXPECT_EQ(Run({"verify", path, "--job", "job-a"}), 0);
+}
+
+// Every code that the help names, and how to get it; main alone returns 96 and 98.
+TEST_F(CheckpointCommandTest, ExitCodes_AreThoseOfTheHelp) {
+  EXPECT_EQ(Run({"--help"}), 0);
+  for (const std::string code : {"  0   ", "  1   ", "  2   ", "  90  ", "  96  "}) {
+    EXPECT_THAT(out_.str(), HasSubstr("\n" + code));
+  }
+  const std::string path = std::string("/save/") + kShard20;
+  EXPECT_EQ(Run({"diff", "/save", std::string("/save/") + k10}), 1);
+  fs_.Write("/save/tag.torn", "manif");
+  EXPECT_EQ(Run({"verify", "/save"}), 1) << "a tag that says nothing";
+  ASSERT_TRUE(fs_.RemoveFile("/save/tag.torn").ok());
+  fs_.FlipBit(path, fs_.Stat(path)->bytes - 1, 1);
+  EXPECT_EQ(Run({"verify", "/save"}), 1);
+  EXPECT_EQ(Run({"diff", "/save", std::string("/save/") + k10}), 2) << "damaged while compared";
+  for (const std::string verb : {"hash", "inspect"}) {
+    EXPECT_EQ(Run({verb, std::string("/save/") + k20}), 90) << "damaged, and named";
+  }
+  EXPECT_EQ(Run({"untag", "/save", "none"}), 90);
+  fs_.FailReads(path, absl::UnavailableError("Input/output error"));
+  for (const std::string verb : {"hash", "inspect", "verify"}) {
+    EXPECT_EQ(Run({verb, "/save"}), 2) << verb;
+  }
+  fs_.SetCapacity(0);
+  EXPECT_EQ(Run({"tag", "/save", "best", "--step", "10"}), 2) << "no room for it";
+}
+
 TEST_F(CheckpointCommandTest, Verify_OfOneJob_LeavesOthersAlone) {
   worker::SaveOptions options;
   options.job_id = "job-b";
   options.first_incarnation = 0x9000;
   options.step = Step(30);
   ASSERT_TRUE(worker::Save(fs_, "/save", state_, options).ok());
+  ASSERT_TRUE(fs_.RemoveFile("/save/.dsrun-probe-job-b").ok());
   fs_.FlipBit(std::string("/save/") + kShard20, 5000, 1);
   EXPECT_EQ(Run({"verify", "/save", "--job", "job-b"}), 0) << out_.str();
   EXPECT_THAT(out_.str(), HasSubstr(std::string(k20) + ": of another job (job job-a"));

@@ -5,6 +5,7 @@
 
 #include "common/base/philox.h"
 #include "common/base/status_macros.h"
+#include "common/format/save_folder.h"
 
 namespace dsrun::worker {
 namespace {
@@ -71,9 +72,18 @@ LoadExpectation TrainingState::Expectation() const {
   return {facts.model, facts.batch, facts.fingerprint, /*accept_differences=*/false};
 }
 
+absl::Status BeginJob(FileSystem& fs, const std::string& folder, const std::string& job_id) {
+  if (CheckSaveFolder(fs, folder, job_id).ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(fs.CreateFolder(folder));
+  return AdoptSaveFolder(fs, folder, job_id);
+}
+
 absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
                                      const TrainingState& state, const SaveOptions& options,
                                      int64_t rank) {
+  if (!options.has_begun) {
+    RETURN_IF_ERROR(BeginJob(fs, folder, options.job_id));
+  }
   const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
   const std::vector<Range>& owned = plan.Owned(rank);
   const std::vector<float>& params = state.Arena(kModelPrefix, options.step);

@@ -43,7 +43,11 @@ struct SaveOptions {
   uint64_t first_incarnation = 0x1000;
   int64_t width = 4;
   int64_t bucket_bytes = 20'000;
+  bool has_begun = false;  // the folder is as it is: BeginJob was called, or must not be
 };
+
+// What dsrun does before a job begins: the folder is made, and marked as the job's. OK if it is.
+absl::Status BeginJob(FileSystem& fs, const std::string& folder, const std::string& job_id);
 
 // The shard of one rank.
 absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,

@@ -746,6 +746,53 @@ TEST(GenerationTest, Tag_IsGivenToTheLastCheckpointAlone) {
   EXPECT_EQ(ParseManifestName(tags->front().manifest)->step, Step(8));
 }
 
+// A mount that goes away in the middle of a run and comes back: nothing is written meanwhile, and
+// nothing is lost.
+TEST(GenerationTest, SaveFolderThatVanishesForAWhile_IsNamedAndNotMadeAgain) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank != Rank(0) || !message.has_step_done()) return;
+    // Saves are due after steps 2, 4, 6 and at the end.
+    if (message.step_done().step() == 1) fs.Hide(kFolder);
+    if (message.step_done().step() == 5) fs.ShowAll();
+  };
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  std::string all;
+  for (const std::string& warning : cluster.warnings()) all += warning + "\n";
+  EXPECT_NE(all.find("CHECKPOINT OF STEP 2 COULD NOT BE WRITTEN"), std::string::npos) << all;
+  EXPECT_NE(all.find("CHECKPOINT OF STEP 4 COULD NOT BE WRITTEN"), std::string::npos) << all;
+  EXPECT_EQ(all.find("CHECKPOINT OF STEP 6"), std::string::npos) << all;
+  EXPECT_NE(all.find(std::string("save folder ") + kFolder + " has vanished since this job began"),
+            std::string::npos)
+      << all;
+  const std::vector<std::string> names = fs.List(kFolder).value();
+  for (const std::string& name : names) {
+    EXPECT_EQ(name.find("step-00000002"), std::string::npos) << name;
+    EXPECT_EQ(name.find("step-00000004"), std::string::npos) << name;
+  }
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+// Loading moves with every piece that is read, as a rank that is not stuck.
+TEST(GenerationTest, LoadingRank_MovesWithEveryPiece) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  std::vector<int64_t> moves;  // until it has joined
+  cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
+    if (rank == Rank(0) && message.has_joined()) moves.push_back(cluster.beat(rank).moves());
+    if (message.has_step_done() && message.step_done().step() == 3) cluster.Announce();
+  };
+  cluster.Run(1);  // from the seed
+  const int64_t before = cluster.beat(Rank(0)).moves();
+  cluster.Run(1);  // from a checkpoint
+  ASSERT_EQ(moves.size(), 2u);
+  const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+  ASSERT_TRUE(newest.ok()) << newest.status();
+  const auto tensors = static_cast<int64_t>(newest->manifest().tensors.size());
+  EXPECT_GE(moves[1] - before - moves[0], tensors);
+}
+
 // A cluster whose first generation has saved step 6 and is over.
 class StorageTest : public ::testing::Test {
  protected:

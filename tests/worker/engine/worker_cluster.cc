@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
 #include "common/format/save_outcome.h"
+#include "gtest/gtest.h"
 #include "launcher/coordinator/save_ledger.h"
+#include "tests/worker/checkpoint/training_state.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/generation.h"
@@ -176,7 +178,9 @@ class ClusterSession : public Session {
 WorkerCluster::WorkerCluster(proto::JobSpec job, FileSystem& file_system)
     : job_(std::move(job)),
       file_system_(file_system),
-      coordinator_(std::make_unique<Coordinator>(this)) {}
+      coordinator_(std::make_unique<Coordinator>(this)) {
+  EXPECT_TRUE(BeginJob(file_system_, job_.train().save_dir(), job_.job_id()).ok());
+}
 
 WorkerCluster::~WorkerCluster() {
   MutexLock lock(coordinator_->mu);
