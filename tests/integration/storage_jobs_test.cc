@@ -262,7 +262,7 @@ TEST_F(StorageJob, MountThatVanishesWhileTraining_TakesNothingBeneathAndIsUsedAg
   }
   ASSERT_TRUE((*mounted)->Show().ok());
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
-  EXPECT_THAT(job.err(), HasSubstr("COULD NOT BE WRITTEN"));
+  EXPECT_THAT(job.err(), HasSubstr("could not be written"));
   EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
   EXPECT_EQ(ContentHash(save()), UndisturbedHash());
 }
