@@ -35,8 +35,6 @@ absl::StatusCode CodeOf(int error) {
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
-    case EMFILE:
-    case ENFILE:
       return absl::StatusCode::kResourceExhausted;
     case EISDIR:
     case ENOTDIR:

@@ -7,8 +7,9 @@
 //
 // Threads: a FileSystem may be used from any; each file object from one at a time.
 // Errors (all methods): NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED: no space
-// (ENOSPC, EDQUOT) or no descriptors left; FAILED_PRECONDITION: a folder where a file was expected
-// or the reverse; UNAVAILABLE: anything else, the medium (EIO).
+// (ENOSPC, EDQUOT, EFBIG); FAILED_PRECONDITION: a folder where a file was expected
+// or the reverse; UNAVAILABLE: anything else, the medium (EIO), no
+// descriptors left.
 
 #ifndef DSRUN_COMMON_BASE_FILE_SYSTEM_H_
 #define DSRUN_COMMON_BASE_FILE_SYSTEM_H_

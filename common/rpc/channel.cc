@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/message_size.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
 #include "common/rpc/grpc_log.h"
@@ -19,7 +20,6 @@ namespace {
 constexpr int kKeepaliveMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kConnectMs = 5'000;  // one attempt; a port that accepts may never answer
-constexpr int kMaxMessageBytes = 64 << 20;
 
 std::chrono::system_clock::time_point In(absl::Duration limit) {
   return std::chrono::system_clock::now() + ChronoNanoseconds(limit);

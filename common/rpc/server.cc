@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/message_size.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/grpc_log.h"
 #include "common/rpc/loopback.h"
@@ -15,7 +16,6 @@
 namespace dsrun {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 << 20;
 // Clients of channel.h ask every 10 s; the default server takes that for abuse.
 constexpr int kMinPingIntervalMs = 5'000;
 constexpr auto kFarewell = std::chrono::milliseconds(500);

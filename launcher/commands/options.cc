@@ -103,11 +103,15 @@ OptionGroup TimeLimits() {
           Value("load-timeout", "DURATION", "30m",
                 "a rank that looks for, verifies or reads a checkpoint without a move is killed"),
           Value("save-timeout", "DURATION", "30m",
-                "the same, while it writes and syncs its part of a checkpoint"),
-          Value("commit-timeout", "DURATION", "10m", "the same, while it commits one"),
-          Value("prune-timeout", "DURATION", "10m", "the same, while it removes old ones"),
+                "a rank that writes its part of a checkpoint for longer warns; at the last one it "
+                "is replaced"),
+          Value("commit-timeout", "DURATION", "10m",
+                "the last checkpoint of a run may take this to be committed"),
+          Value("prune-timeout", "DURATION", "10m",
+                "at the end of a run, removing old ones may take this"),
           Value("evaluation-timeout", "DURATION", "10m",
-                "the same, for one byte of a sample or one batch of an evaluation"),
+                "a rank is killed that takes this for one byte of a sample or one batch of an "
+                "evaluation"),
           Value("progress-timeout", "DURATION", "30s",
                 "a worker that beats without progress is killed; ten median steps if longer"),
       }};

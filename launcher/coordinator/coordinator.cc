@@ -245,6 +245,7 @@ void Coordinator::On(const OperatorStop&) {
       }
       return BeginEnding(kExitCancelled, "stopped at once by the operator", true);
     case State::kEnding:
+      if (s_.end_waits) return EndEverywhere(/*now=*/true);
       if (s_.stops >= 2) Finish();
       return;
     case State::kEnded:
@@ -369,6 +370,7 @@ void Coordinator::OnPhaseDeadline() {
     case State::kStopping:
       return BeginEnding(kExitCancelled, StoppedTooLate(), true);
     case State::kEnding:
+      if (s_.end_waits) return EndEverywhere(/*now=*/true);
       for (const NodeId node : s_.members.Live()) {
         s_.members.Lose(node);
         Emit(FenceNode{node, "it did not end the job in time"});

@@ -27,7 +27,9 @@
 //   kRunning (g)    -a rank of a program ends by TERM, INT, HUP, QUIT, USR1 or USR2 from outside->
 //                           for cause_grace nothing: if an OperatorStop comes, the signal was sent
 //                           to every process, and the rank's end belongs to the stop
-//   any state       -cannot go on-> kEnding
+//   any state       -cannot go on-> kEnding. A train job's save that is written, or is being
+//                           written, and can be committed yet, is waited for, for stop_grace at
+//                           most, before the ranks are stopped
 //
 // g' > g: every attempt has a new number. Every state but kIdle, kRunning and kEnded has a
 // deadline, so none waits for ever; in kRunning the ranks' own liveness is watched by the agents,
@@ -234,6 +236,7 @@ class Coordinator {
   void Perform(const SaveLedger::Granted& granted);
   void Perform(const SaveLedger::Dropped& dropped);
   void Perform(const SaveLedger::Committed& committed);
+  bool WorkersAreEnded() const;
   void TellOutcome(SaveLedger::Id id, const std::string& manifest, const std::string& error,
                    int code);
   // To the nodes that have a rank in the generation begun.
@@ -265,6 +268,7 @@ class Coordinator {
   void LaunchFailed(Failure failure);
   void EndLaunch();
   void BeginEnding(int exit_code, std::string verdict, bool now);
+  void EndEverywhere(bool now);
   void EndIfAllGone();
   void Finish();
 

@@ -145,6 +145,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
     for (const NodeId node : nodes) {
       s_.members.Lose(node);
       Emit(FenceNode{node, why});
+      Perform(s_.saves.NodeLost(node));
     }
     return EndIfAllGone();
   }
@@ -328,6 +329,20 @@ void Coordinator::BeginEnding(int exit_code, std::string verdict, bool now) {
     s_.members.Lose(node);
     Emit(FenceNode{node, "the job ends"});
   }
+  // Nobody trains any more, but what was trained may be on its way to the disk.
+  if (now && s_.stops <= 1 && config_.is_train && s_.saves.MayCommit()) {
+    s_.end_waits = true;
+    return Notice(false,
+                  absl::StrCat("the job ends; for ", absl::FormatDuration(config_.stop_grace),
+                               " at most it waits for the checkpoint that is being written; "
+                               "Ctrl-C ends it at once"));
+  }
+  EndEverywhere(now);
+}
+
+void Coordinator::EndEverywhere(bool now) {
+  s_.end_waits = false;
+  Enter(State::kEnding, config_.stop_grace + kSweepTime);
   if (now) StopWorkers(/*checkpoint_first=*/false);
   proto::CoordinatorMessage end;
   end.mutable_end_job();

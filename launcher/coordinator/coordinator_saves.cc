@@ -15,8 +15,7 @@
 namespace dsrun::launcher {
 
 void Coordinator::OnShardWritten(WorkerId worker, const proto::ShardWritten& written) {
-  // Its workers are being stopped: nobody could commit.
-  if (s_.phase == State::kEnding) return;
+  if (WorkersAreEnded()) return;
   Perform(s_.saves.Written(worker, written));
 }
 
@@ -35,10 +34,14 @@ void Coordinator::Perform(const SaveLedger::Effects& effects) {
   for (const SaveLedger::Effect& effect : effects) {
     std::visit([this](const auto& each) { Perform(each); }, effect);
   }
+  if (s_.end_waits && !s_.saves.MayCommit()) EndEverywhere(/*now=*/true);
 }
 
+// Or are being stopped: nobody could commit.
+bool Coordinator::WorkersAreEnded() const { return s_.phase == State::kEnding && !s_.end_waits; }
+
 void Coordinator::Perform(const SaveLedger::Granted& granted) {
-  if (s_.phase == State::kEnding) return;
+  if (WorkersAreEnded()) return;
   proto::CoordinatorMessage message;
   message.mutable_commit_save()->set_slot(granted.to.slot.value());
   *message.mutable_commit_save()->mutable_commit() = granted.commit;
@@ -46,7 +49,7 @@ void Coordinator::Perform(const SaveLedger::Granted& granted) {
 }
 
 void Coordinator::Perform(const SaveLedger::Dropped& dropped) {
-  if (s_.phase == State::kEnding) return;
+  if (WorkersAreEnded()) return;
   if (dropped.remove) {
     proto::CoordinatorMessage message;
     message.mutable_drop_save()->mutable_save()->set_step(dropped.id.step);

@@ -155,6 +155,7 @@ Wire ToWire(const CoordinatorState& s) {
   to.set_drain_for_lease(s.drain_for_lease);
   to.set_stops(s.stops);
   to.set_stop_waits(s.stop_waits);
+  to.set_end_waits(s.end_waits);
   for (const auto& [rank, how] : s.stopped) {
     Wire::StoppedRank* stopped = to.add_stopped();
     stopped->set_rank(rank.value());
@@ -218,6 +219,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.drain_for_lease = from.drain_for_lease();
   s.stops = from.stops();
   s.stop_waits = from.stop_waits();
+  s.end_waits = from.end_waits();
   for (const Wire::StoppedRank& stopped : from.stopped()) {
     if (stopped.rank() < 0 || stopped.rank() >= ranks) {
       return absl::DataLossError(absl::StrCat("stopped rank ", stopped.rank(), " of ", ranks));

@@ -62,7 +62,8 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
   config.collective_timeout = PositiveOr(limits.collective_timeout(), config.collective_timeout);
   config.loading_timeout = PositiveOr(limits.load_timeout(), absl::Minutes(30)) +
                            PositiveOr(limits.initialize_timeout(), absl::Minutes(10));
-  config.saving_timeout = PositiveOr(limits.save_timeout(), absl::Minutes(30)) +
+  // The part before may still be on its way when the last one is written.
+  config.saving_timeout = 2 * PositiveOr(limits.save_timeout(), absl::Minutes(30)) +
                           PositiveOr(limits.commit_timeout(), absl::Minutes(10)) +
                           PositiveOr(limits.prune_timeout(), absl::Minutes(10));
   // The launcher resolves both numbers; 0 restarts is a wish, not a missing value.
@@ -96,8 +97,8 @@ std::string Coordinator::DebugString() const {
       s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second, " ", s_.newest_manifest,
       "\ndrain for lease ", s_.drain_for_lease, "\nstops ", s_.stops,
       s_.stop_waits ? " waiting" : "", StopWords(s_.stopped), "\nexit code ", s_.exit_code,
-      "\nmemory ", absl::StrJoin(s_.memory, " ", MemoryText), " looks ", s_.memory_looks,
-      " unknown ", JoinIds(s_.memory_unknown), "\n");
+      s_.end_waits ? " waiting" : "", "\nmemory ", absl::StrJoin(s_.memory, " ", MemoryText),
+      " looks ", s_.memory_looks, " unknown ", JoinIds(s_.memory_unknown), "\n");
 }
 
 uint64_t Coordinator::Digest() const {

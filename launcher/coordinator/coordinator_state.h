@@ -76,6 +76,7 @@ struct CoordinatorState {
   bool stop_waits = false;       // the first came during a recovery: stop when that is through
   std::map<Rank, std::string> stopped;  // programs: how ranks ended after the operator's stop
   int exit_code = 0;                    // kEnding: what the job will return
+  bool end_waits = false;               // kEnding: for a save that is not committed yet
   bool ended = false;                   // EndJob was emitted
   std::map<NodeId, proto::NodeMemory> memory;  // the newest that each node has reported
   int memory_looks = 0;             // kPreparing: how often the claim did not fit, so far

@@ -7,12 +7,15 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/message_size.h"
 
 namespace dsrun::launcher {
 namespace {
 
 // Remembered so that parts that come late are removed like the others.
 constexpr size_t kMostDropped = 16;
+// With room for what is around it.
+constexpr size_t kMostGrantBytes = kMaxMessageBytes - (1 << 20);
 
 void SetId(SaveLedger::Id id, proto::SaveId* to) {
   to->set_generation(id.generation);
@@ -38,7 +41,7 @@ SaveLedger::Effects SaveLedger::Began(Generation generation, const std::vector<W
     const auto known = processes_.find(place);
     processes[place] = known != processes_.end() && survivors.contains(place)
                            ? known->second
-                           : Process{.born = generation.value(), .reported = {}, .ready = false};
+                           : Process{.born = generation.value(), .reported = {}, .joined = 0};
   }
   processes_ = std::move(processes);
   ranks_[generation.value()] = ranks;
@@ -51,7 +54,7 @@ SaveLedger::Effects SaveLedger::Joined(WorkerId worker) {
   Effects effects;
   const auto process = processes_.find(worker);
   if (process == processes_.end()) return effects;
-  process->second.ready = true;
+  process->second.joined = ranks_.rbegin()->first;
   Settle(effects);
   return effects;
 }
@@ -63,7 +66,7 @@ SaveLedger::Effects SaveLedger::ProcessEnded(WorkerId place, Generation generati
   if (process == processes_.end() || process->second.born > generation.value()) return effects;
   const int64_t newest = ranks_.empty() ? 0 : ranks_.rbegin()->first;
   if (newest > generation.value()) {
-    process->second = {.born = newest, .reported = {}, .ready = false};
+    process->second = {.born = newest, .reported = {}, .joined = 0};
   } else {
     processes_.erase(process);
   }
@@ -122,8 +125,13 @@ SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& don
     // A repeat, or the answer of a committer that was given up: the manifest is known already.
     if (save == saves_.end() && Superseded(id)) return effects;
     const double written = save == saves_.end() ? 0 : save->second.seconds;
-    const bool newest = id.step > newest_.step || id.generation >= newest_.generation;
-    if (newest) newest_ = id;
+    const bool later = id.generation > newest_.generation;
+    const bool newest = id.step > newest_.step || (id.step == newest_.step && later) ||
+                        (later && id.generation > newest_seen_by_);
+    if (newest) {
+      newest_ = id;
+      newest_seen_by_ = ranks_.rbegin()->first;
+    }
     saves_.erase(id);
     // What it supersedes is removed before anybody who waits for this commit hears of it and ends.
     Settle(effects);
@@ -140,7 +148,7 @@ SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& don
   Drop(id,
        {.id = id,
         .reason = absl::StrCat("its commit: ", done.error()),
-        .failed = true,
+        .failed = !Superseded(id),
         .remove = save->second.attempts == 1 && done.manifest().empty(),
         .code = done.code()},
        effects);
@@ -178,9 +186,15 @@ std::vector<WorkerId> SaveLedger::Ready() const {
   if (ranks_.empty()) return ready;
   for (const WorkerId& place : ranks_.rbegin()->second) {
     const auto process = processes_.find(place);
-    if (process != processes_.end() && process->second.ready) ready.push_back(place);
+    if (process != processes_.end() && process->second.joined > 0) ready.push_back(place);
   }
   return ready;
+}
+
+bool SaveLedger::MayCommit() const {
+  const bool granted = std::any_of(saves_.begin(), saves_.end(),
+                                   [](const auto& entry) { return entry.second.attempt != 0; });
+  return granted || (!saves_.empty() && !Ready().empty());
 }
 
 void SaveLedger::Drop(Id id, Dropped dropped, Effects& effects) {
@@ -190,19 +204,54 @@ void SaveLedger::Drop(Id id, Dropped dropped, Effects& effects) {
   effects.push_back(std::move(dropped));
 }
 
-void SaveLedger::Grant(Id id, Save& save, WorkerId to, Effects& effects) {
+proto::CommitSave SaveLedger::Grant(Id id, const Save& save) const {
+  proto::CommitSave commit;
+  SetId(id, commit.mutable_save());
+  commit.set_attempt(last_attempt_ + 1);
+  commit.set_samples(save.samples);
+  for (const auto& [rank, record] : save.records) commit.add_records(record);
+  for (const auto& [other, unused] : saves_) {
+    if (other != id) SetId(other, commit.add_running());
+  }
+  // Whoever has not joined yet may be loading it.
+  const auto& [newest_generation, ranks] = *ranks_.rbegin();
+  const auto has_joined = [&, in = newest_generation](const WorkerId& place) {
+    const auto process = processes_.find(place);
+    return process == processes_.end() || process->second.joined == in;
+  };
+  const bool all_joined = std::all_of(ranks.begin(), ranks.end(), has_joined);
+  if (!all_joined && newest_.step > 0) SetId(newest_, commit.add_running());
+  return commit;
+}
+
+void SaveLedger::GrantOrDrop(Id id, WorkerId to, Effects& effects) {
+  Save& save = saves_.at(id);
+  std::string trouble;
+  if (save.attempts == kMostAttempts) {
+    trouble = absl::StrCat(kMostAttempts, " processes ended, one after the other, while they ",
+                           "committed it");
+  }
+  Granted granted{.to = to, .commit = {}};
+  if (trouble.empty()) granted.commit = Grant(id, save);
+  const size_t bytes = granted.commit.ByteSizeLong();
+  if (bytes > kMostGrantBytes) {
+    trouble = absl::StrCat("the list of its pieces has ", bytes >> 20, " MiB, and one message has ",
+                           "room for ", kMostGrantBytes >> 20,
+                           " MiB: fewer pieces come of a larger --bucket-bytes, or of fewer ranks");
+  }
+  if (!trouble.empty()) {
+    return Drop(id,
+                {.id = id,
+                 .reason = trouble,
+                 .failed = true,
+                 .remove = save.attempts == 0,
+                 .code = static_cast<int>(absl::StatusCode::kUnavailable)},
+                effects);
+  }
   ++save.attempts;
   save.attempt = ++last_attempt_;
   save.committer = to;
   save.committer_born = processes_.at(to).born;
-  Granted granted{.to = to, .commit = {}};
-  SetId(id, granted.commit.mutable_save());
-  granted.commit.set_attempt(save.attempt);
-  granted.commit.set_samples(save.samples);
-  for (const auto& [rank, record] : save.records) granted.commit.add_records(record);
-  for (const auto& [other, unused] : saves_) {
-    if (other != id) SetId(other, granted.commit.add_running());
-  }
   effects.push_back(std::move(granted));
 }
 
@@ -227,11 +276,13 @@ void SaveLedger::Settle(Effects& effects) {
   }
   for (auto& [id, drop] : drops) Drop(id, std::move(drop), effects);
   const std::vector<WorkerId> ready = Ready();
-  for (auto& [id, save] : saves_) {
+  std::vector<std::pair<Id, WorkerId>> grants;
+  for (const auto& [id, save] : saves_) {
     if (save.attempt != 0 || ready.empty() || !Complete(id, save)) continue;
     // Another one at every attempt: what ended the last committer may have been the commit.
-    Grant(id, save, ready[static_cast<size_t>(save.attempts) % ready.size()], effects);
+    grants.push_back({id, ready[static_cast<size_t>(save.attempts) % ready.size()]});
   }
+  for (const auto& [id, to] : grants) GrantOrDrop(id, to, effects);
   Forget();
 }
 
@@ -272,9 +323,10 @@ std::string SaveLedger::CheckInvariants() const {
 }
 
 std::string SaveLedger::ToString() const {
-  std::string text = absl::StrCat("newest ", Name(newest_), " last attempt ", last_attempt_);
+  std::string text = absl::StrCat("newest ", Name(newest_), " seen by ", newest_seen_by_,
+                                  " last attempt ", last_attempt_);
   for (const auto& [place, process] : processes_) {
-    absl::StrAppend(&text, " ", Name(place), "=", process.born, process.ready ? "r" : "", ",",
+    absl::StrAppend(&text, " ", Name(place), "=", process.born, ",", process.joined, ",",
                     Name(process.reported));
   }
   for (const auto& [generation, ranks] : ranks_) {
@@ -295,7 +347,7 @@ std::string SaveLedger::ToString() const {
 // ---- To bytes and back
 
 proto::SaveLedgerState SaveLedger::Snapshot() const {
-  const auto& [processes, ranks, saves, dropped, last_attempt, newest] = *this;
+  const auto& [processes, ranks, saves, dropped, last_attempt, newest, newest_seen_by] = *this;
   proto::SaveLedgerState to;
   for (const auto& [place, process] : processes) {
     proto::SaveLedgerState::Process* one = to.add_processes();
@@ -303,7 +355,7 @@ proto::SaveLedgerState SaveLedger::Snapshot() const {
     one->set_slot(place.slot.value());
     one->set_born(process.born);
     SetId(process.reported, one->mutable_reported());
-    one->set_ready(process.ready);
+    one->set_joined(process.joined);
   }
   for (const auto& [generation, places] : ranks) {
     proto::SaveLedgerState::Ranks* one = to.add_generations();
@@ -332,6 +384,7 @@ proto::SaveLedgerState SaveLedger::Snapshot() const {
   for (const Id& id : dropped) SetId(id, to.add_dropped());
   to.set_last_attempt(last_attempt);
   SetId(newest, to.mutable_newest());
+  to.set_newest_seen_by(newest_seen_by);
   return to;
 }
 
@@ -344,7 +397,7 @@ absl::StatusOr<SaveLedger> SaveLedger::Restore(size_t nodes, const proto::SaveLe
   for (const proto::SaveLedgerState::Process& one : from.processes()) {
     if (no_node(one.node())) return bad;
     ledger.processes_[{NodeId(one.node()), Slot(one.slot())}] = {one.born(), IdOf(one.reported()),
-                                                                 one.ready()};
+                                                                 one.joined()};
   }
   for (const proto::SaveLedgerState::Ranks& one : from.generations()) {
     if (one.nodes_size() != one.slots_size()) return bad;
@@ -374,6 +427,7 @@ absl::StatusOr<SaveLedger> SaveLedger::Restore(size_t nodes, const proto::SaveLe
   for (const proto::SaveId& id : from.dropped()) ledger.dropped_.insert(IdOf(id));
   ledger.last_attempt_ = from.last_attempt();
   ledger.newest_ = IdOf(from.newest());
+  ledger.newest_seen_by_ = from.newest_seen_by();
   return ledger;
 }
 

@@ -21,6 +21,13 @@
 //     Nobody waits for it, and nothing of a recovery waits for any save.
 //   - An attempt number is given out once in the life of the job and goes into the manifest's name:
 //     a committer that was stopped, overtaken and woken up replaces nothing.
+//   - While ranks of the generation in force load, the newest checkpoint is spared by the prunes of
+//     commits that come late.
+//   - The newest checkpoint goes back to a lower step only by a generation that began after the
+//     higher one was committed: then it did without it.
+//   - A commit is granted kMostAttempts times at most, and not at all when the records are more
+//   than
+//     one message carries: what ends its committers must not end all of them.
 //   - Shards are removed only where no manifest can name them: the save was never granted, or its
 //     only committer says that no manifest is left of it. Otherwise they stay for a later prune.
 //
@@ -82,6 +89,7 @@ class SaveLedger {
   };
   using Effect = std::variant<Granted, Dropped, Committed>;
   using Effects = std::vector<Effect>;
+  static constexpr int kMostAttempts = 5;
 
   // ---- Events
 
@@ -99,6 +107,8 @@ class SaveLedger {
   // manifest's name beside the error says that such a file may be there all the same.
   Effects Done(WorkerId from, const proto::CommitDone& done);
 
+  // Some save is not committed yet, and somebody lives who can do it.
+  bool MayCommit() const;
   // Of the newest commit; 0 and 0: none yet.
   Id newest() const { return newest_; }
   // OK, or the sentence of what does not hold.
@@ -113,9 +123,9 @@ class SaveLedger {
  private:
   // A process that lives at a place, as far as is known.
   struct Process {
-    int64_t born = 0;    // the first generation it can have been in
-    Id reported;         // its newest save
-    bool ready = false;  // has joined a generation
+    int64_t born = 0;  // the first generation it can have been in
+    Id reported;       // its newest save
+    int64_t joined = 0;  // the newest generation that it has joined; 0: none yet
   };
   struct Save {
     int64_t samples = 0;
@@ -134,7 +144,8 @@ class SaveLedger {
   int LostRank(Id id, const Save& save) const;
   std::vector<WorkerId> Ready() const;  // in the newest generation, by rank
   void Drop(Id id, Dropped dropped, Effects& effects);
-  void Grant(Id id, Save& save, WorkerId to, Effects& effects);
+  proto::CommitSave Grant(Id id, const Save& save) const;
+  void GrantOrDrop(Id id, WorkerId to, Effects& effects);
   // What follows from the state as it is now.
   void Settle(Effects& effects);
   void Forget();
@@ -145,6 +156,7 @@ class SaveLedger {
   std::set<Id> dropped_;  // the newest ones: late parts of them are removed, too
   int64_t last_attempt_ = 0;
   Id newest_;
+  int64_t newest_seen_by_ = 0;  // the generation in force when it was committed
 };
 
 }  // namespace dsrun::launcher

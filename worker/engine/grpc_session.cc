@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/heartbeat.h"
+#include "common/base/message_size.h"
 #include "common/base/mutex.h"
 #include "common/base/proto_duration.h"
 #include "common/base/thread.h"
@@ -27,7 +28,6 @@ constexpr int kProtocolVersion = 1;
 constexpr absl::Duration kFarewell = absl::Seconds(2);
 // As everywhere in common/rpc: a commit comes with the records of all ranks, and gRPC's own limit
 // of 4 MiB would be met at some hundred ranks.
-constexpr int kMaxMessageBytes = 64 << 20;
 
 class GrpcSession : public Session {
  public:

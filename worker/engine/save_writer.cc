@@ -37,6 +37,9 @@ bool MayPass(const absl::Status& status) {
          !MayBeCommitted(status);
 }
 
+// Generation and step, as SaveWriter's keys.
+std::pair<int64_t, int64_t> KeyOf(const proto::SaveId& id) { return {id.generation(), id.step()}; }
+
 }  // namespace
 
 SaveWriter::SaveWriter(Setup setup)
@@ -76,12 +79,17 @@ absl::StatusOr<float*> SaveWriter::Snapshot(size_t bytes) {
 void SaveWriter::Write(RankSave save) { Add({std::move(save), Clock::Real().SteadyNow()}); }
 
 void SaveWriter::Fail(const RankSave& save, const absl::Status& why) {
-  Tell(save, why, absl::ZeroDuration());
+  Add({FailedSave{save, why}, Clock::Real().SteadyNow()});
 }
 
 void SaveWriter::OnHost(const proto::HostMessage& message) {
   if (message.has_commit_save()) Add({message.commit_save(), Clock::Real().SteadyNow()});
-  if (message.has_drop_save()) Add({message.drop_save(), Clock::Real().SteadyNow()});
+  if (!message.has_drop_save()) return;
+  {
+    MutexLock lock(mu_);
+    given_up_.insert(KeyOf(message.drop_save().save()));
+  }
+  Add({message.drop_save(), Clock::Real().SteadyNow()});
 }
 
 void SaveWriter::Add(Task task) {
@@ -92,11 +100,6 @@ void SaveWriter::Add(Task task) {
 
 bool SaveWriter::BufferInUseLocked() const {
   return writing_ || std::any_of(tasks_.begin(), tasks_.end(), IsSave);
-}
-
-bool SaveWriter::Stopped() const {
-  MutexLock lock(mu_);
-  return stop_;
 }
 
 bool SaveWriter::Busy() const {
@@ -166,21 +169,26 @@ void SaveWriter::Loop() {
   }
 }
 
-Patience SaveWriter::NewPatience(Patience::Limits limits) const {
+bool SaveWriter::IsGivenUp(SaveKey save) const {
+  MutexLock lock(mu_);
+  return stop_ || given_up_.contains(save);
+}
+
+Patience SaveWriter::NewPatience(SaveKey save, Patience::Limits limits) const {
   return Patience(
       Clock::Real(),
-      [this](absl::Duration duration) {
-        return setup_.wait(duration, [this] { return Stopped(); });
+      [this, save](absl::Duration duration) {
+        return setup_.wait(duration, [this, save] { return IsGivenUp(save); });
       },
       limits);
 }
 
-absl::Status SaveWriter::Persist(Generation generation, const std::string& what,
+absl::Status SaveWriter::Persist(SaveKey save, const std::string& what,
                                  const std::function<absl::Status()>& attempt) {
-  Patience patience = NewPatience(kErrorPatience);
+  Patience patience = NewPatience(save, kErrorPatience);
   absl::Status status = attempt();
-  if (MayPass(status)) {
-    Warn(generation,
+  if (MayPass(status) && !IsGivenUp(save)) {
+    Warn(Generation(save.first),
          absl::StrCat(what, " could not be written: ", status.message(), "; it is tried again for ",
                       absl::FormatDuration(kErrorPatience.total)));
   }
@@ -194,7 +202,8 @@ void SaveWriter::Do(const RankSave& save, SteadyTime given) {
   absl::StatusOr<ShardRecord> record = absl::UnknownError("not written yet");
   const std::string what = absl::StrCat("the part of rank ", save.rank.value(),
                                         " of the checkpoint of step ", save.step.value());
-  (void)Persist(save.generation, what, [&] {  // the outcome is in `record`
+  const SaveKey key{save.generation.value(), save.step.value()};
+  (void)Persist(key, what, [&] {  // the outcome is in `record`
     // What is left of the attempt before, if it could not be removed then either. Only this process
     // makes files of this name, and nobody has heard of one.
     if (absl::IsAlreadyExists(record.status())) {
@@ -204,7 +213,7 @@ void SaveWriter::Do(const RankSave& save, SteadyTime given) {
     return record.status();
   });
   if (record.ok()) {
-    written_[{save.generation.value(), save.step.value()}] = record->file.name;
+    written_[key] = record->file.name;
     if (written_.size() > kMostWritten) written_.erase(written_.begin());
   }
   {
@@ -238,6 +247,10 @@ void SaveWriter::Tell(const RankSave& save, const absl::StatusOr<std::string>& r
   setup_.send(save.generation, std::move(message));
 }
 
+void SaveWriter::Do(const FailedSave& failed, SteadyTime given) {
+  Tell(failed.save, failed.why, Clock::Real().SteadyNow() - given);
+}
+
 void SaveWriter::Do(const proto::CommitSave& commit, SteadyTime given) {
   if (!attempts_.insert(commit.attempt()).second) return;  // a repeat
   if (attempts_.size() > kMostAttempts) attempts_.erase(attempts_.begin());
@@ -247,10 +260,11 @@ void SaveWriter::Do(const proto::CommitSave& commit, SteadyTime given) {
   facts.counters = {commit.samples(), commit.save().step()};
   const std::vector<std::string> records(commit.records().begin(), commit.records().end());
   GrantedCommit outcome;
+  const SaveKey key = KeyOf(commit.save());
   (void)Persist(
-      facts.key.generation,  // the outcome is in `outcome`
+      key,  // the outcome is in `outcome`
       absl::StrCat("the manifest of the checkpoint of step ", facts.key.step.value()), [&] {
-        Patience patience = NewPatience(kVisiblePatience);
+        Patience patience = NewPatience(key, kVisiblePatience);
         outcome = CommitGranted(*setup_.file_system, setup_.folder, facts, records, &patience);
         return outcome.status;
       });
@@ -289,7 +303,11 @@ void SaveWriter::Warn(Generation generation, const std::string& text) {
 }
 
 void SaveWriter::Do(const proto::DropSave& drop, SteadyTime) {
-  const SaveKey key{drop.save().generation(), drop.save().step()};
+  const SaveKey key = KeyOf(drop.save());
+  {
+    MutexLock lock(mu_);
+    given_up_.erase(key);
+  }
   const auto shard = written_.find(key);
   if (shard == written_.end()) return;
   const std::string file = shard->second;

@@ -1,11 +1,11 @@
 // SaveWriter: writes a rank's checkpoints behind its training, and behind its generations. One a
 // worker process, made before the first generation and kept through all of them.
 //
-//   generation:  AwaitBuffer -> Snapshot(bytes) -> the copy -> Write(save)          (a short stall)
-//   its thread:  WriteShard -> ShardWritten          -> coordinator                 (any time
-//   later) coordinator: all shards are there -> CommitSave  -> one worker its thread:
-//   CommitManifest -> CommitDone -> PruneCheckpoints coordinator: the save is given up -> DropSave
-//   -> all: remove what was written of it
+//   - The generation: AwaitBuffer, Snapshot(bytes), the copy, Write(save); a short stall.
+//   - This one's thread, any time later: WriteShard, then ShardWritten to the coordinator.
+//   - The coordinator, when all shards are there: CommitSave to one worker. Its writer's thread:
+//     CommitManifest, CommitDone, PruneCheckpoints.
+//   - Or it gives the save up: DropSave to all, who remove what they wrote of it.
 //
 // Nobody commits without a grant of the coordinator (launcher/coordinator/save_ledger.h), so a
 // process that was stopped, overtaken and woken up again commits nothing that is not wanted. A save
@@ -14,8 +14,8 @@
 // At most one snapshot is being written. Its memory is the line "save_snapshot" of the memory plan.
 //
 // Threads: all methods are thread-safe, but Snapshot and Write belong to the training thread. None
-// waits for the disk but AwaitBuffer, AwaitIdle and the destructor, which waits for the one file
-// operation that is under way; a process that has no time for it ends by _Exit.
+// waits for the disk but AwaitBuffer, AwaitIdle and the destructor, which waits for the shard,
+// the commit or the prune that is under way; a process that has no time for it ends by _Exit.
 
 #ifndef DSRUN_WORKER_ENGINE_SAVE_WRITER_H_
 #define DSRUN_WORKER_ENGINE_SAVE_WRITER_H_
@@ -95,7 +95,8 @@ class SaveWriter {
   absl::StatusOr<float*> Snapshot(size_t bytes);
   // Takes the save on. It is told to the coordinator whatever becomes of it.
   void Write(RankSave save);
-  // This rank has no part in the save, so that the coordinator need not wait for it.
+  // This rank has no part in the save, so that the coordinator need not wait for it. Told after
+  // those before it.
   void Fail(const RankSave& save, const absl::Status& why);
 
   // A CommitSave or DropSave of the coordinator; others are ignored.
@@ -103,8 +104,12 @@ class SaveWriter {
 
  private:
   using SaveKey = std::pair<int64_t, int64_t>;  // generation, step
+  struct FailedSave {
+    RankSave save;
+    absl::Status why;
+  };
   struct Task {
-    std::variant<RankSave, proto::CommitSave, proto::DropSave> what;
+    std::variant<RankSave, FailedSave, proto::CommitSave, proto::DropSave> what;
     SteadyTime given;
   };
 
@@ -112,10 +117,13 @@ class SaveWriter {
   void Add(Task task);
   void Loop();
   // Makes an attempt, and others after 1, 2, 4, 8 and 16 s as long as its error may pass.
-  absl::Status Persist(Generation generation, const std::string& what,
+  // Not for a save that the coordinator has given up.
+  absl::Status Persist(SaveKey save, const std::string& what,
                        const std::function<absl::Status()>& attempt);
-  Patience NewPatience(Patience::Limits limits) const;
+  Patience NewPatience(SaveKey save, Patience::Limits limits) const;
+  bool IsGivenUp(SaveKey save) const;
   void Do(const RankSave& save, SteadyTime given);
+  void Do(const FailedSave& failed, SteadyTime given);
   void Do(const proto::CommitSave& commit, SteadyTime given);
   void Tidy(const proto::CommitSave& commit);
   void Warn(Generation generation, const std::string& text);
@@ -123,7 +131,6 @@ class SaveWriter {
   void Tell(const RankSave& save, const absl::StatusOr<std::string>& record, absl::Duration took);
   absl::Status Await(const std::function<bool()>& done, absl::Duration timeout,
                      const std::function<bool()>& cancelled);
-  bool Stopped() const;
   bool BufferInUseLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Setup setup_;
@@ -134,9 +141,10 @@ class SaveWriter {
   mutable Mutex mu_;
   CondVar changed_;
   std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
-  bool working_ ABSL_GUARDED_BY(mu_) = false;  // on a task that is in the queue no more
-  SteadyTime began_ ABSL_GUARDED_BY(mu_);      // ... since then
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;  // ... that is a save
+  std::set<SaveKey> given_up_ ABSL_GUARDED_BY(mu_);  // by DropSave messages that wait in tasks_
+  bool working_ ABSL_GUARDED_BY(mu_) = false;        // on a task that is in the queue no more
+  SteadyTime began_ ABSL_GUARDED_BY(mu_);            // ... since then
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;        // ... that is a save
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   // Of the training thread while no snapshot is being written, of this one's thread meanwhile.
   Buffer buffer_;

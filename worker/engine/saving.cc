@@ -14,6 +14,7 @@
 #include "worker/checkpoint/slices.h"
 #include "worker/engine/parallel_copy.h"
 #include "worker/engine/resume.h"
+#include "worker/engine/verdict.h"
 
 namespace dsrun::worker {
 namespace {
@@ -22,9 +23,9 @@ absl::Duration SaveTime(const proto::Limits& limits) {
   return PositiveOr(limits.save_timeout(), absl::Minutes(30));
 }
 
-// All ranks' shards, and the commit.
+// All ranks' shards, each behind the one before it, and the commit.
 absl::Duration OutcomeTime(const proto::Limits& limits) {
-  return SaveTime(limits) + PositiveOr(limits.commit_timeout(), absl::Minutes(10));
+  return 2 * SaveTime(limits) + PositiveOr(limits.commit_timeout(), absl::Minutes(10));
 }
 
 absl::StatusOr<std::string> ManifestOf(const std::vector<std::string>& outcome) {
@@ -70,8 +71,13 @@ void Saving::WentOnFrom(const std::string& manifest) {
   resumed_step_ = setup_.trainer->state().step;
 }
 
+bool Saving::IsStuck() const {
+  return setup_.writer->AtWorkFor() >= SaveTime(setup_.job->limits());
+}
+
 void Saving::WarnIfStuck() {
   const absl::Duration busy = setup_.writer->AtWorkFor();
+  if (!IsStuck()) warn_after_ = SaveTime(setup_.job->limits());
   if (busy < warn_after_) return;
   warn_after_ = 2 * busy;
   setup_.notice(
@@ -94,10 +100,13 @@ void Saving::Save(bool others_busy) {
 
 absl::StatusOr<std::string> Saving::SaveLast() {
   const int64_t step = setup_.trainer->state().step;
-  if (step == resumed_step_) return resumed_manifest_;
-  absl::StatusOr<std::string> manifest = WriteLast(step);
+  absl::StatusOr<std::string> manifest =
+      step == resumed_step_ ? absl::StatusOr<std::string>(resumed_manifest_) : WriteLast(step);
   if (absl::IsAborted(manifest.status()) || absl::IsCancelled(manifest.status())) return manifest;
-  Tidy();  // of old checkpoints, or of the shard that nobody will commit
+  // Of old checkpoints, or of the shard that nobody will commit.
+  if (!absl::IsDeadlineExceeded(manifest.status())) Tidy();
+  // It goes on from here, with a rank that had not finished yet.
+  if (Superseded()) return absl::AbortedError("a newer generation was announced");
   if (manifest.ok()) return manifest;
   const std::string& folder = setup_.job->train().save_dir();
   const std::string what =
@@ -107,7 +116,8 @@ absl::StatusOr<std::string> Saving::SaveLast() {
     return absl::ResourceExhaustedError(
         absl::StrCat(what, "; make room and go on from the newest one with --load ", folder));
   }
-  return absl::UnavailableError(absl::StrCat(what, "; repair the folder"));
+  const absl::Status failed = absl::UnavailableError(absl::StrCat(what, "; repair the folder"));
+  return IsStuck() ? WithVerdict(failed, proto::Failed::kReplaceProcess) : failed;
 }
 
 absl::StatusOr<std::string> Saving::WriteLast(int64_t step) {
@@ -129,6 +139,11 @@ absl::StatusOr<std::string> Saving::AwaitOutcome(int64_t step) {
     if (outcome.ok()) return ManifestOf(*outcome);
     if (!absl::IsDeadlineExceeded(outcome.status())) return outcome.status();
     setup_.moved();
+    if (IsStuck()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("its own part has been written for longer than ",
+                       absl::FormatDuration(SaveTime(setup_.job->limits())), " (--save-timeout)"));
+    }
     if (Clock::Real().SteadyNow() - begin < limit) continue;
     return absl::DeadlineExceededError(
         absl::StrCat("not all ranks had written their part, and somebody committed it, within ",

@@ -62,13 +62,16 @@ class Saving {
   // Errors, with the operator's next action: ABORTED: a newer generation; RESOURCE_EXHAUSTED: there
   // is no room; UNAVAILABLE: another error of the storage, after those of the writer's attempts
   // that could be made, or nobody said in time that it was committed. A newer generation, which
-  // comes back to this step, may have more luck.
+  // comes back to this step, may have more luck; where it is this rank's writer that is stuck, the
+  // verdict asks for a new process.
   absl::StatusOr<std::string> SaveLast();
 
  private:
   absl::StatusOr<std::string> WriteLast(int64_t step);
   absl::StatusOr<std::string> AwaitOutcome(int64_t step);
   bool Superseded() const;
+  // This rank's writer has been at one thing for longer than that may take.
+  bool IsStuck() const;
   void WarnIfStuck();
   void TakeSnapshot();
   void Tidy();

@@ -354,6 +354,8 @@ void DieInEveryThirdOperation(Rank victim) {
                   absl::IsUnavailable(outcome.status()))
           << outcome.status();
     }
+    const auto of_victim = static_cast<size_t>(victim.value());
+    EXPECT_FALSE(outcomes[of_victim].ok()) << "another generation counts on it";
     cluster.Kill(victim);
     ExpectNewestIsWhole(fs);
     for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
@@ -469,6 +471,30 @@ TEST(GenerationTest, WriterThatIsStuck_IsToldAndTrainingGoesOn) {
     return warning.find(of_rank_1) != std::string::npos;
   }));
   EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
+// The same at the last save, which is waited for: a new process may be able to write it.
+TEST(GenerationTest, WriterThatIsStuckInTheLastSave_AsksForANewProcess) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_save_interval(0);
+  job.mutable_limits()->mutable_save_timeout()->set_nanos(1);
+  job.mutable_limits()->mutable_commit_timeout()->set_nanos(1);
+  SlowDisk disk(fs, 1, [] {});  // lives longer than who uses it
+  WorkerCluster cluster(job, fs);
+  cluster.await_saves = false;
+  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+    return rank == Rank(1) ? disk.file_system() : &fs;
+  };
+  const auto outcomes = cluster.Run(2);
+  disk.LetGo();
+  ASSERT_FALSE(outcomes[1].ok());
+  EXPECT_EQ(VerdictOf(outcomes[1].status()), proto::Failed::kReplaceProcess);
+  EXPECT_NE(outcomes[1].status().message().find("its own part has been written for longer"),
+            std::string::npos)
+      << outcomes[1].status();
+  ASSERT_FALSE(outcomes[0].ok());
+  EXPECT_EQ(VerdictOf(outcomes[0].status()), proto::Failed::kRetry);
 }
 
 TEST(GenerationTest, DiskFullWhileSaving_GoesOnWithAWarningAndTheOldCheckpoint) {
