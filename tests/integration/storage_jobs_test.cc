@@ -56,7 +56,9 @@ class StorageJob : public ::testing::Test {
     EXPECT_NE(stopped_, 0) << job.Words();
     if (stopped_ != 0) kill(stopped_, SIGSTOP);
     Eventually([&] { return !CheckpointIsBeingWritten(save()); }, absl::Milliseconds(300));
-    return NewestManifest(save());
+    const std::string newest = NewestManifest(save());
+    EXPECT_TRUE(job.AwaitError(newest)) << "dsrun does not know of it" << job.Words();
+    return newest;
   }
   // A new generation begins; rank 0 is a new process if `rank_zero`.
   void Kill(const Job& job, bool rank_zero) {
@@ -288,7 +290,7 @@ TEST_F(StorageJob, NoHardLinksAndNoExclusiveRename_SavesAndGoesOn) {
   ASSERT_TRUE(AwaitStep(job, folder_.path(), 2 * kSaveInterval + 5)) << job.Words();
   ASSERT_TRUE(SignalWorker(job, 0, SIGKILL));
   ExpectWentOn(job, folder_);
-  EXPECT_GE((*fuse)->refused(), 2 * kSteps / kSaveInterval);
+  EXPECT_GE((*fuse)->refused(), 4) << "two ways of at least two commits; others may be left out";
   EXPECT_THAT(job.err(), Not(HasSubstr("COULD NOT BE WRITTEN")));
 }
 

@@ -30,11 +30,12 @@ constexpr Patience::Limits kVisiblePatience = {
 constexpr Patience::Limits kErrorPatience = {
     .first = absl::Seconds(1), .most = absl::Seconds(16), .total = absl::Seconds(31)};
 
-// A full disk is no matter of seconds. Where a manifest may be there already, and where what was
-// given does not fit together, doing it again makes nothing better.
+// A full disk is no matter of seconds. Where a manifest may be there already, where what was given
+// does not fit together, and where shards do not show that the commit has waited for already,
+// doing it again makes nothing better.
 bool MayPass(const absl::Status& status) {
   return !status.ok() && !absl::IsResourceExhausted(status) && !absl::IsDataLoss(status) &&
-         !MayBeCommitted(status);
+         !absl::IsFailedPrecondition(status) && !MayBeCommitted(status);
 }
 
 // Generation and step, as SaveWriter's keys.
