@@ -1,0 +1,38 @@
+#include "tests/worker/engine/small_job.h"
+
+#include "common/format/checkpoint_reader.h"
+#include "common/format/content_hash.h"
+#include "gtest/gtest.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/worker_cluster.h"
+
+namespace dsrun::worker {
+
+proto::JobSpec Job(const std::string& id) {
+  proto::JobSpec job;
+  job.set_job_id(id);
+  *job.mutable_train() = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  job.mutable_train()->set_train_iters(8);
+  job.mutable_train()->set_save_interval(2);
+  job.mutable_train()->set_save_dir(kFolder);
+  job.mutable_limits()->mutable_join_timeout()->set_seconds(30);
+  job.mutable_limits()->mutable_collective_timeout()->set_seconds(30);
+  return job;
+}
+
+std::string NewestHash(FaultyFileSystem& fs, const std::string& job_id) {
+  FindOptions options;
+  options.job_id = job_id;
+  absl::StatusOr<Checkpoint> checkpoint = FindNewestCheckpoint(fs, kFolder, options, nullptr);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  return checkpoint.ok() ? *ContentHash(*checkpoint) : "";
+}
+
+std::string UndisturbedHash() {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  return NewestHash(fs);
+}
+
+}  // namespace dsrun::worker
