@@ -18,8 +18,9 @@ proto::JobSpec Job(const std::string& id = "job");
 // The content hash of the newest checkpoint of the job; fails the test if there is none.
 std::string NewestHash(FaultyFileSystem& fs, const std::string& job_id = "job");
 
-// The same of a run that nothing disturbed.
-std::string UndisturbedHash();
+// The same of a run that nothing disturbed; that of Job() is computed once.
+const std::string& UndisturbedHash();
+std::string UndisturbedHash(const proto::JobSpec& job);
 
 }  // namespace dsrun::worker
 
