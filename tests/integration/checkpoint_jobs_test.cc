@@ -336,7 +336,7 @@ bool MayTrace() {
 
 // Writers, committers among them, killed at a system call of their save that the seed chooses,
 // again and again in one job: what a reader finds is whole every time, with every shard, and never
-// older than before. DSRUN_SAVE_KILLS asks for more (bench/save_kills), DSRUN_SAVE_KILLS_SEED plays
+// older than before. DSRUN_SAVE_KILLS asks for more (bench/campaigns/save_kills), DSRUN_SAVE_KILLS_SEED plays
 // one again.
 TEST_F(CheckpointJob, KilledAtAnySystemCallOfASave_ANewestCheckpointIsAlwaysWhole) {
   if (!MayTrace()) GTEST_SKIP() << "strace is missing, or may not trace here";
