@@ -82,6 +82,21 @@ TEST_F(StuckInTheKernel, RankOfAJob_DsrunEndsAndNamesIt) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+TEST_F(StuckInTheKernel, RankOfAProgramThatIsKilled_TheNextGenerationDoesNotWaitForIt) {
+  Job job({"--num_gpus=1", "--max-restarts", "1", UserProgram(), "read", File()});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  const std::vector<pid_t> first = job.Find(Role::kProgram);
+  ASSERT_EQ(first.size(), 1u);
+  ASSERT_EQ(kill(first[0], SIGKILL), 0);
+  // The new one waits, too: in the kernel, for the answer to the first one's question.
+  EXPECT_TRUE(Eventually([&] { return job.Find(Role::kProgram).size() == 2; })) << job.Words();
+  EXPECT_EQ(KernelStateOf(first[0]).state, 'D');
+  EXPECT_TRUE(job.AwaitError("process " + std::to_string(first[0]) + " (user_program) is dead"));
+  server_->AnswerAll();
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
 // ---- A worker that dies while its save writer waits in the kernel
 
 pid_t ProcessOfThread(uint32_t thread) {
