@@ -6,16 +6,20 @@
 #ifndef DSRUN_AGENT_AGENT_NODE_H_
 #define DSRUN_AGENT_AGENT_NODE_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "agent/inventory.h"
 #include "agent/peers.h"
 #include "agent/supervisor.h"
 #include "common/base/clock.h"
+#include "common/base/dying_process.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
@@ -36,6 +40,9 @@ class AgentNode {
     std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
     std::function<void(const std::string& tag)> sweep;  // Supervisor::Options::sweep
+    std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;  // the same
+    std::function<proto::NodeMemory(const std::string&, const std::vector<int32_t>&)> memory =
+        ReadNodeMemory;  // the same
     // A job is over; `abandoned` if not by its coordinator. Called without a lock; must not block.
     std::function<void(const JobOver&)> on_job_over;
   };

@@ -26,6 +26,7 @@
 #include "agent/worker_command.h"
 #include "agent/worker_host_service.h"
 #include "common/base/clock.h"
+#include "common/base/dying_process.h"
 #include "common/base/logging.h"
 #include "common/base/posix_process_runner.h"
 #include "common/base/process_tree.h"
@@ -47,7 +48,11 @@ void SweepTag(const std::string& tag) {
   }
   const std::string variable = absl::StrCat(kWorkerTagVariable, "=", tag);
   KillDescendants(
-      getpid(), [&](const ProcessInfo& info) { return HasEnvironment(info.pid, variable); },
+      getpid(),
+      [&](const ProcessInfo& info) {
+        // Whoever is dying needs no KILL; one that cannot end would be waited for.
+        return HasEnvironment(info.pid, variable) && !LookAtDying(info.pid).dying;
+      },
       kSweepLimit);
 }
 

@@ -24,6 +24,10 @@
 //   a worker that beats without a move for progress_timeout and for its own patience
 //                  -> asked what it is doing, then the same. A new plan is no excuse: only a move
 //                  is. What it hung in says whether it was its own doing (`stuck`) or a disk's.
+//   a worker that is dead and does not end (a thread of it waits in the kernel for a disk)
+//                  -> reported like any other end, with what it waits in, also to the operator; it
+//                  is left behind, and its slot is free for the next process. What it had sent and
+//                  nobody has read yet is dropped with it.
 //   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
 //                     is stopped the agent answers with what the kernel says.
 //   ExchangeTable  -> every local worker of that generation.
@@ -99,6 +103,8 @@ class NodeCore {
   void On(const WorkerSpawned& event);
   void On(const WorkerSpawnFailed& event);
   void On(const WorkerEnded& event);
+  void On(const WorkerCannotEnd& event);
+  void On(const LeftoverEnded& event);
   void On(const WorkerHello& event);
   void On(const WorkerReceived& event);
   void On(const WorkerSessionClosed& event);
@@ -142,6 +148,8 @@ class NodeCore {
   void ForgiveOwnPause();
   bool Relayed(const WorkerSlot& worker, const proto::WorkerMessage& message) const;
   void ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExited exited);
+  void FillAgain(Slot slot, const WorkerSlot& worker);
+  void Notice(Slot slot, const std::string& text, bool warning);
   void ReportStarted(Slot slot, const WorkerSlot& worker);
   void SendHeartbeatIfDue();
   // To the coordinator, if it still listens.

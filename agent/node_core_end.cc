@@ -84,15 +84,22 @@ void NodeCore::HeedSignal() {
 void NodeCore::TellOfSignal() {
   if (asked_by_ == 0 || coordinator_stops_ || std::exchange(told_of_signal_, true)) return;
   if (node_ >= job_.nodes_size() || job_.nodes(node_).slots().empty()) return;
+  Notice(Slot(job_.nodes(node_).slots(0)),
+         absl::StrCat("the dsagent of its node got ", NameOf(asked_by_),
+                      IsProgram() ? ": it stops its ranks and leaves the job"
+                                  : ": the job's ranks finish their step, save and stop"),
+         /*warning=*/false);
+}
+
+// A line for people, as one of the worker in that slot.
+void NodeCore::Notice(Slot slot, const std::string& text, bool warning) {
   proto::AgentMessage report;
-  report.mutable_worker_report()->set_slot(job_.nodes(node_).slots(0));
+  report.mutable_worker_report()->set_slot(slot.value());
   proto::WorkerMessage& message = *report.mutable_worker_report()->mutable_message();
   message.set_job_id(job_.job_id());
   message.set_generation(generation_.value());
-  message.mutable_notice()->set_text(
-      absl::StrCat("the dsagent of its node got ", NameOf(asked_by_),
-                   IsProgram() ? ": it stops its ranks and leaves the job"
-                               : ": the job's ranks finish their step, save and stop"));
+  message.mutable_notice()->set_text(text);
+  message.mutable_notice()->set_warning(warning);
   Send(std::move(report), generation_);
 }
 

@@ -2,10 +2,11 @@
 // (supervisor.h) and the simulation speak this vocabulary; nothing here knows processes, sockets or
 // clocks.
 //
-// A slot holds at most one process at a time: the core asks for a new one only after WorkerEnded of
-// the old one, so a slot names a process without ambiguity. The shell must deliver, for each
-// SpawnWorker, exactly one WorkerSpawned or WorkerSpawnFailed, and after WorkerSpawned exactly one
-// WorkerEnded, in this order.
+// A slot holds at most one process at a time: the core asks for a new one only after WorkerEnded or
+// WorkerCannotEnd of the old one, so a slot names a process without ambiguity. The shell must
+// deliver, for each SpawnWorker, exactly one WorkerSpawned or WorkerSpawnFailed, and after
+// WorkerSpawned exactly one WorkerEnded or WorkerCannotEnd, in this order. Of a process that cannot
+// end nothing is told any more but, once, LeftoverEnded, if it ends before the job.
 
 #ifndef DSRUN_AGENT_NODE_EVENTS_H_
 #define DSRUN_AGENT_NODE_EVENTS_H_
@@ -55,6 +56,20 @@ struct WorkerEnded {
   absl::Time wall_time;                 // when, for people
   absl::Duration steady_time;           // the same moment on this agent's steady clock
 };
+// The process is dead, and does not end: a thread of it waits in the kernel for a disk that does
+// not answer (common/base/dying_process.h). No code of it runs any more, so nothing that it still
+// holds can do harm; its descriptors stay open and its memory stays held.
+struct WorkerCannotEnd {
+  WorkerEnded end;    // as good as the kernel tells; the moment is when it was seen first
+  std::string cause;  // for people: why it does not end, as the end of a sentence
+  std::string words;  // the same with all that is known: which process waits in what
+};
+// A process that could not end has ended, and is reaped. Its slot may have another by now.
+struct LeftoverEnded {
+  Slot slot;
+  int32_t pid = 0;
+  absl::Duration after;  // since it was seen dying
+};
 // The worker in `slot` has opened its session and proved the job's token. A second hello from a
 // slot replaces the first session (the shell closes the older stream).
 struct WorkerHello {
@@ -94,8 +109,8 @@ struct Tick {};
 
 using NodeEvent =
     std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
-                 WorkerEnded, WorkerHello, WorkerReceived, WorkerSessionClosed, WorkerInspected,
-                 PortReserved, KeeperGone, AskedToStop, Tick>;
+                 WorkerEnded, WorkerCannotEnd, LeftoverEnded, WorkerHello, WorkerReceived,
+                 WorkerSessionClosed, WorkerInspected, PortReserved, KeeperGone, AskedToStop, Tick>;
 
 // ---- Actions, to be performed in the order given
 
@@ -143,6 +158,12 @@ struct SendToWorker {
 struct SweepOrphans {
   std::optional<Slot> slot;
 };
+// The process of `slot` will be reaped whenever it ends, and the slot is free: KILL to its group,
+// so that nothing but the end is left for it to do, its session is closed, and processes that it
+// left behind are killed. Its memory is not the job's to count on.
+struct LeaveBehind {
+  Slot slot;
+};
 // Every worker is gone, the job is over on this node; always the last action of a core's life. The
 // coordinator's stream is closed after what was sent. `abandoned`: not by EndJob (lease, keeper).
 struct JobOver {
@@ -152,7 +173,7 @@ struct JobOver {
 
 using NodeAction =
     std::variant<SpawnWorker, ReservePort, InspectWorker, KillWorker, StopLadder, SignalWorkers,
-                 SendToCoordinator, SendToWorker, SweepOrphans, JobOver>;
+                 SendToCoordinator, SendToWorker, SweepOrphans, LeaveBehind, JobOver>;
 
 }  // namespace dsrun::agent
 

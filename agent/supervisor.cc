@@ -55,6 +55,10 @@ Supervisor::Supervisor(Options options, const proto::CoordinatorMessage& open,
       token_(open.open().job_token()),
       coordinator_(std::move(coordinator)),
       core_({.incarnation = options_.incarnation, .inventory = options_.inventory}) {
+  {
+    MutexLock lock(ends_->mu);
+    ends_->supervisor = this;
+  }
   last_round_ns_ = absl::ToInt64Nanoseconds(options_.clock->SteadyNow());
 }
 
@@ -63,6 +67,8 @@ Supervisor::~Supervisor() {
     OnKeeperGone();  // a job still running is ended like one whose keeper is gone
     thread_.join();
   }
+  MutexLock lock(ends_->mu);
+  ends_->supervisor = nullptr;
 }
 
 // ---- Events in
@@ -170,6 +176,7 @@ void Supervisor::StepAll(NodeEvent event) {
   while (!own_events_.empty()) {
     const NodeEvent next = std::move(own_events_.front());
     own_events_.pop_front();
+    if (std::holds_alternative<agent::Tick>(next)) LookForDying();
     const std::vector<NodeAction> actions = core_.Step(options_.clock->SteadyNow(), next);
     generation_ = core_.generation().value();
     for (const NodeAction& action : actions) {
@@ -217,16 +224,13 @@ absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action)
     pid = pipe.status();
   } else {
     process.log_id = pipe->id;
+    process.fate = std::make_shared<Fate>();
     spec.stdout_fd = spec.stderr_fd = pipe->write_fd;
     MutexLock lock(mu_);  // a hello or an end must find the pid
-    pid = options_.runner->Spawn(spec, [this, slot = action.slot, log = pipe->id](
-                                           int32_t, const ProcessEnd& end) {
-      const absl::Time wall_time = options_.clock->WallNow();
-      const absl::Duration steady_time = options_.clock->SteadyNow();
-      logs_->Finish(log, [this, slot, end, wall_time, steady_time](std::vector<std::string> lines) {
-        Enqueue(WorkerEnded{slot, end.exit_code, end.term_signal, end.core_dumped, std::move(lines),
-                            wall_time, steady_time});
-      });
+    pid = options_.runner->Spawn(spec, [ends = ends_, slot = action.slot, log = pipe->id,
+                                        fate = process.fate](int32_t pid, const ProcessEnd& end) {
+      MutexLock lock(ends->mu);
+      if (ends->supervisor != nullptr) ends->supervisor->OnEnd(slot, log, fate, pid, end);
     });
     if (pid.ok()) pids_[action.slot] = *pid;
   }
@@ -330,7 +334,10 @@ void Supervisor::Do(const SignalWorkers& action) {
 
 proto::NodeMemory Supervisor::Memory() const {
   std::vector<int32_t> pids;
-  for (const auto& [slot, process] : processes_) pids.push_back(process.pid);
+  for (const auto& [slot, process] : processes_) {
+    // What a dying one holds is nobody's to use again, for as long as it holds it.
+    if (process.dying.since() == absl::InfiniteDuration()) pids.push_back(process.pid);
+  }
   return options_.memory(job_.job_id(), pids);
 }
 
@@ -380,6 +387,15 @@ void Supervisor::Do(const SweepOrphans& action) {
 
 void Supervisor::Do(const JobOver& action) {
   LOG(INFO) << "job " << job_.job_id() << " is over here: " << action.reason;
+  for (const Leftover& leftover : leftovers_) {
+    bool ended = false;
+    {
+      MutexLock lock(mu_);
+      ended = leftover.fate->ended;
+    }
+    if (ended) continue;
+    LOG(WARNING) << "left behind by this job: " << ProcessWords(leftover.pid);
+  }
   port_ = PortLease();
   // In this order: who sees the end of the stream may open the next job at once.
   if (options_.on_over) options_.on_over(action);

@@ -3,6 +3,9 @@
 //
 //   Supervisor::Create(options, open message, coordinator) -> ... -> options.on_over
 //
+// At every tick it looks which of its processes are dead and do not end (dying_process.h), and
+// waits for these no longer: the runner reaps them whenever they end, be it after this job.
+//
 // Lives from an admitted Open until its owner drops it, after on_over. Destruction before that ends
 // the job: everything is killed, and the ends are awaited.
 //
@@ -32,6 +35,7 @@
 #include "agent/peers.h"
 #include "agent/port_lease.h"
 #include "common/base/clock.h"
+#include "common/base/dying_process.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
@@ -59,6 +63,7 @@ class Supervisor {
     std::function<void(const std::string& tag)> sweep;
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
+    std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;
     // What the job's ranks can have here, said with Opened and with every Prepared.
     std::function<proto::NodeMemory(const std::string& job_id, const std::vector<int32_t>& pids)>
         memory = ReadNodeMemory;
@@ -94,11 +99,32 @@ class Supervisor {
   absl::Duration stalled_after() const;
 
  private:
+  // How the end of one process is told: by whoever comes first, the runner or a look. Guarded by
+  // mu_.
+  struct Fate {
+    bool ended = false;     // the runner said so
+    bool given_up = false;  // before that; seen dying since `dying_since`
+    bool told = false;      // WorkerCannotEnd is queued
+    absl::Duration dying_since;
+  };
   // One process of a slot; of the core's thread.
   struct Process {
     int32_t pid = 0;
     int64_t log_id = 0;
     std::string tag;
+    std::shared_ptr<Fate> fate;
+    DyingFor dying;
+  };
+  // What was left behind; of the core's thread.
+  struct Leftover {
+    int32_t pid = 0;
+    std::shared_ptr<Fate> fate;
+  };
+  // What the runner's callbacks reach this object through: those of what was left behind may come
+  // when it is gone.
+  struct Ends {
+    Mutex mu;
+    Supervisor* supervisor ABSL_GUARDED_BY(mu) = nullptr;  // null: gone
   };
   struct Session {
     Incarnation incarnation;
@@ -110,6 +136,10 @@ class Supervisor {
   void Enqueue(NodeEvent event);
   void Loop();
   void StepAll(NodeEvent event);
+  void OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate, int32_t pid,
+             const ProcessEnd& end);
+  void LookForDying();
+  void GiveUp(Slot slot, const Process& process, const DyingLook& look);
 
   void Do(const SpawnWorker& action);
   void Do(const ReservePort& action);
@@ -120,6 +150,7 @@ class Supervisor {
   void Do(const SendToCoordinator& action);
   void Do(const SendToWorker& action);
   void Do(const SweepOrphans& action);
+  void Do(const LeaveBehind& action);
   void Do(const JobOver& action);
 
   std::string WhyNoPort(const absl::Status& status) const;
@@ -139,9 +170,12 @@ class Supervisor {
   // Of the core's thread.
   NodeCore core_;
   std::map<Slot, Process> processes_;
+  std::vector<Leftover> leftovers_;
   std::deque<NodeEvent> own_events_;  // consequences of actions; before anything queued
   int64_t next_tag_ = 1;
   PortLease port_;  // of a program's rank 0, when that is here
+
+  const std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
 
   std::atomic<int64_t> generation_{0};
   std::atomic<int64_t> last_round_ns_{0};

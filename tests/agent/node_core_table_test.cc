@@ -48,6 +48,7 @@ TEST(NodeCore, EveryStateAgainstEveryEvent) {
   };
   const std::string hello = "started@1 0, to 0: welcome, to 0: plan@1";
   const std::string gone = "exited@1 0, sweep 0";
+  const std::string left = "exited@1 0, report@1 0, leave 0";
   // Spawned has no business in any state but kStarting, and so on: those cells are "nothing".
   const std::vector<Row> rows = {
       {"spawned",
@@ -69,6 +70,24 @@ TEST(NodeCore, EveryStateAgainstEveryEvent) {
         {E, gone},
         {E, gone},
         {E, "exited@1 0 killed, sweep 0"}}},
+      {"cannot end",
+       [](Node& n) { return n.CannotEnd(0); },
+       {{E, ""},
+        {S, ""},
+        {E, left},
+        {E, left},
+        {E, left},
+        {E, "exited@1 0 killed, report@2 0, leave 0"}}},
+      {"a leftover has ended",
+       [](Node& n) {
+         return n.Step(LeftoverEnded{Slot(0), 7, absl::Seconds(5)});
+       },
+       {{E, "report@0 0"},
+        {S, "report@1 0"},
+        {U, "report@1 0"},
+        {C, "report@1 0"},
+        {F, "report@1 0"},
+        {K, "report@2 0"}}},
       {"session closed",
        [](Node& n) {
          return n.Step(WorkerSessionClosed{Slot(0), Incarnation(50)});

@@ -110,6 +110,73 @@ TEST(NodeCore, Begin_WhileAWorkerIsDying_ItIsSpawnedAfterItsEnd) {
   EXPECT_THAT(node.Ended(0, 9), ElementsAre("exited@1 0 killed", "sweep 0", "spawn 0 as 0"));
 }
 
+// ---- A worker that is dead and does not end
+
+TEST(NodeCore, CannotEnd_IsReportedAndNamed_AndItsSlotIsFree) {
+  Node node;
+  node.Run({0, 1});
+  EXPECT_THAT(node.CannotEnd(1), ElementsAre("exited@1 1", "report@1 1", "leave 1"));
+  EXPECT_EQ(node.exited().term_signal(), 9);
+  EXPECT_EQ(node.exited().pid(), 101);
+  EXPECT_EQ(node.exited().reason(), "it waits in the kernel");
+  EXPECT_FALSE(node.exited().killed_by_agent());
+  EXPECT_TRUE(node.reported().notice().warning());
+  EXPECT_EQ(node.reported().notice().text(),
+            "process 7 waits in the kernel; its slot is free, its memory is not; look at the disk "
+            "or file server");
+  EXPECT_THAT(node.Prepare(2), ElementsAre("prepared@2 0"));
+  EXPECT_THAT(node.Begin(2, {0, 1}), ElementsAre("to 0: plan@2", "spawn 1 as 1"));
+}
+
+TEST(NodeCore, CannotEnd_WhatItHadSentCountsNoMore_AndItsSessionIsNobodys) {
+  Node node;
+  node.Run({0, 1});
+  node.CannotEnd(1);
+  const auto written = [](auto& m) { m.mutable_shard_written()->set_record("record"); };
+  EXPECT_THAT(node.Says(1, 1, written), IsEmpty());
+  node.Begin(2, {0, 1});
+  node.Spawned(1);
+  EXPECT_THAT(node.Says(1, 1, written), IsEmpty());
+  node.Step(WorkerHello{Slot(1), Incarnation(99)});
+  EXPECT_THAT(node.Says(1, 1, written), IsEmpty());
+  EXPECT_THAT(node.StepDone(1, 2), IsEmpty());
+  node.Step(WorkerSessionClosed{Slot(1), Incarnation(51)});
+  EXPECT_EQ(node.state(1), WorkerState::kConnected);
+  // Its end is told to people, and changes nothing for the process that is there now.
+  EXPECT_THAT(node.Step(LeftoverEnded{Slot(1), 101, absl::Seconds(42)}), ElementsAre("report@2 1"));
+  EXPECT_EQ(node.reported().notice().text(),
+            "process 101 has ended at last, 42 s after its death: its memory is free");
+  EXPECT_EQ(node.state(1), WorkerState::kConnected);
+}
+
+TEST(NodeCore, CannotEnd_AfterOurKill_SaysBoth_AndMakesRoom) {
+  Node node;
+  node.Run({0, 1});
+  node.Begin(2, {1});  // kills slot 0
+  node.Begin(3, {0, 1});
+  EXPECT_THAT(node.CannotEnd(0),
+              ElementsAre("exited@1 0 killed", "report@3 0", "leave 0", "spawn 0 as 0"));
+  EXPECT_EQ(node.exited().reason(), "not a member of generation 2; it waits in the kernel");
+}
+
+TEST(NodeCore, CannotEnd_OfAProgram_TheNextGenerationDoesNotWaitForIt) {
+  Node node(/*program=*/true);
+  node.Run({0, 1});
+  node.Ended(0, 9);
+  EXPECT_THAT(node.Begin(2, {0, 1}), ElementsAre("ladder 1"));
+  EXPECT_THAT(node.CannotEnd(1), ElementsAre("exited@1 1 killed", "report@2 1", "leave 1",
+                                             "spawn 0 as 0", "spawn 1 as 1"));
+}
+
+TEST(NodeCore, CannotEnd_TheEndOfTheJobDoesNotWaitForIt) {
+  Node node;
+  node.Run({0});
+  EXPECT_THAT(node.End(), ElementsAre("kill 0"));
+  EXPECT_THAT(node.CannotEnd(0), ElementsAre("exited@1 0 killed", "report@1 0", "leave 0",
+                                             "sweep all", "job-ended", "over"));
+  EXPECT_THAT(node.Step(LeftoverEnded{Slot(0), 100, absl::Seconds(1)}), IsEmpty());
+}
+
 TEST(NodeCore, Reports_OfThePresentGenerationOnly) {
   Node node;
   node.Run({0});

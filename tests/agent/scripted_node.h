@@ -105,6 +105,14 @@ class Node {
     ended.term_signal = signal;
     return Step(ended);
   }
+  std::vector<std::string> CannotEnd(int slot) {
+    WorkerCannotEnd event;
+    event.end.slot = Slot(slot);
+    event.end.term_signal = 9;
+    event.cause = "it waits in the kernel";
+    event.words = "process 7 waits in the kernel";
+    return Step(event);
+  }
   std::vector<std::string> Says(int slot, int64_t generation,
                                 const std::function<void(proto::WorkerMessage&)>& what) {
     proto::WorkerMessage message;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -101,21 +102,58 @@ class SupervisorTest : public ::testing::Test {
   void MakeNode(int gpus) {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
-    node_ = std::make_unique<AgentNode>(AgentNode::Options{.runner = &runner_,
-                                                           .clock = &clock_,
-                                                           .incarnation = Incarnation(7),
-                                                           .inventory = inventory,
-                                                           .cluster_key = kKey,
-                                                           .agent_socket = "/nowhere/worker.sock",
-                                                           .worker_binary = "/bin/true",
-                                                           .run_dir = "",
-                                                           .tick_period = absl::InfiniteDuration(),
-                                                           .sweep =
-                                                               [this](const std::string& tag) {
-                                                                 MutexLock lock(mu_);
-                                                                 swept_.push_back(tag);
-                                                               },
-                                                           .on_job_over = nullptr});
+    node_ = std::make_unique<AgentNode>(
+        AgentNode::Options{.runner = &runner_,
+                           .clock = &clock_,
+                           .incarnation = Incarnation(7),
+                           .inventory = inventory,
+                           .cluster_key = kKey,
+                           .agent_socket = "/nowhere/worker.sock",
+                           .worker_binary = "/bin/true",
+                           .run_dir = "",
+                           .tick_period = absl::InfiniteDuration(),
+                           .sweep =
+                               [this](const std::string& tag) {
+                                 MutexLock lock(mu_);
+                                 swept_.push_back(tag);
+                               },
+                           .look_at_dying =
+                               [this](int32_t pid) {
+                                 MutexLock lock(mu_);
+                                 return dying_[pid];
+                               },
+                           .memory =
+                               [this](const std::string&, const auto& pids) {
+                                 MutexLock lock(mu_);
+                                 counted_ = pids;
+                                 return proto::NodeMemory();
+                               },
+                           .on_job_over = nullptr});
+  }
+  // From now on /proc says of the process that it is dead, and that a thread of it waits.
+  void Stick(int32_t pid) {
+    MutexLock lock(mu_);
+    dying_[pid] = {.dying = true,
+                   .stuck_thread = pid + 1,
+                   .thread_name = "save-writer",
+                   .wait_channel = "folio_wait_bit",
+                   .program = "dsworker",
+                   .end = {.term_signal = SIGKILL}};
+  }
+  // Two looks, so far apart as it takes.
+  void LookTwice() {
+    supervisor_->Tick();
+    AwaitTick();
+    clock_.Advance(absl::Milliseconds(100));
+    supervisor_->Tick();
+  }
+  // What was queued before has been taken: an answer to something queued behind it is there.
+  void AwaitTick() {
+    proto::CoordinatorMessage prepare = Message(++claim_);
+    prepare.mutable_prepare();
+    supervisor_->OnCoordinatorMessage(prepare);
+    coordinator_->Await(
+        [&](const proto::AgentMessage& m) { return m.has_prepared() && m.generation() == claim_; });
   }
 
   static proto::CoordinatorMessage Message(int64_t generation) {
@@ -185,6 +223,9 @@ class SupervisorTest : public ::testing::Test {
   std::string run_dir_;
   Mutex mu_;
   std::vector<std::string> swept_;
+  std::map<int32_t, DyingLook> dying_;
+  std::vector<int32_t> counted_;  // whose memory was counted as the job's
+  int64_t claim_ = 100;
   std::shared_ptr<FakeCoordinator> coordinator_;
   std::unique_ptr<AgentNode> node_;
   std::shared_ptr<Supervisor> supervisor_;
@@ -267,6 +308,90 @@ TEST_F(SupervisorTest, SilentWorker_IsKilledWhenTheFakeClockSaysSo) {
   EXPECT_TRUE(exited->killed_by_agent());
   EXPECT_THAT(exited->reason(), HasSubstr("silent for 3 s"));
   EXPECT_THAT(runner_.signals(), ElementsAre(Pair(pids[0], SIGKILL)));
+}
+
+TEST_F(SupervisorTest, DeadWorkerThatDoesNotEnd_IsLeftBehindAndItsSlotFilled) {
+  Start(Open(2));
+  Begin(1, 2);
+  const std::vector<int32_t> pids = AwaitPids(2);
+  Connect(0, pids[0]);
+  const auto dead = Connect(1, pids[1]);
+  Stick(pids[1]);
+  LookTwice();
+  const auto exited = AwaitExited(1, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->term_signal(), SIGKILL);
+  EXPECT_FALSE(exited->killed_by_agent());
+  EXPECT_EQ(exited->reason(),
+            "its thread save-writer waits in the kernel (state D), so it ends when the disk "
+            "answers");
+  EXPECT_TRUE(coordinator_->Await([&](const proto::AgentMessage& m) {
+    return m.worker_report().message().notice().text().starts_with(absl::StrCat(
+        "process ", pids[1], " (dsworker) is dead and does not end: its thread ", pids[1] + 1,
+        " (save-writer) waits in the kernel (state D, in folio_wait_bit)"));
+  }));
+  EXPECT_TRUE(absl::IsAborted(dead->AwaitClosed()));
+  // Its memory is not the job's to use again; its name opens no session any more.
+  AwaitTick();
+  {
+    MutexLock lock(mu_);
+    EXPECT_THAT(counted_, ElementsAre(pids[0]));
+  }
+  EXPECT_TRUE(absl::IsAborted(
+      supervisor_->OnWorkerHello(Hello(1, pids[1]), std::make_shared<FakeWorker>())));
+  Begin(claim_ + 1, 2);
+  ASSERT_TRUE(runner_.AwaitSpawned(3));
+  // It is the runner's until it ends, and that changes nothing in its slot.
+  runner_.End(pids[1], {.term_signal = SIGKILL});
+  EXPECT_TRUE(coordinator_->Await([&](const proto::AgentMessage& m) {
+    return m.worker_report().message().notice().text().starts_with(
+        absl::StrCat("process ", pids[1], " has ended at last"));
+  }));
+}
+
+TEST_F(SupervisorTest, WorkerThatIsDyingForAMoment_IsReportedByItsEndAlone) {
+  Start(Open(1));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  Connect(0, pids[0]);
+  Stick(pids[0]);
+  supervisor_->Tick();
+  AwaitTick();
+  {
+    MutexLock lock(mu_);
+    dying_.clear();
+  }
+  clock_.Advance(absl::Milliseconds(100));
+  supervisor_->Tick();
+  AwaitTick();
+  Stick(pids[0]);
+  supervisor_->Tick();
+  AwaitTick();
+  runner_.End(pids[0], {.term_signal = SIGSEGV});
+  const auto exited = AwaitExited(0, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->term_signal(), SIGSEGV);
+  EXPECT_EQ(exited->reason(), "");
+}
+
+// The runner outlives the job, and so may a process that was left behind.
+TEST_F(SupervisorTest, LeftoverThatEndsAfterItsJob_HarmsNobody) {
+  Start(Open(1));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  Connect(0, pids[0]);
+  Stick(pids[0]);
+  LookTwice();
+  ASSERT_TRUE(AwaitExited(0, 1).has_value());
+  proto::CoordinatorMessage end = Message(claim_);
+  end.mutable_end_job();
+  supervisor_->OnCoordinatorMessage(end);
+  EXPECT_TRUE(coordinator_->AwaitClosed().ok());
+  supervisor_.reset();
+  Start(Open(1));  // another job; the first one's supervisor is gone
+  runner_.End(pids[0], {.term_signal = SIGKILL});
+  Begin(1, 1);
+  ASSERT_TRUE(runner_.AwaitSpawned(2));
 }
 
 TEST_F(SupervisorTest, SpawnFailure_IsReportedWithTheReason) {

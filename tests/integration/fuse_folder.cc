@@ -143,6 +143,7 @@ uint64_t FuseFolder::Add(uint64_t parent, const std::string& name, const Node& n
                          uint32_t thread) {
   const uint64_t number = next_node_++;
   nodes_[number] = node;
+  nodes_[number].made_as = name;
   nodes_[parent].names[name] = {number, thread, options_.hidden_looks};
   return number;
 }
@@ -243,6 +244,17 @@ void FuseFolder::Unlink(const Request& request) {
   ReplyError(request.header->unique, options_.answers_twice ? ENOENT : 0);
 }
 
+void FuseFolder::Sync(const Request& request) {
+  const bool counts = nodes_[request.header->nodeid].made_as.starts_with(options_.synced);
+  if (!counts || ++syncs_ != options_.held_sync) return ReplyError(request.header->unique, 0);
+  held_request_ = request.header->unique;
+  held_thread_ = request.header->pid;
+}
+
+void FuseFolder::LetGo() {
+  if (held_thread_.exchange(0) != 0) ReplyError(held_request_, 0);
+}
+
 void FuseFolder::Answer(const Request& request) {
   const fuse_in_header& header = *request.header;
   const uint64_t unique = header.unique;
@@ -328,10 +340,11 @@ void FuseFolder::Answer(const Request& request) {
       out.st.namelen = 255;
       return Reply(unique, &out, sizeof(out));
     }
+    case FUSE_FSYNC:
+      return Sync(request);
     case FUSE_FLUSH:
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
-    case FUSE_FSYNC:
     case FUSE_FSYNCDIR:
     case FUSE_DESTROY:
       return ReplyError(unique, 0);

@@ -32,6 +32,10 @@ class FuseFolder {
     // Who looks for this name gets no answer until AnswerAll, and cannot be killed meanwhile: state
     // D. Empty: none.
     std::string unanswered = {};
+    // This fsync of a file whose name begins with `synced`, counted from 1, is answered by LetGo;
+    // who is killed meanwhile stays in state D. 0: all are answered at once.
+    int held_sync = 0;
+    std::string synced = "step-";  // the shards of a checkpoint
   };
 
   // In this test's own mount namespace (UseOwnMounts). Makes the folder.
@@ -45,6 +49,10 @@ class FuseFolder {
   void AnswerAll();
   // How many wait for it.
   int64_t waiting() const { return waiting_; }
+  // The thread whose fsync is held now; 0: none.
+  uint32_t held_thread() const { return held_thread_; }
+  // Its fsync is done. Needed before the destructor, as AnswerAll.
+  void LetGo();
   // From now on every name is shown.
   void ShowAll() { hides_ = false; }
   // What it did to its users so far: links and exclusive renames refused, answers changed, looks
@@ -65,6 +73,7 @@ class FuseFolder {
     uint32_t mode = 0;
     uint32_t links = 1;
     std::string data;
+    std::string made_as;                // its first name
     std::map<std::string, Name> names;  // of a folder
   };
 
@@ -83,6 +92,7 @@ class FuseFolder {
   void Rename(const Request& request, uint64_t to_folder, const char* names, bool exclusive);
   void Link(const Request& request);
   void Unlink(const Request& request);
+  void Sync(const Request& request);
 
   const std::string folder_;
   const Options options_;
@@ -94,6 +104,9 @@ class FuseFolder {
   std::mutex unanswered_mu_;
   bool answers_all_ = false;               // guarded
   std::vector<uint64_t> unanswered_ = {};  // guarded: requests
+  int syncs_ = 0;                          // of the serving thread: of files that count
+  std::atomic<uint64_t> held_request_ = 0;
+  std::atomic<uint32_t> held_thread_ = 0;
   std::atomic<int64_t> refused_ = 0;
   std::atomic<int64_t> answered_twice_ = 0;
   std::atomic<int64_t> hidden_ = 0;

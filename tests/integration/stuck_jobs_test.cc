@@ -4,23 +4,30 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/base/clock.h"
 #include "common/base/posix_process_runner.h"
 #include "common/base/process_tree.h"
 #include "tests/integration/fuse_folder.h"
 #include "tests/integration/job_fixture.h"
+#include "tests/integration/training_job.h"
 
 namespace dsrun {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class StuckInTheKernel : public ::testing::Test {
  protected:
@@ -74,6 +81,84 @@ TEST_F(StuckInTheKernel, RankOfAJob_DsrunEndsAndNamesIt) {
   server_->AnswerAll();
   EXPECT_TRUE(job.NothingIsLeft());
 }
+
+TEST_F(StuckInTheKernel, RankOfAProgramThatIsKilled_TheNextGenerationDoesNotWaitForIt) {
+  Job job({"--num_gpus=1", "--max-restarts", "1", UserProgram(), "read", File()});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  const std::vector<pid_t> first = job.Find(Role::kProgram);
+  ASSERT_EQ(first.size(), 1u);
+  ASSERT_EQ(kill(first[0], SIGKILL), 0);
+  // The new one waits, too: in the kernel, for the answer to the first one's question.
+  EXPECT_TRUE(Eventually([&] { return job.Find(Role::kProgram).size() == 2; })) << job.Words();
+  EXPECT_EQ(KernelStateOf(first[0]).state, 'D');
+  EXPECT_TRUE(job.AwaitError("process " + std::to_string(first[0]) + " (user_program) is dead"));
+  server_->AnswerAll();
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// ---- A worker that dies while its save writer waits in the kernel
+
+pid_t ProcessOfThread(uint32_t thread) {
+  const std::string status = ReadWholeFile("/proc/" + std::to_string(thread) + "/status");
+  const size_t at = status.find("\nTgid:");
+  return at == std::string::npos ? 0 : std::stoi(status.substr(at + 6));
+}
+
+class DeathInASync : public ::testing::TestWithParam<int> {
+ protected:
+  static constexpr int kRanks = 2;
+
+  void SetUp() override {
+    // Of the second save, so that there is a checkpoint to go on from.
+    auto mounted = FuseFolder::Mount(save(), {.hard_links = true, .held_sync = kRanks + kRanks});
+    if (!mounted.ok()) GTEST_SKIP() << mounted.status();
+    server_ = *std::move(mounted);
+  }
+  ~DeathInASync() override {
+    if (server_ != nullptr) server_->LetGo();
+  }
+  std::string save() const { return folder_.path() + "/save"; }
+  // All ranks live; `dead` is none of them, and may still be there.
+  bool SlotIsFilled(const Job& job, pid_t dead) const {
+    const std::vector<pid_t> workers = job.Find(Role::kWorker);
+    return std::count_if(workers.begin(), workers.end(),
+                         [&](pid_t each) { return each != dead; }) == kRanks;
+  }
+
+  const TemporaryFolder folder_;
+  std::unique_ptr<FuseFolder> server_;
+};
+
+TEST_P(DeathInASync, GoesOnAtOnceWithANewProcessInThatSlot) {
+  Job job(Train({"--num_gpus=" + std::to_string(kRanks)}, folder_.path(), Long()));
+  ASSERT_TRUE(Eventually([&] { return server_->held_thread() != 0 || job.Ended(); }));
+  const uint32_t thread = server_->held_thread();
+  const pid_t worker = ProcessOfThread(thread);
+  ASSERT_NE(worker, 0) << job.Words();
+  const SteadyTime died = Clock::Real().SteadyNow();
+  ASSERT_EQ(kill(worker, GetParam()), 0);
+  ASSERT_TRUE(Eventually([&] { return SlotIsFilled(job, worker) || job.Ended(); })) << job.Words();
+  const absl::Duration took = Clock::Real().SteadyNow() - died;
+  std::cout << "a new process in its slot after " << took << "\n";
+  EXPECT_EQ(KernelStateOf(static_cast<int32_t>(thread)).state, 'D');
+  // Silence is noticed after 3 s; a worker that is stopped is killed for that by its agent.
+  const absl::Duration silence = GetParam() == SIGSTOP ? absl::Seconds(3) : absl::ZeroDuration();
+  EXPECT_LT(took, silence + absl::Seconds(2));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 2 * kSaveInterval + 5)) << job.Words();
+  EXPECT_EQ(KernelStateOf(static_cast<int32_t>(thread)).state, 'D');
+  EXPECT_EQ(server_->held_thread(), thread);
+  EXPECT_TRUE(job.AwaitError("process " + std::to_string(worker) + " (dsworker)")) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("(save-writer)"));
+  server_->LetGo();
+  ASSERT_TRUE(job.AwaitError("process " + std::to_string(worker) + " has ended")) << job.Words();
+  ExpectWentOn(job, folder_);
+  EXPECT_EQ(job.ReportJson()["restarts"], 1) << job.Words();
+  EXPECT_THAT(job.err(), Not(HasSubstr("LOST")));
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, DeathInASync, ::testing::Values(SIGKILL, SIGSEGV, SIGSTOP),
+                         [](const auto& info) { return std::string(sigabbrev_np(info.param)); });
 
 }  // namespace
 }  // namespace dsrun
