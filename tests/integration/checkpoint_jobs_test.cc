@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/strings/str_join.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
 #include "common/format/checkpoint_reader.h"
@@ -150,14 +151,12 @@ std::vector<std::string> ManifestsOldestFirst(const std::string& save) {
 }
 
 TEST_F(CheckpointJob, FlippedAndCutShards_AreNamedAtLoadAndTheOneBeforeIsUsed) {
-  {
-    Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
-    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
-  }
+  Job first(Train({"--num_gpus=2"}, folder_.path(), Long()));
+  ASSERT_EQ(first.AwaitExit(), 0) << first.Words();
   // Which steps they are of depends on how fast the disk is: a save that comes too early for the
   // one before is left out.
   const std::vector<std::string> manifests = ManifestsOldestFirst(save());
-  ASSERT_EQ(manifests.size(), 3u);
+  ASSERT_EQ(manifests.size(), 3u) << absl::StrJoin(manifests, " ") << first.Words();
   const std::string flipped = DamageShard(save(), manifests[2], Damage::kFlippedBit);
   const std::string cut = DamageShard(save(), manifests[1], Damage::kCut);
   const TemporaryFolder second;
