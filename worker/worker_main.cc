@@ -1,10 +1,8 @@
 // dsworker: one rank of the training engine. Started by its agent with `--bootstrap-fd N`; joins
 // generation after generation in the same process until the job is finished or the agent is gone.
 
-#include <signal.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -38,6 +36,7 @@
 #include "worker/engine/resume.h"
 #include "worker/engine/save_writer.h"
 #include "worker/engine/saving.h"
+#include "worker/engine/stop_signals.h"
 #include "worker/engine/thread_stacks.h"
 #include "worker/engine/verdict.h"
 
@@ -47,8 +46,9 @@ namespace {
 constexpr int kExitUsage = 90;
 constexpr int kExitFailed = 1;
 
-// What the session, a communicator and the save writer need at least, on any machine.
-constexpr int kOwnThreads = 12;
+// What the session, a communicator, the save writer and the wait for signals need at least, on any
+// machine.
+constexpr int kOwnThreads = 13;
 constexpr int kOwnDescriptors = 24;
 
 constexpr char kUsage[] =
@@ -75,21 +75,6 @@ absl::StatusOr<proto::WorkerBootstrap> ReadBootstrap(int argc, char** argv) {
         absl::StrCat("descriptor ", fd, " does not hold a bootstrap message"));
   }
   return bootstrap;
-}
-
-// The signal that asked this process to stop; 0: none yet. Whoever sends it, ranks end together:
-// the rank goes on to the end of its step, where all learn of it, save and finish. Who wants this
-// process gone at once kills it. USR1 and USR2 mean the same, as at dsrun: the default would end
-// it.
-volatile std::sig_atomic_t stop_signal = 0;
-
-void TakeStopSignals() {
-  struct sigaction action = {};
-  action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = SA_RESTART;
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
-    sigaction(signal, &action, nullptr);
-  }
 }
 
 proto::Failed::Verdict SendFailed(Session& session, Generation generation,
@@ -237,7 +222,7 @@ int Main(int argc, char** argv) {
   SessionOptions options;
   options.bootstrap = *bootstrap;
   options.incarnation = incarnation;
-  options.stop_signal = [] { return static_cast<int>(stop_signal); };
+  options.stop_signal = StopSignal;
   options.beat = [&progress] { return progress.Get(); };
   options.stacks = [&progress] {
     const proto::Stacks stacks = progress.TakeStacks();

@@ -220,7 +220,7 @@ proto::CommitSave SaveLedger::Grant(Id id, const Save& save) const {
     return process == processes_.end() || process->second.joined == in;
   };
   const bool all_joined = std::all_of(ranks.begin(), ranks.end(), has_joined);
-  if (!all_joined && newest_.step > 0) SetId(newest_, commit.add_running());
+  if (!all_joined && newest_.step > 0) SetId(newest_, commit.mutable_loaded());
   return commit;
 }
 

@@ -64,7 +64,7 @@ int LineOf(const std::string& text, const std::string& words) {
 TEST(JournalOfAJob, AfterAKilledWorker_TellsRankSignalAndTheEndOfTheJob) {
   const TemporaryFolder folder;
   Job job(Train({"--num_gpus=2"}, folder.path(), Long()));
-  ASSERT_TRUE(AwaitStep(job, folder.path(), kSteps / 2)) << job.Words();
+  ASSERT_TRUE(AwaitStep(job, folder.path(), kSteps / 8)) << job.Words();
   ASSERT_TRUE(SignalWorker(job, 1, SIGKILL));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   const nlohmann::json report = job.ReportJson();

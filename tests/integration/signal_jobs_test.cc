@@ -6,6 +6,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -70,6 +73,7 @@ class SignalledTraining : public ::testing::Test {
     EXPECT_TRUE(job.NothingIsLeft());
     const nlohmann::json report = job.ReportJson();
     EXPECT_TRUE(report["stopped_early"].get<bool>()) << job.Words();
+    EXPECT_EQ(report["restarts"], 0) << "nobody dies of it" << job.Words();
     EXPECT_GE(report["final_step"].get<int>(), StepsDone(folder_.path())) << job.Words();
     EXPECT_EQ(report["checkpoint_step"], report["final_step"]) << job.Words();
     EXPECT_EQ(ContentHash(folder_.path() + "/save").size(), 64u);
@@ -92,6 +96,7 @@ TEST_P(EverySignal, ToEveryProcessOfATraining_SavesTheLastStepAndExits96) {
     EXPECT_TRUE(job.NothingIsLeft());
     const nlohmann::json report = job.ReportJson();
     EXPECT_TRUE(report["stopped_early"].get<bool>()) << job.Words();
+    EXPECT_EQ(report["restarts"], 0) << "nobody dies of it" << job.Words();
     EXPECT_EQ(report["checkpoint_step"], report["final_step"]) << job.Words();
     EXPECT_EQ(ContentHash(folder.path() + "/save").size(), 64u);
   }
@@ -116,6 +121,37 @@ TEST_F(SignalledTraining, ToOneWorker_AllRanksStopInTheSameStepAndSave) {
   EXPECT_THAT(job.err(), HasSubstr(": its dsworker (pid "));
   EXPECT_THAT(job.err(), HasSubstr("got SIGTERM"));
   EXPECT_THAT(InOneLine(job.err()), HasSubstr("stopped by a signal to one of its ranks or agents"));
+}
+
+// No handler may run in a thread that computes (worker/engine/stop_signals.h): the signals are
+// blocked in all but the one that waits for them.
+TEST_F(SignalledTraining, SignalsToStop_AreTakenByAThreadOfTheirOwn) {
+  Job job(Endless());
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 5)) << job.Words();
+  const std::string tasks = "/proc/" + std::to_string(WorkerOf(job, 0)) + "/task";
+  uint64_t wanted = 0;
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    wanted |= uint64_t{1} << (signal - 1);
+  }
+  int threads = 0;
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    std::ifstream status(task.path() / "status");
+    uint64_t blocked = 0, caught = 0;
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("SigBlk:")) blocked = std::stoull(line.substr(7), nullptr, 16);
+      if (line.starts_with("SigCgt:")) caught = std::stoull(line.substr(7), nullptr, 16);
+    }
+    EXPECT_EQ(caught & wanted, 0u) << task.path();
+    std::ifstream comm(task.path() / "comm");
+    std::string name;
+    std::getline(comm, name);
+    if (name == "stop-signals") continue;  // sigwait unblocks while it waits
+    ++threads;
+    EXPECT_EQ(blocked & wanted, wanted) << name;
+  }
+  EXPECT_GE(threads, 4);
+  kill(job.pid(), SIGTERM);
+  ExpectSavedItsLastStep(job);
 }
 
 TEST_F(SignalledTraining, ToOneNodesKeeperAndAgent_AllRanksStopAndSave) {

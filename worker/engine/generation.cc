@@ -168,7 +168,9 @@ absl::Status GenerationRun::Join() {
     setup_.progress->Moved();  // asked from block to block of the model
     return session_.Superseded(generation_);
   };
-  trainer.saving = [this] { return setup_.save_writer->Busy(); };
+  trainer.saving = [this] {
+    return setup_.save_writer->Busy() || (saving_ != nullptr && saving_->AwaitsOutcome());
+  };
   trainer.reserve_snapshot = [this](size_t bytes) { return setup_.save_writer->Reserve(bytes); };
   trainer.trace = &trace_;
   ASSIGN_OR_RETURN(trainer_, Trainer::Create(trainer));

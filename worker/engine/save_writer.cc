@@ -278,7 +278,9 @@ void SaveWriter::Do(const proto::CommitSave& commit, SteadyTime given) {
   done->set_code(outcome.status.raw_code());
   done->set_seconds(absl::ToDoubleSeconds(Clock::Real().SteadyNow() - given));
   setup_.send(facts.key.generation, std::move(message));
-  if (outcome.status.ok()) Tidy(commit);
+  if (!outcome.status.ok()) return;
+  committed_.insert(key);
+  Tidy(commit);
 }
 
 void SaveWriter::Tidy(const proto::CommitSave& commit) {
@@ -286,7 +288,12 @@ void SaveWriter::Tidy(const proto::CommitSave& commit) {
   PruneOptions prune = setup_.prune;
   // Whoever wrote a part of this save has nothing older under way but what the grant names.
   prune.generation = generation;
+  if (commit.has_loaded()) {
+    prune.running.push_back(
+        {Step(commit.loaded().step()), Generation(commit.loaded().generation())});
+  }
   for (const proto::SaveId& id : commit.running()) {
+    if (committed_.contains(KeyOf(id))) continue;  // since the grant was given
     prune.running.push_back({Step(id.step()), Generation(id.generation())});
   }
   const auto removed = PruneCheckpoints(*setup_.file_system, setup_.folder, prune);

@@ -137,6 +137,7 @@ class SaveWriter {
   // Of its thread.
   std::map<SaveKey, std::string> written_;  // shards of saves that may be dropped yet, by name
   std::set<int64_t> attempts_;              // grants that were taken on
+  std::set<SaveKey> committed_;             // by this one: under way no more
 
   mutable Mutex mu_;
   CondVar changed_;

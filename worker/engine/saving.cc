@@ -89,12 +89,20 @@ void Saving::WarnIfStuck() {
                    setup_.job->train().save_dir(), " does not answer"));
 }
 
+bool Saving::AwaitsOutcome() {
+  if (open_step_ < 0) return false;
+  const absl::StatusOr<std::vector<std::string>> outcome = setup_.session->AwaitTable(
+      setup_.generation, SaveOutcomeName(open_step_), absl::ZeroDuration());
+  if (outcome.ok()) open_step_ = -1;
+  return !outcome.ok();
+}
+
 void Saving::Save(bool others_busy) {
   WarnIfStuck();
   if (!others_busy) return TakeSnapshot();
   if (setup_.rank.value() != 0) return;
   setup_.notice(false, absl::StrCat("the checkpoint of step ", setup_.trainer->state().step,
-                                    " is left out: the one before is still being written; a larger "
+                                    " is left out: the one before is not committed yet; a larger "
                                     "--save-interval, or a faster disk, leaves none out"));
 }
 
@@ -170,6 +178,7 @@ void Saving::Tidy() {
 
 void Saving::TakeSnapshot() {
   const ShardedState& state = setup_.trainer->state();
+  open_step_ = state.step;
   RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);

@@ -52,6 +52,9 @@ class Saving {
   // The present step is that of `manifest`, in the save folder: it need not be saved again.
   void WentOnFrom(const std::string& manifest);
 
+  // What this rank's newest save has become is not known yet: committed, or given up.
+  bool AwaitsOutcome();
+
   // At a save step: between two steps, by all ranks. `others_busy`: StepResult::saving, which says
   // the same to all of them: then the save is left out, and rank 0 says so. The training goes on
   // without checkpoints while a disk does not answer; a rank whose writer has been at one thing for
@@ -80,6 +83,7 @@ class Saving {
   const Setup setup_;
   std::string resumed_manifest_;
   int64_t resumed_step_ = -1;
+  int64_t open_step_ = -1;     // of the newest save of this generation, until its outcome is heard
   absl::Duration warn_after_;  // the writer has been at one thing for so long
 };
 

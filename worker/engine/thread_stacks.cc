@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <memory>
 #include <string_view>
 
 #include "absl/debugging/symbolize.h"
@@ -79,9 +80,37 @@ std::string NameOf(const void* return_address, bool innermost) {
   return name;
 }
 
+// Of the calling thread, while this lives. One that has such a stack already keeps it.
+class HandlerStack {
+ public:
+  HandlerStack() {
+    stack_t present = {};
+    if (sigaltstack(nullptr, &present) != 0 || (present.ss_flags & SS_DISABLE) == 0) return;
+    // With room for every register, which the kernel saves there, and for backtrace.
+    const size_t size = kBacktraceBytes + static_cast<size_t>(sysconf(_SC_MINSIGSTKSZ));
+    memory_ = std::make_unique<char[]>(size);
+    const stack_t stack = {.ss_sp = memory_.get(), .ss_flags = 0, .ss_size = size};
+    sigaltstack(&stack, nullptr);
+  }
+  ~HandlerStack() {
+    if (memory_ == nullptr) return;
+    const stack_t none = {.ss_sp = nullptr, .ss_flags = SS_DISABLE, .ss_size = 0};
+    sigaltstack(&none, nullptr);
+  }
+  HandlerStack(const HandlerStack&) = delete;
+  HandlerStack& operator=(const HandlerStack&) = delete;
+
+ private:
+  static constexpr size_t kBacktraceBytes = 64 << 10;
+  std::unique_ptr<char[]> memory_;
+};
+
 }  // namespace
 
-pid_t ThisThread() { return static_cast<pid_t>(syscall(SYS_gettid)); }
+pid_t ThisThread() {
+  thread_local const HandlerStack stack;
+  return static_cast<pid_t>(syscall(SYS_gettid));
+}
 
 void PrepareThreadStacks(const char* program) {
   absl::InitializeSymbolizer(program);
@@ -90,7 +119,7 @@ void PrepareThreadStacks(const char* program) {
   backtrace(frames, 4);  // the first call loads what later ones need
   struct sigaction action = {};
   action.sa_handler = OnStackSignal;
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
   sigaction(StackSignal(), &action, nullptr);
   prepared = true;
 }

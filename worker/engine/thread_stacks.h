@@ -3,7 +3,9 @@
 // The thread is interrupted by a signal of our own, whose handler takes down return addresses and
 // does nothing else: backtrace(3) neither allocates nor locks once it has been called (glibc 2.35
 // and later look up unwind tables without a lock). Names are looked up afterwards, by the caller.
-// A thread that sleeps in the kernel without being interruptible cannot answer: then the kernel's
+// The handler has a stack of its own: products of matrices of the library run with the stack
+// pointer in a buffer on the heap, and a frame below it would be written over whatever is there. A
+// thread that sleeps in the kernel without being interruptible cannot answer: then the kernel's
 // word for its state is all there is.
 
 #ifndef DSRUN_WORKER_ENGINE_THREAD_STACKS_H_
@@ -22,7 +24,8 @@ namespace dsrun::worker {
 // other thread runs. REQUIRES: called once. `program`: argv[0].
 void PrepareThreadStacks(const char* program);
 
-// The calling thread, as ThreadStack names it.
+// The calling thread, as ThreadStack names it. Gives it, once, a stack for the handler, until it
+// ends: only who has called this may be asked.
 pid_t ThisThread();
 
 // The functions that `thread` of this process is in, innermost first, at most 32. One line that

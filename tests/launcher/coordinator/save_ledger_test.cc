@@ -66,6 +66,10 @@ std::string Say(const Effects& effects) {
       for (const proto::SaveId& id : granted->commit.running()) {
         absl::StrAppend(&text, " running ", id.step(), "/", id.generation());
       }
+      if (granted->commit.has_loaded()) {
+        absl::StrAppend(&text, " loaded ", granted->commit.loaded().step(), "/",
+                        granted->commit.loaded().generation());
+      }
     } else if (const auto* dropped = std::get_if<SaveLedger::Dropped>(&effect)) {
       absl::StrAppend(&text, dropped->failed ? "failed " : "drop ", dropped->id.step, "/",
                       dropped->id.generation, dropped->remove ? " remove" : " keep",
@@ -219,7 +223,7 @@ TEST_F(SaveLedgerTest, SaveOfAnOlderGeneration_CountsUntilSomethingNewerIsThere)
   EXPECT_EQ(Wrote(0, {3, 20}), "");
   EXPECT_EQ(Wrote(1, {3, 20}),
             "drop 20/2 remove: the part of rank 1 is lost with it; grant 20/3 attempt 2 to 0 "
-            "running 10/1")
+            "loaded 10/1")
       << "rank 1 never took the older snapshot: its next report says so";
 }
 
@@ -248,7 +252,7 @@ TEST_F(SaveLedgerTest, RewoundGeneration_SavesBelowTheNewestAllTheSame) {
   ledger_.Done(At(0), Done({1, 60}, 1, "m-60"));
   Begin(2, {At(0), At(1)});  // what step 60 wrote proved to be damaged
   Wrote(0, {2, 50});
-  EXPECT_EQ(Wrote(1, {2, 50}), "grant 50/2 attempt 2 to 0 running 60/1");
+  EXPECT_EQ(Wrote(1, {2, 50}), "grant 50/2 attempt 2 to 0 loaded 60/1");
   EXPECT_EQ(Checked(ledger_.Done(At(0), Done({2, 50}, 2, "m-50"))), "committed 50/2 as m-50");
   EXPECT_EQ(ledger_.newest(), (Id{2, 50}));
 }
@@ -277,7 +281,7 @@ TEST_F(SaveLedgerTest, CommitWhileOthersLoad_SparesWhatTheyLoad) {
   Wrote(0, {1, 20});
   Begin(2, {At(0), At(1)});
   ledger_.Joined(At(0));
-  EXPECT_EQ(Wrote(1, {1, 20}), "grant 20/1 attempt 2 to 0 running 10/1");
+  EXPECT_EQ(Wrote(1, {1, 20}), "grant 20/1 attempt 2 to 0 loaded 10/1");
   ledger_.Done(At(0), Done({1, 20}, 2, "m-20"));
   ledger_.Joined(At(1));
   Wrote(0, {2, 30});

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <string>
@@ -97,6 +98,37 @@ TEST_F(ThreadStacks, OneThatHasEnded_IsSaidToHave) {
   while (!testing::Value(ThreadStack(id), ElementsAre("it has ended"))) {
   }
 }
+
+#if defined(__x86_64__)
+// As products of the library compute: with the stack pointer in a buffer on the heap. Nothing may
+// be written below it.
+TEST_F(ThreadStacks, OneWhoseStackPointerIsInAHeapBuffer_SpoilsNothingThere) {
+  constexpr char kCanary = 0x5A;
+  std::vector<char> buffer(256 << 10, kCanary);
+  char* const top = buffer.data() + buffer.size() / 2;
+  std::atomic<int> released{0};
+  std::atomic<bool> inside{false};
+  std::atomic<pid_t> id{0};
+  std::thread thread = Start(id, [&] {
+    inside = true;
+    asm volatile(
+        "mov %%rsp, %%rbx\n\t"
+        "mov %[top], %%rsp\n"
+        "1: pause\n\t"
+        "cmpl $0, (%[flag])\n\t"
+        "je 1b\n\t"
+        "mov %%rbx, %%rsp\n\t"
+        :
+        : [top] "r"(top), [flag] "r"(&released)
+        : "rbx", "memory", "cc");
+  });
+  while (!inside) std::this_thread::yield();
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(ThreadStack(id).empty());
+  released = 1;
+  thread.join();
+  EXPECT_TRUE(std::all_of(buffer.begin(), buffer.end(), [](char byte) { return byte == kCanary; }));
+}
+#endif
 
 // As a thread would be that sleeps in the kernel without being interruptible.
 TEST_F(ThreadStacks, OneThatDoesNotAnswer_IsDescribedByTheKernel) {
