@@ -170,20 +170,39 @@ class Launch {
 
   // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
+    absl::StatusOr<Prepared> prepared = Prepare();
+    if (!prepared.ok()) {
+      TakeBackJournal();
+      return prepared.status();
+    }
+    Starters& starters = prepared->starters;
+    GrpcAgentClient client;
+    RunResult result;
+    {
+      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(prepared->probe));
+      HandStopsTo(runner);
+      result = runner.Run();
+      RunnerEnded(result.exit_code);
+    }
+    starters.EndAll(kAgentGrace);
+    return result;
+  }
+
+  // Ended in reverse.
+  struct Prepared {
+    ProbeFile probe;
+    Starters starters;
+  };
+
+  // First everything that can refuse, then what leaves something for good: the metrics file that is
+  // emptied, and `latest`.
+  absl::StatusOr<Prepared> Prepare() {
     FileSystem& fs = FileSystem::Real();
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
     ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
-    PointLatestTo(job_.run_dir());
-    if (!job_.train().metrics_path().empty()) {
-      // Before the file is emptied.
-      RETURN_IF_ERROR(Lock(job_.train().metrics_path(), "metrics file",
-                           "choose another file with --metrics", metrics_lock_));
-      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
-                                        "choose another file with --metrics"));
-    }
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
           OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),
@@ -191,20 +210,28 @@ class Launch {
       RETURN_IF_ERROR(Lock(FolderOf(options_.probe_path), "save folder",
                            "choose another folder with --save", save_lock_));
     }
-    ASSIGN_OR_RETURN(const ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
-                                                   "choose another folder with --save"));
-    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
-
-    GrpcAgentClient client;
-    RunResult result;
-    {
-      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(probe));
-      HandStopsTo(runner);
-      result = runner.Run();
-      RunnerEnded(result.exit_code);
+    const std::string metrics = job_.train().metrics_path();
+    if (!metrics.empty()) {
+      RETURN_IF_ERROR(
+          Lock(metrics, "metrics file", "choose another file with --metrics", metrics_lock_));
     }
-    starters.EndAll(kAgentGrace);
-    return result;
+    ASSIGN_OR_RETURN(ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
+                                             "choose another folder with --save"));
+    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
+    if (!metrics.empty()) {
+      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics),
+                                        "choose another file with --metrics"));
+    }
+    PointLatestTo(job_.run_dir());
+    return Prepared{std::move(probe), std::move(starters)};
+  }
+
+  // Of a job that was not started: the next try may have the run folder.
+  void TakeBackJournal() {
+    if (journal_ == nullptr) return;  // what is there is another job's
+    journal_.reset();
+    const absl::Status removed = FileSystem::Real().RemoveFile(folder_.journal);
+    LOG_IF(WARNING, !removed.ok()) << "the run folder cannot be used again: " << removed;
   }
 
   absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
