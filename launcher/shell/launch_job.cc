@@ -33,6 +33,7 @@
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
 #include "launcher/shell/journal.h"
+#include "launcher/shell/marker_keeper.h"
 #include "launcher/shell/metrics_writer.h"
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
@@ -63,10 +64,10 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 12;    // beside main, signals and the console
+  constexpr int kOwnThreads = 13;    // beside main, signals and the console
   constexpr int kAgentThreads = 14;  // keeper and agent
   constexpr int kWorkerThreads = 11;
-  constexpr int kOwnDescriptors = 24;
+  constexpr int kOwnDescriptors = 25;
   constexpr int kDescriptorsPerNode = 4;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
@@ -179,6 +180,9 @@ class Launch {
     GrpcAgentClient client;
     RunResult result;
     {
+      const MarkerKeeper marker(
+          LookForMarker(save_lock_.fd(), NameOf(prepared->probe.path()), prepared->probe.content()),
+          [this](const std::string& line) { console_.Say(line); });
       Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(prepared->probe));
       HandStopsTo(runner);
       result = runner.Run();
@@ -232,6 +236,10 @@ class Launch {
     journal_.reset();
     const absl::Status removed = FileSystem::Real().RemoveFile(folder_.journal);
     LOG_IF(WARNING, !removed.ok()) << "the run folder cannot be used again: " << removed;
+  }
+
+  static std::string NameOf(const std::string& path) {
+    return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
   }
 
   absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
