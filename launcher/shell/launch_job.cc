@@ -223,11 +223,17 @@ class Launch {
                                              "choose another folder with --save"));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
     if (!metrics.empty()) {
-      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics),
+      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics, EarlierMetrics()),
                                         "choose another file with --metrics"));
     }
     PointLatestTo(job_.run_dir());
     return Prepared{std::move(probe), std::move(starters)};
+  }
+
+  // A run that goes on from a checkpoint goes on in its metrics, too.
+  MetricsWriter::Earlier EarlierMetrics() const {
+    return job_.train().load_dir().empty() ? MetricsWriter::Earlier::kEmpty
+                                           : MetricsWriter::Earlier::kGoOnAt;
   }
 
   // Of a job that was not started: the next try may have the run folder.
