@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,6 +40,7 @@
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
 #include "launcher/shell/stop_requests.h"
+#include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
 
@@ -136,7 +138,7 @@ class Launch {
           /*failed=*/true);
       return kExitLimit;
     }
-    const absl::StatusOr<RunResult> result = RunToEnd();
+    absl::StatusOr<RunResult> result = RunToEnd();
     if (!result.ok()) {
       console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
                                    Escaped(std::string(result.status().message()), "\n\t"),
@@ -144,8 +146,9 @@ class Launch {
                       /*failed=*/true);
       return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
-    WriteReport(*result);
-    return result->exit_code;
+    const int exit_code = result->exit_code;
+    WriteReport(*std::move(result));
+    return exit_code;
   }
 
   void OnSignal(int signal, bool by_key) {
@@ -337,9 +340,23 @@ class Launch {
     metrics_.reset();
   }
 
-  void WriteReport(const RunResult& result) {
+  // A job that ended well has reported its last checkpoint; one that began nothing has none.
+  bool AddUnreportedCommit(Report& report) const {
+    if (!job_.has_train() || report.exit_code == 0 || report.generations.empty()) return false;
+    const std::optional<UnreportedCommit> found = FindUnreportedCommitWithin(
+        kLookTime, FileSystem::Real(), job_.train().save_dir(), job_.job_id(), report.manifest);
+    if (!found) return false;
+    report.manifest = found->manifest;
+    report.checkpoint_step = found->step;
+    return true;
+  }
+
+  void WriteReport(RunResult result) {
+    const bool unreported = AddUnreportedCommit(result.report);
     ReportContext context{.job = job_,
                           .log_folder = folder_.logs,
+                          .run_dir_given = options_.run_dir_given,
+                          .commit_unreported = unreported,
                           .steady_now = result.steady_at_end,
                           .wall_now = result.wall_at_end};
     const auto write = [&] {
@@ -368,6 +385,7 @@ class Launch {
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
+  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
 
   const proto::JobSpec& job_;
