@@ -53,6 +53,9 @@ MarkerLook LookForMarker(int folder, const std::string& name, const std::string&
   });
   return [held, name, content]() -> absl::StatusOr<bool> {
     if (utimensat(*held, name.c_str(), nullptr, AT_SYMLINK_NOFOLLOW) == 0) return false;
+    // A file system may keep no times, or give them to the owner alone: that it is there is enough.
+    struct stat info;
+    if (fstatat(*held, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return false;
     if (errno != ENOENT) return ErrnoStatus(errno, "look for the marker", name);
     RETURN_IF_ERROR(PutBack(*held, name, content));
     return true;
