@@ -55,6 +55,7 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   options.progress_line = resolved.progress_line;
   options.terminal = machine.stdout_is_terminal;
   options.quiet_ranks = resolved.quiet_ranks;
+  options.run_dir_given = resolved.run_dir_given;
   options.memory_check = resolved.memory_check;
   return LaunchJob(resolved.job, options, stops);
 }

@@ -232,7 +232,8 @@ OptionGroup Files() {
                     "the last checkpoint of this run gets this tag when it is committed, and stays "
                     "until `dsrun checkpoint untag` removes it; letters, digits, . _ -"),
               Value("log-interval", "N", "10", "steps between lines of progress"),
-              Value("metrics", "FILE", "<run dir>/metrics.jsonl", "one JSON object a step"),
+              Value("metrics", "FILE", "<run dir>/metrics.jsonl",
+                    "one JSON object a step; with --load after what is there"),
               Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),
               Value("sample-tokens", "N", "200", "bytes of the continuation"),
               Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),

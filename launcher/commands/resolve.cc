@@ -97,6 +97,7 @@ Resolved Resolve(const CommandLine& line, const Machine& machine, Findings& find
   job.set_working_dir(machine.working_dir);
   job.set_run_as_user(machine.user);
   job.set_run_dir(context.Absolute(values.Text("run-dir").value_or("runs/" + job.job_id())));
+  resolved.run_dir_given = values.Has("run-dir");
   CheckFutureFolder(context, "--run-dir", job.run_dir());
 
   ResolveHosts(context);

@@ -30,6 +30,7 @@ struct Resolved {
   bool progress_line = false;
   bool quiet_ranks = false;
   bool memory_check = true;
+  bool run_dir_given = false;
 
   bool dry_run = false;
   bool json = false;

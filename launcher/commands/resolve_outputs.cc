@@ -1,14 +1,18 @@
 // Files that the job writes over: --metrics and --trace. What is there already may be a text that
-// nobody has a second copy of.
+// nobody has a second copy of; and what the job writes must not become its text.
 
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "common/base/file_system.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
@@ -70,7 +74,67 @@ std::string WhyNot(const std::vector<Input>& inputs, const std::string& path,
          " of an earlier job, and would be written over";
 }
 
+// Where new text of --data would be read from: the folders that are given, and those that links in
+// them lead to, by their real paths.
+class TextFolders {
+ public:
+  TextFolders(const proto::TrainSpec& train, const std::vector<CorpusFile>& corpus) {
+    std::string last;
+    for (const std::string& path : train.data_paths()) {
+      std::error_code error;
+      if (!std::filesystem::is_directory(path, error)) continue;  // a file alone
+      Add(path, path);
+      const std::string below = path.ends_with('/') ? path : path + "/";
+      for (const CorpusFile& file : corpus) {
+        const std::string folder = FolderOf(file.path);
+        if (folder == last || !file.path.starts_with(below)) continue;
+        Add(folder, path);
+        last = folder;
+      }
+    }
+  }
+
+  // The folder of --data, as it was given, to which `path` would add text; empty: to none.
+  std::string Holding(const std::string& path) const {
+    std::error_code error;
+    std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
+    if (error) return "";
+    for (real = real.parent_path(); !real.empty(); real = real.parent_path()) {
+      const auto found = folders_.find(real);
+      if (found != folders_.end()) return found->second;
+      if (real == real.parent_path()) break;
+    }
+    return "";
+  }
+
+ private:
+  void Add(const std::string& folder, const std::string& given) {
+    std::error_code error;
+    const std::filesystem::path real = std::filesystem::canonical(folder, error);
+    if (!error) folders_.emplace(real, given);
+  }
+
+  std::map<std::string, std::string> folders_;  // real path to the one that was given
+};
+
 }  // namespace
+
+// A restart reads the text anew, and would find its own output in it.
+void CheckOutputsAreNoText(ResolveContext& context, const std::vector<CorpusFile>& corpus) {
+  const proto::TrainSpec& train = context.resolved.job.train();
+  const TextFolders texts(train, corpus);
+  const auto check = [&](const std::string& flag, const std::string& path) {
+    const std::string folder = texts.Holding(path);
+    if (folder.empty()) return;
+    context.findings.AddFlag(flag, path + " is inside " + folder +
+                                       " of --data, so it would be read as text when a rank "
+                                       "starts again; name a place outside of it");
+  };
+  check("--run-dir", context.resolved.job.run_dir());
+  if (context.values.Has("save")) check("--save", train.save_dir());
+  if (context.values.Has("metrics")) check("--metrics", train.metrics_path());
+  if (context.values.Has("trace")) check("--trace", train.trace_path());
+}
 
 void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& corpus) {
   const proto::TrainSpec& train = context.resolved.job.train();

@@ -339,6 +339,7 @@ void TrainResolver::Folders() {
                                             : c_.resolved.job.run_dir() + "/metrics.jsonl");
   train_.set_trace_path(file("trace"));
   CheckOutputFiles(c_, corpus_);
+  CheckOutputsAreNoText(c_, corpus_);
   train_.set_prompt(v_.Text("prompt").value_or(""));
   train_.set_sample_tokens(v_.Int("sample-tokens", 0, 1000000).value_or(200));
 }

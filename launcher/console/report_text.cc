@@ -243,8 +243,11 @@ void AddPlaces(const Report& report, const ReportContext& context, Lines& lines)
   if (job.has_train()) {
     lines.push_back(report.manifest.empty()
                         ? "  checkpoint  none was written"
-                        : absl::StrFormat("  checkpoint  %s/%s (step %d)", job.train().save_dir(),
-                                          report.manifest, report.checkpoint_step));
+                        : absl::StrFormat("  checkpoint  %s/%s (step %d%s)", job.train().save_dir(),
+                                          report.manifest, report.checkpoint_step,
+                                          context.commit_unreported
+                                              ? "; it is there, but its commit was not reported"
+                                              : ""));
   }
   lines.push_back("  logs        " + context.log_folder);
   if (!job.train().metrics_path().empty()) {
@@ -267,24 +270,31 @@ std::string ReadLog(const Incident& incident, bool own_agent, const ReportContex
 // One sentence for what the operator would do next; empty: nothing.
 std::string Next(const Report& report, const ReportContext& context) {
   const std::string save_dir = context.job.train().save_dir();
+  // What an explicit --run-dir names belongs to this job from now on.
+  const std::string anew = context.run_dir_given ? " and another --run-dir" : "";
   if (!report.launch_failures.empty()) {
-    return "correct what is named above and start again; nothing was run";
+    return absl::StrCat("correct what is named above and start again",
+                        context.run_dir_given ? " with another --run-dir" : "",
+                        "; nothing was run");
   }
   if (!report.lacking_memory.empty()) {
     return report.manifest.empty()
-               ? "start again with what would fit; --no-memory-check starts it all the same"
-               : "go on from the checkpoint with what would fit and --load " + save_dir;
+               ? absl::StrCat("start again with what would fit", anew,
+                              "; --no-memory-check starts it all the same")
+               : absl::StrCat("go on from the checkpoint with what would fit and --load ", save_dir,
+                              anew);
   }
   if (context.job.has_train() && !report.manifest.empty()) {
     return report.exit_code == 0 && !report.stopped_early
                ? "dsrun checkpoint inspect " + save_dir
-               : "go on from the checkpoint with the same command and --load " + save_dir;
+               : absl::StrCat("go on from the checkpoint with the same command and --load ",
+                              save_dir, anew);
   }
   if (report.exit_code == 0) return "";
   if (report.incidents.empty()) {
     // Nobody failed: the operator stopped it before there was anything to keep.
-    return context.job.has_train() ? "nothing was saved: start again with the same command"
-                                   : "nothing failed: start again with the same command";
+    return absl::StrCat(context.job.has_train() ? "nothing was saved" : "nothing failed",
+                        ": start again with the same command", anew);
   }
   const Failure& cause = report.incidents.front().cause;
   const bool own = cause.node.value() < context.job.nodes_size() &&
@@ -401,6 +411,14 @@ ordered_json ToJson(const GenerationRecord& record, const Report& report) {
   return json;
 }
 
+// Of a job that did not finish: the highest step that any generation has finished.
+int64_t FinalStep(const Report& report) {
+  int64_t step = report.final_step;
+  if (step > 0) return step;
+  for (const GenerationRecord& each : report.generations) step = std::max(step, each.last_step);
+  return step;
+}
+
 }  // namespace
 
 std::string ReportScreen(const Report& report, const ReportContext& context) {
@@ -435,10 +453,11 @@ std::string ReportJson(const Report& report, const ReportContext& context) {
   json["restarts"] = report.restarts;
   json["lost_steps"] = report.lost_steps;
   json["lost_s"] = absl::ToDoubleSeconds(report.lost_time);
-  json["final_step"] = report.final_step;
+  json["final_step"] = FinalStep(report);
   json["final_loss"] = report.final_loss;
   json["checkpoint"] = report.manifest;
   json["checkpoint_step"] = report.checkpoint_step;
+  if (context.commit_unreported) json["checkpoint_reported"] = false;
   json["stopped_early"] = report.stopped_early;
   json["sample"] = report.sample;
   json["logs"] = context.log_folder;

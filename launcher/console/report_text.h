@@ -17,6 +17,9 @@ namespace dsrun::launcher {
 struct ReportContext {
   proto::JobSpec job;
   std::string log_folder;
+  bool run_dir_given = false;  // by --run-dir: the same command would be refused its folder
+  // The report's manifest was found in the save folder; nobody reported its commit.
+  bool commit_unreported = false;
   // Together they turn the report's steady times into wall time.
   absl::Duration steady_now;
   absl::Time wall_now;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,11 +34,13 @@
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
 #include "launcher/shell/journal.h"
+#include "launcher/shell/marker_keeper.h"
 #include "launcher/shell/metrics_writer.h"
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
 #include "launcher/shell/stop_requests.h"
+#include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
 
@@ -63,10 +66,10 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 12;    // beside main, signals and the console
+  constexpr int kOwnThreads = 13;    // beside main, signals and the console
   constexpr int kAgentThreads = 14;  // keeper and agent
   constexpr int kWorkerThreads = 11;
-  constexpr int kOwnDescriptors = 24;
+  constexpr int kOwnDescriptors = 25;
   constexpr int kDescriptorsPerNode = 4;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
@@ -135,7 +138,7 @@ class Launch {
           /*failed=*/true);
       return kExitLimit;
     }
-    const absl::StatusOr<RunResult> result = RunToEnd();
+    absl::StatusOr<RunResult> result = RunToEnd();
     if (!result.ok()) {
       console_.Finish(absl::StrCat("dsrun: cannot start the job: ",
                                    Escaped(std::string(result.status().message()), "\n\t"),
@@ -143,8 +146,9 @@ class Launch {
                       /*failed=*/true);
       return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
-    WriteReport(*result);
-    return result->exit_code;
+    const int exit_code = result->exit_code;
+    WriteReport(*std::move(result));
+    return exit_code;
   }
 
   void OnSignal(int signal, bool by_key) {
@@ -170,20 +174,42 @@ class Launch {
 
   // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
+    absl::StatusOr<Prepared> prepared = Prepare();
+    if (!prepared.ok()) {
+      TakeBackJournal();
+      return prepared.status();
+    }
+    Starters& starters = prepared->starters;
+    GrpcAgentClient client;
+    RunResult result;
+    {
+      const MarkerKeeper marker(
+          LookForMarker(save_lock_.fd(), NameOf(prepared->probe.path()), prepared->probe.content()),
+          [this](const std::string& line) { console_.Say(line); });
+      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(prepared->probe));
+      HandStopsTo(runner);
+      result = runner.Run();
+      RunnerEnded(result.exit_code);
+    }
+    starters.EndAll(kAgentGrace);
+    return result;
+  }
+
+  // Ended in reverse.
+  struct Prepared {
+    ProbeFile probe;
+    Starters starters;
+  };
+
+  // First everything that can refuse, then what leaves something for good: the metrics file that is
+  // emptied, and `latest`.
+  absl::StatusOr<Prepared> Prepare() {
     FileSystem& fs = FileSystem::Real();
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
     ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
-    PointLatestTo(job_.run_dir());
-    if (!job_.train().metrics_path().empty()) {
-      // Before the file is emptied.
-      RETURN_IF_ERROR(Lock(job_.train().metrics_path(), "metrics file",
-                           "choose another file with --metrics", metrics_lock_));
-      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, job_.train().metrics_path()),
-                                        "choose another file with --metrics"));
-    }
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
           OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),
@@ -191,20 +217,38 @@ class Launch {
       RETURN_IF_ERROR(Lock(FolderOf(options_.probe_path), "save folder",
                            "choose another folder with --save", save_lock_));
     }
-    ASSIGN_OR_RETURN(const ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
-                                                   "choose another folder with --save"));
-    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
-
-    GrpcAgentClient client;
-    RunResult result;
-    {
-      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(probe));
-      HandStopsTo(runner);
-      result = runner.Run();
-      RunnerEnded(result.exit_code);
+    const std::string metrics = job_.train().metrics_path();
+    if (!metrics.empty()) {
+      RETURN_IF_ERROR(
+          Lock(metrics, "metrics file", "choose another file with --metrics", metrics_lock_));
     }
-    starters.EndAll(kAgentGrace);
-    return result;
+    ASSIGN_OR_RETURN(ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
+                                             "choose another folder with --save"));
+    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
+    if (!metrics.empty()) {
+      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics, EarlierMetrics()),
+                                        "choose another file with --metrics"));
+    }
+    PointLatestTo(job_.run_dir());
+    return Prepared{std::move(probe), std::move(starters)};
+  }
+
+  // A run that goes on from a checkpoint goes on in its metrics, too.
+  MetricsWriter::Earlier EarlierMetrics() const {
+    return job_.train().load_dir().empty() ? MetricsWriter::Earlier::kEmpty
+                                           : MetricsWriter::Earlier::kGoOnAt;
+  }
+
+  // Of a job that was not started: the next try may have the run folder.
+  void TakeBackJournal() {
+    if (journal_ == nullptr) return;  // what is there is another job's
+    journal_.reset();
+    const absl::Status removed = FileSystem::Real().RemoveFile(folder_.journal);
+    LOG_IF(WARNING, !removed.ok()) << "the run folder cannot be used again: " << removed;
+  }
+
+  static std::string NameOf(const std::string& path) {
+    return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
   }
 
   absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
@@ -296,9 +340,23 @@ class Launch {
     metrics_.reset();
   }
 
-  void WriteReport(const RunResult& result) {
+  // A job that ended well has reported its last checkpoint; one that began nothing has none.
+  bool AddUnreportedCommit(Report& report) const {
+    if (!job_.has_train() || report.exit_code == 0 || report.generations.empty()) return false;
+    const std::optional<UnreportedCommit> found = FindUnreportedCommitWithin(
+        kLookTime, FileSystem::Real(), job_.train().save_dir(), job_.job_id(), report.manifest);
+    if (!found) return false;
+    report.manifest = found->manifest;
+    report.checkpoint_step = found->step;
+    return true;
+  }
+
+  void WriteReport(RunResult result) {
+    const bool unreported = AddUnreportedCommit(result.report);
     ReportContext context{.job = job_,
                           .log_folder = folder_.logs,
+                          .run_dir_given = options_.run_dir_given,
+                          .commit_unreported = unreported,
                           .steady_now = result.steady_at_end,
                           .wall_now = result.wall_at_end};
     const auto write = [&] {
@@ -327,6 +385,7 @@ class Launch {
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
+  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
 
   const proto::JobSpec& job_;

@@ -20,6 +20,7 @@ struct LaunchOptions {
   bool progress_line = false;  // one line of steps, rewritten in place
   bool terminal = false;       // standard output is one
   bool quiet_ranks = false;    // do not echo the ranks' output (the files are always written)
+  bool run_dir_given = false;  // --run-dir names the run folder: a next job needs another one
   bool memory_check = true;    // false: a generation is begun whether it fits its nodes or not
 };
 

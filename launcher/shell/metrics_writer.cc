@@ -7,6 +7,21 @@
 #include "common/base/status_macros.h"
 
 namespace dsrun::launcher {
+namespace {
+
+// Whether the last line has no end: a disk was full. False: it has, or there is no line.
+absl::StatusOr<bool> EndsWithin(FileSystem& fs, const std::string& path) {
+  const absl::StatusOr<FileInfo> info = fs.Stat(path);
+  if (absl::IsNotFound(info.status())) return false;
+  RETURN_IF_ERROR(info.status());
+  if (info->kind != FileKind::kRegular || info->bytes == 0) return false;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenToRead(path));
+  char last = 0;
+  RETURN_IF_ERROR(file->ReadAt(info->bytes - 1, std::as_writable_bytes(std::span(&last, 1))));
+  return last != '\n';
+}
+
+}  // namespace
 
 std::string MetricsLine(const Progress& progress) {
   const proto::StepDone& done = progress.done;
@@ -24,8 +39,18 @@ std::string MetricsLine(const Progress& progress) {
 }
 
 absl::StatusOr<std::unique_ptr<MetricsWriter>> MetricsWriter::Create(FileSystem& fs,
-                                                                     const std::string& path) {
-  ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.CreateOrTruncate(path));
+                                                                     const std::string& path,
+                                                                     Earlier earlier) {
+  std::unique_ptr<WritableFile> file;
+  if (earlier == Earlier::kEmpty) {
+    ASSIGN_OR_RETURN(file, fs.CreateOrTruncate(path));
+  } else {
+    ASSIGN_OR_RETURN(const bool torn, EndsWithin(fs, path));
+    ASSIGN_OR_RETURN(file, fs.OpenToAppend(path));
+    if (torn) {
+      RETURN_IF_ERROR(file->Append(std::as_bytes(std::span("\n", 1))));
+    }
+  }
   return std::unique_ptr<MetricsWriter>(new MetricsWriter(std::move(file)));
 }
 

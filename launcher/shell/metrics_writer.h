@@ -1,6 +1,8 @@
 // MetricsWriter: one JSON object a line for every step that rank 0 finished: step, loss, grad_norm,
 // lr, tokens_per_s, step_ms, comm_ms, comm_hidden_ms, generation. A number that is not finite is
-// null. After a failure steps come again, with the new generation: the last line of a step counts.
+// null. After a failure steps come again, with the new generation, and so they do, from generation
+// 1 on, where a job goes on from a checkpoint (--load) in the same file: the last line of a step
+// counts.
 // One thread.
 
 #ifndef DSRUN_LAUNCHER_SHELL_METRICS_WRITER_H_
@@ -18,9 +20,14 @@ namespace dsrun::launcher {
 
 class MetricsWriter {
  public:
-  // Empties the file. Errors: those of FileSystem::CreateOrTruncate.
+  enum class Earlier {
+    kEmpty,   // the file begins anew
+    kGoOnAt,  // after what is there, on a line of its own: the run goes on from a checkpoint
+  };
+  // Errors: those of FileSystem.
   static absl::StatusOr<std::unique_ptr<MetricsWriter>> Create(FileSystem& fs,
-                                                               const std::string& path);
+                                                               const std::string& path,
+                                                               Earlier earlier);
 
   // The line is in the file when this returns: readers may follow it.
   absl::Status Write(const Progress& progress);

@@ -26,6 +26,9 @@ class PathLock {
   PathLock& operator=(PathLock&& other) noexcept;
   ~PathLock();
 
+  // Of what is locked, open for reading; this object's. -1: nothing needed a lock.
+  int fd() const { return fd_; }
+
   // Why another job would not be noticed; empty: it would be.
   const std::string& missing() const { return missing_; }
 

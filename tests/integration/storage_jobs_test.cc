@@ -18,6 +18,7 @@
 
 #include "common/base/file_system.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/save_folder.h"
 #include "tests/integration/fuse_folder.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/private_mounts.h"
@@ -269,6 +270,23 @@ TEST_F(StorageJob, MountThatVanishesWhileTraining_TakesNothingBeneathAndIsUsedAg
               AnyOf(HasSubstr("could not be written"), HasSubstr("COULD NOT BE WRITTEN")));
   EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
   EXPECT_EQ(ContentHash(save()), UndisturbedHash());
+}
+
+// A purge of old files takes the marker alone; the folder is healthy, and later saves work.
+TEST_F(StorageJob, MarkerThatIsRemoved_IsPutBackAndSavesGoOn) {
+  Job job(Train({"--num_gpus=2"}, folder_.path(), {"--train-iters", "1000000"}));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 2)) << job.Words();
+  std::string marker;
+  for (const std::string& name : NamesIn(save())) {
+    if (JobOfSaveFolderMarker(name)) marker = save() + "/" + name;
+  }
+  ASSERT_TRUE(fs::remove(marker)) << job.Words();
+  ASSERT_TRUE(job.AwaitError("it was put back")) << job.Words();
+  EXPECT_TRUE(fs::exists(marker));
+  kill(job.pid(), SIGTERM);  // saves, and then ends
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_NE(NewestManifest(save()), "");
+  EXPECT_FALSE(fs::exists(marker)) << "the job is over";
 }
 
 TEST_F(StorageJob, MissingMountWithAllowRewind_BeginsAndSaysWhatIsThrownAway) {

@@ -534,6 +534,44 @@ TEST(ReportScreen, NeverMoreThan25Lines) {
   EXPECT_THAT(screen, HasSubstr("  next  "));
 }
 
+// A run folder belongs to one job: the same command would be refused.
+TEST(ReportScreen, GivenRunFolder_TheNextCommandNeedsAnotherOne) {
+  ReportContext context = Context();
+  EXPECT_THAT(ReportScreen(FailedReport(), context), HasSubstr("command and --load /save\n"));
+  context.run_dir_given = true;
+  EXPECT_THAT(ReportScreen(FailedReport(), context),
+              HasSubstr("command and --load /save and another --run-dir\n"));
+  Report stopped;
+  stopped.exit_code = 96;
+  EXPECT_THAT(ReportScreen(stopped, context),
+              HasSubstr("start again with the same command and another --run-dir\n"));
+}
+
+TEST(ReportScreen, CommitThatNobodyReported_IsNamedAsThat) {
+  ReportContext context = Context();
+  context.commit_unreported = true;
+  EXPECT_THAT(ReportScreen(FailedReport(), context),
+              HasSubstr("/save/step-300.json (step 300; it is there, but its commit was not "
+                        "reported)\n"));
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(FailedReport(), context))["checkpoint_reported"],
+            false);
+  EXPECT_FALSE(
+      nlohmann::json::parse(ReportJson(FailedReport(), Context())).contains("checkpoint_reported"));
+}
+
+TEST(ReportJson, JobThatDidNotFinish_HasTheHighestFinishedStep) {
+  Report report = FailedReport();
+  report.final_step = 0;
+  for (const int64_t step : {130, 125}) {
+    GenerationRecord generation;
+    generation.last_step = step;
+    report.generations.push_back(generation);
+  }
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(report, Context()))["final_step"], 130);
+  report.final_step = 120;  // rank 0's own word: it went back, and finished
+  EXPECT_EQ(nlohmann::json::parse(ReportJson(report, Context()))["final_step"], 120);
+}
+
 TEST(ReportJson, IsWholeAndSurvivesBytesThatAreNotText) {
   Report report = FailedReport();
   report.sample = "\xff\xfe";

@@ -101,6 +101,37 @@ TEST(LaunchJob, SaveFolderOfAJobThatRuns_IsRefusedWithWhoHasIt) {
   EXPECT_THAT(said.text, HasSubstr("choose another folder with --save"));
 }
 
+// A start that was refused has taken nothing away, and the same command works once the way is free.
+TEST(LaunchJob, RefusedStart_LeavesMetricsLatestAndTheRunFolderAsTheyWere) {
+  const std::string save = NewFolder();
+  const std::string runs = NewFolder();
+  PointLatestTo(runs + "/earlier");
+  std::ofstream(runs + "/metrics") << "{\"step\":1}\n";
+  std::optional<PathLock> other = *PathLock::Take(save, "save folder");
+  proto::JobSpec job = Job(runs + "/run");
+  job.mutable_train()->set_metrics_path(runs + "/metrics");
+  EXPECT_EQ(Launch(job, save + "/.probe").code, 90);
+  std::string line;
+  std::getline(std::ifstream(runs + "/metrics"), line);
+  EXPECT_EQ(line, "{\"step\":1}");
+  EXPECT_EQ(std::filesystem::read_symlink(runs + "/latest"), "earlier");
+  for (const char* name : {"journal.db", "journal.db-wal", "journal.db-shm"}) {
+    EXPECT_FALSE(std::filesystem::exists(runs + "/run/" + name)) << name;
+  }
+  other.reset();
+  const Said again = Launch(job, save + "/.probe");
+  EXPECT_NE(again.code, 90) << again.text;
+  EXPECT_TRUE(std::filesystem::exists(runs + "/run/journal.db"));
+}
+
+// The journal of another job is not this call's to remove.
+TEST(LaunchJob, RunFolderOfAnotherJob_KeepsItsJournal) {
+  const std::string run = NewFolder();
+  std::ofstream(run + "/journal.db") << "the other's";
+  EXPECT_EQ(Launch(Job(run)).code, 90);
+  EXPECT_TRUE(std::filesystem::exists(run + "/journal.db"));
+}
+
 TEST(LaunchJob, MetricsFileOfAJobThatRuns_IsRefusedAndNotEmptied) {
   const std::string metrics = NewFolder() + "/metrics.jsonl";
   std::ofstream(metrics) << "a line of the other job\n";

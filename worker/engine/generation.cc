@@ -265,7 +265,8 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
   finished.set_manifest(manifest);
   finished.set_stopped_early(stopped);
   if (trace_.enabled()) {
-    const std::string temporary = spec_.trace_path() + ".partial";
+    // A name that nobody has: a file of another's is not written over.
+    const std::string temporary = absl::StrCat(spec_.trace_path(), ".", RandomDigits());
     const absl::Status written =
         WriteFileAtomically(*setup_.file_system, spec_.trace_path(), temporary, trace_.Json(),
                             FileSystem::IfExists::kReplace);

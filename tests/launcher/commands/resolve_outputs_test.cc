@@ -77,5 +77,36 @@ TEST_F(ResolveOutputsTest, NewAndEmptyFilesDevicesAndThoseOfEarlierJobs_AreTaken
   EXPECT_THAT(Refused(Train("--trace", "metrics")), HasSubstr("that are no trace"));
 }
 
+// A restart would find it in its text, and end the job.
+TEST_F(ResolveOutputsTest, NewFileInAFolderOfTheText_IsRefused) {
+  std::filesystem::create_directories(dir_ + "/texts/deep");
+  Write("texts/one", std::string(1000, 'x'));
+  const auto refused = [this](const std::string& flag, const std::string& path) {
+    return Refused({"train", "--data", "texts", flag, path});
+  };
+  for (const std::string flag : {"--metrics", "--trace"}) {
+    EXPECT_EQ(refused(flag, "texts/deep/new"),
+              flag +
+                  ": DIR/texts/deep/new is inside DIR/texts of --data, so it would be read as "
+                  "text when a rank starts again; name a place outside of it\n");
+  }
+  EXPECT_THAT(refused("--save", "texts/save"), HasSubstr("--save: DIR/texts/save is inside"));
+  EXPECT_THAT(refused("--run-dir", "texts/run"), HasSubstr("--run-dir: DIR/texts/run is inside"));
+  Good({"train", "--data", "texts", "--metrics", "texts.jsonl"});
+  Good({"train", "--data", "texts/one", "--metrics", "texts/new"});  // one file alone is the text
+}
+
+TEST_F(ResolveOutputsTest, FolderOfTheTextBehindALink_IsOneToo) {
+  std::filesystem::create_directories(dir_ + "/texts");
+  std::filesystem::create_directories(dir_ + "/elsewhere");
+  Write("elsewhere/one", std::string(1000, 'x'));
+  ASSERT_EQ(symlink("../elsewhere", (dir_ + "/texts/link").c_str()), 0);
+  ASSERT_EQ(symlink("texts", (dir_ + "/other").c_str()), 0);
+  for (const std::string name : {"elsewhere/new", "texts/link/new", "other/new"}) {
+    EXPECT_THAT(Refused({"train", "--data", "texts", "--metrics", name}),
+                HasSubstr("is inside DIR/texts of --data"));
+  }
+}
+
 }  // namespace
 }  // namespace dsrun::launcher

@@ -34,6 +34,18 @@ TEST(GenerationTest, FinishesWithACheckpointOfTheLastStep) {
   EXPECT_EQ(outcomes[0]->manifest(), "manifest.step-00000008.gen-0001.epoch-0004.json");
 }
 
+// What is there beside the trace is somebody's, whatever it is called.
+TEST(GenerationTest, Trace_IsWrittenAndNoFileBesideItIsTouched) {
+  FaultyFileSystem fs;
+  fs.Write("/traces/mine.partial", "a text");
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_trace_path("/traces/mine");
+  WorkerCluster cluster(job, fs);
+  for (const auto& outcome : cluster.Run(2)) ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(*ReadFile(fs, "/traces/mine.partial"), "a text");
+  EXPECT_EQ(*fs.List("/traces"), (std::vector<std::string>{"mine", "mine.partial"}));
+}
+
 // Supersedes generations at steps 3 and 5, each time going on with another width.
 TEST(GenerationTest, SupersededGenerations_EndWithTheUndisturbedHash) {
   FaultyFileSystem fs;
