@@ -1,5 +1,7 @@
 #include "agent/dsagent_flags.h"
 
+#include <unistd.h>
+
 #include <charconv>
 #include <filesystem>
 #include <map>
@@ -14,11 +16,12 @@
 namespace dsrun::agent {
 namespace {
 
-// Digits and nothing else, as dsrun reads its numbers.
+// Digits and nothing else, as dsrun reads its numbers. Below 3 are input, output and errors, which
+// have another use here.
 bool ParseDescriptor(const std::string& text, int* number) {
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, *number);
-  return error == std::errc() && stop == end && *number >= 0;
+  return error == std::errc() && stop == end && *number > STDERR_FILENO;
 }
 
 absl::Status MakeAbsolute(const std::string& flag, std::string& path) {
@@ -48,8 +51,9 @@ const char kDsagentUsage[] =
     "/tmp)\n"
     "  --one-job                exit after the first job\n"
     "  --first-job-within TIME  with --one-job: exit when none has come by then (default 30s)\n"
-    "A signal to stop ends an agent without a job; with one, the job's coordinator decides, and a\n"
-    "second one, 0.3 s or more after the first, ends everything.\n"
+    "A signal to stop ends an agent without a job (with --one-job it goes on waiting for that\n"
+    "job); with one, the job's coordinator decides. A second one, 0.3 s or more after the first,\n"
+    "ends everything.\n"
     "Exit codes: 0 over, 1 cannot start, 90 bad usage or key, 98 a limit (ulimit) was met, 111 "
     "the\n"
     "agent was stopped, 128 + n the agent was ended by signal n; nothing is left behind.\n";
@@ -110,7 +114,7 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
       *duration->second = *time;
     } else if (!ParseDescriptor(value, numbers.at(name))) {
       return absl::InvalidArgumentError(
-          absl::StrCat(name, ": expected a descriptor number, got \"", value, "\""));
+          absl::StrCat(name, ": expected a descriptor number from 3 up, got \"", value, "\""));
     }
   }
   for (const char* flag : {"--cluster-key-file", "--run-dir", "--worker-binary", "--socket-dir"}) {

@@ -24,6 +24,8 @@
 #include "common/base/escaped.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/process_tree.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 
@@ -39,7 +41,26 @@ int Fail(int code, const absl::Status& status) {
   return code;
 }
 
-std::string OwnBinary() { return std::filesystem::read_symlink("/proc/self/exe").string(); }
+absl::StatusOr<std::string> OwnBinary() {
+  std::error_code error;
+  const std::filesystem::path binary = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error) return binary.string();
+  return absl::UnavailableError(
+      absl::StrCat("cannot read /proc/self/exe, which names this program: ", error.message()));
+}
+
+// A number that is no open descriptor here would become another file of this process.
+absl::Status CheckDescriptor(const std::string& flag, int fd) {
+  if (fd < 0 || fcntl(fd, F_GETFD) >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": expected a descriptor that is open at the start, got ", fd,
+                   ", which is not; open it where dsagent is started (", fd, "<FILE in a shell)"));
+}
+
+absl::Status CheckDescriptors(const DsagentFlags& flags) {
+  RETURN_IF_ERROR(CheckDescriptor("--cluster-key-fd", flags.cluster_key_fd));
+  return CheckDescriptor("--ready-fd", flags.ready_fd);
+}
 
 // What is in it will be removed: so nothing may be, and nobody else may look in. It is this
 // keeper's from here on: the kernel's lock on it ends with the process.
@@ -81,7 +102,9 @@ absl::Status CheckFlags(const DsagentFlags& flags) {
 int KeeperMain(const DsagentFlags& flags) {
   if (absl::Status status = CheckFlags(flags); !status.ok()) return Fail(kExitUsage, status);
   KeeperOptions options;
-  options.agent_binary = OwnBinary();
+  const absl::StatusOr<std::string> own_binary = OwnBinary();
+  if (!own_binary.ok()) return Fail(kExitCannotStart, own_binary.status());
+  options.agent_binary = *own_binary;
   options.agent_argv = {"dsagent", "--listen", flags.listen};
   const auto add = [&](const std::string& name, const std::string& value) {
     if (!value.empty()) options.agent_argv.push_back(absl::StrCat(name, "=", value));
@@ -120,10 +143,13 @@ int AgentMain(const DsagentFlags& flags) {
   options.listen = flags.listen;
   options.cluster_key = *key;
   options.socket_dir = flags.socket_dir;
-  options.worker_binary =
-      flags.worker_binary.empty()
-          ? (std::filesystem::path(OwnBinary()).parent_path() / "dsworker").string()
-          : flags.worker_binary;
+  options.worker_binary = flags.worker_binary;
+  if (options.worker_binary.empty()) {
+    const absl::StatusOr<std::string> own_binary = OwnBinary();
+    if (!own_binary.ok()) return Fail(kExitCannotStart, own_binary.status());
+    options.worker_binary =
+        (std::filesystem::path(*own_binary).parent_path() / "dsworker").string();
+  }
   options.run_dir = flags.run_dir;
   options.ready_fd = flags.ready_fd;
   options.one_job = flags.one_job;
@@ -144,6 +170,9 @@ int Main(int argc, char** argv) {
     fputs(kDsagentUsage, stdout);
     return kExitOk;
   }
+  // Before anything is opened here, which could get their numbers.
+  if (absl::Status open = CheckDescriptors(*flags); !open.ok()) return Fail(kExitUsage, open);
+  if (absl::Status proc = CheckProcIsMounted(); !proc.ok()) return Fail(kExitCannotStart, proc);
   const bool agent = flags->role == "agent";
   InitLogging("dsagent", absl::StrCat(agent ? "agent " : "keeper ", getpid()));
   return agent ? AgentMain(*flags) : KeeperMain(*flags);

@@ -68,8 +68,8 @@ void Order(const KeeperOptions& options, Watch& watch) {
   }
 }
 
-// What a signal means depends on who sent it (stop_signals.h). An agent that was started by hand
-// has nobody who decides but the one who signals: asked again, it is an order. Who asks twice at
+// What a signal means depends on who sent it (stop_signals.h). Asked again, it is an order whoever
+// asks: a shell is a starter too, and the kernel is the sender of its Ctrl-C. Who asks twice at
 // once (to a process and to its group) has asked once.
 void OnSignals(const KeeperOptions& options, Watch& watch) {
   signalfd_siginfo info;
@@ -82,8 +82,9 @@ void OnSignals(const KeeperOptions& options, Watch& watch) {
     }
     const absl::Duration now = Now();
     const bool again = now - std::exchange(watch.asked_at, now) >= kSameRequest;
-    if (options.starter_pid != 0 ? static_cast<pid_t>(info.ssi_pid) == options.starter_pid
-                                 : watch.asked && again) {
+    const bool by_starter =
+        options.starter_pid != 0 && static_cast<pid_t>(info.ssi_pid) == options.starter_pid;
+    if (by_starter || (watch.asked && again)) {
       Order(options, watch);
     } else {
       kill(watch.agent.pid, signal);
@@ -128,8 +129,8 @@ void Sweep(const BornBefore& before) {
     if (left == 0 && before.OurDescendants().empty()) return;
     if (left == 0) poll(nullptr, 0, PollMilliseconds(kBetweenSweeps));
   }
-  LOG(ERROR) << "left below the keeper, for SIGKILL does not end it: "
-             << ProcessWords(before.OurDescendants());
+  const std::string left = ProcessWords(before.OurDescendants());
+  LOG_IF(ERROR, !left.empty()) << "left below the keeper, for SIGKILL does not end it: " << left;
 }
 
 // The folder of the agent's socket; removed whichever way the keeper ends.

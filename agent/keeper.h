@@ -6,10 +6,10 @@
 //   agent, whatever way     pidfd, at once          the tree is killed and reaped, documented exit
 //   agent stopped or stuck  no beat for the limit   agent killed, the same
 //   keeper                  agent, end of its pipe  agent stops its workers and itself
-//   a signal to stop here   signalfd                from the starter: everything ends, the agent is
-//                                                   killed if it lingers. From anybody else: a
-//                                                   request, passed on to the agent
-//                                                   (stop_signals.h)
+//   a signal to stop here   signalfd                from the starter, or the second one: everything
+//                                                   ends, the agent is killed if it lingers. The
+//                                                   first one of anybody else: a request, passed on
+//                                                   to the agent (stop_signals.h)
 //
 // The keeper is a child subreaper: what forks twice and makes its own session below it is still its
 // descendant and found through /proc. It signals nothing but its own descendants, and of these none
@@ -42,8 +42,8 @@ struct KeeperOptions {
   absl::Duration stop_limit = absl::Seconds(20);
   // From KILL to going on without the agent's end, and between two looks at what is left below.
   absl::Duration kill_limit = absl::Seconds(5);
-  // Whose signal is an order: dsrun, when it started this keeper; 0: started by hand or by a
-  // service manager, where the second signal is one.
+  // Whose first signal is an order: dsrun, when it started this keeper; 0: nobody's. The second
+  // signal is one whoever sends it.
   int32_t starter_pid = 0;
 };
 

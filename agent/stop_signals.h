@@ -19,10 +19,21 @@ inline constexpr int kStopSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1
 // is a request can be passed on as it is.
 inline int KeepersOrder() { return SIGRTMIN + 5; }
 
+// Whoever started this wants it to outlive its terminal (`nohup`; INT and QUIT: `&` in a script).
+inline bool IsIgnoredOfTerminal(int signal) {
+  struct sigaction now;
+  return (signal == SIGHUP || signal == SIGINT || signal == SIGQUIT) &&
+         sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
+// Without those that are ignored: the kernel keeps a signal that is blocked even if it is ignored,
+// and a signalfd reads it.
 inline sigset_t StopSignalSet() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  for (const int signal : kStopSignals) {
+    if (!IsIgnoredOfTerminal(signal)) sigaddset(&set, signal);
+  }
   sigaddset(&set, KeepersOrder());
   return set;
 }

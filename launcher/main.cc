@@ -11,6 +11,7 @@
 #include "common/base/escaped.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/process_tree.h"
 #include "common/base/start_signals.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
@@ -37,6 +38,11 @@ int Refuse(const Findings& findings) {
 
 int Launch(const CommandLine& line, std::vector<std::string> notes, Findings findings,
            OperatorStops& stops) {
+  // First: what is missed without it would be reported as something else.
+  if (const absl::Status proc = CheckProcIsMounted(); !proc.ok()) {
+    std::cerr << "dsrun: " << std::string(proc.message()) << "; nothing was started\n";
+    return kExitUnreachable;
+  }
   const Machine machine = ReadMachine(Clock::Real());
   Resolved resolved = Resolve(line, machine, findings);
   if (findings.has_errors()) return Refuse(findings);

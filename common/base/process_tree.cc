@@ -12,10 +12,14 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <optional>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "common/base/clock.h"
 #include "common/base/waits.h"
 
@@ -25,12 +29,15 @@ namespace {
 constexpr useconds_t kAgainMicros = 20'000;
 constexpr int kDeepest = 4096;
 
+// What may be there, and cannot be looked at now. Not EPERM and EACCES: a hidden process.
+bool MeansUnsure(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
+
 // `unsure`: it may be there, and cannot be opened (no descriptor left).
 std::string ReadAll(const std::string& path, bool* unsure = nullptr) {
   std::string content;
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    if (unsure != nullptr && errno != ENOENT && errno != ESRCH) *unsure = true;
+    if (unsure != nullptr && MeansUnsure(errno)) *unsure = true;
     return content;
   }
   char buffer[4096];
@@ -103,6 +110,45 @@ std::vector<ProcessInfo> AllProcesses(bool* unsure) {
   return all;
 }
 
+// The pids of its children, hidden ones too, as far as it may be looked at itself.
+std::vector<int32_t> ChildrenOf(int32_t pid, bool* unsure) {
+  std::vector<int32_t> children;
+  const std::string tasks = absl::StrCat("/proc/", pid, "/task");
+  DIR* folder = opendir(tasks.c_str());
+  if (folder == nullptr) {
+    *unsure |= MeansUnsure(errno);
+    return children;
+  }
+  while (const dirent* entry = readdir(folder)) {
+    if (atoi(entry->d_name) <= 0) continue;
+    const std::string list = ReadAll(absl::StrCat(tasks, "/", entry->d_name, "/children"), unsure);
+    for (const absl::string_view word : absl::StrSplit(list, ' ', absl::SkipWhitespace())) {
+      int32_t child = 0;
+      if (absl::SimpleAtoi(word, &child)) children.push_back(child);
+    }
+  }
+  closedir(folder);
+  return children;
+}
+
+bool IsChild(int32_t pid, int32_t parent) {
+  bool unsure = false;
+  const std::vector<int32_t> children = ChildrenOf(parent, &unsure);
+  return std::find(children.begin(), children.end(), pid) != children.end();
+}
+
+// A child that was not listed: it was born meanwhile, or is hidden. Nothing: it is gone.
+std::optional<ProcessInfo> LookAtUnlisted(int32_t pid, int32_t parent) {
+  if (std::optional<ProcessInfo> info = ReadStat(pid)) return info;
+  const pid_t session = getsid(pid);
+  if (session < 0) return std::nullopt;
+  ProcessInfo hidden;
+  hidden.pid = pid;
+  hidden.parent = parent;
+  hidden.session = session;
+  return hidden;
+}
+
 // Pins the process and makes sure that it is the one that was seen. -1: it is gone.
 int PinProcess(const ProcessInfo& seen, bool* unsure) {
   const int fd = static_cast<int>(syscall(SYS_pidfd_open, seen.pid, 0));
@@ -110,8 +156,15 @@ int PinProcess(const ProcessInfo& seen, bool* unsure) {
     *unsure |= errno != ESRCH;
     return -1;
   }
-  const std::optional<ProcessInfo> now = ReadStat(seen.pid);
-  if (now.has_value() && now->start_ticks == seen.start_ticks) return fd;
+  if (seen.start_ticks == 0) {
+    // Nothing tells one hidden process from another; but this one is below us even if it is
+    // another. Nor does anything else tell a zombie.
+    pollfd ended{.fd = fd, .events = POLLIN, .revents = 0};
+    if (IsChild(seen.pid, seen.parent) && poll(&ended, 1, 0) == 0) return fd;
+  } else {
+    const std::optional<ProcessInfo> now = ReadStat(seen.pid);
+    if (now.has_value() && now->start_ticks == seen.start_ticks) return fd;
+  }
   close(fd);
   return -1;
 }
@@ -126,12 +179,28 @@ void AwaitEnds(std::vector<pollfd>& pinned, absl::Duration deadline) {
 std::vector<ProcessInfo> Descendants(int32_t root, bool* unsure) {
   if (root <= 0) return {};
   std::multimap<int32_t, ProcessInfo> by_parent;
-  for (const ProcessInfo& info : AllProcesses(unsure)) by_parent.emplace(info.parent, info);
+  std::set<int32_t> listed;
+  for (const ProcessInfo& info : AllProcesses(unsure)) {
+    by_parent.emplace(info.parent, info);
+    listed.insert(info.pid);
+  }
+  // Who has a parent that is not listed tells that some are hidden.
+  const bool some_are_hidden = std::any_of(
+      by_parent.begin(), by_parent.end(),
+      [&](const auto& entry) { return entry.first > 0 && !listed.contains(entry.first); });
   std::vector<ProcessInfo> found;
   std::vector<int32_t> open_parents = {root};
   while (!open_parents.empty()) {
     const int32_t parent = open_parents.back();
     open_parents.pop_back();
+    if (some_are_hidden || parent == root) {
+      for (const int32_t child : ChildrenOf(parent, unsure)) {
+        if (!listed.insert(child).second) continue;
+        if (std::optional<ProcessInfo> info = LookAtUnlisted(child, parent)) {
+          by_parent.emplace(parent, *info);
+        }
+      }
+    }
     const auto [begin, end] = by_parent.equal_range(parent);
     for (auto it = begin; it != end; ++it) {
       found.push_back(it->second);
@@ -143,6 +212,13 @@ std::vector<ProcessInfo> Descendants(int32_t root, bool* unsure) {
 }
 
 }  // namespace
+
+absl::Status CheckProcIsMounted() {
+  if (access("/proc/self/stat", R_OK) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "needs /proc mounted, and cannot read /proc/self/stat: ", strerror(errno),
+      "; without it the processes of a job are not found. Mount it (mount -t proc proc /proc)"));
+}
 
 std::vector<ProcessInfo> DescendantsOf(int32_t root) {
   bool unsure = false;

@@ -1,6 +1,11 @@
 // The processes below a process, found through /proc, and how to end them. A process that made its
 // own session or forked twice is still found: a child subreaper stays its ancestor.
 //
+// Processes may be hidden: of other users, or without a dump as an agent, where /proc is mounted
+// with hidepid and we have no CAP_SYS_PTRACE. Below a process that is not hidden they are known
+// through its list of children (/proc/PID/task/TID/children), and what is below them by its parent;
+// where the kernel keeps no such lists (CONFIG_PROC_CHILDREN) they are not found.
+//
 // Nothing outside the given tree is ever signalled: each process is pinned by a pidfd, and its
 // start time and ancestry are read again, before it is killed.
 // Thread-safe.
@@ -20,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace dsrun {
@@ -28,17 +34,20 @@ struct ProcessInfo {
   int32_t pid = 0;
   int32_t parent = 0;
   int32_t session = 0;
-  char state = '?';          // as in /proc/PID/stat; 'Z': zombie
-  uint64_t start_ticks = 0;  // since boot; with pid it names a process for ever
+  char state = '?';          // as in /proc/PID/stat; 'Z': zombie, '?': it is hidden
+  uint64_t start_ticks = 0;  // since boot; with pid it names a process for ever; 0: it is hidden
 };
+
+// Nothing of this works without. Errors: FAILED_PRECONDITION: /proc is not mounted.
+absl::Status CheckProcIsMounted();
 
 // All processes below `root`, zombies included, without `root`.
 std::vector<ProcessInfo> DescendantsOf(int32_t root);
 
 // Kills every living process below `root` for which `which` holds (all, if it is empty), again and
 // again until a look finds none; waits for their end, `limit` at most. Returns how many were still
-// there at the end: 0 is success. What cannot be looked at for want of a descriptor counts as
-// there. Reaps nothing.
+// there at the end: 0 is success. What cannot be looked at for want of a descriptor or of memory
+// counts as there. Reaps nothing.
 int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>& which,
                     absl::Duration limit);
 

@@ -45,13 +45,14 @@ absl::StatusOr<std::unique_ptr<SignalWatch>> SignalWatch::Create(const std::vect
   }
   fcntl(ends[1], F_SETFL, O_NONBLOCK);  // a handler must not wait
   std::unique_ptr<SignalWatch> watch(new SignalWatch(ends[0], ends[1], std::move(on_signal)));
-  ASSIGN_OR_RETURN(watch->thread_, StartThread("signals", [raw = watch.get()] { raw->Loop(); }));
   for (const int signal : signals) {
     struct sigaction action = {};
     action.sa_sigaction = &Handle;
     action.sa_flags = SA_RESTART | SA_SIGINFO;
     sigaction(signal, &action, &watch->previous_[signal]);
   }
+  // Last: it lets in what whoever started this had blocked.
+  ASSIGN_OR_RETURN(watch->thread_, StartThread("signals", [raw = watch.get()] { raw->Loop(); }));
   return watch;
 }
 
@@ -78,6 +79,11 @@ void SignalWatch::ActByDefault(int signal) {
 }
 
 void SignalWatch::Loop() {
+  // A mask that was inherited would keep back what ActByDefault raises here.
+  sigset_t watched;
+  sigemptyset(&watched);
+  for (const auto& [signal, action] : previous_) sigaddset(&watched, signal);
+  pthread_sigmask(SIG_UNBLOCK, &watched, nullptr);
   unsigned char byte;
   while (true) {
     const ssize_t got = read(read_fd_, &byte, 1);

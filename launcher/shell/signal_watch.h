@@ -1,7 +1,8 @@
 // SignalWatch: turns signals into calls. While one exists, each of its signals calls `on_signal`
 // from a thread of the watch's own (not from the signal handler), once per delivery; the previous
 // actions come back with its destruction. Handlers, not a blocked mask: children and the threads of
-// libraries are not affected. At most one watch at a time.
+// libraries are not affected. The watch's own thread takes its signals even where the mask that
+// this process inherited blocks them. At most one watch at a time.
 //
 // The call tells whether a person pressed a key (Ctrl-C, Ctrl-\): the kernel sent it then, and not
 // a process.

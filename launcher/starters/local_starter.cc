@@ -296,17 +296,22 @@ void LocalStarter::EndAll(absl::Duration grace) {
   std::vector<int32_t> pids;
   {
     MutexLock lock(mu_);
+    if (ended_all_) return;  // what did not end then would only be waited for again
     closing_ = true;
     for (const auto& [id, pid] : pids_) pids.push_back(pid);
   }
   if (!pids.empty()) runner_->StopGroups(pids, grace);
   AwaitEnds(grace + kEndPatience);  // the ladder ends in KILL
   AwaitOrphans();
-  const int left = born_before_.KillOurDescendants(kSweepLimit);
-  LOG_IF(ERROR, left > 0) << Counted(left, "process")
-                          << " of this job did not end after SIGKILL and may still hold its files "
-                          << "and ports: " << ProcessWords(born_before_.OurDescendants());
+  if (const int left = born_before_.KillOurDescendants(kSweepLimit); left > 0) {
+    const std::string words = ProcessWords(born_before_.OurDescendants());
+    LOG_IF(ERROR, !words.empty()) << Counted(left, "process")
+                                  << " of this job did not end after SIGKILL and may still hold "
+                                  << "its files and ports: " << words;
+  }
   RemoveSocketFolders();
+  MutexLock lock(mu_);
+  ended_all_ = true;
 }
 
 // What cannot die (stuck in the kernel) is not waited for.

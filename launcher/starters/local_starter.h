@@ -76,6 +76,7 @@ class LocalStarter : public AgentStarter {
   std::map<NodeId, ProcessEnd> ended_ ABSL_GUARDED_BY(mu_);
   std::set<NodeId> unwanted_ ABSL_GUARDED_BY(mu_);  // End came
   bool closing_ ABSL_GUARDED_BY(mu_) = false;       // EndAll came
+  bool ended_all_ ABSL_GUARDED_BY(mu_) = false;     // EndAll returned: nothing was started since
   std::vector<std::string> socket_folders_ ABSL_GUARDED_BY(mu_);
 
   // Last: its destructor still tells ends, which use what is above.

@@ -45,5 +45,17 @@ TEST(DsagentFlags, RelativePathInAFolderThatIsGone_IsRefusedByItsFlag) {
   EXPECT_TRUE(absolute.ok());
 }
 
+TEST(DsagentFlags, InputOutputAndErrors_AreNoDescriptorsToGiveAway) {
+  for (const std::string flag : {"--ready-fd", "--cluster-key-fd"}) {
+    for (const std::string number : {"0", "1", "2", "-1", "3x"}) {
+      const auto flags = ParseDsagentFlags({flag, number});
+      EXPECT_EQ(flags.status().code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(flags.status().message()),
+                  HasSubstr(flag + ": expected a descriptor number from 3 up, got \"" + number));
+    }
+    EXPECT_TRUE(ParseDsagentFlags({flag, "3"}).ok());
+  }
+}
+
 }  // namespace
 }  // namespace dsrun::agent

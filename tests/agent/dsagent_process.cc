@@ -107,10 +107,10 @@ bool Pinned::Alive() const {
   return poll(&fd, 1, 0) == 0;
 }
 
-bool Pinned::AwaitEnd() const {
+bool Pinned::AwaitEnd(absl::Duration limit) const {
   if (fd_ < 0) return true;
   pollfd fd = {fd_, POLLIN, 0};
-  return poll(&fd, 1, 20'000) > 0;
+  return poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(limit))) > 0;
 }
 
 }  // namespace dsrun::agent

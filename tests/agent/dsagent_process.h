@@ -50,8 +50,8 @@ class Pinned {
   ~Pinned();
   Pinned(const Pinned&) = delete;
   bool Alive() const;
-  // False if it still lives after 20 s.
-  bool AwaitEnd() const;
+  // False if it still lives after `limit`.
+  bool AwaitEnd(absl::Duration limit = absl::Seconds(20)) const;
 
  private:
   int fd_ = -1;

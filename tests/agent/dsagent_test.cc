@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -383,6 +386,48 @@ TEST(Dsagent, KeyReadableByOthers_IsRefusedAtTheStart) {
   MutexLock lock(mu);
   while (!end.has_value()) changed.Wait(mu);
   EXPECT_EQ(end->exit_code, kExitUsage);
+}
+
+TEST(Dsagent, DescriptorThatIsNotOpen_IsRefusedAtTheStart) {
+  for (const char* flag : {"--ready-fd=77", "--cluster-key-fd=77"}) {
+    DsagentProcess agent({flag});
+    const std::optional<ProcessEnd> end = agent.AwaitEnd();
+    ASSERT_TRUE(end.has_value());
+    EXPECT_EQ(end->exit_code, kExitUsage) << flag;
+  }
+}
+
+TEST(Dsagent, WithoutProc_SaysThatItNeedsItAndEnds) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the address sanitizer needs /proc itself";
+#endif
+  constexpr int kNotHere = 77;
+  int said[2];
+  ASSERT_EQ(pipe2(said, O_CLOEXEC), 0);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const std::string binary = BuiltFile("agent/dsagent");
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("tmpfs", "/proc", "tmpfs", 0, nullptr) != 0) {
+      _exit(kNotHere);
+    }
+    dup2(said[1], STDERR_FILENO);
+    execl(binary.c_str(), "dsagent", "--cluster-key-file=/nowhere", nullptr);
+    _exit(kNotHere);
+  }
+  close(said[1]);
+  std::string text;
+  char byte = 0;
+  while (read(said[0], &byte, 1) == 1) text += byte;
+  close(said[0]);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  if (WEXITSTATUS(status) == kNotHere) GTEST_SKIP() << "needs root, and leave to mount";
+  EXPECT_EQ(WEXITSTATUS(status), kExitCannotStart);
+  EXPECT_THAT(text, StartsWith("dsagent: needs /proc mounted"));
 }
 
 TEST(Dsagent, SocketFolderOfAnotherAgent_IsRefusedAtTheStart_AndNotRemoved) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "launcher/shell/stop_requests.h"
@@ -66,6 +67,30 @@ TEST(OperatorStopsDeathTest, SignalBeforeAnythingIsStarted_Exits96) {
         },
         ::testing::ExitedWithCode(96), "nothing was started");
   }
+}
+
+// The mask of whoever started it is not the watch's.
+TEST(OperatorStops, CtrlZWhereItWasBlockedAtTheStart_StopsTheProcess) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    setpgid(0, 0);  // a group whose parent could continue it
+    signal(SIGTSTP, SIG_DFL);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTSTP);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    const auto stops = OperatorStops::Create();
+    sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    alarm(20);
+    kill(getpid(), SIGTSTP);
+    while (true) pause();
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, WUNTRACED), child);
+  EXPECT_TRUE(WIFSTOPPED(status)) << status;
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ TEST(OutputWriter, TerminalThatNobodyReads_HoldsUpNobodyAndTheLossIsCounted) {
   EXPECT_LT(Clock::Real().SteadyNow() - begin, kBound);
   EXPECT_GT(loss.lines, 0);
   EXPECT_LT(loss.lines, 10'000);
-  EXPECT_EQ(loss.why, "standard output: its reader takes nothing");
+  EXPECT_THAT(loss.why, HasSubstr("its reader takes nothing"));
   // The open file is shared with whoever started us: it blocks as before.
   EXPECT_EQ(fcntl(terminal.writer(), F_GETFL), flags);
 }

@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -247,6 +249,25 @@ TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {
   (*starter)->EndAll(absl::Seconds(1));
   // Zombies may wait a moment longer for the runner's thread.
   for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
+}
+
+// What SIGKILL does not end would be waited for a second time.
+TEST(LocalStarter, EndAllThatIsThrough_IsNotRepeatedByTheDestructor) {
+  std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  starter->EndAll(absl::Seconds(10));
+  const pid_t later = fork();  // with a session of its own: whoever sweeps once more ends it
+  ASSERT_GE(later, 0);
+  if (later == 0) {
+    setsid();
+    while (true) pause();
+  }
+  while (getsid(later) != later) sched_yield();
+  starter.reset();
+  int status = 0;
+  EXPECT_EQ(waitpid(later, &status, WNOHANG), 0) << "it was ended";
+  kill(later, SIGKILL);
+  waitpid(later, nullptr, 0);
 }
 
 class RunningStarterTest : public ::testing::Test {
