@@ -53,8 +53,8 @@ void ResolveRetention(ResolveContext& context);
 // key, also by another name or through a link), over one another, or over what no job of dsrun has
 // written. REQUIRES: metrics_path, trace_path, run_dir, agent_binary.
 void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& corpus);
-// Findings where the job would write into a folder of --data: --run-dir, --save, --metrics, --trace.
-// REQUIRES: data_paths, metrics_path, trace_path, save_dir, run_dir.
+// Findings where the job would write into a folder of --data: --run-dir, --save, --metrics,
+// --trace. REQUIRES: data_paths, metrics_path, trace_path, save_dir, run_dir.
 void CheckOutputsAreNoText(ResolveContext& context, const std::vector<CorpusFile>& corpus);
 // Findings where the ranks of this machine need more than there is. REQUIRES: train and ranks are
 // valid; fills resolved.memory.

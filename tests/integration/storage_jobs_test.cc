@@ -289,6 +289,33 @@ TEST_F(StorageJob, MarkerThatIsRemoved_IsPutBackAndSavesGoOn) {
   EXPECT_FALSE(fs::exists(marker)) << "the job is over";
 }
 
+// As if the rank had committed it, and its agent been killed before it passed that on.
+TEST_F(StorageJob, CommitThatNobodyReported_IsNamedAtTheEnd) {
+  Job job(
+      Train({"--num_gpus=2"}, folder_.path(),
+            {"--train-iters", "1000000", "--save-interval", "0", "--worker-silent-after", "50s"}));
+  ASSERT_TRUE(AwaitStep(job, folder_.path(), 2)) << job.Words();
+  ASSERT_TRUE(SignalWorker(job, 1, SIGSTOP));
+  worker::SaveOptions options;
+  options.step = Step(2);
+  options.width = 2;
+  options.has_begun = true;
+  for (const std::string& name : NamesIn(save())) {
+    options.job_id = JobOfSaveFolderMarker(name).value_or(options.job_id);
+  }
+  const absl::StatusOr<std::string> manifest =
+      worker::Save(FileSystem::Real(), save(), worker::TrainingState(), options);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  job.Signal(SIGINT);
+  ASSERT_TRUE(job.AwaitError("once more stops now")) << job.Words();
+  ASSERT_TRUE(job.SignalOnceMore(SIGINT)) << job.Words();
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_THAT(job.err(), AllOf(HasSubstr(*manifest + " (step 2; it is there, but its commit was "),
+                               HasSubstr("the same command and --load " + save())));
+  EXPECT_EQ(job.ReportJson()["checkpoint"], *manifest);
+  EXPECT_EQ(job.ReportJson()["checkpoint_reported"], false);
+}
+
 TEST_F(StorageJob, MissingMountWithAllowRewind_BeginsAndSaysWhatIsThrownAway) {
   auto mounted = Mounted::At(save());
   if (!mounted.ok()) GTEST_SKIP() << mounted.status();

@@ -294,6 +294,10 @@ TEST_F(TrainingJob, InterruptOnce_SavesAndALaterRunGoesOnToTheSameContent) {
   Job job(Train({"--num_gpus=3"}, folder_.path(), Long({"--load", folder_.path() + "/save"})));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   EXPECT_EQ(ContentHash(folder_.path() + "/save"), UndisturbedHash());
+  // Both runs are in the one metrics file, no step is missing or there twice.
+  const std::vector<nlohmann::json> lines = ReadMetrics(folder_.path() + "/metrics");
+  ASSERT_EQ(lines.size(), static_cast<size_t>(kSteps));
+  for (int i = 0; i < kSteps; ++i) EXPECT_EQ(lines[static_cast<size_t>(i)]["step"], i + 1);
 }
 
 // The worker's death is not known yet, or just known, when the operator asks for the end.
@@ -321,6 +325,7 @@ TEST_F(TrainingJob, InterruptTwice_StopsNowWithoutACheckpoint) {
   ASSERT_TRUE(job.SignalOnceMore(SIGINT)) << job.Words();
   EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
   EXPECT_EQ(NewestManifest(folder_.path() + "/save"), "");
+  EXPECT_GE(job.ReportJson()["final_step"].get<int>(), kSteps / 3) << "made, though not saved";
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
