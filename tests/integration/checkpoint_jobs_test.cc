@@ -21,8 +21,8 @@
 #include <system_error>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
 #include "common/format/checkpoint_reader.h"
@@ -335,8 +335,8 @@ bool MayTrace() {
 
 // Writers, committers among them, killed at a system call of their save that the seed chooses,
 // again and again in one job: what a reader finds is whole every time, with every shard, and never
-// older than before. DSRUN_SAVE_KILLS asks for more (bench/campaigns/save_kills), DSRUN_SAVE_KILLS_SEED plays
-// one again.
+// older than before. DSRUN_SAVE_KILLS asks for more (bench/campaigns/save_kills),
+// DSRUN_SAVE_KILLS_SEED plays one again.
 TEST_F(CheckpointJob, KilledAtAnySystemCallOfASave_ANewestCheckpointIsAlwaysWhole) {
   if (!MayTrace()) GTEST_SKIP() << "strace is missing, or may not trace here";
   const char* const wanted = std::getenv("DSRUN_SAVE_KILLS");
