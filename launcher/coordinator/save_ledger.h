@@ -123,8 +123,8 @@ class SaveLedger {
  private:
   // A process that lives at a place, as far as is known.
   struct Process {
-    int64_t born = 0;  // the first generation it can have been in
-    Id reported;       // its newest save
+    int64_t born = 0;    // the first generation it can have been in
+    Id reported;         // its newest save
     int64_t joined = 0;  // the newest generation that it has joined; 0: none yet
   };
   struct Save {
