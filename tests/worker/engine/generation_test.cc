@@ -94,18 +94,24 @@ TEST(GenerationTest, RankThatHangsInItsOwnCode_IsTheOneWhoseBeatAsksForAMove) {
       MutexLock lock(mu);
       while (!hangs) changed.Wait(mu);
     }
-    // What the step before left under way, the gathering of parameters, comes to its end.
-    while (!cluster.beat(Rank(1)).has_patience()) std::this_thread::yield();
-    const proto::Beat before = cluster.beat(Rank(1));
-    EXPECT_EQ(before.phase(), "training");
-    EXPECT_TRUE(before.has_patience());
-    // Rank 0 gets to its collective in step 3, and then its beat has no limit.
+    // Rank 0 gets to its collective in step 3, and then its beat has no limit. What the step before
+    // left under way, the gathering of parameters, comes to its end before: rank 1 moves no more,
+    // else this never ends.
     const auto waits = [&] {
       const proto::Beat beat = cluster.beat(Rank(0));
       return beat.step() == 2 && beat.phase() == "training" && !beat.has_patience();
     };
-    while (!waits()) std::this_thread::yield();
-    EXPECT_EQ(cluster.beat(Rank(1)).moves(), before.moves());
+    const auto stands_still = [&] {
+      const proto::Beat before = cluster.beat(Rank(1));
+      for (int look = 0; look < 1000; ++look) {
+        std::this_thread::yield();
+        const proto::Beat now = cluster.beat(Rank(1));
+        if (!waits() || !now.has_patience() || now.moves() != before.moves()) return false;
+      }
+      return true;
+    };
+    while (!stands_still()) std::this_thread::yield();
+    EXPECT_EQ(cluster.beat(Rank(1)).phase(), "training");
     EXPECT_TRUE(cluster.beat(Rank(1)).has_patience());
     MutexLock lock(mu);
     seen = true;
