@@ -93,6 +93,22 @@ TEST_F(CheckpointJob, DiskFullForAWhile_LaterSavesWork) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+// The same on a real disk, which gives blocks to a file when it is written back.
+TEST_F(CheckpointJob, LoopMountedDiskFullForAWhile_LaterSavesWork) {
+  auto disk = LoopDisk::Create(save(), 16 << 20);
+  if (!disk.ok()) GTEST_SKIP() << disk.status();
+  ASSERT_TRUE((*disk)->LeaveRoom(kRoomForOne).ok());
+  Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
+  ASSERT_TRUE(job.AwaitError("COULD NOT BE WRITTEN")) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("No space left on device"));
+  EXPECT_EQ(StepOf(NewestManifest(save())), "00000080") << job.Words();
+  (*disk)->GiveRoomBack();
+  ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ContentHash(save()), UndisturbedHash());
+  EXPECT_EQ(job.ReportJson()["restarts"], 0) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
 TEST_F(CheckpointJob, LoadedWithAnotherTextOrIsa_IsRefusedBeforeAnythingStarts) {
   const Args few = {"--train-iters", "4", "--isa-cap", "baseline"};
   Job first(Train({"--num_gpus=2"}, folder_.path(), few));

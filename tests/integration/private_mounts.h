@@ -34,6 +34,24 @@ class SmallDisk {
   const std::string folder_;
 };
 
+// A real disk of a few megabytes at a folder: ext4 on a loop device, which finds out that it is
+// full where a tmpfs does not, at a sync or when it gives blocks to what was written before.
+class LoopDisk {
+ public:
+  // Makes the folder, and the image beside it. Errors: PERMISSION_DENIED: not here; NOT_FOUND:
+  // there is no mkfs.ext4.
+  static absl::StatusOr<std::unique_ptr<LoopDisk>> Create(const std::string& folder, int64_t bytes);
+  ~LoopDisk();
+  // Takes all room but `bytes` away, by a file of its own in the folder; gives it back.
+  absl::Status LeaveRoom(int64_t bytes);
+  void GiveRoomBack();
+
+ private:
+  explicit LoopDisk(std::string folder) : folder_(std::move(folder)) {}
+  std::string Ballast() const { return folder_ + "/ballast"; }
+  const std::string folder_;
+};
+
 // From now on `path` shows the file `shown`.
 absl::Status ShowInstead(const std::string& path, const std::string& shown);
 
