@@ -280,6 +280,7 @@ void SaveWriter::Do(const proto::CommitSave& commit, SteadyTime given) {
   setup_.send(facts.key.generation, std::move(message));
   if (!outcome.status.ok()) return;
   committed_.insert(key);
+  if (committed_.size() > kMostAttempts) committed_.erase(committed_.begin());
   Tidy(commit);
 }
 

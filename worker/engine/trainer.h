@@ -50,7 +50,7 @@ struct StepResult {
   double lr = 0;
   int64_t tokens = 0;   // unmasked; 0: nothing was there to learn, nothing was updated
   bool stop = false;    // some rank was asked to stop: all ranks learn it in the same step
-  bool saving = false;  // some rank still writes an older save: likewise
+  bool saving = false;  // some rank's older save is not through: likewise
   absl::Duration duration;
   absl::Duration reducing;         // gradient reduction
   absl::Duration reducing_hidden;  // of it, inside the backward pass
@@ -66,8 +66,9 @@ class Trainer {
     Kernels* kernels;       // for the calling thread
     Kernels* comm_kernels;  // for the communication thread
     SampleFn sample;
-    std::function<bool()> cancelled;         // asked at every block of the model, in both passes
-    std::function<bool()> saving = nullptr;  // this rank still writes a save; empty: never
+    std::function<bool()> cancelled;  // asked at every block of the model, in both passes
+    // This rank still writes a save, or does not know yet what became of it; empty: never.
+    std::function<bool()> saving = nullptr;
     // Memory that outlives this generation: the plan's line for snapshots. Empty: nothing is saved.
     std::function<absl::Status(size_t bytes)> reserve_snapshot = nullptr;
     Trace* trace;

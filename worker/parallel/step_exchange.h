@@ -26,7 +26,7 @@ class StepExchange {
     int64_t tokens = 0;      // unmasked
     double grad_square = 0;  // sum of squares of the summed gradient
     bool stop = false;       // any rank was asked to stop
-    bool saving = false;     // any rank still writes an older save
+    bool saving = false;     // any rank's older save is not through
   };
 
   // All four must outlive this.

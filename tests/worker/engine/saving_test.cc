@@ -67,6 +67,14 @@ class SlowDisk {
   StoppingFileSystem fs_;
 };
 
+// Rank 1 saves to `disk`, the others to `fs`, and steps go on meanwhile.
+void GiveToRankOne(SlowDisk& disk, FaultyFileSystem& fs, WorkerCluster& cluster) {
+  cluster.await_saves = false;
+  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
+    return rank == Rank(1) ? disk.file_system() : &fs;
+  };
+}
+
 // What a reader finds is whole, to the last byte of its last shard, and what its step should be.
 void ExpectNewestIsWhole(FaultyFileSystem& fs) {
   FindOptions options;
@@ -145,11 +153,8 @@ TEST(GenerationTest, WriterThatDiesInAnyOperation_SpoilsNothingAndNobodyWaits) {
 TEST(GenerationTest, SaveOfAGenerationThatIsOver_IsCommittedWhenItsDiskAnswers) {
   FaultyFileSystem fs;
   WorkerCluster cluster(Job(), fs);
-  cluster.await_saves = false;
   SlowDisk disk(fs, 4, [] {});
-  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
-    return rank == Rank(1) ? disk.file_system() : &fs;
-  };
+  GiveToRankOne(disk, fs, cluster);
   std::atomic<int> late_commits{0};
   cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
     if (rank == Rank(0) && message.has_step_done() && message.step_done().step() == 5) {
@@ -179,11 +184,8 @@ TEST(GenerationTest, SaveOfAGenerationThatIsOver_IsCommittedWhenItsDiskAnswers) 
 TEST(GenerationTest, SaveThatTakesLong_LeavesTheNextOnesOutAndTheLastOneWaits) {
   FaultyFileSystem fs;
   WorkerCluster cluster(Job(), fs);
-  cluster.await_saves = false;
   SlowDisk disk(fs, 4, [] {});
-  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
-    return rank == Rank(1) ? disk.file_system() : &fs;
-  };
+  GiveToRankOne(disk, fs, cluster);
   std::vector<std::string> left_out;
   std::vector<int64_t> committed;
   Mutex mu;
@@ -211,11 +213,8 @@ TEST(GenerationTest, WriterThatIsStuck_IsToldAndTrainingGoesOn) {
   proto::JobSpec job = Job();
   job.mutable_limits()->mutable_save_timeout()->set_nanos(1);
   WorkerCluster cluster(job, fs);
-  cluster.await_saves = false;
   SlowDisk disk(fs, 4, [] {});
-  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
-    return rank == Rank(1) ? disk.file_system() : &fs;
-  };
+  GiveToRankOne(disk, fs, cluster);
   cluster.on_message = [&](Rank rank, const proto::WorkerMessage& message) {
     if (rank != Rank(0) || !message.has_step_done()) return;
     if (message.step_done().step() == 3) {
@@ -243,10 +242,7 @@ TEST(GenerationTest, WriterThatIsStuckInTheLastSave_AsksForANewProcess) {
   job.mutable_limits()->mutable_commit_timeout()->set_nanos(1);
   SlowDisk disk(fs, 1, [] {});  // lives longer than who uses it
   WorkerCluster cluster(job, fs);
-  cluster.await_saves = false;
-  cluster.file_system_of = [&](Rank rank) -> FileSystem* {
-    return rank == Rank(1) ? disk.file_system() : &fs;
-  };
+  GiveToRankOne(disk, fs, cluster);
   const auto outcomes = cluster.Run(2);
   disk.LetGo();
   ASSERT_FALSE(outcomes[1].ok());
