@@ -1,4 +1,5 @@
 // NodeCore: the life of a job as scripts. Every state against every event: node_core_table_test.cc.
+// Long, because the scripts share the words that they are written in.
 
 #include "agent/node_core.h"
 

@@ -1,5 +1,5 @@
 // The supervisor and its node with fake processes and a fake clock: no gRPC, no fork, no waiting
-// for time.
+// for time. Long, because they share these fakes.
 
 #include "agent/supervisor.h"
 

@@ -1,5 +1,6 @@
 // Programs of users, run by the real dsrun, dsagent and the kernel: bytes arrive as typed, exit
-// codes come back as they are, and whatever is killed, nothing stays behind.
+// codes come back as they are, and whatever is killed, nothing stays behind. Long, because all of
+// it is about one program, whose ways to end it goes through.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

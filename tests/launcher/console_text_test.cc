@@ -1,4 +1,5 @@
-// What the operator reads: single lines, the progress line, the last screen, the metrics.
+// What the operator reads: single lines, the progress line, the last screen, the metrics. Long,
+// because most of it is that text, to be read at one place.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,3 +1,6 @@
+// What a command line becomes, or why not: one case for each flag that is resolved, so it is as
+// long as the list of them.
+
 #include "launcher/commands/resolve.h"
 
 #include <unistd.h>

@@ -1,7 +1,7 @@
 // Storage that fails at any call of a save, a prune or a resume, in any way: an error and nothing
 // done, half of it, or everything and only the reply lost. A reader finds the newest or the
 // previous checkpoint whole, no shard of a readable manifest is missing, and no error is taken for
-// absence.
+// absence. Long, because the three share the faults, the storage and what is demanded of it.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
