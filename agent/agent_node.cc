@@ -16,7 +16,6 @@
 #include "common/base/patience.h"
 #include "common/base/process_user.h"
 #include "common/base/status_macros.h"
-#include "common/rpc/constant_time.h"
 
 namespace dsrun::agent {
 namespace {
@@ -109,15 +108,6 @@ absl::Status CheckWorkerBinary(const proto::JobSpec& job, const std::string& pat
       status.message(), "; install the programs where every user may read, as in /usr/local/bin"));
 }
 
-// The socket's folder is ours alone; the user that the ranks run as becomes its owner, so that they
-// can reach the socket and nobody else can.
-absl::Status AdmitUser(const std::string& socket, const ProcessUser& user) {
-  const std::string folder = std::filesystem::path(socket).parent_path();
-  if (!user.change || chown(folder.c_str(), user.uid, user.gid) == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("run_as_user: cannot give the folder ", folder, " to uid ", user.uid));
-}
-
 // Every job that this agent serves gets a folder of its own. The agent that dsrun starts for one
 // job is told that job's.
 std::string RunFolder(const std::string& own, const proto::JobSpec& job) {
@@ -141,18 +131,20 @@ AgentNode::AgentNode(Options options) : options_(std::move(options)) {}
 
 AgentNode::~AgentNode() {
   std::shared_ptr<Supervisor> last;
+  std::unique_ptr<WorkerDoor> door;
   {
     MutexLock lock(mu_);
     last = std::move(supervisor_);
+    door = std::move(door_);
   }
+  door.reset();  // first: its thread may be the last to hold the supervisor
 }
 
 absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
     const proto::CoordinatorMessage& first, std::shared_ptr<CoordinatorPeer> coordinator) {
-  if (!first.has_open() || !SecretsEqual(options_.cluster_key, first.open().cluster_key())) {
-    return absl::UnauthenticatedError(
-        "cluster key: expected the key of this agent, got another one; give dsrun the file that "
-        "dsagent was started with");
+  if (!first.has_open()) {
+    return absl::InvalidArgumentError(
+        "expected Open first, got another message; dsrun and dsagent must come from one build");
   }
   RETURN_IF_ERROR(CheckMessage(first.open()));
   {
@@ -172,12 +164,14 @@ absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
     previous.swap(supervisor_);
   }
   absl::StatusOr<std::shared_ptr<Supervisor>> admitted = Start(first, std::move(coordinator));
+  std::unique_ptr<WorkerDoor> unused;
   MutexLock lock(mu_);
   if (admitted.ok()) {
     supervisor_ = *admitted;
     used_ = true;
   } else {
     busy_ = false;
+    unused = std::move(door_);
   }
   return admitted;
 }
@@ -185,13 +179,41 @@ absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Admit(
 absl::StatusOr<std::shared_ptr<Supervisor>> AgentNode::Start(
     const proto::CoordinatorMessage& first, std::shared_ptr<CoordinatorPeer> coordinator) {
   ASSIGN_OR_RETURN(Supervisor::Options options, CheckNode(first.open()));
+  RETURN_IF_ERROR(OpenDoor(first.open(), options));
   options.on_over = [this](const JobOver& over) { OnOver(over); };
   ASSIGN_OR_RETURN(std::unique_ptr<Supervisor> supervisor,
                    Supervisor::Create(std::move(options), first, std::move(coordinator)));
   return std::shared_ptr<Supervisor>(std::move(supervisor));
 }
 
+// A program's ranks have nothing to say to the agent, so there is no door for them.
+absl::Status AgentNode::OpenDoor(const proto::Open& open, Supervisor::Options& options) {
+  if (open.job().has_program() || !options_.open_worker_door) return absl::OkStatus();
+  WorkerDoor::Options door;
+  door.uid = options.user.change ? options.user.uid : geteuid();
+  door.slots = open.job().nodes(open.node()).slots_size();
+  door.judge = [this](int32_t pid, uint32_t uid) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::shared_ptr<Supervisor> supervisor, Running());
+    return supervisor->CheckWorker(pid, uid);
+  };
+  {
+    MutexLock lock(mu_);
+    door.number = ++jobs_;
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<WorkerDoor> opened, options_.open_worker_door(std::move(door)));
+  options.agent_socket = opened->socket();
+  MutexLock lock(mu_);
+  door_ = std::move(opened);
+  return absl::OkStatus();
+}
+
 void AgentNode::OnOver(const JobOver& over) {
+  std::unique_ptr<WorkerDoor> door;
+  {
+    MutexLock lock(mu_);
+    door = std::move(door_);
+  }
+  door.reset();  // before the next job is let in; its thread may be asking us
   {
     MutexLock lock(mu_);
     busy_ = false;
@@ -203,7 +225,6 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   Supervisor::Options options;
   ASSIGN_OR_RETURN(options.user, ResolveProcessUser(open.job().run_as_user()));
   RETURN_IF_ERROR(CheckGpus(open.job().nodes(open.node()), options_.inventory.gpu_count()));
-  RETURN_IF_ERROR(AdmitUser(options_.agent_socket, options.user));
   RETURN_IF_ERROR(CheckWorkerBinary(open.job(), options_.worker_binary, options.user));
   RETURN_IF_ERROR(CheckProbe(open));
   RETURN_IF_ERROR(CheckUserMaySave(open, options.user));
@@ -213,7 +234,6 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   options.clock = options_.clock;
   options.incarnation = options_.incarnation;
   options.inventory = options_.inventory;
-  options.agent_socket = options_.agent_socket;
   options.worker_binary = options_.worker_binary;
   options.tick_period = options_.tick_period;
   options.sweep = options_.sweep;

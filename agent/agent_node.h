@@ -18,6 +18,7 @@
 #include "agent/inventory.h"
 #include "agent/peers.h"
 #include "agent/supervisor.h"
+#include "agent/worker_door.h"
 #include "common/base/clock.h"
 #include "common/base/dying_process.h"
 #include "common/base/ids.h"
@@ -34,8 +35,9 @@ class AgentNode {
     Clock* clock = nullptr;
     Incarnation incarnation;
     proto::Opened inventory;
-    std::string cluster_key;
-    std::string agent_socket;   // unix socket of the worker host service
+    // Opens the socket where this job's ranks find the agent. None: they cannot (tests).
+    std::function<absl::StatusOr<std::unique_ptr<WorkerDoor>>(WorkerDoor::Options)>
+        open_worker_door;
     std::string worker_binary;  // dsworker, absolute
     std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
@@ -51,11 +53,11 @@ class AgentNode {
   // Ends a job that is running.
   ~AgentNode();
 
-  // The first message of a coordinator's stream. OK: the job runs, `coordinator` gets `opened`.
-  // Errors: UNAUTHENTICATED: wrong cluster key. INVALID_ARGUMENT: not an Open that makes sense, or
-  // another protocol version. RESOURCE_EXHAUSTED: another job is running here.
+  // The first message of a coordinator that has proven itself at the door. OK: the job runs,
+  // `coordinator` gets `opened`. Errors: INVALID_ARGUMENT: not an Open that makes sense, or another
+  // protocol version. RESOURCE_EXHAUSTED: another job is running here.
   // FAILED_PRECONDITION: a GPU that the job names is not here, cannot run as the wanted user, who
-  // may not save, no dsworker, the run folder cannot be made, the save folder is not the
+  // may not save, no dsworker, the run or socket folder cannot be made, the save folder is not the
   // launcher's. UNAVAILABLE: this agent is ending.
   absl::StatusOr<std::shared_ptr<Supervisor>> Admit(const proto::CoordinatorMessage& first,
                                                     std::shared_ptr<CoordinatorPeer> coordinator);
@@ -84,11 +86,14 @@ class AgentNode {
                                                     std::shared_ptr<CoordinatorPeer> coordinator);
   void OnOver(const JobOver& over);
   absl::StatusOr<Supervisor::Options> CheckNode(const proto::Open& open) const;
+  absl::Status OpenDoor(const proto::Open& open, Supervisor::Options& options);
 
   const Options options_;
 
   Mutex mu_;
   std::shared_ptr<Supervisor> supervisor_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<WorkerDoor> door_ ABSL_GUARDED_BY(mu_);  // of the running job
+  int jobs_ ABSL_GUARDED_BY(mu_) = 0;                      // that had one
   bool busy_ ABSL_GUARDED_BY(mu_) = false;
   bool used_ ABSL_GUARDED_BY(mu_) = false;    // some job was admitted once
   bool closed_ ABSL_GUARDED_BY(mu_) = false;  // CloseIfUnused or CloseIfIdle said so

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,7 +12,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <system_error>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -24,6 +25,7 @@
 #include "agent/inventory.h"
 #include "agent/stop_signals.h"
 #include "agent/worker_command.h"
+#include "agent/worker_door.h"
 #include "agent/worker_host_service.h"
 #include "common/base/clock.h"
 #include "common/base/dying_process.h"
@@ -32,6 +34,8 @@
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
+#include "common/rpc/door.h"
+#include "common/rpc/guest_list.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/server.h"
 
@@ -56,6 +60,13 @@ void SweepTag(const std::string& tag) {
       kSweepLimit);
 }
 
+// On a unix socket, before the key is asked for.
+absl::Status IsOurUserOrRoot(const Caller& caller) {
+  if (caller.uid == geteuid() || caller.uid == 0) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat("is of another user than this agent, who is uid ", geteuid()));
+}
+
 class AgentProcess {
  public:
   explicit AgentProcess(const AgentProcessOptions& options)
@@ -72,34 +83,38 @@ class AgentProcess {
     }
     fcntl(options_.beat_fd, F_SETFL, O_NONBLOCK);
     ASSIGN_OR_RETURN(runner_, PosixProcessRunner::Create({.reap_adopted = true}));
-    const std::string socket = absl::StrCat(options_.socket_dir, "/worker.sock");
-    node_ = std::make_unique<AgentNode>(
-        AgentNode::Options{.runner = runner_.get(),
-                           .clock = &Clock::Real(),
-                           .incarnation = Incarnation(RandomIncarnation()),
-                           .inventory = ReadInventory(),
-                           .cluster_key = options_.cluster_key,
-                           .agent_socket = socket,
-                           .worker_binary = options_.worker_binary,
-                           .run_dir = options_.run_dir,
-                           .sweep = &SweepTag,
-                           .on_job_over = [this](const JobOver& over) { OnJobOver(over); }});
-    agent_service_ = std::make_unique<AgentService>(node_.get());
-    worker_service_ = std::make_unique<WorkerHostService>(node_.get());
-    ASSIGN_OR_RETURN(worker_server_,
-                     RpcServer::Start(absl::StrCat("unix:", socket), {worker_service_.get()}));
-    // Connecting to the socket needs write permission on it; the folder around it is the fence, and
-    // is opened for the user that a job runs as.
-    chmod(socket.c_str(), 0666);
-    ASSIGN_OR_RETURN(agent_server_, RpcServer::Start(options_.listen, {agent_service_.get()}));
+    node_ = std::make_unique<AgentNode>(AgentNode::Options{
+        .runner = runner_.get(),
+        .clock = &Clock::Real(),
+        .incarnation = Incarnation(RandomIncarnation()),
+        .inventory = ReadInventory(),
+        .open_worker_door =
+            [this](WorkerDoor::Options door) {
+              door.folder = options_.socket_dir;
+              return WorkerDoor::Open(std::move(door), worker_server_.get(), &workers_);
+            },
+        .worker_binary = options_.worker_binary,
+        .run_dir = options_.run_dir,
+        .sweep = &SweepTag,
+        .on_job_over = [this](const JobOver& over) { OnJobOver(over); }});
+    agent_service_ = std::make_unique<AgentService>(node_.get(), &coordinators_);
+    worker_service_ = std::make_unique<WorkerHostService>(node_.get(), &workers_);
+    ASSIGN_OR_RETURN(worker_server_, RpcServer::Start({worker_service_.get()}));
+    ASSIGN_OR_RETURN(agent_server_, RpcServer::Start({agent_service_.get()}));
+    ASSIGN_OR_RETURN(door_, Door::Open({.name = "the coordinator's door",
+                                        .listen = options_.listen,
+                                        .cluster_key = options_.cluster_key,
+                                        .owner = std::nullopt,
+                                        .judge = &IsOurUserOrRoot},
+                                       agent_server_.get(), &coordinators_));
     return absl::OkStatus();
   }
 
   // False: nobody is there to read it.
   bool AnnounceReady() {
-    LOG(INFO) << "listening on port " << agent_server_->port() << " (" << options_.listen << ")";
+    LOG(INFO) << "listening on " << door_->address();
     if (options_.ready_fd < 0) return true;
-    const std::string line = absl::StrCat(agent_server_->port(), "\n");
+    const std::string line = absl::StrCat(door_->port(), "\n");
     const bool read =
         write(options_.ready_fd, line.data(), line.size()) == static_cast<ssize_t>(line.size());
     close(options_.ready_fd);
@@ -137,6 +152,7 @@ class AgentProcess {
   }
 
   void Stop() {
+    door_.reset();
     agent_server_.reset();
     node_.reset();
     worker_server_.reset();
@@ -190,11 +206,14 @@ class AgentProcess {
   bool asked_job_ = false;
   // Destroyed from the last to the first: servers before what they serve, all before the runner.
   std::unique_ptr<PosixProcessRunner> runner_;
+  GuestList coordinators_;
+  GuestList workers_;
   std::unique_ptr<AgentNode> node_;
   std::unique_ptr<AgentService> agent_service_;
   std::unique_ptr<WorkerHostService> worker_service_;
   std::unique_ptr<RpcServer> worker_server_;
   std::unique_ptr<RpcServer> agent_server_;
+  std::unique_ptr<Door> door_;
 };
 
 }  // namespace

@@ -11,12 +11,13 @@
 namespace dsrun::agent {
 
 struct AgentProcessOptions {
-  std::string listen = "127.0.0.1:0";
+  std::string listen = "127.0.0.1:0";  // or "unix:/path"
   std::string cluster_key;
-  std::string socket_dir;     // private folder for the unix socket, removed by the keeper
+  std::string socket_dir;     // private folder for unix sockets, removed by the keeper
   std::string worker_binary;  // dsworker, absolute
   std::string run_dir;        // overrides the job's; empty: the job's
-  int ready_fd = -1;          // gets "PORT\n" when the agent listens, then is closed
+  int ready_fd = -1;          // gets "PORT\n" (0: of a unix socket) when the agent listens, then is
+                              // closed
   bool one_job = false;       // exit after the first job
   // With one_job: exit when none has come by then, for the starter is probably dead.
   absl::Duration first_job_within = absl::Seconds(30);

@@ -10,7 +10,7 @@
 #include "agent/supervisor.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
-#include "common/rpc/loopback.h"
+#include "common/rpc/introduction.h"
 #include "common/rpc/message_bytes.h"
 #include "common/rpc/server_stream.h"
 
@@ -41,25 +41,34 @@ class StreamPeer : public CoordinatorPeer {
 
 // Of gRPC's threads, one call at a time.
 struct Call {
-  std::string peer;
+  std::shared_ptr<Guest> guest;            // null: it came through no door of ours
   std::shared_ptr<Supervisor> supervisor;  // null before Open
   std::string why_gone = "the coordinator's stream is gone";
 };
 
+std::string WhoIs(const Call& call) {
+  return call.guest == nullptr ? "without a ticket" : call.guest->caller.address;
+}
+
+absl::Status NoTicket() {
+  return absl::UnauthenticatedError(
+      "the call shows no ticket of this agent's door, or another call has shown it; dsrun and "
+      "dsagent "
+      "must come from one build");
+}
+
 absl::Status Take(AgentNode& node, const Stream::Ptr& stream, const grpc::ByteBuffer& bytes,
                   Call& call) {
-  if (!IsLoopbackPeer(call.peer)) {
-    return absl::UnauthenticatedError(absl::StrCat(
-        "caller ", call.peer, ": off loopback everything is refused until TLS exists"));
-  }
+  if (call.guest == nullptr) return NoTicket();
   ASSIGN_OR_RETURN(const proto::CoordinatorMessage message,
                    DecodeMessage<proto::CoordinatorMessage>(bytes));
   if (call.supervisor != nullptr) {
     call.supervisor->OnCoordinatorMessage(message);
     return absl::OkStatus();
   }
+  call.guest->settled = true;  // admitting takes its time; the door waits for it no longer
   ASSIGN_OR_RETURN(call.supervisor, node.Admit(message, std::make_shared<StreamPeer>(stream)));
-  LOG(INFO) << "job " << message.open().job().job_id() << " admitted from " << call.peer;
+  LOG(INFO) << "job " << message.open().job().job_id() << " admitted from " << WhoIs(call);
   return absl::OkStatus();
 }
 
@@ -68,13 +77,13 @@ absl::Status Take(AgentNode& node, const Stream::Ptr& stream, const grpc::ByteBu
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* AgentService::Session(
     grpc::CallbackServerContext* context) {
   auto call = std::make_shared<Call>();
-  call->peer = context->peer();
+  call->guest = Introduced(*guests_, *context);
   return Stream::Accept({
       .on_message =
           [this, call](const Stream::Ptr& stream, const grpc::ByteBuffer& bytes) {
             absl::Status status = Take(*node_, stream, bytes, *call);
             if (status.ok()) return;
-            LOG(WARNING) << "caller " << call->peer << " is sent away: " << status;
+            LOG(WARNING) << "caller " << WhoIs(*call) << " is sent away: " << status;
             call->why_gone = absl::StrCat("its stream was ended here: ", status.message());
             stream->Close(std::move(status));
           },

@@ -16,6 +16,8 @@
 namespace dsrun::agent {
 namespace {
 
+constexpr char kUnix[] = "unix:";
+
 // Digits and nothing else, as dsrun reads its numbers. Below 3 are input, output and errors, which
 // have another use here.
 bool ParseDescriptor(const std::string& text, int* number) {
@@ -41,10 +43,11 @@ absl::Status MakeAbsolute(const std::string& flag, std::string& path) {
 
 const char kDsagentUsage[] =
     "usage: dsagent (--cluster-key-file FILE | --cluster-key-fd N) [flags]\n"
-    "  --listen HOST:PORT       numeric loopback address; port 0: any (default 127.0.0.1:0)\n"
+    "  --listen ADDRESS         numeric loopback HOST:PORT, port 0: any (default 127.0.0.1:0); or\n"
+    "                           unix:PATH, for this user and root alone\n"
     "  --cluster-key-file FILE  mode 0600: the key that admits a job\n"
     "  --cluster-key-fd N       the same from an inherited descriptor\n"
-    "  --ready-fd N             gets \"PORT\\n\" when the agent listens\n"
+    "  --ready-fd N             gets \"PORT\\n\" (of a unix socket 0) when the agent listens\n"
     "  --run-dir DIR            where logs go, a folder a job (default: as the job says)\n"
     "  --worker-binary FILE     dsworker (default: beside dsagent)\n"
     "  --socket-dir DIR         private and empty; removed at the end (default: made in $TMPDIR or "
@@ -119,6 +122,11 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
   }
   for (const char* flag : {"--cluster-key-file", "--run-dir", "--worker-binary", "--socket-dir"}) {
     if (absl::Status made = MakeAbsolute(flag, *texts.at(flag)); !made.ok()) return made;
+  }
+  if (flags.listen.starts_with(kUnix)) {
+    std::string path = flags.listen.substr(sizeof(kUnix) - 1);
+    if (absl::Status made = MakeAbsolute("--listen", path); !made.ok()) return made;
+    flags.listen = kUnix + path;
   }
   return flags;
 }

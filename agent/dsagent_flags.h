@@ -22,7 +22,7 @@ struct DsagentFlags {
   // With one_job: how long it waits for that job.
   absl::Duration first_job_within = absl::Seconds(30);
   bool help = false;
-  // For the unix socket, 0700: given by a starter that removes it itself in the end, else made by
+  // For unix sockets, 0700: given by a starter that removes it itself in the end, else made by
   // the keeper.
   std::string socket_dir;
   // Set by the keeper, for its child only.

@@ -33,8 +33,8 @@ namespace dsrun::agent {
 namespace {
 
 // What the agent proper needs at least, without ranks.
-constexpr int kOwnThreads = 13;
-constexpr int kOwnDescriptors = 40;
+constexpr int kOwnThreads = 15;
+constexpr int kOwnDescriptors = 80;  // with as many strangers at its doors as they take
 
 int Fail(int code, const absl::Status& status) {
   fprintf(stderr, "dsagent: %s\n", Escaped(std::string(status.message()), "\n\t").c_str());

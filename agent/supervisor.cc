@@ -37,9 +37,8 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
       supervisor->logs_,
       LogPump::Create([s = supervisor.get()](LogLines lines) { return s->ForwardLog(lines); },
                       supervisor->options_.clock));
-  // The secrets stay here; the core has no use for them.
+  // The secret stays here; the core has no use for it.
   proto::CoordinatorMessage first = open;
-  first.mutable_open()->clear_cluster_key();
   first.mutable_open()->clear_job_token();
   supervisor->Enqueue(CoordinatorReceived{std::move(first)});
   ASSIGN_OR_RETURN(supervisor->thread_,
@@ -79,7 +78,20 @@ void Supervisor::OnCoordinatorMessage(const proto::CoordinatorMessage& message) 
 
 void Supervisor::OnCoordinatorGone(const std::string& why) { Enqueue(CoordinatorGone{why}); }
 
-absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello,
+absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
+  const uint32_t expected = options_.user.change ? options_.user.uid : geteuid();
+  if (uid != expected) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("is of another user than the ranks, who are uid ", expected));
+  }
+  MutexLock lock(mu_);
+  for (const auto& [slot, own] : pids_) {
+    if (own == pid) return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError("is no rank of the job that runs here");
+}
+
+absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_t pid,
                                        std::shared_ptr<WorkerPeer> peer) {
   if (!SecretsEqual(token_, hello.hello().token())) {
     return absl::UnauthenticatedError("worker session: not the token of the job that runs here");
@@ -94,12 +106,12 @@ absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello,
   std::shared_ptr<WorkerPeer> replaced;
   {
     MutexLock lock(mu_);
-    const auto pid = pids_.find(slot);
-    if (pid == pids_.end() || pid->second != hello.hello().pid()) {
-      return absl::AbortedError(
-          absl::StrCat("worker session: expected the process of slot ", slot.value(), " (pid ",
-                       pid == pids_.end() ? 0 : pid->second, "), got pid ", hello.hello().pid(),
-                       "; it has been replaced and must exit"));
+    const auto own = pids_.find(slot);
+    if (own == pids_.end() || own->second != pid) {
+      return absl::AbortedError(absl::StrCat("worker session: expected the process of slot ",
+                                             slot.value(), " (pid ",
+                                             own == pids_.end() ? 0 : own->second, "), got pid ",
+                                             pid, "; it has been replaced and must exit"));
     }
     Session& session = sessions_[slot];
     replaced = std::exchange(session.peer, std::move(peer));
@@ -247,6 +259,8 @@ absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action)
 absl::StatusOr<int> Supervisor::MakeBootstrap(Slot slot) const {
   proto::WorkerBootstrap bootstrap;
   bootstrap.set_agent_socket(options_.agent_socket);
+  bootstrap.set_agent_uid(geteuid());
+  bootstrap.set_agent_pid(getpid());
   bootstrap.set_job_token(token_);
   bootstrap.set_node(node_);
   bootstrap.set_slot(slot.value());

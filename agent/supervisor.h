@@ -82,10 +82,15 @@ class Supervisor {
   void OnCoordinatorMessage(const proto::CoordinatorMessage& message);
   void OnCoordinatorGone(const std::string& why);
 
-  // A worker has opened a session with `hello`. OK: it is registered, `peer` will get the welcome.
+  // Whether process `pid` of user `uid` is the present process of one of this job's slots.
+  // Errors: PERMISSION_DENIED: no; in words that go on from "it".
+  absl::Status CheckWorker(int32_t pid, uint32_t uid) const;
+  // A worker has opened a session with `hello`; by the kernel's word its process is `pid` (what it
+  // says of itself counts for nothing). OK: it is registered, `peer` will get the welcome.
   // Errors: UNAUTHENTICATED: not the job's token. INVALID_ARGUMENT: protocol version. ABORTED: not
   // the present process of that slot.
-  absl::Status OnWorkerHello(const proto::WorkerMessage& hello, std::shared_ptr<WorkerPeer> peer);
+  absl::Status OnWorkerHello(const proto::WorkerMessage& hello, int32_t pid,
+                             std::shared_ptr<WorkerPeer> peer);
   void OnWorkerMessage(Slot slot, const proto::WorkerMessage& message);
   void OnWorkerGone(Slot slot, Incarnation incarnation);
 

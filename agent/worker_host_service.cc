@@ -8,6 +8,7 @@
 #include "agent/supervisor.h"
 #include "common/base/ids.h"
 #include "common/base/logging.h"
+#include "common/rpc/introduction.h"
 #include "common/rpc/server_stream.h"
 
 namespace dsrun::agent {
@@ -27,6 +28,7 @@ class StreamPeer : public WorkerPeer {
 
 // Of gRPC's threads, one call at a time.
 struct Call {
+  std::shared_ptr<Guest> guest;            // null: it came through no door of ours
   std::shared_ptr<Supervisor> supervisor;  // null before Hello
   Slot slot;
   Incarnation incarnation;
@@ -34,14 +36,20 @@ struct Call {
 
 absl::Status Greet(AgentNode& node, const Stream::Ptr& stream, const proto::WorkerMessage& hello,
                    Call& call) {
+  if (call.guest == nullptr) {
+    return absl::UnauthenticatedError(
+        "worker session: it shows no ticket of the door, or another session has shown it");
+  }
   if (!hello.has_hello()) return absl::UnauthenticatedError("worker session: expected Hello first");
   absl::StatusOr<std::shared_ptr<Supervisor>> supervisor = node.Running();
   if (!supervisor.ok()) return supervisor.status();
   if (absl::Status status =
-          (*supervisor)->OnWorkerHello(hello, std::make_shared<StreamPeer>(stream));
+          (*supervisor)
+              ->OnWorkerHello(hello, call.guest->caller.pid, std::make_shared<StreamPeer>(stream));
       !status.ok()) {
     return status;
   }
+  call.guest->settled = true;
   call.supervisor = *std::move(supervisor);
   call.slot = Slot(hello.hello().slot());
   call.incarnation = Incarnation(hello.incarnation());
@@ -51,8 +59,9 @@ absl::Status Greet(AgentNode& node, const Stream::Ptr& stream, const proto::Work
 }  // namespace
 
 grpc::ServerBidiReactor<proto::WorkerMessage, proto::HostMessage>* WorkerHostService::Session(
-    grpc::CallbackServerContext*) {
+    grpc::CallbackServerContext* context) {
   auto call = std::make_shared<Call>();
+  call->guest = Introduced(*guests_, *context);
   return Stream::Accept({
       .on_message =
           [this, call](const Stream::Ptr& stream, const proto::WorkerMessage& message) {

@@ -1,5 +1,5 @@
-// Client side: channels to loopback and unix sockets, and the deadline that every call has. A call
-// without one would hang for ever on a server that is missing. Thread-safe.
+// Client side: gRPC on a connection that was dialled (dial.h), and the deadline that every call
+// has. A call without one would hang for ever on a server that is missing. Thread-safe.
 
 #ifndef DSRUN_COMMON_RPC_CHANNEL_H_
 #define DSRUN_COMMON_RPC_CHANNEL_H_
@@ -8,21 +8,19 @@
 #include <grpcpp/client_context.h>
 
 #include <memory>
-#include <string>
 
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/rpc/dial.h"
 
 namespace dsrun {
 
-// `target`: "127.0.0.1:4711" or "unix:/path". Keepalive is on: a peer that vanished without a
-// goodbye is noticed within about 20 s even when nothing is said (heartbeats notice it earlier).
-// Errors: FAILED_PRECONDITION: off loopback.
-absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& target);
+// With it a peer that vanished without a goodbye is noticed within about 20 s even when nothing is
+// said (heartbeats notice it earlier).
+enum class Keepalive { kOn, kOff };
 
-// Connects within `limit`. Errors: UNAVAILABLE: nobody answers there.
-absl::Status AwaitConnected(grpc::Channel& channel, const std::string& target,
-                            absl::Duration limit);
+// One connection and no other: a broken one is never made anew, as no stream of ours is resumed.
+// The first call has to show the connection's ticket (introduction.h).
+std::shared_ptr<grpc::Channel> MakeChannel(Connection connection, Keepalive keepalive);
 
 // For a unary call: fails with DEADLINE_EXCEEDED after `limit`. For a stream that lives as long as
 // a job: give the longest life; heartbeats tell earlier that it is dead.

@@ -5,7 +5,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 
 namespace dsrun {
 namespace {
@@ -26,15 +25,6 @@ bool IsLoopbackAddress(const std::string& address) {
   if (inet_pton(AF_INET, address.c_str(), &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
   in6_addr v6;
   return inet_pton(AF_INET6, address.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
-bool IsLoopbackPeer(const std::string& peer) {
-  if (absl::StartsWith(peer, "unix:") || absl::StartsWith(peer, "unix-abstract:")) return true;
-  if (absl::StartsWith(peer, "ipv4:")) return IsLoopbackAddress(HostOf(peer.substr(5)));
-  if (!absl::StartsWith(peer, "ipv6:")) return false;
-  // gRPC 1.51 writes the brackets percent-encoded.
-  const std::string rest = absl::StrReplaceAll(peer.substr(5), {{"%5B", "["}, {"%5D", "]"}});
-  return IsLoopbackAddress(HostOf(rest));
 }
 
 absl::Status CheckLoopbackTarget(const std::string& target) {

@@ -12,8 +12,6 @@ namespace dsrun {
 
 // "127.0.0.2", "::1": numeric addresses only, so that no resolver decides what is safe.
 bool IsLoopbackAddress(const std::string& address);
-// As gRPC writes the other side: "ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711", "unix:...".
-bool IsLoopbackPeer(const std::string& peer);
 
 // Errors: FAILED_PRECONDITION: "HOST:PORT" or "unix:PATH" is not on loopback.
 absl::Status CheckLoopbackTarget(const std::string& target);

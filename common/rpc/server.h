@@ -1,4 +1,5 @@
-// Server side: one listening port, on loopback or a unix socket only.
+// Server side: services without a port. Connections come from doors (door.h), which have made sure
+// of who is there; nothing of gRPC can be reached before that.
 //
 // Thread-safe. Destruction cancels calls that are still open and waits for their handlers.
 
@@ -9,31 +10,27 @@
 #include <grpcpp/server.h>
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/base/descriptor.h"
 
 namespace dsrun {
 
 class RpcServer {
  public:
-  // `address`: "127.0.0.1:0" (the kernel picks a port) or "unix:/path". `services` are borrowed and
-  // must outlive the server.
-  // Errors: FAILED_PRECONDITION: off loopback. UNAVAILABLE: the port or path is in use, or the
-  // address is not one of this machine.
+  // `services` are borrowed and must outlive the server. Errors: INTERNAL: gRPC does not start.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
-      const std::string& address, const std::vector<grpc::Service*>& services);
+      const std::vector<grpc::Service*>& services);
   ~RpcServer();
 
-  // 0 for a unix socket.
-  int port() const { return port_; }
+  // Serves one connected socket that does not block, for as long as it lives.
+  void Adopt(Descriptor connection);
 
  private:
-  RpcServer(std::unique_ptr<grpc::Server> server, int port);
+  explicit RpcServer(std::unique_ptr<grpc::Server> server);
 
   std::unique_ptr<grpc::Server> server_;
-  const int port_;
 };
 
 }  // namespace dsrun

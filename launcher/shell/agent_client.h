@@ -1,7 +1,7 @@
 // AgentClient: the launcher's door to agents. One AgentSession is one bidirectional stream to one
 // agent, for the life of the job; a broken one is never resumed (proto/agent.proto).
 //
-//   auto session = client.Open("127.0.0.2:4711", open_message, {on_message, on_end});
+//   auto session = client.Open(endpoint, open_message, rest, {on_message, on_end});
 //   session->Send(prepare);
 //   session->Cancel();
 //
@@ -17,6 +17,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "launcher/starters/agent_starter.h"
 #include "proto/agent.pb.h"
 
 namespace dsrun::launcher {
@@ -38,7 +39,7 @@ class AgentClient {
   struct Listener {
     std::function<void(proto::AgentMessage)> on_message;
     // Exactly once, after the last on_message. The status says why, with the address in it:
-    // UNAVAILABLE: nobody answered there, or the connection broke. UNAUTHENTICATED,
+    // UNAVAILABLE: the connection broke. UNAUTHENTICATED,
     // RESOURCE_EXHAUSTED, FAILED_PRECONDITION, INVALID_ARGUMENT: the agent's own refusal
     // (proto/agent_service.proto). CANCELLED: our Cancel(). OK: the agent closed the stream.
     std::function<void(absl::Status)> on_end;
@@ -46,9 +47,12 @@ class AgentClient {
 
   virtual ~AgentClient() = default;
 
-  // Connects to "address:port" and sends `first`. What fails comes through on_end.
-  virtual std::unique_ptr<AgentSession> Open(const std::string& target,
+  // Takes the endpoint's connection and sends `first` over it, merged with the message whose bytes
+  // `rest` are (null: none): what all agents are told alike is serialised once, and shared. What
+  // fails comes through on_end.
+  virtual std::unique_ptr<AgentSession> Open(const AgentEndpoint& endpoint,
                                              proto::CoordinatorMessage first,
+                                             std::shared_ptr<const std::string> rest,
                                              Listener listener) = 0;
 };
 

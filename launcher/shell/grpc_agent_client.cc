@@ -3,7 +3,9 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/client_callback.h>
+#include <grpcpp/support/slice.h>
 
 #include <deque>
 #include <utility>
@@ -15,6 +17,7 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/introduction.h"
 #include "common/rpc/message_bytes.h"
 #include "common/rpc/status_codec.h"
 #include "proto/agent_service.grpc.pb.h"
@@ -63,12 +66,13 @@ class Done {
 //
 // It takes the bytes of messages, as the agent does (common/rpc/message_bytes.h): one that cannot
 // be decoded ends the stream, as what it said is lost, and so is the order.
-class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::ByteBuffer> {
+class Stream : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   Stream(std::shared_ptr<grpc::Channel> channel, std::string target, AgentClient::Listener listener)
       : target_(std::move(target)), listener_(std::move(listener)), stub_(std::move(channel)) {}
 
-  void Start(proto::CoordinatorMessage first) {
+  void Start(grpc::ByteBuffer first, const std::string& ticket) {
+    Introduce(context_, ticket);
     stub_.PrepareBidiStreamingCall(&context_, Method(), {}, this);
     AddHold();
     StartRead(&incoming_);
@@ -76,8 +80,8 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
     StartCall();
   }
 
-  void Send(proto::CoordinatorMessage message) {
-    const proto::CoordinatorMessage* next;
+  void Send(grpc::ByteBuffer message) {
+    const grpc::ByteBuffer* next;
     {
       MutexLock lock(mu_);
       if (over_) return;
@@ -117,7 +121,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
   }
 
   void OnWriteDone(bool ok) override {
-    const proto::CoordinatorMessage* next = nullptr;
+    const grpc::ByteBuffer* next = nullptr;
     bool release = false;
     {
       MutexLock lock(mu_);
@@ -154,19 +158,18 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
     context_.TryCancel();
   }
 
-  // What was never heard may be another program at that port.
+  // It has proven itself, so it is the agent that has gone.
   absl::Status Advised(const absl::Status& why) const {
     if (heard_ || !absl::IsUnavailable(why)) return why;
-    return absl::UnavailableError(absl::StrCat(
-        "expected a dsagent's answer, got none (", why.message(),
-        "); is another program listening there, or has the agent just died? Look at its log, or "
-        "correct the port in the hostfile"));
+    return absl::UnavailableError(
+        absl::StrCat("expected an answer, got none (", why.message(),
+                     "): it has proven itself and then gone; its log says why"));
   }
 
   // Constant after construction.
   const std::string target_;
   const AgentClient::Listener listener_;
-  grpc::TemplatedGenericStub<proto::CoordinatorMessage, grpc::ByteBuffer> stub_;
+  grpc::GenericStub stub_;
   const std::shared_ptr<Done> done_ = std::make_shared<Done>();
 
   // gRPC's own synchronisation: touched by its callbacks only, one at a time.
@@ -180,7 +183,7 @@ class Stream : public grpc::ClientBidiReactor<proto::CoordinatorMessage, grpc::B
 
   Mutex mu_;
   // A deque does not move its elements: the front stays where gRPC reads it while others are added.
-  std::deque<proto::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mu_);
+  std::deque<grpc::ByteBuffer> outgoing_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool over_ ABSL_GUARDED_BY(mu_) = false;
 };
@@ -198,32 +201,51 @@ class GrpcAgentSession : public AgentSession {
     LOG(ERROR) << "gRPC did not let go of a stream within " << kLetGoWithin << ": left behind";
     (void)stream_.release();
   }
-  void Send(proto::CoordinatorMessage message) override { stream_->Send(std::move(message)); }
+  void Send(proto::CoordinatorMessage message) override { stream_->Send(EncodeMessage(message)); }
   void Cancel() override { stream_->Cancel(); }
 
  private:
   std::unique_ptr<Stream> stream_;
 };
 
-// For a target that may not be called at all: the end has been told already.
+// Where there is no connection: the end has been told already.
 class DeadSession : public AgentSession {
  public:
   void Send(proto::CoordinatorMessage) override {}
   void Cancel() override {}
 };
 
+// `rest` behind `first`: for protobuf that is the two merged. Not copied: it stays until gRPC has
+// written it.
+grpc::ByteBuffer FirstMessage(const proto::CoordinatorMessage& first,
+                              std::shared_ptr<const std::string> rest) {
+  const grpc::Slice own(first.SerializeAsString());
+  if (rest == nullptr) return grpc::ByteBuffer(&own, 1);
+  const std::string& bytes = *rest;
+  const grpc::Slice shared(
+      const_cast<char*>(bytes.data()), bytes.size(),
+      [](void* holder) { delete static_cast<std::shared_ptr<const std::string>*>(holder); },
+      new std::shared_ptr<const std::string>(std::move(rest)));
+  const grpc::Slice slices[] = {own, shared};
+  return grpc::ByteBuffer(slices, 2);
+}
+
 }  // namespace
 
-std::unique_ptr<AgentSession> GrpcAgentClient::Open(const std::string& target,
+std::unique_ptr<AgentSession> GrpcAgentClient::Open(const AgentEndpoint& endpoint,
                                                     proto::CoordinatorMessage first,
+                                                    std::shared_ptr<const std::string> rest,
                                                     Listener listener) {
-  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = MakeChannel(target);
-  if (!channel.ok()) {
-    listener.on_end(Annotate(channel.status(), "agent at " + target));
+  if (endpoint.connection == nullptr || endpoint.connection->fd.get() < 0) {
+    listener.on_end(absl::InternalError(
+        absl::StrCat("agent at ", endpoint.target, ": its connection was taken before")));
     return std::make_unique<DeadSession>();
   }
-  auto stream = std::make_unique<Stream>(*std::move(channel), target, std::move(listener));
-  stream->Start(std::move(first));
+  const std::string ticket = endpoint.connection->ticket;
+  auto stream =
+      std::make_unique<Stream>(MakeChannel(std::move(*endpoint.connection), Keepalive::kOn),
+                               endpoint.target, std::move(listener));
+  stream->Start(FirstMessage(first, std::move(rest)), ticket);
   return std::make_unique<GrpcAgentSession>(std::move(stream));
 }
 

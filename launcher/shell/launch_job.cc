@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -67,12 +68,17 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 13;    // beside main, signals and the console
-  constexpr int kAgentThreads = 14;  // keeper and agent
+  constexpr int kAgentThreads = 16;  // keeper and agent
   constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 25;
-  constexpr int kDescriptorsPerNode = 4;
+  // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its key,
+  // its log and what is handed down of them.
+  constexpr int kDescriptorsPerNode = 2;
+  constexpr int kDescriptorsPerStart = 6;
+  constexpr int kStartsAtOnce = 64;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
+  needs.descriptors += kDescriptorsPerStart * std::min(kStartsAtOnce, job.nodes_size());
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
     if (node.agent_port() == 0) needs.elsewhere += kAgentThreads + node.slots_size() * rank;

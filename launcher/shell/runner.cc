@@ -21,11 +21,19 @@ bool IsAgentsOwnRefusal(const absl::Status& why) {
          absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
 }
 
+// What is alike in the Open of all agents, as bytes that every one of them shares.
+std::shared_ptr<const std::string> OpenRest(const proto::JobSpec& job) {
+  proto::CoordinatorMessage rest;
+  *rest.mutable_open()->mutable_job() = job;
+  return std::make_shared<const std::string>(rest.SerializeAsString());
+}
+
 }  // namespace
 
 Runner::Runner(Coordinator coordinator, Doors doors, Options options)
     : doors_(std::move(doors)),
       options_(std::move(options)),
+      open_rest_(OpenRest(options_.job)),
       coordinator_(std::move(coordinator)) {}
 
 Runner::~Runner() {
@@ -215,8 +223,7 @@ void Runner::OpenSession(const AgentListens& listens) {
     PostItem(StreamEnded{node, std::move(why)});
   };
   link.session =
-      doors_.client->Open(listens.endpoint.target, OpenMessage(node, listens.endpoint.cluster_key),
-                          std::move(listener));
+      doors_.client->Open(listens.endpoint, OpenMessage(node), open_rest_, std::move(listener));
 }
 
 void Runner::AskHowItEnded(const StreamEnded& ended) {
@@ -232,13 +239,11 @@ void Runner::AskHowItEnded(const StreamEnded& ended) {
   if (!asked.ok()) Post(AgentGone{ended.node, ended.why});
 }
 
-proto::CoordinatorMessage Runner::OpenMessage(NodeId node, const std::string& cluster_key) const {
+proto::CoordinatorMessage Runner::OpenMessage(NodeId node) const {
   proto::CoordinatorMessage message;
   message.set_job_id(options_.job.job_id());
   proto::Open& open = *message.mutable_open();
-  open.set_cluster_key(cluster_key);
   open.set_job_token(options_.job_token);
-  *open.mutable_job() = options_.job;
   open.set_node(node.value());
   open.set_protocol_version(kProtocolVersion);
   open.set_probe_path(options_.probe_path);

@@ -135,7 +135,8 @@ class Runner {
   void AskHowItEnded(const StreamEnded& ended);
   // In a thread of its own. Errors: RESOURCE_EXHAUSTED: there is none.
   absl::Status Ask(std::function<void()> question);
-  proto::CoordinatorMessage OpenMessage(NodeId node, const std::string& cluster_key) const;
+  // Without the job, which is open_rest_.
+  proto::CoordinatorMessage OpenMessage(NodeId node) const;
   void SendHeartbeats();
   // The core is broken: end the job without it.
   void StopWithoutCore();
@@ -143,6 +144,7 @@ class Runner {
   // Constant after construction.
   const Doors doors_;
   const Options options_;
+  const std::shared_ptr<const std::string> open_rest_;  // of every agent's Open: the job
 
   // Run's thread only.
   Coordinator coordinator_;

@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/clock.h"
@@ -28,7 +27,9 @@
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
+#include "common/rpc/dial.h"
 #include "common/rpc/secrets.h"
+#include "common/rpc/sockets.h"
 
 extern char** environ;
 
@@ -101,6 +102,16 @@ std::string LastLines(const std::string& path, size_t count) {
 constexpr int kExitAgentStopped = 111;
 constexpr int kExitAgentSignal = 128;
 
+std::string ListenTarget(const std::string& socket_folder) {
+  return absl::StrCat("unix:", socket_folder, "/agent.sock");
+}
+
+// The agent does not listen there, but the ranks will meet there.
+absl::Status CheckIsHere(const std::string& address) {
+  const bool is_v6 = address.find(':') != std::string::npos;
+  return ListenOn(is_v6 ? absl::StrCat("[", address, "]:0") : absl::StrCat(address, ":0")).status();
+}
+
 std::string SignalWords(int signal) {
   const char* const name = sigabbrev_np(signal);
   return name == nullptr ? absl::StrCat("signal ", signal)
@@ -155,28 +166,36 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
         absl::StrCat("cannot make a pipe: ", strerror(error), BecauseOfLimit(error)));
   }
   Fd ready(ends[0]);
-  {
-    const Fd write_end(ends[1]);  // ours must close, or the agent's end is never noticed
-    RETURN_IF_ERROR(Spawn(id, node.address(), write_end.get()).status())
-        << "cannot start an agent for node " << node.host() << " on " << node.address();
+  Fd write_end(ends[1]);
+  RETURN_IF_ERROR(CheckIsHere(node.address())) << "node " << node.host();
+  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
+  RETURN_IF_ERROR(Spawn(id, socket_folder, write_end.get()).status())
+      << "cannot start an agent for node " << node.host();
+  write_end.Reset();  // or the agent's end is never noticed
+  absl::StatusOr<AgentEndpoint> endpoint = Call(id, ListenTarget(socket_folder), ready.get());
+  if (endpoint.ok()) return endpoint;
+  End(id, kStartGrace);
+  return Annotate(endpoint.status(), absl::StrCat("own agent for node ", node.host()));
+}
+
+absl::StatusOr<AgentEndpoint> LocalStarter::Call(NodeId id, const std::string& target,
+                                                 int ready_fd) {
+  RETURN_IF_ERROR(AwaitReady(id, ready_fd));
+  absl::StatusOr<Connection> connection =
+      DialAgent(target, cluster_key_, options_.ready_timeout, geteuid());
+  if (!connection.ok()) {
+    return absl::Status(
+        connection.status().code(),
+        absl::StrCat(std::string(connection.status().message()), "; its own log says (",
+                     LogPath(id), "):\n", LastLines(LogPath(id), 5)));
   }
-  absl::StatusOr<int> port = ReadPort(id, ready.get());
-  if (!port.ok()) {
-    End(id, kStartGrace);
-    return Annotate(port.status(),
-                    absl::StrCat("own agent for node ", node.host(), " on ", node.address()));
-  }
-  const bool is_v6 = node.address().find(':') != std::string::npos;
-  return AgentEndpoint{
-      .target = is_v6 ? absl::StrCat("[", node.address(), "]:", *port)
-                      : absl::StrCat(node.address(), ":", *port),
-      .cluster_key = cluster_key_,
-  };
+  return AgentEndpoint{.target = target,
+                       .connection = std::make_shared<Connection>(*std::move(connection))};
 }
 
 absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
-  // One folder per agent and none around them: an agent may open its own to the user that its ranks
-  // run as.
+  // One folder per agent and none around them: the ranks may run as another user and have to pass
+  // through it.
   ASSIGN_OR_RETURN(std::string folder, MakePrivateFolder("dsagent-"));
   MutexLock lock(mu_);
   socket_folders_.push_back(folder);
@@ -196,7 +215,8 @@ void LocalStarter::RemoveSocketFolders() {
   }
 }
 
-absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& address, int ready_fd) {
+absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& socket_folder,
+                                            int ready_fd) {
   Fd key;
   RETURN_IF_ERROR(FillSecretFile(cluster_key_, key));
   const Fd log(open(LogPath(id).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
@@ -205,14 +225,12 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
     return absl::UnavailableError(
         absl::StrCat("cannot write ", LogPath(id), ": ", strerror(error), BecauseOfLimit(error)));
   }
-  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
-  const bool is_v6 = address.find(':') != std::string::npos;
   ProcessSpec spec;
   spec.executable = options_.agent_binary;
   spec.argv = {
       options_.agent_binary,
       "--listen",
-      is_v6 ? absl::StrCat("[", address, "]:0") : absl::StrCat(address, ":0"),
+      ListenTarget(socket_folder),
       "--cluster-key-fd",
       absl::StrCat(kChildKeyFd),
       "--ready-fd",
@@ -237,7 +255,7 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& addres
   return pid;
 }
 
-absl::StatusOr<int> LocalStarter::ReadPort(NodeId id, int fd) {
+absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + options_.ready_timeout;
   std::string line;
   while (true) {
@@ -257,9 +275,8 @@ absl::StatusOr<int> LocalStarter::ReadPort(NodeId id, int fd) {
       line += byte;
       continue;
     }
-    int port = 0;
-    if (absl::SimpleAtoi(line, &port) && port > 0) return port;
-    return absl::InternalError(absl::StrCat("expected a port number, got \"", line,
+    if (line == "0") return absl::OkStatus();  // a unix socket has no port
+    return absl::InternalError(absl::StrCat("expected 0, for it listens on no port, got \"", line,
                                             "\"; are dsrun and dsagent of one build?"));
   }
   MutexLock lock(mu_);

@@ -1,10 +1,12 @@
-// LocalStarter: agents as children of this process, one per node, each on its node's loopback
-// address and a port of its own choosing. For one machine, which may act several nodes.
+// LocalStarter: agents as children of this process, one per node. For one machine, which may act
+// several nodes. They listen on no port: each has a unix socket in a private folder of its own, and
+// both ends see by the kernel's word that the other is of this user.
 //
 // All of them share one fresh cluster key, which reaches them through an inherited memory file:
-// never an argument, never the environment. They lead sessions of their own, so Ctrl-C at the
-// terminal reaches the launcher alone; and they outlive a launcher that is killed, until their
-// lease has run out: the job's, or Options::first_job_within when it never came.
+// never an argument, never the environment. It proves that who listens there is the very agent.
+// They lead sessions of their own, so Ctrl-C at the terminal reaches the launcher alone; and they
+// outlive a launcher that is killed, until their lease has run out: the job's, or
+// Options::first_job_within when it never came.
 //
 // The folders of the agents' sockets are made here and removed by EndAll, whatever way the agents
 // went; an agent's keeper removes its own too, for the case that this process is killed.
@@ -37,7 +39,7 @@ class LocalStarter : public AgentStarter {
     std::string agent_binary;  // absolute
     std::string run_dir;       // exists; handed on as --run-dir
     std::string log_folder;    // exists; an agent's own words go to agent-<node>.log there
-    absl::Duration ready_timeout = absl::Seconds(10);  // spawn to "I listen on port N"
+    absl::Duration ready_timeout = absl::Seconds(10);  // spawn to "I listen"
     // How long an agent waits for its job before it takes this process for dead and ends.
     absl::Duration first_job_within = absl::Seconds(30);
   };
@@ -50,16 +52,18 @@ class LocalStarter : public AgentStarter {
   void EndAll(absl::Duration grace) override;
   std::string HowItEnded(NodeId id, absl::Duration limit) override;
 
-  // Of a living agent, for tests; 0: none.
+  // For tests. Of a living agent; 0: none.
   int32_t pid(NodeId id) const;
+  const std::string& cluster_key() const { return cluster_key_; }
 
  private:
   LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner);
-  absl::StatusOr<int32_t> Spawn(NodeId id, const std::string& address, int ready_fd);
+  absl::StatusOr<int32_t> Spawn(NodeId id, const std::string& socket_folder, int ready_fd);
+  absl::StatusOr<AgentEndpoint> Call(NodeId id, const std::string& target, int ready_fd);
   absl::StatusOr<std::string> MakeSocketFolder();
   void RemoveSocketFolders();
-  // The first line the agent writes to its ready pipe.
-  absl::StatusOr<int> ReadPort(NodeId id, int fd);
+  // Waits for the line that the agent writes to its ready pipe.
+  absl::Status AwaitReady(NodeId id, int fd);
   void OnEnd(NodeId id, const ProcessEnd& end);
   void AwaitEnds(absl::Duration limit);
   void AwaitOrphans() const;

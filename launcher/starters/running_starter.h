@@ -1,6 +1,6 @@
 // RunningStarter: agents that run already (started by a service manager or by hand) at the address
-// and port that the hostfile gives. Nothing is started and nothing is ended here; Start only makes
-// sure that somebody listens, and gives out the cluster key from its file.
+// and port that the hostfile gives. Nothing is started and nothing is ended here; Start only calls
+// the agent and proves to it, and has it prove, that both have the cluster key of a file.
 
 #ifndef DSRUN_LAUNCHER_STARTERS_RUNNING_STARTER_H_
 #define DSRUN_LAUNCHER_STARTERS_RUNNING_STARTER_H_

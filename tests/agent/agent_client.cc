@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <sstream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/introduction.h"
 #include "common/rpc/status_codec.h"
+#include "tests/agent/dsagent_process.h"
 
 namespace dsrun::agent {
 namespace {
@@ -16,11 +19,20 @@ constexpr absl::Duration kPatience = absl::Seconds(20);
 
 }  // namespace
 
-AgentClient::AgentClient(int port, const std::string& host) {
-  const absl::StatusOr<std::shared_ptr<grpc::Channel>> channel =
-      MakeChannel(absl::StrCat(host, ":", port));
-  EXPECT_TRUE(channel.ok()) << channel.status();
-  stub_ = proto::Agent::NewStub(*channel);
+AgentClient::AgentClient(int port, const std::string& host)
+    : AgentClient(absl::StrCat(host, ":", port)) {}
+
+AgentClient::AgentClient(const std::string& target)
+    : AgentClient(DialAgent(target, DsagentProcess::kKey, kPatience)) {}
+
+AgentClient::AgentClient(absl::StatusOr<Connection> connection) {
+  EXPECT_TRUE(connection.ok()) << connection.status();
+  if (!connection.ok()) {
+    end_ = connection.status();
+    return;
+  }
+  Introduce(context_, connection->ticket);
+  stub_ = proto::Agent::NewStub(MakeChannel(*std::move(connection), Keepalive::kOff));
   SetDeadline(context_, absl::Seconds(60));
   stream_ = stub_->Session(&context_);
   reader_ = std::thread([this] { Read(); });
@@ -28,15 +40,13 @@ AgentClient::AgentClient(int port, const std::string& host) {
 
 AgentClient::~AgentClient() {
   context_.TryCancel();
-  reader_.join();
+  if (reader_.joinable()) reader_.join();
 }
 
-proto::CoordinatorMessage AgentClient::Open(const std::string& key, const std::string& job_id,
-                                            const std::string& run_dir,
+proto::CoordinatorMessage AgentClient::Open(const std::string& job_id, const std::string& run_dir,
                                             const std::vector<std::string>& argv, int slots) {
   proto::CoordinatorMessage message = Message(job_id, 0);
   proto::Open& open = *message.mutable_open();
-  open.set_cluster_key(key);
   open.set_job_token("a token of this very job");
   open.set_protocol_version(1);
   proto::JobSpec& job = *open.mutable_job();
@@ -80,7 +90,9 @@ proto::CoordinatorMessage AgentClient::Message(const std::string& job_id, int64_
   return message;
 }
 
-void AgentClient::Send(const proto::CoordinatorMessage& message) { stream_->Write(message); }
+void AgentClient::Send(const proto::CoordinatorMessage& message) {
+  if (stream_ != nullptr) stream_->Write(message);
+}
 
 std::optional<proto::AgentMessage> AgentClient::Await(
     const std::function<bool(const proto::AgentMessage&)>& which) {

@@ -13,20 +13,27 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
+#include "common/rpc/dial.h"
 #include "proto/agent_service.grpc.pb.h"
 
 namespace dsrun::agent {
 
 class AgentClient {
  public:
+  // Fails the test where the agent cannot be called, or does not prove itself.
   explicit AgentClient(int port, const std::string& host = "127.0.0.1");
   ~AgentClient();  // cancels
 
+  // At any address, with the key of DsagentProcess.
+  explicit AgentClient(const std::string& target);
+  // On a connection that was made elsewhere.
+  explicit AgentClient(absl::StatusOr<Connection> connection);
+
   // A job of one node: `argv` on every slot, or training when it is empty.
-  static proto::CoordinatorMessage Open(const std::string& key, const std::string& job_id,
-                                        const std::string& run_dir,
+  static proto::CoordinatorMessage Open(const std::string& job_id, const std::string& run_dir,
                                         const std::vector<std::string>& argv, int slots);
   static proto::CoordinatorMessage Begin(const std::string& job_id, int64_t generation,
                                          const std::vector<int>& slots);

@@ -23,7 +23,8 @@ class DsagentProcess {
   // Kills the keeper's group and the tree below this process that belongs to it.
   ~DsagentProcess();
 
-  int port() const { return port_; }
+  int port() const { return port_; }  // 0: it listens on a unix socket, or not at all
+  const std::string& socket_dir() const { return socket_dir_; }
   int32_t keeper_pid() const { return keeper_; }
   int32_t agent_pid() const;
   // How the keeper ended, within 20 s.

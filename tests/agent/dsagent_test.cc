@@ -25,6 +25,7 @@
 #include "agent/exit_codes.h"
 #include "common/base/clock.h"
 #include "common/base/process_tree.h"
+#include "common/rpc/dial.h"
 #include "tests/agent/agent_client.h"
 #include "tests/agent/dsagent_process.h"
 
@@ -49,7 +50,7 @@ std::vector<std::string> Rank(const std::string& mode, const std::string& argume
 // A dsagent with one job whose only rank has forked twice.
 struct TreeJob {
   explicit TreeJob(const std::string& id, const std::string& mode = "tree") : client(agent.port()) {
-    client.Send(AgentClient::Open(DsagentProcess::kKey, id, RunDir(), Rank(mode), 1));
+    client.Send(AgentClient::Open(id, RunDir(), Rank(mode), 1));
     client.Send(AgentClient::Begin(id, 1, {0}));
     const std::string line = client.AwaitLine("ready ").value_or("");
     int rank_pid = 0, grandchild_pid = 0;
@@ -74,7 +75,7 @@ TEST(Dsagent, ProgramRuns_ReportsItsEndWithItsLastLines) {
   DsagentProcess agent;
   AgentClient client(agent.port());
   const std::string run_dir = RunDir();
-  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", run_dir, Rank("lines", "30"), 1));
+  client.Send(AgentClient::Open("j", run_dir, Rank("lines", "30"), 1));
   const auto opened = client.Await([](const auto& m) { return m.has_opened(); });
   ASSERT_TRUE(opened.has_value());
   EXPECT_EQ(opened->opened().pid(), agent.agent_pid());
@@ -115,8 +116,7 @@ TEST(Dsagent, ProgramRuns_ReportsItsEndWithItsLastLines) {
 TEST(Dsagent, ProgramGetsTheRankVariablesAndTheJobsEnvironmentBytes) {
   DsagentProcess agent;
   AgentClient client(agent.port());
-  proto::CoordinatorMessage open =
-      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("print-env"), 2);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), Rank("print-env"), 2);
   proto::EnvVar& variable = *open.mutable_open()->mutable_job()->add_environment();
   variable.set_name("WEIRD");
   variable.set_value("\x01 $HOME `x` \xff\"'");
@@ -135,7 +135,7 @@ TEST(Dsagent, ProgramGetsTheRankVariablesAndTheJobsEnvironmentBytes) {
 TEST(Dsagent, WorkerThatLoopsInItsOwnCode_IsKilledAndNamed) {
   DsagentProcess agent({"--worker-binary=" + BuiltFile("tests/agent/stuck_worker")});
   AgentClient client(agent.port());
-  proto::CoordinatorMessage open = AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), {}, 1);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), {}, 1);
   proto::Limits& limits = *open.mutable_open()->mutable_job()->mutable_limits();
   limits.mutable_heartbeat_interval()->set_nanos(100'000'000);
   limits.mutable_progress_timeout()->set_seconds(1);
@@ -234,7 +234,7 @@ TEST(Dsagent, EndJob_DeafRankIsKilledAfterTheGrace_AndSwept) {
 TEST(Dsagent, OneJob_ExitsAfterItsEnd) {
   DsagentProcess agent({"--one-job"});
   AgentClient client(agent.port());
-  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("ignore-term"), 2));
+  client.Send(AgentClient::Open("j", RunDir(), Rank("ignore-term"), 2));
   client.Send(AgentClient::Begin("j", 1, {0, 1}));
   client.AwaitLine("ready ");
   proto::CoordinatorMessage end = AgentClient::Message("j", 1);
@@ -262,8 +262,7 @@ TEST(Dsagent, OneJobOnAStreamThatNeverOpens_EndsInTimeAndTheStreamWithIt) {
 TEST(Dsagent, OneJobThatCame_IsNotEndedByTheWaitForTheFirst) {
   DsagentProcess agent({"--one-job", "--first-job-within=2s"});
   AgentClient client(agent.port());
-  proto::CoordinatorMessage open =
-      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), Rank("wait"), 1);
   open.mutable_open()->mutable_job()->mutable_limits()->mutable_heartbeat_interval()->set_nanos(
       250'000'000);
   client.Send(open);
@@ -312,8 +311,7 @@ TEST(Dsagent, NobodyReadsItsPort_OneJobEndsAtOnce) {
 TEST(Dsagent, CoordinatorGone_RanksRunUntilTheLease_ThenNothingIsLeft) {
   DsagentProcess agent({"--one-job"});
   auto client = std::make_unique<AgentClient>(agent.port());
-  proto::CoordinatorMessage open =
-      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), Rank("wait"), 1);
   open.mutable_open()->mutable_job()->mutable_limits()->mutable_lease()->set_seconds(3);
   client->Send(open);
   client->Send(AgentClient::Begin("j", 1, {0}));
@@ -327,34 +325,50 @@ TEST(Dsagent, CoordinatorGone_RanksRunUntilTheLease_ThenNothingIsLeft) {
   EXPECT_EQ(agent.AwaitEnd(), (ProcessEnd{.exit_code = kExitOk}));
 }
 
-TEST(Dsagent, WrongClusterKey_IsRefused) {
-  DsagentProcess agent;
-  AgentClient client(agent.port());
-  client.Send(AgentClient::Open("not the key of this agent", "j", RunDir(), Rank("wait"), 1));
-  const absl::Status end = client.AwaitEnd();
-  EXPECT_EQ(end.code(), absl::StatusCode::kUnauthenticated) << end;
-  EXPECT_THAT(std::string(end.message()), HasSubstr("cluster key"));
+TEST(Dsagent, WrongClusterKey_IsSaidOnBothSides_AndTheKeysOwnerIsServed) {
+  testing::internal::CaptureStderr();
+  {
+    DsagentProcess agent;
+    const absl::Status wrong = DialAgent(absl::StrCat("127.0.0.1:", agent.port()),
+                                         "not the key of this agent", absl::Seconds(20))
+                                   .status();
+    EXPECT_EQ(wrong.code(), absl::StatusCode::kUnauthenticated) << wrong;
+    EXPECT_THAT(std::string(wrong.message()), HasSubstr("cluster key"));
+    AgentClient client(agent.port());
+    client.Send(AgentClient::Open("j", RunDir(), Rank("exit", "0"), 1));
+    EXPECT_TRUE(client.Await([](const auto& m) { return m.has_opened(); }).has_value());
+  }
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              HasSubstr("hung up at our proof: it has another cluster key"));
+}
+
+TEST(Dsagent, OnAUnixSocket_ServesWithoutAPort) {
+  const std::string socket = "unix:" + RunDir() + "/agent.sock";
+  DsagentProcess agent({"--listen=" + socket});
+  EXPECT_EQ(agent.port(), 0);
+  AgentClient client(socket);
+  client.Send(AgentClient::Open("j", RunDir(), Rank("exit", "0"), 1));
+  EXPECT_TRUE(client.Await([](const auto& m) { return m.has_opened(); }).has_value());
 }
 
 TEST(Dsagent, SecondJob_IsRefusedUntilTheFirstIsOver) {
   TreeJob job("j");
   AgentClient second(job.agent.port());
-  second.Send(AgentClient::Open(DsagentProcess::kKey, "k", RunDir(), Rank("wait"), 1));
+  second.Send(AgentClient::Open("k", RunDir(), Rank("wait"), 1));
   EXPECT_EQ(second.AwaitEnd().code(), absl::StatusCode::kResourceExhausted);
   proto::CoordinatorMessage end = AgentClient::Message("j", 1);
   end.mutable_end_job();
   job.client.Send(end);
   ASSERT_TRUE(job.client.AwaitEnd().ok());
   AgentClient third(job.agent.port());
-  third.Send(AgentClient::Open(DsagentProcess::kKey, "k", RunDir(), Rank("exit", "0"), 1));
+  third.Send(AgentClient::Open("k", RunDir(), Rank("exit", "0"), 1));
   EXPECT_TRUE(third.Await([](const auto& m) { return m.has_opened(); }).has_value());
 }
 
 TEST(Dsagent, SaveFolderNotShared_IsRefused) {
   DsagentProcess agent;
   AgentClient client(agent.port());
-  proto::CoordinatorMessage open =
-      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("wait"), 1);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), Rank("wait"), 1);
   open.mutable_open()->set_probe_path("/nowhere/probe");
   open.mutable_open()->set_probe_content("x");
   client.Send(open);

@@ -31,7 +31,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-constexpr char kKey[] = "the cluster key of this test";
 constexpr char kToken[] = "the token of this job";
 
 // Remembers what was sent and waits for it.
@@ -107,8 +106,7 @@ class SupervisorTest : public ::testing::Test {
                            .clock = &clock_,
                            .incarnation = Incarnation(7),
                            .inventory = inventory,
-                           .cluster_key = kKey,
-                           .agent_socket = "/nowhere/worker.sock",
+                           .open_worker_door = nullptr,
                            .worker_binary = "/bin/true",
                            .run_dir = "",
                            .tick_period = absl::InfiniteDuration(),
@@ -165,7 +163,6 @@ class SupervisorTest : public ::testing::Test {
   proto::CoordinatorMessage Open(int slots) const {
     proto::CoordinatorMessage message = Message(0);
     proto::Open& open = *message.mutable_open();
-    open.set_cluster_key(kKey);
     open.set_job_token(kToken);
     open.set_protocol_version(1);
     open.mutable_job()->set_job_id("j");
@@ -190,18 +187,17 @@ class SupervisorTest : public ::testing::Test {
     }
     supervisor_->OnCoordinatorMessage(message);
   }
-  static proto::WorkerMessage Hello(int slot, int32_t pid, const std::string& token = kToken) {
+  static proto::WorkerMessage Hello(int slot, const std::string& token = kToken) {
     proto::WorkerMessage message;
     message.set_incarnation(50 + slot);
     message.mutable_hello()->set_slot(slot);
-    message.mutable_hello()->set_pid(pid);
     message.mutable_hello()->set_token(token);
     message.mutable_hello()->set_protocol_version(1);
     return message;
   }
   std::shared_ptr<FakeWorker> Connect(int slot, int32_t pid) {
     auto worker = std::make_shared<FakeWorker>();
-    const absl::Status status = supervisor_->OnWorkerHello(Hello(slot, pid), worker);
+    const absl::Status status = supervisor_->OnWorkerHello(Hello(slot), pid, worker);
     EXPECT_TRUE(status.ok()) << status;
     return worker;
   }
@@ -252,16 +248,32 @@ TEST_F(SupervisorTest, WrongToken_Stranger_OtherVersion_AreRefused) {
   Start(Open(1));
   Begin(1, 1);
   const std::vector<int32_t> pids = AwaitPids(1);
-  const auto refused = [&](const proto::WorkerMessage& hello) {
-    return supervisor_->OnWorkerHello(hello, std::make_shared<FakeWorker>());
+  const auto refused = [&](const proto::WorkerMessage& hello, int32_t pid) {
+    return supervisor_->OnWorkerHello(hello, pid, std::make_shared<FakeWorker>()).code();
   };
-  EXPECT_EQ(refused(Hello(0, pids[0], "another token")).code(), absl::StatusCode::kUnauthenticated);
-  EXPECT_EQ(refused(Hello(0, pids[0], "")).code(), absl::StatusCode::kUnauthenticated);
-  EXPECT_EQ(refused(Hello(0, pids[0] + 1)).code(), absl::StatusCode::kAborted);
-  EXPECT_EQ(refused(Hello(5, pids[0])).code(), absl::StatusCode::kAborted);
-  proto::WorkerMessage newer = Hello(0, pids[0]);
+  EXPECT_EQ(refused(Hello(0, "another token"), pids[0]), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(refused(Hello(0, ""), pids[0]), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(refused(Hello(0), pids[0] + 1), absl::StatusCode::kAborted);
+  EXPECT_EQ(refused(Hello(5), pids[0]), absl::StatusCode::kAborted);
+  proto::WorkerMessage newer = Hello(0);
   newer.mutable_hello()->set_protocol_version(2);
-  EXPECT_EQ(refused(newer).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused(newer, pids[0]), absl::StatusCode::kInvalidArgument);
+  // What a process says of itself counts for nothing.
+  proto::WorkerMessage claims = Hello(0);
+  claims.mutable_hello()->set_pid(pids[0]);
+  EXPECT_EQ(refused(claims, pids[0] + 1), absl::StatusCode::kAborted);
+}
+
+TEST_F(SupervisorTest, OnlyLiveRanksOfTheRightUser_PassTheWorkersDoor) {
+  Start(Open(2));
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(getpid(), geteuid())));
+  Begin(1, 2);
+  const std::vector<int32_t> pids = AwaitPids(2);
+  EXPECT_TRUE(supervisor_->CheckWorker(pids[0], geteuid()).ok());
+  EXPECT_TRUE(supervisor_->CheckWorker(pids[1], geteuid()).ok());
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(pids[0], geteuid() + 1)));
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(getpid(), geteuid())));
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(0, geteuid())));
 }
 
 TEST_F(SupervisorTest, WorkerDies_ReportedAndSweptByItsTag_SurvivorKeepsItsProcess) {
@@ -338,7 +350,7 @@ TEST_F(SupervisorTest, DeadWorkerThatDoesNotEnd_IsLeftBehindAndItsSlotFilled) {
     EXPECT_THAT(counted_, ElementsAre(pids[0]));
   }
   EXPECT_TRUE(absl::IsAborted(
-      supervisor_->OnWorkerHello(Hello(1, pids[1]), std::make_shared<FakeWorker>())));
+      supervisor_->OnWorkerHello(Hello(1), pids[1], std::make_shared<FakeWorker>())));
   Begin(claim_ + 1, 2);
   ASSERT_TRUE(runner_.AwaitSpawned(3));
   // It is the runner's until it ends, and that changes nothing in its slot.
@@ -442,9 +454,7 @@ TEST_F(SupervisorTest, Admission_RefusesWhatItMust) {
     return node_->Admit(open, std::make_shared<FakeCoordinator>()).status().code();
   };
   proto::CoordinatorMessage open = Open(1);
-  open.mutable_open()->set_cluster_key("wrong");
-  EXPECT_EQ(code(open), absl::StatusCode::kUnauthenticated);
-  EXPECT_EQ(code(Message(1)), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(code(Message(1)), absl::StatusCode::kInvalidArgument);
   open = Open(1);
   open.mutable_open()->set_protocol_version(2);
   EXPECT_EQ(code(open), absl::StatusCode::kInvalidArgument);

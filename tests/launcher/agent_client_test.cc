@@ -3,9 +3,6 @@
 #include <gmock/gmock.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <memory>
 #include <optional>
@@ -13,10 +10,10 @@
 #include <vector>
 
 #include "common/base/mutex.h"
-#include "common/rpc/server.h"
 #include "common/rpc/server_stream.h"
 #include "launcher/shell/grpc_agent_client.h"
 #include "proto/agent_service.grpc.pb.h"
+#include "tests/support/behind_a_door.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -39,7 +36,9 @@ class EchoAgent : public proto::Agent::CallbackService {
       proto::AgentMessage answer;
       answer.set_generation(m.generation());
       if (m.has_open() && !refusal.ok()) return stream->Close(refusal);
-      if (m.has_open()) answer.mutable_opened();
+      if (m.has_open()) {
+        answer.mutable_opened()->set_version(m.open().job().job_id() + m.open().job_token());
+      }
       stream->Send(answer);
       if (m.has_end_job()) stream->Close(absl::OkStatus());
     };
@@ -93,6 +92,7 @@ class Heard {
                 [this](proto::AgentMessage message) {
                   MutexLock lock(mu_);
                   generations_.push_back(message.generation());
+                  if (message.has_opened()) versions_.push_back(message.opened().version());
                   changed_.NotifyAll();
                 },
             .on_end =
@@ -109,6 +109,10 @@ class Heard {
     }
     return generations_;
   }
+  std::vector<std::string> versions() {
+    MutexLock lock(mu_);
+    return versions_;
+  }
   absl::Status AwaitEnd() {
     MutexLock lock(mu_);
     while (!end_.has_value()) {
@@ -121,17 +125,19 @@ class Heard {
   Mutex mu_;
   CondVar changed_;
   std::vector<int64_t> generations_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> versions_ ABSL_GUARDED_BY(mu_);  // as EchoAgent fills them
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
 };
 
 class AgentClientTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start("127.0.0.1:0", {&agent_});
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
+  std::string target() const { return served_->target(); }
+  std::unique_ptr<AgentSession> OpenSession(Heard& heard) {
+    return client_.Open(EndpointOf(*served_), Open(), nullptr, heard.listener());
   }
-  std::string target() const { return "127.0.0.1:" + std::to_string(server_->port()); }
+  static AgentEndpoint EndpointOf(BehindADoor& served) {
+    return {.target = served.target(), .connection = std::make_shared<Connection>(served.Dial())};
+  }
   static proto::CoordinatorMessage Open() {
     proto::CoordinatorMessage message;
     message.mutable_open();
@@ -145,13 +151,14 @@ class AgentClientTest : public ::testing::Test {
   }
 
   EchoAgent agent_;
-  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<BehindADoor> served_ =
+      std::make_unique<BehindADoor>(std::vector<grpc::Service*>{&agent_});
   Heard heard_;  // outlives the sessions
   GrpcAgentClient client_;
 };
 
 TEST_F(AgentClientTest, Messages_KeepTheirOrderBothWays) {
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   std::vector<int64_t> expected = {0};
   for (int64_t i = 1; i <= 500; ++i) {
     session->Send(Beat(i));
@@ -161,7 +168,7 @@ TEST_F(AgentClientTest, Messages_KeepTheirOrderBothWays) {
 }
 
 TEST_F(AgentClientTest, AgentClosesTheStream_EndsOk) {
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   proto::CoordinatorMessage end;
   end.mutable_end_job();
   session->Send(end);
@@ -172,7 +179,7 @@ TEST_F(AgentClientTest, AgentClosesTheStream_EndsOk) {
 
 TEST_F(AgentClientTest, Refusal_ComesWithItsCodeAndTheAddress) {
   agent_.refusal = absl::UnauthenticatedError("cluster key: expected ours");
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   const absl::Status end = heard_.AwaitEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kUnauthenticated);
   EXPECT_THAT(std::string(end.message()), HasSubstr("cluster key: expected ours"));
@@ -181,7 +188,7 @@ TEST_F(AgentClientTest, Refusal_ComesWithItsCodeAndTheAddress) {
 
 TEST_F(AgentClientTest, RefusalThatIsNotUtf8_ComesAsItIs) {
   agent_.refusal = absl::FailedPreconditionError("save folder caf\xe9 \xff: expected a file");
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   const absl::Status end = heard_.AwaitEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(end.message()), HasSubstr("save folder caf\xe9 \xff: expected"));
@@ -193,53 +200,65 @@ TEST_F(AgentClientTest, MessageThatCannotBeDecoded_EndsTheStreamAndIsSaid) {
   const std::string spoilt = "\x0a\x04\xff\xff\xff\xff";  // job_id, which has to be UTF-8
   RawAgent agent;
   agent.says = {good.SerializeAsString(), spoilt, good.SerializeAsString()};
-  absl::StatusOr<std::unique_ptr<RpcServer>> server = RpcServer::Start("127.0.0.1:0", {&agent});
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string address = "127.0.0.1:" + std::to_string((*server)->port());
-  const std::unique_ptr<AgentSession> session = client_.Open(address, Open(), heard_.listener());
+  BehindADoor served({&agent});
+  const std::unique_ptr<AgentSession> session =
+      client_.Open(EndpointOf(served), Open(), nullptr, heard_.listener());
   const absl::Status end = heard_.AwaitEnd();
   EXPECT_EQ(end.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(end.message()), HasSubstr(address));
+  EXPECT_THAT(std::string(end.message()), HasSubstr(served.target()));
   EXPECT_THAT(std::string(end.message()),
               HasSubstr("a message of 6 bytes cannot be decoded; expected one of type "
                         "dsrun.proto.AgentMessage"));
   EXPECT_EQ(heard_.AwaitMessages(1), std::vector<int64_t>{7});  // nothing after the spoilt one
 }
 
-TEST_F(AgentClientTest, NobodyListens_EndsUnavailable) {
+TEST_F(AgentClientTest, AgentGoesBetweenItsProofAndTheOpen_EndsUnavailableWithAdvice) {
   const std::string address = target();
-  server_.reset();
-  const std::unique_ptr<AgentSession> session = client_.Open(address, Open(), heard_.listener());
-  EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kUnavailable);
-}
-
-// Another program's port: the kernel accepts, nobody speaks.
-TEST_F(AgentClientTest, PortThatNeverAnswers_EndsUnavailableWithAdvice) {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(fd, 5), 0);
-  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  const std::string silent = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-  const std::unique_ptr<AgentSession> session = client_.Open(silent, Open(), heard_.listener());
-  const absl::Status end = heard_.AwaitEnd();
-  EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(end.message()), HasSubstr("is another program listening there"));
-  EXPECT_THAT(std::string(end.message()), HasSubstr(silent));
-  close(fd);
-}
-
-TEST_F(AgentClientTest, OffLoopback_IsRefusedBeforeAnythingIsSent) {
+  const AgentEndpoint endpoint = EndpointOf(*served_);
+  served_.reset();
   const std::unique_ptr<AgentSession> session =
-      client_.Open("192.0.2.1:1", Open(), heard_.listener());
-  EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kFailedPrecondition);
+      client_.Open(endpoint, Open(), nullptr, heard_.listener());
+  const absl::Status end = heard_.AwaitEnd();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnavailable) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("it has proven itself and then gone"));
+  EXPECT_THAT(std::string(end.message()), HasSubstr(address));
+}
+
+TEST_F(AgentClientTest, ConnectionIsGoodForOneSession) {
+  const AgentEndpoint endpoint = EndpointOf(*served_);
+  const std::unique_ptr<AgentSession> session =
+      client_.Open(endpoint, Open(), nullptr, heard_.listener());
+  Heard again;
+  const std::unique_ptr<AgentSession> second =
+      client_.Open(endpoint, Open(), nullptr, again.listener());
+  EXPECT_EQ(again.AwaitEnd().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(heard_.AwaitMessages(1).size(), 1u);
+}
+
+// What all agents are told alike is one piece of memory, and lives until the last of them has it.
+TEST_F(AgentClientTest, RestOfTheOpen_IsMergedAndShared) {
+  proto::CoordinatorMessage rest, own;
+  rest.mutable_open()->mutable_job()->set_job_id("the job ");
+  own.mutable_open()->set_job_token("and its token");
+  auto bytes = std::make_shared<const std::string>(rest.SerializeAsString());
+  const std::weak_ptr<const std::string> watched = bytes;
+  {
+    Heard heard[2];
+    std::vector<std::unique_ptr<AgentSession>> sessions;
+    for (Heard& each : heard) {
+      sessions.push_back(client_.Open(EndpointOf(*served_), own, bytes, each.listener()));
+    }
+    bytes.reset();
+    for (Heard& each : heard) {
+      ASSERT_EQ(each.AwaitMessages(1).size(), 1u);
+      EXPECT_EQ(each.versions(), std::vector<std::string>{"the job and its token"});
+    }
+  }
+  EXPECT_TRUE(watched.expired());
 }
 
 TEST_F(AgentClientTest, Cancel_EndsBothSides) {
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   EXPECT_EQ(heard_.AwaitMessages(1).size(), 1u);
   session->Cancel();
   EXPECT_EQ(heard_.AwaitEnd().code(), absl::StatusCode::kCancelled);
@@ -249,15 +268,15 @@ TEST_F(AgentClientTest, Cancel_EndsBothSides) {
 TEST_F(AgentClientTest, Destructor_WaitsForTheLastCallback) {
   for (int i = 0; i < 50; ++i) {
     Heard heard;  // would be used after its end if a callback came late
-    const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard.listener());
+    const std::unique_ptr<AgentSession> session = OpenSession(heard);
     session->Send(Beat(i));
   }
 }
 
 TEST_F(AgentClientTest, ServerDies_EndsUnavailableOrCancelled) {
-  const std::unique_ptr<AgentSession> session = client_.Open(target(), Open(), heard_.listener());
+  const std::unique_ptr<AgentSession> session = OpenSession(heard_);
   EXPECT_EQ(heard_.AwaitMessages(1).size(), 1u);
-  server_.reset();
+  served_.reset();
   EXPECT_FALSE(heard_.AwaitEnd().ok());
 }
 

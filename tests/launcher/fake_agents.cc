@@ -27,10 +27,13 @@ class FakeAgents::Session : public AgentSession {
   const int node_;
 };
 
-std::unique_ptr<AgentSession> FakeAgents::Open(const std::string& target,
-                                               proto::CoordinatorMessage first, Listener listener) {
+std::unique_ptr<AgentSession> FakeAgents::Open(const AgentEndpoint& endpoint,
+                                               proto::CoordinatorMessage first,
+                                               std::shared_ptr<const std::string> rest,
+                                               Listener listener) {
   int node = 0;
-  (void)absl::SimpleAtoi(target.substr(sizeof(kTargetPrefix) - 1), &node);
+  if (rest != nullptr) (void)first.MergeFromString(*rest);
+  (void)absl::SimpleAtoi(endpoint.target.substr(sizeof(kTargetPrefix) - 1), &node);
   {
     MutexLock lock(mu_);
     nodes_[node].listener = std::make_shared<Listener>(std::move(listener));
@@ -44,7 +47,7 @@ absl::StatusOr<AgentEndpoint> FakeAgents::Start(NodeId id, const proto::NodeSpec
   MutexLock lock(mu_);
   const absl::Status error = nodes_[id.value()].start_error;
   if (!error.ok()) return error;
-  return AgentEndpoint{.target = absl::StrCat(kTargetPrefix, id.value()), .cluster_key = "key"};
+  return AgentEndpoint{.target = absl::StrCat(kTargetPrefix, id.value()), .connection = nullptr};
 }
 
 void FakeAgents::End(NodeId id, absl::Duration) {

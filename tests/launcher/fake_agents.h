@@ -26,7 +26,8 @@ class FakeAgents : public AgentClient, public AgentStarter {
   using Hook = std::function<bool(int node, const proto::CoordinatorMessage&)>;
 
   // ---- the doors
-  std::unique_ptr<AgentSession> Open(const std::string& target, proto::CoordinatorMessage first,
+  std::unique_ptr<AgentSession> Open(const AgentEndpoint& endpoint, proto::CoordinatorMessage first,
+                                     std::shared_ptr<const std::string> rest,
                                      Listener listener) override;
   absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override;
   void End(NodeId id, absl::Duration grace) override;

@@ -110,7 +110,7 @@ TEST_F(RunnerTest, RanksOwnExitCode_IsTheJobs) {
   EXPECT_THAT(result.report.incidents[0].cause.what, HasSubstr("7"));
 }
 
-TEST_F(RunnerTest, Open_CarriesKeyTokenAndJob) {
+TEST_F(RunnerTest, Open_CarriesTokenAndJob) {
   MakeJob(1);
   const std::unique_ptr<Runner> runner = MakeRunner();
   std::thread ranks([&] {
@@ -121,7 +121,6 @@ TEST_F(RunnerTest, Open_CarriesKeyTokenAndJob) {
   ranks.join();
   const proto::CoordinatorMessage first = agents_.Received(0).at(0);
   ASSERT_TRUE(first.has_open());
-  EXPECT_EQ(first.open().cluster_key(), "key");
   EXPECT_EQ(first.open().job_token(), "token");
   EXPECT_EQ(first.open().job().job_id(), "test-job");
   EXPECT_EQ(first.incarnation(), 0u);

@@ -11,12 +11,16 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "common/base/posix_process_runner.h"
 #include "common/base/process_tree.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
@@ -26,6 +30,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 std::string AgentBinary() {
   const char* root = getenv("TEST_SRCDIR");
@@ -62,21 +67,59 @@ std::unique_ptr<LocalStarter> MakeLocal(const std::string& binary) {
   return *std::move(starter);
 }
 
-TEST(LocalStarter, TwoNodes_ListenOnTheirAddressesAndAreGoneAfterEndAll) {
+// Inodes of the TCP sockets that listen in this network namespace.
+std::set<std::string> ListeningInodes() {
+  std::set<std::string> inodes;
+  for (const char* table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream file(table);
+    std::string line;
+    while (std::getline(file, line)) {
+      std::stringstream words(line);
+      std::vector<std::string> fields;
+      for (std::string field; words >> field;) fields.push_back(field);
+      if (fields.size() > 9 && fields[3] == "0A") inodes.insert(fields[9]);
+    }
+  }
+  return inodes;
+}
+
+// Those of them that `pid` holds.
+int PortsOf(int32_t pid) {
+  const std::set<std::string> listening = ListeningInodes();
+  int count = 0;
+  const std::string folder = "/proc/" + std::to_string(pid) + "/fd";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::error_code gone;
+    const std::string link = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (link.rfind("socket:[", 0) == 0)
+      count += listening.contains(link.substr(8, link.size() - 9));
+  }
+  return count;
+}
+
+TEST(LocalStarter, TwoNodes_ListenOnNoPortAndAreGoneAfterEndAll) {
   {
     const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
     const auto first = starter->Start(NodeId(0), Node("127.0.0.1"));
     const auto second = starter->Start(NodeId(1), Node("127.0.0.2"));
     ASSERT_TRUE(first.ok()) << first.status();
     ASSERT_TRUE(second.ok()) << second.status();
-    EXPECT_THAT(first->target, HasSubstr("127.0.0.1:"));
-    EXPECT_THAT(second->target, HasSubstr("127.0.0.2:"));
-    EXPECT_GE(first->cluster_key.size(), 32u);
-    EXPECT_EQ(first->cluster_key, second->cluster_key);
-    EXPECT_GE(DescendantsOf(getpid()).size(), 2u);
+    EXPECT_THAT(first->target, StartsWith("unix:/"));
+    EXPECT_THAT(second->target, StartsWith("unix:/"));
+    EXPECT_NE(first->target, second->target);
+    const std::vector<ProcessInfo> below = DescendantsOf(getpid());
+    EXPECT_EQ(below.size(), 4u);
+    for (const ProcessInfo& process : below) EXPECT_EQ(PortsOf(process.pid), 0);
     starter->EndAll(absl::Seconds(10));
     for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');
   }
+  EXPECT_TRUE(DescendantsOf(getpid()).empty());
+}
+
+TEST(LocalStarter, AddressThatIsNotOfThisMachine_IsSaidBeforeAnythingStarts) {
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
+  const absl::Status status = starter->Start(NodeId(0), Node("192.0.2.1")).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("192.0.2.1"));
   EXPECT_TRUE(DescendantsOf(getpid()).empty());
 }
 
@@ -86,8 +129,8 @@ TEST(LocalStarter, Key_IsNotInArgumentsOrEnvironment) {
   ASSERT_TRUE(endpoint.ok()) << endpoint.status();
   for (const ProcessInfo& process : DescendantsOf(getpid())) {
     const std::string folder = "/proc/" + std::to_string(process.pid);
-    EXPECT_THAT(ReadAll(folder + "/cmdline"), Not(HasSubstr(endpoint->cluster_key)));
-    EXPECT_THAT(ReadAll(folder + "/environ"), Not(HasSubstr(endpoint->cluster_key)));
+    EXPECT_THAT(ReadAll(folder + "/cmdline"), Not(HasSubstr(starter->cluster_key())));
+    EXPECT_THAT(ReadAll(folder + "/environ"), Not(HasSubstr(starter->cluster_key())));
   }
 }
 
@@ -97,10 +140,12 @@ TEST(LocalStarter, TwoStarters_HaveDifferentKeys) {
     const std::unique_ptr<LocalStarter> starter = MakeLocal(AgentBinary());
     const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
     ASSERT_TRUE(endpoint.ok()) << endpoint.status();
-    EXPECT_NE(endpoint->cluster_key, first);
+    const std::string& key = starter->cluster_key();
+    EXPECT_GE(key.size(), 32u);
+    EXPECT_NE(key, first);
     // A key that ended in a newline would lose it on the way.
-    EXPECT_EQ(endpoint->cluster_key.find_first_not_of("0123456789abcdef"), std::string::npos);
-    first = endpoint->cluster_key;
+    EXPECT_EQ(key.find_first_not_of("0123456789abcdef"), std::string::npos);
+    first = key;
   }
 }
 
@@ -119,7 +164,7 @@ TEST(LocalStarter, MissingBinary_IsNamed) {
   EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("/no/such/dsagent"));
 }
 
-TEST(LocalStarter, AgentThatNeverSaysItsPort_IsGivenUpAndKilled) {
+TEST(LocalStarter, AgentThatNeverSaysThatItListens_IsGivenUpAndKilled) {
   const std::string folder = TemporaryFolder();
   const std::string script = folder + "/mute";
   std::ofstream(script) << "#!/bin/sh\nexec sleep 1000\n";
@@ -154,7 +199,7 @@ TEST(LocalStarter, AgentThatRuns_HasItsSocketInAFolderThatNobodyElseMayEnter) {
   struct stat info;
   ASSERT_EQ(stat(folder.c_str(), &info), 0) << folder;
   EXPECT_EQ(info.st_mode & 0777, 0700u);
-  EXPECT_EQ(access((folder + "/worker.sock").c_str(), F_OK), 0);
+  EXPECT_EQ(access((folder + "/agent.sock").c_str(), F_OK), 0);
   starter->EndAll(absl::Seconds(10));
   EXPECT_NE(access(folder.c_str(), F_OK), 0) << folder << " stayed behind";
 }
@@ -179,10 +224,11 @@ TEST(LocalStarter, KilledAgent_IsSaidWithItsSignal) {
 TEST(LocalStarter, KeeperThatEndedASilentAgent_IsTurnedIntoWords) {
   const std::string folder = TemporaryFolder();
   const std::string script = folder + "/agent";
-  std::ofstream(script) << "#!/bin/sh\necho 4711 >&4\nexit 111\n";  // docs/errors.md
+  std::ofstream(script) << "#!/bin/sh\ntrap '' TERM\necho 0 >&4\nexit 111\n";  // docs/errors.md
   chmod(script.c_str(), 0755);
   const std::unique_ptr<LocalStarter> starter = MakeLocal(script);
-  ASSERT_TRUE(starter->Start(NodeId(0), Node("127.0.0.1")).ok());
+  EXPECT_FALSE(
+      starter->Start(NodeId(0), Node("127.0.0.1")).ok());  // nobody is there to prove itself
   EXPECT_THAT(starter->HowItEnded(NodeId(0), absl::Seconds(20)), HasSubstr("it fell silent"));
 }
 
@@ -237,14 +283,14 @@ TEST(LocalStarter, EndedBeforeStart_IsCancelled) {
 TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {
   const std::string folder = TemporaryFolder();
   const std::string script = folder + "/agent";
-  // Says a port, leaves a grandchild in a session of its own, and waits.
+  // Leaves a grandchild in a session of its own, and says what no agent says.
   std::ofstream(script) << "#!/bin/sh\nsetsid sleep 1000 &\necho 4711 >&4\nexec sleep 1000\n";
   chmod(script.c_str(), 0755);
   auto starter =
       LocalStarter::Create({.agent_binary = script, .run_dir = folder, .log_folder = folder});
   ASSERT_TRUE(starter.ok()) << starter.status();
   const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1"));
-  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("got \"4711\""));
   kill((*starter)->pid(NodeId(0)), SIGKILL);
   (*starter)->EndAll(absl::Seconds(1));
   // Zombies may wait a moment longer for the runner's thread.
@@ -270,28 +316,70 @@ TEST(LocalStarter, EndAllThatIsThrough_IsNotRepeatedByTheDestructor) {
   waitpid(later, nullptr, 0);
 }
 
+// A dsagent that somebody has started by hand.
+class RunningAgent {
+ public:
+  explicit RunningAgent(const std::string& key_file) {
+    runner_ = *PosixProcessRunner::Create({});
+    int ready[2];
+    EXPECT_EQ(pipe2(ready, O_CLOEXEC), 0);
+    ProcessSpec spec;
+    spec.executable = AgentBinary();
+    spec.argv = {"dsagent", "--cluster-key-file=" + key_file, "--ready-fd=3"};
+    spec.environment = {"PATH=/usr/bin:/bin"};
+    spec.stderr_fd = STDERR_FILENO;
+    spec.fds = {{ready[1], 3}};
+    const absl::StatusOr<int32_t> pid = runner_->Spawn(spec, [](int32_t, const ProcessEnd&) {});
+    EXPECT_TRUE(pid.ok()) << pid.status();
+    keeper_ = pid.value_or(0);
+    close(ready[1]);
+    char line[16] = "";
+    EXPECT_GT(read(ready[0], line, sizeof(line) - 1), 0);
+    close(ready[0]);
+    port_ = atoi(line);
+  }
+  ~RunningAgent() {
+    runner_->StopGroups({keeper_}, absl::Seconds(10));
+    while (!runner_->Alive().empty()) sched_yield();
+  }
+  int port() const { return port_; }
+
+ private:
+  std::unique_ptr<PosixProcessRunner> runner_;
+  int32_t keeper_ = 0;
+  int port_ = 0;
+};
+
 class RunningStarterTest : public ::testing::Test {
  protected:
-  std::string KeyFile(mode_t mode) {
+  std::string KeyFile(mode_t mode, char letter = 'k') {
     const std::string path = TemporaryFolder() + "/key";
-    std::ofstream(path) << std::string(32, 'k');
+    std::ofstream(path) << std::string(32, letter);
     chmod(path.c_str(), mode);
     return path;
   }
 };
 
-TEST_F(RunningStarterTest, AgentThatRuns_GivesItsTargetAndTheKeyOfTheFile) {
-  const std::unique_ptr<LocalStarter> local = MakeLocal(AgentBinary());
-  const auto running_agent = local->Start(NodeId(0), Node("127.0.0.1"));
-  ASSERT_TRUE(running_agent.ok()) << running_agent.status();
-  const int port = std::stoi(running_agent->target.substr(running_agent->target.rfind(':') + 1));
-
+TEST_F(RunningStarterTest, AgentThatRuns_IsConnectedAndProven) {
+  const RunningAgent agent(KeyFile(0600));
   auto starter = RunningStarter::Create({.cluster_key_file = KeyFile(0600)});
   ASSERT_TRUE(starter.ok()) << starter.status();
-  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1", port));
+  const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1", agent.port()));
   ASSERT_TRUE(endpoint.ok()) << endpoint.status();
-  EXPECT_EQ(endpoint->target, running_agent->target);
-  EXPECT_EQ(endpoint->cluster_key, std::string(32, 'k'));
+  EXPECT_EQ(endpoint->target, "127.0.0.1:" + std::to_string(agent.port()));
+  EXPECT_GE(endpoint->connection->fd.get(), 0);
+}
+
+TEST_F(RunningStarterTest, AgentWithAnotherKey_IsUnauthenticatedAndSaysWhatToDo) {
+  const RunningAgent agent(KeyFile(0600, 'x'));
+  auto starter = RunningStarter::Create({.cluster_key_file = KeyFile(0600)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const absl::Status status =
+      (*starter)->Start(NodeId(0), Node("127.0.0.1", agent.port())).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith("node the-host: expected a running dsagent"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("give both the same one"));
 }
 
 TEST_F(RunningStarterTest, NobodyListens_SaysWhoWhereHowAndWhatToDo) {

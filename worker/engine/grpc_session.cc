@@ -12,11 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/heartbeat.h"
-#include "common/base/message_size.h"
 #include "common/base/mutex.h"
 #include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
 #include "common/base/thread.h"
-#include "common/base/waits.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/dial.h"
+#include "common/rpc/introduction.h"
 #include "proto/agent_service.grpc.pb.h"
 #include "worker/engine/session_state.h"
 
@@ -26,8 +28,6 @@ namespace {
 constexpr int kProtocolVersion = 1;
 // For a thread to come to its end by itself, before its stream is cancelled.
 constexpr absl::Duration kFarewell = absl::Seconds(2);
-// As everywhere in common/rpc: a commit comes with the records of all ranks, and gRPC's own limit
-// of 4 MiB would be met at some hundred ranks.
 
 class GrpcSession : public Session {
  public:
@@ -54,22 +54,23 @@ class GrpcSession : public Session {
   }
 
   absl::Status Connect() {
-    const std::string target = absl::StrCat("unix:", options_.bootstrap.agent_socket());
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    arguments.SetMaxSendMessageSize(kMaxMessageBytes);
-    channel_ = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-    const auto deadline =
-        std::chrono::system_clock::now() + ChronoNanoseconds(options_.connect_timeout);
-    if (!channel_->WaitForConnected(deadline)) {
-      return absl::UnavailableError(absl::StrCat("no agent answers at ", target, " within ",
-                                                 absl::FormatDuration(options_.connect_timeout)));
+    const proto::WorkerBootstrap& bootstrap = options_.bootstrap;
+    // Who listens there is looked at before the token is told to anybody.
+    absl::StatusOr<Connection> connection =
+        DialHost(bootstrap.agent_socket(), bootstrap.agent_uid(), bootstrap.agent_pid(),
+                 options_.connect_timeout);
+    if (!connection.ok()) {
+      return Annotate(connection.status(), absl::StrCat("agent at ", bootstrap.agent_socket()));
     }
+    const std::string target = connection->target;
+    Introduce(context_, connection->ticket);
+    // Without: an agent that is stopped is its keeper's business, and beats find a broken stream.
+    channel_ = MakeChannel(*std::move(connection), Keepalive::kOff);
     stub_ = proto::WorkerHost::NewStub(channel_);
     stream_ = stub_->Session(&context_);
     proto::WorkerMessage hello;
-    hello.mutable_hello()->set_token(options_.bootstrap.job_token());
-    hello.mutable_hello()->set_slot(options_.bootstrap.slot());
+    hello.mutable_hello()->set_token(bootstrap.job_token());
+    hello.mutable_hello()->set_slot(bootstrap.slot());
     hello.mutable_hello()->set_pid(getpid());
     hello.mutable_hello()->set_protocol_version(kProtocolVersion);
     Send(Generation(0), std::move(hello));

@@ -31,8 +31,9 @@ struct SessionOptions {
   std::function<int()> stop_signal;
 };
 
-// Connects, says Hello, waits for Welcome. Starts the reader and the beat thread.
-// Errors: UNAVAILABLE: no agent at the socket; UNAUTHENTICATED: wrong token; DEADLINE_EXCEEDED.
+// Connects, makes sure that the agent is there, says Hello, waits for Welcome. Starts the reader
+// and the beat thread. Errors: UNAVAILABLE: no agent at the socket; PERMISSION_DENIED: somebody
+// else is, or it does not take this process for its worker; UNAUTHENTICATED: wrong token.
 absl::StatusOr<std::unique_ptr<Session>> ConnectGrpcSession(SessionOptions options);
 
 }  // namespace dsrun::worker

@@ -1,6 +1,5 @@
 // The rpc helpers: what is loopback, what is a secret, what crosses the wire.
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -10,13 +9,11 @@
 #include <string>
 
 #include "absl/strings/cord.h"
-#include "common/rpc/channel.h"
 #include "common/rpc/constant_time.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
-#include "common/rpc/server.h"
+#include "common/rpc/sockets.h"
 #include "common/rpc/status_codec.h"
-#include "proto/agent_service.grpc.pb.h"
 
 namespace dsrun {
 namespace {
@@ -33,32 +30,38 @@ TEST(Loopback, OnlyNumericLoopbackCounts) {
   }
 }
 
-TEST(Loopback, PeersAsGrpcWritesThem) {
-  EXPECT_TRUE(IsLoopbackPeer("ipv4:127.0.0.1:4711"));
-  EXPECT_TRUE(IsLoopbackPeer("ipv6:%5B::1%5D:4711"));
-  EXPECT_TRUE(IsLoopbackPeer("ipv6:[::1]:4711"));
-  EXPECT_TRUE(IsLoopbackPeer("unix:"));
-  EXPECT_FALSE(IsLoopbackPeer("ipv4:192.168.1.7:4711"));
-  EXPECT_FALSE(IsLoopbackPeer("ipv6:%5B2001:db8::1%5D:4711"));
-  EXPECT_FALSE(IsLoopbackPeer(""));
-}
-
-TEST(Server, OffLoopback_IsRefusedWithTheReason) {
-  const absl::Status status = RpcServer::Start("0.0.0.0:0", {}).status();
+TEST(Sockets, OffLoopback_IsRefusedWithTheReason) {
+  const absl::Status status = ListenOn("0.0.0.0:0").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("off loopback everything is refused until TLS exists"));
-  EXPECT_EQ(MakeChannel("10.0.0.1:80").status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
-TEST(Server, PortInUse_IsUnavailable) {
-  proto::Agent::CallbackService service, other;
-  const auto first = RpcServer::Start("127.0.0.1:0", {&service});
+TEST(Sockets, PortOrPathInUse_IsUnavailable) {
+  const auto first = ListenOn("127.0.0.1:0");
   ASSERT_TRUE(first.ok()) << first.status();
-  ASSERT_GT((*first)->port(), 0);
-  const absl::Status second =
-      RpcServer::Start("127.0.0.1:" + std::to_string((*first)->port()), {&other}).status();
-  EXPECT_EQ(second.code(), absl::StatusCode::kUnavailable) << second;
+  ASSERT_GT(first->port, 0);
+  EXPECT_EQ(first->address, "127.0.0.1:" + std::to_string(first->port));
+  EXPECT_EQ(ListenOn(first->address).status().code(), absl::StatusCode::kUnavailable);
+  std::string folder = "/tmp/sockets-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string path = "unix:" + folder + "/s";
+  const auto second = ListenOn(path);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->address, path);
+  const absl::Status again = ListenOn(path).status();
+  EXPECT_EQ(again.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(again.message()), HasSubstr("look, and remove it"));
+  unlink((folder + "/s").c_str());
+  rmdir(folder.c_str());
+}
+
+TEST(Sockets, WhatIsNoAddress_IsInvalid) {
+  for (const std::string& target :
+       {std::string("127.0.0.1"), std::string("127.0.0.1:x"), std::string("127.0.0.1:70000"),
+        std::string("unix:"), "unix:/" + std::string(200, 'x')}) {
+    EXPECT_EQ(ListenOn(target).status().code(), absl::StatusCode::kInvalidArgument) << target;
+  }
 }
 
 TEST(SecretsEqual, ComparesWholeSecrets_AndEmptyAdmitsNobody) {
