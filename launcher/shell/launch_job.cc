@@ -67,7 +67,8 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 13;    // beside main, signals and the console
-  constexpr int kAgentThreads = 14;  // keeper and agent
+  constexpr int kAgentThreads = 15;  // keeper and agent
+  constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 25;
   constexpr int kDescriptorsPerNode = 4;
@@ -75,7 +76,8 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
-    if (node.agent_port() == 0) needs.elsewhere += kAgentThreads + node.slots_size() * rank;
+    if (node.agent_port() != 0) continue;
+    needs.elsewhere += kAgentThreads + node.slots_size() * (rank + kLogThreads);
   }
   return needs;
 }
