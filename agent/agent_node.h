@@ -41,7 +41,7 @@ class AgentNode {
     std::string worker_binary;  // dsworker, absolute
     std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
-    std::function<void(const std::string& tag)> sweep;  // Supervisor::Options::sweep
+    std::function<std::string(const std::string& tag)> sweep;  // Supervisor::Options::sweep
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;  // the same
     std::function<proto::NodeMemory(const std::string&, const std::vector<int32_t>&)> memory =
         ReadNodeMemory;  // the same

@@ -13,8 +13,10 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -45,19 +47,17 @@ namespace {
 // A sweep runs on the core's thread; it must not look like a stalled agent.
 constexpr absl::Duration kSweepLimit = absl::Seconds(1);
 
-void SweepTag(const std::string& tag) {
-  if (tag.empty()) {
-    KillDescendants(getpid(), nullptr, kSweepLimit);
-    return;
-  }
+std::string SweepTag(const std::string& tag) {
   const std::string variable = absl::StrCat(kWorkerTagVariable, "=", tag);
-  KillDescendants(
-      getpid(),
-      [&](const ProcessInfo& info) {
-        // Whoever is dying needs no KILL; one that cannot end would be waited for.
-        return HasEnvironment(info.pid, variable) && !LookAtDying(info.pid).dying;
-      },
-      kSweepLimit);
+  const auto which = [&](const ProcessInfo& info) {
+    // Whoever is dying needs no KILL; one that cannot end would be waited for.
+    return (tag.empty() || HasEnvironment(info.pid, variable)) && !LookAtDying(info.pid).dying;
+  };
+  if (KillDescendants(getpid(), which, kSweepLimit) == 0) return "";
+  std::vector<ProcessInfo> left = DescendantsOf(getpid());
+  std::erase_if(left, [&](const ProcessInfo& info) { return info.state == 'Z' || !which(info); });
+  return left.empty() ? "processes that cannot be looked at, for want of a descriptor or of memory"
+                      : ProcessWords(left);
 }
 
 // On a unix socket, before the key is asked for.

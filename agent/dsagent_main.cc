@@ -25,6 +25,7 @@
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/process_tree.h"
+#include "common/base/stand_apart.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
@@ -33,7 +34,7 @@ namespace dsrun::agent {
 namespace {
 
 // What the agent proper needs at least, without ranks.
-constexpr int kOwnThreads = 15;
+constexpr int kOwnThreads = 16;
 constexpr int kOwnDescriptors = 80;  // with as many strangers at its doors as they take
 
 int Fail(int code, const absl::Status& status) {
@@ -173,6 +174,7 @@ int Main(int argc, char** argv) {
   // Before anything is opened here, which could get their numbers.
   if (absl::Status open = CheckDescriptors(*flags); !open.ok()) return Fail(kExitUsage, open);
   if (absl::Status proc = CheckProcIsMounted(); !proc.ok()) return Fail(kExitCannotStart, proc);
+  if (absl::Status kernel = CheckKernel(); !kernel.ok()) return Fail(kExitCannotStart, kernel);
   const bool agent = flags->role == "agent";
   InitLogging("dsagent", absl::StrCat(agent ? "agent " : "keeper ", getpid()));
   return agent ? AgentMain(*flags) : KeeperMain(*flags);
@@ -182,6 +184,7 @@ int Main(int argc, char** argv) {
 }  // namespace dsrun::agent
 
 int main(int argc, char** argv) {
+  dsrun::StandApart();
   dsrun::agent::BlockStopSignals();
   dsrun::PrepareForLimits("dsagent");
   return dsrun::agent::Main(argc, argv);

@@ -12,8 +12,9 @@
 //                                                   to the agent (stop_signals.h)
 //
 // The keeper is a child subreaper: what forks twice and makes its own session below it is still its
-// descendant and found through /proc. It signals nothing but its own descendants, and of these none
-// that was there before it (process_tree.h, BornBefore). No wait is without a bound: what SIGKILL
+// descendant and found through /proc. It signals nothing but its own descendants: everything that a
+// job started, whatever it did to get lost, and nobody else, for dsagent stands apart
+// (common/base/stand_apart.h) before it becomes a keeper. No wait is without a bound: what SIGKILL
 // does not end is named in the log, with what it waits in. Single-threaded, makes no RPC, allocates
 // little: it must be what never fails.
 

@@ -8,16 +8,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
+#include "common/base/waits.h"
 
 namespace dsrun::agent {
 namespace {
@@ -34,17 +34,22 @@ absl::Status Failed(const std::string& what) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward, Clock* clock) {
+absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward, Clock* clock,
+                                                         Trouble trouble) {
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd < 0) return Failed("log pump: cannot make an eventfd");
-  std::unique_ptr<LogPump> pump(new LogPump(std::move(forward), clock, wake_fd));
+  std::unique_ptr<LogPump> pump(
+      new LogPump(std::move(forward), clock, std::move(trouble), wake_fd));
   ASSIGN_OR_RETURN(pump->thread_,
                    StartThread("the ranks' output", [p = pump.get()] { p->Loop(); }));
   return pump;
 }
 
-LogPump::LogPump(Forward forward, Clock* clock, int wake_fd)
-    : forward_(std::move(forward)), clock_(clock), wake_fd_(wake_fd) {}
+LogPump::LogPump(Forward forward, Clock* clock, Trouble trouble, int wake_fd)
+    : forward_(std::move(forward)),
+      clock_(clock),
+      trouble_(std::move(trouble)),
+      wake_(std::make_shared<const WakeFd>(wake_fd)) {}
 
 LogPump::~LogPump() {
   {
@@ -53,18 +58,26 @@ LogPump::~LogPump() {
   }
   Wake();
   if (thread_.joinable()) thread_.join();
-  close(wake_fd_);
+  for (const Watched& watched : Files()) watched.file->Close();
+  for (const std::string& words : Flush(kCloseWithin)) LOG(WARNING) << words;
+}
+
+LogPump::WakeFd::~WakeFd() { close(fd); }
+
+void LogPump::WakeFd::Wake() const {
+  const uint64_t one = 1;
+  (void)!write(fd, &one, sizeof(one));
 }
 
 absl::StatusOr<LogPump::Pipe> LogPump::Open(Slot slot, Rank rank, const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  const int file_fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (file_fd < 0) return Failed(absl::StrCat("cannot open the log ", path));
   int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) {
-    close(file_fd);
-    return Failed("cannot make a pipe for a rank's output");
+  if (pipe2(fds, O_CLOEXEC) != 0) return Failed("cannot make a pipe for a rank's output");
+  absl::StatusOr<std::shared_ptr<LogFile>> file = LogFile::Open(
+      path, [wake = wake_] { wake->Wake(); }, clock_);
+  if (!file.ok()) {
+    close(fds[0]);
+    close(fds[1]);
+    return file.status();
   }
   // Only our end: the rank must find a normal, blocking descriptor.
   fcntl(fds[0], F_SETFL, O_NONBLOCK);
@@ -72,16 +85,20 @@ absl::StatusOr<LogPump::Pipe> LogPump::Open(Slot slot, Rank rank, const std::str
   source->slot = slot;
   source->rank = rank;
   source->pipe_fd = fds[0];
-  source->file_fd = file_fd;
-  source->path = path;
-  int64_t id = 0;
+  source->file = *file;
+  Pipe pipe{.id = 0, .write_fd = fds[1], .file = *file, .open_within = kOpenWithin};
+  const SteadyTime now = clock_->SteadyNow();
   {
     MutexLock lock(mu_);
-    id = next_id_++;
-    sources_[id] = std::move(source);
+    for (const Watched& other : files_) {
+      if (now - other.file->busy_since() >= kOpenWithin) pipe.open_within = absl::ZeroDuration();
+    }
+    pipe.id = next_id_++;
+    files_.push_back({slot, *file});
+    sources_[pipe.id] = std::move(source);
   }
   Wake();
-  return Pipe{id, fds[1]};
+  return pipe;
 }
 
 void LogPump::SetRank(int64_t id, Rank rank) {
@@ -104,9 +121,24 @@ void LogPump::Finish(int64_t id, LastLines done) {
   if (done) done({});
 }
 
-void LogPump::Wake() {
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+std::vector<std::string> LogPump::Flush(absl::Duration limit) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+  std::vector<std::string> unwritten;
+  for (const Watched& watched : Files()) {
+    const absl::Duration left =
+        std::max(deadline - Clock::Real().SteadyNow(), absl::ZeroDuration());
+    const size_t bytes = watched.file->AwaitWritten(left);
+    if (bytes == 0) continue;
+    unwritten.push_back(absl::StrCat("the log ", watched.file->path(), " lacks ",
+                                     Counted(static_cast<int64_t>(bytes), "byte"),
+                                     " that its disk or file server has not taken; look there"));
+  }
+  return unwritten;
+}
+
+std::vector<LogPump::Watched> LogPump::Files() {
+  MutexLock lock(mu_);
+  return files_;
 }
 
 std::vector<std::shared_ptr<LogPump::Source>> LogPump::Sources() {
@@ -120,19 +152,23 @@ void LogPump::Loop() {
   bool closing = false;
   while (!closing) {
     std::vector<std::shared_ptr<Source>> sources = Sources();
-    std::vector<pollfd> fds = {{wake_fd_, POLLIN, 0}};
-    for (const auto& source : sources) fds.push_back({source->pipe_fd, POLLIN, 0});
+    std::vector<pollfd> fds = {{wake_->fd, POLLIN, 0}};
+    for (const auto& source : sources) {
+      // A negative number is not looked at, not even for the end.
+      fds.push_back({source->file->HasRoom() ? source->pipe_fd : -1, POLLIN, 0});
+    }
     poll(fds.data(), fds.size(), PollTimeoutMs(sources));
     uint64_t count = 0;
-    (void)!read(wake_fd_, &count, sizeof(count));
+    (void)!read(wake_->fd, &count, sizeof(count));
     {
       MutexLock lock(mu_);
       closing = closing_;
     }
     for (const auto& source : sources) {
-      if (Serve(*source)) CloseSource(*source);
+      if (Serve(*source, /*closing=*/false)) CloseSource(*source);
       ForwardPartialIfDue(*source);
     }
+    LookAtFiles();
     MutexLock lock(mu_);
     // A source at its end stays until its process is known to have ended: Finish needs its lines.
     std::erase_if(sources_, [](const auto& entry) {
@@ -140,20 +176,20 @@ void LogPump::Loop() {
     });
   }
   for (const auto& source : Sources()) {
-    Serve(*source);
+    Serve(*source, /*closing=*/true);
     CloseSource(*source);
   }
 }
 
 // The order matters: what the process wrote was in the pipe before Finish was called, so a look for
 // Finish first and at the pipe second misses nothing.
-bool LogPump::Serve(Source& source) {
+bool LogPump::Serve(Source& source, bool closing) {
   LastLines done;
   {
     MutexLock lock(mu_);
     done = std::exchange(source.done, nullptr);
   }
-  const bool at_end = Drain(source);
+  const bool at_end = Drain(source, /*all=*/closing || done != nullptr);
   if (done) {
     FlushPartial(source);
     source.finished = true;
@@ -162,10 +198,10 @@ bool LogPump::Serve(Source& source) {
   return at_end;
 }
 
-bool LogPump::Drain(Source& source) {
+bool LogPump::Drain(Source& source, bool all) {
   if (source.pipe_fd < 0) return false;
   std::string buffer(kReadBytes, '\0');
-  for (int turn = 0; turn < kReadsPerTurn; ++turn) {
+  for (int turn = 0; turn < kReadsPerTurn && (all || source.file->HasRoom()); ++turn) {
     const ssize_t got = read(source.pipe_fd, buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return false;  // empty for now
@@ -176,7 +212,7 @@ bool LogPump::Drain(Source& source) {
 }
 
 void LogPump::Take(Source& source, std::string_view bytes) {
-  WriteFile(source, bytes);
+  source.file->Append(bytes);
   std::string text;
   int64_t lines = 0;
   while (!bytes.empty()) {
@@ -253,34 +289,69 @@ void LogPump::ForwardPartialIfDue(Source& source) {
   source.due = clock_->SteadyNow() + kPartialAfter;
 }
 
-int LogPump::PollTimeoutMs(const std::vector<std::shared_ptr<Source>>& sources) const {
+int LogPump::PollTimeoutMs(const std::vector<std::shared_ptr<Source>>& sources) {
   absl::Duration due = absl::InfiniteDuration();
   for (const auto& source : sources) due = std::min(due, source->due);
+  if (!stall_told_) {
+    for (const Watched& watched : Files()) {
+      due = std::min(due, watched.file->busy_since() + kStalledAfter);
+    }
+  }
   if (due == absl::InfiniteDuration()) return -1;
-  const absl::Duration left = std::max(due - clock_->SteadyNow(), absl::ZeroDuration());
-  return static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1))));
+  return PollMilliseconds(due - clock_->SteadyNow());
 }
 
-void LogPump::WriteFile(Source& source, std::string_view bytes) {
-  while (!bytes.empty() && source.file_fd >= 0) {
-    const ssize_t written = write(source.file_fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) {
-      const int error = errno;
-      LOG(WARNING) << "log " << source.path << ": cannot be written (" << strerror(error)
-                   << BecauseOfLimit(error)
-                   << "); the rest of this rank's output goes to the console only";
-      close(source.file_fd);
-      source.file_fd = -1;
-      return;
+// Told behind the lock.
+void LogPump::LookAtFiles() {
+  std::vector<std::pair<Slot, std::string>> troubles;
+  const SteadyTime now = clock_->SteadyNow();
+  {
+    MutexLock lock(mu_);
+    const Watched* stalled = nullptr;
+    for (const Watched& watched : files_) {
+      if (const absl::Status failure = watched.file->TakeFailure(); !failure.ok()) {
+        troubles.emplace_back(watched.slot,
+                              absl::StrCat(std::string(failure.message()),
+                                           "; the rest of this rank's output goes to the console "
+                                           "only"));
+      }
+      if (now - watched.file->busy_since() >= kStalledAfter) stalled = &watched;
     }
-    bytes.remove_prefix(written);
+    if (stalled != nullptr && !stall_told_) {
+      troubles.emplace_back(
+          stalled->slot,
+          absl::StrCat("the log ", stalled->file->path(), " has taken nothing for ",
+                       absl::FormatDuration(kStalledAfter),
+                       ": its disk or file server does not answer. What is printed waits in "
+                       "memory, and a rank of this node that prints more than ",
+                       LogFile::kRoomBytes >> 20, " MiB waits for the disk; look there"));
+    } else if (stalled == nullptr && stall_told_ && !files_.empty()) {
+      troubles.emplace_back(files_.front().slot, "the logs of this node are written again");
+    }
+    stall_told_ = stalled != nullptr;
+    std::erase_if(files_, [](const Watched& watched) { return watched.file->done(); });
+  }
+  for (auto& [slot, text] : troubles) {
+    LOG(WARNING) << "slot " << slot << ": " << text;
+    if (trouble_) trouble_(slot, std::move(text));
   }
 }
 
+// A cut takes whole characters of UTF-8: people read it.
 void LogPump::KeepLine(Source& source, std::string_view line) {
-  source.last.emplace_back(line);
-  if (source.last.size() > kLastLines) source.last.pop_front();
+  std::string kept(line);
+  if (kept.size() > kLastLineBytes) {
+    size_t end = kLastLineBytes;
+    while (end > kLastLineBytes - 3 && (line[end] & 0xC0) == 0x80) --end;
+    kept =
+        absl::StrCat(std::string(line.substr(0, end)), " [... ", line.size() - end, " bytes more]");
+  }
+  source.last_bytes += kept.size();
+  source.last.push_back(std::move(kept));
+  while (source.last.size() > kLastLines || source.last_bytes > kLastBytes) {
+    source.last_bytes -= source.last.front().size();
+    source.last.pop_front();
+  }
 }
 
 bool LogPump::ForwardText(Source& source, std::string text, int64_t lines) {
@@ -310,8 +381,8 @@ void LogPump::FlushPartial(Source& source) {
 
 void LogPump::CloseSource(Source& source) {
   if (source.pipe_fd >= 0) close(source.pipe_fd);
-  if (source.file_fd >= 0) close(source.file_fd);
-  source.pipe_fd = source.file_fd = -1;
+  source.pipe_fd = -1;
+  source.file->Close();
 }
 
 }  // namespace dsrun::agent

@@ -3,10 +3,16 @@
 //
 // Every byte goes to the rank's file, which is never deleted. Whole lines also go to `forward`;
 // when that refuses (the console cannot keep up) they are counted and the count travels with the
-// next chunk. The last 20 lines are kept for the report of the rank's end. Memory is bounded: one
-// partial line of at most 16 KiB and 20 lines per rank. A rank is never blocked by a slow listener,
-// only by a disk that does not take the file; a file that cannot be written (disk full) is given up
-// with one warning, and the rest flows on.
+// next chunk. The last lines are kept for the report of the rank's end: 20, together no more than
+// 16 KiB, a long one cut with a mark. Memory is bounded: one partial line of at most 16 KiB and the
+// last lines a rank, and what its file has not taken yet (log_file.h).
+//
+// No disk stands between a rank's end and whoever is told of it: files are opened and written by
+// threads of their own, and an end passes through the pipe alone. A rank is never blocked by a slow
+// listener, only by a disk that does not take its own file: when more than LogFile::kRoomBytes wait
+// its pipe is left alone, until there is room again or its process has ended; then what is in the
+// pipe is taken whatever waits. A file that has taken nothing for kStalledAfter, one that goes on,
+// and one that cannot be written (disk full) and is given up, are told through `trouble`.
 //
 // A line that is not whole yet (a prompt, a row of dots) is forwarded as far as it goes once it has
 // waited for kPartialAfter, and what comes of it later is forwarded as its continuation. A carriage
@@ -32,6 +38,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "agent/log_file.h"
 #include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
@@ -53,28 +60,47 @@ class LogPump {
   // False: not now; the lines are counted as dropped. Must not block.
   using Forward = std::function<bool(LogLines)>;
   using LastLines = std::function<void(std::vector<std::string>)>;
+  // A line for people about the log of the rank in that slot. Must not block.
+  using Trouble = std::function<void(Slot, std::string)>;
 
   static constexpr size_t kLastLines = 20;
+  static constexpr size_t kLastLineBytes = 2 * 1024;  // of one of the last lines
+  static constexpr size_t kLastBytes = 16 * 1024;     // of all of them
   static constexpr size_t kMaxLineBytes = 16 * 1024;
   static constexpr absl::Duration kPartialAfter = absl::Milliseconds(200);
+  static constexpr absl::Duration kStalledAfter = absl::Seconds(5);
+  // What a file gets for being opened before its process is started all the same.
+  static constexpr absl::Duration kOpenWithin = absl::Seconds(1);
+  // What the disks get in the destructor.
+  static constexpr absl::Duration kCloseWithin = absl::Seconds(1);
 
-  // `clock` must outlive the pump.
+  // `clock` must outlive the process's threads.
   static absl::StatusOr<std::unique_ptr<LogPump>> Create(Forward forward,
-                                                         Clock* clock = &Clock::Real());
-  // Reads what is there, then closes everything. Pending Finish callbacks are called.
+                                                         Clock* clock = &Clock::Real(),
+                                                         Trouble trouble = nullptr);
+  // Reads what is there, then closes everything. Pending Finish callbacks are called. What the
+  // disks have not taken within kCloseWithin is lost and said in the log.
   ~LogPump();
 
   struct Pipe {
     int64_t id = 0;
     int write_fd = -1;  // for the process; the caller closes it after the spawn
+    // Not open yet, as a rule. Whoever starts the process waits for it, open_within at most: not
+    // again for each file of a disk that does not answer.
+    std::shared_ptr<LogFile> file;
+    absl::Duration open_within;
   };
-  // Appends to `path`; folders are made. Errors: as the system says why it cannot.
+  // Appends to `path`; folders are made. Waits for no disk.
+  // Errors: RESOURCE_EXHAUSTED: no descriptor or thread.
   absl::StatusOr<Pipe> Open(Slot slot, Rank rank, const std::string& path);
   // The process has another rank from now on.
   void SetRank(int64_t id, Rank rank);
   // The process has ended: reads what it left in the pipe, then calls `done` once. Output of what
   // outlived it is still written to the file.
   void Finish(int64_t id, LastLines done);
+  // Waits until the disks have taken what was read so far, `limit` at most. A line for people for
+  // each file that has not taken everything.
+  std::vector<std::string> Flush(absl::Duration limit);
   // Time may have passed: partial lines that have waited long enough are forwarded now. Only needed
   // when the clock is not the real one.
   void Look() { Wake(); }
@@ -84,8 +110,7 @@ class LogPump {
     Slot slot;
     Rank rank;
     int pipe_fd = -1;
-    int file_fd = -1;
-    std::string path;
+    std::shared_ptr<LogFile> file;
     // The line that is not whole yet: what it says, how much of that was forwarded, and whether the
     // next text takes the place of what was.
     std::string partial;
@@ -94,27 +119,44 @@ class LogPump {
     bool at_return = false;                         // its last byte was a carriage return
     absl::Duration due = absl::InfiniteDuration();  // forward it then
     std::deque<std::string> last;
+    size_t last_bytes = 0;
     int64_t dropped = 0;
     bool finished = false;
     LastLines done;
   };
 
-  LogPump(Forward forward, Clock* clock, int wake_fd);
+  // A file that is not done.
+  struct Watched {
+    Slot slot;
+    std::shared_ptr<LogFile> file;
+  };
+  // Threads of files that the kernel holds may outlive the pump, and wake it.
+  struct WakeFd {
+    explicit WakeFd(int number) : fd(number) {}
+    ~WakeFd();
+    WakeFd(const WakeFd&) = delete;
+    void Wake() const;
+    const int fd;
+  };
+
+  LogPump(Forward forward, Clock* clock, Trouble trouble, int wake_fd);
   void Loop();
-  void Wake();
+  void Wake() { wake_->Wake(); }
   std::vector<std::shared_ptr<Source>> Sources();
   // Reads what is there and answers Finish. True at the end of the pipe: nobody holds its other end
-  // any more.
-  bool Serve(Source& source);
-  bool Drain(Source& source);
+  // any more. `closing`: this is the last look.
+  bool Serve(Source& source, bool closing);
+  // `all`: also what there is no room for.
+  bool Drain(Source& source, bool all);
+  void LookAtFiles();
+  std::vector<Watched> Files();
   void Take(Source& source, std::string_view bytes);
   // Of one line, without newline; what does not fit is moved on to `text` as lines of their own.
   void TakePart(Source& source, std::string_view part, std::string& text, int64_t& lines);
   void EndLine(Source& source, std::string& text, int64_t& lines);
   std::string NewOfPartial(Source& source);
   void ForwardPartialIfDue(Source& source);
-  int PollTimeoutMs(const std::vector<std::shared_ptr<Source>>& sources) const;
-  void WriteFile(Source& source, std::string_view bytes);
+  int PollTimeoutMs(const std::vector<std::shared_ptr<Source>>& sources);
   void KeepLine(Source& source, std::string_view line);
   bool ForwardText(Source& source, std::string text, int64_t lines);
   void FlushPartial(Source& source);
@@ -122,9 +164,12 @@ class LogPump {
 
   const Forward forward_;
   Clock* const clock_;
-  const int wake_fd_;
+  const Trouble trouble_;
+  const std::shared_ptr<const WakeFd> wake_;
+  bool stall_told_ = false;  // of the thread: once a node, however many files its disk holds up
   Mutex mu_;
   std::map<int64_t, std::shared_ptr<Source>> sources_ ABSL_GUARDED_BY(mu_);
+  std::vector<Watched> files_ ABSL_GUARDED_BY(mu_);
   int64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;

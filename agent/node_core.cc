@@ -46,6 +46,7 @@ std::vector<NodeAction> NodeCore::Step(absl::Duration now, const NodeEvent& even
   if (phase_ == Phase::kOver) return {};
   now_ = now;
   actions_.clear();
+  CheckLease();
   std::visit([this](const auto& e) { On(e); }, event);
   EndIfQuiet();
   CheckInvariants();
@@ -73,7 +74,7 @@ void NodeCore::On(const CoordinatorReceived& event) {
   if (message.job_id() != job_.job_id()) return;
   // 0 is only right in Open, but names nobody else either.
   if (message.incarnation() != 0 && message.incarnation() != options_.incarnation.value()) return;
-  coordinator_heard_at_ = now_;
+  NoteWord(message);
   if (phase_ != Phase::kRunning) return;
   const Generation generation(message.generation());
   switch (message.body_case()) {
@@ -195,10 +196,11 @@ void NodeCore::TakeMember(Slot slot, WorkerSlot& worker) {
 
 void NodeCore::BeginPrograms() {
   spawn_when_empty_ = true;
+  clear_by_ = absl::InfiniteDuration();
   if (AnyAlive()) {
     LadderAll(absl::StrCat("generation ", generation_.value(), " begins"));
   } else {
-    SpawnMissing();
+    ClearThenSpawn();
   }
 }
 

@@ -15,7 +15,8 @@
 //                     Else everything older than g is fenced. Engine: the plan goes to every live
 //                     worker that is a member, missing members are spawned, other workers are
 //                     killed. Programs: the old generation is stopped whole (ladder); when the last
-//                     is dead the new one is spawned.
+//                     is dead and the node is clear of what it started, the new one is spawned.
+//                     What cannot be cleared within some seconds is told to the operator.
 //   worker reports -> relayed if they belong to the present generation, dropped otherwise;
 //                     notices and what became of saves always.
 //                     Beats are folded into AgentHeartbeat.
@@ -45,6 +46,14 @@
 //                     node leaves by itself: ladder, swept, JobOver, and the coordinator loses a
 //                     node. (USR1 and USR2 are the program's own business.)
 //   No word from the coordinator for `lease`, or the keeper gone -> all stopped, swept, JobOver.
+//                     Looked at before anything that is heard: a word that comes later than that
+//                     renews nothing, for the coordinator may have given the ranks to others. A
+//                     program's lease counts from when the last heartbeat would have come if it had
+//                     been as fast as the fastest of the last ones: one that was kept back in a
+//                     network or a socket renews no more than it should.
+//   Slept(t)       -> programs: t counts for the lease, and for the grace behind it, which other
+//                     machines have waited for; what is due is done before anything else. Engine:
+//                     nothing, its generations fence it, and whoever slept with it goes on.
 //   Stream gone and nothing left alive -> JobOver at once.
 //
 // Invariants, checked after every step: a slot that is not alive has no pid; a worker is never of a
@@ -55,6 +64,7 @@
 #ifndef DSRUN_AGENT_NODE_CORE_H_
 #define DSRUN_AGENT_NODE_CORE_H_
 
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -110,6 +120,8 @@ class NodeCore {
   void On(const WorkerSessionClosed& event);
   void On(const WorkerInspected& event);
   void On(const PortReserved& event);
+  void On(const NodeCleared& event);
+  void On(const Slept& event);
   void On(const KeeperGone& event);
   void On(const AskedToStop& event);
   void On(const Tick& event);
@@ -129,6 +141,7 @@ class NodeCore {
 
   void BeginEngine();
   void BeginPrograms();
+  void ClearThenSpawn();
   void TakeMember(Slot slot, WorkerSlot& worker);
   void SpawnMissing();
   void Spawn(Slot slot, Rank rank);
@@ -139,8 +152,11 @@ class NodeCore {
   void HeedSignal();
   void TellOfSignal();
   void LadderAll(const std::string& reason);
+  void LadderAll(const std::string& reason, absl::Duration grace);
   void KillAll(const std::string& reason);
   void Abandon(const std::string& reason);
+  void CheckLease();
+  void NoteWord(const proto::CoordinatorMessage& message);
   void EndIfQuiet();
   void CheckDeadlines();
   void NoteBeat(WorkerSlot& worker, const proto::Beat& beat);
@@ -175,7 +191,9 @@ class NodeCore {
   proto::GenerationPlan plan_;
   std::map<Slot, WorkerSlot> workers_;
   bool spawn_when_empty_ = false;  // programs: the new generation waits for the old one's last exit
-  bool stop_requested_ = false;    // since the last Begin
+  // ... and for a node that is clear: looked at again at every tick until then. Infinite: not now.
+  absl::Duration clear_by_ = absl::InfiniteDuration();
+  bool stop_requested_ = false;  // since the last Begin
   bool stop_checkpoint_ = false;
   bool coordinator_stops_ = false;  // ... by the coordinator
   int asked_by_ = 0;                // the signal of AskedToStop; 0: none
@@ -185,7 +203,10 @@ class NodeCore {
   bool coordinator_gone_ = false;
   bool abandoned_ = false;
   std::string end_reason_;
+  // Of a program: earlier by what was slept since, and by how much later than others it came.
   absl::Duration coordinator_heard_at_;
+  absl::Duration slept_;             // since the job began here
+  std::deque<absl::Duration> ways_;  // of the last heartbeats, by two clocks that share no zero
   struct Echo {
     absl::Duration sent;   // the coordinator's clock
     absl::Duration heard;  // ours

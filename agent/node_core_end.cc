@@ -51,9 +51,9 @@ void NodeCore::On(const Tick&) {
   ForgiveOwnPause();
   CheckDeadlines();
   HeedSignal();
-  if (phase_ == Phase::kRunning && now_ - coordinator_heard_at_ >= limits_.lease) {
-    Abandon(absl::StrCat("no word from the coordinator for ", Seconds(limits_.lease),
-                         ": the lease has run out"));
+  if (spawn_when_empty_ && clear_by_ != absl::InfiniteDuration() && phase_ == Phase::kRunning &&
+      !AnyAlive()) {
+    ClearThenSpawn();
   }
   SendHeartbeatIfDue();
 }
@@ -187,8 +187,10 @@ void NodeCore::Kill(Slot slot, const std::string& reason) {
   actions_.push_back(KillWorker{slot, reason});
 }
 
-void NodeCore::LadderAll(const std::string& reason) {
-  StopLadder ladder{.slots = {}, .grace = limits_.stop_grace};
+void NodeCore::LadderAll(const std::string& reason) { LadderAll(reason, limits_.stop_grace); }
+
+void NodeCore::LadderAll(const std::string& reason, absl::Duration grace) {
+  StopLadder ladder{.slots = {}, .grace = grace};
   for (auto& [slot, worker] : workers_) {
     if (!worker.alive() || worker.state == WorkerState::kStopping) continue;
     worker.state = WorkerState::kStopping;
@@ -207,11 +209,11 @@ void NodeCore::Abandon(const std::string& reason) {
   abandoned_ = true;
   phase_ = Phase::kEnding;
   end_reason_ = reason;
-  if (IsProgram()) {
-    LadderAll(reason);
-  } else {
-    KillAll(reason);
-  }
+  if (!IsProgram()) return KillAll(reason);
+  // The coordinator waits for lease and grace since it was heard, not since we noticed.
+  const absl::Duration late =
+      std::max(now_ - coordinator_heard_at_ - limits_.lease, absl::ZeroDuration());
+  LadderAll(reason, std::max(limits_.stop_grace - late, absl::ZeroDuration()));
 }
 
 void NodeCore::EndIfQuiet() {

@@ -11,6 +11,9 @@
 namespace dsrun::agent {
 namespace {
 
+// For what a generation has left behind to end, from the first look.
+constexpr absl::Duration kClearWithin = absl::Seconds(5);
+
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToDoubleSeconds(duration), " s");
 }
@@ -44,6 +47,7 @@ void NodeCore::On(const WorkerSpawnFailed& event) {
   proto::WorkerExited exited;
   exited.set_exit_code(event.exit_code);
   exited.set_reason(event.why);
+  exited.set_node_lacked(event.node_lacked);
   *exited.mutable_steady_time() = ToProto(now_);
   const WorkerSlot failed = std::exchange(*worker, {});
   ReportEnd(event.slot, failed, std::move(exited));
@@ -103,6 +107,30 @@ void NodeCore::ReportEnd(Slot slot, const WorkerSlot& worker, proto::WorkerExite
   Send(std::move(message), worker.generation);
 }
 
+// The old generation's ranks are dead; what they started may have cleared its environment and left
+// its session, and nothing but being below this agent tells that it is theirs.
+void NodeCore::ClearThenSpawn() {
+  if (clear_by_ == absl::InfiniteDuration()) clear_by_ = now_ + kClearWithin;
+  actions_.push_back(ClearNode{generation_});
+}
+
+void NodeCore::On(const NodeCleared& event) {
+  if (phase_ != Phase::kRunning || event.generation != generation_) return;
+  if (!spawn_when_empty_ || AnyAlive()) return;
+  if (!event.left.empty()) {
+    if (now_ < clear_by_) return;  // again at the next tick
+    if (!job_.nodes(node_).slots().empty()) {
+      Notice(Slot(job_.nodes(node_).slots(0)),
+             absl::StrCat("what an older generation left behind does not end within ",
+                          Seconds(kClearWithin), " of SIGKILL, and generation ",
+                          generation_.value(), " begins beside it: ", event.left),
+             /*warning=*/true);
+    }
+  }
+  clear_by_ = absl::InfiniteDuration();
+  SpawnMissing();
+}
+
 // The slot is empty now, and may be one that the present generation waits for.
 void NodeCore::FillAgain(Slot slot, const WorkerSlot& worker) {
   if (phase_ != Phase::kRunning) return;
@@ -110,7 +138,7 @@ void NodeCore::FillAgain(Slot slot, const WorkerSlot& worker) {
   // together: a slot that its plan waits for is still filled.
   if (stop_requested_ && (IsProgram() || !stop_checkpoint_)) return;
   if (IsProgram()) {
-    if (spawn_when_empty_ && !AnyAlive()) SpawnMissing();
+    if (spawn_when_empty_ && !AnyAlive()) ClearThenSpawn();
   } else if (worker.generation < generation_ && RankOf(slot) >= 0) {
     Spawn(slot, Rank(RankOf(slot)));
   }

@@ -41,10 +41,13 @@ struct WorkerSpawned {
   int32_t pid = 0;
 };
 // No process came into being. `exit_code` is what a shell would say: 127 not found, 126 otherwise.
+// `node_lacked`: for want of something of the node's (descriptors, processes, memory, the answer of
+// a disk), which is no fault of the rank's.
 struct WorkerSpawnFailed {
   Slot slot;
   int32_t exit_code = 126;
   std::string why;
+  bool node_lacked = false;
 };
 // The process has ended and is reaped.
 struct WorkerEnded {
@@ -97,6 +100,16 @@ struct PortReserved {
   int32_t port = 0;
   std::string error;  // why there is none
 };
+// The answer to ClearNode.
+struct NodeCleared {
+  Generation generation;
+  std::string left;  // for people: what is still there; empty: nothing
+};
+// The machine was suspended for so long, in which steady time stood still. Told before anything
+// else that is heard after it.
+struct Slept {
+  absl::Duration time;
+};
 // The keeper is dead: nobody would clean up after us.
 struct KeeperGone {};
 // A signal that asks for an end (TERM, INT, HUP, QUIT, USR1, USR2) has reached the agent or its
@@ -107,10 +120,10 @@ struct AskedToStop {
 // Time has passed; at least every heartbeat_interval / 2.
 struct Tick {};
 
-using NodeEvent =
-    std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned, WorkerSpawnFailed,
-                 WorkerEnded, WorkerCannotEnd, LeftoverEnded, WorkerHello, WorkerReceived,
-                 WorkerSessionClosed, WorkerInspected, PortReserved, KeeperGone, AskedToStop, Tick>;
+using NodeEvent = std::variant<CoordinatorReceived, CoordinatorGone, WorkerSpawned,
+                               WorkerSpawnFailed, WorkerEnded, WorkerCannotEnd, LeftoverEnded,
+                               WorkerHello, WorkerReceived, WorkerSessionClosed, WorkerInspected,
+                               PortReserved, NodeCleared, Slept, KeeperGone, AskedToStop, Tick>;
 
 // ---- Actions, to be performed in the order given
 
@@ -158,6 +171,11 @@ struct SendToWorker {
 struct SweepOrphans {
   std::optional<Slot> slot;
 };
+// Kill everything that is still below this agent, whatever it did to get lost: no slot has a
+// process now. Answered by NodeCleared of the same generation.
+struct ClearNode {
+  Generation generation;
+};
 // The process of `slot` will be reaped whenever it ends, and the slot is free: KILL to its group,
 // so that nothing but the end is left for it to do, its session is closed, and processes that it
 // left behind are killed. Its memory is not the job's to count on.
@@ -173,7 +191,7 @@ struct JobOver {
 
 using NodeAction =
     std::variant<SpawnWorker, ReservePort, InspectWorker, KillWorker, StopLadder, SignalWorkers,
-                 SendToCoordinator, SendToWorker, SweepOrphans, LeaveBehind, JobOver>;
+                 SendToCoordinator, SendToWorker, SweepOrphans, ClearNode, LeaveBehind, JobOver>;
 
 }  // namespace dsrun::agent
 

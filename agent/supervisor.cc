@@ -26,6 +26,13 @@ namespace {
 
 constexpr int kProtocolVersion = 1;
 
+// From a process's first instruction to its pid in our table.
+constexpr absl::Duration kStartIsOver = absl::Seconds(5);
+// What is less is noise of the clocks, and counts when there is more of it.
+constexpr absl::Duration kShortestSleep = absl::Milliseconds(100);
+// What the disks get for the logs before the end of the job is told.
+constexpr absl::Duration kFlushLimit = absl::Seconds(1);
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
@@ -36,7 +43,11 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
   ASSIGN_OR_RETURN(
       supervisor->logs_,
       LogPump::Create([s = supervisor.get()](LogLines lines) { return s->ForwardLog(lines); },
-                      supervisor->options_.clock));
+                      supervisor->options_.clock,
+                      [s = supervisor.get()](Slot slot, const std::string& text) {
+                        s->TellOperator(slot, text);
+                      }));
+  ASSIGN_OR_RETURN(supervisor->starter_, SideThread::Create("the starts of ranks"));
   // The secret stays here; the core has no use for it.
   proto::CoordinatorMessage first = open;
   first.mutable_open()->clear_job_token();
@@ -58,6 +69,7 @@ Supervisor::Supervisor(Options options, const proto::CoordinatorMessage& open,
     MutexLock lock(ends_->mu);
     ends_->supervisor = this;
   }
+  slept_ = options_.clock->Slept();
   last_round_ns_ = absl::ToInt64Nanoseconds(options_.clock->SteadyNow());
 }
 
@@ -84,11 +96,23 @@ absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
     return absl::PermissionDeniedError(
         absl::StrCat("is of another user than the ranks, who are uid ", expected));
   }
+  const auto is = [&](const auto& entry) { return entry.second == pid; };
+  const auto is_starting = [](const auto& entry) { return entry.second == 0; };
   MutexLock lock(mu_);
-  for (const auto& [slot, own] : pids_) {
-    if (own == pid) return absl::OkStatus();
-  }
+  AwaitPids(
+      [&] { return std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting); });
+  if (std::ranges::any_of(pids_, is)) return absl::OkStatus();
   return absl::PermissionDeniedError("is no rank of the job that runs here");
+}
+
+// A rank that calls here runs, so if it is being started, its pid is about to be told.
+void Supervisor::AwaitPids(absl::FunctionRef<bool()> missing) const {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + kStartIsOver;
+  while (missing()) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) return;
+    pids_changed_.WaitFor(mu_, left);
+  }
 }
 
 absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_t pid,
@@ -106,6 +130,10 @@ absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_
   std::shared_ptr<WorkerPeer> replaced;
   {
     MutexLock lock(mu_);
+    AwaitPids([&] {
+      const auto own = pids_.find(slot);
+      return own != pids_.end() && own->second == 0;
+    });
     const auto own = pids_.find(slot);
     if (own == pids_.end() || own->second != pid) {
       return absl::AbortedError(absl::StrCat("worker session: expected the process of slot ",
@@ -162,15 +190,18 @@ void Supervisor::Loop() {
   absl::Duration next_tick = options_.clock->SteadyNow() + options_.tick_period;
   while (!core_.over()) {
     std::deque<NodeEvent> events;
+    std::vector<Started> started;
     {
       MutexLock lock(mu_);
       const absl::Duration left = next_tick - options_.clock->SteadyNow();
-      if (queue_.empty() && options_.tick_period == absl::InfiniteDuration()) {
+      const bool idle = queue_.empty() && started_.empty();
+      if (idle && options_.tick_period == absl::InfiniteDuration()) {
         changed_.Wait(mu_);
-      } else if (queue_.empty() && left > absl::ZeroDuration()) {
+      } else if (idle && left > absl::ZeroDuration()) {
         changed_.WaitFor(mu_, left);
       }
       events.swap(queue_);
+      started.swap(started_);
     }
     const absl::Duration now = options_.clock->SteadyNow();
     last_round_ns_ = absl::ToInt64Nanoseconds(now);
@@ -179,6 +210,7 @@ void Supervisor::Loop() {
       events.push_back(agent::Tick{});
       next_tick = now + options_.tick_period;
     }
+    for (const Started& each : started) FinishStart(each);
     for (NodeEvent& event : events) StepAll(std::move(event));
   }
 }
@@ -186,9 +218,13 @@ void Supervisor::Loop() {
 void Supervisor::StepAll(NodeEvent event) {
   own_events_.push_back(std::move(event));
   while (!own_events_.empty()) {
+    NoteSleep();
     const NodeEvent next = std::move(own_events_.front());
     own_events_.pop_front();
-    if (std::holds_alternative<agent::Tick>(next)) LookForDying();
+    if (std::holds_alternative<agent::Tick>(next)) {
+      LookForDying();
+      LookAtStarts();
+    }
     const std::vector<NodeAction> actions = core_.Step(options_.clock->SteadyNow(), next);
     generation_ = core_.generation().value();
     for (const NodeAction& action : actions) {
@@ -197,63 +233,12 @@ void Supervisor::StepAll(NodeEvent event) {
   }
 }
 
-void Supervisor::Do(const SpawnWorker& action) {
-  absl::StatusOr<Process> process = Spawn(action);
-  if (!process.ok()) {
-    LOG(ERROR) << "slot " << action.slot << ": " << process.status();
-    own_events_.push_back(WorkerSpawnFailed{action.slot,
-                                            absl::IsNotFound(process.status()) ? 127 : 126,
-                                            std::string(process.status().message())});
-    return;
-  }
-  LOG(INFO) << "slot " << action.slot << ": rank " << action.rank << " of generation "
-            << action.plan.generation() << " started, pid " << process->pid;
-  own_events_.push_back(WorkerSpawned{action.slot, process->pid});
-  processes_[action.slot] = *std::move(process);
-}
-
-absl::StatusOr<Supervisor::Process> Supervisor::Spawn(const SpawnWorker& action) {
-  Process process;
-  process.tag = absl::StrCat(job_.job_id(), "/", options_.incarnation.value(), "/", next_tag_++);
-  ProcessSpec spec = BuildWorkerCommand({.job = job_,
-                                         .plan = action.plan,
-                                         .node = node_,
-                                         .slot = action.slot,
-                                         .rank = action.rank,
-                                         .run_dir = options_.run_dir,
-                                         .worker_binary = options_.worker_binary,
-                                         .tag = process.tag,
-                                         .node_has_gpus = options_.inventory.gpu_count() > 0});
-  spec.user = options_.user;
-  int bootstrap_fd = -1;
-  if (!job_.has_program()) {
-    ASSIGN_OR_RETURN(bootstrap_fd, MakeBootstrap(action.slot));
-    spec.fds.push_back({bootstrap_fd, kBootstrapFd});
-  }
-  absl::StatusOr<LogPump::Pipe> pipe = logs_->Open(action.slot, action.rank, LogPath(action));
-  absl::StatusOr<int32_t> pid = 0;
-  if (!pipe.ok()) {
-    pid = pipe.status();
-  } else {
-    process.log_id = pipe->id;
-    process.fate = std::make_shared<Fate>();
-    spec.stdout_fd = spec.stderr_fd = pipe->write_fd;
-    MutexLock lock(mu_);  // a hello or an end must find the pid
-    pid = options_.runner->Spawn(spec, [ends = ends_, slot = action.slot, log = pipe->id,
-                                        fate = process.fate](int32_t pid, const ProcessEnd& end) {
-      MutexLock lock(ends->mu);
-      if (ends->supervisor != nullptr) ends->supervisor->OnEnd(slot, log, fate, pid, end);
-    });
-    if (pid.ok()) pids_[action.slot] = *pid;
-  }
-  if (pipe.ok()) {
-    close(pipe->write_fd);
-    if (!pid.ok()) logs_->Finish(pipe->id, [](std::vector<std::string>) {});
-  }
-  if (bootstrap_fd >= 0) close(bootstrap_fd);
-  if (!pid.ok()) return pid.status();
-  process.pid = *pid;
-  return process;
+void Supervisor::NoteSleep() {
+  const absl::Duration slept = options_.clock->Slept();
+  if (slept - slept_ < kShortestSleep) return;
+  LOG(WARNING) << "this machine was suspended for " << slept - slept_;
+  own_events_.push_front(Slept{slept - slept_});
+  slept_ = slept;
 }
 
 absl::StatusOr<int> Supervisor::MakeBootstrap(Slot slot) const {
@@ -322,6 +307,7 @@ void Supervisor::Do(const InspectWorker& action) {
 }
 
 void Supervisor::Do(const KillWorker& action) {
+  if (StopStart(action.slot, absl::ZeroDuration())) return;
   const auto it = processes_.find(action.slot);
   if (it == processes_.end()) return;
   LOG(INFO) << "slot " << action.slot << ": pid " << it->second.pid << " killed: " << action.reason;
@@ -331,6 +317,7 @@ void Supervisor::Do(const KillWorker& action) {
 void Supervisor::Do(const StopLadder& action) {
   std::vector<int32_t> pids;
   for (const Slot slot : action.slots) {
+    if (StopStart(slot, action.grace)) continue;
     const auto it = processes_.find(slot);
     if (it != processes_.end()) pids.push_back(it->second.pid);
   }
@@ -360,6 +347,7 @@ void Supervisor::Do(const SendToCoordinator& action) {
   // A measurement, so not the core's: as new as it can be.
   if (message.has_opened()) *message.mutable_opened()->mutable_memory() = Memory();
   if (message.has_prepared()) *message.mutable_prepared()->mutable_memory() = Memory();
+  if (message.has_job_ended()) FlushLogs();
   coordinator_->Send(std::move(message));
   if (action.message.has_worker_exited()) {
     const proto::WorkerExited& exited = action.message.worker_exited();
@@ -387,7 +375,11 @@ void Supervisor::Do(const SendToWorker& action) {
 
 // Follows the end of the slot's process, so its records are done with, too.
 void Supervisor::Do(const SweepOrphans& action) {
-  if (!action.slot.has_value()) return options_.sweep("");
+  if (!action.slot.has_value()) {
+    const std::string left = options_.sweep("");
+    LOG_IF(WARNING, !left.empty()) << "left below this agent: " << left;
+    return;
+  }
   const auto it = processes_.find(*action.slot);
   if (it == processes_.end()) return;
   const std::string tag = it->second.tag;
@@ -397,6 +389,33 @@ void Supervisor::Do(const SweepOrphans& action) {
     pids_.erase(*action.slot);
   }
   options_.sweep(tag);
+}
+
+void Supervisor::Do(const ClearNode& action) {
+  own_events_.push_back(NodeCleared{action.generation, options_.sweep("")});
+}
+
+// Whoever hears of the job's end reads its logs.
+void Supervisor::FlushLogs() {
+  for (const std::string& words : logs_->Flush(std::min(kFlushLimit, stalled_after() / 2))) {
+    LOG(WARNING) << words;
+    TellOperator(job_.nodes(node_).slots().empty() ? Slot(0) : Slot(job_.nodes(node_).slots(0)),
+                 words);
+  }
+}
+
+void Supervisor::TellOperator(Slot slot, const std::string& text) {
+  proto::AgentMessage message;
+  message.set_job_id(job_.job_id());
+  message.set_incarnation(options_.incarnation.value());
+  message.set_generation(generation_);
+  message.mutable_worker_report()->set_slot(slot.value());
+  proto::WorkerMessage& report = *message.mutable_worker_report()->mutable_message();
+  report.set_job_id(job_.job_id());
+  report.set_generation(generation_);
+  report.mutable_notice()->set_text(text);
+  report.mutable_notice()->set_warning(true);
+  coordinator_->Send(std::move(message));
 }
 
 void Supervisor::Do(const JobOver& action) {

@@ -6,11 +6,20 @@
 // At every tick it looks which of its processes are dead and do not end (dying_process.h), and
 // waits for these no longer: the runner reaps them whenever they end, be it after this job.
 //
+// A process is started on a thread of its own: its executable, or its log, may be on a file server
+// that does not answer, and then no end of another rank, no heartbeat and no lease waits for it. A
+// start that does not come back is given up after kStartLimit, or kUnwantedStartLimit when it is
+// not wanted any more, and reported as one that the node lacked something for; whenever it comes
+// back its process is killed before anything is told of it.
+//
+// Before everything that the core hears it is told how long the machine was suspended (Slept).
+//
 // Lives from an admitted Open until its owner drops it, after on_over. Destruction before that ends
 // the job: everything is killed, and the ends are awaited.
 //
-// Nothing that the core's thread does can block for long: sends queue up, spawning is a vfork, a
-// sweep is bounded. No lock is held while an action is performed. Thread-safe.
+// Nothing that the core's thread does can block for long: sends queue up, files are other threads'
+// business, a sweep and the last look at the logs are bounded. No lock is held while an action is
+// performed. Thread-safe.
 
 #ifndef DSRUN_AGENT_SUPERVISOR_H_
 #define DSRUN_AGENT_SUPERVISOR_H_
@@ -21,11 +30,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -34,6 +45,7 @@
 #include "agent/node_core.h"
 #include "agent/peers.h"
 #include "agent/port_lease.h"
+#include "agent/side_thread.h"
 #include "common/base/clock.h"
 #include "common/base/dying_process.h"
 #include "common/base/ids.h"
@@ -47,6 +59,9 @@ namespace dsrun::agent {
 
 class Supervisor {
  public:
+  static constexpr absl::Duration kStartLimit = absl::Seconds(60);
+  static constexpr absl::Duration kUnwantedStartLimit = absl::Seconds(2);
+
   struct Options {
     ProcessRunner* runner = nullptr;  // must outlive the supervisor
     Clock* clock = nullptr;           // must outlive the supervisor
@@ -59,8 +74,9 @@ class Supervisor {
     // Time from tick to tick. Infinite: only Tick() ticks (tests with a fake clock).
     absl::Duration tick_period = absl::Milliseconds(100);
     // Kills what outlived the worker with this tag; with an empty tag, everything below this
-    // process. Called on the core's thread; must be bounded.
-    std::function<void(const std::string& tag)> sweep;
+    // process. What is still there, for people; empty: nothing. Whoever is dead already and only
+    // does not end (dying_process.h) does not count. Called on the core's thread; must be bounded.
+    std::function<std::string(const std::string& tag)> sweep;
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;
@@ -104,12 +120,21 @@ class Supervisor {
   absl::Duration stalled_after() const;
 
  private:
+  struct Ended {
+    int32_t pid = 0;
+    ProcessEnd end;
+    absl::Time wall_time;
+    absl::Duration steady_time;
+  };
   // How the end of one process is told: by whoever comes first, the runner or a look. Guarded by
   // mu_.
   struct Fate {
-    bool ended = false;     // the runner said so
-    bool given_up = false;  // before that; seen dying since `dying_since`
-    bool told = false;      // WorkerCannotEnd is queued
+    bool known = false;          // WorkerSpawned is on its way: its end may follow
+    bool forgotten = false;      // ... will never be: nothing is told of it
+    std::optional<Ended> early;  // the end that came before that
+    bool ended = false;          // the runner said so
+    bool given_up = false;       // before that; seen dying since `dying_since`
+    bool told = false;           // WorkerCannotEnd is queued
     absl::Duration dying_since;
   };
   // One process of a slot; of the core's thread.
@@ -120,6 +145,23 @@ class Supervisor {
     std::shared_ptr<Fate> fate;
     DyingFor dying;
   };
+  // A process that is being started. Of the core's thread, but for `unwanted`, which is also read
+  // by the thread that starts it, and given_up, guarded by mu_.
+  struct Start {
+    Slot slot;
+    std::string what;  // the executable
+    Process process;   // without its pid
+    absl::Duration began;
+    std::atomic<bool> unwanted{false};
+    absl::Duration unwanted_since = absl::InfiniteDuration();
+    absl::Duration grace = absl::InfiniteDuration();  // what it gets if it is there all the same
+    bool given_up = false;
+  };
+  struct Started {
+    std::shared_ptr<Start> start;
+    absl::StatusOr<int32_t> pid;
+  };
+  struct StartTask;
   // What was left behind; of the core's thread.
   struct Leftover {
     int32_t pid = 0;
@@ -140,9 +182,13 @@ class Supervisor {
              std::shared_ptr<CoordinatorPeer> coordinator);
   void Enqueue(NodeEvent event);
   void Loop();
+  // While `missing`, and not for long.
+  void AwaitPids(absl::FunctionRef<bool()> missing) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StepAll(NodeEvent event);
+  void NoteSleep();
   void OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate, int32_t pid,
              const ProcessEnd& end);
+  void TellEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate, const Ended& ended);
   void LookForDying();
   void GiveUp(Slot slot, const Process& process, const DyingLook& look);
 
@@ -155,12 +201,21 @@ class Supervisor {
   void Do(const SendToCoordinator& action);
   void Do(const SendToWorker& action);
   void Do(const SweepOrphans& action);
+  void Do(const ClearNode& action);
   void Do(const LeaveBehind& action);
   void Do(const JobOver& action);
 
   std::string WhyNoPort(const absl::Status& status) const;
-  absl::StatusOr<Process> Spawn(const SpawnWorker& action);
+  absl::StatusOr<std::shared_ptr<Start>> BeginStart(const SpawnWorker& action);
+  static void RunStart(StartTask& task);
+  void OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<int32_t> pid);
+  void FinishStart(const Started& started);
+  // True: the slot's process is only being started, and will be ended when it is there.
+  bool StopStart(Slot slot, absl::Duration grace);
+  void LookAtStarts();
   absl::StatusOr<int> MakeBootstrap(Slot slot) const;
+  void TellOperator(Slot slot, const std::string& text);
+  void FlushLogs();
   std::string LogPath(const SpawnWorker& action) const;
   proto::NodeMemory Memory() const;
   bool ForwardLog(const LogLines& lines);
@@ -175,6 +230,8 @@ class Supervisor {
   // Of the core's thread.
   NodeCore core_;
   std::map<Slot, Process> processes_;
+  std::map<Slot, std::shared_ptr<Start>> starts_;
+  absl::Duration slept_;  // of the clock, as far as the core knows
   std::vector<Leftover> leftovers_;
   std::deque<NodeEvent> own_events_;  // consequences of actions; before anything queued
   int64_t next_tag_ = 1;
@@ -187,12 +244,15 @@ class Supervisor {
 
   mutable Mutex mu_;
   CondVar changed_;
+  mutable CondVar pids_changed_;
   std::deque<NodeEvent> queue_ ABSL_GUARDED_BY(mu_);
-  std::map<Slot, int32_t> pids_ ABSL_GUARDED_BY(mu_);
+  std::vector<Started> started_ ABSL_GUARDED_BY(mu_);  // before what is in queue_
+  std::map<Slot, int32_t> pids_ ABSL_GUARDED_BY(mu_);  // 0: it is being started
   std::map<Slot, Session> sessions_ ABSL_GUARDED_BY(mu_);
 
-  // Destroyed first: its callbacks use everything above.
+  // Destroyed first: their callbacks use everything above.
   std::unique_ptr<LogPump> logs_;
+  std::unique_ptr<SideThread> starter_;
   std::thread thread_;
 };
 

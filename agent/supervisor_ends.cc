@@ -17,8 +17,20 @@ namespace dsrun::agent {
 
 void Supervisor::OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate, int32_t pid,
                        const ProcessEnd& end) {
-  const absl::Time wall_time = options_.clock->WallNow();
-  const absl::Duration steady_time = options_.clock->SteadyNow();
+  const Ended ended{pid, end, options_.clock->WallNow(), options_.clock->SteadyNow()};
+  {
+    MutexLock lock(mu_);
+    if (fate->forgotten) return;
+    if (!fate->known) {
+      fate->early = ended;
+      return;
+    }
+  }
+  TellEnd(slot, log_id, fate, ended);
+}
+
+void Supervisor::TellEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate,
+                         const Ended& ended) {
   bool told = false;
   {
     MutexLock lock(mu_);
@@ -26,10 +38,12 @@ void Supervisor::OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& f
     told = fate->told;
     if (fate->given_up && !told) return;  // it is told behind that
   }
-  if (told) return Enqueue(LeftoverEnded{slot, pid, steady_time - fate->dying_since});
-  logs_->Finish(log_id, [this, slot, end, wall_time, steady_time](std::vector<std::string> lines) {
-    Enqueue(WorkerEnded{slot, end.exit_code, end.term_signal, end.core_dumped, std::move(lines),
-                        wall_time, steady_time});
+  if (told) {
+    return Enqueue(LeftoverEnded{slot, ended.pid, ended.steady_time - fate->dying_since});
+  }
+  logs_->Finish(log_id, [this, slot, ended](std::vector<std::string> lines) {
+    Enqueue(WorkerEnded{slot, ended.end.exit_code, ended.end.term_signal, ended.end.core_dumped,
+                        std::move(lines), ended.wall_time, ended.steady_time});
   });
 }
 

@@ -12,6 +12,7 @@
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/process_tree.h"
+#include "common/base/stand_apart.h"
 #include "common/base/start_signals.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
@@ -41,6 +42,10 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   // First: what is missed without it would be reported as something else.
   if (const absl::Status proc = CheckProcIsMounted(); !proc.ok()) {
     std::cerr << "dsrun: " << std::string(proc.message()) << "; nothing was started\n";
+    return kExitUnreachable;
+  }
+  if (const absl::Status kernel = CheckKernel(); !kernel.ok()) {
+    std::cerr << "dsrun: " << std::string(kernel.message()) << "; nothing was started\n";
     return kExitUnreachable;
   }
   const Machine machine = ReadMachine(Clock::Real());
@@ -96,6 +101,7 @@ int Main(const std::vector<std::string>& args, OperatorStops& stops) {
 
 int main(int argc, char** argv) {
   using dsrun::launcher::OperatorStops;
+  dsrun::StandApart();
   dsrun::PrepareForLimits("dsrun");
   // Before anything else, and never destroyed: at no moment does a signal just kill.
   static auto* const stops =

@@ -1,5 +1,7 @@
 #include "common/base/clock.h"
 
+#include <time.h>
+
 #include <chrono>
 
 #include "absl/time/clock.h"
@@ -12,6 +14,12 @@ class RealClock : public Clock {
   absl::Time WallNow() const override { return absl::Now(); }
   SteadyTime SteadyNow() const override {
     return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+  }
+  // In this order: what passes between the two makes it less.
+  absl::Duration Slept() const override {
+    timespec since_boot = {};
+    clock_gettime(CLOCK_BOOTTIME, &since_boot);
+    return absl::DurationFromTimespec(since_boot) - SteadyNow();
   }
 };
 

@@ -10,13 +10,17 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <list>
+#include <map>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/mutex.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
@@ -41,6 +45,56 @@ void OnChildSignal(int) {
 
 }  // namespace
 
+class PosixProcessRunner::State {
+ public:
+  State(const Options& options, int wake_fd) : options_(options), wake_fd_(wake_fd) {}
+  ~State() { close(wake_fd_); }
+
+  absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end);
+  void SignalGroup(int32_t pid, int signal);
+  void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace);
+  std::vector<int32_t> Alive() const;
+  void Close();
+  void Loop();
+  void Wake();
+
+ private:
+  struct Child {
+    int pidfd = -1;
+    OnEnd on_end;
+    absl::Duration kill_at = absl::InfiniteDuration();  // steady
+    bool held = false;  // its pidfd says that it has ended, and it cannot be reaped yet
+  };
+  struct Ended {
+    int32_t pid = 0;
+    ProcessEnd end;
+    OnEnd on_end;
+  };
+
+  absl::StatusOr<int32_t> Register(const ProcessSpec& spec, const SpawnedProcess& process,
+                                   OnEnd on_end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Kills what is due, then reaps what has ended.
+  void KillDueLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<Ended> CollectLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ReapAdoptedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsBeingStartedLocked(int32_t pid) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Closing: what SIGKILL did not end in time is named and forgotten.
+  void GiveUpLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  int PollTimeoutLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Constant after construction.
+  const Options options_;
+  const int wake_fd_;
+
+  mutable Mutex mu_;
+  std::map<int32_t, Child> children_ ABSL_GUARDED_BY(mu_);
+  // Children on their way: neither adopted nor in the map yet. 0: not there yet.
+  std::list<std::atomic<int32_t>> being_started_ ABSL_GUARDED_BY(mu_);
+  bool closing_ ABSL_GUARDED_BY(mu_) = false;
+  bool over_ ABSL_GUARDED_BY(mu_) = false;  // nobody reaps any more
+  absl::Duration give_up_at_ ABSL_GUARDED_BY(mu_) = absl::InfiniteDuration();  // steady
+};
+
 absl::StatusOr<std::unique_ptr<PosixProcessRunner>> PosixProcessRunner::Create(
     const Options& options) {
   const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -49,60 +103,95 @@ absl::StatusOr<std::unique_ptr<PosixProcessRunner>> PosixProcessRunner::Create(
     return absl::ResourceExhaustedError(absl::StrCat(
         "process runner: cannot make an eventfd: ", strerror(error), BecauseOfLimit(error)));
   }
-  std::unique_ptr<PosixProcessRunner> runner(new PosixProcessRunner(options, wake_fd));
+  auto state = std::make_shared<State>(options, wake_fd);
+  std::unique_ptr<PosixProcessRunner> runner(new PosixProcessRunner(state));
+  if (options.reap_adopted) {
+    runner->takes_signal_ = true;
+    child_signal_fd = wake_fd;
+    struct sigaction action = {};
+    action.sa_handler = &OnChildSignal;
+    action.sa_flags = SA_RESTART | SA_NOCLDSTOP;
+    sigaction(SIGCHLD, &action, nullptr);
+  }
   ASSIGN_OR_RETURN(runner->thread_,
-                   StartThread("the ends of processes", [r = runner.get()] { r->Loop(); }));
+                   StartThread("the ends of processes", [state] { state->Loop(); }));
   return runner;
 }
 
-PosixProcessRunner::PosixProcessRunner(const Options& options, int wake_fd)
-    : options_(options), wake_fd_(wake_fd) {
-  if (!options_.reap_adopted) return;
-  child_signal_fd = wake_fd_;
-  struct sigaction action = {};
-  action.sa_handler = &OnChildSignal;
-  action.sa_flags = SA_RESTART | SA_NOCLDSTOP;
-  sigaction(SIGCHLD, &action, nullptr);
-}
+PosixProcessRunner::PosixProcessRunner(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 PosixProcessRunner::~PosixProcessRunner() {
-  {
-    MutexLock lock(mu_);
-    closing_ = true;
-    give_up_at_ = Clock::Real().SteadyNow() + options_.kill_limit;
-    for (const auto& [pid, child] : children_) kill(-pid, SIGKILL);
-  }
-  Wake();
+  state_->Close();
   if (thread_.joinable()) thread_.join();
-  if (options_.reap_adopted) {
-    signal(SIGCHLD, SIG_DFL);
-    child_signal_fd = -1;
-  }
-  close(wake_fd_);
+  if (!takes_signal_) return;
+  signal(SIGCHLD, SIG_DFL);
+  child_signal_fd = -1;
 }
 
 absl::StatusOr<int32_t> PosixProcessRunner::Spawn(const ProcessSpec& spec, OnEnd on_end) {
-  int32_t pid = 0;
+  // A share of its own: this object may be gone when it comes back.
+  const std::shared_ptr<State> state = state_;
+  return state->Spawn(spec, std::move(on_end));
+}
+
+void PosixProcessRunner::SignalGroup(int32_t pid, int signal) { state_->SignalGroup(pid, signal); }
+
+void PosixProcessRunner::StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) {
+  state_->StopGroups(pids, grace);
+}
+
+std::vector<int32_t> PosixProcessRunner::Alive() const { return state_->Alive(); }
+
+// No lock is held across exec, which may hang. A child that ends meanwhile is neither unknown
+// (being_started_) nor reaped before it is in the map.
+absl::StatusOr<int32_t> PosixProcessRunner::State::Spawn(const ProcessSpec& spec, OnEnd on_end) {
+  std::list<std::atomic<int32_t>>::iterator pid;
   {
     MutexLock lock(mu_);
     if (closing_) return absl::FailedPreconditionError("the process runner is being destroyed");
-    ASSIGN_OR_RETURN(const SpawnedProcess process, SpawnProcess(spec));
-    pid = process.pid;
-    Child& child = children_[pid];
-    child.pidfd = process.pidfd;
-    child.on_end = std::move(on_end);
+    pid = being_started_.emplace(being_started_.end(), 0);
+  }
+  const absl::StatusOr<SpawnedProcess> process = SpawnProcess(spec, &*pid);
+  absl::StatusOr<int32_t> result = 0;
+  {
+    MutexLock lock(mu_);
+    being_started_.erase(pid);
+    if (process.ok()) {
+      result = Register(spec, *process, std::move(on_end));
+    } else {
+      result = process.status();
+    }
   }
   Wake();
-  return pid;
+  return result;
 }
 
-void PosixProcessRunner::SignalGroup(int32_t pid, int signal) {
+absl::StatusOr<int32_t> PosixProcessRunner::State::Register(const ProcessSpec& spec,
+                                                            const SpawnedProcess& process,
+                                                            OnEnd on_end) {
+  const bool wanted = !closing_ && (!spec.still_wanted || spec.still_wanted());
+  if (!wanted) kill(-process.pid, SIGKILL);
+  if (over_) {
+    ReapWithin(process.pid, process.pidfd, options_.kill_limit);
+    close(process.pidfd);
+  } else {
+    Child& child = children_[process.pid];
+    child.pidfd = process.pidfd;
+    if (wanted) child.on_end = std::move(on_end);
+  }
+  if (closing_) return absl::FailedPreconditionError("the process runner was destroyed meanwhile");
+  if (wanted) return process.pid;
+  return absl::CancelledError(
+      absl::StrCat(spec.executable, " was started, and not wanted any more when it was there"));
+}
+
+void PosixProcessRunner::State::SignalGroup(int32_t pid, int signal) {
   MutexLock lock(mu_);
   // Unreaped, so the number still names this group and no other.
   if (children_.contains(pid)) kill(-pid, signal);
 }
 
-void PosixProcessRunner::StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) {
+void PosixProcessRunner::State::StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) {
   {
     MutexLock lock(mu_);
     const absl::Duration kill_at = Clock::Real().SteadyNow() + grace;
@@ -118,19 +207,29 @@ void PosixProcessRunner::StopGroups(const std::vector<int32_t>& pids, absl::Dura
   Wake();
 }
 
-std::vector<int32_t> PosixProcessRunner::Alive() const {
+std::vector<int32_t> PosixProcessRunner::State::Alive() const {
   MutexLock lock(mu_);
   std::vector<int32_t> pids;
   for (const auto& [pid, child] : children_) pids.push_back(pid);
   return pids;
 }
 
-void PosixProcessRunner::Wake() {
+void PosixProcessRunner::State::Close() {
+  {
+    MutexLock lock(mu_);
+    closing_ = true;
+    give_up_at_ = Clock::Real().SteadyNow() + options_.kill_limit;
+    for (const auto& [pid, child] : children_) kill(-pid, SIGKILL);
+  }
+  Wake();
+}
+
+void PosixProcessRunner::State::Wake() {
   const uint64_t one = 1;
   (void)!write(wake_fd_, &one, sizeof(one));
 }
 
-void PosixProcessRunner::Loop() {
+void PosixProcessRunner::State::Loop() {
   std::vector<pollfd> fds;
   while (true) {
     int timeout_ms = -1;
@@ -138,7 +237,8 @@ void PosixProcessRunner::Loop() {
     {
       MutexLock lock(mu_);
       if (closing_ && Clock::Real().SteadyNow() >= give_up_at_) GiveUpLocked();
-      if (closing_ && children_.empty()) return;
+      if (closing_ && children_.empty() && being_started_.empty()) over_ = true;
+      if (over_) return;
       for (const auto& [pid, child] : children_) {
         if (!child.held) fds.push_back({child.pidfd, POLLIN, 0});
       }
@@ -160,7 +260,7 @@ void PosixProcessRunner::Loop() {
   }
 }
 
-int PosixProcessRunner::PollTimeoutLocked() const {
+int PosixProcessRunner::State::PollTimeoutLocked() const {
   absl::Duration first = absl::InfiniteDuration();
   bool held = false;
   for (const auto& [pid, child] : children_) {
@@ -173,7 +273,7 @@ int PosixProcessRunner::PollTimeoutLocked() const {
   return PollMilliseconds(held ? std::min(wait, kBetweenReaps) : wait);
 }
 
-void PosixProcessRunner::KillDueLocked() {
+void PosixProcessRunner::State::KillDueLocked() {
   const absl::Duration now = Clock::Real().SteadyNow();
   for (auto& [pid, child] : children_) {
     if (now < child.kill_at) continue;
@@ -182,7 +282,7 @@ void PosixProcessRunner::KillDueLocked() {
   }
 }
 
-std::vector<PosixProcessRunner::Ended> PosixProcessRunner::CollectLocked() {
+std::vector<PosixProcessRunner::State::Ended> PosixProcessRunner::State::CollectLocked() {
   std::vector<Ended> ended;
   for (auto it = children_.begin(); it != children_.end();) {
     const int32_t pid = it->first;
@@ -204,21 +304,33 @@ std::vector<PosixProcessRunner::Ended> PosixProcessRunner::CollectLocked() {
   return ended;
 }
 
-void PosixProcessRunner::GiveUpLocked() {
+void PosixProcessRunner::State::GiveUpLocked() {
   for (const auto& [pid, child] : children_) {
     LOG(ERROR) << ProcessWords(pid) << ": it has not ended within " << options_.kill_limit
                << " of SIGKILL and is left behind; look at what it waits for";
     close(child.pidfd);
   }
+  for (const std::atomic<int32_t>& pid : being_started_) {
+    LOG(ERROR) << ProcessWords(pid) << ": it is still being started, for its executable's file "
+               << "server does not answer, and is left behind";
+  }
   children_.clear();
+  over_ = true;
 }
 
-void PosixProcessRunner::ReapAdoptedLocked() {
+bool PosixProcessRunner::State::IsBeingStartedLocked(int32_t pid) const {
+  return std::any_of(being_started_.begin(), being_started_.end(),
+                     [pid](const std::atomic<int32_t>& other) { return other == pid; });
+}
+
+void PosixProcessRunner::State::ReapAdoptedLocked() {
   while (true) {
     siginfo_t info = {};
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return;
     // One of our own ended since CollectLocked: its pidfd wakes the loop again.
     if (children_.contains(info.si_pid)) return;
+    // Whoever starts it reaps it, or puts it into the map, and wakes the loop.
+    if (IsBeingStartedLocked(info.si_pid)) return;
     ReapProcess(info.si_pid);
   }
 }

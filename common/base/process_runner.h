@@ -5,6 +5,8 @@
 //            input is /dev/null, standard output and error are the given descriptors, `fds` are
 //            mapped to their chosen numbers, everything else is closed. Signals have their default
 //            action and are unblocked. The child leads a session and process group of its own.
+//            exec may wait for a file server, for as long as that takes; the thread that called
+//            Spawn waits with it, and nobody else.
 //   end      is told once per process through `on_end`, which the runner calls from a thread of its
 //            own, holding no lock. It may come before Spawn has returned.
 //   group    what is left of the process's group when its leader ends is killed before the end is
@@ -15,7 +17,7 @@
 //   destroy  kills every group that is left and reaps it, telling the ends first. What does not end
 //            within a few seconds of SIGKILL (a system call that does not come back, a debugger
 //            that does not let go) is named in the log with what it waits in, and left; its end is
-//            not told.
+//            not told. A Spawn that has not come back by then fails, whenever it does.
 //
 // Thread-safe.
 
@@ -55,6 +57,9 @@ struct ProcessSpec {
   int stderr_fd = -1;
   std::vector<InheritedFd> fds;  // beyond 0, 1, 2. Borrowed for the call
   ProcessUser user;              // from process_user.h
+  // Asked when exec is through, which may have taken long: false: the process is killed, and
+  // nothing is told of it. Empty: true. Called from any thread, holding locks: must not block.
+  std::function<bool()> still_wanted;
 };
 
 struct ProcessEnd {
@@ -73,9 +78,10 @@ class ProcessRunner {
   // Starts a process and returns its pid. ENSURES: on success `on_end` is called exactly once
   // (but see destroy); on an error never, and nothing was started.
   // Errors: NOT_FOUND: no such executable or working directory. PERMISSION_DENIED: may not be
-  // executed, or the user may not be changed. INVALID_ARGUMENT: not an executable format, or a NUL
-  // byte inside argv or environment. RESOURCE_EXHAUSTED: no process or descriptor left, argv too
-  // long.
+  // executed, or the user may not be changed. INVALID_ARGUMENT: not an executable format, argv too
+  // long, or a NUL byte inside argv or environment. RESOURCE_EXHAUSTED: the machine lacks
+  // something: no process, descriptor or memory left; names the limit that was met. CANCELLED: not
+  // wanted any more when it was there.
   virtual absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end) = 0;
 
   // Sends a signal to the group of a process started here. Without effect after its end.

@@ -43,6 +43,52 @@ struct ChildPlan {
   int error = 0;
 };
 
+// The kernel's own directory entry; the C library has no name for it.
+struct DirectoryEntry {
+  uint64_t number;
+  int64_t offset;
+  unsigned short size;
+  unsigned char type;
+  char name[];
+};
+
+// The number that a name in /proc/self/fd says; -1: none ("." and "..").
+int NumberOf(const char* name) {
+  int number = 0;
+  for (; *name != '\0'; ++name) {
+    if (*name < '0' || *name > '9') return -1;
+    number = 10 * number + (*name - '0');
+  }
+  return number;
+}
+
+// close_range is of Linux 5.9, and some containers refuse what they do not know. Then each one that
+// /proc names is closed, again until a look finds none: names may be passed over while others go.
+bool CloseFrom(int first) {
+  if (syscall(SYS_close_range, static_cast<unsigned>(first), ~0u, 0u) == 0) return true;
+  const int folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return false;
+  alignas(DirectoryEntry) char buffer[4096];
+  bool closed_some = true;
+  while (closed_some) {
+    closed_some = false;
+    lseek(folder, 0, SEEK_SET);
+    long got = 0;
+    while ((got = syscall(SYS_getdents64, folder, buffer, sizeof(buffer))) > 0) {
+      for (long at = 0; at < got;) {
+        const auto* entry = reinterpret_cast<const DirectoryEntry*>(buffer + at);
+        at += entry->size;
+        const int fd = NumberOf(entry->name);
+        if (fd < first || fd == folder) continue;
+        closed_some |= close(fd) == 0;
+      }
+    }
+    if (got < 0) break;
+  }
+  if (folder >= first) close(folder);
+  return true;
+}
+
 // Moves every source above all targets first, so that no dup2 overwrites a source still needed.
 bool MapDescriptors(std::vector<InheritedFd>& fds) {
   const int top = fds.back().to;
@@ -57,7 +103,7 @@ bool MapDescriptors(std::vector<InheritedFd>& fds) {
     if (dup2(fd.from, fd.to) < 0) return false;
     next = fd.to + 1;
   }
-  return syscall(SYS_close_range, static_cast<unsigned>(top + 1), ~0u, 0u) == 0;
+  return CloseFrom(top + 1);
 }
 
 // Raw calls: the C library's versions would change the credentials of the parent's threads too,
@@ -121,12 +167,12 @@ absl::Status ErrnoStatus(int error, const std::string& what, const std::string& 
     case ENOEXEC:
     case EINVAL:
     case ELIBBAD:
+    case E2BIG:
       return absl::InvalidArgumentError(text);
     case EAGAIN:
     case ENOMEM:
     case EMFILE:
     case ENFILE:
-    case E2BIG:
       return absl::ResourceExhaustedError(text);
     default:
       return absl::InternalError(text);
@@ -212,12 +258,17 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
 
 // Clones with all signals blocked: no handler of the parent may run on the shared memory of the
 // child.
-int CloneBlocked(ChildPlan& plan, void* stack, int* pidfd) {
+//
+// The child's pid is written by the child's side of the kernel, into the memory that both share:
+// clone() has no other room for it beside the pidfd.
+int CloneBlocked(ChildPlan& plan, void* stack, int* pidfd, std::atomic<int32_t>* child_pid) {
+  static_assert(sizeof(std::atomic<int32_t>) == sizeof(pid_t));
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const int pid = clone(&RunChild, static_cast<char*>(stack) + kStackBytes,
-                        CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, pidfd);
+                        CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CHILD_SETTID | SIGCHLD, &plan,
+                        pidfd, nullptr, child_pid);
   if (pid < 0) plan.error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return pid;
@@ -225,7 +276,8 @@ int CloneBlocked(ChildPlan& plan, void* stack, int* pidfd) {
 
 }  // namespace
 
-absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec) {
+absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec,
+                                            std::atomic<int32_t>* being_started) {
   if (absl::Status status = CheckSpec(spec); !status.ok()) return status;
   const int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null_fd < 0) return ErrnoStatus(errno, "cannot open /dev/null");
@@ -252,7 +304,9 @@ absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec) {
     return ErrnoStatus(ENOMEM, "cannot make a stack for a child");
   }
   SpawnedProcess process;
-  process.pid = CloneBlocked(plan, stack, &process.pidfd);
+  std::atomic<int32_t> unused{0};
+  process.pid =
+      CloneBlocked(plan, stack, &process.pidfd, being_started == nullptr ? &unused : being_started);
   munmap(stack, kStackBytes);
   close(null_fd);
   if (process.pid < 0) {

@@ -10,6 +10,7 @@
 #ifndef DSRUN_COMMON_BASE_PROCESS_SPAWN_H_
 #define DSRUN_COMMON_BASE_PROCESS_SPAWN_H_
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 
@@ -24,8 +25,11 @@ struct SpawnedProcess {
   int pidfd = -1;  // the caller's, close-on-exec
 };
 
-// Errors: as ProcessRunner::Spawn.
-absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec);
+// `being_started`: where the child's pid stands from before its first instruction until it is
+// returned or reaped, for whoever reaps children that he does not know.
+// Errors: as ProcessRunner::Spawn, but for CANCELLED.
+absl::StatusOr<SpawnedProcess> SpawnProcess(const ProcessSpec& spec,
+                                            std::atomic<int32_t>* being_started = nullptr);
 
 // Waits for the end of a child that is known to have ended or will soon. Reaps it.
 ProcessEnd ReapProcess(int32_t pid);

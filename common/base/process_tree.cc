@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -218,6 +219,25 @@ absl::Status CheckProcIsMounted() {
   return absl::FailedPreconditionError(absl::StrCat(
       "needs /proc mounted, and cannot read /proc/self/stat: ", strerror(errno),
       "; without it the processes of a job are not found. Mount it (mount -t proc proc /proc)"));
+}
+
+absl::Status CheckKernel() {
+  const char* call = "pidfd_open";
+  const int fd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+  bool works = fd >= 0;
+  if (works) {
+    call = "pidfd_send_signal";
+    works = syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0) == 0;
+  }
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  if (works) return absl::OkStatus();
+  utsname kernel = {};
+  uname(&kernel);
+  return absl::FailedPreconditionError(
+      absl::StrCat("needs the system call ", call, ", and cannot use it on this kernel (",
+                   kernel.release, "): ", strerror(error),
+                   "; use Linux 5.3 or newer, or let the container's seccomp profile allow it"));
 }
 
 std::vector<ProcessInfo> DescendantsOf(int32_t root) {

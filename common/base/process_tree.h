@@ -41,6 +41,11 @@ struct ProcessInfo {
 // Nothing of this works without. Errors: FAILED_PRECONDITION: /proc is not mounted.
 absl::Status CheckProcIsMounted();
 
+// Nor without these. Errors: FAILED_PRECONDITION: the kernel is older than Linux 5.3, or a seccomp
+// profile refuses its calls: no process can be waited for or signalled without the danger that its
+// number is another's by then.
+absl::Status CheckKernel();
+
 // All processes below `root`, zombies included, without `root`.
 std::vector<ProcessInfo> DescendantsOf(int32_t root);
 
@@ -66,10 +71,12 @@ std::string ProcessWords(int32_t pid);
 std::string ProcessWords(const std::vector<ProcessInfo>& processes);
 
 // The descendants of this process that somebody else had started before it looked, with all that
-// comes of them: none of ours to end. What a ProcessRunner starts leads a session of its own, which
-// nobody can leave for one that is older; so whoever is in a session of then is none of ours, nor
-// whoever is below one of those. Not known: a process that one of them starts in a session of its
-// own and then leaves to us by ending (a double fork after the look).
+// comes of them: none of ours to end. The programs of this project stand apart from such processes
+// (stand_apart.h) and have none; this is for whoever cannot, as tests. What a ProcessRunner starts
+// leads a session of its own, which nobody can leave for one that is older; so whoever is in a
+// session of then is none of ours, nor whoever is below one of those. Not known: a process that one
+// of them starts in a session of its own and then leaves to us by ending (a double fork after the
+// look).
 class BornBefore {
  public:
   // Now. REQUIRES: nothing was started yet.

@@ -93,12 +93,16 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   if (exited.killed_by_agent()) {
     failure.what = absl::StrCat("killed by its agent: ",
                                 exited.reason().empty() ? "no reason given" : exited.reason());
+  } else if (exited.node_lacked()) {
+    failure.what =
+        absl::StrCat("was not started, because its node lacked what that takes: ", exited.reason());
   } else if (!exited.reason().empty()) {
     absl::StrAppend(&failure.what, ": ", exited.reason());
   }
   failure.from_outside = exited.killed_by_agent()
                              ? !exited.stuck()
-                             : exited.term_signal() != 0 && !IsOwnSignal(exited.term_signal());
+                             : exited.node_lacked() || (exited.term_signal() != 0 &&
+                                                        !IsOwnSignal(exited.term_signal()));
   failure.silent_for = FromProto(exited.silent_for());
   failure.exit_code = ShellExitCode(exited.exit_code(), exited.term_signal());
   failure.last_lines.assign(exited.last_lines().begin(), exited.last_lines().end());

@@ -68,7 +68,8 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 13;    // beside main, signals and the console
-  constexpr int kAgentThreads = 16;  // keeper and agent
+  constexpr int kAgentThreads = 17;  // keeper and agent
+  constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 25;
   // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its key,
@@ -81,7 +82,8 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   needs.descriptors += kDescriptorsPerStart * std::min(kStartsAtOnce, job.nodes_size());
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
-    if (node.agent_port() == 0) needs.elsewhere += kAgentThreads + node.slots_size() * rank;
+    if (node.agent_port() != 0) continue;
+    needs.elsewhere += kAgentThreads + node.slots_size() * (rank + kLogThreads);
   }
   return needs;
 }

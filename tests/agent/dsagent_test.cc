@@ -220,6 +220,19 @@ TEST(Dsagent, RankLeavesAGrandchild_ItIsSweptWhileTheJobGoesOn) {
   EXPECT_EQ(exited->worker_exited().exit_code(), 0);
 }
 
+// Nothing tells whose it is but that it is below the agent.
+TEST(Dsagent, RankLeavesAGrandchildWithoutItsMark_ItIsGoneBeforeTheNextGenerationBegins) {
+  TreeJob job("j", "leave-bare");
+  ASSERT_NE(job.grandchild, nullptr);
+  ASSERT_TRUE(job.client.Await([](const auto& m) { return m.has_worker_exited(); }).has_value());
+  EXPECT_TRUE(job.grandchild->Alive());  // no sweep of its rank finds it
+  job.client.Send(AgentClient::Begin("j", 2, {0}));
+  const auto second =
+      job.client.Await([](const auto& m) { return m.has_worker_started() && m.generation() == 2; });
+  ASSERT_TRUE(second.has_value());
+  EXPECT_FALSE(job.grandchild->Alive());
+}
+
 TEST(Dsagent, EndJob_DeafRankIsKilledAfterTheGrace_AndSwept) {
   TreeJob job("j");
   ASSERT_NE(job.grandchild, nullptr);

@@ -1,8 +1,10 @@
 #include "agent/log_pump.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "agent/log_file.h"
 #include "common/base/clock.h"
 #include "common/base/mutex.h"
 #include "tests/fakes/fake_clock.h"
@@ -35,17 +39,23 @@ class LogPumpTest : public ::testing::Test {
           dropped_ += lines.dropped_lines;
           return true;
         },
-        &clock_);
+        &clock_,
+        [this](Slot slot, const std::string& text) {
+          MutexLock lock(mu_);
+          troubles_.push_back(absl::StrCat(slot.value(), ": ", text));
+          changed_.NotifyAll();
+        });
     pipe_ = *pump_->Open(Slot(0), Rank(3), path_);
   }
   void Write(const std::string& text) {
     ASSERT_EQ(write(pipe_.write_fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
   }
   // Ends the process and returns its last lines.
-  std::vector<std::string> Finish() {
-    close(pipe_.write_fd);
+  std::vector<std::string> Finish() { return Finish(pipe_); }
+  std::vector<std::string> Finish(const LogPump::Pipe& pipe) {
+    close(pipe.write_fd);
     std::optional<std::vector<std::string>> last;
-    pump_->Finish(pipe_.id, [&](std::vector<std::string> lines) {
+    pump_->Finish(pipe.id, [&](std::vector<std::string> lines) {
       MutexLock lock(mu_);
       last = std::move(lines);
       changed_.NotifyAll();
@@ -59,6 +69,7 @@ class LogPumpTest : public ::testing::Test {
     return last.value_or(std::vector<std::string>());
   }
   std::string File() const {
+    EXPECT_THAT(pump_->Flush(absl::Seconds(20)), ::testing::IsEmpty());
     std::ostringstream content;
     content << std::ifstream(path_).rdbuf();
     return content.str();
@@ -82,6 +93,27 @@ class LogPumpTest : public ::testing::Test {
     clock_.Advance(duration);
     Settle();
   }
+  // A rank whose log is on a disk that does not answer: a named pipe, which nobody reads yet.
+  LogPump::Pipe OpenHung(int slot) {
+    EXPECT_TRUE(pipe_.file->AwaitOpen(absl::Seconds(20)).ok());  // so the folder is there
+    hung_path_ = path_ + ".hung";
+    EXPECT_EQ(mkfifo(hung_path_.c_str(), 0600), 0);
+    return *pump_->Open(Slot(slot), Rank(slot), hung_path_);
+  }
+  // It answers: what was written so far, until the pump has closed it.
+  std::string ReadHung() const {
+    std::ostringstream content;
+    content << std::ifstream(hung_path_).rdbuf();
+    return content.str();
+  }
+  std::vector<std::string> AwaitTroubles(size_t count) {
+    const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    MutexLock lock(mu_);
+    while (troubles_.size() < count && Clock::Real().SteadyNow() < deadline) {
+      changed_.WaitFor(mu_, absl::Seconds(20));
+    }
+    return troubles_;
+  }
   std::string Forwarded() {
     MutexLock lock(mu_);
     return std::exchange(forwarded_, {});
@@ -94,6 +126,8 @@ class LogPumpTest : public ::testing::Test {
   CondVar changed_;
   std::string forwarded_;
   int64_t dropped_ = 0;
+  std::vector<std::string> troubles_;
+  std::string hung_path_;
   std::unique_ptr<LogPump> pump_;
   LogPump::Pipe pipe_;
 };
@@ -131,7 +165,24 @@ TEST_F(LogPumpTest, DroppedLinesAreCounted_AndTheCountArrives) {
 
 TEST_F(LogPumpTest, LineOfTheLargestSize_IsOneLine) {
   Write(std::string(LogPump::kMaxLineBytes, 'y') + "\nz\n");
-  EXPECT_THAT(Finish(), ::testing::ElementsAre(std::string(LogPump::kMaxLineBytes, 'y'), "z"));
+  EXPECT_EQ(Finish().size(), 2u);
+  EXPECT_EQ(Forwarded(), std::string(LogPump::kMaxLineBytes, 'y') + "\nz\n");
+}
+
+TEST_F(LogPumpTest, LongLastLine_IsCutWithAMark_BetweenTwoCharacters) {
+  const std::string start(LogPump::kLastLineBytes - 1, 'y');
+  Write(start + "\xc3\xa4" + std::string(100, 'z') + "\n");
+  EXPECT_THAT(Finish(), ::testing::ElementsAre(start + " [... 102 bytes more]"));
+}
+
+TEST_F(LogPumpTest, LastLines_AreBoundedTogether) {
+  for (int i = 0; i < 40; ++i) Write(std::string(LogPump::kMaxLineBytes, 'a' + i % 20) + "\n");
+  size_t bytes = 0;
+  const std::vector<std::string> last = Finish();
+  for (const std::string& line : last) bytes += line.size();
+  EXPECT_LE(bytes, LogPump::kLastBytes);
+  EXPECT_GE(bytes, LogPump::kLastBytes - 2 * LogPump::kLastLineBytes);
+  EXPECT_EQ(last.back()[0], 'a' + 39 % 20);
 }
 
 TEST_F(LogPumpTest, EndlessLine_IsCutInPieces) {
@@ -139,7 +190,6 @@ TEST_F(LogPumpTest, EndlessLine_IsCutInPieces) {
   Write(line);
   const std::vector<std::string> last = Finish();
   ASSERT_EQ(last.size(), 4u);
-  EXPECT_EQ(last[0].size(), LogPump::kMaxLineBytes);
   EXPECT_EQ(last[3].size(), 5u);
   EXPECT_EQ(File(), line);
 }
@@ -190,6 +240,100 @@ TEST_F(LogPumpTest, PartOfALineThatIsRefused_IsNotLost) {
   Finish();
   EXPECT_EQ(Forwarded(), " and half\n");
   EXPECT_EQ(dropped_, 0);
+}
+
+TEST_F(LogPumpTest, FileThatHangs_HoldsUpNeitherItsRanksEndNorAnotherFile) {
+  const LogPump::Pipe hung = OpenHung(1);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(hung.file->AwaitOpen(absl::ZeroDuration())));
+  ASSERT_EQ(write(hung.write_fd, "last words\n", 11), 11);
+  EXPECT_THAT(Finish(hung), ::testing::ElementsAre("last words"));
+  Write("of the other rank\n");
+  EXPECT_THAT(Finish(), ::testing::ElementsAre("of the other rank"));
+  EXPECT_THAT(pump_->Flush(absl::ZeroDuration()),
+              ::testing::Contains("the log " + hung_path_ +
+                                  " lacks 11 bytes that its disk or file server has not taken; "
+                                  "look there"));
+  EXPECT_EQ(ReadHung(), "last words\n");
+  EXPECT_EQ(File(), "of the other rank\n");
+}
+
+TEST_F(LogPumpTest, FileThatHangs_HoldsUpItsOwnRankWhenMuchWaits_AndLosesNothing) {
+  const LogPump::Pipe hung = OpenHung(1);
+  fcntl(hung.write_fd, F_SETFL, O_NONBLOCK);
+  std::string written;
+  for (int refused = 0; refused < 3 && written.size() < 4 * LogFile::kRoomBytes;) {
+    const std::string line = "line " + std::to_string(written.size()) + "\n";
+    if (write(hung.write_fd, line.data(), line.size()) == static_cast<ssize_t>(line.size())) {
+      written += line;
+      refused = 0;
+    } else {
+      Settle();  // and another rank's output passes
+      ++refused;
+    }
+  }
+  EXPECT_GE(written.size(), LogFile::kRoomBytes);
+  EXPECT_LT(written.size(), 2 * LogFile::kRoomBytes);
+  const std::vector<std::string> last = Finish(hung);
+  ASSERT_EQ(last.size(), LogPump::kLastLines);
+  EXPECT_THAT(written, ::testing::EndsWith("\n" + last.back() + "\n"));
+  EXPECT_EQ(ReadHung(), written);
+  Finish();
+}
+
+TEST_F(LogPumpTest, FileThatHangs_IsToldOnce_AndThatItGoesOn) {
+  const LogPump::Pipe hung = OpenHung(1);
+  Pass(LogPump::kStalledAfter - absl::Milliseconds(1));
+  EXPECT_THAT(AwaitTroubles(0), ::testing::IsEmpty());
+  Pass(absl::Milliseconds(1));
+  Pass(absl::Hours(1));
+  EXPECT_THAT(AwaitTroubles(1),
+              ::testing::ElementsAre(::testing::StartsWith(
+                  "1: the log " + hung_path_ + " has taken nothing for 5s: its disk or file")));
+  const int reader = open(hung_path_.c_str(), O_RDONLY);
+  EXPECT_THAT(AwaitTroubles(2),
+              ::testing::Contains(::testing::HasSubstr("the logs of this node are written again")));
+  // The next file of such a disk is not waited for; that of a disk that answers is.
+  EXPECT_EQ(hung.open_within, LogPump::kOpenWithin);
+  close(reader);
+  Finish(hung);
+  Finish();
+}
+
+TEST_F(LogPumpTest, FileOfADiskThatHangs_IsNotWaitedForAgain) {
+  const LogPump::Pipe hung = OpenHung(1);
+  clock_.Advance(LogPump::kOpenWithin);
+  const LogPump::Pipe next = *pump_->Open(Slot(2), Rank(2), path_ + ".next");
+  EXPECT_EQ(next.open_within, absl::ZeroDuration());
+  Finish(next);
+  Finish(hung);
+  EXPECT_EQ(ReadHung(), "");
+  Finish();
+}
+
+TEST_F(LogPumpTest, FileThatCannotBeWritten_IsTold_AndTheRestFlows) {
+  const LogPump::Pipe full = *pump_->Open(Slot(1), Rank(1), "/dev/full");
+  EXPECT_TRUE(full.file->AwaitOpen(absl::Seconds(20)).ok());
+  ASSERT_EQ(write(full.write_fd, "x\n", 2), 2);
+  EXPECT_THAT(AwaitTroubles(1), ::testing::ElementsAre(::testing::AllOf(
+                                    ::testing::StartsWith("1: cannot write the log /dev/full: No "
+                                                          "space left on device"),
+                                    ::testing::HasSubstr("goes to the console only"))));
+  EXPECT_THAT(Finish(full), ::testing::ElementsAre("x"));
+  Finish();
+}
+
+TEST_F(LogPumpTest, FileThatCannotBeOpened_IsToldToWhoeverWaitsForIt) {
+  Write("x");  // a file by now
+  Settle();
+  EXPECT_TRUE(pipe_.file->AwaitOpen(absl::Seconds(20)).ok());
+  const LogPump::Pipe pipe = *pump_->Open(Slot(1), Rank(1), path_ + "/below-a-file");
+  const absl::Status status = pipe.file->AwaitOpen(absl::Seconds(20));
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::HasSubstr("/below-a-file: Not a directory"));
+  Finish(pipe);
+  Finish();
+  EXPECT_THAT(AwaitTroubles(0), ::testing::IsEmpty());
 }
 
 TEST_F(LogPumpTest, SuccessorThatHoldsThePipe_DoesNotHoldUpTheReport) {

@@ -7,8 +7,9 @@
 //   and
 //                  ignores SIGTERM and SIGHUP, outlives its parent
 //   leave          as tree, but exits 0 at once and leaves the grandchild behind
-//   print-env      prints its environment, one variable a line, and exits 0
-//   lines N        prints N numbered lines and exits 3
+//   leave-bare     as leave, and the grandchild has cleared its environment: no mark tells whose it
+//   is print-env      prints its environment, one variable a line, and exits 0 lines N prints N
+//   numbered lines and exits 3
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -26,7 +27,7 @@ void WaitForEver() {
   while (true) pause();
 }
 
-int ForkTwice() {
+int ForkTwice(const char* binary) {
   int fds[2];
   if (pipe(fds) != 0) return -1;
   const pid_t child = fork();
@@ -41,6 +42,11 @@ int ForkTwice() {
     if (write(fds[1], &self, sizeof(self)) != sizeof(self)) _exit(1);
     close(fds[0]);
     close(fds[1]);
+    if (binary != nullptr) {
+      char* const argv[] = {const_cast<char*>("stray"), const_cast<char*>("stay"), nullptr};
+      char* const environment[] = {nullptr};
+      execve(binary, argv, environment);
+    }
     WaitForEver();
   }
   close(fds[1]);
@@ -69,11 +75,14 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (strcmp(mode, "ignore-term") == 0) signal(SIGTERM, SIG_IGN);
-  if (strcmp(mode, "tree") == 0 || strcmp(mode, "leave") == 0) {
-    printf("ready %d %d\n", getpid(), ForkTwice());
+  if (strcmp(mode, "stay") == 0) WaitForEver();
+  const bool leaves = strncmp(mode, "leave", 5) == 0;
+  if (leaves || strcmp(mode, "tree") == 0) {
+    const char* binary = strcmp(mode, "leave-bare") == 0 ? "/proc/self/exe" : nullptr;
+    printf("ready %d %d\n", getpid(), ForkTwice(binary));
   } else {
     printf("ready %d\n", getpid());
   }
-  if (strcmp(mode, "leave") == 0) return 0;
+  if (leaves) return 0;
   WaitForEver();
 }

@@ -96,6 +96,9 @@ std::string Name(const NodeAction& action) {
     std::string operator()(const SweepOrphans& a) {
       return a.slot.has_value() ? absl::StrCat("sweep ", a.slot->value()) : "sweep all";
     }
+    std::string operator()(const ClearNode& a) {
+      return absl::StrCat("clear@", a.generation.value());
+    }
     std::string operator()(const LeaveBehind& a) { return absl::StrCat("leave ", a.slot.value()); }
     std::string operator()(const JobOver& a) { return a.abandoned ? "abandoned" : "over"; }
   };

@@ -30,8 +30,21 @@ class Node {
   std::vector<std::string> Step(const NodeEvent& event) {
     actions_ = core_.Step(now_, event);
     std::vector<std::string> names;
-    for (const NodeAction& action : actions_) names.push_back(Name(action));
+    for (size_t i = 0; i < actions_.size(); ++i) {
+      const auto* clear = std::get_if<ClearNode>(&actions_[i]);
+      if (clear == nullptr || !clears_itself_) {
+        names.push_back(Name(actions_[i]));
+        continue;
+      }
+      const NodeCleared cleared{clear->generation, ""};
+      for (NodeAction& next : core_.Step(now_, cleared)) actions_.push_back(std::move(next));
+    }
     return names;
+  }
+  // From now on the test answers ClearNode; else it is answered at once, and not named.
+  void ClearByHand() { clears_itself_ = false; }
+  std::vector<std::string> Cleared(int64_t generation, const std::string& left = "") {
+    return Step(NodeCleared{Generation(generation), left});
   }
   std::vector<std::string> After(absl::Duration duration) {
     now_ += duration;
@@ -149,7 +162,10 @@ class Node {
       if (!program_) Hello(slot);
     }
   }
+  // Time, and nobody looks.
+  void Pass(absl::Duration duration) { now_ += duration; }
   const NodeCore& core() const { return core_; }
+  const std::vector<NodeAction>& actions() const { return actions_; }  // of the last step
   WorkerState state(int slot) const { return core_.state(Slot(slot)); }
   // The worker's message in the first report among the last step's actions.
   proto::WorkerMessage reported() const {
@@ -176,6 +192,7 @@ class Node {
 
  private:
   const bool program_;
+  bool clears_itself_ = true;
   absl::Duration now_ = absl::Seconds(1000);
   NodeCore core_;
   std::vector<NodeAction> actions_;

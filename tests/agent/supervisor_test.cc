@@ -114,6 +114,7 @@ class SupervisorTest : public ::testing::Test {
                                [this](const std::string& tag) {
                                  MutexLock lock(mu_);
                                  swept_.push_back(tag);
+                                 return std::string();
                                },
                            .look_at_dying =
                                [this](int32_t pid) {
@@ -172,6 +173,14 @@ class SupervisorTest : public ::testing::Test {
     node.set_host("h0");
     for (int slot = 0; slot < slots; ++slot) node.add_slots(slot);
     return message;
+  }
+  // One rank that behaves as the fake runner's `mode`.
+  proto::CoordinatorMessage OpenProgram(const char* mode) const {
+    proto::CoordinatorMessage open = Open(1);
+    proto::ProgramSpec& program = *open.mutable_open()->mutable_job()->mutable_program();
+    program.set_executable("/bin/true");
+    for (const char* argument : {"p", mode}) program.add_argv(argument);
+    return open;
   }
   void Start(const proto::CoordinatorMessage& open) {
     coordinator_ = std::make_shared<FakeCoordinator>();
@@ -430,12 +439,25 @@ TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {
   }
 }
 
+// The machine was suspended for longer than the coordinator waits for lease and grace: what waited
+// in the socket is not heard before the ranks are killed.
+TEST_F(SupervisorTest, ProgramOnAMachineThatSlept_IsKilledBeforeAnythingIsHeard) {
+  Start(OpenProgram("ignore-term"));
+  Begin(1, 1);
+  const std::vector<int32_t> pids = AwaitPids(1);
+  coordinator_->Await([](const auto& m) { return m.has_worker_started(); });
+  clock_.Sleep(absl::Seconds(45));
+  Begin(2, 1);
+  const auto exited = AwaitExited(0, 1);
+  ASSERT_TRUE(exited.has_value());
+  EXPECT_EQ(exited->term_signal(), SIGKILL);
+  EXPECT_THAT(exited->reason(), HasSubstr("this machine was suspended for 45 s"));
+  EXPECT_TRUE(absl::IsUnavailable(coordinator_->AwaitClosed()));
+  EXPECT_EQ(runner_.spawned().size(), 1u);
+}
+
 TEST_F(SupervisorTest, DeafProgram_LadderEndsInKill) {
-  proto::CoordinatorMessage open = Open(1);
-  proto::ProgramSpec& program = *open.mutable_open()->mutable_job()->mutable_program();
-  program.set_executable("/bin/true");
-  for (const char* argument : {"p", "ignore-term"}) program.add_argv(argument);
-  Start(open);
+  Start(OpenProgram("ignore-term"));
   Begin(1, 1);
   const std::vector<int32_t> pids = AwaitPids(1);
   proto::CoordinatorMessage end = Message(1);

@@ -91,6 +91,8 @@ class Walk {
       const int64_t newest = core_.generation().value();  // a hostile one may be the highest
       message.set_generation(newest < INT64_MAX ? newest + random_.Below(2) : newest);
       if (message.has_end_job()) message.mutable_heartbeat();  // the end comes at the end
+      // One from any other time ends a program's lease.
+      if (message.has_heartbeat()) message.mutable_heartbeat()->clear_sent();
       if (random_.OneIn(4)) message.mutable_begin();
       if (message.has_begin()) MakeSense(*message.mutable_begin()->mutable_plan());
     }
@@ -139,6 +141,10 @@ class Walk {
           waiting.push_back(PortReserved{reserve->generation,
                                          static_cast<int32_t>(random_.Below(70000)),
                                          random_.OneIn(4) ? random_.Text() : ""});
+        }
+        if (const auto* clear = std::get_if<ClearNode>(&action)) {
+          EXPECT_TRUE(alive_.empty()) << "cleared with live ranks";
+          waiting.push_back(NodeCleared{clear->generation, random_.OneIn(4) ? random_.Text() : ""});
         }
         const auto* spawn = std::get_if<SpawnWorker>(&action);
         if (spawn == nullptr) continue;

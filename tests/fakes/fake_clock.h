@@ -20,6 +20,10 @@ class FakeClock : public Clock {
     MutexLock lock(mu_);
     return steady_;
   }
+  absl::Duration Slept() const override {
+    MutexLock lock(mu_);
+    return slept_;
+  }
 
   // ---- Test control
 
@@ -27,6 +31,12 @@ class FakeClock : public Clock {
     MutexLock lock(mu_);
     wall_ += duration;
     steady_ += duration;
+  }
+  // The machine is suspended: steady time stands still.
+  void Sleep(absl::Duration duration) {
+    MutexLock lock(mu_);
+    wall_ += duration;
+    slept_ += duration;
   }
   // The wall clock alone, as when somebody sets it.
   void JumpWall(absl::Duration duration) {
@@ -38,6 +48,7 @@ class FakeClock : public Clock {
   mutable Mutex mu_;
   absl::Time wall_ ABSL_GUARDED_BY(mu_) = absl::UnixEpoch() + absl::Hours(500'000);
   SteadyTime steady_ ABSL_GUARDED_BY(mu_) = absl::Hours(1);
+  absl::Duration slept_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace dsrun

@@ -35,6 +35,7 @@ absl::StatusOr<int32_t> FakeProcessRunner::Spawn(const ProcessSpec& spec, OnEnd 
   if (!executables_.contains(spec.executable)) {
     return absl::NotFoundError(absl::StrCat(spec.executable, ": no such executable"));
   }
+  if (spec.still_wanted && !spec.still_wanted()) return absl::CancelledError("not wanted any more");
   const int32_t pid = next_pid_++;
   const std::string mode = spec.argv.size() > 1 ? spec.argv[1] : "wait";
   processes_[pid] = {.deaf = mode == "ignore-term", .on_end = std::move(on_end)};

@@ -259,6 +259,19 @@ TEST(ProgramJob, FailedRank_ItsLogFileIsNamedOnTheLastScreen) {
   EXPECT_EQ(ReadWholeFile(path), "words of 1\n") << path;
 }
 
+// A named pipe that nobody reads stands for a log on a disk that does not answer.
+TEST(ProgramJob, FailedRank_WhoseLogHangs_IsTheVerdictAllTheSame) {
+  Job job({"--num_gpus=2", "--max-restarts=1", "/bin/sh", "-c",
+           "if [ $RANK.$TORCHELASTIC_RESTART_COUNT = 0.0 ]; then "
+           "mkfifo ${TORCHELASTIC_ERROR_FILE%/*}/rank-1.gen-2.log; exit 3; fi; "
+           "[ $RANK.$TORCHELASTIC_RESTART_COUNT = 1.1 ] && echo last words && exit 7; "
+           "exec sleep 600"});
+  EXPECT_EQ(job.AwaitExit(), 7) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("    | last words\n"));
+  EXPECT_THAT(OneLine(job.err()), HasSubstr("rank-1.gen-2.log lacks 11 bytes"));
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
 TEST(ProgramJob, ExecutableWhoseNameIsNotUtf8_IsStarted) {
   const TemporaryFolder folder;
   const std::string program = folder.path() + "/" + kOddName;

@@ -75,6 +75,12 @@ void SimAgent::Perform(const agent::NodeAction& action) {
                         [this, reserved] { Deliver([this, reserved] { Feed(reserved); }); });
     return;
   }
+  if (const auto* clear = std::get_if<agent::ClearNode>(&action)) {
+    const agent::NodeCleared cleared{clear->generation, ""};
+    world_->queue.After(absl::ZeroDuration(),
+                        [this, cleared] { Deliver([this, cleared] { Feed(cleared); }); });
+    return;
+  }
   if (const auto* ladder = std::get_if<agent::StopLadder>(&action)) return Ladder(*ladder);
   if (const auto* send = std::get_if<agent::SendToCoordinator>(&action)) {
     return doors_.to_coordinator(send->message);

@@ -112,6 +112,17 @@ TEST(FailureFromExit, KilledWhileItWaitedForADisk_IsFromOutside) {
   EXPECT_FALSE(FailureFromExit(exited).from_outside);
 }
 
+TEST(FailureFromExit, NotStartedForWantOfTheNodes_IsFromOutsideAndSaysSo) {
+  proto::WorkerExited exited;
+  exited.set_exit_code(126);
+  exited.set_reason("no descriptor left");
+  EXPECT_FALSE(FailureFromExit(exited).from_outside);
+  exited.set_node_lacked(true);
+  EXPECT_TRUE(FailureFromExit(exited).from_outside);
+  EXPECT_EQ(FailureFromExit(exited).what,
+            "was not started, because its node lacked what that takes: no descriptor left");
+}
+
 TEST(ChooseCause, FirstInCorrectedTime_ElseInTheOrderOfHearing) {
   const std::optional<absl::Duration> none;
   Failure killed = Exit(1, Ms(1), Ms(1), Ms(1), Ms(1));

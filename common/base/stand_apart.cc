@@ -1,0 +1,102 @@
+#include "common/base/stand_apart.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace dsrun {
+namespace {
+
+constexpr int kFirstOfOwn = 3;  // standard input, output and error stay open
+constexpr int kKilled = 128;
+
+bool HasChild() {
+  siginfo_t info = {};
+  return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+// Of the child's pipes and locks none may be held by a process that never uses them.
+void CloseDescriptors() {
+  if (syscall(SYS_close_range, kFirstOfOwn, ~0u, 0u) == 0) return;
+  DIR* folder = opendir("/proc/self/fd");
+  if (folder == nullptr) return;
+  while (const dirent* entry = readdir(folder)) {
+    const int fd = atoi(entry->d_name);
+    if (fd >= kFirstOfOwn && fd != dirfd(folder)) close(fd);
+  }
+  closedir(folder);
+}
+
+[[noreturn]] void EndAs(int status) {
+  if (WIFEXITED(status)) _exit(WEXITSTATUS(status));
+  const int how = WTERMSIG(status);
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);  // the core is the child's
+  signal(how, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  raise(how);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  _exit(kKilled + how);  // the first process of a namespace does not die of its own signals
+}
+
+// Whoever has ended or been stopped.
+void LookAtChildren(pid_t child) {
+  int status = 0;
+  pid_t pid = 0;
+  while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) > 0) {
+    if (pid != child) continue;
+    if (!WIFSTOPPED(status)) EndAs(status);
+    // Whoever waits for this process is told; continued by him, so is the child.
+    raise(SIGSTOP);
+    kill(child, SIGCONT);
+  }
+}
+
+// A terminal's key reaches the child as it reached this process; everything else is passed on.
+[[noreturn]] void StayBehind(pid_t child, const sigset_t& all) {
+  signal(SIGCHLD, SIG_DFL);
+  CloseDescriptors();
+  while (true) {
+    LookAtChildren(child);
+    siginfo_t info = {};
+    const int got = sigwaitinfo(&all, &info);
+    if (got < 0 || got == SIGCHLD || info.si_code == SI_KERNEL) continue;
+    kill(child, got);
+  }
+}
+
+}  // namespace
+
+void StandApart() {
+  if (getpid() != 1 && !HasChild()) return;
+  sigset_t all, before;
+  sigfillset(&all);
+  // A fault of this process's own is no signal to pass on.
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS}) {
+    sigdelset(&all, own);
+  }
+  sigprocmask(SIG_BLOCK, &all, &before);
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child > 0) StayBehind(child, all);
+  if (child < 0) {
+    fprintf(stderr,
+            "cannot fork (%s): this process has children that it did not start, and may end them\n",
+            strerror(errno));
+  } else {
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (getppid() != parent) _exit(kKilled + SIGKILL);  // it is gone already
+  }
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+}
+
+}  // namespace dsrun
