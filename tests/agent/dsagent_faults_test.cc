@@ -64,7 +64,7 @@ TEST(Dsagent, LogThatHangs_TheRanksEndIsToldAtOnce_AndWhatTheLogLacks) {
   const std::string log = run_dir + "/logs/127.0.0.1/rank-0.gen-1.log";
   std::filesystem::create_directories(std::filesystem::path(log).parent_path());
   ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
-  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", run_dir, Rank("lines", "30"), 2));
+  client.Send(AgentClient::Open("j", run_dir, Rank("lines", "30"), 2));
   client.Send(AgentClient::Begin("j", 1, {0, 1}));
   for (const int slot : {0, 1}) {
     const auto exited = client.Await(
@@ -101,7 +101,7 @@ rlim_t LimitWithTwoFree(int32_t pid) {
 TEST(Dsagent, NoDescriptorLeft_IsTheNodesLackAndNotTheRanksEnd) {
   DsagentProcess agent;
   AgentClient client(agent.port());
-  client.Send(AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), Rank("exit", "0"), 1));
+  client.Send(AgentClient::Open("j", RunDir(), Rank("exit", "0"), 1));
   ASSERT_TRUE(client.Await([](const auto& m) { return m.has_opened(); }).has_value());
   const int32_t pid = agent.agent_pid();
   rlimit before;
@@ -126,8 +126,7 @@ TEST(Dsagent, ExecThatHangs_HoldsUpNeitherHeartbeatsNorTheEndOfTheJob) {
   if (!program.held()) GTEST_SKIP() << "no file can be leased here";
   DsagentProcess agent;
   AgentClient client(agent.port());
-  proto::CoordinatorMessage open =
-      AgentClient::Open(DsagentProcess::kKey, "j", RunDir(), {program.path(), "wait"}, 2);
+  proto::CoordinatorMessage open = AgentClient::Open("j", RunDir(), {program.path(), "wait"}, 2);
   open.mutable_open()->mutable_job()->mutable_limits()->mutable_heartbeat_interval()->set_nanos(
       100'000'000);
   client.Send(open);
