@@ -9,9 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/thread.h"
+#include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -213,7 +215,8 @@ void Console::Show(const std::vector<LineCollapser::Line>& lines) {
   std::string text = open_.Interrupt();
   int64_t count = 0;
   for (const LineCollapser::Line& line : lines) {
-    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ", line.text, "\n");
+    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ",
+                    options_.terminal ? TerminalText(line.text) : line.text, "\n");
     count += static_cast<int64_t>(line.sources.size());
   }
   if (writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;
@@ -239,7 +242,9 @@ void Console::ShowWhenDue() {
 void Console::Say(const std::string& text) {
   MutexLock lock(mu_);
   ShowAll();
-  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", Escaped(text, "\n\t"), "\n"));
+  // What others said may be several lines, and none of them must look like one of ours.
+  const std::string words = absl::StrReplaceAll(Escaped(text, "\n\t"), {{"\n", "\n  "}});
+  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", words, "\n"));
 }
 
 OutputWriter::Loss Console::Finish(const std::string& screen, bool failed) {
