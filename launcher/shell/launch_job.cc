@@ -40,6 +40,7 @@
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
 #include "launcher/shell/stop_requests.h"
+#include "launcher/shell/set_aside.h"
 #include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
@@ -201,8 +202,8 @@ class Launch {
     Starters starters;
   };
 
-  // First everything that can refuse, then what leaves something for good: the metrics file that is
-  // emptied, and `latest`.
+  // First everything that can refuse, then what leaves something for good: files of earlier jobs
+  // that are set aside, and `latest`.
   absl::StatusOr<Prepared> Prepare() {
     FileSystem& fs = FileSystem::Real();
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
@@ -226,17 +227,36 @@ class Launch {
                                              "choose another folder with --save"));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
     if (!metrics.empty()) {
-      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics, EarlierMetrics()),
-                                        "choose another file with --metrics"));
+      RETURN_IF_ERROR(OpenMetrics(metrics));
+    }
+    if (const std::string& trace = job_.train().trace_path(); !trace.empty()) {
+      RETURN_IF_ERROR(KeepEarlier(trace, "trace", "choose another file with --trace").status());
     }
     PointLatestTo(job_.run_dir());
     return Prepared{std::move(probe), std::move(starters)};
   }
 
   // A run that goes on from a checkpoint goes on in its metrics, too.
-  MetricsWriter::Earlier EarlierMetrics() const {
-    return job_.train().load_dir().empty() ? MetricsWriter::Earlier::kEmpty
-                                           : MetricsWriter::Earlier::kGoOnAt;
+  absl::Status OpenMetrics(const std::string& path) {
+    constexpr char kOrElse[] = "choose another file with --metrics";
+    if (job_.train().load_dir().empty()) {
+      ASSIGN_OR_RETURN(const bool moved, KeepEarlier(path, "metrics", kOrElse));
+      if (moved) {  // and the lock with it
+        metrics_lock_ = PathLock();
+        RETURN_IF_ERROR(Lock(path, "metrics file", kOrElse, metrics_lock_));
+      }
+    }
+    ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(FileSystem::Real(), path), kOrElse));
+    return absl::OkStatus();
+  }
+
+  // True: what was there has another name now, which is said.
+  absl::StatusOr<bool> KeepEarlier(const std::string& path, const std::string& what,
+                                   std::string_view or_else) {
+    ASSIGN_OR_RETURN(const std::string aside, OrElse(SetAside(FileSystem::Real(), path), or_else));
+    if (aside.empty()) return false;
+    console_.Say(absl::StrCat("the ", what, " of an earlier job in ", path, ": kept as ", aside));
+    return true;
   }
 
   // Of a job that was not started: the next try may have the run folder.
