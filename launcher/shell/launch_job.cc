@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,8 +69,8 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 13;    // beside main, signals and the console
-  constexpr int kAgentThreads = 14;  // keeper and agent
-  constexpr int kWorkerThreads = 11;
+  constexpr int kAgentThreads = 16;  // keeper and agent
+  constexpr int kWorkerThreads = 12;
   constexpr int kOwnDescriptors = 25;
   constexpr int kDescriptorsPerNode = 4;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
@@ -153,7 +154,8 @@ class Launch {
   }
 
   void OnSignal(int signal, bool by_key) {
-    if (signal == SIGTSTP) return SayPause();
+    if (signal == SIGTSTP) return RefusePause();
+    if (signal == SIGWINCH) return console_.Resized();
     MutexLock lock(stop_mu_);
     if (job_.has_program() && (signal == SIGUSR1 || signal == SIGUSR2)) {
       return PassOn(signal);
@@ -165,12 +167,14 @@ class Launch {
   }
 
  private:
-  // Ctrl-Z stops dsrun alone, next.
-  void SayPause() {
-    console_.Say(absl::StrCat("Ctrl-Z: the job goes on without dsrun, but its agents end it after ",
-                              absl::FormatDuration(config_.lease),
-                              " (--lease); continue with fg or bg before that"));
-    console_.Flush(kFlushTime);
+  // All threads would be stopped, those that the job lives by, too.
+  void RefusePause() {
+    console_.Say(absl::StrCat(
+        "Ctrl-Z is not taken: while dsrun is stopped nobody coordinates the job, and its agents "
+        "end it after ",
+        absl::FormatDuration(config_.lease), " (--lease). Ctrl-C ",
+        job_.has_train() ? "saves a checkpoint and stops" : "stops the ranks",
+        "; to keep the terminal free, start dsrun in the background (dsrun ... &)"));
   }
 
   // Errors: only before anything was started.
@@ -304,6 +308,8 @@ class Launch {
     StartThreadOrEnd("the end", [code = exit_code_, this] {
       born_before_.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
+      console_.Flush(kFlushTime);
+      FlushLog();
       _exit(code);
     }).detach();
   }
@@ -428,24 +434,32 @@ class Launch {
   Console console_;
 };
 
-// Writing to a pipe that nobody reads must not end a job; it comes back as EPIPE instead.
-class IgnoreBrokenPipes {
+// What must not end or stop a job: writing to a pipe that nobody reads comes back as EPIPE, and a
+// process in the background writes to its terminal all the same (`stty tostop`), for a coordinator
+// that is stopped loses its job.
+class IgnoreSignals {
  public:
-  IgnoreBrokenPipes() {
+  IgnoreSignals() {
     struct sigaction ignore = {};
     ignore.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &ignore, &previous_);
+    for (size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &ignore, &previous_[i]);
+  }
+  ~IgnoreSignals() {
+    for (size_t i = 0; i < std::size(kSignals); ++i) {
+      sigaction(kSignals[i], &previous_[i], nullptr);
+    }
   }
   ~IgnoreBrokenPipes() { sigaction(SIGPIPE, &previous_, nullptr); }
 
  private:
-  struct sigaction previous_;
+  static constexpr int kSignals[] = {SIGPIPE, SIGTTOU, SIGTTIN};
+  struct sigaction previous_[std::size(kSignals)];
 };
 
 }  // namespace
 
 int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops) {
-  const IgnoreBrokenPipes ignore;
+  const IgnoreSignals ignore;
   Launch launch(job, options);
   stops.HandTo([&launch](int signal, bool by_key) { launch.OnSignal(signal, by_key); });
   const int code = launch.Run();
