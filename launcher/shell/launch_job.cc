@@ -40,8 +40,8 @@
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
-#include "launcher/shell/stop_requests.h"
 #include "launcher/shell/set_aside.h"
+#include "launcher/shell/stop_requests.h"
 #include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
@@ -149,8 +149,8 @@ class Launch {
       return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
     const int exit_code = result->exit_code;
-    WriteReport(*std::move(result));
-    return exit_code;
+    const bool all_said = WriteReport(*std::move(result)) && !metrics_lost_;
+    return exit_code == 0 && !all_said ? kExitOutputLost : exit_code;
   }
 
   void OnSignal(int signal, bool by_key) {
@@ -364,6 +364,7 @@ class Launch {
     console_.Say(absl::StrCat("warning: metrics are not written any more: ",
                               std::string(written.message())));
     metrics_.reset();
+    metrics_lost_ = true;
   }
 
   // A job that ended well has reported its last checkpoint; one that began nothing has none.
@@ -377,7 +378,9 @@ class Launch {
     return true;
   }
 
-  void WriteReport(RunResult result) {
+  // On the screen and in report.json. False: of that, or of what the ranks said, something was lost
+  // that somebody misses.
+  bool WriteReport(RunResult result) {
     const bool unreported = AddUnreportedCommit(result.report);
     ReportContext context{.job = job_,
                           .log_folder = folder_.logs,
@@ -390,29 +393,31 @@ class Launch {
                                  ReportJson(result.report, context),
                                  FileSystem::IfExists::kReplace);
     };
-    if (const absl::Status written = write(); !written.ok()) {
+    const absl::Status written = write();
+    if (!written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
-    const bool quiet =
-        result.exit_code == 0 && job_.has_program() && result.report.incidents.empty();
+    const bool failed = result.exit_code != 0;
+    context.terminal = isatty(failed ? STDERR_FILENO : STDOUT_FILENO) == 1;
+    const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
-        console_.Finish(quiet ? "" : ReportScreen(result.report, context),
-                        /*failed=*/result.exit_code != 0);
-    if (loss.lines == 0) return;
+        console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
+    if (loss.lines == 0) return written.ok();
     // Where the screen cannot say it: the report once more.
     context.screen_lines_lost = loss.lines;
     context.screen_lost_why = loss.why;
     const absl::Status again = write();
     LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
                                << " of the screen were lost (" << loss.why << "): " << again;
+    return again.ok() && !loss.failed;
   }
 
   // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
-  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
+  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
@@ -422,6 +427,7 @@ class Launch {
   PathLock metrics_lock_;
   PathLock save_lock_;
   std::unique_ptr<MetricsWriter> metrics_;
+  bool metrics_lost_ = false;
   std::unique_ptr<Journal> journal_;
 
   Mutex stop_mu_;
@@ -449,7 +455,6 @@ class IgnoreSignals {
       sigaction(kSignals[i], &previous_[i], nullptr);
     }
   }
-  ~IgnoreBrokenPipes() { sigaction(SIGPIPE, &previous_, nullptr); }
 
  private:
   static constexpr int kSignals[] = {SIGPIPE, SIGTTOU, SIGTTIN};
