@@ -21,6 +21,7 @@
 #include "launcher/commands/help.h"
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
+#include "launcher/commands/result_output.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/launch_job.h"
 #include "launcher/shell/operator_stops.h"
@@ -112,5 +113,10 @@ int main(int argc, char** argv) {
   }
   dsrun::TakeOverSignals();
   dsrun::InitLogging(argv[0], "dsrun");
-  return dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc), ***stops);
+  dsrun::launcher::ResultOutput output;
+  const int code = dsrun::launcher::Main(std::vector<std::string>(argv + 1, argv + argc), ***stops);
+  const absl::Status written = output.Finish();
+  if (written.ok()) return code;
+  std::cerr << "dsrun: " << std::string(written.message()) << "\n";
+  return code == 0 ? dsrun::launcher::kExitOutputLost : code;
 }

@@ -231,6 +231,7 @@ int Main(int argc, char** argv) {
   };
   options.on_over = [](const std::string& reason) {
     LOG(INFO) << "ending: " << reason;
+    FlushLog();
     std::_Exit(kExitFailed);  // at once: other threads may be inside a step
   };
   absl::StatusOr<std::unique_ptr<Session>> session = ConnectGrpcSession(std::move(options));

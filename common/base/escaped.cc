@@ -79,6 +79,13 @@ std::string EscapedLetter(std::string_view letter) {
   return escape;
 }
 
+std::optional<uint32_t> CodePoint(std::string_view letter) {
+  uint32_t point = 0;
+  size_t length = 0;
+  if (!Decode(letter, point, length)) return std::nullopt;
+  return point;
+}
+
 std::string Escaped(std::string_view text, std::string_view kept) {
   std::string out;
   while (!text.empty()) {

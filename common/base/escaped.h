@@ -10,6 +10,8 @@
 #ifndef DSRUN_COMMON_BASE_ESCAPED_H_
 #define DSRUN_COMMON_BASE_ESCAPED_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,6 +25,8 @@ std::string Escaped(std::string_view text, std::string_view kept = "");
 std::string_view FirstLetter(std::string_view text);
 // One letter, as FirstLetter gives it.
 std::string EscapedLetter(std::string_view letter);
+// Nothing: its bytes are no UTF-8.
+std::optional<uint32_t> CodePoint(std::string_view letter);
 
 }  // namespace dsrun
 

@@ -25,6 +25,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/nonblocking_output.h"
 
 namespace dsrun {
 namespace {
@@ -93,7 +94,7 @@ class Line {
   }
   void WriteAndEndLine() {
     text_[size_++] = '\n';
-    (void)!write(STDERR_FILENO, text_, size_);
+    WriteLastWords(STDERR_FILENO, text_, size_);
   }
 
  private:

@@ -1,26 +1,47 @@
 #include "common/base/logging.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
-#include <cstring>
+#include <cstdlib>
 #include <sstream>
 #include <string>
+#include <string_view>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
-#include "common/base/clock.h"
-#include "common/base/counted.h"
-#include "common/base/mutex.h"
-#include "common/base/nonblocking_output.h"
+#include "common/base/escaped.h"
+#include "common/base/log_writer.h"
 
 namespace dsrun {
 namespace {
 
-constexpr absl::Duration kPatience = absl::Milliseconds(250);
+// From a failed CHECK to the end of the process.
+constexpr unsigned kFatalSeconds = 2;
+constexpr absl::Duration kFlushLimit = absl::Seconds(2);
 
-// Writes "I1121 10:04:05.123456 file.cc:88] [who] text" to standard error, one write() a line.
+LogWriter* writer = nullptr;  // lives as long as the process
+
+// The C library's abort() waits for whoever aborts already.
+void AbortNow(int) {
+  signal(SIGABRT, SIG_DFL);
+  raise(SIGABRT);
+}
+
+// After a fatal message glog writes its stack to standard error, and waits there for ever.
+void AbortWithin(unsigned seconds) {
+  struct sigaction action = {};
+  action.sa_handler = &AbortNow;
+  sigaction(SIGALRM, &action, nullptr);
+  sigset_t alarms;
+  sigemptyset(&alarms);
+  sigaddset(&alarms, SIGALRM);
+  sigaddset(&alarms, SIGABRT);
+  pthread_sigmask(SIG_UNBLOCK, &alarms, nullptr);
+  alarm(seconds);
+}
+
+// Prints "I1121 10:04:05.123456 file.cc:88] [who] text".
 // Debian's glog is built without its custom-prefix feature; a sink does the same.
 class PrefixSink : public google::LogSink {
  public:
@@ -29,59 +50,63 @@ class PrefixSink : public google::LogSink {
   void send(google::LogSeverity severity, const char* /*full_filename*/, const char* base_filename,
             int line, const google::LogMessageTime& time, const char* message,
             size_t message_length) override {
+    std::string_view words(message, message_length);
+    const std::string escaped = terminal_ ? Escaped(words, "\n\t") : "";
+    if (terminal_) words = escaped;
     std::ostringstream out;
-    out << ToString(severity, base_filename, line, time, "", 0) << '[' << who_ << "] ";
-    out.write(message, static_cast<std::streamsize>(message_length)) << '\n';
-    MutexLock lock(mu_);
-    if (lost_ > 0 && Put("[" + who_ + "] left out of this log: " + Counted(lost_, "line") + " (" +
-                         why_ + ")\n")) {
-      lost_ = 0;
-    }
-    if (lost_ > 0 || !Put(out.str())) ++lost_;
+    out << ToString(severity, base_filename, line, time, "", 0) << '[' << who_ << "] " << words
+        << '\n';
+    if (severity == google::GLOG_FATAL) AbortWithin(kFatalSeconds);
+    writer->Add(out.str());
+    if (severity == google::GLOG_FATAL) writer->Flush(kFlushLimit);
   }
 
  private:
-  // Whole, or it counts as lost. What was torn off ends its line before anything else is written.
-  bool Put(const std::string& line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    const std::string text = torn_ ? "\n" + line : line;
-    const absl::Duration deadline =
-        Clock::Real().SteadyNow() + (lost_ == 0 ? kPatience : absl::ZeroDuration());
-    size_t done = 0;
-    while (done < text.size()) {
-      const ssize_t written = output_.Write(text.data() + done, text.size() - done);
-      const int error = written < 0 ? errno : 0;
-      if (error == EINTR) continue;
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (error == EAGAIN && left > absl::ZeroDuration() && output_.AwaitRoom(left)) continue;
-      if (written <= 0) {
-        why_ = error == EAGAIN ? "whoever reads standard error took nothing" : strerror(error);
-        torn_ = done > 0 ? text[done - 1] != '\n' : torn_;
-        return false;
-      }
-      done += static_cast<size_t>(written);
-    }
-    torn_ = false;
-    return true;
-  }
-
   const std::string who_;
-  const NonblockingOutput output_{STDERR_FILENO};
-  Mutex mu_;
-  int64_t lost_ ABSL_GUARDED_BY(mu_) = 0;  // lines since one was taken
-  std::string why_ ABSL_GUARDED_BY(mu_);
-  bool torn_ ABSL_GUARDED_BY(mu_) = false;  // the last thing that was taken has no newline
+  const bool terminal_ = isatty(STDERR_FILENO) == 1;
 };
+
+// ---- Faults: what was said before is the best hint at the cause.
+
+constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+struct sigaction before[NSIG];
+
+// The fault comes again when this returns, and is for whoever took it before.
+void OnFault(int fault) {
+  const int saved = errno;
+  writer->FlushInHandler();
+  sigaction(fault, &before[fault], nullptr);
+  raise(fault);  // one that was sent does not come again by itself
+  errno = saved;
+}
+
+void FlushBeforeFaults() {
+  for (const int fault : kFaults) {
+    struct sigaction action = {};
+    action.sa_handler = &OnFault;
+    action.sa_flags = SA_ONSTACK;
+    sigaction(fault, &action, &before[fault]);
+  }
+}
 
 }  // namespace
 
 void InitLogging(const char* program, const std::string& who) {
   FLAGS_logtostderr = false;
+  FLAGS_alsologtostderr = false;
   FLAGS_stderrthreshold = google::NUM_SEVERITIES;  // the sink prints, glog itself does not
   google::InitGoogleLogging(program);
   for (int severity = 0; severity < google::NUM_SEVERITIES; ++severity) {
     google::SetLogDestination(severity, "");  // no log files in /tmp
   }
+  writer = new LogWriter({.fd = STDERR_FILENO, .who = who});
   google::AddLogSink(new PrefixSink(who));  // lives as long as the process
+  FlushBeforeFaults();
+  atexit(&FlushLog);
+}
+
+void FlushLog() {
+  if (writer != nullptr) writer->Flush(kFlushLimit);
 }
 
 }  // namespace dsrun

@@ -56,4 +56,18 @@ bool NonblockingOutput::AwaitRoom(absl::Duration limit) const {
   return poll(&room, 1, PollMilliseconds(limit)) != 0;
 }
 
+void WriteLastWords(int fd, const char* bytes, size_t size) {
+  constexpr int kLooks = 250;
+  for (int look = 0; look < kLooks && size > 0; ++look) {
+    pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};
+    if (poll(&room, 1, 1) == 0) continue;
+    // A pipe that poll calls writable takes PIPE_BUF bytes without blocking.
+    const ssize_t written = write(fd, bytes, std::min<size_t>(size, PIPE_BUF));
+    if (written < 0 && errno != EINTR && errno != EAGAIN) return;
+    if (written <= 0) continue;
+    bytes += written;
+    size -= static_cast<size_t>(written);
+  }
+}
+
 }  // namespace dsrun

@@ -43,6 +43,10 @@ class NonblockingOutput {
   int own_fd_ = -1;
 };
 
+// For the last words of a process that is about to end, also in a signal handler: written as far as
+// they are taken within 0.25 s.
+void WriteLastWords(int fd, const char* bytes, size_t size);
+
 }  // namespace dsrun
 
 #endif  // DSRUN_COMMON_BASE_NONBLOCKING_OUTPUT_H_

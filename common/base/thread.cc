@@ -11,13 +11,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/limits.h"
+#include "common/base/nonblocking_output.h"
 
 namespace dsrun {
 namespace {
 
 [[noreturn]] void End(const std::string& why) {
   const std::string line = absl::StrCat(why, "\n");
-  (void)!write(STDERR_FILENO, line.data(), line.size());
+  WriteLastWords(STDERR_FILENO, line.data(), line.size());
   _exit(kExitLimit);
 }
 

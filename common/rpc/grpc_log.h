@@ -1,5 +1,6 @@
 // gRPC's own log lines in ours, where somebody asked for them (--v=1), instead of raw on standard
-// error: whatever matters of them reaches the caller as a status. Thread-safe.
+// error, which may hold up whoever writes there: whatever matters of them reaches the caller as a
+// status. Protobuf's the same, and its errors always. Thread-safe.
 
 #ifndef DSRUN_COMMON_RPC_GRPC_LOG_H_
 #define DSRUN_COMMON_RPC_GRPC_LOG_H_

@@ -233,10 +233,12 @@ OptionGroup Files() {
                     "until `dsrun checkpoint untag` removes it; letters, digits, . _ -"),
               Value("log-interval", "N", "10", "steps between lines of progress"),
               Value("metrics", "FILE", "<run dir>/metrics.jsonl",
-                    "one JSON object a step; with --load after what is there"),
+                    "one JSON object a step; with --load after what is there, else the file of an "
+                    "earlier job is kept as FILE.1, FILE.2 ..."),
               Value("prompt", "TEXT", "", "the run ends with a sampled continuation of it"),
               Value("sample-tokens", "N", "200", "bytes of the continuation"),
-              Value("trace", "FILE", "", "rank 0 writes a Chrome trace"),
+              Value("trace", "FILE", "",
+                    "rank 0 writes a Chrome trace; one of an earlier job is kept as FILE.1 ..."),
               Switch("allow-rewind",
                      "begin although less can be read than was committed, in --save or --load, and "
                      "throw the rest away; without it, nothing is begun until everything can be "

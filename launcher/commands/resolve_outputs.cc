@@ -1,5 +1,6 @@
-// Files that the job writes over: --metrics and --trace. What is there already may be a text that
-// nobody has a second copy of; and what the job writes must not become its text.
+// Files that the job writes under a name that was given: --metrics and --trace. What is there
+// already may be a text that nobody has a second copy of; and what the job writes must not become
+// its text. Files of earlier jobs are gone on with or set aside (launcher/shell/set_aside.h).
 
 #include <sys/stat.h>
 
@@ -59,7 +60,7 @@ bool BeginsWith(const std::string& path, std::string_view begin) {
   return file.gcount() == static_cast<std::streamsize>(begin.size()) && got == begin;
 }
 
-// Why `path` must not be written over; empty: it may.
+// Why `path` must not be taken; empty: it may.
 std::string WhyNot(const std::vector<Input>& inputs, const std::string& path,
                    std::string_view begin, const std::string& what) {
   struct stat info;
@@ -71,7 +72,7 @@ std::string WhyNot(const std::vector<Input>& inputs, const std::string& path,
   }
   if (!there || !S_ISREG(info.st_mode) || info.st_size == 0 || BeginsWith(path, begin)) return "";
   return "holds " + std::to_string(info.st_size) + " bytes that are no " + what +
-         " of an earlier job, and would be written over";
+         " of an earlier job";
 }
 
 // Where new text of --data would be read from: the folders that are given, and those that links in

@@ -9,9 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/thread.h"
+#include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -84,16 +86,30 @@ std::string ClockText(absl::Duration duration) {
   return absl::StrFormat("%d:%02d", seconds / 60, seconds % 60);
 }
 
+std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t train_iters,
+                                       double smoothed_step_ms) {
+  const double rate = done.tokens_per_s();
+  const std::string speed = rate >= 1000 ? absl::StrFormat("  %.1fk tokens/s", rate / 1000)
+                                         : absl::StrFormat("  %.0f tokens/s", rate);
+  const int64_t steps_left = train_iters > done.step() ? train_iters - done.step() : 0;
+  const std::string left = absl::StrCat(
+      "  ", ClockText(absl::Milliseconds(smoothed_step_ms * static_cast<double>(steps_left))),
+      " left");
+  const std::string step = absl::StrFormat("step %d/%d", done.step(), train_iters);
+  const std::string head = absl::StrFormat("%s  loss %.4f", step, done.loss());
+  const std::string lr = absl::StrFormat("  lr %.2e", done.lr());
+  const std::string norm = absl::StrFormat("  grad norm %.3f", done.grad_norm());
+  return {absl::StrCat(head, lr, norm, speed, left),
+          absl::StrCat(head, speed, left),
+          absl::StrCat(head, left),
+          head,
+          absl::StrFormat("%d  %.4f", done.step(), done.loss()),
+          absl::StrFormat("%d", done.step())};
+}
+
 std::string ProgressText(const proto::StepDone& done, int64_t train_iters,
                          double smoothed_step_ms) {
-  const double rate = done.tokens_per_s();
-  const std::string tokens =
-      rate >= 1000 ? absl::StrFormat("%.1fk", rate / 1000) : absl::StrFormat("%.0f", rate);
-  const int64_t left = train_iters > done.step() ? train_iters - done.step() : 0;
-  return absl::StrFormat(
-      "step %d/%d  loss %.4f  lr %.2e  grad norm %.3f  %s tokens/s  %s left", done.step(),
-      train_iters, done.loss(), done.lr(), done.grad_norm(), tokens,
-      ClockText(absl::Milliseconds(smoothed_step_ms * static_cast<double>(left))));
+  return ProgressForms(done, train_iters, smoothed_step_ms).front();
 }
 
 Console::Console(const proto::JobSpec& job, const Options& options)
@@ -150,12 +166,12 @@ void Console::Progress(const struct Progress& progress) {
   if (std::isfinite(done.step_ms())) {
     step_ms_ = step_ms_ == 0 ? done.step_ms() : step_ms_ + kSmoothing * (done.step_ms() - step_ms_);
   }
-  const std::string text = ProgressText(done, train_iters_, step_ms_);
-  if (options_.progress_line) return writer_.SetStatusLine(text);
+  std::vector<std::string> forms = ProgressForms(done, train_iters_, step_ms_);
+  if (options_.progress_line) return writer_.SetStatusLine(std::move(forms));
   MutexLock lock(mu_);
   ShowOpen([](OpenLines& open) { return open.Interrupt(); });
   if (done.step() == 1 || done.step() % log_interval_ == 0 || done.step() == train_iters_) {
-    writer_.Write(OutputWriter::To::kOut, text + "\n");
+    writer_.Write(OutputWriter::To::kOut, forms.front() + "\n");
   }
 }
 
@@ -213,7 +229,8 @@ void Console::Show(const std::vector<LineCollapser::Line>& lines) {
   std::string text = open_.Interrupt();
   int64_t count = 0;
   for (const LineCollapser::Line& line : lines) {
-    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ", line.text, "\n");
+    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ",
+                    options_.terminal ? TerminalText(line.text) : line.text, "\n");
     count += static_cast<int64_t>(line.sources.size());
   }
   if (writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;
@@ -239,7 +256,9 @@ void Console::ShowWhenDue() {
 void Console::Say(const std::string& text) {
   MutexLock lock(mu_);
   ShowAll();
-  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", Escaped(text, "\n\t"), "\n"));
+  // What others said may be several lines, and none of them must look like one of ours.
+  const std::string words = absl::StrReplaceAll(Escaped(text, "\n\t"), {{"\n", "\n  "}});
+  writer_.Write(OutputWriter::To::kErr, absl::StrCat("dsrun: ", words, "\n"));
 }
 
 OutputWriter::Loss Console::Finish(const std::string& screen, bool failed) {
@@ -249,7 +268,7 @@ OutputWriter::Loss Console::Finish(const std::string& screen, bool failed) {
                      "standard output was too slow; all are in the ranks' files"));
   }
   if (!screen.empty()) {
-    writer_.SetStatusLine("");  // the screen says where it ended
+    writer_.SetStatusLine({});  // the screen says where it ended
     writer_.Write(failed ? OutputWriter::To::kErr : OutputWriter::To::kOut, screen);
   }
   OutputWriter::Loss loss = writer_.Close(kPatience);

@@ -9,6 +9,8 @@
 //
 // Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
 // error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
+// On a terminal a rank cannot do harm (terminal_text.h); elsewhere its bytes stay as they are. A
+// line of a rank always has its prefix, and no line of dsrun's begins with another's words.
 // Thread-safe; no method blocks except Flush and Finish.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_CONSOLE_H_
@@ -56,6 +58,8 @@ class Console {
   void Say(const std::string& text);
   // Waits until all that was said is on the screen, `limit` at most.
   void Flush(absl::Duration limit) { writer_.Flush(limit); }
+  // The terminal has another size.
+  void Resized() { writer_.Resized(); }
   // The last screen: to standard error if `failed`, else to standard output. Returns what of all
   // that was to be shown was not, and why (lines of ranks included, which are in their files).
   OutputWriter::Loss Finish(const std::string& screen, bool failed);
@@ -95,6 +99,9 @@ class Console {
 std::string OperatorText(const OperatorEvent& event);
 // "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left".
 std::string ProgressText(const proto::StepDone& done, int64_t train_iters, double smoothed_step_ms);
+// That, and shorter forms of it for narrow terminals, down to the step alone.
+std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t train_iters,
+                                       double smoothed_step_ms);
 // "0:07", "12:34", "1:02:03".
 std::string ClockText(absl::Duration duration);
 

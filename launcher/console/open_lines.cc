@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -29,7 +30,11 @@ void OpenLines::Extend(Line& line, std::string_view text) {
   line.text.append(text);
 }
 
-std::string OpenLines::Draw(absl::Duration now, const Source& source, Line& line) {
+size_t OpenLines::Showable(const Line& line, bool last) const {
+  return last || !options_.terminal ? line.text.size() : WholeBytes(line.text);
+}
+
+std::string OpenLines::Draw(absl::Duration now, const Source& source, Line& line, bool last) {
   const bool here = at_end_ == source;
   std::string text;
   if (here && line.redraw) {
@@ -40,10 +45,12 @@ std::string OpenLines::Draw(absl::Duration now, const Source& source, Line& line
   if (!here || line.redraw) {
     absl::StrAppend(&text, "[", SourcesText({source}, hosts_), "] ");
   }
-  absl::StrAppend(&text, line.text.substr(line.shown));
+  const size_t end = std::max(line.shown, Showable(line, last));
+  const std::string_view news = std::string_view(line.text).substr(line.shown, end - line.shown);
+  absl::StrAppend(&text, options_.terminal ? TerminalText(news, line.colours) : std::string(news));
   if (here && line.redraw && options_.terminal) absl::StrAppend(&text, kClearRest);
   at_end_ = source;
-  line.shown = line.text.size();
+  line.shown = end;
   line.redraw = false;
   line.seen = true;
   line.shown_at = now;
@@ -56,7 +63,7 @@ std::string OpenLines::Add(absl::Duration now, const Source& source, std::string
   Line& line = lines_[source];
   Extend(line, text);
   if (line.text.size() > kMostBytes) return End(now, source, "");
-  if (!line.redraw && line.shown == line.text.size()) return "";
+  if (!line.redraw && line.shown >= Showable(line, /*last=*/false)) return "";
   if (line.seen && at_end_ != source) {
     line.due = line.shown_at + kElsewhere;
     if (now < line.due) return "";
@@ -71,7 +78,7 @@ std::string OpenLines::End(absl::Duration now, const Source& source, std::string
   // Interrupted and with nothing more to say, it was ended then.
   const bool news = line.redraw || line.shown < line.text.size() || !line.seen;
   if (news || at_end_ == source) {
-    if (news) out = Draw(now, source, line);
+    if (news) out = Draw(now, source, line, /*last=*/true);
     absl::StrAppend(&out, Interrupt());
   }
   lines_.erase(source);

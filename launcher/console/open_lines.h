@@ -13,7 +13,8 @@
 // state is. A line that is interrupted again and again, because several ranks draw progress bars,
 // is gone on with at most once every kElsewhere.
 //
-// Text comes out of here to be written as it is. Pure; not thread-safe.
+// Text comes out of here to be written as it is: for a terminal, what ranks wrote is made fit for
+// one (terminal_text.h), and half a letter waits for its other half. Pure; not thread-safe.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_OPEN_LINES_H_
 #define DSRUN_LAUNCHER_CONSOLE_OPEN_LINES_H_
@@ -34,7 +35,8 @@ class OpenLines {
  public:
   using Source = LineCollapser::Source;
   struct Options {
-    bool terminal = false;  // the rest of a line that is redrawn shorter can be cleared
+    // The rest of a line that is redrawn shorter can be cleared, and bytes can do harm.
+    bool terminal = false;
     // Something else stands at the end of the output (a progress line): every line is ended at
     // once.
     bool ends_at_once = false;
@@ -70,6 +72,7 @@ class OpenLines {
  private:
   struct Line {
     std::string text;
+    std::string colours;  // that what was shown ends in
     size_t shown = 0;     // of `text`
     bool redraw = false;  // what was shown is not what the line says now
     bool seen = false;    // some of it was shown
@@ -77,7 +80,9 @@ class OpenLines {
     absl::Duration shown_at;
   };
   static void Extend(Line& line, std::string_view text);
-  std::string Draw(absl::Duration now, const Source& source, Line& line);
+  // Up to where `text` can be shown; `last`: nothing more comes.
+  size_t Showable(const Line& line, bool last) const;
+  std::string Draw(absl::Duration now, const Source& source, Line& line, bool last = false);
 
   const std::vector<std::string> hosts_;
   const Options options_;

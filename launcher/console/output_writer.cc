@@ -1,11 +1,16 @@
 #include "launcher/console/output_writer.h"
 
 #include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -16,6 +21,7 @@
 #include "common/base/mutex.h"
 #include "common/base/nonblocking_output.h"
 #include "common/base/thread.h"
+#include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -27,19 +33,52 @@ constexpr int kAgainMs = 1;
 // From the end of patience to leaving a thread behind that the system does not give back.
 constexpr absl::Duration kGrace = absl::Seconds(1);
 constexpr char kTakesNothing[] = "its reader takes nothing";
+constexpr size_t kUsualColumns = 80;  // of a terminal that does not say
+
+void BlockAllSignals() {
+  sigset_t all;
+  sigfillset(&all);
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, fault);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+// What a line may have without being wrapped, and without a cursor that waits behind the last
+// column, which terminals do not agree about.
+size_t ColumnsOf(int fd) {
+  if (isatty(fd) != 1) return std::numeric_limits<size_t>::max();
+  winsize size = {};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = kUsualColumns;
+  return size.ws_col - 1u;
+}
+
+std::string FormThatFits(const std::vector<std::string>& forms, size_t columns) {
+  for (const std::string& form : forms) {
+    if (Columns(form) <= columns) return form;
+  }
+  return forms.empty() ? "" : std::string(FirstColumns(forms.back(), columns));
+}
 
 int64_t LinesIn(std::string_view text) {
   const int64_t whole = std::count(text.begin(), text.end(), '\n');
   return whole + (text.empty() || text.back() == '\n' ? 0 : 1);
 }
 
+bool AreOneFile(int a, int b) {
+  struct stat a_info, b_info;
+  return fstat(a, &a_info) == 0 && fstat(b, &b_info) == 0 && a_info.st_dev == b_info.st_dev &&
+         a_info.st_ino == b_info.st_ino;
+}
+
 // One of the two, of the thread. A line that was torn off is ended before anything else.
 struct Stream {
-  Stream(int fd, const char* its_name) : output(fd), name(its_name) {}
+  Stream(int fd, const char* its_name, size_t its_lane)
+      : output(fd), name(its_name), lane(its_lane) {}
 
   const NonblockingOutput output;
   const char* const name;
+  const size_t lane;    // of Shared
   std::string gone;     // why nobody reads any more
+  bool left = false;    // of its own will
   std::string failing;  // why the last text was not written, where that may pass
   int64_t lost_lines = 0;
   bool torn = false;
@@ -47,84 +86,127 @@ struct Stream {
 
 }  // namespace
 
+// Where both are the same open file, one lane has both and keeps their order. Else each has its
+// own, and its own thread: nobody sees an order between two files, and a reader of one who takes
+// nothing must not keep the other from what it is to read.
 struct OutputWriter::Shared {
   struct Line {
     To to;
     std::string text;
   };
+  struct Lane {
+    std::deque<Line> lines;
+    size_t droppable_bytes = 0;
+    size_t kept_bytes = 0;
+    SteadyTime moved_at;  // when something was last taken
+    bool done = false;
+  };
+  static constexpr size_t kFirst = 0;
 
   explicit Shared(const Options& given)
-      : options(given), out(given.out_fd, "standard output"), err(given.err_fd, "standard error") {}
+      : options(given),
+        lane_of_err(AreOneFile(given.out_fd, given.err_fd) ? kFirst : kFirst + 1),
+        out(given.out_fd, "standard output", kFirst),
+        err(given.err_fd, "standard error", lane_of_err) {}
 
-  bool Add(To to, std::string text, size_t& bytes, size_t most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
-  void Run();
+  size_t LaneOf(To to) const { return to == To::kOut ? kFirst : lane_of_err; }
+  void Push(To to, std::string text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  bool Add(To to, std::string text, size_t Lane::*bytes, size_t most)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  // The last lines of a lane are about to be written. The other's loss is said on the second.
+  bool IsEnding(size_t lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return closing && (lane == kFirst || lanes[kFirst].done);
+  }
+  bool IsDone() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return lanes[kFirst].done && lanes[lane_of_err].done;
+  }
+  void Run(size_t lane);
+  // Clears and draws the status line around these.
+  void WriteBatch(const std::deque<Line>& batch, const std::vector<std::string>& forms,
+                  bool redraw);
   // Writes all of `text`, or counts what is not written as lost.
   void Put(Stream& stream, const std::string& text);
   // The number of bytes written; all of them, unless something is in the way.
   size_t WriteAll(Stream& stream, std::string_view bytes);
   void Lose(Stream& stream, std::string_view text, const std::string& why);
-  // Says what a full disk has cost, on standard error.
+  // Says what a full disk, or a reader that takes nothing, has cost, on standard error.
   void SayLost(Stream& stream, const char* words);
-  bool OutOfPatience(absl::Duration waited);
-  SteadyTime Moved();
+  // Of the end: nothing was taken for too long.
+  bool OutOfPatience(size_t lane);
+  void Moved(size_t lane);
 
   const Options options;
+  const size_t lane_of_err;
 
   Mutex mu;
   CondVar changed;
-  std::deque<Line> lines ABSL_GUARDED_BY(mu);
-  size_t droppable_bytes ABSL_GUARDED_BY(mu) = 0;
-  size_t kept_bytes ABSL_GUARDED_BY(mu) = 0;
-  std::string status ABSL_GUARDED_BY(mu);
+  Lane lanes[2] ABSL_GUARDED_BY(mu);
+  std::vector<std::string> status ABSL_GUARDED_BY(mu);
   bool status_changed ABSL_GUARDED_BY(mu) = false;
+  bool resized ABSL_GUARDED_BY(mu) = false;
   bool closing ABSL_GUARDED_BY(mu) = false;
-  bool done ABSL_GUARDED_BY(mu) = false;
   absl::Duration give_up_after ABSL_GUARDED_BY(mu);
-  SteadyTime moved_at ABSL_GUARDED_BY(mu);          // when something was last taken
   int64_t unwritten_lines ABSL_GUARDED_BY(mu) = 0;  // given, and neither written nor lost yet
   Loss loss ABSL_GUARDED_BY(mu);
 
-  // The thread's own.
+  // Of the thread of their lane.
   Stream out;
   Stream err;
-  std::string shown;  // the status line as it is on the screen
+  std::string shown;  // the status line as it is on the screen; with `out`
 };
 
-OutputWriter::OutputWriter(Options options)
-    : shared_(std::make_shared<Shared>(options)),
-      thread_(StartThreadOrEnd("standard output", [shared = shared_] { shared->Run(); })) {}
+OutputWriter::OutputWriter(Options options) : shared_(std::make_shared<Shared>(options)) {
+  for (size_t lane = 0; lane <= shared_->lane_of_err; ++lane) {
+    threads_.push_back(StartThreadOrEnd(lane == 0 ? "standard output" : "standard error",
+                                        [shared = shared_, lane] { shared->Run(lane); }));
+  }
+}
 
 OutputWriter::~OutputWriter() { Close(absl::Seconds(1)); }
 
-bool OutputWriter::Shared::Add(To to, std::string text, size_t& bytes, size_t most) {
-  if (closing || bytes + text.size() > most) return false;
-  bytes += text.size();
+void OutputWriter::Shared::Push(To to, std::string text) {
   unwritten_lines += LinesIn(text);
-  lines.push_back({to, std::move(text)});
+  lanes[LaneOf(to)].lines.push_back({to, std::move(text)});
   changed.NotifyAll();
+}
+
+bool OutputWriter::Shared::Add(To to, std::string text, size_t Lane::*bytes, size_t most) {
+  size_t& waiting = lanes[LaneOf(to)].*bytes;
+  if (closing || waiting + text.size() > most) return false;
+  waiting += text.size();
+  Push(to, std::move(text));
   return true;
 }
 
 void OutputWriter::Write(To to, std::string text) {
   MutexLock lock(shared_->mu);
   const int64_t count = LinesIn(text);
-  if (shared_->Add(to, std::move(text), shared_->kept_bytes, shared_->options.most_kept_bytes)) {
+  if (shared_->Add(to, std::move(text), &Shared::Lane::kept_bytes,
+                   shared_->options.most_kept_bytes)) {
     return;
   }
   shared_->loss.lines += count;
   shared_->loss.why = kTakesNothing;
+  shared_->loss.failed = true;
 }
 
 bool OutputWriter::WriteDroppable(To to, std::string text) {
   MutexLock lock(shared_->mu);
-  return shared_->Add(to, std::move(text), shared_->droppable_bytes, shared_->options.most_bytes);
+  return shared_->Add(to, std::move(text), &Shared::Lane::droppable_bytes,
+                      shared_->options.most_bytes);
 }
 
-void OutputWriter::SetStatusLine(std::string text) {
+void OutputWriter::SetStatusLine(std::vector<std::string> forms) {
   MutexLock lock(shared_->mu);
-  if (shared_->closing || text == shared_->status) return;
-  shared_->status = std::move(text);
+  if (shared_->closing || forms == shared_->status) return;
+  shared_->status = std::move(forms);
   shared_->status_changed = true;
+  shared_->changed.NotifyAll();
+}
+
+void OutputWriter::Resized() {
+  MutexLock lock(shared_->mu);
+  shared_->resized = true;
   shared_->changed.NotifyAll();
 }
 
@@ -139,59 +221,91 @@ void OutputWriter::Flush(absl::Duration limit) {
 }
 
 OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
-  bool done = false;
+  std::vector<bool> done;
   Loss loss;
   {
     MutexLock lock(shared_->mu);
     if (!shared_->closing) {
       shared_->closing = true;
       shared_->give_up_after = patience;
-      shared_->moved_at = Clock::Real().SteadyNow();
+      for (Shared::Lane& lane : shared_->lanes) lane.moved_at = Clock::Real().SteadyNow();
     }
     shared_->changed.NotifyAll();
-    // The thread gives up by itself, unless the system does not give it back.
-    while (!shared_->done) {
+    // The threads give up by themselves, unless the system does not give them back.
+    while (!shared_->IsDone()) {
+      const SteadyTime moved_at = std::max(shared_->lanes[0].moved_at, shared_->lanes[1].moved_at);
       const absl::Duration left =
-          shared_->moved_at + shared_->give_up_after + kGrace - Clock::Real().SteadyNow();
+          moved_at + shared_->give_up_after + kGrace - Clock::Real().SteadyNow();
       if (left <= absl::ZeroDuration()) break;
       shared_->changed.WaitFor(shared_->mu, left);
     }
-    done = shared_->done;
+    for (const Shared::Lane& lane : shared_->lanes) done.push_back(lane.done);
     loss = shared_->loss;
     loss.lines += shared_->unwritten_lines;
-    if (shared_->unwritten_lines > 0) loss.why = kTakesNothing;
+    if (shared_->unwritten_lines > 0) {
+      loss.why = kTakesNothing;
+      loss.failed = true;
+    }
   }
-  if (thread_.joinable() && done) thread_.join();
-  if (thread_.joinable()) thread_.detach();
+  for (size_t lane = 0; lane < threads_.size(); ++lane) {
+    if (done[lane]) {
+      threads_[lane].join();
+    } else {
+      threads_[lane].detach();
+    }
+  }
+  threads_.clear();
   return loss;
 }
 
-void OutputWriter::Shared::Run() {
+void OutputWriter::Shared::Run(size_t lane) {
+  BlockAllSignals();
   bool last = false;
   while (!last) {
     std::deque<Line> batch;
-    std::string wanted;
+    std::vector<std::string> forms;
+    bool redraw = false;
     {
       MutexLock lock(mu);
-      while (lines.empty() && !status_changed && !closing) changed.Wait(mu);
-      batch = std::exchange(lines, {});
-      droppable_bytes = 0;
-      kept_bytes = 0;
-      wanted = status;
-      status_changed = false;
-      last = closing;
+      Lane& mine = lanes[lane];
+      while (mine.lines.empty() && !IsEnding(lane) &&
+             (lane != kFirst || (!status_changed && !resized))) {
+        changed.Wait(mu);
+      }
+      batch = std::exchange(mine.lines, {});
+      mine.droppable_bytes = 0;
+      mine.kept_bytes = 0;
+      last = IsEnding(lane);
+      if (lane == kFirst) {
+        forms = status;
+        redraw = std::exchange(resized, false);
+        status_changed = false;
+      }
     }
-    const bool redraw = !batch.empty() || wanted != shown;
-    if (redraw && !shown.empty()) WriteAll(out, kClearLine);
-    for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line.text);
-    if (redraw && !wanted.empty()) WriteAll(out, wanted);
-    shown = std::move(wanted);
+    if (lane == kFirst) {
+      WriteBatch(batch, forms, redraw);
+    } else {
+      for (const Line& line : batch) Put(err, line.text);
+    }
   }
-  if (!shown.empty()) WriteAll(out, "\n");
-  SayLost(out, " were lost: ");
+  if (lane == kFirst && !shown.empty()) WriteAll(out, "\n");
+  if (lane == kFirst) {
+    if (!out.gone.empty() && !out.left && out.lost_lines > 0) out.failing = out.gone;
+    SayLost(out, " were lost: ");
+  }
   MutexLock lock(mu);
-  done = true;
+  lanes[lane].done = true;
   changed.NotifyAll();
+}
+
+void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
+                                      const std::vector<std::string>& forms, bool redraw) {
+  std::string wanted = forms.empty() ? "" : FormThatFits(forms, ColumnsOf(options.out_fd));
+  redraw = redraw || !batch.empty() || wanted != shown;
+  if (redraw && !shown.empty()) WriteAll(out, kClearLine);
+  for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line.text);
+  if (redraw && !wanted.empty()) WriteAll(out, wanted);
+  shown = std::move(wanted);
 }
 
 void OutputWriter::Shared::Put(Stream& stream, const std::string& text) {
@@ -216,25 +330,31 @@ void OutputWriter::Shared::Lose(Stream& stream, std::string_view text, const std
   MutexLock lock(mu);
   loss.lines += count;
   loss.why = absl::StrCat(stream.name, ": ", why);
+  loss.failed = loss.failed || !stream.left;
 }
 
 void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {
   const std::string why = std::exchange(stream.failing, "");
   if (why.empty()) return;
   const int64_t count = std::exchange(stream.lost_lines, 0);
-  WriteAll(err,
-           absl::StrCat("dsrun: ", Counted(count, "line"), " of ", stream.name, words, why, "\n"));
+  std::string text =
+      absl::StrCat("dsrun: ", Counted(count, "line"), " of ", stream.name, words, why, "\n");
+  if (stream.lane == err.lane) {
+    WriteAll(err, text);
+    return;
+  }
+  MutexLock lock(mu);
+  Push(To::kErr, std::move(text));
 }
 
 size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
   size_t done_bytes = 0;
-  SteadyTime moved = Clock::Real().SteadyNow();
   while (stream.gone.empty() && done_bytes < bytes.size()) {
     const ssize_t written =
         stream.output.Write(bytes.data() + done_bytes, bytes.size() - done_bytes);
     if (written > 0) {
       done_bytes += static_cast<size_t>(written);
-      moved = Moved();
+      Moved(stream.lane);
       continue;
     }
     switch (written == 0 ? EAGAIN : errno) {
@@ -243,29 +363,34 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
       case EAGAIN:
         // A terminal may have room, and not for what is to be written.
         if (stream.output.AwaitRoom(kLook)) poll(nullptr, 0, kAgainMs);
-        if (OutOfPatience(Clock::Real().SteadyNow() - moved)) stream.gone = kTakesNothing;
+        if (OutOfPatience(stream.lane)) stream.gone = kTakesNothing;
         break;
       case ENOSPC:
       case EDQUOT:
       case EFBIG:
         stream.failing = strerror(errno);
         return done_bytes;
-      default:  // EPIPE and the like: nobody reads any more
-        stream.gone = strerror(errno);
+      default: {  // nobody reads any more, or nothing can be written
+        const int error = errno;
+        stream.gone = strerror(error);
+        // A terminal that was closed says EIO, as a disk does that is broken.
+        stream.left = error == EPIPE || error == ECONNRESET ||
+                      (error == EIO && !stream.output.is_regular_file());
+        break;
+      }
     }
   }
   return done_bytes;
 }
 
-bool OutputWriter::Shared::OutOfPatience(absl::Duration waited) {
+bool OutputWriter::Shared::OutOfPatience(size_t lane) {
   MutexLock lock(mu);
-  return closing && waited >= give_up_after;
+  return closing && Clock::Real().SteadyNow() - lanes[lane].moved_at >= give_up_after;
 }
 
-SteadyTime OutputWriter::Shared::Moved() {
+void OutputWriter::Shared::Moved(size_t lane) {
   MutexLock lock(mu);
-  moved_at = Clock::Real().SteadyNow();
-  return moved_at;
+  lanes[lane].moved_at = Clock::Real().SteadyNow();
 }
 
 }  // namespace dsrun::launcher

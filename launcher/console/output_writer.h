@@ -1,7 +1,8 @@
-// OutputWriter: standard output and standard error, written by one thread of its own, so that a
-// reader that does not read (a paused pager, a full pipe, a terminal after Ctrl-S) holds up nobody
-// but itself. Lines keep their order across both. On a terminal, one status line stays below
-// everything else and is rewritten in place.
+// OutputWriter: standard output and standard error, written by threads of its own, so that a reader
+// that does not read (a paused pager, a full pipe, a terminal after Ctrl-S) holds up nobody but
+// itself. Lines keep their order across both where both are the same open file. On a terminal, one
+// status line stays below everything else and is rewritten in place; it is never wider than the
+// terminal is.
 //
 // Memory is bounded: droppable lines beyond Options::most_bytes are left out (ranks' output is in
 // their files anyway), and of the others those beyond Options::most_kept_bytes.
@@ -9,6 +10,8 @@
 // What cannot be written is counted. A full disk, a quota and a limit of the file's size may pass:
 // each text is tried, and when one goes through, a line on standard error says how many were lost
 // and why. A reader that is gone does not come back.
+//
+// The threads take no signals: a process in the background is not stopped for its output (SIGTTOU).
 // Thread-safe; no method blocks except Flush and Close.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_OUTPUT_WRITER_H_
@@ -19,6 +22,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/time/time.h"
 
@@ -37,6 +41,9 @@ class OutputWriter {
   struct Loss {
     int64_t lines = 0;
     std::string why;  // "standard output: No space left on device"; empty: none
+    // Somebody misses them: a write failed, or the reader took nothing to the end. False: the
+    // readers went away before (a closed pipe or terminal), which is their right.
+    bool failed = false;
   };
 
   explicit OutputWriter(Options options);
@@ -47,8 +54,11 @@ class OutputWriter {
   void Write(To to, std::string text);
   // The same; false: left out, because the reader is too far behind, and not counted as lost.
   bool WriteDroppable(To to, std::string text);
-  // On standard output; without a newline; empty: none. Only the newest matters.
-  void SetStatusLine(std::string text);
+  // On standard output; only the newest matters. From the longest form to the shortest, without
+  // newlines: the first that fits is shown, or as much as fits of the last. None: no status line.
+  void SetStatusLine(std::vector<std::string> forms);
+  // The terminal has another size: the status line is drawn anew.
+  void Resized();
 
   // Waits until everything queued is written or lost, `limit` at most.
   void Flush(absl::Duration limit);
@@ -59,11 +69,11 @@ class OutputWriter {
   Loss Close(absl::Duration patience);
 
  private:
-  // Shared with the thread, which is left behind where the system does not give it back.
+  // Shared with the threads, which are left behind where the system does not give them back.
   struct Shared;
 
   const std::shared_ptr<Shared> shared_;
-  std::thread thread_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace dsrun::launcher

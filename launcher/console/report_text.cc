@@ -14,6 +14,7 @@
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/topology/rank_files.h"
+#include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -45,7 +46,8 @@ std::string Seconds(absl::Duration duration) {
 }
 
 std::string Clip(std::string line) {
-  if (line.size() > kMostColumns) line = line.substr(0, kMostColumns - 3) + "...";
+  if (Columns(line) > kMostColumns)
+    line = std::string(FirstColumns(line, kMostColumns - 3)) + "...";
   return line;
 }
 
@@ -324,7 +326,7 @@ std::string Headline(const Report& report, const ReportContext& context) {
 
 // Where the list is too long, the middle goes: the beginning says what happened, the end what to
 // do.
-std::string Join(Lines lines) {
+std::string Join(Lines lines, bool terminal) {
   if (lines.size() > kMostScreenLines) {
     constexpr size_t kTail = 6;
     const size_t head = kMostScreenLines - kTail - 1;
@@ -335,10 +337,13 @@ std::string Join(Lines lines) {
   }
   std::string text;
   for (const std::string& line : lines) {
-    // What a rank wrote stays as it is, as in its output; all else are our words about others'
-    // names.
+    // What a rank wrote is treated as in its output; all else are our words about others' names.
     const bool quoted = absl::StartsWith(line, kQuoted);
-    absl::StrAppend(&text, quoted ? line : Escaped(line, "\n\t"), "\n");
+    absl::StrAppend(&text,
+                    !quoted    ? Escaped(line, "\t")
+                    : terminal ? TerminalText(line)
+                               : line,
+                    "\n");
   }
   return text;
 }
@@ -441,7 +446,7 @@ std::string ReportScreen(const Report& report, const ReportContext& context) {
   if (const std::string next = Next(report, context); !next.empty()) {
     lines.push_back("  next        " + next);
   }
-  return Join(std::move(lines));
+  return Join(std::move(lines), context.terminal);
 }
 
 std::string ReportJson(const Report& report, const ReportContext& context) {

@@ -20,6 +20,7 @@ struct ReportContext {
   bool run_dir_given = false;  // by --run-dir: the same command would be refused its folder
   // The report's manifest was found in the save folder; nobody reported its commit.
   bool commit_unreported = false;
+  bool terminal = false;  // the screen goes to one: what ranks wrote is made fit for it
   // Together they turn the report's steady times into wall time.
   absl::Duration steady_now;
   absl::Time wall_now;

@@ -187,6 +187,7 @@ inline constexpr int kExitNoProgress = 93;
 inline constexpr int kExitRestartsExhausted = 94;
 inline constexpr int kExitNoNodesLeft = 95;
 inline constexpr int kExitCancelled = 96;
+inline constexpr int kExitOutputLost = 99;  // of dsrun itself, in place of kExitOk
 
 }  // namespace dsrun::launcher
 

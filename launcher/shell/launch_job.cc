@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,6 +41,7 @@
 #include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
+#include "launcher/shell/set_aside.h"
 #include "launcher/shell/stop_requests.h"
 #include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
@@ -68,9 +70,9 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 13;    // beside main, signals and the console
-  constexpr int kAgentThreads = 17;  // keeper and agent
+  constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
-  constexpr int kWorkerThreads = 11;
+  constexpr int kWorkerThreads = 12;
   constexpr int kOwnDescriptors = 25;
   // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its key,
   // its log and what is handed down of them.
@@ -155,12 +157,13 @@ class Launch {
       return absl::IsInternal(result.status()) ? kExitFailed : kExitBadInput;
     }
     const int exit_code = result->exit_code;
-    WriteReport(*std::move(result));
-    return exit_code;
+    const bool all_said = WriteReport(*std::move(result)) && !metrics_lost_;
+    return exit_code == 0 && !all_said ? kExitOutputLost : exit_code;
   }
 
   void OnSignal(int signal, bool by_key) {
-    if (signal == SIGTSTP) return SayPause();
+    if (signal == SIGTSTP) return RefusePause();
+    if (signal == SIGWINCH) return console_.Resized();
     MutexLock lock(stop_mu_);
     if (job_.has_program() && (signal == SIGUSR1 || signal == SIGUSR2)) {
       return PassOn(signal);
@@ -172,12 +175,14 @@ class Launch {
   }
 
  private:
-  // Ctrl-Z stops dsrun alone, next.
-  void SayPause() {
-    console_.Say(absl::StrCat("Ctrl-Z: the job goes on without dsrun, but its agents end it after ",
-                              absl::FormatDuration(config_.lease),
-                              " (--lease); continue with fg or bg before that"));
-    console_.Flush(kFlushTime);
+  // All threads would be stopped, those that the job lives by, too.
+  void RefusePause() {
+    console_.Say(absl::StrCat(
+        "Ctrl-Z is not taken: while dsrun is stopped nobody coordinates the job, and its agents "
+        "end it after ",
+        absl::FormatDuration(config_.lease), " (--lease). Ctrl-C ",
+        job_.has_train() ? "saves a checkpoint and stops" : "stops the ranks",
+        "; to keep the terminal free, start dsrun in the background (dsrun ... &)"));
   }
 
   // Errors: only before anything was started.
@@ -209,8 +214,8 @@ class Launch {
     Starters starters;
   };
 
-  // First everything that can refuse, then what leaves something for good: the metrics file that is
-  // emptied, and `latest`.
+  // First everything that can refuse, then what leaves something for good: files of earlier jobs
+  // that are set aside, and `latest`.
   absl::StatusOr<Prepared> Prepare() {
     FileSystem& fs = FileSystem::Real();
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
@@ -234,17 +239,36 @@ class Launch {
                                              "choose another folder with --save"));
     ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
     if (!metrics.empty()) {
-      ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(fs, metrics, EarlierMetrics()),
-                                        "choose another file with --metrics"));
+      RETURN_IF_ERROR(OpenMetrics(metrics));
+    }
+    if (const std::string& trace = job_.train().trace_path(); !trace.empty()) {
+      RETURN_IF_ERROR(KeepEarlier(trace, "trace", "choose another file with --trace").status());
     }
     PointLatestTo(job_.run_dir());
     return Prepared{std::move(probe), std::move(starters)};
   }
 
   // A run that goes on from a checkpoint goes on in its metrics, too.
-  MetricsWriter::Earlier EarlierMetrics() const {
-    return job_.train().load_dir().empty() ? MetricsWriter::Earlier::kEmpty
-                                           : MetricsWriter::Earlier::kGoOnAt;
+  absl::Status OpenMetrics(const std::string& path) {
+    constexpr char kOrElse[] = "choose another file with --metrics";
+    if (job_.train().load_dir().empty()) {
+      ASSIGN_OR_RETURN(const bool moved, KeepEarlier(path, "metrics", kOrElse));
+      if (moved) {  // and the lock with it
+        metrics_lock_ = PathLock();
+        RETURN_IF_ERROR(Lock(path, "metrics file", kOrElse, metrics_lock_));
+      }
+    }
+    ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(FileSystem::Real(), path), kOrElse));
+    return absl::OkStatus();
+  }
+
+  // True: what was there has another name now, which is said.
+  absl::StatusOr<bool> KeepEarlier(const std::string& path, const std::string& what,
+                                   std::string_view or_else) {
+    ASSIGN_OR_RETURN(const std::string aside, OrElse(SetAside(FileSystem::Real(), path), or_else));
+    if (aside.empty()) return false;
+    console_.Say(absl::StrCat("the ", what, " of an earlier job in ", path, ": kept as ", aside));
+    return true;
   }
 
   // Of a job that was not started: the next try may have the run folder.
@@ -292,6 +316,8 @@ class Launch {
     StartThreadOrEnd("the end", [code = exit_code_, this] {
       born_before_.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
+      console_.Flush(kFlushTime);
+      FlushLog();
       _exit(code);
     }).detach();
   }
@@ -346,6 +372,7 @@ class Launch {
     console_.Say(absl::StrCat("warning: metrics are not written any more: ",
                               std::string(written.message())));
     metrics_.reset();
+    metrics_lost_ = true;
   }
 
   // A job that ended well has reported its last checkpoint; one that began nothing has none.
@@ -359,7 +386,9 @@ class Launch {
     return true;
   }
 
-  void WriteReport(RunResult result) {
+  // On the screen and in report.json. False: of that, or of what the ranks said, something was lost
+  // that somebody misses.
+  bool WriteReport(RunResult result) {
     const bool unreported = AddUnreportedCommit(result.report);
     ReportContext context{.job = job_,
                           .log_folder = folder_.logs,
@@ -372,29 +401,31 @@ class Launch {
                                  ReportJson(result.report, context),
                                  FileSystem::IfExists::kReplace);
     };
-    if (const absl::Status written = write(); !written.ok()) {
+    const absl::Status written = write();
+    if (!written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
-    const bool quiet =
-        result.exit_code == 0 && job_.has_program() && result.report.incidents.empty();
+    const bool failed = result.exit_code != 0;
+    context.terminal = isatty(failed ? STDERR_FILENO : STDOUT_FILENO) == 1;
+    const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
-        console_.Finish(quiet ? "" : ReportScreen(result.report, context),
-                        /*failed=*/result.exit_code != 0);
-    if (loss.lines == 0) return;
+        console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
+    if (loss.lines == 0) return written.ok();
     // Where the screen cannot say it: the report once more.
     context.screen_lines_lost = loss.lines;
     context.screen_lost_why = loss.why;
     const absl::Status again = write();
     LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
                                << " of the screen were lost (" << loss.why << "): " << again;
+    return again.ok() && !loss.failed;
   }
 
   // For agents of our own, from TERM to KILL. Longer than an agent that is stuck takes to be
   // noticed and ended by its keeper, which sweeps better than we can from here.
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
-  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
+  static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
 
   const proto::JobSpec& job_;
   const LaunchOptions& options_;
@@ -404,6 +435,7 @@ class Launch {
   PathLock metrics_lock_;
   PathLock save_lock_;
   std::unique_ptr<MetricsWriter> metrics_;
+  bool metrics_lost_ = false;
   std::unique_ptr<Journal> journal_;
 
   Mutex stop_mu_;
@@ -416,24 +448,31 @@ class Launch {
   Console console_;
 };
 
-// Writing to a pipe that nobody reads must not end a job; it comes back as EPIPE instead.
-class IgnoreBrokenPipes {
+// What must not end or stop a job: writing to a pipe that nobody reads comes back as EPIPE, and a
+// process in the background writes to its terminal all the same (`stty tostop`), for a coordinator
+// that is stopped loses its job.
+class IgnoreSignals {
  public:
-  IgnoreBrokenPipes() {
+  IgnoreSignals() {
     struct sigaction ignore = {};
     ignore.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &ignore, &previous_);
+    for (size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &ignore, &previous_[i]);
   }
-  ~IgnoreBrokenPipes() { sigaction(SIGPIPE, &previous_, nullptr); }
+  ~IgnoreSignals() {
+    for (size_t i = 0; i < std::size(kSignals); ++i) {
+      sigaction(kSignals[i], &previous_[i], nullptr);
+    }
+  }
 
  private:
-  struct sigaction previous_;
+  static constexpr int kSignals[] = {SIGPIPE, SIGTTOU, SIGTTIN};
+  struct sigaction previous_[std::size(kSignals)];
 };
 
 }  // namespace
 
 int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops) {
-  const IgnoreBrokenPipes ignore;
+  const IgnoreSignals ignore;
   Launch launch(job, options);
   stops.HandTo([&launch](int signal, bool by_key) { launch.OnSignal(signal, by_key); });
   const int code = launch.Run();

@@ -25,7 +25,7 @@ struct LaunchOptions {
 };
 
 // Runs the job to its end. `stops` is handed to it for that time and is over afterwards. Returns
-// the exit code of docs/errors.md: 0, a rank's own code, 128 + signal, or one of 90 to 97.
+// the exit code of docs/errors.md: 0, a rank's own code, 128 + signal, or one of 90 to 99.
 int LaunchJob(const proto::JobSpec& job, const LaunchOptions& options, OperatorStops& stops);
 
 }  // namespace dsrun::launcher

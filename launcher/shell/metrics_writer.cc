@@ -39,17 +39,11 @@ std::string MetricsLine(const Progress& progress) {
 }
 
 absl::StatusOr<std::unique_ptr<MetricsWriter>> MetricsWriter::Create(FileSystem& fs,
-                                                                     const std::string& path,
-                                                                     Earlier earlier) {
-  std::unique_ptr<WritableFile> file;
-  if (earlier == Earlier::kEmpty) {
-    ASSIGN_OR_RETURN(file, fs.CreateOrTruncate(path));
-  } else {
-    ASSIGN_OR_RETURN(const bool torn, EndsWithin(fs, path));
-    ASSIGN_OR_RETURN(file, fs.OpenToAppend(path));
-    if (torn) {
-      RETURN_IF_ERROR(file->Append(std::as_bytes(std::span("\n", 1))));
-    }
+                                                                     const std::string& path) {
+  ASSIGN_OR_RETURN(const bool torn, EndsWithin(fs, path));
+  ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.OpenToAppend(path));
+  if (torn) {
+    RETURN_IF_ERROR(file->Append(std::as_bytes(std::span("\n", 1))));
   }
   return std::unique_ptr<MetricsWriter>(new MetricsWriter(std::move(file)));
 }

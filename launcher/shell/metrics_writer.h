@@ -2,7 +2,7 @@
 // lr, tokens_per_s, step_ms, comm_ms, comm_hidden_ms, generation. A number that is not finite is
 // null. After a failure steps come again, with the new generation, and so they do, from generation
 // 1 on, where a job goes on from a checkpoint (--load) in the same file: the last line of a step
-// counts.
+// counts. What is in the file stays; a job that begins anew has it set aside before (set_aside.h).
 // One thread.
 
 #ifndef DSRUN_LAUNCHER_SHELL_METRICS_WRITER_H_
@@ -20,14 +20,9 @@ namespace dsrun::launcher {
 
 class MetricsWriter {
  public:
-  enum class Earlier {
-    kEmpty,   // the file begins anew
-    kGoOnAt,  // after what is there, on a line of its own: the run goes on from a checkpoint
-  };
-  // Errors: those of FileSystem.
+  // After what is there, on a line of its own. Errors: those of FileSystem.
   static absl::StatusOr<std::unique_ptr<MetricsWriter>> Create(FileSystem& fs,
-                                                               const std::string& path,
-                                                               Earlier earlier);
+                                                               const std::string& path);
 
   // The line is in the file when this returns: readers may follow it.
   absl::Status Write(const Progress& progress);

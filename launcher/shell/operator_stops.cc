@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/base/nonblocking_output.h"
 #include "common/base/status_macros.h"
 #include "launcher/coordinator/events.h"
@@ -24,7 +25,7 @@ bool IsIgnored(int signal) {
 // A hang-up that is ignored (nohup) stays so, and a QUIT of the terminal (in the background) or a
 // Ctrl-Z (a shell without job control).
 std::vector<int> Signals() {
-  std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+  std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
   for (const int signal : {SIGHUP, SIGQUIT, SIGTSTP}) {
     if (!IsIgnored(signal)) signals.push_back(signal);
   }
@@ -57,10 +58,8 @@ void OperatorStops::Over(int exit_code) {
 
 void OperatorStops::OnSignal(int signal, bool by_key) {
   MutexLock lock(mu_);
-  if (signal == SIGTSTP) {
-    if (phase_ == Phase::kJob) handler_(signal, by_key);
-    return SignalWatch::ActByDefault(signal);
-  }
+  if (phase_ != Phase::kJob && signal == SIGTSTP) return SignalWatch::ActByDefault(signal);
+  if (phase_ != Phase::kJob && signal == SIGWINCH) return;
   switch (phase_) {
     case Phase::kNothingStarted: {
       // Not exit(): the main thread may be in the middle of anything. The lock is kept, so that it
@@ -68,13 +67,15 @@ void OperatorStops::OnSignal(int signal, bool by_key) {
       const std::string text =
           absl::StrCat("dsrun: got ", strsignal(signal), ": nothing was started\n");
       // A screen that takes nothing must not keep the process.
-      (void)NonblockingOutput(STDERR_FILENO).Write(text.data(), text.size());
+      WriteLastWords(STDERR_FILENO, text.data(), text.size());
+      FlushLog();
       _exit(kExitCancelled);
     }
     case Phase::kJob:
       handler_(signal, by_key);
       return;
     case Phase::kOver:
+      FlushLog();
       _exit(exit_code_);
   }
 }

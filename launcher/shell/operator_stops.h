@@ -7,8 +7,9 @@
 //   the job is over           the process ends at once with the job's exit code: nothing is left to
 //                             undo, whatever it still waits for
 //
-// TSTP (Ctrl-Z, unless it is ignored) stops the process as always; the job's handler is told
-// before, so that it can say what that means.
+// TSTP (Ctrl-Z, unless it is ignored) stops the process as always while there is no job. A job
+// would lose its coordinator by it, so its handler is told instead, and nothing is stopped. WINCH
+// (the terminal has another size) is told to the handler, too.
 //
 // Whether a stop came "before" or "during" is decided under one lock, so none is lost between.
 // Methods are for one thread; the handler is called by a thread of its own.

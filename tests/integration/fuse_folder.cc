@@ -253,6 +253,31 @@ void FuseFolder::Sync(const Request& request) {
 
 void FuseFolder::LetGo() {
   if (held_thread_.exchange(0) != 0) ReplyError(held_request_, 0);
+  std::lock_guard lock(unanswered_mu_);
+  holds_writes_ = false;
+  for (const auto& [unique, size] : held_writes_) ReplyWritten(unique, size);
+  held_writes_.clear();
+}
+
+void FuseFolder::Write(const Request& request) {
+  const auto& in = request.As<fuse_write_in>();
+  Node& node = nodes_[request.header->nodeid];
+  node.data.resize(std::max<size_t>(node.data.size(), in.offset + in.size));
+  std::memcpy(node.data.data() + in.offset, request.body + sizeof(in), in.size);
+  std::lock_guard lock(unanswered_mu_);
+  if (holds_writes_ && !options_.held_writes.empty() &&
+      node.made_as.starts_with(options_.held_writes)) {
+    held_writes_[request.header->unique] = in.size;
+    ++writes_waiting_;
+    return;
+  }
+  ReplyWritten(request.header->unique, in.size);
+}
+
+void FuseFolder::ReplyWritten(uint64_t unique, uint32_t size) {
+  fuse_write_out out = {};
+  out.size = size;
+  Reply(unique, &out, sizeof(out));
 }
 
 void FuseFolder::Answer(const Request& request) {
@@ -311,15 +336,8 @@ void FuseFolder::Answer(const Request& request) {
       const size_t begin = std::min<size_t>(in.offset, data.size());
       return Reply(unique, data.data() + begin, std::min<size_t>(in.size, data.size() - begin));
     }
-    case FUSE_WRITE: {
-      const auto& in = request.As<fuse_write_in>();
-      std::string& data = nodes_[header.nodeid].data;
-      data.resize(std::max<size_t>(data.size(), in.offset + in.size));
-      std::memcpy(data.data() + in.offset, request.body + sizeof(in), in.size);
-      fuse_write_out out = {};
-      out.size = in.size;
-      return Reply(unique, &out, sizeof(out));
-    }
+    case FUSE_WRITE:
+      return Write(request);
     case FUSE_READDIR:
       return ReadNames(request);
     case FUSE_UNLINK:

@@ -36,6 +36,9 @@ class FuseFolder {
     // who is killed meanwhile stays in state D. 0: all are answered at once.
     int held_sync = 0;
     std::string synced = "step-";  // the shards of a checkpoint
+    // Writes to a file whose name begins with this wait from HoldWrites to LetGo, in state D.
+    // Empty: none.
+    std::string held_writes = {};
   };
 
   // In this test's own mount namespace (UseOwnMounts). Makes the folder.
@@ -51,7 +54,10 @@ class FuseFolder {
   int64_t waiting() const { return waiting_; }
   // The thread whose fsync is held now; 0: none.
   uint32_t held_thread() const { return held_thread_; }
-  // Its fsync is done. Needed before the destructor, as AnswerAll.
+  void HoldWrites() { holds_writes_ = true; }
+  // How many writes wait.
+  int64_t writes_waiting() const { return writes_waiting_; }
+  // Its fsync is done, and all writes are. Needed before the destructor, as AnswerAll.
   void LetGo();
   // From now on every name is shown.
   void ShowAll() { hides_ = false; }
@@ -93,6 +99,8 @@ class FuseFolder {
   void Link(const Request& request);
   void Unlink(const Request& request);
   void Sync(const Request& request);
+  void Write(const Request& request);
+  void ReplyWritten(uint64_t unique, uint32_t size);
 
   const std::string folder_;
   const Options options_;
@@ -105,6 +113,9 @@ class FuseFolder {
   bool answers_all_ = false;               // guarded
   std::vector<uint64_t> unanswered_ = {};  // guarded: requests
   int syncs_ = 0;                          // of the serving thread: of files that count
+  std::atomic<bool> holds_writes_ = false;
+  std::atomic<int64_t> writes_waiting_ = 0;
+  std::map<uint64_t, uint32_t> held_writes_ = {};  // guarded by unanswered_mu_: request to bytes
   std::atomic<uint64_t> held_request_ = 0;
   std::atomic<uint32_t> held_thread_ = 0;
   std::atomic<int64_t> refused_ = 0;

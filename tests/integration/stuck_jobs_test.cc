@@ -97,6 +97,69 @@ TEST_F(StuckInTheKernel, RankOfAProgramThatIsKilled_TheNextGenerationDoesNotWait
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+// ---- A log that is written to a disk that does not answer
+
+// The keeper tells its log first that the agent is dead, and then ends what is below it.
+class StuckLog : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto mounted = FuseFolder::Mount(folder_.path() + "/server", {.held_writes = "log"});
+    if (!mounted.ok()) GTEST_SKIP() << mounted.status();
+    server_ = *std::move(mounted);
+  }
+  ~StuckLog() override {
+    if (server_ != nullptr) server_->LetGo();
+  }
+  // What dsrun takes for its agent, with a log of its own.
+  std::string Agent() const {
+    const std::string path = folder_.path() + "/agent";
+    std::ofstream(path) << "#!/bin/bash\nexec " << DsagentBinary() << " \"$@\" 2>>"
+                        << folder_.path() << "/server/log\n";
+    std::filesystem::permissions(path, std::filesystem::perms(0755));
+    return path;
+  }
+  Job::Options WithThatAgent() const {
+    Job::Options options;
+    options.agent_binary = Agent();
+    return options;
+  }
+
+  const TemporaryFolder folder_;
+  std::unique_ptr<FuseFolder> server_;
+};
+
+TEST_F(StuckLog, DeathOfAnAgent_IsActedUponByItsKeeper) {
+  Job job({"--num_gpus=2", UserProgram(), "daemon"}, WithThatAgent());
+  for (const char* rank : {"rank 0 waits", "rank 1 waits"}) {
+    ASSERT_TRUE(job.AwaitOutput(rank)) << job.Words();
+  }
+  const std::vector<pid_t> programs = job.Find(Role::kProgram);
+  ASSERT_GE(programs.size(), 4u) << "ranks and what they have left behind";
+  server_->HoldWrites();
+  kill(job.Find(Role::kAgent).at(0), SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return server_->writes_waiting() > 0; }));
+  EXPECT_TRUE(Eventually([&] { return job.Find(Role::kProgram).empty(); }, absl::Seconds(10)));
+  EXPECT_GT(server_->writes_waiting(), 0);
+  server_->LetGo();  // else dsrun waits 20 s for the keeper, which is in the kernel
+  EXPECT_EQ(job.AwaitExit(), 95) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(StuckLog, Term_IsHeededByAgentAndRanks) {
+  Job job({"--num_gpus=2", UserProgram(), "handle", "0"}, WithThatAgent());
+  for (const char* rank : {"rank 0 waits", "rank 1 waits"}) {
+    ASSERT_TRUE(job.AwaitOutput(rank)) << job.Words();
+  }
+  server_->HoldWrites();
+  job.Signal(SIGTERM);
+  EXPECT_TRUE(job.AwaitOutput("rank 0 has saved")) << job.Words();
+  EXPECT_TRUE(job.AwaitOutput("rank 1 has saved")) << job.Words();
+  EXPECT_GT(server_->writes_waiting(), 0);
+  server_->LetGo();
+  EXPECT_EQ(job.AwaitExit(), 96) << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
 // ---- A worker that dies while its save writer waits in the kernel
 
 pid_t ProcessOfThread(uint32_t thread) {

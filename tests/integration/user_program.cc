@@ -22,11 +22,13 @@
 //   spoilt PROGRAM ...   no rank: becomes PROGRAM with SIGCHLD ignored and every signal blocked
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -172,22 +174,38 @@ void StartDaemon() {
   waitpid(child, nullptr, 0);
 }
 
+// As a shell on the terminal at `path` that runs one command and minds how it is: in the
+// foreground, or in the background of a terminal that only the foreground may write to. 120: it was
+// stopped.
+int Session(const char* path, bool background, char** command) {
+  setsid();
+  const int terminal = open(path, O_RDWR);  // the session's own from here on
+  for (const int fd : {0, 1, 2}) dup2(terminal, fd);
+  termios mode;
+  tcgetattr(terminal, &mode);
+  if (background) mode.c_lflag |= TOSTOP;
+  tcsetattr(terminal, TCSANOW, &mode);
+  signal(SIGTTOU, SIG_IGN);
+  const pid_t child = fork();
+  if (child == 0) {
+    setpgid(0, 0);
+    if (!background) tcsetpgrp(0, getpid());
+    signal(SIGTTOU, SIG_DFL);
+    execv(command[0], command);
+    _exit(127);
+  }
+  int status = 0;
+  while (waitpid(child, &status, WUNTRACED) < 0 && errno == EINTR) {
+  }
+  if (WIFSTOPPED(status)) return 120;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
-  if (what == "shell") {
-    const pid_t child = fork();
-    if (child == 0) {
-      setpgid(0, 0);
-      execv(argv[2], argv + 2);
-      return 127;
-    }
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
+  if (what == "session") return Session(argv[2], argv[3] == std::string("bg"), argv + 4);
   if (what == "spoilt") {
     signal(SIGCHLD, SIG_IGN);
     sigset_t all;

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <sstream>
 #include <string>
 
 #include "common/base/file_system.h"
@@ -24,6 +25,7 @@ namespace dsrun::launcher {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 proto::JobSpec Job(const std::string& run_dir) {
   proto::JobSpec job;
@@ -130,6 +132,36 @@ TEST(LaunchJob, RunFolderOfAnotherJob_KeepsItsJournal) {
   std::ofstream(run + "/journal.db") << "the other's";
   EXPECT_EQ(Launch(Job(run)).code, 90);
   EXPECT_TRUE(std::filesystem::exists(run + "/journal.db"));
+}
+
+std::string Content(const std::string& path) {
+  std::ostringstream content;
+  content << std::ifstream(path).rdbuf();
+  return content.str();
+}
+
+// A job that begins anew, the same command once more; with --load it goes on in the file.
+TEST(LaunchJob, MetricsAndTraceOfAnEarlierJob_AreKept) {
+  const std::string folder = NewFolder();
+  const std::string line = "{\"step\":1}\n";
+  std::ofstream(folder + "/metrics") << line;
+  std::ofstream(folder + "/trace") << "[1]\n";
+  proto::JobSpec job = Job(NewFolder());
+  job.mutable_train()->set_metrics_path(folder + "/metrics");
+  job.mutable_train()->set_trace_path(folder + "/trace");
+  const Said said = Launch(job);
+  EXPECT_THAT(said.text, HasSubstr("the metrics of an earlier job in " + folder +
+                                   "/metrics: kept as " + folder + "/metrics.1\n"));
+  EXPECT_EQ(Content(folder + "/metrics.1"), line);
+  EXPECT_EQ(Content(folder + "/metrics"), "");
+  EXPECT_EQ(Content(folder + "/trace.1"), "[1]\n");
+  EXPECT_FALSE(std::filesystem::exists(folder + "/trace"));
+
+  std::ofstream(folder + "/metrics") << line;
+  job.set_run_dir(NewFolder());
+  job.mutable_train()->set_load_dir(folder);
+  EXPECT_THAT(Launch(job).text, Not(HasSubstr("/metrics: kept")));
+  EXPECT_EQ(Content(folder + "/metrics"), line);
 }
 
 TEST(LaunchJob, MetricsFileOfAJobThatRuns_IsRefusedAndNotEmptied) {

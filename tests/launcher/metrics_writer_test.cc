@@ -13,11 +13,11 @@ namespace {
 
 constexpr char kPath[] = "/run/metrics";
 
-std::string OneStepAfter(const std::string& earlier, MetricsWriter::Earlier what) {
+std::string OneStepAfter(const std::string& earlier) {
   FaultyFileSystem fs;
   EXPECT_TRUE(fs.CreateFolder("/run").ok());
   if (!earlier.empty()) fs.Write(kPath, earlier);
-  const auto writer = MetricsWriter::Create(fs, kPath, what);
+  const auto writer = MetricsWriter::Create(fs, kPath);
   EXPECT_TRUE(writer.ok()) << writer.status();
   struct Progress progress;
   progress.generation = Generation(1);
@@ -26,15 +26,12 @@ std::string OneStepAfter(const std::string& earlier, MetricsWriter::Earlier what
   return *ReadFile(fs, kPath);
 }
 
-TEST(MetricsWriter, RunThatGoesOn_KeepsWhatIsThere) {
-  using Earlier = MetricsWriter::Earlier;
-  const std::string line = OneStepAfter("", Earlier::kEmpty);
+TEST(MetricsWriter, WhatIsThere_StaysWhoeverWroteIt) {
+  const std::string line = OneStepAfter("");
   EXPECT_TRUE(line.starts_with("{\"step\":7,")) << line;
-  EXPECT_EQ(OneStepAfter("{\"step\":6}\n", Earlier::kEmpty), line);
-  EXPECT_EQ(OneStepAfter("{\"step\":6}\n", Earlier::kGoOnAt), "{\"step\":6}\n" + line);
-  EXPECT_EQ(OneStepAfter("", Earlier::kGoOnAt), line);
+  EXPECT_EQ(OneStepAfter("{\"step\":6}\n"), "{\"step\":6}\n" + line);
   // Torn by a full disk: the new line stands alone.
-  EXPECT_EQ(OneStepAfter("{\"step\":6}\n{\"st", Earlier::kGoOnAt), "{\"step\":6}\n{\"st\n" + line);
+  EXPECT_EQ(OneStepAfter("{\"step\":6}\n{\"st"), "{\"step\":6}\n{\"st\n" + line);
 }
 
 }  // namespace

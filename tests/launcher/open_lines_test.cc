@@ -92,6 +92,28 @@ TEST(OpenLines, TextThatWasNotWritten_LeavesTheScreenAsItWas) {
   EXPECT_EQ(lines.Interrupt(), "\n");
 }
 
+TEST(OpenLines, OnATerminal_BytesDoNoHarmAndColoursGoOn) {
+  OpenLines lines = Lines({.terminal = true});
+  EXPECT_EQ(lines.Add(kNow, R(0), "a\x1b[2J\x1b[31mb"), "[w:0] a\\x1b[2J\x1b[31mb\x1b[0m");
+  EXPECT_EQ(lines.Add(kNow, R(0), "c"), "\x1b[31mc\x1b[0m");
+  EXPECT_EQ(lines.Add(kNow, R(0), "\rd"), "\r[w:0] \x1b[31md\x1b[0m\033[K");
+  EXPECT_EQ(lines.End(kNow, R(0), "\x1b[0m\x1b[A"), "\x1b[31m\x1b[0m\\x1b[A\x1b[0m\n");
+}
+
+TEST(OpenLines, OnATerminal_HalfALetterOrColourWaits) {
+  OpenLines lines = Lines({.terminal = true});
+  EXPECT_EQ(lines.Add(kNow, R(0), "a\xc3"), "[w:0] a");
+  EXPECT_EQ(lines.Add(kNow, R(0), "\xa9\x1b[3"), "\xc3\xa9");
+  EXPECT_EQ(lines.Add(kNow, R(0), "1mb"), "\x1b[31mb\x1b[0m");
+  EXPECT_EQ(lines.Add(kNow, R(0), "\xe6"), "");
+  EXPECT_EQ(lines.End(kNow, R(0), ""), "\x1b[31m\\xe6\x1b[0m\n");  // nothing more comes
+}
+
+TEST(OpenLines, InAFile_BytesStay) {
+  OpenLines lines = Lines();
+  EXPECT_EQ(lines.Add(kNow, R(0), "a\x1b[2J\xc3"), "[w:0] a\x1b[2J\xc3");
+}
+
 // Without returns nothing is lost or shown twice, whoever speaks when.
 TEST(OpenLines, RandomMixtures_LoseNothing) {
   const auto seed = std::random_device()();

@@ -93,5 +93,33 @@ TEST(OperatorStops, CtrlZWhereItWasBlockedAtTheStart_StopsTheProcess) {
   waitpid(child, nullptr, 0);
 }
 
+// A job loses its coordinator by a pause: it is asked, and the process goes on.
+TEST(OperatorStops, CtrlZAndANewSizeDuringAJob_AreToldToItAndStopNobody) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    setpgid(0, 0);  // a group whose parent could continue it
+    signal(SIGTSTP, SIG_DFL);
+    const auto stops = OperatorStops::Create();
+    int told[2];
+    if (pipe(told) != 0) _exit(1);
+    (*stops)->HandTo([&told](int signal, bool) {
+      const auto byte = static_cast<char>(signal);
+      (void)!write(told[1], &byte, 1);
+    });
+    alarm(20);
+    for (const int signal : {SIGTSTP, SIGWINCH}) {
+      kill(getpid(), signal);
+      char byte = 0;
+      if (read(told[0], &byte, 1) != 1 || byte != signal) _exit(2);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, WUNTRACED), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  kill(child, SIGKILL);
+}
+
 }  // namespace
 }  // namespace dsrun::launcher

@@ -7,7 +7,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <pty.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -17,8 +16,12 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common/base/clock.h"
+#include "launcher/console/console.h"
+#include "tests/support/terminal.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -36,26 +39,11 @@ std::string LinesOf(char letter, int count) {
   return text;
 }
 
-class Terminal {
- public:
-  Terminal() { EXPECT_EQ(openpty(&reader_, &writer_, nullptr, nullptr, nullptr), 0); }
-  ~Terminal() {
-    close(reader_);
-    close(writer_);
-  }
-  int writer() const { return writer_; }
-  int reader() const { return reader_; }
-
- private:
-  int reader_ = -1;
-  int writer_ = -1;
-};
-
 // More than any terminal holds, and nobody reads.
 TEST(OutputWriter, TerminalThatNobodyReads_HoldsUpNobodyAndTheLossIsCounted) {
   const Terminal terminal;
-  const int flags = fcntl(terminal.writer(), F_GETFL);
-  OutputWriter writer({.out_fd = terminal.writer(), .err_fd = terminal.writer()});
+  const int flags = fcntl(terminal.programs_end(), F_GETFL);
+  OutputWriter writer({.out_fd = terminal.programs_end(), .err_fd = terminal.programs_end()});
   writer.Write(To::kOut, LinesOf('x', 10'000));
   const SteadyTime begin = Clock::Real().SteadyNow();
   const OutputWriter::Loss loss = writer.Close(absl::Milliseconds(100));
@@ -64,36 +52,137 @@ TEST(OutputWriter, TerminalThatNobodyReads_HoldsUpNobodyAndTheLossIsCounted) {
   EXPECT_LT(loss.lines, 10'000);
   EXPECT_THAT(loss.why, HasSubstr("its reader takes nothing"));
   // The open file is shared with whoever started us: it blocks as before.
-  EXPECT_EQ(fcntl(terminal.writer(), F_GETFL), flags);
+  EXPECT_EQ(fcntl(terminal.programs_end(), F_GETFL), flags);
 }
 
 TEST(OutputWriter, TerminalAfterCtrlS_IsGoneOnWithAfterCtrlQ) {
-  const Terminal terminal;
-  OutputWriter writer({.out_fd = terminal.writer(), .err_fd = terminal.writer()});
-  ASSERT_EQ(tcflow(terminal.writer(), TCOOFF), 0);  // at once, where a key takes its time
+  Terminal terminal;
+  OutputWriter writer({.out_fd = terminal.programs_end(), .err_fd = terminal.programs_end()});
+  ASSERT_EQ(tcflow(terminal.programs_end(), TCOOFF), 0);  // at once, where a key takes its time
   writer.Write(To::kOut, "after the pause\n");
-  pollfd reader{.fd = terminal.reader(), .events = POLLIN, .revents = 0};
-  ASSERT_EQ(poll(&reader, 1, 100), 0) << "the terminal is not stopped";
-  ASSERT_EQ(tcflow(terminal.writer(), TCOON), 0);
-  std::string got;
-  while (got.find('\n') == std::string::npos && poll(&reader, 1, 20'000) == 1) {
-    char byte = 0;
-    if (read(terminal.reader(), &byte, 1) == 1) got += byte;
-  }
-  EXPECT_THAT(got, StartsWith("after the pause"));
-  EXPECT_EQ(writer.Close(absl::Seconds(5)).lines, 0);
+  ASSERT_FALSE(terminal.Await("after", absl::Milliseconds(100))) << "the terminal is not stopped";
+  ASSERT_EQ(tcflow(terminal.programs_end(), TCOON), 0);
+  EXPECT_TRUE(terminal.Await("after the pause"));
+  const OutputWriter::Loss loss = writer.Close(absl::Seconds(5));
+  EXPECT_EQ(loss.lines, 0);
+  EXPECT_FALSE(loss.failed);
 }
 
 TEST(OutputWriter, TerminalThatStaysStopped_HoldsUpNobody) {
   const Terminal terminal;
-  OutputWriter writer({.out_fd = terminal.writer(), .err_fd = terminal.writer()});
-  ASSERT_EQ(tcflow(terminal.writer(), TCOOFF), 0);
+  OutputWriter writer({.out_fd = terminal.programs_end(), .err_fd = terminal.programs_end()});
+  ASSERT_EQ(tcflow(terminal.programs_end(), TCOOFF), 0);
   writer.Write(To::kErr, "one\ntwo\n");
   const SteadyTime begin = Clock::Real().SteadyNow();
   const OutputWriter::Loss loss = writer.Close(absl::Milliseconds(100));
   EXPECT_LT(Clock::Real().SteadyNow() - begin, kBound);
   EXPECT_EQ(loss.lines, 2);
   EXPECT_THAT(loss.why, StartsWith("standard error: "));
+  EXPECT_TRUE(loss.failed);
+}
+
+// Each stream's text is tried to the end; the patience is one for both.
+TEST(OutputWriter, ReaderOfOneStreamThatTakesNothing_IsSaidOnTheOther) {
+  const Terminal stopped;
+  Terminal other;
+  OutputWriter writer({.out_fd = stopped.programs_end(), .err_fd = other.programs_end()});
+  ASSERT_EQ(tcflow(stopped.programs_end(), TCOOFF), 0);
+  writer.Write(To::kOut, "one\ntwo\n");
+  const OutputWriter::Loss loss = writer.Close(absl::Milliseconds(100));
+  EXPECT_EQ(loss.lines, 2);
+  EXPECT_TRUE(other.Await("dsrun: 2 lines of standard output were lost: its reader takes nothing"))
+      << other.text();
+}
+
+// As of a program that reads the one to its end before it looks at the other.
+TEST(OutputWriter, ReaderOfOneStreamThatTakesNothing_DoesNotHoldUpTheOther) {
+  for (const To stuck : {To::kOut, To::kErr}) {
+    const Terminal stopped;
+    Terminal other;
+    const int ends[] = {stopped.programs_end(), other.programs_end()};
+    ASSERT_EQ(tcflow(stopped.programs_end(), TCOOFF), 0);
+    OutputWriter writer(
+        {.out_fd = ends[stuck == To::kOut ? 0 : 1], .err_fd = ends[stuck == To::kOut ? 1 : 0]});
+    writer.Write(stuck, "nobody reads this\n");
+    writer.Write(stuck == To::kOut ? To::kErr : To::kOut, "heard\n");
+    EXPECT_TRUE(other.Await("heard"));
+    EXPECT_EQ(writer.Close(absl::Milliseconds(100)).lines, 1);
+  }
+}
+
+TEST(OutputWriter, ReaderWhoWentAway_MissesNothing) {
+  signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  close(ends[0]);
+  OutputWriter writer({.out_fd = ends[1], .err_fd = ends[1]});
+  writer.Write(To::kOut, "nobody reads this\n");
+  const OutputWriter::Loss loss = writer.Close(absl::Seconds(10));
+  EXPECT_EQ(loss.lines, 1);
+  EXPECT_FALSE(loss.failed);
+  close(ends[1]);
+}
+
+// ---- The status line
+
+std::vector<std::string> Forms() {
+  proto::StepDone done;
+  done.set_step(120);
+  done.set_loss(2.3413);
+  done.set_lr(1e-3);
+  done.set_grad_norm(0.83);
+  done.set_tokens_per_s(41234);
+  return ProgressForms(done, 300, 100);
+}
+
+TEST(StatusLine, OnATerminalOfAnyWidth_IsNeverWrappedAndKeepsTheEssential) {
+  const std::vector<std::pair<int, std::string>> table = {
+      {200, "step 120/300  loss 2.3413  lr 1.00e-03  grad norm 0.830  41.2k tokens/s  0:18 left"},
+      {80, "step 120/300  loss 2.3413  41.2k tokens/s  0:18 left"},
+      {53, "step 120/300  loss 2.3413  41.2k tokens/s  0:18 left"},
+      {52, "step 120/300  loss 2.3413  0:18 left"},
+      {30, "step 120/300  loss 2.3413"},
+      {20, "120  2.3413"},
+      {5, "120"},
+      {3, "12"},
+      {1, ""},
+      {0, "step 120/300  loss 2.3413  41.2k tokens/s  0:18 left"},  // it does not say: 80
+  };
+  for (const auto& [columns, shown] : table) {
+    SCOPED_TRACE(columns);
+    Terminal terminal(columns);
+    OutputWriter writer({.out_fd = terminal.programs_end(), .err_fd = terminal.programs_end()});
+    writer.SetStatusLine(Forms());
+    writer.Write(To::kErr, "x\n");
+    EXPECT_EQ(writer.Close(absl::Seconds(20)).lines, 0);
+    terminal.Drain();
+    ScreenModel screen(columns == 0 ? 80 : static_cast<size_t>(columns));
+    screen.Feed(terminal.text());
+    EXPECT_EQ(screen.wraps(), 0) << terminal.text();
+    EXPECT_EQ(screen.strange(), "");
+    ASSERT_GE(screen.rows().size(), 2u);
+    EXPECT_EQ(screen.Row(0), "x");
+    EXPECT_EQ(screen.Row(1), shown);
+  }
+}
+
+TEST(StatusLine, WhenTheTerminalIsResized_IsDrawnAnewAtOnce) {
+  Terminal terminal(100);
+  OutputWriter writer({.out_fd = terminal.programs_end(), .err_fd = terminal.programs_end()});
+  writer.SetStatusLine(Forms());
+  ASSERT_TRUE(terminal.Await("left"));
+  ScreenModel screen(100);
+  screen.Feed(terminal.text());
+  const size_t before = terminal.text().size();
+  terminal.Resize(40);
+  screen.Resize(40);
+  writer.Resized();
+  ASSERT_TRUE(terminal.Await("left"));
+  screen.Feed(terminal.text().substr(before));
+  EXPECT_EQ(screen.rows().size(), 1u);
+  EXPECT_EQ(screen.wraps(), 0);
+  EXPECT_EQ(screen.LastRow(), "step 120/300  loss 2.3413  0:18 left");
+  writer.Close(absl::Seconds(5));
 }
 
 // Words of dsrun itself are kept, but not without an end.
@@ -163,14 +252,14 @@ TEST_F(FullDisk, ThatHasRoomAgain_IsWrittenOnAndTheLostLinesAreCounted) {
   SetLimit(150);
   writer.Write(To::kOut, LinesOf('a', 3));  // one whole line, half of another
   writer.Write(To::kOut, LinesOf('b', 5));
-  writer.Write(To::kErr, "marker\n");  // in order: the others have been tried
-  const std::string marker = ErrorLine();
+  writer.Flush(absl::Seconds(20));  // both have been tried
   Lift();
-  EXPECT_EQ(marker, "marker");
   writer.Write(To::kOut, "there is room again\n");
   EXPECT_EQ(ErrorLine(),
             "dsrun: 7 lines of standard output were lost before this one: File too large");
-  EXPECT_EQ(writer.Close(absl::Seconds(5)).lines, 7);
+  const OutputWriter::Loss loss = writer.Close(absl::Seconds(5));
+  EXPECT_EQ(loss.lines, 7);
+  EXPECT_TRUE(loss.failed);
   EXPECT_EQ(Content(), LinesOf('a', 1) + std::string(50, 'a') + "\n" + "there is room again\n");
 }
 

@@ -58,8 +58,8 @@ TEST_F(ResolveOutputsTest, OtherInputsAndTheJobsOwnFiles_AreNotWrittenOver) {
 TEST_F(ResolveOutputsTest, WhatNoJobHasWritten_IsNotWrittenOver) {
   Write("thesis", "Chapter 1\n");
   EXPECT_EQ(Refused(Train("--metrics", "thesis")),
-            "--metrics: DIR/thesis holds 10 bytes that are no metrics of an earlier job, and "
-            "would be written over; name another file, or move that one away\n");
+            "--metrics: DIR/thesis holds 10 bytes that are no metrics of an earlier job; name "
+            "another file, or move that one away\n");
   EXPECT_THAT(Refused(Train("--trace", "thesis")), HasSubstr("that are no trace of an earlier"));
   std::filesystem::create_directory(dir_ + "/r");
   Write("r/metrics.jsonl", "mine\n");  // where they go if nothing is said
