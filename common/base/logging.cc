@@ -72,19 +72,19 @@ constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 struct sigaction before[NSIG];
 
 // The fault comes again when this returns, and is for whoever took it before.
-void OnFault(int fault) {
+void OnFault(int fault, siginfo_t* info, void*) {
   const int saved = errno;
   writer->FlushInHandler();
   sigaction(fault, &before[fault], nullptr);
-  raise(fault);  // one that was sent does not come again by itself
+  if (info->si_code <= 0) raise(fault);  // one that was sent does not come again by itself
   errno = saved;
 }
 
 void FlushBeforeFaults() {
   for (const int fault : kFaults) {
     struct sigaction action = {};
-    action.sa_handler = &OnFault;
-    action.sa_flags = SA_ONSTACK;
+    action.sa_sigaction = &OnFault;
+    action.sa_flags = SA_ONSTACK | SA_SIGINFO;
     sigaction(fault, &action, &before[fault]);
   }
 }

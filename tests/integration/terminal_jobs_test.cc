@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -219,6 +220,16 @@ TEST(OutputLost, OfAJobThatWentWell_IsItsExitCode) {
   close(full);
 }
 
+TEST(OutputLost, MetricsOfAJobThatWentWell_AreItsExitCode) {
+  const TemporaryFolder folder;
+  Args args = Train({"--num_gpus=1"}, folder.path(), {"--train-iters", "3"});
+  std::replace(args.begin(), args.end(), folder.path() + "/metrics", std::string("/dev/full"));
+  Job job(args);
+  EXPECT_EQ(job.AwaitExit(), kOutputLost) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("warning: metrics are not written any more"));
+  EXPECT_EQ(job.ReportJson()["final_step"], 3);
+}
+
 TEST(OutputLost, OfAJobThatFailed_ItsOwnCodeStays) {
   Job::Options options;
   options.stdout_fd = open("/dev/full", O_WRONLY | O_CLOEXEC);
@@ -261,6 +272,13 @@ TEST(OutputLost, StandardErrorThatNobodyReads_CostsNoLeaseAndTermIsHeeded) {
   EXPECT_TRUE(job.AwaitOutput("rank 1 got signal 10")) << job.Words();
   job.Signal(SIGTERM);
   EXPECT_TRUE(job.AwaitOutput("rank 1 has saved")) << job.Words();
+  // Now it is read, or the end would wait 5 s for that.
+  EXPECT_TRUE(Eventually([&] {
+    char bytes[4096];
+    while (read(reader, bytes, sizeof(bytes)) > 0) {
+    }
+    return job.Ended();
+  }));
   EXPECT_EQ(job.AwaitExit(), kCancelled);
   EXPECT_EQ(job.ReportJson()["restarts"], 0);
   EXPECT_TRUE(job.NothingIsLeft());
