@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::agent {
@@ -17,6 +18,8 @@ constexpr mode_t kPrivate = 0700;
 constexpr mode_t kToPassThrough = 0711;
 // A rank has one, and one more while it is replaced.
 constexpr size_t kConnectionsPerRank = 2;
+// From its connection to its Hello. Hundreds of ranks may be starting on a few cores.
+constexpr absl::Duration kHelloWithin = absl::Seconds(30);
 
 absl::Status CannotMake(const std::string& folder, int error) {
   return absl::FailedPreconditionError(absl::StrCat(
@@ -60,6 +63,7 @@ absl::StatusOr<std::unique_ptr<WorkerDoor>> WorkerDoor::Open(Options options, Rp
                       }};
   doors.most_proven = most;
   doors.most_of_one = kConnectionsPerRank;
+  doors.settle_within = kHelloWithin;
   ASSIGN_OR_RETURN(door->door_, Door::Open(std::move(doors), server, guests));
   // Only now: nobody could reach what was not yet given away.
   if (uid != geteuid()) {

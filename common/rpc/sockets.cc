@@ -27,7 +27,7 @@ namespace dsrun {
 namespace {
 
 // So long that a flood does not fill it between two looks: whoever comes then waits for a second.
-constexpr int kBacklog = 1024;
+constexpr int kBacklog = SOMAXCONN;
 constexpr mode_t kForOneUser = 0600;
 constexpr char kUnix[] = "unix:";
 

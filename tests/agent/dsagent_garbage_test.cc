@@ -115,7 +115,8 @@ void ExpectServed(const DsagentProcess& agent, const std::string& job_id) {
 // A port and a unix socket have the same door; each is shown to half of the visitors.
 TEST(DsagentGarbage, OnItsPortOrItsSocket_IsDroppedAndTheNextJobServed) {
   RandomMessages random(TestSeed());
-  const std::string path = RunDir() + "/agent.sock";
+  const SocketFolder folder;
+  const std::string path = folder.path() + "/agent.sock";
   DsagentProcess agent;
   DsagentProcess local({"--listen=unix:" + path});
   const int32_t pid = agent.agent_pid();

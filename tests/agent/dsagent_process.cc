@@ -39,6 +39,13 @@ std::string BuiltFile(const std::string& path) {
   return file;
 }
 
+SocketFolder::SocketFolder() { PCHECK(mkdtemp(path_.data()) != nullptr) << path_; }
+
+SocketFolder::~SocketFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
 DsagentProcess::DsagentProcess(const std::vector<std::string>& flags) {
   runner_ = *PosixProcessRunner::Create({});
   const int key_fd = memfd_create("key", MFD_CLOEXEC);
@@ -48,8 +55,7 @@ DsagentProcess::DsagentProcess(const std::vector<std::string>& flags) {
   EXPECT_EQ(pipe(ready), 0);
   ProcessSpec spec;
   spec.executable = BuiltFile("agent/dsagent");
-  PCHECK(mkdtemp(socket_dir_.data()) != nullptr) << socket_dir_;
-  spec.argv = {"dsagent", "--cluster-key-fd=3", "--ready-fd=4", "--socket-dir=" + socket_dir_};
+  spec.argv = {"dsagent", "--cluster-key-fd=3", "--ready-fd=4", "--socket-dir=" + socket_dir()};
   spec.argv.insert(spec.argv.end(), flags.begin(), flags.end());
   spec.environment = {"GLOG_logtostderr=1", "PATH=/usr/bin:/bin"};
   spec.fds = {{key_fd, 3}, {ready[1], 4}};
@@ -70,9 +76,6 @@ DsagentProcess::DsagentProcess(const std::vector<std::string>& flags) {
 DsagentProcess::~DsagentProcess() {
   KillDescendants(keeper_, nullptr, absl::Seconds(5));
   runner_.reset();
-  // Killed as above, nobody was left to remove it.
-  std::error_code ignored;
-  std::filesystem::remove_all(socket_dir_, ignored);
 }
 
 int32_t DsagentProcess::agent_pid() const {

@@ -15,6 +15,18 @@
 
 namespace dsrun::agent {
 
+// A folder for sockets, whose paths have little room; removed at the end.
+class SocketFolder {
+ public:
+  SocketFolder();
+  ~SocketFolder();
+  SocketFolder(const SocketFolder&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = "/tmp/dsagent-XXXXXX";
+};
+
 class DsagentProcess {
  public:
   static constexpr char kKey[] = "a cluster key for tests only";
@@ -24,7 +36,7 @@ class DsagentProcess {
   ~DsagentProcess();
 
   int port() const { return port_; }  // 0: it listens on a unix socket, or not at all
-  const std::string& socket_dir() const { return socket_dir_; }
+  const std::string& socket_dir() const { return socket_dir_.path(); }
   int32_t keeper_pid() const { return keeper_; }
   int32_t agent_pid() const;
   // How the keeper ended, within 20 s.
@@ -34,7 +46,8 @@ class DsagentProcess {
   Mutex mu_;
   CondVar changed_;
   std::optional<ProcessEnd> end_ ABSL_GUARDED_BY(mu_);
-  std::string socket_dir_ = "/tmp/dsagent-XXXXXX";  // a unix socket's path has little room
+  // Killed as these are, nobody is left to remove it.
+  SocketFolder socket_dir_;
   int port_ = 0;
   int32_t keeper_ = 0;
   std::unique_ptr<PosixProcessRunner> runner_;

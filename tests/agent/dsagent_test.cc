@@ -356,7 +356,8 @@ TEST(Dsagent, WrongClusterKey_IsSaidOnBothSides_AndTheKeysOwnerIsServed) {
 }
 
 TEST(Dsagent, OnAUnixSocket_ServesWithoutAPort) {
-  const std::string socket = "unix:" + RunDir() + "/agent.sock";
+  const SocketFolder folder;
+  const std::string socket = "unix:" + folder.path() + "/agent.sock";
   DsagentProcess agent({"--listen=" + socket});
   EXPECT_EQ(agent.port(), 0);
   AgentClient client(socket);

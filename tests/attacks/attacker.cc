@@ -27,6 +27,7 @@ bool ReadByte(int fd, char& byte) {
 }  // namespace
 
 Attacker::Attacker(uid_t uid, const std::function<void(int out, int stop)>& body) {
+  signal(SIGPIPE, SIG_IGN);  // telling one to stop that has ended is no error, here or there
   int out[2], stop[2];
   EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
   EXPECT_EQ(pipe2(stop, O_CLOEXEC), 0);
@@ -34,7 +35,6 @@ Attacker::Attacker(uid_t uid, const std::function<void(int out, int stop)>& body
   if (child_ == 0) {
     close(out[0]);
     close(stop[1]);
-    signal(SIGPIPE, SIG_IGN);
     if (setgroups(0, nullptr) != 0 || setresgid(uid, uid, uid) != 0 ||
         setresuid(uid, uid, uid) != 0) {
       _exit(kCannotDrop);

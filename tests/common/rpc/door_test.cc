@@ -484,8 +484,11 @@ class NoDescriptors {
 };
 
 TEST_F(DoorTest, WithoutADescriptor_CallersAreDroppedAndTheDoorDoesNotSpin) {
-  Open();
+  Door::Options options = BehindADoor::Options();
+  options.prove_within = absl::Milliseconds(200);  // of one that still finds a descriptor
+  Open(options);
   ExpectServed();
+  EXPECT_TRUE(Eventually([&] { return served_->door().proven() == 0; }));
   std::list<Descriptor> callers;
   for (int i = 0; i < 20; ++i) {
     callers.push_back(Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
