@@ -176,8 +176,8 @@ TEST(Dsagent, ChildrenOfWhoeverStartedIt_AreLeft_AlsoThoseThatLoseTheirParent) {
   std::ofstream(key) << "0123456789abcdef0123456789abcdef\n";
   chmod(key.c_str(), 0600);
   const std::string binary = BuiltFile("agent/dsagent");
-  int ready[2], lost[2], held[2], stay[2];
-  for (int* pipe : {lost, held, stay}) ASSERT_EQ(pipe2(pipe, O_CLOEXEC), 0);
+  int ready[2], go[2], lost[2], held[2], stay[2];
+  for (int* pipe : {go, lost, held, stay}) ASSERT_EQ(pipe2(pipe, O_CLOEXEC), 0);
   ASSERT_EQ(pipe(ready), 0);
   const pid_t dsagent = fork();
   ASSERT_GE(dsagent, 0);
@@ -185,7 +185,7 @@ TEST(Dsagent, ChildrenOfWhoeverStartedIt_AreLeft_AlsoThoseThatLoseTheirParent) {
   if (dsagent == 0) {
     close(stay[1]);
     if (fork() == 0) {
-      (void)!read(lost[0], &byte, 1);
+      (void)!read(go[0], &byte, 1);
       if (fork() == 0) {
         if (fork() != 0) _exit(0);
         setsid();
@@ -206,7 +206,7 @@ TEST(Dsagent, ChildrenOfWhoeverStartedIt_AreLeft_AlsoThoseThatLoseTheirParent) {
   close(ready[1]);
   while (read(ready[0], &byte, 1) == 1 && byte != '\n') {
   }
-  ASSERT_EQ(write(lost[1], "r", 1), 1);
+  ASSERT_EQ(write(go[1], "r", 1), 1);
   ASSERT_EQ(read(lost[0], &byte, 1), 1);
   kill(dsagent, SIGTERM);  // no job: it ends
   int status = 0;
@@ -214,7 +214,7 @@ TEST(Dsagent, ChildrenOfWhoeverStartedIt_AreLeft_AlsoThoseThatLoseTheirParent) {
   EXPECT_EQ(WEXITSTATUS(status), kExitOk);
   pollfd end{.fd = held[0], .events = POLLIN, .revents = 0};
   EXPECT_EQ(poll(&end, 1, 0), 0) << "the lost one was ended";
-  for (const int fd : {ready[0], lost[0], lost[1], stay[0], stay[1]}) close(fd);
+  for (const int fd : {ready[0], go[0], go[1], lost[0], lost[1], stay[0], stay[1]}) close(fd);
   EXPECT_EQ(read(held[0], &byte, 1), 0);  // it ends now
   close(held[0]);
 }
