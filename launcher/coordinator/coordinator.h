@@ -55,7 +55,7 @@
 //     node, at most canonical_blocks members, in order of node, then slot
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
 //   - a state that waits has a deadline
-//   - restarts <= max_restarts; exactly one EndJob, and nothing after it
+//   - restarts within restart_window <= max_restarts; exactly one EndJob, and nothing after it
 //   - a name of the rendezvous is answered at most once in a generation
 //   - no save waits for a part that will never come, or for a committer that has ended
 //
@@ -115,7 +115,9 @@ struct CoordinatorConfig {
   // pruning; the ranks' own limits for these (worker/engine/deadlines.h) are shorter.
   absl::Duration loading_timeout = absl::Minutes(40);
   absl::Duration saving_timeout = absl::Minutes(50);
+  // Restarts of the last restart_window, or of the whole job if that is zero.
   int max_restarts = 100;
+  absl::Duration restart_window = absl::Hours(24);
   int max_restarts_without_progress = 3;
   // Train: what its ranks' memory is planned from. Absent: no generation is checked for memory.
   std::optional<MemoryInput> memory;
@@ -134,13 +136,13 @@ inline constexpr absl::Duration kBetweenMemoryLooks = absl::Seconds(1);
 // own, larger limit, and count only if the generation finished no step at all.
 inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_progress, if larger
 
-// Durations of `job.limits` that are not set get the defaults above. The two restart limits are
-// taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit, nor
-// that of ends from outside.
+// Durations of `job.limits` that are not set get the defaults above. The two restart limits and a
+// window that is set are taken as they are: 0 restarts is a wish, as is a window of 0; 0 restarts
+// without progress means no such limit, nor that of ends from outside.
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 9;
+inline constexpr int kSnapshotSchemaVersion = 10;
 
 class Coordinator {
  public:
@@ -277,6 +279,10 @@ class Coordinator {
   void NoteMemory(NodeId node, const proto::NodeMemory& memory);
   void SayWhoseMemoryIsUnknown();
   // REQUIRES: kPreparing, and every live node has prepared.
+  // Forgets the restarts that do not count any more.
+  bool MayRestart();
+  void CountRestart();
+  std::string RestartsUsedUp() const;
   void BeginIfItFits();
   void LookAgainForMemory();
   void EndForMemory(const MemoryAnswer& answer);

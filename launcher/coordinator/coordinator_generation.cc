@@ -224,13 +224,10 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   if (std::optional<std::string> why = CrashLoopReason(reason)) {
     return BeginEnding(kExitNoProgress, *std::move(why), true);
   }
-  if (s_.restarts >= config_.max_restarts) {
-    return BeginEnding(
-        kExitRestartsExhausted,
-        absl::StrCat(Counted(config_.max_restarts, "restart"), " allowed and used up; ", reason),
-        true);
+  if (!MayRestart()) {
+    return BeginEnding(kExitRestartsExhausted, absl::StrCat(RestartsUsedUp(), "; ", reason), true);
   }
-  ++s_.restarts;
+  CountRestart();
   // Ranks that had learned of a signal to stop are gone, and it does not come again.
   if (s_.stopped_early) s_.stop_waits = true;
   Claim(reason);
@@ -264,15 +261,42 @@ void Coordinator::NextProgramGeneration(const std::string& reason) {
   const Failure& cause = s_.history.Cause();
   // MASTER_ADDR is the first node's: without it the ranks have no meeting point.
   const bool master_lost = !s_.members.IsOpen(NodeId(0));
-  if (s_.restarts >= config_.max_restarts || master_lost) {
-    return BeginEnding(cause.exit_code, reason, true);
+  if (master_lost) return BeginEnding(cause.exit_code, reason, true);
+  if (!MayRestart()) {
+    return BeginEnding(
+        cause.exit_code,
+        config_.max_restarts == 0 ? reason : absl::StrCat(reason, "; ", RestartsUsedUp()), true);
   }
-  ++s_.restarts;
+  CountRestart();
   // A program fences nothing: nobody may run twice, so all stop before any starts again.
   StopWorkers(/*checkpoint_first=*/false);
   const absl::Duration stop = config_.stop_grace + kSweepTime;
   Enter(State::kDraining, s_.drain_for_lease ? config_.lease + stop : stop);
   DrainIfDone();
+}
+
+// A job of a month on many nodes meets its share of failures: what ends it is that they come too
+// often, or without progress.
+bool Coordinator::MayRestart() {
+  const auto is_over = [this](absl::Duration at) { return now_ - at >= config_.restart_window; };
+  if (config_.restart_window > absl::ZeroDuration()) std::erase_if(s_.restarted_at, is_over);
+  return static_cast<int64_t>(s_.restarted_at.size()) < config_.max_restarts;
+}
+
+void Coordinator::CountRestart() {
+  ++s_.restarts;
+  s_.restarted_at.push_back(now_);
+}
+
+std::string Coordinator::RestartsUsedUp() const {
+  const bool forever = config_.restart_window <= absl::ZeroDuration();
+  const std::string allowed = absl::StrCat(
+      Counted(config_.max_restarts, "restart"),
+      forever ? "" : absl::StrCat(" within ", absl::FormatDuration(config_.restart_window)),
+      " allowed (--max-restarts", forever ? "" : ", --restart-window", ")");
+  if (s_.restarted_at.empty()) return allowed;
+  return absl::StrCat(allowed, " and used up in the last ",
+                      absl::FormatDuration(now_ - s_.restarted_at.front()));
 }
 
 void Coordinator::DrainIfDone() {

@@ -141,10 +141,11 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
 void Coordinator::AddLateFailure(Failure failure) {
   if (!s_.history.Collecting()) return;
   Report& report = s_.history.report();
-  const bool was_the_reason = report.verdict == FailureSentence(s_.history.Cause());
+  const std::string reason = FailureSentence(s_.history.Cause());
+  const bool was_the_reason = report.verdict.starts_with(reason);
   s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   if (!was_the_reason) return;
-  report.verdict = FailureSentence(s_.history.Cause());
+  report.verdict.replace(0, reason.size(), FailureSentence(s_.history.Cause()));
   s_.exit_code = s_.history.Cause().exit_code;
 }
 

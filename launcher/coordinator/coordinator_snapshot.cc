@@ -143,6 +143,7 @@ Wire ToWire(const CoordinatorState& s) {
   PutDeadline(s.phase_deadline, to.mutable_phase_deadline());
   PutDeadline(s.cause_deadline, to.mutable_cause_deadline());
   to.set_restarts(s.restarts);
+  for (const absl::Duration at : s.restarted_at) *to.add_restarted_at() = ToProto(at);
   to.set_failed_without_progress(s.failed_without_progress);
   to.set_ended_from_outside(s.ended_from_outside);
   to.set_progressed(s.progressed);
@@ -209,6 +210,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   GetDeadline(from.cause_deadline(), &s.cause_deadline);
   s.restarts = from.restarts();
   s.failed_without_progress = from.failed_without_progress();
+  for (const auto& at : from.restarted_at()) s.restarted_at.push_back(FromProto(at));
   s.ended_from_outside = from.ended_from_outside();
   s.progressed = from.progressed();
   s.first_step = from.first_step();

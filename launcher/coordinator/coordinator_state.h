@@ -63,7 +63,8 @@ struct CoordinatorState {
   std::map<Rank, Failure> suspects;  // reported, the cause is not known yet
   Deadline phase_deadline;
   Deadline cause_deadline;
-  int restarts = 0;
+  int restarts = 0;                          // of the whole job
+  std::vector<absl::Duration> restarted_at;  // those that count: max_restarts at most, oldest first
   int failed_without_progress = 0;  // generations that failed by themselves since the last progress
   int ended_from_outside = 0;       // generations ended from outside since one last finished a step
   bool progressed = false;          // the generation begun did

@@ -194,6 +194,7 @@ void Player::Job(const Command& command) {
   config_.is_train = command.Text(0) != "program";
   config_.canonical_blocks = command.Int("blocks", 4);
   config_.max_restarts = static_cast<int>(command.Int("max_restarts", config_.is_train ? 100 : 0));
+  config_.restart_window = absl::Seconds(command.Int("window", 24 * 3600));
   config_.max_restarts_without_progress = static_cast<int>(command.Int("max_without_progress", 3));
   if (command.Has("memory")) config_.memory = StoryModel(config_.canonical_blocks);
   for (const std::string& node : Split(command.keys.at("nodes"), ',')) {
