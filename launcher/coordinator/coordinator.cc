@@ -115,7 +115,7 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
     return Claim("first start");
   }
   // Some other agent could not be opened, and this was the last answer to wait for.
-  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.CountOf(Membership::NodeState::kUnopened) == 0) EndLaunch();
 }
 
 void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared) {
@@ -123,7 +123,7 @@ void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Pr
   if (!config_.is_train && node == NodeId(0) && !TakeMasterPort(prepared)) return;
   if (!s_.prepared.insert(node).second) return;
   NoteMemory(node, prepared.memory());
-  if (s_.prepared.size() == s_.members.Live().size()) BeginIfItFits();
+  if (s_.prepared.size() == s_.members.LiveCount()) BeginIfItFits();
 }
 
 // False: there is none, and the job ends. Rank 0 of a program is always on node 0.

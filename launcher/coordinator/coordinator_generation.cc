@@ -169,7 +169,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
   switch (s_.phase) {
     case State::kPreparing:
       // The claim is void, whoever acknowledged it. Losing a node costs no restart twice.
-      if (s_.members.Live().empty()) {
+      if (s_.members.LiveCount() == 0) {
         return BeginEnding(kExitNoNodesLeft, "no node is left to go on with", true);
       }
       if (!config_.is_train) return NextGeneration();
@@ -181,7 +181,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
       s_.drain_for_lease = true;
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
-      if (HasMadeSteps() && s_.stops <= 1 && !s_.members.Live().empty()) {
+      if (HasMadeSteps() && s_.stops <= 1 && s_.members.LiveCount() > 0) {
         s_.stop_waits = true;
         return NextGeneration();
       }
@@ -205,7 +205,7 @@ void Coordinator::NextGeneration() {
   RecordSuspects();
   s_.cause_deadline.at = absl::InfiniteDuration();
   const std::string reason = FailureSentence(s_.history.Cause());
-  if (s_.members.Live().empty()) {
+  if (s_.members.LiveCount() == 0) {
     return BeginEnding(kExitNoNodesLeft, absl::StrCat("no node is left to go on with; ", reason),
                        true);
   }
@@ -313,8 +313,13 @@ bool Coordinator::HasUndrainedLiveNode() const {
 }
 
 bool Coordinator::HasUnfinishedRank(NodeId node) const {
-  for (int i = 0; i < width(); ++i) {
-    if (NodeId(s_.plan.members(i).node()) == node && !s_.finished.contains(Rank(i))) return true;
+  // Its ranks stand side by side.
+  const auto& members = s_.plan.members();
+  const auto first = std::lower_bound(
+      members.begin(), members.end(), node.value(),
+      [](const proto::Member& member, int32_t wanted) { return member.node() < wanted; });
+  for (auto it = first; it != members.end() && it->node() == node.value(); ++it) {
+    if (!s_.finished.contains(Rank(static_cast<int32_t>(it - members.begin())))) return true;
   }
   return false;
 }
@@ -323,7 +328,7 @@ void Coordinator::LaunchFailed(Failure failure) {
   s_.history.report().launch_failures.push_back(std::move(failure));
   // A little longer, so that one message names every node that cannot be had.
   SetCauseDeadline();
-  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.CountOf(Membership::NodeState::kUnopened) == 0) EndLaunch();
 }
 
 void Coordinator::EndLaunch() {
@@ -375,7 +380,7 @@ void Coordinator::EndEverywhere(bool now) {
 }
 
 void Coordinator::EndIfAllGone() {
-  if (s_.members.Live().empty()) Finish();
+  if (s_.members.LiveCount() == 0) Finish();
 }
 
 void Coordinator::Finish() {

@@ -229,7 +229,7 @@ void Player::Time(const Command& command) {
   // Steps of at most a second: a longer gap would say that the coordinator itself had slept.
   const absl::Duration target = absl::Seconds(seconds);
   while (now_ < target) {
-    now_ = std::min(target, now_ + absl::Seconds(1));
+    now_ = std::min(target, now_ + absl::Milliseconds(500));
     Feed(Tick{heard});
   }
 }
