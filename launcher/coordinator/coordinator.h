@@ -307,7 +307,6 @@ class Coordinator {
   Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
   std::string HostOf(NodeId node) const;
   int width() const { return s_.plan.members_size(); }
-  bool AnyTimedOut() const;
   bool AllRanksFinished() const { return width() > 0 && s_.finished.size() == AllRanks(); }
   size_t AllRanks() const { return static_cast<size_t>(width()); }
   bool HasUnfinishedRank(NodeId node) const;

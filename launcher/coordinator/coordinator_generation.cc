@@ -60,7 +60,7 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   s_.joined.clear();
   s_.finished.clear();
   s_.exited.clear();
-  s_.suspects.clear();
+  s_.suspects.TakeAll();
   s_.stopped_early = false;
   s_.stopped.clear();
   s_.progressed = false;
@@ -106,7 +106,7 @@ void Coordinator::FailAgain(Failure failure) {
 // that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
   // It is no suspect any more: what stays among them is recorded beside it, as of this incident.
-  if (failure.rank) s_.suspects.erase(*failure.rank);
+  if (failure.rank) s_.suspects.Erase(*failure.rank);
   if (HasMadeSteps() && s_.stops <= 1) {
     s_.stop_waits = true;
     return Fail(std::move(failure));
@@ -121,7 +121,7 @@ void Coordinator::FailWhileStopping(Failure failure) {
 
 // What ranks reported belongs to the incident that they waited for.
 void Coordinator::RecordSuspects() {
-  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
+  for (auto& [rank, failure] : s_.suspects.TakeAll()) {
     s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   }
 }

@@ -84,7 +84,8 @@ std::string Coordinator::DebugString() const {
                     s_.plan.members(i).slot());
   }
   std::vector<std::string> suspects;
-  for (const auto& [rank, failure] : s_.suspects) suspects.push_back(absl::StrCat(rank.value()));
+  for (const auto& [rank, failure] : s_.suspects.by_rank())
+    suspects.push_back(absl::StrCat(rank.value()));
   return absl::StrCat(
       "state ", StateName(s_.phase), "\ngeneration ", s_.generation.value(), "\nnodes ",
       s_.members.ToString(), "\nplan ", s_.plan.generation(), " [", ranks, "]\nprepared ",

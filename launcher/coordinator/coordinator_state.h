@@ -19,6 +19,7 @@
 #include "launcher/coordinator/membership.h"
 #include "launcher/coordinator/rendezvous_table.h"
 #include "launcher/coordinator/save_ledger.h"
+#include "launcher/coordinator/suspects.h"
 #include "proto/agent.pb.h"
 #include "proto/worker.pb.h"
 
@@ -60,7 +61,7 @@ struct CoordinatorState {
   bool stopped_early = false;  // some rank of the generation finished because of a stop
   RendezvousTable rendezvous;
   SaveLedger saves;
-  std::map<Rank, Failure> suspects;  // reported, the cause is not known yet
+  Suspects suspects;  // reported, the cause is not known yet
   Deadline phase_deadline;
   Deadline cause_deadline;
   int restarts = 0;                          // of the whole job
