@@ -50,7 +50,7 @@
 //                           rank in it. ShardWritten and CommitDone carry the generation of their
 //                           save and count whatever has begun since: save_ledger.h
 //
-// Invariants, checked by CheckInvariants after every step:
+// Invariants, which hold after every step; CheckInvariants looks (core_sampling.h says when):
 //   - the generation number never falls; the plan in force has this number, no member on a lost
 //     node, at most canonical_blocks members, in order of node, then slot
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
@@ -170,8 +170,22 @@ class Coordinator {
   // As it stands; EndJob carries the final one.
   Report CurrentReport(absl::Duration now) const;
 
-  // OK, or INTERNAL with the invariant that does not hold: our bug, the shell stops the job.
+  // OK, or INTERNAL with the invariant that does not hold: our bug, the shell stops the job. Looks
+  // at everything, as Digest does: whoever asks after every event samples (core_sampling.h).
   absl::Status CheckInvariants() const;
+  // How much there is to look at: nodes, ranks, and what they have reported.
+  size_t Size() const;
+  // Equal as long as neither state, plan, nor membership changes.
+  struct Milestone {
+    State state = State::kIdle;
+    int64_t claimed = 0;
+    int64_t begun = 0;
+    size_t live_nodes = 0;
+    friend bool operator==(const Milestone&, const Milestone&) = default;
+  };
+  Milestone milestone() const {
+    return {s_.phase, s_.generation.value(), s_.plan.generation(), s_.members.LiveCount()};
+  }
 
   // A hash of the durable state: equal after a live run and after a replay of its journal.
   uint64_t Digest() const;
@@ -265,6 +279,10 @@ class Coordinator {
   // Why no further generation is tried, if it is so; counts the one that has just failed.
   std::optional<std::string> CrashLoopReason(const std::string& reason);
   void NextProgramGeneration(const std::string& reason);
+  // Forgets the restarts that do not count any more.
+  bool MayRestart();
+  void CountRestart();
+  std::string RestartsUsedUp() const;
   void DrainIfDone();
   bool HasUndrainedLiveNode() const;
   void LaunchFailed(Failure failure);
@@ -279,10 +297,6 @@ class Coordinator {
   void NoteMemory(NodeId node, const proto::NodeMemory& memory);
   void SayWhoseMemoryIsUnknown();
   // REQUIRES: kPreparing, and every live node has prepared.
-  // Forgets the restarts that do not count any more.
-  bool MayRestart();
-  void CountRestart();
-  std::string RestartsUsedUp() const;
   void BeginIfItFits();
   void LookAgainForMemory();
   void EndForMemory(const MemoryAnswer& answer);

@@ -95,8 +95,8 @@ std::string Coordinator::DebugString() const {
       absl::StrJoin(suspects, ","), "\nrendezvous ", s_.rendezvous.ToString(), "\nphase deadline ",
       s_.phase_deadline.number, " at ", Nanos(s_.phase_deadline.at), "\ncause deadline ",
       s_.cause_deadline.number, " at ", Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts,
-      " failed_without_progress ", s_.failed_without_progress, " ended_from_outside ",
       s_.restarted_at.empty() ? "" : " counted ", absl::StrJoin(s_.restarted_at, ",", TimeText),
+      " failed_without_progress ", s_.failed_without_progress, " ended_from_outside ",
       s_.ended_from_outside, "\nprogressed ", s_.progressed, " first step ", s_.first_step,
       " high step ", s_.high_step, "\nsaves ", s_.saves.ToString(), "\ncheckpoint generation ",
       s_.newest_checkpoint.first, " step ", s_.newest_checkpoint.second, " ", s_.newest_manifest,
@@ -104,6 +104,10 @@ std::string Coordinator::DebugString() const {
       s_.stop_waits ? " waiting" : "", StopWords(s_.stopped), "\nexit code ", s_.exit_code,
       s_.end_waits ? " waiting" : "", "\nmemory ", absl::StrJoin(s_.memory, " ", MemoryText),
       " looks ", s_.memory_looks, " unknown ", JoinIds(s_.memory_unknown), "\n");
+}
+
+size_t Coordinator::Size() const {
+  return s_.members.size() + AllRanks() + s_.suspects.size() + s_.history.CollectedFailures();
 }
 
 uint64_t Coordinator::Digest() const {
