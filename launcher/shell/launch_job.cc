@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,7 +34,7 @@
 #include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
-#include "launcher/shell/journal.h"
+#include "launcher/shell/journal_keeper.h"
 #include "launcher/shell/marker_keeper.h"
 #include "launcher/shell/metrics_writer.h"
 #include "launcher/shell/path_lock.h"
@@ -66,13 +67,16 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 13;    // beside main, signals and the console
+  constexpr int kOwnThreads = 14;    // beside main, signals and the console
+  constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
   constexpr int kAgentThreads = 14;  // keeper and agent
   constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 25;
   constexpr int kDescriptorsPerNode = 4;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
-  LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
+  LimitNeeds needs{.threads = kOwnThreads + std::min(kAskedAtOnce, job.nodes_size()),
+                   .descriptors = kOwnDescriptors,
+                   .what = "this job"};
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
     if (node.agent_port() == 0) needs.elsewhere += kAgentThreads + node.slots_size() * rank;
@@ -208,7 +212,7 @@ class Launch {
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
+    ASSIGN_OR_RETURN(journal_, OrElse(JournalKeeper::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
@@ -242,9 +246,7 @@ class Launch {
   // Of a job that was not started: the next try may have the run folder.
   void TakeBackJournal() {
     if (journal_ == nullptr) return;  // what is there is another job's
-    journal_.reset();
-    const absl::Status removed = FileSystem::Real().RemoveFile(folder_.journal);
-    LOG_IF(WARNING, !removed.ok()) << "the run folder cannot be used again: " << removed;
+    JournalKeeper::TakeBack(std::move(journal_));
   }
 
   static std::string NameOf(const std::string& path) {
@@ -307,9 +309,9 @@ class Launch {
       return starters.Of(job_.nodes(node.value()));
     };
     doors.record = [this](absl::Duration now, const Event& event, const Coordinator& core) {
-      return journal_->Append(now, Clock::Real().WallNow(), event, core);
+      journal_->Append(now, Clock::Real().WallNow(), event, core);
     };
-    doors.commit = [this] { return journal_->Commit(); };
+    doors.commit = [this](bool announces) { return journal_->Commit(/*urgent=*/announces); };
     doors.tell = [this](const OperatorEvent& event) { Tell(event); };
     doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
       console_.RankOutput(node, chunk);
@@ -396,7 +398,7 @@ class Launch {
   PathLock metrics_lock_;
   PathLock save_lock_;
   std::unique_ptr<MetricsWriter> metrics_;
-  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<JournalKeeper> journal_;
 
   Mutex stop_mu_;
   StopRequests stops_ ABSL_GUARDED_BY(stop_mu_);
