@@ -21,6 +21,7 @@
 #include <fstream>
 #include <new>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -238,6 +239,16 @@ void FillStandardDescriptors() {
   if (fd > STDERR_FILENO) close(fd);
 }
 
+constexpr rlim_t kNotRaised = RLIM_INFINITY;  // what is not limited is not raised
+rlim_t descriptors_before = kNotRaised;
+
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return;
+  const rlim_t before = std::exchange(limit.rlim_cur, limit.rlim_max);
+  if (setrlimit(RLIMIT_NOFILE, &limit) == 0) descriptors_before = before;
+}
+
 // ---- Threads, tried
 
 // Threads that live until the last one is there.
@@ -329,8 +340,17 @@ std::string BecauseOfLimit(int error) {
   return words.empty() ? "" : absl::StrCat("; ", words);
 }
 
+void GiveBackDescriptorLimit() {
+  if (descriptors_before == kNotRaised) return;
+  rlimit limit;
+  if (syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, nullptr, &limit) != 0) return;
+  limit.rlim_cur = std::min(descriptors_before, limit.rlim_max);
+  syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, nullptr);
+}
+
 void PrepareForLimits(const char* program) {
   FillStandardDescriptors();
+  RaiseDescriptorLimit();
   program_name = program;
   signal(SIGXFSZ, SIG_IGN);
   if (ValueOf(kStack) < kLeastStackBytes) {

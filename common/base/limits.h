@@ -30,6 +30,10 @@ bool IsAddressSpaceLimited();
 
 // The first act of main, before any thread exists. From then on
 //   - descriptors 0 to 2 are there: those that were closed are /dev/null;
+//   - it may open as many descriptors as the hard limit allows: the soft limit, usually 1024, is
+//   for
+//     programs that use select(), and ours open some for every node. (Children start with the one
+//     that this process was given: GiveBackDescriptorLimit);
 //   - a file that is too large is an error (EFBIG) and not a signal. (Children start with the
 //     default: process_spawn.h);
 //   - threads, also those of libraries, have stacks of 8 MiB, whatever `ulimit -s` says; under a
@@ -38,6 +42,11 @@ bool IsAddressSpaceLimited();
 //     while a limit is met end the process with kExitLimit and a line on standard error.
 // `program`: for that line; must live as long as the process.
 void PrepareForLimits(const char* program);
+
+// In a child, before exec, when no descriptor is made any more: the soft limit of descriptors that
+// PrepareForLimits found, because a user's program may rely on it (an array of that size, select).
+// Makes a raw system call and nothing else. Nothing to give back: does nothing.
+void GiveBackDescriptorLimit();
 
 // What a program is going to need here, at least.
 struct LimitNeeds {

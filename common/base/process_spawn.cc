@@ -149,6 +149,7 @@ int RunChild(void* argument) {
   if (ok) {
     plan.stage = Stage::kExec;
     ResetSignals();
+    GiveBackDescriptorLimit();
     execve(plan.executable, plan.argv, plan.envp);
   }
   plan.error = errno;

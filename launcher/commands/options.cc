@@ -78,7 +78,9 @@ OptionGroup TimeLimits() {
       false,
       {
           Value("max-restarts", "N", "100 for train, 0 for programs",
-                "generations after the first"),
+                "generations after the first, within --restart-window"),
+          Value("restart-window", "DURATION", "24h",
+                "--max-restarts counts those of the last so long; 0s: of the whole job"),
           Value(
               "max-restarts-without-progress", "N", "3",
               "generations that fail by themselves without a newer checkpoint or step in between"),

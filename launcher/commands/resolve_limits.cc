@@ -97,6 +97,9 @@ void ResolveLimits(ResolveContext& context) {
   const int64_t restarts = context.is_train() ? 100 : 0;
   limits.set_max_restarts(
       static_cast<int32_t>(v.Int("max-restarts", 0, 1000000).value_or(restarts)));
+  *limits.mutable_restart_window() =
+      ToProto(v.Time("restart-window", absl::ZeroDuration(), absl::Hours(24 * 366))
+                  .value_or(absl::Hours(24)));
   limits.set_max_restarts_without_progress(
       static_cast<int32_t>(v.Int("max-restarts-without-progress", 0, 1000000).value_or(3)));
 }

@@ -153,6 +153,7 @@ std::string Others(const Incident& incident) {
   add(nodes, "more node", "was lost", "were lost");
   add(killed, "more rank", "was killed", "were killed");
   add(failed, "more rank", "failed as a result", "failed as a result");
+  if (incident.more > 0) absl::StrAppend(&text, "; ", incident.more, " more failures not listed");
   return text;
 }
 
@@ -199,6 +200,9 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
   const size_t first = count > kMostLastLines ? count - kMostLastLines : 0;
   if (count > 0) lines.push_back("    its last lines:");
   for (size_t i = first; i < count; ++i) lines.push_back(Clip(kQuoted + cause.last_lines[i]));
+  if (count == 0 && cause.lines_left_out > 0) {
+    lines.push_back("    its last lines are too many to be kept here; its log has them");
+  }
 }
 
 void AddIncidents(const Report& report, const ReportContext& context, Lines& lines) {
@@ -367,6 +371,7 @@ ordered_json ToJson(const Failure& failure, const ReportContext& context) {
     json["detection_s"] = absl::ToDoubleSeconds(*took);
   }
   json["last_lines"] = failure.last_lines;
+  if (failure.lines_left_out > 0) json["lines_left_out"] = failure.lines_left_out;
   if (!failure.stack.empty()) json["stack"] = failure.stack;
   return json;
 }
@@ -378,6 +383,7 @@ ordered_json ToJson(const Incident& incident, const ReportContext& context) {
   for (const Failure& each : incident.consequences) {
     json["consequences"].push_back(ToJson(each, context));
   }
+  if (incident.more > 0) json["more_consequences"] = incident.more;
   json["failed_generation"] = incident.failed.value();
   json["noticed_at"] = absl::FormatTime(
       "%Y-%m-%dT%H:%M:%E3SZ", context.wall_now - (context.steady_now - incident.detected_at),

@@ -55,7 +55,7 @@ std::vector<Action> Coordinator::Step(absl::Duration now, const Event& event) {
 }
 
 Report Coordinator::CurrentReport(absl::Duration now) const {
-  Report report = s_.history.report();
+  Report report = s_.history.ToldReport();
   report.exit_code = s_.exit_code;
   report.restarts = s_.restarts;
   report.ended_at = now;
@@ -115,7 +115,7 @@ void Coordinator::OnOpened(NodeId node, const proto::AgentMessage& message) {
     return Claim("first start");
   }
   // Some other agent could not be opened, and this was the last answer to wait for.
-  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.CountOf(Membership::NodeState::kUnopened) == 0) EndLaunch();
 }
 
 void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Prepared& prepared) {
@@ -123,7 +123,7 @@ void Coordinator::OnPrepared(NodeId node, Generation generation, const proto::Pr
   if (!config_.is_train && node == NodeId(0) && !TakeMasterPort(prepared)) return;
   if (!s_.prepared.insert(node).second) return;
   NoteMemory(node, prepared.memory());
-  if (s_.prepared.size() == s_.members.Live().size()) BeginIfItFits();
+  if (s_.prepared.size() == s_.members.LiveCount()) BeginIfItFits();
 }
 
 // False: there is none, and the job ends. Rank 0 of a program is always on node 0.
@@ -266,8 +266,7 @@ void Coordinator::On(const OperatorSignal& event) {
 }
 
 void Coordinator::TakeSuspectsAsStopped() {
-  for (const auto& [rank, failure] : std::exchange(s_.suspects, {}))
-    s_.stopped[rank] = failure.what;
+  for (const auto& [rank, failure] : s_.suspects.TakeAll()) s_.stopped[rank] = failure.what;
   s_.cause_deadline.at = absl::InfiniteDuration();
 }
 
@@ -308,7 +307,7 @@ void Coordinator::OnCauseDeadline() {
   s_.cause_deadline.at = absl::InfiniteDuration();
   if (s_.phase == State::kOpening) return EndLaunch();
   if (s_.suspects.empty()) return;
-  if (s_.phase == State::kStopping) return FailWhileStopping(s_.suspects.begin()->second);
+  if (s_.phase == State::kStopping) return FailWhileStopping(s_.suspects.by_rank().begin()->second);
   if (!RanksRun()) return;
   // Nobody named a cause: the reports are all there is. The rank that all wait for would not join
   // the next generation either, or as late as it is for this one: it is replaced.

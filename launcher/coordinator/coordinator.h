@@ -50,12 +50,12 @@
 //                           rank in it. ShardWritten and CommitDone carry the generation of their
 //                           save and count whatever has begun since: save_ledger.h
 //
-// Invariants, checked by CheckInvariants after every step:
+// Invariants, which hold after every step; CheckInvariants looks (core_sampling.h says when):
 //   - the generation number never falls; the plan in force has this number, no member on a lost
 //     node, at most canonical_blocks members, in order of node, then slot
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
 //   - a state that waits has a deadline
-//   - restarts <= max_restarts; exactly one EndJob, and nothing after it
+//   - restarts within restart_window <= max_restarts; exactly one EndJob, and nothing after it
 //   - a name of the rendezvous is answered at most once in a generation
 //   - no save waits for a part that will never come, or for a committer that has ended
 //
@@ -115,7 +115,9 @@ struct CoordinatorConfig {
   // pruning; the ranks' own limits for these (worker/engine/deadlines.h) are shorter.
   absl::Duration loading_timeout = absl::Minutes(40);
   absl::Duration saving_timeout = absl::Minutes(50);
+  // Restarts of the last restart_window, or of the whole job if that is zero.
   int max_restarts = 100;
+  absl::Duration restart_window = absl::Hours(24);
   int max_restarts_without_progress = 3;
   // Train: what its ranks' memory is planned from. Absent: no generation is checked for memory.
   std::optional<MemoryInput> memory;
@@ -134,13 +136,13 @@ inline constexpr absl::Duration kBetweenMemoryLooks = absl::Seconds(1);
 // own, larger limit, and count only if the generation finished no step at all.
 inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_progress, if larger
 
-// Durations of `job.limits` that are not set get the defaults above. The two restart limits are
-// taken as they are: 0 restarts is a wish; 0 restarts without progress means no such limit, nor
-// that of ends from outside.
+// Durations of `job.limits` that are not set get the defaults above. The two restart limits and a
+// window that is set are taken as they are: 0 restarts is a wish, as is a window of 0; 0 restarts
+// without progress means no such limit, nor that of ends from outside.
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 9;
+inline constexpr int kSnapshotSchemaVersion = 10;
 
 class Coordinator {
  public:
@@ -168,8 +170,22 @@ class Coordinator {
   // As it stands; EndJob carries the final one.
   Report CurrentReport(absl::Duration now) const;
 
-  // OK, or INTERNAL with the invariant that does not hold: our bug, the shell stops the job.
+  // OK, or INTERNAL with the invariant that does not hold: our bug, the shell stops the job. Looks
+  // at everything, as Digest does: whoever asks after every event samples (core_sampling.h).
   absl::Status CheckInvariants() const;
+  // How much there is to look at: nodes, ranks, and what they have reported.
+  size_t Size() const;
+  // Equal as long as neither state, plan, nor membership changes.
+  struct Milestone {
+    State state = State::kIdle;
+    int64_t claimed = 0;
+    int64_t begun = 0;
+    size_t live_nodes = 0;
+    friend bool operator==(const Milestone&, const Milestone&) = default;
+  };
+  Milestone milestone() const {
+    return {s_.phase, s_.generation.value(), s_.plan.generation(), s_.members.LiveCount()};
+  }
 
   // A hash of the durable state: equal after a live run and after a replay of its journal.
   uint64_t Digest() const;
@@ -263,6 +279,10 @@ class Coordinator {
   // Why no further generation is tried, if it is so; counts the one that has just failed.
   std::optional<std::string> CrashLoopReason(const std::string& reason);
   void NextProgramGeneration(const std::string& reason);
+  // Forgets the restarts that do not count any more.
+  bool MayRestart();
+  void CountRestart();
+  std::string RestartsUsedUp() const;
   void DrainIfDone();
   bool HasUndrainedLiveNode() const;
   void LaunchFailed(Failure failure);
@@ -301,7 +321,6 @@ class Coordinator {
   Failure NodeFailure(NodeId node, Failure::Kind kind, std::string what) const;
   std::string HostOf(NodeId node) const;
   int width() const { return s_.plan.members_size(); }
-  bool AnyTimedOut() const;
   bool AllRanksFinished() const { return width() > 0 && s_.finished.size() == AllRanks(); }
   size_t AllRanks() const { return static_cast<size_t>(width()); }
   bool HasUnfinishedRank(NodeId node) const;

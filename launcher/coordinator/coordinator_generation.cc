@@ -60,7 +60,7 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   s_.joined.clear();
   s_.finished.clear();
   s_.exited.clear();
-  s_.suspects.clear();
+  s_.suspects.TakeAll();
   s_.stopped_early = false;
   s_.stopped.clear();
   s_.progressed = false;
@@ -106,7 +106,7 @@ void Coordinator::FailAgain(Failure failure) {
 // that has made steps recovers first, and stops then.
 void Coordinator::FailWhileStopping(Failure failure) {
   // It is no suspect any more: what stays among them is recorded beside it, as of this incident.
-  if (failure.rank) s_.suspects.erase(*failure.rank);
+  if (failure.rank) s_.suspects.Erase(*failure.rank);
   if (HasMadeSteps() && s_.stops <= 1) {
     s_.stop_waits = true;
     return Fail(std::move(failure));
@@ -121,7 +121,7 @@ void Coordinator::FailWhileStopping(Failure failure) {
 
 // What ranks reported belongs to the incident that they waited for.
 void Coordinator::RecordSuspects() {
-  for (auto& [rank, failure] : std::exchange(s_.suspects, {})) {
+  for (auto& [rank, failure] : s_.suspects.TakeAll()) {
     s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   }
 }
@@ -169,7 +169,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
   switch (s_.phase) {
     case State::kPreparing:
       // The claim is void, whoever acknowledged it. Losing a node costs no restart twice.
-      if (s_.members.Live().empty()) {
+      if (s_.members.LiveCount() == 0) {
         return BeginEnding(kExitNoNodesLeft, "no node is left to go on with", true);
       }
       if (!config_.is_train) return NextGeneration();
@@ -181,7 +181,7 @@ void Coordinator::LoseNodes(const std::vector<NodeId>& nodes, const std::string&
       s_.drain_for_lease = true;
       return Enter(State::kDraining, config_.lease + config_.stop_grace + kSweepTime);
     case State::kStopping:
-      if (HasMadeSteps() && s_.stops <= 1 && !s_.members.Live().empty()) {
+      if (HasMadeSteps() && s_.stops <= 1 && s_.members.LiveCount() > 0) {
         s_.stop_waits = true;
         return NextGeneration();
       }
@@ -205,7 +205,7 @@ void Coordinator::NextGeneration() {
   RecordSuspects();
   s_.cause_deadline.at = absl::InfiniteDuration();
   const std::string reason = FailureSentence(s_.history.Cause());
-  if (s_.members.Live().empty()) {
+  if (s_.members.LiveCount() == 0) {
     return BeginEnding(kExitNoNodesLeft, absl::StrCat("no node is left to go on with; ", reason),
                        true);
   }
@@ -224,13 +224,10 @@ void Coordinator::NextTrainGeneration(const std::string& reason) {
   if (std::optional<std::string> why = CrashLoopReason(reason)) {
     return BeginEnding(kExitNoProgress, *std::move(why), true);
   }
-  if (s_.restarts >= config_.max_restarts) {
-    return BeginEnding(
-        kExitRestartsExhausted,
-        absl::StrCat(Counted(config_.max_restarts, "restart"), " allowed and used up; ", reason),
-        true);
+  if (!MayRestart()) {
+    return BeginEnding(kExitRestartsExhausted, absl::StrCat(RestartsUsedUp(), "; ", reason), true);
   }
-  ++s_.restarts;
+  CountRestart();
   // Ranks that had learned of a signal to stop are gone, and it does not come again.
   if (s_.stopped_early) s_.stop_waits = true;
   Claim(reason);
@@ -264,15 +261,42 @@ void Coordinator::NextProgramGeneration(const std::string& reason) {
   const Failure& cause = s_.history.Cause();
   // MASTER_ADDR is the first node's: without it the ranks have no meeting point.
   const bool master_lost = !s_.members.IsOpen(NodeId(0));
-  if (s_.restarts >= config_.max_restarts || master_lost) {
-    return BeginEnding(cause.exit_code, reason, true);
+  if (master_lost) return BeginEnding(cause.exit_code, reason, true);
+  if (!MayRestart()) {
+    return BeginEnding(
+        cause.exit_code,
+        config_.max_restarts == 0 ? reason : absl::StrCat(reason, "; ", RestartsUsedUp()), true);
   }
-  ++s_.restarts;
+  CountRestart();
   // A program fences nothing: nobody may run twice, so all stop before any starts again.
   StopWorkers(/*checkpoint_first=*/false);
   const absl::Duration stop = config_.stop_grace + kSweepTime;
   Enter(State::kDraining, s_.drain_for_lease ? config_.lease + stop : stop);
   DrainIfDone();
+}
+
+// A job of a month on many nodes meets its share of failures: what ends it is that they come too
+// often, or without progress.
+bool Coordinator::MayRestart() {
+  const auto is_over = [this](absl::Duration at) { return now_ - at >= config_.restart_window; };
+  if (config_.restart_window > absl::ZeroDuration()) std::erase_if(s_.restarted_at, is_over);
+  return static_cast<int64_t>(s_.restarted_at.size()) < config_.max_restarts;
+}
+
+void Coordinator::CountRestart() {
+  ++s_.restarts;
+  s_.restarted_at.push_back(now_);
+}
+
+std::string Coordinator::RestartsUsedUp() const {
+  const bool forever = config_.restart_window <= absl::ZeroDuration();
+  const std::string allowed = absl::StrCat(
+      Counted(config_.max_restarts, "restart"),
+      forever ? "" : absl::StrCat(" within ", absl::FormatDuration(config_.restart_window)),
+      " allowed (--max-restarts", forever ? "" : ", --restart-window", ")");
+  if (s_.restarted_at.empty()) return allowed;
+  return absl::StrCat(allowed, " and used up in the last ",
+                      absl::FormatDuration(now_ - s_.restarted_at.front()));
 }
 
 void Coordinator::DrainIfDone() {
@@ -289,8 +313,13 @@ bool Coordinator::HasUndrainedLiveNode() const {
 }
 
 bool Coordinator::HasUnfinishedRank(NodeId node) const {
-  for (int i = 0; i < width(); ++i) {
-    if (NodeId(s_.plan.members(i).node()) == node && !s_.finished.contains(Rank(i))) return true;
+  // Its ranks stand side by side.
+  const auto& members = s_.plan.members();
+  const auto first = std::lower_bound(
+      members.begin(), members.end(), node.value(),
+      [](const proto::Member& member, int32_t wanted) { return member.node() < wanted; });
+  for (auto it = first; it != members.end() && it->node() == node.value(); ++it) {
+    if (!s_.finished.contains(Rank(static_cast<int32_t>(it - members.begin())))) return true;
   }
   return false;
 }
@@ -299,7 +328,7 @@ void Coordinator::LaunchFailed(Failure failure) {
   s_.history.report().launch_failures.push_back(std::move(failure));
   // A little longer, so that one message names every node that cannot be had.
   SetCauseDeadline();
-  if (s_.members.WithState(Membership::NodeState::kUnopened).empty()) EndLaunch();
+  if (s_.members.CountOf(Membership::NodeState::kUnopened) == 0) EndLaunch();
 }
 
 void Coordinator::EndLaunch() {
@@ -351,7 +380,7 @@ void Coordinator::EndEverywhere(bool now) {
 }
 
 void Coordinator::EndIfAllGone() {
-  if (s_.members.Live().empty()) Finish();
+  if (s_.members.LiveCount() == 0) Finish();
 }
 
 void Coordinator::Finish() {

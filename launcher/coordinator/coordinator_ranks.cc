@@ -83,13 +83,13 @@ void Coordinator::OnTrainRankExited(Rank rank, const proto::WorkerExited& exited
   if (clean && (RanksRun() || s_.phase == State::kStopping)) {
     // Its Finished may still be on the way: it took another road to the agent.
     failure.what = "exited with code 0 before it had finished";
-    s_.suspects.insert_or_assign(rank, std::move(failure));
+    s_.suspects.Put(rank, std::move(failure));
     return SetCauseDeadline();
   }
   switch (s_.phase) {
     case State::kStarting:
     case State::kRunning:
-      s_.suspects.erase(rank);
+      s_.suspects.Erase(rank);
       if (s_.survivors.contains(rank) && !s_.joined.contains(rank) && s_.history.HasIncident()) {
         return FailAgain(std::move(failure));
       }
@@ -115,7 +115,7 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
     case State::kRunning:
       if (s_.phase == State::kRunning && EndedByStopSignal(exited)) {
         // Who sent it may have sent it to dsrun, too.
-        s_.suspects.insert_or_assign(rank, std::move(failure));
+        s_.suspects.Put(rank, std::move(failure));
         return SetCauseDeadline();
       }
       if (failure.exit_code != 0 || failure.killed_by_agent) return Fail(std::move(failure));
@@ -141,10 +141,11 @@ void Coordinator::OnProgramRankExited(Rank rank, const proto::WorkerExited& exit
 void Coordinator::AddLateFailure(Failure failure) {
   if (!s_.history.Collecting()) return;
   Report& report = s_.history.report();
-  const bool was_the_reason = report.verdict == FailureSentence(s_.history.Cause());
+  const std::string reason = FailureSentence(s_.history.Cause());
+  const bool was_the_reason = report.verdict.starts_with(reason);
   s_.history.AddFailure(std::move(failure), Generation(s_.plan.generation()));
   if (!was_the_reason) return;
-  report.verdict = FailureSentence(s_.history.Cause());
+  report.verdict.replace(0, reason.size(), FailureSentence(s_.history.Cause()));
   s_.exit_code = s_.history.Cause().exit_code;
 }
 
@@ -277,8 +278,8 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
   if (s_.phase == State::kStopping) {
     return FailWhileStopping(std::move(failure));
   }
-  const bool first_timeout = failure.timed_out && RanksRun() && !AnyTimedOut();
-  s_.suspects.try_emplace(rank, std::move(failure));
+  const bool first_timeout = failure.timed_out && RanksRun() && !s_.suspects.AnyTimedOut();
+  s_.suspects.PutFirst(rank, std::move(failure));
   SetCauseDeadline();
   if (!first_timeout) return;
   // Somebody does not answer, and may not be able to: everybody is asked what they are doing, and
@@ -300,14 +301,9 @@ void Coordinator::Replace(Rank rank, Failure failure) {
     case State::kStopping:
       return FailWhileStopping(std::move(failure));
     default:
-      s_.suspects.erase(rank);
+      s_.suspects.Erase(rank);
       return Fail(std::move(failure));
   }
-}
-
-bool Coordinator::AnyTimedOut() const {
-  return std::any_of(s_.suspects.begin(), s_.suspects.end(),
-                     [](const auto& suspect) { return suspect.second.timed_out; });
 }
 
 void Coordinator::TakeStacks() {
@@ -330,7 +326,7 @@ void Coordinator::OnStacks(Rank rank, const proto::Stacks& stacks) {
 }
 
 std::optional<Failure> Coordinator::MissedRank() const {
-  const std::optional<Rank> odd = AwaitedRank(s_.suspects);
+  const std::optional<Rank> odd = AwaitedRank(s_.suspects.by_rank());
   if (!odd || odd->value() >= width() || s_.finished.contains(*odd) || s_.exited.contains(*odd)) {
     return std::nullopt;
   }
@@ -344,7 +340,7 @@ std::optional<Failure> Coordinator::MissedRank() const {
   const std::string doing = failure.stack.empty()       ? ", and does not say what it is doing"
                             : failure.stack.size() == 1 ? ": it is " + failure.stack.front()
                                                         : ": it is alive, its stack says where";
-  for (const auto& [rank, report] : s_.suspects) {
+  for (const auto& [rank, report] : s_.suspects.by_rank()) {
     if (!report.timed_out) continue;
     failure.what =
         absl::StrCat("kept the others waiting", doing, "; rank ", rank.value(), " ", report.what);
@@ -354,7 +350,7 @@ std::optional<Failure> Coordinator::MissedRank() const {
 }
 
 void Coordinator::OnFinished(Rank rank, const proto::Finished& finished) {
-  s_.suspects.erase(rank);
+  s_.suspects.Erase(rank);
   s_.stopped_early |= finished.stopped_early();
   if (rank.value() == 0) {
     Report& report = s_.history.report();

@@ -135,7 +135,7 @@ Wire ToWire(const CoordinatorState& s) {
   PutIds(s.survivors, to.mutable_survivors());
   to.set_stopped_early(s.stopped_early);
   *to.mutable_rendezvous() = s.rendezvous.Snapshot();
-  for (const auto& [rank, failure] : s.suspects) {
+  for (const auto& [rank, failure] : s.suspects.by_rank()) {
     Wire::Suspect* suspect = to.add_suspects();
     suspect->set_rank(rank.value());
     *suspect->mutable_failure() = ToSnapshot(failure);
@@ -143,6 +143,7 @@ Wire ToWire(const CoordinatorState& s) {
   PutDeadline(s.phase_deadline, to.mutable_phase_deadline());
   PutDeadline(s.cause_deadline, to.mutable_cause_deadline());
   to.set_restarts(s.restarts);
+  for (const absl::Duration at : s.restarted_at) *to.add_restarted_at() = ToProto(at);
   to.set_failed_without_progress(s.failed_without_progress);
   to.set_ended_from_outside(s.ended_from_outside);
   to.set_progressed(s.progressed);
@@ -170,7 +171,7 @@ Wire ToWire(const CoordinatorState& s) {
   }
   to.set_memory_looks(s.memory_looks);
   PutIds(s.memory_unknown, to.mutable_memory_unknown());
-  *to.mutable_report() = ToSnapshot(s.history.report());
+  *to.mutable_report() = ToSnapshot(s.history.WholeReport());
   to.set_heard_step(s.heard_step);
   to.set_told_step(s.told_step);
   to.set_stacks_asked(s.stacks_asked);
@@ -203,11 +204,13 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
     if (suspect.rank() < 0 || suspect.rank() >= ranks) {
       return absl::DataLossError(absl::StrCat("suspect ", suspect.rank(), " of ", ranks));
     }
-    ASSIGN_OR_RETURN(s.suspects[Rank(suspect.rank())], FromSnapshot(suspect.failure()));
+    ASSIGN_OR_RETURN(Failure failure, FromSnapshot(suspect.failure()));
+    s.suspects.Put(Rank(suspect.rank()), std::move(failure));
   }
   GetDeadline(from.phase_deadline(), &s.phase_deadline);
   GetDeadline(from.cause_deadline(), &s.cause_deadline);
   s.restarts = from.restarts();
+  for (const auto& at : from.restarted_at()) s.restarted_at.push_back(FromProto(at));
   s.failed_without_progress = from.failed_without_progress();
   s.ended_from_outside = from.ended_from_outside();
   s.progressed = from.progressed();
@@ -248,9 +251,6 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   }
   return s;
 }
-
-// The report is all that a History is made of.
-static_assert(sizeof(History) == sizeof(Report), "a new field of History needs a place");
 
 }  // namespace
 

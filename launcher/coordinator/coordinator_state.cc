@@ -28,6 +28,8 @@ std::string Nanos(absl::Duration at) {
   return at == absl::InfiniteDuration() ? "none" : absl::StrCat(absl::ToInt64Nanoseconds(at));
 }
 
+void TimeText(std::string* out, absl::Duration at) { absl::StrAppend(out, Nanos(at)); }
+
 void MemoryText(std::string* out, const std::pair<const NodeId, proto::NodeMemory>& of) {
   const proto::NodeMemory& memory = of.second;
   absl::StrAppend(out, of.first.value(), ":", memory.available_bytes(), "+", memory.ranks_bytes(),
@@ -69,6 +71,7 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
   // The launcher resolves both numbers; 0 restarts is a wish, not a missing value.
   config.max_restarts = limits.max_restarts();
   config.max_restarts_without_progress = limits.max_restarts_without_progress();
+  if (limits.has_restart_window()) config.restart_window = FromProto(limits.restart_window());
   if (job.has_train()) config.memory = MemoryInputOf(job.train());
   config.goes_on = !job.train().load_dir().empty();
   return config;
@@ -81,7 +84,8 @@ std::string Coordinator::DebugString() const {
                     s_.plan.members(i).slot());
   }
   std::vector<std::string> suspects;
-  for (const auto& [rank, failure] : s_.suspects) suspects.push_back(absl::StrCat(rank.value()));
+  for (const auto& [rank, failure] : s_.suspects.by_rank())
+    suspects.push_back(absl::StrCat(rank.value()));
   return absl::StrCat(
       "state ", StateName(s_.phase), "\ngeneration ", s_.generation.value(), "\nnodes ",
       s_.members.ToString(), "\nplan ", s_.plan.generation(), " [", ranks, "]\nprepared ",
@@ -91,6 +95,7 @@ std::string Coordinator::DebugString() const {
       absl::StrJoin(suspects, ","), "\nrendezvous ", s_.rendezvous.ToString(), "\nphase deadline ",
       s_.phase_deadline.number, " at ", Nanos(s_.phase_deadline.at), "\ncause deadline ",
       s_.cause_deadline.number, " at ", Nanos(s_.cause_deadline.at), "\nrestarts ", s_.restarts,
+      s_.restarted_at.empty() ? "" : " counted ", absl::StrJoin(s_.restarted_at, ",", TimeText),
       " failed_without_progress ", s_.failed_without_progress, " ended_from_outside ",
       s_.ended_from_outside, "\nprogressed ", s_.progressed, " first step ", s_.first_step,
       " high step ", s_.high_step, "\nsaves ", s_.saves.ToString(), "\ncheckpoint generation ",
@@ -99,6 +104,10 @@ std::string Coordinator::DebugString() const {
       s_.stop_waits ? " waiting" : "", StopWords(s_.stopped), "\nexit code ", s_.exit_code,
       s_.end_waits ? " waiting" : "", "\nmemory ", absl::StrJoin(s_.memory, " ", MemoryText),
       " looks ", s_.memory_looks, " unknown ", JoinIds(s_.memory_unknown), "\n");
+}
+
+size_t Coordinator::Size() const {
+  return s_.members.size() + AllRanks() + s_.suspects.size() + s_.history.CollectedFailures();
 }
 
 uint64_t Coordinator::Digest() const {
@@ -121,7 +130,7 @@ absl::Status Coordinator::CheckInvariants() const {
   if (!s_.suspects.empty() && ranks_count && !s_.cause_deadline.is_set()) {
     return Violated(*this, "suspects without a deadline");
   }
-  if (s_.restarts > 0 && s_.restarts > config_.max_restarts) {
+  if (static_cast<int64_t>(s_.restarted_at.size()) > config_.max_restarts) {
     return Violated(*this, "more restarts than allowed");
   }
   if (s_.phase == State::kPreparing) {

@@ -19,6 +19,7 @@
 #include "launcher/coordinator/membership.h"
 #include "launcher/coordinator/rendezvous_table.h"
 #include "launcher/coordinator/save_ledger.h"
+#include "launcher/coordinator/suspects.h"
 #include "proto/agent.pb.h"
 #include "proto/worker.pb.h"
 
@@ -60,10 +61,11 @@ struct CoordinatorState {
   bool stopped_early = false;  // some rank of the generation finished because of a stop
   RendezvousTable rendezvous;
   SaveLedger saves;
-  std::map<Rank, Failure> suspects;  // reported, the cause is not known yet
+  Suspects suspects;  // reported, the cause is not known yet
   Deadline phase_deadline;
   Deadline cause_deadline;
-  int restarts = 0;
+  int restarts = 0;                          // of the whole job
+  std::vector<absl::Duration> restarted_at;  // those that count: max_restarts at most, oldest first
   int failed_without_progress = 0;  // generations that failed by themselves since the last progress
   int ended_from_outside = 0;       // generations ended from outside since one last finished a step
   bool progressed = false;          // the generation begun did

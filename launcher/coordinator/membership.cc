@@ -1,5 +1,6 @@
 #include "launcher/coordinator/membership.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,9 @@ absl::StatusOr<Membership::NodeState> FromSnapshot(proto::MembershipState::State
 }  // namespace
 
 void Membership::Open(NodeId node, Incarnation incarnation, absl::Duration now) {
-  at(node) = {NodeState::kOpen, incarnation, now};
+  Become(node, NodeState::kOpen);
+  at(node).incarnation = incarnation;
+  at(node).heard_at = now;
 }
 
 std::vector<NodeId> Membership::WithState(NodeState state) const {
@@ -64,11 +67,14 @@ Membership::TickResult Membership::OnTick(absl::Duration now, const std::vector<
   TickResult result;
   const absl::Duration gap = now - last_tick_;  // minus infinity before the first
   last_tick_ = now;
-  if (gap > silent_after / 2) {
-    result.late = true;
-    for (Node& node : nodes_) node.heard_at += gap;
+  const absl::Duration counted = silent_after / 4;
+  const bool is_late = gap > counted;
+  if (is_late) {
+    for (Node& node : nodes_) node.heard_at = std::min(node.heard_at + gap - counted, now);
   }
   for (const NodeId node : heard_from) Heard(node, now);
+  result.late = is_late && !was_late_;
+  was_late_ = is_late;
   if (result.late) return result;
   for (const NodeId node : Live()) {
     if (now - at(node).heard_at >= silent_after) result.silent.push_back(node);
@@ -87,7 +93,7 @@ std::string Membership::ToString() const {
 }
 
 proto::MembershipState Membership::Snapshot() const {
-  const auto& [nodes, last_tick] = *this;
+  const auto& [nodes, counts, last_tick, was_late] = *this;  // the counts follow from the nodes
   proto::MembershipState snapshot;
   for (const Node& node : nodes) {
     const auto& [state, incarnation, heard_at] = node;
@@ -97,6 +103,7 @@ proto::MembershipState Membership::Snapshot() const {
     *to->mutable_heard_at() = ToProto(heard_at);
   }
   if (last_tick != absl::InfiniteDuration()) *snapshot.mutable_last_tick() = ToProto(last_tick);
+  snapshot.set_was_late(was_late);
   return snapshot;
 }
 
@@ -108,12 +115,13 @@ absl::StatusOr<Membership> Membership::Restore(size_t nodes,
   }
   Membership members(nodes);
   for (int i = 0; i < snapshot.nodes_size(); ++i) {
-    auto& [state, incarnation, heard_at] = members.at(NodeId(i));
-    ASSIGN_OR_RETURN(state, FromSnapshot(snapshot.nodes(i).state()));
-    incarnation = Incarnation(snapshot.nodes(i).incarnation());
-    heard_at = FromProto(snapshot.nodes(i).heard_at());
+    ASSIGN_OR_RETURN(const NodeState state, FromSnapshot(snapshot.nodes(i).state()));
+    members.Become(NodeId(i), state);
+    members.at(NodeId(i)).incarnation = Incarnation(snapshot.nodes(i).incarnation());
+    members.at(NodeId(i)).heard_at = FromProto(snapshot.nodes(i).heard_at());
   }
   if (snapshot.has_last_tick()) members.last_tick_ = FromProto(snapshot.last_tick());
+  members.was_late_ = snapshot.was_late();
   return members;
 }
 

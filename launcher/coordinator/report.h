@@ -52,6 +52,7 @@ struct Failure {
   std::optional<absl::Duration> happened_at;
   absl::Duration happened_within;
   std::vector<std::string> last_lines;  // of the rank's log
+  int lines_left_out = 0;               // of those and of `stack`, because an incident is bounded
   // What the rank was doing when it was asked: its threads' functions, innermost first, or the
   // kernel's word for a process that is stopped. Empty: it was not asked, or did not answer.
   std::vector<std::string> stack;
@@ -61,6 +62,7 @@ struct Failure {
 struct Incident {
   Failure cause;                      // the first failure, job-wide
   std::vector<Failure> consequences;  // the others, in the order they were heard
+  int64_t more = 0;                   // others that are only counted, because there are so many
   Generation failed;                  // the generation it ended
   std::optional<Generation> went_on;  // the one that made the next step; absent: none
   absl::Duration detected_at;

@@ -55,6 +55,7 @@ proto::IncidentState ToSnapshot(const Incident& incident) {
   proto::IncidentState state;
   *state.mutable_cause() = ToSnapshot(incident.cause);
   for (const Failure& each : incident.consequences) *state.add_consequences() = ToSnapshot(each);
+  state.set_more(incident.more);
   state.set_failed(incident.failed.value());
   if (incident.went_on) state.set_went_on(incident.went_on->value());
   *state.mutable_detected_at() = ToProto(incident.detected_at);
@@ -73,6 +74,7 @@ absl::StatusOr<Incident> FromSnapshot(const proto::IncidentState& state) {
   for (const proto::FailureState& each : state.consequences()) {
     ASSIGN_OR_RETURN(incident.consequences.emplace_back(), FromSnapshot(each));
   }
+  incident.more = state.more();
   incident.failed = Generation(state.failed());
   if (state.has_went_on()) incident.went_on = Generation(state.went_on());
   incident.detected_at = FromProto(state.detected_at());
@@ -151,6 +153,7 @@ proto::FailureState ToSnapshot(const Failure& failure) {
   if (failure.happened_at) *state.mutable_happened_at() = ToProto(*failure.happened_at);
   *state.mutable_happened_within() = ToProto(failure.happened_within);
   for (const std::string& line : failure.last_lines) state.add_last_lines(line);
+  state.set_lines_left_out(failure.lines_left_out);
   state.set_peer_rank(failure.peer_rank);
   state.set_timed_out(failure.timed_out);
   for (const std::string& line : failure.stack) state.add_stack(line);
@@ -179,6 +182,7 @@ absl::StatusOr<Failure> FromSnapshot(const proto::FailureState& state) {
   if (state.has_happened_at()) failure.happened_at = FromProto(state.happened_at());
   failure.happened_within = FromProto(state.happened_within());
   failure.last_lines.assign(state.last_lines().begin(), state.last_lines().end());
+  failure.lines_left_out = state.lines_left_out();
   failure.peer_rank = state.peer_rank();
   failure.timed_out = state.timed_out();
   failure.stack.assign(state.stack().begin(), state.stack().end());

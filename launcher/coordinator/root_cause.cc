@@ -1,8 +1,8 @@
 #include "launcher/coordinator/root_cause.h"
 
-#include <algorithm>
+#include <optional>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -15,66 +15,58 @@
 namespace dsrun::launcher {
 namespace {
 
-// Smaller is more likely the cause.
-int Weight(const Failure& failure) {
-  switch (failure.kind) {
-    case Failure::Kind::kWorkerExited:
-      return failure.killed_by_agent ? 1 : 0;
-    case Failure::Kind::kNodeLost:
-    case Failure::Kind::kNodeNotOpened:
-      return 0;
-    case Failure::Kind::kWorkerNotJoined:
-    case Failure::Kind::kWorkerMissed:
-      return 1;
-    case Failure::Kind::kWorkerReported:
-      return failure.fatal || failure.replace_process ? 0 : 2;
-  }
-  return 2;
-}
+// Where the chains of waiting ranks end, each chain walked once.
+class Chains {
+ public:
+  explicit Chains(const std::map<Rank, Failure>& reports) : reports_(reports) {}
 
-// Known from their times; else neither is before the other.
-bool CertainlyBefore(const Failure& a, const Failure& b) {
-  if (a.node == b.node) {
-    if (a.node_time && b.node_time) return *a.node_time < *b.node_time;
-    return a.wall_time && b.wall_time && *a.wall_time < *b.wall_time;
+  // Absent: it ends in a circle, or at a rank that names nobody.
+  std::optional<Rank> EndOf(Rank rank) {
+    std::vector<Rank> walked;
+    std::optional<Rank> end;
+    while (true) {
+      const auto report = reports_.find(rank);
+      if (report == reports_.end()) {
+        if (rank.value() >= 0) end = rank;
+        break;
+      }
+      // Whoever is on the way now has no end yet: to meet it again is to walk in a circle.
+      const auto [known, is_new] = ends_.try_emplace(rank, std::nullopt);
+      if (!is_new) {
+        end = known->second;
+        break;
+      }
+      walked.push_back(rank);
+      rank = Rank(report->second.peer_rank);
+    }
+    for (const Rank each : walked) ends_[each] = end;
+    return end;
   }
-  return a.happened_at && b.happened_at &&
-         *a.happened_at + a.happened_within < *b.happened_at - b.happened_within;
+
+ private:
+  const std::map<Rank, Failure>& reports_;
+  std::map<Rank, std::optional<Rank>> ends_;
+};
+
+// What a rank or an agent says of a failure is a sentence; whoever sends more is quoted so far.
+constexpr size_t kMostWords = 4096;
+
+std::string Clipped(std::string words) {
+  if (words.size() <= kMostWords) return words;
+  const size_t left_out = words.size() - kMostWords;
+  words.resize(kMostWords);
+  return absl::StrCat(words, "... (", left_out, " bytes more)");
 }
 
 }  // namespace
 
-size_t ChooseCause(const std::vector<Failure>& failures) {
-  size_t cause = 0;
-  bool cause_preceded = true;
-  for (size_t i = 0; i < failures.size(); ++i) {
-    const Failure& failure = failures[i];
-    // Estimates of one clock, taken at different times, may contradict each other in a circle: then
-    // everybody has somebody before them, and the order of hearing decides alone.
-    const bool preceded = std::any_of(failures.begin(), failures.end(), [&](const Failure& other) {
-      return Weight(other) == Weight(failure) && CertainlyBefore(other, failure);
-    });
-    const Failure& best = failures[cause];
-    const bool better = std::tuple(Weight(failure), preceded, failure.noticed_at) <
-                        std::tuple(Weight(best), cause_preceded, best.noticed_at);
-    if (i > 0 && !better) continue;
-    cause = i;
-    cause_preceded = preceded;
-  }
-  return cause;
-}
-
 std::optional<Rank> AwaitedRank(const std::map<Rank, Failure>& reports) {
   std::map<Rank, int> waiters;
   bool timed_out = false;
+  Chains chains(reports);
   for (const auto& [rank, report] : reports) {
     timed_out |= report.timed_out;
-    Rank end = rank;
-    // As many steps as there are reports lead to the end, or round in a circle.
-    for (size_t i = 0; i < reports.size() && reports.contains(end); ++i) {
-      end = Rank(reports.at(end).peer_rank);
-    }
-    if (end.value() >= 0 && !reports.contains(end)) ++waiters[end];
+    if (const std::optional<Rank> end = chains.EndOf(rank)) ++waiters[*end];
   }
   std::optional<Rank> odd;
   for (const auto& [rank, count] : waiters) {
@@ -99,6 +91,7 @@ Failure FailureFromExit(const proto::WorkerExited& exited) {
   } else if (!exited.reason().empty()) {
     absl::StrAppend(&failure.what, ": ", exited.reason());
   }
+  failure.what = Clipped(std::move(failure.what));
   failure.from_outside = exited.killed_by_agent()
                              ? !exited.stuck()
                              : exited.node_lacked() || (exited.term_signal() != 0 &&
@@ -132,7 +125,8 @@ Failure FailureFromReport(const proto::Failed& failed) {
   failure.timed_out = code == absl::StatusCode::kDeadlineExceeded;
   // Who waited in vain may wait for its own mistake; who lost a peer has made none.
   failure.from_outside = failed.peer_rank() >= 0 && !of_its_own && !failure.timed_out;
-  failure.what = absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", failed.message());
+  failure.what =
+      absl::StrCat("reported ", absl::StatusCodeToString(code), ": ", Clipped(failed.message()));
   if (failed.peer_rank() >= 0 && !of_its_own) {
     absl::StrAppend(&failure.what, " (peer: rank ", failed.peer_rank(), ")");
   }

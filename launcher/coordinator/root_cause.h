@@ -1,20 +1,12 @@
-// Which of several failures was the cause, and what a failure says. Pure.
-//
-// A failure brings others with it: peers lose their connections, an agent kills what it was told to
-// stop. The cause is the strongest kind first: a process that ended by itself, a node that is gone,
-// a rank that found an own fault; then what an agent killed; then what ranks only reported about
-// their peers. Within one kind it is the first: on one node by that node's clock, between nodes by
-// corrected time (node_clocks.h) if the difference is larger than what both may be wrong by, else
-// by the order in which the coordinator heard of them.
+// What a failure says, and whom the ranks of a generation wait for when nobody says more. Pure.
+// Which of several failures was the cause: cause_chooser.h.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_ROOT_CAUSE_H_
 #define DSRUN_LAUNCHER_COORDINATOR_ROOT_CAUSE_H_
 
-#include <cstddef>
 #include <map>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/ids.h"
@@ -23,9 +15,6 @@
 #include "proto/worker.pb.h"
 
 namespace dsrun::launcher {
-
-// Index into `failures`, which are in the order in which they were heard. REQUIRES: not empty.
-size_t ChooseCause(const std::vector<Failure>& failures);
 
 // The odd rank: the one that reported nothing while the others waited for it until their deadline.
 // `reports`: by rank, of one generation. Whoever waited for a rank that reported itself waited for

@@ -1,6 +1,9 @@
 #include "launcher/coordinator/save_ledger.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,17 +39,18 @@ std::string Name(WorkerId worker) {
 
 SaveLedger::Effects SaveLedger::Began(Generation generation, const std::vector<WorkerId>& ranks,
                                       const std::set<WorkerId>& survivors) {
-  std::map<WorkerId, Process> processes;
+  const std::map<WorkerId, Process> before = std::exchange(processes_, {});
+  ready_count_ = 0;
+  needs_.clear();
   for (const WorkerId& place : ranks) {
-    const auto known = processes_.find(place);
-    processes[place] = known != processes_.end() && survivors.contains(place)
-                           ? known->second
-                           : Process{.born = generation.value(), .reported = {}, .joined = 0};
+    const auto known = before.find(place);
+    Put(place, known != before.end() && survivors.contains(place)
+                   ? known->second
+                   : Process{.born = generation.value(), .reported = {}, .joined = 0});
   }
-  processes_ = std::move(processes);
   ranks_[generation.value()] = ranks;
   Effects effects;
-  Settle(effects);
+  SettleAll(effects);
   return effects;
 }
 
@@ -54,8 +58,10 @@ SaveLedger::Effects SaveLedger::Joined(WorkerId worker) {
   Effects effects;
   const auto process = processes_.find(worker);
   if (process == processes_.end()) return effects;
-  process->second.joined = ranks_.rbegin()->first;
-  Settle(effects);
+  Process joined = process->second;
+  joined.joined = ranks_.rbegin()->first;
+  Put(worker, joined);
+  Settle({}, std::nullopt, effects);
   return effects;
 }
 
@@ -66,18 +72,24 @@ SaveLedger::Effects SaveLedger::ProcessEnded(WorkerId place, Generation generati
   if (process == processes_.end() || process->second.born > generation.value()) return effects;
   const int64_t newest = ranks_.empty() ? 0 : ranks_.rbegin()->first;
   if (newest > generation.value()) {
-    process->second = {.born = newest, .reported = {}, .joined = 0};
+    Put(place, {.born = newest, .reported = {}, .joined = 0});
   } else {
-    processes_.erase(process);
+    Remove(place);
   }
-  Settle(effects);
+  Settle({place}, std::nullopt, effects);
   return effects;
 }
 
 SaveLedger::Effects SaveLedger::NodeLost(NodeId node) {
-  std::erase_if(processes_, [node](const auto& entry) { return entry.first.node == node; });
+  std::vector<WorkerId> lost;
+  const Slot lowest(std::numeric_limits<int32_t>::min());
+  for (auto it = processes_.lower_bound({node, lowest});
+       it != processes_.end() && it->first.node == node; ++it) {
+    lost.push_back(it->first);
+  }
+  for (const WorkerId& place : lost) Remove(place);
   Effects effects;
-  Settle(effects);
+  Settle(lost, std::nullopt, effects);
   return effects;
 }
 
@@ -93,7 +105,10 @@ SaveLedger::Effects SaveLedger::Written(WorkerId from, const proto::ShardWritten
       process->second.born > id.generation || id <= process->second.reported) {
     return effects;
   }
-  process->second.reported = id;
+  Process reported = process->second;
+  reported.reported = id;
+  Put(from, reported);
+  const bool is_begun = !saves_.contains(id);
   if (dropped_.contains(id)) {
     effects.push_back(Dropped{.id = id, .reason = "", .failed = false, .remove = true});
   } else if (written.record().empty()) {
@@ -110,7 +125,7 @@ SaveLedger::Effects SaveLedger::Written(WorkerId from, const proto::ShardWritten
     save.seconds = std::max(save.seconds, written.seconds());
     save.records[written.rank()] = written.record();
   }
-  Settle(effects);
+  Settle({from}, is_begun ? std::optional(id) : std::nullopt, effects);
   return effects;
 }
 
@@ -134,7 +149,7 @@ SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& don
     }
     saves_.erase(id);
     // What it supersedes is removed before anybody who waits for this commit hears of it and ends.
-    Settle(effects);
+    Settle({}, std::nullopt, effects);
     effects.push_back(Committed{.id = id,
                                 .manifest = done.manifest(),
                                 .seconds = written + done.seconds(),
@@ -152,7 +167,7 @@ SaveLedger::Effects SaveLedger::Done(WorkerId from, const proto::CommitDone& don
         .remove = save->second.attempts == 1 && done.manifest().empty(),
         .code = done.code()},
        effects);
-  Settle(effects);
+  Settle({}, std::nullopt, effects);
   return effects;
 }
 
@@ -167,18 +182,44 @@ bool SaveLedger::Complete(Id id, const Save& save) const {
   return ranks != ranks_.end() && save.records.size() == ranks->second.size();
 }
 
-int SaveLedger::LostRank(Id id, const Save& save) const {
+bool SaveLedger::IsLost(Id id, const Save& save, size_t rank) const {
+  if (save.records.contains(static_cast<int>(rank))) return false;
+  const auto process = processes_.find(ranks_.at(id.generation)[rank]);
+  return process == processes_.end() || process->second.born > id.generation ||
+         process->second.reported >= id;
+}
+
+int SaveLedger::LostRank(Id id, const Save& save, const std::vector<WorkerId>& places) const {
   const auto ranks = ranks_.find(id.generation);
   if (ranks == ranks_.end()) return 0;
-  for (size_t rank = 0; rank < ranks->second.size(); ++rank) {
-    if (save.records.contains(static_cast<int>(rank))) continue;
-    const auto process = processes_.find(ranks->second[rank]);
-    if (process == processes_.end() || process->second.born > id.generation ||
-        process->second.reported >= id) {
-      return static_cast<int>(rank);
-    }
+  int lost = -1;
+  for (const WorkerId& place : places) {
+    const auto at = std::lower_bound(ranks->second.begin(), ranks->second.end(), place);
+    if (at == ranks->second.end() || *at != place) continue;
+    const auto rank = static_cast<size_t>(at - ranks->second.begin());
+    if (!IsLost(id, save, rank)) continue;
+    lost = lost < 0 ? static_cast<int>(rank) : std::min(lost, static_cast<int>(rank));
   }
-  return -1;
+  return lost;
+}
+
+void SaveLedger::Put(WorkerId place, const Process& process) {
+  const auto [at, is_new] = processes_.try_emplace(place, process);
+  if (!is_new) Count(std::exchange(at->second, process), -1);
+  Count(process, 1);
+}
+
+void SaveLedger::Remove(WorkerId place) {
+  const auto at = processes_.find(place);
+  Count(at->second, -1);
+  processes_.erase(at);
+}
+
+void SaveLedger::Count(const Process& process, int64_t by) {
+  if (process.joined > 0) ready_count_ += by;
+  const auto at = needs_.try_emplace(std::max(process.born, process.reported.generation), 0).first;
+  at->second += by;
+  if (at->second == 0) needs_.erase(at);
 }
 
 std::vector<WorkerId> SaveLedger::Ready() const {
@@ -194,7 +235,7 @@ std::vector<WorkerId> SaveLedger::Ready() const {
 bool SaveLedger::MayCommit() const {
   const bool granted = std::any_of(saves_.begin(), saves_.end(),
                                    [](const auto& entry) { return entry.second.attempt != 0; });
-  return granted || (!saves_.empty() && !Ready().empty());
+  return granted || (!saves_.empty() && ready_count_ > 0);
 }
 
 void SaveLedger::Drop(Id id, Dropped dropped, Effects& effects) {
@@ -255,7 +296,17 @@ void SaveLedger::GrantOrDrop(Id id, WorkerId to, Effects& effects) {
   effects.push_back(std::move(granted));
 }
 
-void SaveLedger::Settle(Effects& effects) {
+std::optional<SaveLedger::Dropped> SaveLedger::WhyDropped(Id id, const Save& save,
+                                                          int lost_rank) const {
+  Dropped dropped{.id = id, .reason = "", .failed = false, .remove = save.attempts == 0};
+  if (Superseded(id)) return dropped;
+  if (lost_rank < 0) return std::nullopt;
+  dropped.reason = absl::StrCat("the part of rank ", lost_rank, " is lost with it");
+  return dropped;
+}
+
+void SaveLedger::Settle(const std::vector<WorkerId>& touched, std::optional<Id> begun,
+                        Effects& effects) {
   std::vector<std::pair<Id, Dropped>> drops;
   for (auto& [id, save] : saves_) {
     if (save.attempt != 0) {
@@ -263,26 +314,33 @@ void SaveLedger::Settle(Effects& effects) {
       if (process != processes_.end() && process->second.born == save.committer_born) continue;
       save.attempt = 0;
     }
-    const bool never_granted = save.attempts == 0;
-    if (Superseded(id)) {
-      drops.push_back({id, {.id = id, .reason = "", .failed = false, .remove = never_granted}});
-    } else if (const int rank = LostRank(id, save); rank >= 0) {
-      drops.push_back({id,
-                       {.id = id,
-                        .reason = absl::StrCat("the part of rank ", rank, " is lost with it"),
-                        .failed = false,
-                        .remove = never_granted}});
+    const int lost = LostRank(id, save, begun == id ? ranks_.at(id.generation) : touched);
+    if (std::optional<Dropped> drop = WhyDropped(id, save, lost)) drops.push_back({id, *drop});
+  }
+  DropAndGrant(std::move(drops), effects);
+}
+
+void SaveLedger::SettleAll(Effects& effects) {
+  std::vector<WorkerId> everywhere;
+  for (const auto& [generation, places] : ranks_) {
+    everywhere.insert(everywhere.end(), places.begin(), places.end());
+  }
+  Settle(everywhere, std::nullopt, effects);
+}
+
+void SaveLedger::DropAndGrant(std::vector<std::pair<Id, Dropped>> drops, Effects& effects) {
+  for (auto& [id, drop] : drops) Drop(id, std::move(drop), effects);
+  std::vector<Id> complete;
+  for (const auto& [id, save] : saves_) {
+    if (save.attempt == 0 && Complete(id, save)) complete.push_back(id);
+  }
+  if (!complete.empty() && ready_count_ > 0) {
+    const std::vector<WorkerId> ready = Ready();
+    for (const Id& id : complete) {
+      // Another one at every attempt: what ended the last committer may have been the commit.
+      GrantOrDrop(id, ready[static_cast<size_t>(saves_.at(id).attempts) % ready.size()], effects);
     }
   }
-  for (auto& [id, drop] : drops) Drop(id, std::move(drop), effects);
-  const std::vector<WorkerId> ready = Ready();
-  std::vector<std::pair<Id, WorkerId>> grants;
-  for (const auto& [id, save] : saves_) {
-    if (save.attempt != 0 || ready.empty() || !Complete(id, save)) continue;
-    // Another one at every attempt: what ended the last committer may have been the commit.
-    grants.push_back({id, ready[static_cast<size_t>(save.attempts) % ready.size()]});
-  }
-  for (const auto& [id, to] : grants) GrantOrDrop(id, to, effects);
   Forget();
 }
 
@@ -290,15 +348,14 @@ void SaveLedger::Settle(Effects& effects) {
 void SaveLedger::Forget() {
   if (ranks_.empty()) return;
   int64_t oldest = ranks_.rbegin()->first;
-  for (const auto& [place, process] : processes_) {
-    oldest = std::min(oldest, std::max(process.born, process.reported.generation));
-  }
+  if (!needs_.empty()) oldest = std::min(oldest, needs_.begin()->first);
   if (!saves_.empty()) oldest = std::min(oldest, saves_.begin()->first.generation);
-  std::erase_if(ranks_, [oldest](const auto& entry) { return entry.first < oldest; });
+  ranks_.erase(ranks_.begin(), ranks_.lower_bound(oldest));
 }
 
 std::string SaveLedger::CheckInvariants() const {
   const std::vector<WorkerId> ready = Ready();
+  if (static_cast<int64_t>(ready.size()) != ready_count_) return "it has miscounted who may commit";
   for (const auto& [id, save] : saves_) {
     const std::string which = absl::StrCat("save ", Name(id), " ");
     if (!ranks_.contains(id.generation)) return which + "is of a generation that is forgotten";
@@ -311,9 +368,15 @@ std::string SaveLedger::CheckInvariants() const {
       }
       continue;
     }
-    if (LostRank(id, save) >= 0) return which + "waits for a part that will never come";
+    if (LostRank(id, save, ranks_.at(id.generation)) >= 0)
+      return which + "waits for a part that will never come";
     if (Complete(id, save) && !ready.empty()) return which + "is complete and nobody may commit it";
   }
+  std::map<int64_t, int64_t> needs;
+  for (const auto& [place, process] : processes_) {
+    ++needs[std::max(process.born, process.reported.generation)];
+  }
+  if (needs != needs_) return "it has miscounted what may still be reported";
   for (const auto& [place, process] : processes_) {
     if (ranks_.empty() || process.born > ranks_.rbegin()->first) {
       return absl::StrCat("the process at ", Name(place), " is of a generation to come");
@@ -347,7 +410,8 @@ std::string SaveLedger::ToString() const {
 // ---- To bytes and back
 
 proto::SaveLedgerState SaveLedger::Snapshot() const {
-  const auto& [processes, ranks, saves, dropped, last_attempt, newest, newest_seen_by] = *this;
+  const auto& [processes, ranks, saves, dropped, last_attempt, newest, newest_seen_by, ready_count,
+               needs] = *this;
   proto::SaveLedgerState to;
   for (const auto& [place, process] : processes) {
     proto::SaveLedgerState::Process* one = to.add_processes();
@@ -396,8 +460,8 @@ absl::StatusOr<SaveLedger> SaveLedger::Restore(size_t nodes, const proto::SaveLe
   SaveLedger ledger;
   for (const proto::SaveLedgerState::Process& one : from.processes()) {
     if (no_node(one.node())) return bad;
-    ledger.processes_[{NodeId(one.node()), Slot(one.slot())}] = {one.born(), IdOf(one.reported()),
-                                                                 one.joined()};
+    ledger.Put({NodeId(one.node()), Slot(one.slot())},
+               {one.born(), IdOf(one.reported()), one.joined()});
   }
   for (const proto::SaveLedgerState::Ranks& one : from.generations()) {
     if (one.nodes_size() != one.slots_size()) return bad;

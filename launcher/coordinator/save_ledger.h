@@ -35,6 +35,11 @@
 // coordinator let them pass their fences. What they claim is checked against the ranks that their
 // generation had, so a process can only report its own part, once.
 //
+// Every rank of a job reports every save and joins every generation, so an event costs no look at
+// all of them: it looks at the saves under way, of which there are a few, and at the places that it
+// touches. All places are looked at when a plan goes out, when a save is begun, and when one is
+// granted.
+//
 // Copyable; not thread-safe.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_SAVE_LEDGER_H_
@@ -44,8 +49,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -93,8 +100,9 @@ class SaveLedger {
 
   // ---- Events
 
-  // A plan went out. `survivors`: places whose process had joined an older generation and lives.
-  // Whoever is not in `ranks` is ended by its agent.
+  // A plan went out, to `ranks`, which are in order of their places. `survivors`: places whose
+  // process had joined an older generation and lives. Whoever is not in `ranks` is ended by its
+  // agent.
   Effects Began(Generation generation, const std::vector<WorkerId>& ranks,
                 const std::set<WorkerId>& survivors);
   Effects Joined(WorkerId worker);
@@ -140,15 +148,26 @@ class SaveLedger {
 
   bool Superseded(Id id) const;
   bool Complete(Id id, const Save& save) const;
-  // The first rank whose part is missing and will never come; -1: none.
-  int LostRank(Id id, const Save& save) const;
+  // The first rank at one of `places` whose part is missing and will never come; -1: none.
+  int LostRank(Id id, const Save& save, const std::vector<WorkerId>& places) const;
+  bool IsLost(Id id, const Save& save, size_t rank) const;
   std::vector<WorkerId> Ready() const;  // in the newest generation, by rank
   void Drop(Id id, Dropped dropped, Effects& effects);
   proto::CommitSave Grant(Id id, const Save& save) const;
   void GrantOrDrop(Id id, WorkerId to, Effects& effects);
-  // What follows from the state as it is now.
-  void Settle(Effects& effects);
+  // What follows from an event. `touched`: whose processes are not what they were. `begun`: a save
+  // that was not there before.
+  void Settle(const std::vector<WorkerId>& touched, std::optional<Id> begun, Effects& effects);
+  // The same after anything.
+  void SettleAll(Effects& effects);
+  void DropAndGrant(std::vector<std::pair<Id, Dropped>> drops, Effects& effects);
+  std::optional<Dropped> WhyDropped(Id id, const Save& save, int lost_rank) const;
   void Forget();
+
+  // Every change of processes_ goes through these, which keep the counts.
+  void Put(WorkerId place, const Process& process);
+  void Remove(WorkerId place);
+  void Count(const Process& process, int64_t by);
 
   std::map<WorkerId, Process> processes_;
   std::map<int64_t, std::vector<WorkerId>> ranks_;  // by generation; those that may still report
@@ -157,6 +176,11 @@ class SaveLedger {
   int64_t last_attempt_ = 0;
   Id newest_;
   int64_t newest_seen_by_ = 0;  // the generation in force when it was committed
+
+  // Follow from processes_.
+  int64_t ready_count_ = 0;  // those that have joined a generation
+  std::map<int64_t, int64_t>
+      needs_;  // how many may still report a save of what generation at least
 };
 
 }  // namespace dsrun::launcher

@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <span>
 #include <string>
@@ -63,6 +64,7 @@ class Statement {
   }
   absl::Time Time(int column) const { return absl::FromUnixNanos(Int(column)); }
   uint64_t Digest(int column) const { return static_cast<uint64_t>(Int(column)); }
+  bool IsNull(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
   sqlite3_stmt* get() const { return statement_; }
 
  private:
@@ -127,7 +129,7 @@ absl::StatusOr<JournalRecord> ReadRecord(const Statement& row, const std::string
   record.seq = row.Int(0);
   record.now = absl::Nanoseconds(row.Int(1));
   record.wall = row.Time(2);
-  record.digest = row.Digest(3);
+  if (!row.IsNull(3)) record.digest = row.Digest(3);
   const std::string bytes = row.Blob(5);
   proto::JournalEvent event;
   if (row.Int(4) != Checksum({row.Int(0), row.Int(1), row.Int(2), row.Int(3)}, bytes) ||
@@ -178,6 +180,22 @@ absl::Status FindSnapshot(sqlite3* db, const std::string& path, JournalContent& 
   return result == SQLITE_DONE ? absl::OkStatus() : FromSqlite(db, result, path, "cannot read");
 }
 
+absl::Status Jumps(sqlite3* db, const std::string& path, int64_t last, int64_t next) {
+  ASSIGN_OR_RETURN(
+      Statement gap,
+      Statement::Prepare(db, path, "SELECT checksum FROM gaps WHERE first = ? AND last = ?"));
+  sqlite3_bind_int64(gap.get(), 1, last + 1);
+  sqlite3_bind_int64(gap.get(), 2, next - 1);
+  if (gap.Step() == SQLITE_ROW && gap.Int(0) == Checksum({last + 1, next - 1}, "")) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("records ", last + 1, " to ", next - 1, " of journal ", path,
+                     " were never written, because its disk had no room for too long; a snapshot "
+                     "stands behind them: begin there (coordinator_replay --from-snapshot)"));
+  }
+  return absl::DataLossError(absl::StrCat("journal ", path, " jumps from record ", last, " to ",
+                                          next, "; restore the file from a copy"));
+}
+
 // Those after `last`, which must go on from it without a gap.
 absl::Status ReadRecords(sqlite3* db, const std::string& path, int64_t last,
                          std::vector<JournalRecord>& records) {
@@ -189,10 +207,7 @@ absl::Status ReadRecords(sqlite3* db, const std::string& path, int64_t last,
   int result = rows.Step();
   for (; result == SQLITE_ROW; result = rows.Step()) {
     ASSIGN_OR_RETURN(JournalRecord record, ReadRecord(rows, path));
-    if (record.seq != last + 1) {
-      return absl::DataLossError(absl::StrCat("journal ", path, " jumps from record ", last, " to ",
-                                              record.seq, "; restore the file from a copy"));
-    }
+    if (record.seq != last + 1) return Jumps(db, path, last, record.seq);
     last = record.seq;
     records.push_back(std::move(record));
   }
@@ -235,14 +250,16 @@ absl::Status Journal::SetUp(const CoordinatorConfig& config) {
   RETURN_IF_ERROR(Execute(db_, path_, "PRAGMA synchronous=OFF"));
   RETURN_IF_ERROR(Execute(db_, path_, "PRAGMA journal_mode=WAL"));
   RETURN_IF_ERROR(Execute(db_, path_, "PRAGMA synchronous=NORMAL"));
-  RETURN_IF_ERROR(Begin());
+  RETURN_IF_ERROR(Execute(db_, path_, "BEGIN"));
   RETURN_IF_ERROR(Execute(db_, path_,
                           "CREATE TABLE header (schema_version INTEGER, checksum INTEGER,"
                           " config BLOB);"
                           "CREATE TABLE events (seq INTEGER PRIMARY KEY, steady_ns INTEGER,"
                           " wall_ns INTEGER, digest INTEGER, checksum INTEGER, event BLOB);"
                           "CREATE TABLE snapshots (seq INTEGER PRIMARY KEY, digest INTEGER,"
-                          " checksum INTEGER, state BLOB)"));
+                          " checksum INTEGER, state BLOB);"
+                          "CREATE TABLE gaps (first INTEGER PRIMARY KEY, last INTEGER,"
+                          " checksum INTEGER)"));
   {
     ASSIGN_OR_RETURN(Statement header,
                      Statement::Prepare(db_, path_, "INSERT INTO header VALUES (?, ?, ?)"));
@@ -253,7 +270,7 @@ absl::Status Journal::SetUp(const CoordinatorConfig& config) {
     const int result = header.Step();
     if (result != SQLITE_DONE) return FromSqlite(db_, result, path_, "cannot write");
   }
-  RETURN_IF_ERROR(Commit());
+  RETURN_IF_ERROR(Execute(db_, path_, "COMMIT"));
   const int result = sqlite3_prepare_v3(db_, "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", -1,
                                         SQLITE_PREPARE_PERSISTENT, &insert_, nullptr);
   return result == SQLITE_OK ? absl::OkStatus() : FromSqlite(db_, result, path_, "cannot write");
@@ -265,62 +282,127 @@ Journal::~Journal() {
   sqlite3_close(db_);
 }
 
-absl::Status Journal::Append(absl::Duration now, absl::Time wall, const Event& event,
-                             const Coordinator& core) {
-  RETURN_IF_ERROR(Begin());
-  const uint64_t digest = core.Digest();
-  const std::string bytes = ToJournal(event).SerializeAsString();
-  const int64_t numbers[] = {last_seq_ + 1, absl::ToInt64Nanoseconds(now), absl::ToUnixNanos(wall),
-                             static_cast<int64_t>(digest)};
-  int column = 0;
-  for (const int64_t number : numbers) sqlite3_bind_int64(insert_, ++column, number);
-  sqlite3_bind_int64(insert_, ++column,
-                     Checksum({numbers[0], numbers[1], numbers[2], numbers[3]}, bytes));
-  sqlite3_bind_blob64(insert_, ++column, bytes.data(), bytes.size(), SQLITE_STATIC);
-  const int result = sqlite3_step(insert_);
-  sqlite3_reset(insert_);
-  sqlite3_clear_bindings(insert_);
-  if (result != SQLITE_DONE) return FromSqlite(db_, result, path_, "cannot append to");
-  ++last_seq_;
-  const int every = options_.records_per_snapshot;
-  return every > 0 && last_seq_ % every == 0 ? AppendSnapshot(core, digest) : absl::OkStatus();
+// ---- Rows
+
+JournalRow JournalRows::Next(absl::Duration now, absl::Time wall, const Event& event,
+                             const Coordinator& core, bool with_snapshot) {
+  // Of a large state as much is written as of its records, on the average.
+  constexpr size_t kThingsARecord = 32;
+  JournalRow row{.seq = ++last_seq_,
+                 .now = now,
+                 .wall = wall,
+                 .digest = std::nullopt,
+                 .event = ToJournal(event).SerializeAsString(),
+                 .snapshot = ""};
+  const auto every = static_cast<size_t>(std::max(options_.records_per_snapshot, 0));
+  ++since_snapshot_;
+  const bool due = every > 0 && since_snapshot_ >= std::max(every, core.Size() / kThingsARecord);
+  if (due || with_snapshot) {
+    row.snapshot = core.Snapshot();
+    since_snapshot_ = 0;
+  }
+  if (digests_.Due(core) || !row.snapshot.empty()) row.digest = core.Digest();
+  return row;
 }
 
-absl::Status Journal::AppendSnapshot(const Coordinator& core, uint64_t digest) {
-  const std::string bytes = core.Snapshot();
+void Journal::Append(absl::Duration now, absl::Time wall, const Event& event,
+                     const Coordinator& core) {
+  pending_.push_back(rows_.Next(now, wall, event, core));
+}
+
+absl::Status Journal::Commit() {
+  if (pending_.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(Write(pending_));
+  pending_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status Journal::Write(std::span<const JournalRow> rows) {
+  absl::Status written = Execute(db_, path_, "BEGIN");
+  if (written.ok()) written = Insert(rows);
+  if (written.ok()) written = Execute(db_, path_, "COMMIT");
+  if (written.ok()) {
+    last_seq_ = rows.back().seq;
+    return written;
+  }
+  // Some errors have ended the transaction already, others have not.
+  if (sqlite3_get_autocommit(db_) == 0) Execute(db_, path_, "ROLLBACK").IgnoreError();
+  return written;
+}
+
+absl::Status Journal::Insert(std::span<const JournalRow> rows) {
+  int64_t last = last_seq_;
+  for (const JournalRow& row : rows) {
+    if (row.seq != last + 1) {
+      RETURN_IF_ERROR(InsertGap(last + 1, row.seq - 1));
+    }
+    RETURN_IF_ERROR(InsertRecord(row));
+    if (!row.snapshot.empty()) {
+      RETURN_IF_ERROR(InsertSnapshot(row));
+    }
+    last = row.seq;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Journal::InsertGap(int64_t first, int64_t last) {
+  ASSIGN_OR_RETURN(Statement insert,
+                   Statement::Prepare(db_, path_, "INSERT INTO gaps VALUES (?, ?, ?)"));
+  sqlite3_bind_int64(insert.get(), 1, first);
+  sqlite3_bind_int64(insert.get(), 2, last);
+  sqlite3_bind_int64(insert.get(), 3, Checksum({first, last}, ""));
+  const int result = insert.Step();
+  return result == SQLITE_DONE ? absl::OkStatus()
+                               : FromSqlite(db_, result, path_, "cannot append to");
+}
+
+absl::Status Journal::InsertRecord(const JournalRow& row) {
+  // A digest that was not taken counts as 0 in the checksum.
+  const int64_t numbers[] = {row.seq, absl::ToInt64Nanoseconds(row.now),
+                             absl::ToUnixNanos(row.wall),
+                             static_cast<int64_t>(row.digest.value_or(0))};
+  int column = 0;
+  for (const int64_t number : numbers) sqlite3_bind_int64(insert_, ++column, number);
+  if (!row.digest) sqlite3_bind_null(insert_, column);
+  sqlite3_bind_int64(insert_, ++column,
+                     Checksum({numbers[0], numbers[1], numbers[2], numbers[3]}, row.event));
+  sqlite3_bind_blob64(insert_, ++column, row.event.data(), row.event.size(), SQLITE_STATIC);
+  const int result = sqlite3_step(insert_);
+  const absl::Status status =
+      result == SQLITE_DONE ? absl::OkStatus() : FromSqlite(db_, result, path_, "cannot append to");
+  sqlite3_reset(insert_);
+  sqlite3_clear_bindings(insert_);
+  return status;
+}
+
+absl::Status Journal::InsertSnapshot(const JournalRow& row) {
   ASSIGN_OR_RETURN(Statement insert,
                    Statement::Prepare(db_, path_, "INSERT INTO snapshots VALUES (?, ?, ?, ?)"));
-  const auto signed_digest = static_cast<int64_t>(digest);
-  sqlite3_bind_int64(insert.get(), 1, last_seq_);
-  sqlite3_bind_int64(insert.get(), 2, signed_digest);
-  sqlite3_bind_int64(insert.get(), 3, Checksum({last_seq_, signed_digest}, bytes));
-  sqlite3_bind_blob64(insert.get(), 4, bytes.data(), bytes.size(), SQLITE_STATIC);
+  const auto digest = static_cast<int64_t>(*row.digest);
+  sqlite3_bind_int64(insert.get(), 1, row.seq);
+  sqlite3_bind_int64(insert.get(), 2, digest);
+  sqlite3_bind_int64(insert.get(), 3, Checksum({row.seq, digest}, row.snapshot));
+  sqlite3_bind_blob64(insert.get(), 4, row.snapshot.data(), row.snapshot.size(), SQLITE_STATIC);
   int result = insert.Step();
   if (result != SQLITE_DONE) return FromSqlite(db_, result, path_, "cannot append to");
   ASSIGN_OR_RETURN(Statement erase,
-                   Statement::Prepare(db_, path_, "DELETE FROM snapshots WHERE seq <= ?"));
-  const int64_t kept = int64_t{options_.records_per_snapshot} * options_.snapshots_kept;
-  sqlite3_bind_int64(erase.get(), 1, last_seq_ - kept);
+                   Statement::Prepare(db_, path_,
+                                      "DELETE FROM snapshots WHERE seq NOT IN"
+                                      " (SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?)"));
+  sqlite3_bind_int(erase.get(), 1, options_.snapshots_kept);
   result = erase.Step();
   return result == SQLITE_DONE ? absl::OkStatus()
                                : FromSqlite(db_, result, path_, "cannot append to");
 }
 
-absl::Status Journal::Begin() {
-  if (open_transaction_) return absl::OkStatus();
-  RETURN_IF_ERROR(Execute(db_, path_, "BEGIN"));
-  open_transaction_ = true;
-  return absl::OkStatus();
-}
-
-absl::Status Journal::Commit() {
-  if (!open_transaction_) return absl::OkStatus();
-  RETURN_IF_ERROR(Execute(db_, path_, "COMMIT"));
-  open_transaction_ = false;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<JournalContent> ReadJournal(const std::string& path, ReadFrom from) {
+absl::StatusOr<JournalContent> ReadJournal(const std::string& path, ReadFrom from,
+                                           IfBehind if_behind) {
+  if (if_behind == IfBehind::kRefuse && FileSystem::Real().Stat(BehindMarkOf(path)).ok()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "journal ", path, " is behind its job, as ", BehindMarkOf(path),
+        " says: its disk was full or did not answer, and what happened last is not in it; do not "
+        "go on from it. To see what is there: coordinator_replay --even-behind"));
+  }
   sqlite3* raw = nullptr;
   // Not read-only: a journal whose writer was killed has to be recovered from its log first.
   const int opened =
@@ -351,11 +433,11 @@ absl::StatusOr<Coordinator> ReplayJournal(const JournalContent& journal) {
   Coordinator coordinator = CoreAtTheBeginning(journal);
   for (const JournalRecord& record : journal.records) {
     coordinator.Step(record.now, record.event);
-    if (coordinator.Digest() == record.digest) continue;
+    if (!record.digest || coordinator.Digest() == *record.digest) continue;
     return absl::InternalError(
         absl::StrCat("record ", record.seq, " of job ", journal.config.job_id,
                      " leads to another state than when it was written: digest ",
-                     absl::Hex(coordinator.Digest()), ", expected ", absl::Hex(record.digest),
+                     absl::Hex(coordinator.Digest()), ", expected ", absl::Hex(*record.digest),
                      "; this version decides differently"));
   }
   return coordinator;

@@ -119,7 +119,8 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   const auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
                join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-               max_restarts, max_restarts_without_progress, memory, goes_on] = config;
+               max_restarts, restart_window, max_restarts_without_progress, memory, goes_on] =
+      config;
   proto::JournalHeader header;
   header.set_job_id(job_id);
   for (const auto& [host, slots] : nodes) {
@@ -138,6 +139,7 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   *header.mutable_loading_timeout() = ToProto(loading_timeout);
   *header.mutable_saving_timeout() = ToProto(saving_timeout);
   header.set_max_restarts(max_restarts);
+  *header.mutable_restart_window() = ToProto(restart_window);
   header.set_max_restarts_without_progress(max_restarts_without_progress);
   if (memory) *header.mutable_memory() = ToJournal(*memory);
   header.set_goes_on(goes_on);
@@ -148,7 +150,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
   auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
          join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-         max_restarts, max_restarts_without_progress, memory, goes_on] = config;
+         max_restarts, restart_window, max_restarts_without_progress, memory, goes_on] = config;
   job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
     auto& [host, slots] = nodes.emplace_back();
@@ -167,6 +169,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   loading_timeout = PositiveOr(header.loading_timeout(), loading_timeout);
   saving_timeout = PositiveOr(header.saving_timeout(), saving_timeout);
   max_restarts = header.max_restarts();
+  restart_window = FromProto(header.restart_window());
   max_restarts_without_progress = header.max_restarts_without_progress();
   if (header.has_memory()) memory = FromJournal(header.memory());
   if (memory && !CanBePlanned(*memory)) memory.reset();

@@ -35,7 +35,7 @@
 #include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
-#include "launcher/shell/journal.h"
+#include "launcher/shell/journal_keeper.h"
 #include "launcher/shell/marker_keeper.h"
 #include "launcher/shell/metrics_writer.h"
 #include "launcher/shell/path_lock.h"
@@ -69,19 +69,21 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 13;    // beside main, signals and the console
+  constexpr int kOwnThreads = 14;    // beside main, signals and the console
+  constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
   constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 12;
   constexpr int kOwnDescriptors = 25;
-  // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its key,
-  // its log and what is handed down of them.
+  // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its
+  // key, its log and what is handed down of them.
   constexpr int kDescriptorsPerNode = 2;
   constexpr int kDescriptorsPerStart = 6;
-  constexpr int kStartsAtOnce = 64;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
-  LimitNeeds needs{.threads = kOwnThreads, .descriptors = kOwnDescriptors, .what = "this job"};
-  needs.descriptors += kDescriptorsPerStart * std::min(kStartsAtOnce, job.nodes_size());
+  const int asked_at_once = std::min(kAskedAtOnce, job.nodes_size());
+  LimitNeeds needs{
+      .threads = kOwnThreads + asked_at_once, .descriptors = kOwnDescriptors, .what = "this job"};
+  needs.descriptors += kDescriptorsPerStart * asked_at_once;
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;
     if (node.agent_port() != 0) continue;
@@ -221,7 +223,7 @@ class Launch {
     ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
                                      "choose another folder with --run-dir"));
     // The first file of all: it refuses the folder of another job, whose files stay as they are.
-    ASSIGN_OR_RETURN(journal_, OrElse(Journal::Create(folder_.journal, config_, {}),
+    ASSIGN_OR_RETURN(journal_, OrElse(JournalKeeper::Create(folder_.journal, config_, {}),
                                       "choose another folder with --run-dir"));
     if (!options_.probe_path.empty()) {
       RETURN_IF_ERROR(
@@ -274,9 +276,7 @@ class Launch {
   // Of a job that was not started: the next try may have the run folder.
   void TakeBackJournal() {
     if (journal_ == nullptr) return;  // what is there is another job's
-    journal_.reset();
-    const absl::Status removed = FileSystem::Real().RemoveFile(folder_.journal);
-    LOG_IF(WARNING, !removed.ok()) << "the run folder cannot be used again: " << removed;
+    JournalKeeper::TakeBack(std::move(journal_));
   }
 
   static std::string NameOf(const std::string& path) {
@@ -341,9 +341,9 @@ class Launch {
       return starters.Of(job_.nodes(node.value()));
     };
     doors.record = [this](absl::Duration now, const Event& event, const Coordinator& core) {
-      return journal_->Append(now, Clock::Real().WallNow(), event, core);
+      journal_->Append(now, Clock::Real().WallNow(), event, core);
     };
-    doors.commit = [this] { return journal_->Commit(); };
+    doors.commit = [this](bool announces) { return journal_->Commit(/*urgent=*/announces); };
     doors.tell = [this](const OperatorEvent& event) { Tell(event); };
     doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
       console_.RankOutput(node, chunk);
@@ -436,7 +436,7 @@ class Launch {
   PathLock save_lock_;
   std::unique_ptr<MetricsWriter> metrics_;
   bool metrics_lost_ = false;
-  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<JournalKeeper> journal_;
 
   Mutex stop_mu_;
   StopRequests stops_ ABSL_GUARDED_BY(stop_mu_);

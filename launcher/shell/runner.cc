@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
-#include "common/base/thread.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -34,10 +33,13 @@ Runner::Runner(Coordinator coordinator, Doors doors, Options options)
     : doors_(std::move(doors)),
       options_(std::move(options)),
       open_rest_(OpenRest(options_.job)),
-      coordinator_(std::move(coordinator)) {}
+      coordinator_(std::move(coordinator)),
+      starts_(options_.most_asked_at_once),
+      ends_(options_.most_asked_at_once) {}
 
 Runner::~Runner() {
-  for (std::thread& asker : askers_) asker.join();
+  starts_.Stop();
+  ends_.Stop();
   links_.clear();  // each session waits for its last callback, which uses the queue
 }
 
@@ -92,9 +94,22 @@ void Runner::HandleBatch(std::deque<Item> items) {
     } else if (const Event& event = std::get<Event>(item); Heard(event)) {
       StepInto(event, actions);
     }
+    AdvanceTime();
+    if (now_ < next_tick_) continue;
+    Flush(actions);
+    HandleTimers();
+    if (result_ || !broken_.ok()) return;
   }
-  Commit();
-  for (const Action& action : actions) Perform(action);
+  Flush(actions);
+}
+
+void Runner::Flush(std::vector<Action>& actions) {
+  const bool announces = std::any_of(actions.begin(), actions.end(), [](const Action& action) {
+    const auto* send = std::get_if<SendToAgent>(&action);
+    return send != nullptr && (send->message.has_prepare() || send->message.has_begin());
+  });
+  if (std::exchange(uncommitted_, false)) JournalIs(doors_.commit(announces));
+  for (const Action& action : std::exchange(actions, {})) Perform(action);
 }
 
 void Runner::HandleTimers() {
@@ -107,8 +122,8 @@ void Runner::HandleTimers() {
     }
     std::vector<Action> actions;
     StepInto(tick, actions);
-    Commit();
-    for (const Action& action : actions) Perform(action);
+    Flush(actions);
+    if (journal_is_behind_) JournalIs(doors_.commit(/*announces=*/false));
     next_tick_ = now_ + options_.tick_interval;
   }
   if (now_ >= next_heartbeat_) {
@@ -132,45 +147,49 @@ bool Runner::Heard(const Event& event) {
 }
 
 void Runner::StepInto(const Event& event, std::vector<Action>& actions) {
-  std::deque<Event> waiting = {event};
-  while (!waiting.empty()) {
-    const Event next = std::move(waiting.front());
-    waiting.pop_front();
+  std::deque<Event> raised;
+  const auto step = [&](const Event& next) {
     for (Action& action : coordinator_.Step(now_, next)) {
       if (auto* raise = std::get_if<Raise>(&action)) {
-        std::visit([&](const auto& raised) { waiting.push_back(raised); }, raise->event);
+        std::visit([&](const auto& each) { raised.push_back(each); }, raise->event);
       } else {
         actions.push_back(std::move(action));
       }
     }
-    CheckCore();
-    if (!IsDurable(next) || !journal_works_) continue;
+    CheckCore(next);
+    if (!IsDurable(next)) return;
     uncommitted_ = true;
-    if (absl::Status s = doors_.record(now_, next, coordinator_); !s.ok()) NoJournal(s);
+    doors_.record(now_, next, coordinator_);
+  };
+  step(event);
+  while (!raised.empty()) {
+    const Event next = std::move(raised.front());
+    raised.pop_front();
+    step(next);
   }
 }
 
-void Runner::CheckCore() {
+void Runner::CheckCore(const Event& event) {
   if (!broken_.ok()) return;
-  broken_ = coordinator_.CheckInvariants();
+  broken_ = invariants_.After(event, coordinator_);
   LOG_IF(ERROR, !broken_.ok()) << "the coordinator broke an invariant of its own, this is a bug: "
                                << broken_ << "\n"
                                << coordinator_.DebugString();
 }
 
-void Runner::Commit() {
-  if (!std::exchange(uncommitted_, false) || !journal_works_) return;
-  if (absl::Status s = doors_.commit(); !s.ok()) NoJournal(s);
-}
-
-void Runner::NoJournal(const absl::Status& why) {
-  journal_works_ = false;
-  doors_.tell(NoticeText{
-      .warning = true,
-      .text = absl::StrCat("the journal cannot be written any more: ", std::string(why.message()),
-                           "; the job goes on, but this coordinator could not be restarted"),
-      .from = std::nullopt,
-      .rank = std::nullopt});
+void Runner::JournalIs(const absl::Status& status) {
+  if (status.ok() != journal_is_behind_) return;
+  journal_is_behind_ = !status.ok();
+  std::string text = "the journal is whole again: what was not written down is there now";
+  if (journal_is_behind_) {
+    text = absl::StrCat("the journal is not written: ", std::string(status.message()),
+                        "; the job goes on, and it is tried again until the end; meanwhile this "
+                        "coordinator could not be restarted");
+  }
+  doors_.tell(NoticeText{.warning = journal_is_behind_,
+                         .text = std::move(text),
+                         .from = std::nullopt,
+                         .rank = std::nullopt});
 }
 
 // ---- Actions
@@ -180,7 +199,7 @@ void Runner::Perform(const Action& action) {
 }
 
 void Runner::Do(const OpenAgent& action) {
-  const absl::Status asked = Ask([this, node = action.node] {
+  const absl::Status asked = starts_.Ask([this, node = action.node] {
     absl::StatusOr<AgentEndpoint> endpoint =
         doors_.starter(node).Start(node, options_.job.nodes(node.value()));
     if (endpoint.ok()) {
@@ -190,13 +209,6 @@ void Runner::Do(const OpenAgent& action) {
     }
   });
   if (!asked.ok()) Post(AgentGone{action.node, asked});
-}
-
-absl::Status Runner::Ask(std::function<void()> question) {
-  absl::StatusOr<std::thread> asker = StartThread("an agent's start", std::move(question));
-  if (!asker.ok()) return asker.status();
-  askers_.push_back(*std::move(asker));
-  return absl::OkStatus();
 }
 
 void Runner::OpenSession(const AgentListens& listens) {
@@ -230,10 +242,13 @@ void Runner::AskHowItEnded(const StreamEnded& ended) {
   Link& link = links_[ended.node];
   link.over = true;
   if (link.fenced) return;
-  const absl::Status asked = Ask([this, node = ended.node, why = ended.why] {
-    const std::string how = IsAgentsOwnRefusal(why)
-                                ? ""
-                                : doors_.starter(node).HowItEnded(node, options_.end_words_within);
+  // When many nodes end at once, those behind the first have waited for their turn, and are told
+  // without words: that they are gone must be known before others complain of them.
+  const SteadyTime by = doors_.clock->SteadyNow() + options_.end_words_within;
+  const absl::Status asked = ends_.Ask([this, by, node = ended.node, why = ended.why] {
+    const absl::Duration left = by - doors_.clock->SteadyNow();
+    const bool silent = IsAgentsOwnRefusal(why) || left <= absl::ZeroDuration();
+    const std::string how = silent ? "" : doors_.starter(node).HowItEnded(node, left);
     Post(AgentGone{node, how.empty() ? why : absl::Status(why.code(), how)});
   });
   if (!asked.ok()) Post(AgentGone{ended.node, ended.why});

@@ -6,14 +6,22 @@
 //   RunResult result = runner.Run();       // until the core says EndJob
 //   runner.Post(OperatorStop{});           // from any thread, meanwhile
 //
-// Heartbeats of agents are not events: whoever was heard from is folded into the next Tick.
-// Time in which this process did not run (stopped, swapped out) does not count: after such a gap
-// the core's clock moves on by Options::longest_gap only, so that what lies unread in our sockets
-// is heard before its sender is called silent.
+// Heartbeats of agents are not events: whoever was heard from is folded into the next Tick. They
+// are heard by the sessions' threads, however busy Run's thread is; and a busy one looks at the
+// clock after every event, ticks and sends heartbeats between two events, so that its work passes
+// as time in which everybody could be heard. Only time in which it did not get to the next event
+// (stopped, swapped out, one long step) is a gap, after which the core's clock moves on by
+// Options::longest_gap only, so that what lies unread in our sockets is heard before its sender is
+// called silent.
+//
+// The journal may fail (a full disk) or not answer (a hung one). The job goes on without it: what
+// happens is recorded all the same, whoever keeps the journal (journal_keeper.h) writes it when
+// that is possible again, and the operator hears of the beginning and the end of such a time.
 
 #ifndef DSRUN_LAUNCHER_SHELL_RUNNER_H_
 #define DSRUN_LAUNCHER_SHELL_RUNNER_H_
 
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <map>
@@ -21,7 +29,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <thread>
 #include <variant>
 #include <vector>
 
@@ -33,8 +40,10 @@
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/core_sampling.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/agent_client.h"
+#include "launcher/shell/ask_pool.h"
 #include "launcher/shell/node_clocks.h"
 #include "launcher/starters/agent_starter.h"
 #include "proto/agent.pb.h"
@@ -57,11 +66,12 @@ class Runner {
     AgentClient* client = nullptr;
     // The starter of a node's agent.
     std::function<AgentStarter&(NodeId)> starter;
-    // Writes an event down; `commit` makes all that was written durable. Called by Run's thread.
-    // `core`: after the event. A failure is told and the job goes on without.
-    std::function<absl::Status(absl::Duration now, const Event& event, const Coordinator& core)>
-        record;
-    std::function<absl::Status()> commit;
+    // Takes an event down; `core`: after it. `commit` makes all that was taken down durable, within
+    // a bound of its own; an error says that it is not, and `commit` is asked again at every tick
+    // until it is. `announces`: a generation is about to be announced to agents, so that this one
+    // is worth another try and its wait. Both called by Run's thread.
+    std::function<void(absl::Duration now, const Event& event, const Coordinator& core)> record;
+    std::function<absl::Status(bool announces)> commit;
     // For the operator; must not block. `tell` is called by Run's thread, `output` by others.
     std::function<void(const OperatorEvent&)> tell;
     std::function<void(NodeId, const proto::LogChunk&)> output;
@@ -80,6 +90,8 @@ class Runner {
     // From the end of a stream to the end of the agent's process, which says more. Less than the
     // core's cause_grace: meanwhile other ranks complain of their lost peer.
     absl::Duration end_words_within = absl::Milliseconds(150);
+    // Agents that are started, or asked how they ended, at the same time.
+    size_t most_asked_at_once = 64;
   };
 
   Runner(Coordinator coordinator, Doors doors, Options options);
@@ -116,12 +128,13 @@ class Runner {
   std::deque<Item> TakeItems(absl::Duration longest_wait);
   void AdvanceTime();
   void HandleBatch(std::deque<Item> items);
+  // Makes durable what was recorded, then performs and clears `actions`.
+  void Flush(std::vector<Action>& actions);
   void HandleTimers();
   // Steps `event` and all events it raises; appends what is to be performed.
   void StepInto(const Event& event, std::vector<Action>& actions);
-  void CheckCore();
-  void Commit();
-  void NoJournal(const absl::Status& why);
+  void CheckCore(const Event& event);
+  void JournalIs(const absl::Status& status);
   bool Heard(const Event& event);
 
   void Perform(const Action& action);
@@ -133,8 +146,6 @@ class Runner {
   void Do(const EndJob& action);
   void OpenSession(const AgentListens& listens);
   void AskHowItEnded(const StreamEnded& ended);
-  // In a thread of its own. Errors: RESOURCE_EXHAUSTED: there is none.
-  absl::Status Ask(std::function<void()> question);
   // Without the job, which is open_rest_.
   proto::CoordinatorMessage OpenMessage(NodeId node) const;
   void SendHeartbeats();
@@ -149,15 +160,19 @@ class Runner {
   // Run's thread only.
   Coordinator coordinator_;
   std::map<NodeId, Link> links_;
-  std::vector<std::thread> askers_;  // of starters, which block
-  absl::Duration now_;               // the core's clock
+  absl::Duration now_;  // the core's clock
   SteadyTime real_now_;
   absl::Duration next_tick_;
   absl::Duration next_heartbeat_;
   bool uncommitted_ = false;
-  bool journal_works_ = true;
+  bool journal_is_behind_ = false;
+  SampledInvariants invariants_;
   absl::Status broken_;  // an invariant that does not hold
   std::optional<RunResult> result_;
+
+  // Their threads ask starters, which block. Apart, because a node's end is told in a moment.
+  AskPool starts_;
+  AskPool ends_;
 
   Mutex mu_;
   CondVar arrived_;

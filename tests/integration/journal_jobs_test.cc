@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/integration/job_fixture.h"
+#include "tests/integration/private_mounts.h"
 #include "tests/integration/training_job.h"
 
 namespace dsrun {
@@ -119,6 +120,43 @@ TEST(JournalOfAJob, FromItsSnapshot_IsTheSameEnd) {
   EXPECT_EQ(rest.End(), whole.End());
   EXPECT_LT(rest.text.size(), whole.text.size());
   EXPECT_THAT(whole.EndState(), HasSubstr("state: ended, generation 41,"));
+}
+
+// A rank is killed while the run folder's disk has no room: the job goes on to its next generation,
+// the journal says that it does not know of it, and has it all once there is room.
+TEST(JournalOfAJob, OnADiskThatIsFullForAWhile_IsMarkedAsBehind_AndTellsAllInTheEnd) {
+  const TemporaryFolder folder;
+  const auto disk = LoopDisk::Create(folder.path() + "/run", 16 << 20);
+  if (!disk.ok()) GTEST_SKIP() << disk.status();
+  Job job({"--num_gpus=2", "--max-restarts", "5", UserProgram(), "wait"},
+          {.folder = folder.path()});
+  ASSERT_TRUE(AwaitWaiting(job, 2)) << job.Words();
+  ASSERT_TRUE((*disk)->LeaveRoom(0).ok());
+  const pid_t killed = job.ProgramOfRank(1);
+  ASSERT_NE(killed, 0) << job.Words();
+  ASSERT_EQ(kill(killed, SIGKILL), 0);
+  ASSERT_TRUE(job.AwaitError("the journal is not written: ")) << job.Words();
+  ASSERT_TRUE(Eventually([&] {
+    const pid_t now = job.ProgramOfRank(1);
+    return now != 0 && now != killed;
+  })) << "the job did not go on"
+      << job.Words();
+  const Told refused = Replay(job);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.text, HasSubstr("is behind its job"));
+  const Told prefix = Replay(job, "--even-behind");
+  EXPECT_EQ(prefix.exit_code, 0);
+  EXPECT_THAT(prefix.text, HasSubstr("BEHIND ITS JOB"));
+  EXPECT_THAT(prefix.EndState(), HasSubstr(", generation 1,"));
+  (*disk)->GiveRoomBack();
+  ASSERT_TRUE(job.AwaitError("the journal is whole again")) << job.Words();
+  job.Signal(SIGTERM);
+  ASSERT_EQ(job.AwaitExit(), 96) << job.Words();
+  const Told told = Replay(job);
+  EXPECT_EQ(told.exit_code, 0) << told.text;
+  EXPECT_THAT(told.EndState(), HasSubstr("state: ended, generation 2,"));
+  EXPECT_THAT(told.text, Not(HasSubstr("another state")));
+  EXPECT_TRUE(job.NothingIsLeft());
 }
 
 TEST(JournalOfAJob, NoJournal_SaysSo) {

@@ -5,14 +5,20 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <variant>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "common/base/clock.h"
+#include "common/base/mutex.h"
+#include "common/base/proto_duration.h"
 #include "launcher/shell/runner.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/launcher/fake_agents.h"
 
 namespace dsrun::launcher {
@@ -36,26 +42,32 @@ class RunnerTest : public ::testing::Test {
 
   std::unique_ptr<Runner> MakeRunner() {
     Runner::Doors doors;
-    doors.clock = &Clock::Real();
+    doors.clock = clock_;
     doors.client = &agents_;
-    doors.starter = [this](NodeId) -> AgentStarter& { return agents_; };
+    doors.starter = [this](NodeId) -> AgentStarter& { return *starter_; };
     doors.record = [this](absl::Duration, const Event& event, const Coordinator&) {
       recorded_.push_back(event);
-      return record_status_;
+      if (on_record_) on_record_();
     };
-    doors.commit = [this] {
-      committed_ = recorded_.size();
-      return absl::OkStatus();
+    doors.commit = [this](bool announces) {
+      announced_ += announces ? 1 : 0;
+      const absl::Status status = commit_status_ ? commit_status_() : absl::OkStatus();
+      if (status.ok()) committed_ = recorded_.size();
+      return status;
     };
-    doors.tell = [this](const OperatorEvent& event) { told_.push_back(event); };
+    doors.tell = [this](const OperatorEvent& event) {
+      told_.push_back(event);
+      if (Notices("whole again") > 0) told_again_ = true;
+    };
     doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
       output_ += std::to_string(node.value()) + ":" + chunk.text();
     };
     Runner::Options options;
     options.job = job_;
     options.job_token = "token";
-    options.tick_interval = absl::Milliseconds(5);
+    options.tick_interval = tick_interval_;
     options.heartbeat_interval = absl::Milliseconds(10);
+    options.most_asked_at_once = most_asked_at_once_;
     return std::make_unique<Runner>(Coordinator(ConfigFromJob(job_)), std::move(doors),
                                     std::move(options));
   }
@@ -68,6 +80,13 @@ class RunnerTest : public ::testing::Test {
     return message;
   }
 
+  int Notices(const std::string& words) const {
+    return static_cast<int>(std::count_if(told_.begin(), told_.end(), [&](const auto& event) {
+      const auto* notice = std::get_if<NoticeText>(&event);
+      return notice != nullptr && notice->text.find(words) != std::string::npos;
+    }));
+  }
+
   bool HasBegin(int node) {
     const std::vector<proto::CoordinatorMessage> received = agents_.Received(node);
     return std::any_of(received.begin(), received.end(),
@@ -78,8 +97,15 @@ class RunnerTest : public ::testing::Test {
   FakeAgents agents_;
   std::vector<Event> recorded_;
   size_t committed_ = 0;
-  absl::Status record_status_;
+  int announced_ = 0;  // commits before a generation is announced
+  std::function<void()> on_record_;
+  std::function<absl::Status()> commit_status_;
+  Clock* clock_ = &Clock::Real();
+  AgentStarter* starter_ = &agents_;
+  size_t most_asked_at_once_ = 64;
+  absl::Duration tick_interval_ = absl::Milliseconds(5);
   std::vector<OperatorEvent> told_;
+  std::atomic<bool> told_again_ = false;
   std::string output_;
 };
 
@@ -149,7 +175,7 @@ TEST_F(RunnerTest, NothingLeaves_BeforeItsEventIsOnDisk) {
 
 TEST_F(RunnerTest, JournalFails_IsToldOnceAndTheJobGoesOn) {
   MakeJob(1);
-  record_status_ = absl::ResourceExhaustedError("disk full");
+  commit_status_ = [] { return absl::ResourceExhaustedError("disk full"); };
   const std::unique_ptr<Runner> runner = MakeRunner();
   std::thread ranks([&] {
     ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
@@ -158,12 +184,154 @@ TEST_F(RunnerTest, JournalFails_IsToldOnceAndTheJobGoesOn) {
   const RunResult result = runner->Run();
   ranks.join();
   EXPECT_EQ(result.exit_code, 0);
-  int warnings = 0;
-  for (const OperatorEvent& event : told_) {
-    const auto* notice = std::get_if<NoticeText>(&event);
-    if (notice != nullptr && notice->text.find("disk full") != std::string::npos) ++warnings;
+  EXPECT_EQ(Notices("disk full"), 1);
+  EXPECT_EQ(Notices("whole again"), 0);
+  EXPECT_EQ(announced_, 2);  // Prepare and Begin
+  EXPECT_GE(recorded_.size(), 4u) << "what happens is recorded all the same";
+}
+
+// It is asked again while nothing happens, and everything that was recorded meanwhile is there.
+TEST_F(RunnerTest, JournalThatCanBeWrittenAgain_IsToldWithoutAnyEvent) {
+  MakeJob(1);
+  std::atomic<bool> is_full = true;
+  commit_status_ = [&] {
+    return is_full ? absl::ResourceExhaustedError("disk full") : absl::OkStatus();
+  };
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(0); }));
+    is_full = false;
+    ASSERT_TRUE(agents_.Await([&] { return told_again_.load(); }));
+    agents_.Say(0, Exited(0, 0));
+  });
+  const RunResult result = runner->Run();
+  ranks.join();
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(Notices("disk full"), 1);
+  EXPECT_EQ(Notices("the journal is whole again"), 1);
+  EXPECT_EQ(committed_, recorded_.size());
+}
+
+// Of a coordinator that has long work and short work in turns, every tick comes late: node 1 is
+// gone all the same, and node 0, which is heard all the time, is not.
+TEST_F(RunnerTest, BusyCoordinator_FindsASilentNode_WithALimitOfASecond) {
+  MakeJob(2);
+  *job_.mutable_limits()->mutable_node_silent_after() = ToProto(absl::Seconds(1));
+  FakeClock clock;
+  clock_ = &clock;
+  tick_interval_ = absl::Milliseconds(50);
+  const SteadyTime begin = clock.SteadyNow();
+  int events = 0;
+  // Each event takes its time and leaves the next one behind.
+  on_record_ = [&] {
+    if (clock.SteadyNow() - begin > absl::Hours(1)) return;
+    clock.Advance(++events % 2 == 0 ? absl::Milliseconds(600) : absl::Milliseconds(20));
+    proto::AgentMessage again;
+    again.mutable_prepared();
+    if (HasBegin(1)) agents_.Say(0, again);
+  };
+  std::thread first([&] {
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(1); }));
+    agents_.Say(0, Exited(1, 0));  // of no rank: the first of the events
+  });
+  const RunResult result = MakeRunner()->Run();
+  first.join();
+  ASSERT_EQ(result.report.incidents.size(), 1u) << result.report.verdict;
+  EXPECT_EQ(result.report.incidents[0].cause.node, NodeId(1));
+  EXPECT_THAT(result.report.incidents[0].cause.what, HasSubstr("has been silent for 1s"));
+  EXPECT_TRUE(result.report.incidents[0].consequences.empty());
+  EXPECT_LT(clock.SteadyNow() - begin, absl::Seconds(30));
+}
+
+// Starts agents, all but the first one only when the first one may; counts how many at once.
+class SlowStarter : public AgentStarter {
+ public:
+  explicit SlowStarter(FakeAgents& agents) : agents_(agents) {}
+  absl::StatusOr<AgentEndpoint> Start(NodeId id, const proto::NodeSpec& node) override {
+    {
+      MutexLock lock(mu_);
+      most_at_once_ = std::max(most_at_once_, ++at_once_);
+      changed_.NotifyAll();
+      while (id == NodeId(0) && !first_may_) changed_.Wait(mu_);
+    }
+    absl::StatusOr<AgentEndpoint> endpoint = agents_.Start(id, node);
+    MutexLock lock(mu_);
+    --at_once_;
+    ++started_;
+    changed_.NotifyAll();
+    return endpoint;
   }
-  EXPECT_EQ(warnings, 1);
+  void End(NodeId id, absl::Duration grace) override { agents_.End(id, grace); }
+  void EndAll(absl::Duration) override {}
+  std::string HowItEnded(NodeId, absl::Duration) override { return ""; }
+
+  void AwaitStarted(int nodes) {
+    MutexLock lock(mu_);
+    while (started_ < nodes) changed_.Wait(mu_);
+  }
+  void AwaitBusy() {
+    MutexLock lock(mu_);
+    while (at_once_ == 0) changed_.Wait(mu_);
+  }
+  void LetTheFirst() {
+    MutexLock lock(mu_);
+    first_may_ = true;
+    changed_.NotifyAll();
+  }
+  int started() {
+    MutexLock lock(mu_);
+    return started_;
+  }
+  int most_at_once() {
+    MutexLock lock(mu_);
+    return most_at_once_;
+  }
+
+ private:
+  FakeAgents& agents_;
+  Mutex mu_;
+  CondVar changed_;
+  int at_once_ ABSL_GUARDED_BY(mu_) = 0;
+  int most_at_once_ ABSL_GUARDED_BY(mu_) = 0;
+  int started_ ABSL_GUARDED_BY(mu_) = 0;
+  bool first_may_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+TEST_F(RunnerTest, ManyNodes_AreStartedAFewAtATime_AndOneThatHangsHoldsUpNoOther) {
+  constexpr int kNodes = 100;
+  MakeJob(kNodes);
+  SlowStarter starter(agents_);
+  starter_ = &starter;
+  most_asked_at_once_ = 4;
+  const std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread ranks([&] {
+    starter.AwaitStarted(kNodes - 1);  // all but the one that hangs
+    starter.LetTheFirst();
+    ASSERT_TRUE(agents_.Await([&] { return HasBegin(kNodes - 1); }));
+    for (int node = 0; node < kNodes; ++node) agents_.Say(node, Exited(0, 0));
+  });
+  EXPECT_EQ(runner->Run().exit_code, 0);
+  ranks.join();
+  EXPECT_LE(starter.most_at_once(), 4);
+}
+
+TEST_F(RunnerTest, EndOfTheRunner_WaitsForTheStartUnderWay_AndNotForThoseBehindIt) {
+  MakeJob(50);
+  SlowStarter starter(agents_);
+  starter_ = &starter;
+  most_asked_at_once_ = 1;
+  std::unique_ptr<Runner> runner = MakeRunner();
+  std::thread operator_at_work([&] {
+    starter.AwaitBusy();
+    runner->Post(OperatorStop{});
+  });
+  EXPECT_EQ(runner->Run().exit_code, kExitCancelled);
+  operator_at_work.join();
+  EXPECT_EQ(starter.started(), 0);
+  std::thread end([&] { runner.reset(); });
+  starter.LetTheFirst();
+  end.join();
+  EXPECT_LE(starter.started(), 2);  // the second may have been taken up before the end began
 }
 
 TEST_F(RunnerTest, AgentCannotBeStarted_JobEndsUnreachableAndTheOthersAreEnded) {

@@ -16,7 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/file_system.h"
+#include "common/base/process_spawn.h"
 #include "common/base/thread.h"
 
 namespace dsrun {
@@ -75,6 +78,40 @@ TEST_F(LimitsDeathTest, ClosedStandardDescriptors_AreFilled) {
         _exit(pipe(ends) == 0 && ends[0] > 2 && ends[1] > 2 ? 0 : 1);
       },
       ::testing::ExitedWithCode(0), "");
+}
+
+// What a child of ours sees with `ulimit -Sn`, said by its exit code: 0 if it is `wanted`.
+int ChildFinds(rlim_t wanted) {
+  ProcessSpec spec;
+  spec.executable = "/bin/sh";
+  spec.argv = {"sh", "-c", absl::StrCat("test \"$(ulimit -Sn)\" = ", wanted)};
+  const absl::StatusOr<SpawnedProcess> child = SpawnProcess(spec);
+  if (!child.ok()) return -1;
+  const ProcessEnd end = ReapProcess(child->pid);
+  close(child->pidfd);
+  return end.exit_code;
+}
+
+// 77 stands for the 1024 that most programs are started with.
+TEST_F(LimitsDeathTest, Descriptors_AreRaisedForUsAndGivenBackToChildren) {
+  EXPECT_EXIT(
+      {
+        Limit(RLIMIT_NOFILE, 77);
+        PrepareForLimits("this test");
+        rlimit now;
+        getrlimit(RLIMIT_NOFILE, &now);
+        if (now.rlim_cur != now.rlim_max || now.rlim_max < 200) exit(1);
+        // More than it was given, and the child is none the worse for it.
+        for (int i = 0; i < 150; ++i) {
+          if (open("/dev/null", O_RDONLY | O_CLOEXEC) < 0) exit(2);
+        }
+        if (CheckLimits({.threads = 1, .descriptors = 40, .what = "this test"}) !=
+            absl::OkStatus()) {
+          exit(3);
+        }
+        exit(ChildFinds(77) == 0 ? 0 : 4);
+      },
+      ExitedWithCode(0), "");
 }
 
 TEST_F(LimitsDeathTest, FileThatIsTooLarge_IsAnErrorAndNoSignal) {

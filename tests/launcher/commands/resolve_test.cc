@@ -40,6 +40,10 @@ TEST_F(ResolveTest, TrainOnTwoNodes) {
   EXPECT_EQ(t.device(), "cpu");
   EXPECT_EQ(t.isa_cap(), "avx2");
   EXPECT_EQ(r.job.limits().max_restarts(), 100);
+  EXPECT_EQ(r.job.limits().restart_window().seconds(), 24 * 3600);
+  EXPECT_EQ(
+      Good({"--restart-window=0s", "train", "--data=text"}).job.limits().restart_window().seconds(),
+      0);
   EXPECT_EQ(r.job.limits().heartbeat_interval().nanos(), 500000000);
   EXPECT_EQ(r.job.environment_size(), 3);
   EXPECT_EQ(r.agent_binary, dir_ + "/dsagent");

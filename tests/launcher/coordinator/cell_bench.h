@@ -257,6 +257,8 @@ class Bench {
     return spoke;
   }
 
+  void Pass(absl::Duration time) { now_ += time; }
+
   std::vector<Action> Feed(const Event& event) {
     std::vector<Action> all;
     std::deque<Event> queue = {event};

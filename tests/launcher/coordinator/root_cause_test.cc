@@ -1,11 +1,11 @@
-// Which failure is named, when clocks differ and messages overtake one another; and how a node's
-// clock is learnt.
+// What failures say, whom the others wait for, and how a node's clock is learnt.
 
 #include "launcher/coordinator/root_cause.h"
 
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -18,19 +18,6 @@ namespace dsrun::launcher {
 namespace {
 
 absl::Duration Ms(double n) { return absl::Milliseconds(n); }
-
-// A rank's process on `node` that ended by itself, heard of at `noticed`.
-Failure Exit(int node, absl::Duration noticed, std::optional<absl::Duration> node_time,
-             std::optional<absl::Duration> happened_at, absl::Duration within) {
-  Failure failure;
-  failure.kind = Failure::Kind::kWorkerExited;
-  failure.node = NodeId(node);
-  failure.noticed_at = noticed;
-  failure.node_time = node_time;
-  failure.happened_at = happened_at;
-  failure.happened_within = within;
-  return failure;
-}
 
 TEST(FailureFromExit, KnowsWhatAProcessDidItself) {
   struct Row {
@@ -123,63 +110,6 @@ TEST(FailureFromExit, NotStartedForWantOfTheNodes_IsFromOutsideAndSaysSo) {
             "was not started, because its node lacked what that takes: no descriptor left");
 }
 
-TEST(ChooseCause, FirstInCorrectedTime_ElseInTheOrderOfHearing) {
-  const std::optional<absl::Duration> none;
-  Failure killed = Exit(1, Ms(1), Ms(1), Ms(1), Ms(1));
-  killed.killed_by_agent = true;
-  Failure reported = Exit(1, Ms(1), none, none, Ms(0));
-  reported.kind = Failure::Kind::kWorkerReported;
-  struct Row {
-    const char* name;
-    std::vector<Failure> heard;  // in this order
-    size_t cause;
-  };
-  const Row rows[] = {
-      {"one alone", {Exit(0, Ms(9), none, none, Ms(0))}, 0},
-      {"heard in the right order",
-       {Exit(0, Ms(10), Ms(5), Ms(5), Ms(1)), Exit(1, Ms(11), Ms(9), Ms(9), Ms(1))},
-       0},
-      {"heard in the wrong order; the nodes' own clocks say the opposite",
-       {Exit(0, Ms(10), Ms(100), Ms(9), Ms(1)), Exit(1, Ms(90), Ms(999999), Ms(5), Ms(1))},
-       1},
-      {"too close to tell",
-       {Exit(0, Ms(10), Ms(9), Ms(9), Ms(2)), Exit(1, Ms(90), Ms(8), Ms(8), Ms(2))},
-       0},
-      {"the difference is just as large as what both may be wrong by",
-       {Exit(0, Ms(10), Ms(9), Ms(9), Ms(3)), Exit(1, Ms(90), Ms(5), Ms(5), Ms(1))},
-       0},
-      {"one of them has no time on our clock",
-       {Exit(0, Ms(10), Ms(9), none, Ms(0)), Exit(1, Ms(90), Ms(5), Ms(5), Ms(1))},
-       0},
-      {"on one node its own clock decides, however loose the estimate is",
-       {Exit(1, Ms(10), Ms(502), Ms(9), Ms(50)), Exit(1, Ms(11), Ms(501), Ms(8), Ms(50))},
-       1},
-      {"three, the last heard was the first",
-       {Exit(0, Ms(10), Ms(1), Ms(8), Ms(1)), Exit(1, Ms(20), Ms(1), Ms(9), Ms(1)),
-        Exit(2, Ms(30), Ms(1), Ms(2), Ms(1))},
-       2},
-      {"the first heard cannot be told from the first, who is certainly before the second",
-       {Exit(0, Ms(10), Ms(1), Ms(5), Ms(9)), Exit(1, Ms(20), Ms(1), Ms(9), Ms(1)),
-        Exit(2, Ms(30), Ms(1), Ms(2), Ms(1))},
-       0},
-      {"what an agent killed is a consequence, whatever its time",
-       {killed, Exit(0, Ms(10), Ms(9), Ms(9), Ms(1))},
-       1},
-      {"what was only reported is a consequence too",
-       {reported, Exit(0, Ms(10), Ms(9), Ms(9), Ms(1))},
-       1},
-  };
-  for (const Row& row : rows) EXPECT_EQ(ChooseCause(row.heard), row.cause) << row.name;
-}
-
-// Estimates of one clock that contradict each other: 0 before 1 by its own node's clock, 1 before 2
-// and 2 before 0 by corrected time.
-TEST(ChooseCause, CircleOfEstimates_IsBrokenByTheOrderOfHearing) {
-  EXPECT_EQ(ChooseCause({Exit(0, Ms(10), Ms(1), Ms(9), Ms(0)), Exit(0, Ms(20), Ms(2), Ms(1), Ms(0)),
-                         Exit(1, Ms(30), Ms(0), Ms(5), Ms(0))}),
-            0u);
-}
-
 TEST(AwaitedRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
   struct Report {
     int rank;
@@ -210,6 +140,49 @@ TEST(AwaitedRank, IsTheOneThatDidNotReportAndIsWaitedFor) {
     }
     EXPECT_EQ(AwaitedRank(reports).value_or(Rank(-1)), Rank(row.odd)) << row.name;
   }
+}
+
+// Chains and circles of any shape, walked step by step from every rank.
+std::optional<Rank> AwaitedStepByStep(const std::map<Rank, Failure>& reports) {
+  std::map<Rank, int> waiters;
+  bool timed_out = false;
+  for (const auto& [rank, report] : reports) {
+    timed_out |= report.timed_out;
+    Rank end = rank;
+    for (size_t i = 0; i < reports.size() && reports.contains(end); ++i) {
+      end = Rank(reports.at(end).peer_rank);
+    }
+    if (end.value() >= 0 && !reports.contains(end)) ++waiters[end];
+  }
+  std::optional<Rank> odd;
+  for (const auto& [rank, count] : waiters) {
+    if (!odd || count > waiters[*odd]) odd = rank;
+  }
+  return timed_out ? odd : std::nullopt;
+}
+
+TEST(AwaitedRank, OfAnyReports_IsWhereTheChainsEnd) {
+  for (uint64_t seed = 1; seed <= 2000; ++seed) {
+    std::mt19937_64 luck(seed);
+    std::map<Rank, Failure> reports;
+    const int width = 1 + static_cast<int>(luck() % 12);
+    for (int rank = 0; rank < width; ++rank) {
+      if (luck() % 4 == 0) continue;
+      Failure& report = reports[Rank(rank)];
+      report.peer_rank = static_cast<int>(luck() % static_cast<uint64_t>(width + 1)) - 1;
+      report.timed_out = luck() % 3 == 0;
+    }
+    ASSERT_EQ(AwaitedRank(reports), AwaitedStepByStep(reports)) << "seed " << seed;
+  }
+}
+
+TEST(FailureFromReport, WordsOfMegabytes_AreCutAndItSaysSo) {
+  proto::Failed failed;
+  failed.set_peer_rank(-1);
+  failed.set_message(std::string(1 << 20, 'x'));
+  const Failure failure = FailureFromReport(failed);
+  EXPECT_LT(failure.what.size(), 5000u);
+  EXPECT_TRUE(failure.what.ends_with("... (1044480 bytes more)")) << failure.what.substr(4000);
 }
 
 // A node whose clock is ahead by an hour; `there` and `back` in milliseconds, asked at `sent`.

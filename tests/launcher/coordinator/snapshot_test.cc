@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/history.h"
 #include "proto/snapshot.pb.h"
 #include "tests/launcher/coordinator/cell_bench.h"
 
@@ -97,6 +98,9 @@ std::vector<std::string> ARichJob() {
   failed->set_peer_rank(0);
   feed(late);
   feed(bench.Spoke(0, Kind::kStacks));
+  feed(Tick{{NodeId(0), NodeId(1)}});
+  bench.Pass(absl::Minutes(1));
+  feed(Tick{{NodeId(0), NodeId(1)}});  // it is late
   Event killed = bench.Spoke(0, Kind::kWorkerKilled);
   proto::WorkerExited* exited = std::get<AgentSpoke>(killed).message.mutable_worker_exited();
   exited->set_pid(4711);
@@ -107,6 +111,7 @@ std::vector<std::string> ARichJob() {
   exited->mutable_steady_time()->set_seconds(5000);
   exited->mutable_launcher_time()->set_seconds(99);
   exited->mutable_launcher_time_within()->set_nanos(1000);
+  exited->add_last_lines(std::string(History::kMostLineBytesOfACause, 'x'));  // is left out
   exited->add_last_lines("the last\xff line");
   const Event replaced = [&] {  // of the generation that has just failed
     Event event = bench.Spoke(1, Kind::kFailed);
@@ -256,6 +261,8 @@ TEST(SnapshotTest, EveryField_IsSetInSomeSnapshot) {
   for (const char* given_out : {"exit_code", "restarts"}) {
     EXPECT_EQ(missing.erase(std::string("dsrun.proto.ReportState.") + given_out), 1u) << given_out;
   }
+  // Of an incident with more ranks than this job has (AnIncident.ThatIsOver_IsShortened...).
+  EXPECT_EQ(missing.erase("dsrun.proto.IncidentState.more"), 1u);
   EXPECT_GT(missing.size(), 90u);
   for (const std::string& bytes : Snapshots()) {
     for (const std::string& name : FieldsSetIn(bytes)) missing.erase(name);
@@ -337,15 +344,14 @@ TEST(SnapshotTest, EveryField_ComesBackAsItIs) {
     EXPECT_EQ(unproven.erase(std::string("dsrun.proto.") + container), 1u) << container;
   }
   // Keys of ordered sets: another one may come back in another place, or as one that is there.
-  const std::set<std::string> keys = {"dsrun.proto.CoordinatorSnapshot.Suspect.rank",
-                                      "dsrun.proto.CoordinatorSnapshot.Memory.node",
-                                      "dsrun.proto.CoordinatorSnapshot.StoppedRank.rank",
-                                      "dsrun.proto.SaveLedgerState.Process.node",
-                                      "dsrun.proto.SaveLedgerState.Ranks.generation",
-                                      "dsrun.proto.SaveId.generation",
-                                      "dsrun.proto.SaveId.step",
-                                      "dsrun.proto.RendezvousState.Name.name",
-                                      "dsrun.proto.RendezvousState.Value.rank"};
+  const std::set<std::string> keys = {
+      "dsrun.proto.CoordinatorSnapshot.Suspect.rank", "dsrun.proto.CoordinatorSnapshot.Memory.node",
+      "dsrun.proto.CoordinatorSnapshot.StoppedRank.rank",
+      "dsrun.proto.SaveLedgerState.Process.node", "dsrun.proto.SaveLedgerState.Ranks.generation",
+      "dsrun.proto.SaveId.generation", "dsrun.proto.SaveId.step",
+      "dsrun.proto.RendezvousState.Name.name", "dsrun.proto.RendezvousState.Value.rank",
+      // By which an incident's failures are in order.
+      "dsrun.proto.FailureState.noticed_at"};
   for (const std::string& bytes : Snapshots()) {
     proto::CoordinatorSnapshot snapshot;
     ASSERT_TRUE(snapshot.ParseFromString(bytes));

@@ -194,6 +194,7 @@ void Player::Job(const Command& command) {
   config_.is_train = command.Text(0) != "program";
   config_.canonical_blocks = command.Int("blocks", 4);
   config_.max_restarts = static_cast<int>(command.Int("max_restarts", config_.is_train ? 100 : 0));
+  config_.restart_window = absl::Seconds(command.Int("window", 24 * 3600));
   config_.max_restarts_without_progress = static_cast<int>(command.Int("max_without_progress", 3));
   if (command.Has("memory")) config_.memory = StoryModel(config_.canonical_blocks);
   for (const std::string& node : Split(command.keys.at("nodes"), ',')) {
@@ -228,7 +229,7 @@ void Player::Time(const Command& command) {
   // Steps of at most a second: a longer gap would say that the coordinator itself had slept.
   const absl::Duration target = absl::Seconds(seconds);
   while (now_ < target) {
-    now_ = std::min(target, now_ + absl::Seconds(1));
+    now_ = std::min(target, now_ + absl::Milliseconds(500));
     Feed(Tick{heard});
   }
 }

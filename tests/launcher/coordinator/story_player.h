@@ -2,6 +2,7 @@
 // Lines that begin with '#' and empty lines are kept; all others are transcript.
 //
 //   > job train nodes=alpha:2,beta:2 blocks=4 [max_restarts=5] [max_without_progress=3]
+//                             [window=86400], in which restarts count, in seconds
 //                             [memory=checked]
 //   > start
 //   > opened 0                  or: gone 0 UNAVAILABLE connection refused

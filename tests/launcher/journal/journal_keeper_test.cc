@@ -1,0 +1,253 @@
+// The journal of a job whose disk is full or does not answer for a while.
+
+#include "launcher/shell/journal_keeper.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "launcher/shell/behind_mark.h"
+#include "tests/fakes/faulty_file_system.h"
+#include "tests/launcher/journal/failing_sqlite.h"
+#include "tests/simulation/cluster.h"
+#include "tests/simulation/sim_base.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using ::testing::HasSubstr;
+using Writes = FailingSqlite::Writes;
+
+class JournalKeeperTest : public testing::Test {
+ protected:
+  void TearDown() override { disk_.Set(Writes::kPass); }
+  void SetUp() override {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    path_ = (folder_ / "journal.db").string();
+    // A job with trouble in it, from the simulation.
+    for (uint64_t seed = 1; events_.size() < 60; ++seed) {
+      simulation::Cluster cluster(simulation::Scenario::FromSeed(seed), simulation::Sabotage::kNone,
+                                  false);
+      ASSERT_EQ(cluster.Run().violation, "");
+      events_ = cluster.durable_events();
+      core_ = std::make_unique<Coordinator>(cluster.coordinator().config());
+    }
+    options_.journal.records_per_snapshot = 0;  // only those that have to be
+    options_.first_retry = absl::Hours(1);      // when the test says so
+    options_.last_retry = absl::Hours(1);
+    options_.longest_wait = absl::Seconds(20);
+  }
+  void Begin() {
+    auto keeper = JournalKeeper::Create(path_, core_->config(), options_);
+    ASSERT_TRUE(keeper.ok()) << keeper.status();
+    keeper_ = *std::move(keeper);
+  }
+  // The next `count` events happen.
+  void Happen(size_t count) {
+    for (size_t i = 0; i < count; ++i, ++next_) {
+      const auto& [now, event] = events_.at(next_);
+      core_->Step(now, event);
+      keeper_->Append(now, absl::UnixEpoch() + now, event, *core_);
+    }
+  }
+  void HappenToTheEnd() { Happen(events_.size() - next_); }
+  bool IsMarked() const { return std::filesystem::exists(BehindMarkOf(path_)); }
+  void ExpectToEndAsTheJob(ReadFrom from) const {
+    const auto read = ReadJournal(path_, from);
+    ASSERT_TRUE(read.ok()) << read.status();
+    const auto replayed = ReplayJournal(*read);
+    ASSERT_TRUE(replayed.ok()) << replayed.status();
+    EXPECT_EQ(replayed->DebugString(), core_->DebugString());
+  }
+
+  std::filesystem::path folder_;
+  std::string path_;
+  FailingSqlite& disk_ = FailingSqlite::Installed();
+  JournalKeeper::Options options_;
+  std::vector<std::pair<absl::Duration, Event>> events_;
+  std::unique_ptr<Coordinator> core_;
+  std::unique_ptr<JournalKeeper> keeper_;
+  size_t next_ = 0;
+};
+
+TEST_F(JournalKeeperTest, DiskThatIsFullForAWhile_MarksTheJournal_AndInTheEndAllIsThere) {
+  Begin();
+  Happen(5);
+  ASSERT_EQ(keeper_->Commit(false), absl::OkStatus());
+  disk_.Set(Writes::kDiskIsFull);
+  Happen(5);
+  const absl::Status full = keeper_->Commit(false);
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted) << full;
+  EXPECT_THAT(std::string(full.message()), HasSubstr(path_));
+  EXPECT_TRUE(IsMarked()) << "whoever is told now may act on what is not written down";
+  // A reader is refused the prefix, and may look at it if it knows.
+  const absl::Status refused = ReadJournal(path_).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("do not go on from it"));
+  const auto prefix = ReadJournal(path_, ReadFrom::kStart, IfBehind::kRead);
+  ASSERT_TRUE(prefix.ok()) << prefix.status();
+  EXPECT_EQ(prefix->records.size(), 5u);
+  // A generation is announced: one more try, which fails as well.
+  Happen(5);
+  EXPECT_EQ(keeper_->Commit(true).code(), absl::StatusCode::kResourceExhausted);
+  // Nobody waits for the next try, and there is room by then.
+  Happen(5);
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  disk_.Set(Writes::kPass);
+  ASSERT_EQ(keeper_->Commit(true), absl::OkStatus());
+  HappenToTheEnd();
+  ASSERT_EQ(keeper_->Commit(false), absl::OkStatus());
+  keeper_.reset();
+  EXPECT_FALSE(IsMarked());
+  ExpectToEndAsTheJob(ReadFrom::kStart);
+}
+
+TEST_F(JournalKeeperTest, TriesAgainByItself_AndOnceMoreAtTheEnd) {
+  options_.first_retry = absl::Milliseconds(1);
+  options_.last_retry = absl::Milliseconds(2);
+  Begin();
+  disk_.Set(Writes::kDiskIsFull);
+  Happen(5);
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  disk_.Set(Writes::kPass);
+  while (!keeper_->Commit(false).ok()) absl::SleepFor(absl::Milliseconds(1));
+  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  // At the end.
+  keeper_.reset();
+  std::filesystem::remove(path_);
+  options_.first_retry = options_.last_retry = absl::Hours(1);
+  core_ = std::make_unique<Coordinator>(core_->config());
+  next_ = 0;
+  Begin();
+  disk_.Set(Writes::kDiskIsFull);
+  HappenToTheEnd();
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  disk_.Set(Writes::kPass);
+  keeper_.reset();
+  ExpectToEndAsTheJob(ReadFrom::kStart);
+}
+
+TEST_F(JournalKeeperTest, DiskThatStaysFull_LeavesAJournalThatNobodyTakesForTheTruth) {
+  Begin();
+  Happen(5);
+  ASSERT_EQ(keeper_->Commit(false), absl::OkStatus());
+  disk_.Set(Writes::kDiskIsFull);
+  HappenToTheEnd();
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  keeper_.reset();
+  disk_.Set(Writes::kPass);
+  EXPECT_TRUE(IsMarked());
+  EXPECT_EQ(ReadJournal(path_).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(JournalKeeperTest, MoreThanMemoryMayHold_BecomesAGapThatEndsInASnapshot) {
+  options_.most_pending_bytes = 1000;
+  Begin();
+  Happen(5);
+  ASSERT_EQ(keeper_->Commit(false), absl::OkStatus());
+  disk_.Set(Writes::kDiskIsFull);
+  Happen(1);
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  Happen(20);
+  disk_.Set(Writes::kPass);
+  ASSERT_EQ(keeper_->Commit(true), absl::OkStatus());
+  HappenToTheEnd();
+  keeper_.reset();
+  EXPECT_FALSE(IsMarked());
+  const absl::Status from_start = ReadJournal(path_).status();
+  EXPECT_EQ(from_start.code(), absl::StatusCode::kFailedPrecondition) << from_start;
+  EXPECT_THAT(std::string(from_start.message()), HasSubstr("records 6 to "));
+  EXPECT_THAT(std::string(from_start.message()), HasSubstr("were never written"));
+  ExpectToEndAsTheJob(ReadFrom::kNewestSnapshot);
+}
+
+TEST_F(JournalKeeperTest, DiskThatDoesNotAnswer_HoldsUpNobodyForLongerThanTheBound) {
+  options_.longest_wait = absl::Milliseconds(50);
+  options_.end_within = absl::Milliseconds(50);
+  Begin();
+  disk_.Set(Writes::kHang);
+  Happen(5);
+  const absl::Status hung = keeper_->Commit(false);
+  EXPECT_EQ(hung.code(), absl::StatusCode::kDeadlineExceeded) << hung;
+  EXPECT_THAT(std::string(hung.message()), HasSubstr("has not answered for 50ms"));
+  Happen(5);
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  EXPECT_FALSE(keeper_->Commit(true).ok());
+  while (!IsMarked()) absl::SleepFor(absl::Milliseconds(1));  // by a thread of its own
+  // It answers again.
+  disk_.Set(Writes::kPass);
+  while (!keeper_->Commit(false).ok()) absl::SleepFor(absl::Milliseconds(1));
+  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  // And at the end not: nobody waits for it, and the mark stays.
+  disk_.Set(Writes::kHang);
+  HappenToTheEnd();
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  while (!IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  keeper_.reset();
+  EXPECT_TRUE(IsMarked());
+  disk_.Set(Writes::kPass);  // the thread that was left behind ends
+  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+}
+
+TEST_F(JournalKeeperTest, TwoWriters_AreOneTooMany) {
+  Begin();
+  const absl::Status second = JournalKeeper::Create(path_, core_->config(), options_).status();
+  EXPECT_EQ(second.code(), absl::StatusCode::kAlreadyExists) << second;
+  // Also of a journal that has lost its name.
+  std::filesystem::rename(path_, path_ + ".away");
+  const absl::Status third = JournalKeeper::Create(path_, core_->config(), options_).status();
+  EXPECT_EQ(third.code(), absl::StatusCode::kAlreadyExists) << third;
+  EXPECT_THAT(std::string(third.message()), HasSubstr("is using it"));
+}
+
+TEST_F(JournalKeeperTest, TakenBack_LeavesNothing) {
+  Begin();
+  Happen(3);
+  JournalKeeper::TakeBack(std::move(keeper_));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+// ---- The mark, on a disk that refuses more and more.
+
+TEST(BehindMark, OnADiskThatRefusesMoreAndMore_SomethingStillSaysIt) {
+  const absl::Status full = absl::ResourceExhaustedError("No space left on device");
+  const auto always = [] { return true; };
+  const auto never = [] { return false; };
+  for (int refused = 0; refused <= 3; ++refused) {
+    SCOPED_TRACE(refused);
+    FaultyFileSystem fs;
+    ASSERT_EQ(fs.CreateFolder("/run"), absl::OkStatus());
+    ASSERT_EQ(WriteAndSync(fs, "/run/journal.db", "records"), absl::OkStatus());
+    BehindMark mark(fs, "/run/journal.db");
+    ASSERT_EQ(mark.Prepare(), absl::OkStatus());
+    // The rename, the new file, the journal's own rename.
+    for (int i = 0; i < refused; ++i) fs.FailOperation(i, full);
+    const absl::Status marked = mark.Follow(always);
+    const bool says = fs.Stat("/run/journal.db.behind").ok();
+    const bool is_named = fs.Stat("/run/journal.db").ok();
+    EXPECT_EQ(marked.ok(), refused < 3) << marked;
+    EXPECT_EQ(says, refused < 2);
+    EXPECT_EQ(is_named, refused != 2);
+    if (refused == 3) {
+      EXPECT_THAT(std::string(marked.message()), HasSubstr("do not go on from it"));
+    }
+    EXPECT_EQ(mark.Follow(never), absl::OkStatus());
+    EXPECT_TRUE(fs.Stat("/run/journal.db").ok());
+    EXPECT_FALSE(fs.Stat("/run/journal.db.behind").ok());
+    // And again.
+    EXPECT_EQ(mark.Follow(always), absl::OkStatus());
+    EXPECT_TRUE(fs.Stat("/run/journal.db.behind").ok());
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::launcher
