@@ -1,6 +1,7 @@
 // What the ranks of a CPU job pay to talk: latency of a small exchange and of a barrier, and time
-// of a canonical reduce-scatter, at 2 and 4 ranks, through Gloo on loopback and through memory.
-// Ranks are threads of this process, each Gloo rank with its own sockets. Prints numbers only.
+// of a reduce-scatter of 64-bit sums by each route, at 2 and 4 ranks, through Gloo on loopback and
+// through memory. Ranks are threads of this process, each Gloo rank with its own sockets. Prints
+// numbers only.
 //
 //   comm_bench [repetitions of the small operations, default 2000]
 
@@ -14,16 +15,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
-#include "common/plan/canonical_blocks.h"
-#include "common/plan/shard_plan.h"
+#include "common/base/range.h"
 #include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/comm/core/canonical_reduce.h"
+#include "worker/comm/core/reduce_scatter.h"
 
 namespace dsrun::worker {
 namespace {
 
-void Add(float* __restrict dst, const float* __restrict src, int64_t n) {
+void Add(int64_t n, const uint64_t* __restrict src, uint64_t* __restrict dst) {
   for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
 }
 
@@ -60,27 +60,39 @@ void Print(Backend backend, size_t ranks, const std::string& what, const std::ve
   std::printf("\n");
 }
 
-void BenchReduceScatter(Backend backend, Group& group, int64_t bytes, int count) {
+const char* Name(ReduceWay way) {
+  switch (way) {
+    case ReduceWay::kDirect:
+      return "direct";
+    case ReduceWay::kRing:
+      return "ring";
+    case ReduceWay::kTree:
+      return "tree";
+    case ReduceWay::kTwoLevel:
+      return "two-level";
+  }
+  return "";
+}
+
+void BenchReduceScatter(Backend backend, Group& group, ReduceWay way, int64_t bytes, int count) {
   const auto width = static_cast<int64_t>(group.size());
-  const BatchPlan plan(4 * width, 4 * width, width);
-  const int64_t elements = bytes / static_cast<int64_t>(sizeof(float));
-  std::vector<std::vector<Range>> owned;
-  for (int64_t rank = 0; rank < width; ++rank) owned.push_back({EvenPart(elements, width, rank)});
-  std::vector<std::vector<float>> sums(group.size(),
-                                       std::vector<float>(static_cast<size_t>(elements), 1.0f));
-  std::vector<std::vector<float>> scratch(group.size());
-  for (int64_t rank = 0; rank < width; ++rank) {
-    const auto i = static_cast<size_t>(rank);
-    scratch[i].resize(static_cast<size_t>(
-        ReduceScratchElements(plan, rank, owned[i][0].size(), /*in_place=*/true)));
+  const ReduceRoute route{.way = way, .node_size = 2};
+  const int64_t elements = bytes / static_cast<int64_t>(sizeof(uint64_t));
+  Owners owners;
+  for (int64_t rank = 0; rank < width; ++rank) owners.push_back({EvenPart(elements, width, rank)});
+  std::vector<std::vector<uint64_t>> sums(group.size(),
+                                          std::vector<uint64_t>(static_cast<size_t>(elements), 1));
+  std::vector<std::vector<uint64_t>> scratch(group.size());
+  for (int rank = 0; rank < width; ++rank) {
+    scratch[static_cast<size_t>(rank)].resize(
+        static_cast<size_t>(ReduceScratchElements(route, owners, rank)));
   }
   const auto us = Measure(group, count, [&](Communicator& comm) {
     const auto i = static_cast<size_t>(comm.rank());
-    const float* node = sums[i].data();
-    return CanonicalReduceScatter(comm, plan, owned, {&node, 1}, sums[i].data(), scratch[i], Add,
-                                  "bench");
+    return ReduceScatterSums<uint64_t>(comm, route, owners, sums[i].data(), scratch[i], Add,
+                                       "bench");
   });
-  Print(backend, group.size(), absl::StrCat("reduce-scatter ", bytes >> 20, " MB"), us,
+  Print(backend, group.size(), absl::StrCat("reduce-scatter ", bytes >> 20, " MB ", Name(way)), us,
         static_cast<double>(bytes) * static_cast<double>(width - 1) / static_cast<double>(width));
 }
 
@@ -90,8 +102,10 @@ int Main(int repetitions) {
       Group group = MakeGroup(backend, ranks);
       Print(backend, group.size(), "barrier (1 byte to all)",
             Measure(group, repetitions, [](Communicator& c) { return Barrier(c, "bench"); }), 0);
-      BenchReduceScatter(backend, group, int64_t{1} << 20, 100);
-      BenchReduceScatter(backend, group, int64_t{32} << 20, 10);
+      for (const ReduceWay way : {ReduceWay::kDirect, ReduceWay::kRing, ReduceWay::kTree}) {
+        BenchReduceScatter(backend, group, way, int64_t{1} << 20, 100);
+        BenchReduceScatter(backend, group, way, int64_t{32} << 20, 10);
+      }
     }
   }
   return 0;

@@ -134,7 +134,6 @@ Json FactsToJson(const ManifestFacts& facts) {
                    {"vocab_size", facts.model.vocab_size}};
   json["batch"] = {{"global_batch_size", facts.batch.global_batch_size},
                    {"micro_batch_size", facts.batch.micro_batch_size},
-                   {"canonical_blocks", facts.fingerprint.canonical_blocks},
                    {"seed", facts.batch.seed},
                    {"corpus_sha256", facts.batch.corpus_sha256}};
   json["numerics_fingerprint"] = Json::object();
@@ -157,8 +156,8 @@ Json TensorToJson(const ManifestTensor& tensor) {
   return {{"name", tensor.name}, {"dtype", "F32"}, {"shape", tensor.shape}, {"pieces", pieces}};
 }
 
-// `canonical_blocks` is that of the batch; what the fingerprint says of it itself must agree.
-absl::StatusOr<NumericsFingerprint> ParseFingerprint(const Json& json, int64_t canonical_blocks) {
+// `batch`: where manifests from before exact sums say of how many blocks theirs are.
+absl::StatusOr<NumericsFingerprint> ParseFingerprint(const Json& json, const Json& batch) {
   NumericsFingerprint out;
   for (const auto& [key, value] : json.items()) {
     if (!value.is_string()) {
@@ -171,13 +170,18 @@ absl::StatusOr<NumericsFingerprint> ParseFingerprint(const Json& json, int64_t c
   if (json.size() == 1 && out.others.contains("kernels")) {
     out = ParseFingerprintText(out.others["kernels"]).value_or(out);
   }
-  if (out.canonical_blocks != 0 && out.canonical_blocks != canonical_blocks) {
-    return absl::DataLossError(absl::StrCat("numerics_fingerprint: expected the batch's ",
-                                            canonical_blocks, " as canonical_blocks, got ",
-                                            out.canonical_blocks));
+  const auto blocks = batch.find("canonical_blocks");
+  if (blocks == batch.end()) return out;
+  if (!blocks->is_number_unsigned()) {
+    return absl::DataLossError("batch: expected a whole number as canonical_blocks");
   }
-  out.canonical_blocks = canonical_blocks;
-  return out;
+  NumericsFingerprint tree = out;
+  SetTreeSums(tree, absl::StrCat(blocks->get<int64_t>()));
+  if (!out.sums.empty() && out.sums != tree.sums) {
+    return absl::DataLossError(absl::StrCat("numerics_fingerprint: expected the batch's \"",
+                                            tree.sums, "\", got \"", out.sums, "\""));
+  }
+  return tree;
 }
 
 absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
@@ -215,15 +219,13 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   Fields batch(top.Child("batch"), "batch");
   batch.Int("global_batch_size", &facts.batch.global_batch_size);
   batch.Int("micro_batch_size", &facts.batch.micro_batch_size);
-  int64_t canonical_blocks = 0;
-  batch.Int("canonical_blocks", &canonical_blocks);
   batch.Unsigned("seed", &facts.batch.seed);
   batch.Text("corpus_sha256", &facts.batch.corpus_sha256);
   const Json& fingerprint = top.Child("numerics_fingerprint");
   for (const Fields* fields : {&top, &counters, &model, &batch}) {
     RETURN_IF_ERROR(fields->status());
   }
-  ASSIGN_OR_RETURN(facts.fingerprint, ParseFingerprint(fingerprint, canonical_blocks));
+  ASSIGN_OR_RETURN(facts.fingerprint, ParseFingerprint(fingerprint, top.Child("batch")));
   return facts;
 }
 

@@ -24,8 +24,9 @@ constexpr Known kKnown[] = {
     {"library", "matrix library", &NumericsFingerprint::library, nullptr},
     {"library_version", "its version", &NumericsFingerprint::library_version, nullptr},
     {"isa", "instruction set (--isa-cap)", &NumericsFingerprint::isa, nullptr},
-    {"canonical_blocks", "canonical blocks (--canonical-blocks)", nullptr,
-     &NumericsFingerprint::canonical_blocks},
+    {"sums", "sums over the batch", &NumericsFingerprint::sums, nullptr},
+    {"micro_batches_per_atom", "micro-batches an atom (--micro-batches-per-atom)", nullptr,
+     &NumericsFingerprint::micro_batches_per_atom},
     {"tiles", "tiles of matrix products", &NumericsFingerprint::tiles, nullptr},
     {"attention_tiles", "tiles of attention", &NumericsFingerprint::attention_tiles, nullptr},
     {"denormals", "denormals", &NumericsFingerprint::denormals, nullptr},
@@ -89,8 +90,17 @@ absl::Status SetField(NumericsFingerprint& fingerprint, const std::string& key,
     fingerprint.*known.number = *number;
     return absl::OkStatus();
   }
-  fingerprint.others[key] = value;
+  if (key == "canonical_blocks") {
+    SetTreeSums(fingerprint, value);
+  } else {
+    fingerprint.others[key] = value;
+  }
   return absl::OkStatus();
+}
+
+void SetTreeSums(NumericsFingerprint& fingerprint, const std::string& blocks) {
+  fingerprint.sums = absl::StrCat("tree over ", blocks, " blocks");
+  fingerprint.micro_batches_per_atom = 1;
 }
 
 std::optional<NumericsFingerprint> ParseFingerprintText(std::string_view text) {

@@ -17,17 +17,29 @@
 
 namespace dsrun {
 
+// Sums over the batch as docs/numerics.md has them; the number changes with their bits.
+inline constexpr std::string_view kExactSums = "exact 1";
+// In fp32 and in the order in which they come: every layout is another curve.
+inline constexpr std::string_view kFastSums = "fast fp32";
+// What --sums and TrainSpec.sums say for them; "exact" and nothing: exact.
+inline constexpr std::string_view kSumsExactFlag = "exact";
+inline constexpr std::string_view kSumsFastFlag = "fast";
+inline std::string SumsOf(std::string_view flag) {
+  return std::string(flag == kSumsFastFlag ? kFastSums : kExactSums);
+}
+
 // An empty text or 0: not known.
 struct NumericsFingerprint {
-  std::string library;           // of matrix products: "oneDNN"
-  std::string library_version;   // "3.7.1"
-  std::string isa;               // the library's instruction set, by the names of --isa-cap where
-                                 // it has one: "avx512", "avx2", "baseline", "avx512-bf16", ...
-  int64_t canonical_blocks = 0;  // parts of the batch over which sums are ordered
-  std::string tiles;             // of matrix products: "512x384 or 192"
-  std::string attention_tiles;   // queries x keys: "32x64"
-  std::string denormals;         // "ftz daz"
-  int64_t kernels_version = 0;   // of our own kernels (kernels_version.h)
+  std::string library;          // of matrix products: "oneDNN"
+  std::string library_version;  // "3.7.1"
+  std::string isa;              // the library's instruction set, by the names of --isa-cap where
+                                // it has one: "avx512", "avx2", "baseline", "avx512-bf16", ...
+  std::string sums;             // how gradients are summed over the batch: kExactSums, ...
+  int64_t micro_batches_per_atom = 0;  // summed in fp32 before that
+  std::string tiles;                   // of matrix products: "512x384 or 192"
+  std::string attention_tiles;         // queries x keys: "32x64"
+  std::string denormals;               // "ftz daz"
+  int64_t kernels_version = 0;         // of our own kernels (kernels_version.h)
   // What another version of dsrun says besides, by its name there.
   std::map<std::string, std::string> others;
   friend bool operator==(const NumericsFingerprint&, const NumericsFingerprint&) = default;
@@ -47,9 +59,13 @@ std::vector<FingerprintField> FieldsOf(const NumericsFingerprint& fingerprint);
 absl::Status SetField(NumericsFingerprint& fingerprint, const std::string& key,
                       const std::string& value);
 
+// Until 2026-11-27 sums were a tree over so many canonical blocks of the batch, by one order of
+// fp32 additions (field "canonical_blocks"): other bits than any of today.
+void SetTreeSums(NumericsFingerprint& fingerprint, const std::string& blocks);
+
 // Until 2026-11-26 a manifest had one text: "oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention
 // 32x64; ftz daz; kernels v3" (the library's own name for baseline was sse41). nullopt: not
-// exactly so. canonical_blocks stood elsewhere.
+// exactly so.
 std::optional<NumericsFingerprint> ParseFingerprintText(std::string_view text);
 
 // How much of ourselves is known: all of it, or only what the launcher can say, which does not link

@@ -1,12 +1,10 @@
-// The gradient space: where gradients stand while they are summed, and who owns which part. Pure.
+// The gradient space: where backward writes the gradient of one micro-batch. Pure.
 //
 //   [0, P)        the gradient of parameter arena element i at i        (P = layout.size())
 //   [P, P + W)    the tied head's gradient of wte.weight element i at P + i
 //
-// A tensor that is used twice has one accumulator per use, joined only when both sums are complete
-// (docs/numerics.md, rule c); else a pipeline that holds the two uses on different stages could not
-// equal no pipeline. Both uses of an element have the same owner, who joins them. Buckets are cut
-// from the end to the start: the order in which backward finishes them.
+// A tensor that is used twice has one place a use: backward overwrites (Kernels' rule), and each
+// use is a contribution of its own to the tensor's exact sum (docs/numerics.md).
 
 #ifndef DSRUN_COMMON_PLAN_GRADIENT_SPACE_H_
 #define DSRUN_COMMON_PLAN_GRADIENT_SPACE_H_
@@ -19,34 +17,23 @@
 
 namespace dsrun {
 
-// Gradient bytes that are reduced together, unless the user says otherwise: an eighth of the model,
-// so that about 7/8 of the reduction can hide behind the backward pass, but messages that are
-// neither dominated by latency (256 KiB) nor late in starting (25 MiB).
-int64_t DefaultBucketBytes(int64_t parameter_count);
-
 class GradientSpace {
  public:
-  // `layout` and `shards` must outlive this. wte.weight is the layout's first tensor.
-  GradientSpace(const FlatLayout& layout, const ShardPlan& shards, int64_t bucket_bytes);
+  // `layout` must outlive this. wte.weight is the layout's first tensor.
+  explicit GradientSpace(const FlatLayout& layout);
 
   int64_t size() const { return layout_.size() + tied_.size(); }
   const FlatLayout& layout() const { return layout_; }
-  const ShardPlan& shards() const { return shards_; }
-  // Arena range of the tensor that is used twice; its second accumulator stands layout.size()
-  // above.
+  // Arena range of the tensor that is used twice.
   Range tied() const { return tied_; }
-
-  // Descending, adjacent, covering [0, size()); none crosses layout.size().
-  const std::vector<Range>& buckets() const { return buckets_; }
-  // What every rank owns inside `within` (which does not cross layout.size()); index = rank.
-  std::vector<std::vector<Range>> OwnedByRank(Range within) const;
-  int64_t OwnedSize(int64_t rank, Range within) const;  // elements
+  // Where in the arena `range` belongs, which does not cross layout.size().
+  Range ArenaRange(Range range) const;
+  // What the tensors get from `atoms` of a batch, in layout order: one for each use of each atom.
+  std::vector<int64_t> Contributions(int64_t atoms) const;
 
  private:
   const FlatLayout& layout_;
-  const ShardPlan& shards_;
   Range tied_;
-  std::vector<Range> buckets_;
 };
 
 }  // namespace dsrun

@@ -6,7 +6,7 @@
 #include "common/base/counted.h"
 #include "common/base/units.h"
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
+#include "common/plan/batch_plan.h"
 
 namespace dsrun {
 namespace {
@@ -14,10 +14,13 @@ namespace {
 // More nodes than this are no advice.
 constexpr size_t kMostMoreNodes = 16;
 
-// How many of the places get a rank.
-size_t Width(const FitInput& input) {
-  return std::min(input.places.size(), static_cast<size_t>(input.job.blocks));
+// The most ranks there can be.
+size_t MaxWidth(const FitInput& input) {
+  return static_cast<size_t>(AtomCount(input.job.micro_batches, input.job.micro_batches_per_atom));
 }
+
+// How many of the places get a rank.
+size_t Width(const FitInput& input) { return std::min(input.places.size(), MaxWidth(input)); }
 
 bool Fits(const FitInput& input) { return !input.places.empty() && MemoryShortages(input).empty(); }
 
@@ -54,7 +57,7 @@ std::optional<std::string> MoreNodes(FitInput input) {
   const FitMachine model = input.machines[*like];
   const auto slots = std::count(input.places.begin(), input.places.end(), *like);
   for (size_t more = 1; slots > 0 && more <= kMostMoreNodes; ++more) {
-    if (Width(input) == static_cast<size_t>(input.job.blocks)) return std::nullopt;
+    if (Width(input) == MaxWidth(input)) return std::nullopt;
     input.machines.push_back(model);
     input.places.insert(input.places.end(), static_cast<size_t>(slots), input.machines.size() - 1);
     if (!Fits(input)) continue;

@@ -1,9 +1,8 @@
 // Whether the ranks of a job fit into the machines that they would stand on, and what would. Pure.
 //
 // A machine is what shares memory: a node with others of the same boot and control group. Ranks of
-// ZeRO-1 that lose some of their number each hold more of the optimizer, and keep more gradient
-// buffers for the blocks that they take over: a narrower generation may need more on a machine than
-// a wider one did.
+// ZeRO-1 that lose some of their number each hold more of the optimizer: a narrower generation may
+// need more on a machine than a wider one did.
 
 #ifndef DSRUN_COMMON_PLAN_MEMORY_FIT_H_
 #define DSRUN_COMMON_PLAN_MEMORY_FIT_H_
@@ -31,8 +30,8 @@ struct FitMachine {
 struct FitInput {
   MemoryInput job;  // width and rank are not read
   std::vector<FitMachine> machines;
-  // The machine of every place that a rank could stand on, in the order of ranks. The first
-  // `job.blocks` of them have one.
+  // The machine of every place that a rank could stand on, in the order of ranks. The first ones,
+  // as many as the batch has atoms, have one.
   std::vector<size_t> places;
 };
 
@@ -46,7 +45,7 @@ struct MachineNeed {
 };
 
 // The known machines that have less than their ranks need, ascending. Empty: it fits. REQUIRES,
-// here and below: the job is valid with any width from 1 to its blocks, every place's machine
+// here and below: the job is valid with any width from 1 to its atoms, every place's machine
 // exists.
 std::vector<MachineNeed> MemoryShortages(const FitInput& input);
 

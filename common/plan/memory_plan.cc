@@ -4,9 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "common/plan/accumulation_plan.h"
 #include "common/plan/activation_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/shard_plan.h"
 
 namespace dsrun {
 namespace {
@@ -14,13 +14,15 @@ namespace {
 constexpr int64_t kFloat = 4;
 constexpr int64_t kDouble = 8;
 
-// What the largest bucket's reduction keeps of its owner's slice: one copy for every partial sum.
-int64_t ScratchElements(int64_t partial_sums, const GradientSpace& space, int64_t rank) {
+// What a rank owns of the largest bucket.
+int64_t LargestOwned(const ShardPlan& shards, int64_t rank) {
   int64_t most = 0;
-  for (const Range& bucket : space.buckets()) {
-    most = std::max(most, space.OwnedSize(rank, bucket));
+  for (const Range& bucket : shards.buckets()) {
+    int64_t elements = 0;
+    for (const Range& range : shards.Owned(rank, bucket)) elements += range.size();
+    most = std::max(most, elements);
   }
-  return most * partial_sums;
+  return most;
 }
 
 }  // namespace
@@ -48,15 +50,14 @@ class Planner {
       : input_(input),
         layout_(LogicalTensors(input.model)),
         shards_(layout_, input.width, input.bucket_bytes),
-        space_(layout_, shards_, input.bucket_bytes),
-        batch_(input.micro_batches, input.blocks, input.width),
-        partial_sums_(static_cast<int64_t>(batch_.AllNodes().size())),
+        space_(layout_),
         activations_(PlanActivations(input.model, input.micro_batch_size, input.threads)) {}
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
   MemoryPlan Plan(int64_t rank) const {
-    const AccumulationPlan accumulation = PlanAccumulation(batch_, rank);
+    const int64_t sum_bytes = input_.fast_sums ? 4 : 8;
+    const int64_t largest = LargestOwned(shards_, rank);
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
     MemoryPlan plan;
@@ -65,16 +66,21 @@ class Planner {
       plan.buffers.push_back({name, group, elements, bytes, formula});
     };
     add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
-    add("gradients", "gradients", space_.size() * accumulation.buffer_count, kFloat,
-        "(P + tied head) x gradient buffers of this rank's blocks");
+    add("gradients", "gradients", space_.size(), kFloat, "P + tied head, of one micro-batch");
+    if (input_.micro_batches_per_atom > 1) {
+      add("atom_gradients", "gradients", space_.size(), kFloat, "P + tied head, of one atom");
+    }
+    add("gradient_sums", "gradients", layout_.size(), sum_bytes,
+        input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch");
     add("adam_m", "optimizer", owned, kFloat, "owned share of P");
     add("adam_v", "optimizer", owned, kFloat, "owned share of P");
-    add("save_snapshot", "checkpoint", 3 * owned, kFloat,
-        "3 x owned share of P: parameters and moments, written behind the next steps");
-    add("reduce_scratch", "communication",
-        input_.width > 1 ? ScratchElements(partial_sums_, space_, rank) : 0, kFloat,
-        "owned share of the largest bucket x partial sums of the batch");
-    add("leaf_squares", "communication", 2 * layout_.leaf_count(), kDouble, "2 x leaves");
+    add("save_snapshot", "checkpoint", 3 * owned + static_cast<int64_t>(layout_.entries().size()),
+        kFloat,
+        "3 x owned share of P + tensors: parameters and moments, written behind the next steps");
+    add("reduce_scratch", "communication", largest * (input_.width - 1), sum_bytes,
+        "owned share of the largest bucket x other ranks");
+    add("leaf_squares", "communication", largest / kLeafElements, kDouble,
+        "leaves of the owned share of the largest bucket");
     add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
     plan.buffers.insert(plan.buffers.end(), activations_.begin(), activations_.end());
     return plan;
@@ -85,8 +91,6 @@ class Planner {
   const FlatLayout layout_;
   const ShardPlan shards_;
   const GradientSpace space_;
-  const BatchPlan batch_;
-  const int64_t partial_sums_;
   const std::vector<PlannedBuffer> activations_;
 };
 

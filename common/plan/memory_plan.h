@@ -18,7 +18,8 @@ struct MemoryInput {
   ModelSpec model;
   int64_t micro_batch_size = 0;  // sequences
   int64_t micro_batches = 0;     // of the global batch
-  int64_t blocks = 0;
+  int64_t micro_batches_per_atom = 1;
+  bool fast_sums = false;  // fp32 instead of exact
   int64_t width = 0;
   int64_t rank = 0;
   int64_t bucket_bytes = 0;

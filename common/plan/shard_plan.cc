@@ -4,7 +4,6 @@
 #include <cassert>
 #include <cstdio>
 #include <cstdlib>
-#include <numeric>
 #include <utility>
 
 namespace dsrun {
@@ -16,6 +15,11 @@ int64_t RoundUpToLeaf(int64_t elements) {
 
 }  // namespace
 
+int64_t DefaultBucketBytes(int64_t parameter_count) {
+  const int64_t eighth = parameter_count * static_cast<int64_t>(sizeof(float)) / 8;
+  return std::clamp<int64_t>(eighth, 256 << 10, 25 << 20);
+}
+
 Range FlatLayout::Entry::padded() const { return {offset, offset + RoundUpToLeaf(tensor.size())}; }
 
 FlatLayout::FlatLayout(std::vector<LogicalTensor> tensors) {
@@ -23,12 +27,6 @@ FlatLayout::FlatLayout(std::vector<LogicalTensor> tensors) {
     entries_.push_back({std::move(tensor), size_});
     size_ = entries_.back().padded().end;
   }
-  name_order_.resize(entries_.size());
-  std::iota(name_order_.begin(), name_order_.end(), 0);
-  std::sort(name_order_.begin(), name_order_.end(), [&](int a, int b) {
-    return entries_[static_cast<size_t>(a)].tensor.name <
-           entries_[static_cast<size_t>(b)].tensor.name;
-  });
 }
 
 const FlatLayout::Entry& FlatLayout::Find(const std::string& name) const {
@@ -81,6 +79,12 @@ std::vector<Range> ShardPlan::Owned(int64_t rank, Range within) const {
     if (!part.empty()) parts.push_back(part);
   }
   return parts;
+}
+
+std::vector<std::vector<Range>> ShardPlan::OwnedByRank(Range within) const {
+  std::vector<std::vector<Range>> owned;
+  for (int64_t rank = 0; rank < width_; ++rank) owned.push_back(Owned(rank, within));
+  return owned;
 }
 
 int64_t ShardPlan::OwnedSize(int64_t rank) const {

@@ -4,7 +4,7 @@
 //   Flat layout: the logical tensors in model order, each cut from its start into leaves of 1,024
 //   elements; a tensor begins on a leaf boundary, the rest of its last leaf is padding (always
 //   zero). All boundaries below are leaves, so sums over elements are sums over whole leaves
-//   wherever they are computed (docs/numerics.md, the second tree).
+//   wherever they are computed (docs/numerics.md).
 //
 //   Buckets: bucket_bytes of consecutive elements (whole leaves), from the end of the arena to its
 //   start: the order in which backward finishes them. Ownership: every bucket's leaves are divided
@@ -13,6 +13,8 @@
 #ifndef DSRUN_COMMON_PLAN_SHARD_PLAN_H_
 #define DSRUN_COMMON_PLAN_SHARD_PLAN_H_
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,6 +25,11 @@
 namespace dsrun {
 
 inline constexpr int64_t kLeafElements = 1024;
+
+// Gradient bytes that are reduced together, unless the user says otherwise: an eighth of the model,
+// so that about 7/8 of the reduction can hide behind the backward pass, but messages that are
+// neither dominated by latency (256 KiB) nor late in starting (25 MiB).
+int64_t DefaultBucketBytes(int64_t parameter_count);
 
 class FlatLayout {
  public:
@@ -40,12 +47,12 @@ class FlatLayout {
   int64_t size() const { return size_; }             // elements, padding included
   int64_t padding() const;                           // elements
   int64_t leaf_count() const { return size_ / kLeafElements; }
-  // Indices of entries(), sorted by tensor name: the order of sums over tensors.
-  const std::vector<int>& name_order() const { return name_order_; }
+  // part(index of the entry, the part of `range` in its padded range), ascending.
+  template <typename Part>
+  void ForTensors(Range range, const Part& part) const;
 
  private:
   std::vector<Entry> entries_;
-  std::vector<int> name_order_;
   int64_t size_ = 0;
 };
 
@@ -61,6 +68,8 @@ class ShardPlan {
   // What `rank` owns inside flat range `within`, ascending, maximal, leaf-aligned where `within`
   // is.
   std::vector<Range> Owned(int64_t rank, Range within) const;
+  // The same of every rank; index = rank.
+  std::vector<std::vector<Range>> OwnedByRank(Range within) const;
   // All of it, and its size in elements.
   const std::vector<Range>& Owned(int64_t rank) const { return owned_[static_cast<size_t>(rank)]; }
   int64_t OwnedSize(int64_t rank) const;
@@ -70,6 +79,18 @@ class ShardPlan {
   std::vector<Range> buckets_;
   std::vector<std::vector<Range>> owned_;  // by rank
 };
+
+template <typename Part>
+void FlatLayout::ForTensors(Range range, const Part& part) const {
+  auto entry = std::upper_bound(entries_.begin(), entries_.end(), range.begin,
+                                [](int64_t at, const Entry& e) { return at < e.offset; });
+  if (entry != entries_.begin()) --entry;
+  for (; entry != entries_.end() && entry->offset < range.end; ++entry) {
+    const Range padded = entry->padded();
+    const Range both{std::max(padded.begin, range.begin), std::min(padded.end, range.end)};
+    if (!both.empty()) part(static_cast<size_t>(entry - entries_.begin()), both);
+  }
+}
 
 }  // namespace dsrun
 

@@ -271,9 +271,7 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
       << Counted(facts.model.num_attention_heads, "head") << ", sequence " << facts.model.seq_length
       << ", vocabulary " << facts.model.vocab_size << "\n"
       << "batch       global " << facts.batch.global_batch_size << ", micro "
-      << facts.batch.micro_batch_size << ", "
-      << Counted(facts.fingerprint.canonical_blocks, "canonical block") << ", seed "
-      << facts.batch.seed << "\n";
+      << facts.batch.micro_batch_size << ", seed " << facts.batch.seed << "\n";
   if (!facts.batch.corpus_sha256.empty()) {
     out << "text        SHA-256 " << facts.batch.corpus_sha256 << "\n";
   }

@@ -1,5 +1,7 @@
 #include "launcher/commands/checkpoint_differences.h"
 
+#include <string>
+
 #include "common/numerics/kernels_version.h"
 
 namespace dsrun::launcher {
@@ -16,7 +18,8 @@ RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::Tr
                             corpus_sha256};
   NumericsFingerprint fingerprint;
   fingerprint.isa = train.isa_cap();
-  fingerprint.canonical_blocks = train.canonical_blocks();
+  fingerprint.sums = SumsOf(train.sums());
+  fingerprint.micro_batches_per_atom = train.micro_batches_per_atom();
   fingerprint.kernels_version = kCpuKernelsVersion;
   return CompareRuns(facts, model, batch, fingerprint, OurFields::kOnlyThoseKnown);
 }

@@ -15,8 +15,8 @@ namespace dsrun::launcher {
 
 // `facts` of the checkpoint against the resolved `train`. `corpus_sha256` of the text that was
 // given; empty: not known, and not compared. Of the numerics fingerprint what the launcher knows
-// without the kernels: instruction set of the matrix library, which follows from isa_cap, canonical
-// blocks, and version of the kernels.
+// without the kernels: instruction set of the matrix library, which follows from isa_cap, how sums
+// are made, and version of the kernels.
 RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::TrainSpec& train,
                                      const std::string& corpus_sha256);
 

@@ -11,7 +11,7 @@
 #include "common/base/escaped.h"
 #include "common/base/units.h"
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
+#include "common/plan/batch_plan.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
 #include "nlohmann/json.hpp"
@@ -99,6 +99,14 @@ std::string Line(const std::string& name, const std::string& value) {
   return out + value + "\n";
 }
 
+// ", in 4 atoms of 2"; nothing where an atom is a micro-batch.
+std::string Atoms(const proto::TrainSpec& t) {
+  if (t.micro_batches_per_atom() <= 1) return "";
+  const int64_t micro_batches = t.global_batch_size() / t.micro_batch_size();
+  return ", in " + Counted(AtomCount(micro_batches, t.micro_batches_per_atom()), "atom") + " of " +
+         std::to_string(t.micro_batches_per_atom());
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = ModelOf(t);
@@ -114,8 +122,7 @@ std::string TrainText(const Resolved& resolved) {
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
   out += Line("batch", Counted(t.global_batch_size(), "sequence") + " a step = " +
                            Counted(t.global_batch_size() / t.micro_batch_size(), "micro-batch") +
-                           " of " + std::to_string(t.micro_batch_size()) + ", in " +
-                           Counted(t.canonical_blocks(), "canonical block"));
+                           " of " + std::to_string(t.micro_batch_size()) + Atoms(t));
   out += Line("steps", std::to_string(t.train_iters()) + ", lr " + Short(t.lr()) + " to " +
                            Short(t.min_lr()) + " after " + std::to_string(t.lr_warmup_iters()) +
                            " of warm-up, betas " + Short(t.adam_beta1()) + " " +
@@ -168,7 +175,7 @@ std::string RankTable(const Resolved& resolved) {
                     std::to_string(p.dp), std::to_string(p.pp), std::to_string(p.tp)});
     if (!train) continue;
     const proto::TrainSpec& t = resolved.job.train();
-    const BatchPlan batch(t.global_batch_size() / t.micro_batch_size(), t.canonical_blocks(),
+    const BatchPlan batch(t.global_batch_size() / t.micro_batch_size(), t.micro_batches_per_atom(),
                           static_cast<int64_t>(resolved.ranks.size()));
     const Range range = batch.RankMicroBatches(p.rank.value());
     rows.back().push_back(std::to_string(range.begin) + "-" + std::to_string(range.end - 1));
@@ -246,7 +253,8 @@ Json TrainJson(const Resolved& resolved) {
           {"data_bytes", resolved.corpus_bytes},
           {"global_batch_size", t.global_batch_size()},
           {"micro_batch_size", t.micro_batch_size()},
-          {"canonical_blocks", t.canonical_blocks()},
+          {"micro_batches_per_atom", t.micro_batches_per_atom()},
+          {"sums", t.sums()},
           {"train_iters", t.train_iters()},
           {"lr", t.lr()},
           {"min_lr", t.min_lr()},

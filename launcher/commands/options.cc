@@ -200,8 +200,13 @@ OptionGroup Training() {
                 "sequences a micro-batch; must divide the global batch"),
           Value("gradient-accumulation-steps", "N", "",
                 "micro-batches a rank and step; with the two above it must multiply out"),
-          Value("canonical-blocks", "N", "16 or 4 x ranks, at most the micro-batches",
-                "parts of the batch over which sums are ordered; the most ranks there can ever be"),
+          Value("micro-batches-per-atom", "N", "1",
+                "micro-batches whose gradients one rank adds up in fp32 before the exact sum over "
+                "the batch; cheaper, another curve, and the most ranks are the batch's atoms"),
+          Value(
+              "sums", "exact|fast", "exact",
+              "of gradients over the batch. exact: the same bits at every width; fast: fp32 in the "
+              "order in which they come, half the memory and bytes, another curve at every width"),
           Value("train-iters", "N", "300", "optimizer steps"),
           Value("lr", "X", "the preset's", "peak learning rate; falls linearly to --min-lr"),
           Value("min-lr", "X", "0", "learning rate of the last step"),

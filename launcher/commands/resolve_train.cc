@@ -15,8 +15,9 @@
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
-#include "common/plan/canonical_blocks.h"
-#include "common/plan/gradient_space.h"
+#include "common/numerics/fingerprint.h"
+#include "common/plan/batch_plan.h"
+#include "common/plan/shard_plan.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/checkpoint_differences.h"
 #include "launcher/commands/checkpoint_place.h"
@@ -225,11 +226,11 @@ void TrainResolver::Batch() {
   request.global_batch = v_.Int("global-batch-size", 1, kMaxSize);
   request.micro_batch = v_.Int("micro-batch-size", 1, kMaxSize);
   request.accumulation = v_.Int("gradient-accumulation-steps", 1, kMaxSize);
-  const auto blocks = v_.Int("canonical-blocks", 1, kMaxSize);
+  const auto per_atom = v_.Int("micro-batches-per-atom", 1, kMaxSize);
   if (width_ == 0 || (v_.Has("global-batch-size") && !request.global_batch.has_value()) ||
       (v_.Has("micro-batch-size") && !request.micro_batch.has_value()) ||
       (v_.Has("gradient-accumulation-steps") && !request.accumulation.has_value()) ||
-      (v_.Has("canonical-blocks") && !blocks.has_value())) {
+      (v_.Has("micro-batches-per-atom") && !per_atom.has_value())) {
     return;  // there is a finding
   }
   request.world_size = width_;
@@ -241,22 +242,25 @@ void TrainResolver::Batch() {
   }
   const auto sizes = ResolveBatch(request, c_.findings);
   if (!sizes.has_value()) return;
-  int64_t resolved_blocks = DefaultCanonicalBlocks(sizes->micro_batches(), width_);
-  if (loaded() != nullptr) {  // as far as another batch, if one is asked for, allows
-    resolved_blocks = std::min(loaded()->fingerprint.canonical_blocks, sizes->micro_batches());
+  int64_t resolved_per_atom = 1;
+  if (loaded() != nullptr) {
+    resolved_per_atom = std::max<int64_t>(loaded()->fingerprint.micro_batches_per_atom, 1);
   }
-  resolved_blocks = blocks.value_or(resolved_blocks);
-  const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_blocks, width_);
+  resolved_per_atom = per_atom.value_or(resolved_per_atom);
+  const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_per_atom, width_);
   if (!valid.ok()) {
-    Error(blocks.has_value() ? "--canonical-blocks" : "--global-batch-size",
+    Error(per_atom.has_value() ? "--micro-batches-per-atom" : "--global-batch-size",
           std::string(valid.message()));
     return;
   }
   batch_ok_ = true;
-  NoteShares(request, *sizes, BatchPlan(sizes->micro_batches(), resolved_blocks, width_));
+  NoteShares(request, *sizes, BatchPlan(sizes->micro_batches(), resolved_per_atom, width_));
   train_.set_global_batch_size(sizes->global_batch);
   train_.set_micro_batch_size(sizes->micro_batch);
-  train_.set_canonical_blocks(resolved_blocks);
+  train_.set_micro_batches_per_atom(resolved_per_atom);
+  const bool fast = loaded() != nullptr && loaded()->fingerprint.sums == kFastSums;
+  train_.set_sums(v_.OneOf("sums", {"exact", "fast"})
+                      .value_or(std::string(fast ? kSumsFastFlag : kSumsExactFlag)));
 }
 
 // What follows from the numbers that were given and may not be expected: another micro-batch, ranks

@@ -48,7 +48,7 @@ std::set<WorkerId> Coordinator::Survivors() const {
 
 void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   const std::set<WorkerId> survivors = Survivors();
-  s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.canonical_blocks : 0);
+  s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.max_width : 0);
   // Whoever finds less does not begin: what is committed is not given up because it cannot be read.
   s_.plan.set_floor_step(s_.newest_checkpoint.second);
   s_.plan.set_floor_manifest(s_.newest_manifest);

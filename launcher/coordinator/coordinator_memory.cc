@@ -63,7 +63,7 @@ void Coordinator::BeginIfItFits() {
   const bool asked_for = s_.plan.generation() == 0;
   if (asked_for || answer.fitting.empty()) return EndForMemory(answer);
   const auto width = [this](const std::vector<PlannedNode>& of) {
-    return std::min(SlotsOf(of), static_cast<size_t>(config_.canonical_blocks));
+    return std::min(SlotsOf(of), static_cast<size_t>(config_.max_width));
   };
   Notice(true, absl::StrCat("generation ", s_.generation.value(), " goes on with ",
                             Counted(width(answer.fitting), "rank"), " instead of ", width(nodes),

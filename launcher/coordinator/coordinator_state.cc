@@ -1,5 +1,6 @@
 // The coordinator's state as text and hash, its invariants, and its configuration from a JobSpec.
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
+#include "common/plan/batch_plan.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_memory.h"
 #include "launcher/coordinator/generation_planner.h"
@@ -42,6 +44,13 @@ absl::Status Violated(const Coordinator& coordinator, const std::string& what) {
                                           coordinator.DebugString()));
 }
 
+// Atoms of the batch; 0: not known.
+int64_t MaxWidth(const proto::TrainSpec& train) {
+  if (train.micro_batch_size() < 1) return 0;
+  return AtomCount(train.global_batch_size() / train.micro_batch_size(),
+                   std::max<int64_t>(train.micro_batches_per_atom(), 1));
+}
+
 }  // namespace
 
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
@@ -54,7 +63,7 @@ CoordinatorConfig ConfigFromJob(const proto::JobSpec& job) {
     config.nodes.push_back(std::move(facts));
   }
   config.is_train = job.has_train();
-  config.canonical_blocks = job.train().canonical_blocks();
+  config.max_width = MaxWidth(job.train());
   const proto::Limits& limits = job.limits();
   config.node_silent_after = PositiveOr(limits.node_silent_after(), config.node_silent_after);
   config.lease = PositiveOr(limits.lease(), config.lease);
@@ -145,8 +154,8 @@ absl::Status Coordinator::CheckInvariants() const {
   if (!ranks_count) return absl::OkStatus();
   if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");
   if (width() == 0) return Violated(*this, "the plan is empty");
-  if (config_.is_train && config_.canonical_blocks > 0 && width() > config_.canonical_blocks) {
-    return Violated(*this, "the plan is wider than the canonical blocks");
+  if (config_.is_train && config_.max_width > 0 && width() > config_.max_width) {
+    return Violated(*this, "the plan is wider than the batch has atoms");
   }
   for (int i = 0; i < width(); ++i) {
     const WorkerId worker = WorkerOf(s_.plan, Rank(i));

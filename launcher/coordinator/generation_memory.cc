@@ -8,7 +8,8 @@
 #include "common/base/counted.h"
 #include "common/base/units.h"
 #include "common/model_spec/model_spec.h"
-#include "common/plan/canonical_blocks.h"
+#include "common/numerics/fingerprint.h"
+#include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"
 
 namespace dsrun::launcher {
@@ -119,7 +120,8 @@ std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
   input.micro_batch_size = train.micro_batch_size();
   if (input.micro_batch_size < 1) return std::nullopt;
   input.micro_batches = train.global_batch_size() / input.micro_batch_size;
-  input.blocks = train.canonical_blocks();
+  input.fast_sums = train.sums() == kSumsFastFlag;
+  input.micro_batches_per_atom = std::max<int64_t>(train.micro_batches_per_atom(), 1);
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
   if (!CanBePlanned(input)) return std::nullopt;
@@ -128,7 +130,8 @@ std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
 
 bool CanBePlanned(const MemoryInput& job) {
   return Validate(job.model).ok() && job.micro_batch_size >= 1 && job.bucket_bytes >= 1 &&
-         job.threads >= 1 && ValidateBatchPlan(job.micro_batches, job.blocks, /*width=*/1).ok();
+         job.threads >= 1 &&
+         ValidateBatchPlan(job.micro_batches, job.micro_batches_per_atom, /*width=*/1).ok();
 }
 
 MemoryAnswer AskMemory(const MemoryInput& job, const std::vector<PlannedNode>& nodes,

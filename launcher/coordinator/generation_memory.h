@@ -25,7 +25,7 @@ namespace dsrun::launcher {
 // could be planned (a test's, or one that the resolver refuses).
 std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train);
 
-// Whether PlanMemory takes it, at any width up to its blocks.
+// Whether PlanMemory takes it, at any width up to its atoms.
 bool CanBePlanned(const MemoryInput& job);
 
 struct MemoryAnswer {

@@ -1,8 +1,8 @@
 // Who takes part in the next generation, and as which rank. Pure.
 //
 // Ranks go by node, then slot, over the live nodes: survivors keep their order, and a job that
-// lost nobody keeps every rank. Train: never wider than the canonical blocks of the batch
-// (docs/numerics.md): a rank without a block would have nothing to do.
+// lost nobody keeps every rank. Train: never wider than the batch has atoms
+// (docs/numerics.md): a rank without one would have nothing to do.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_GENERATION_PLANNER_H_
 #define DSRUN_LAUNCHER_COORDINATOR_GENERATION_PLANNER_H_

@@ -56,7 +56,8 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
   model->set_vocab_size(memory.model.vocab_size);
   to.set_micro_batch_size(memory.micro_batch_size);
   to.set_micro_batches(memory.micro_batches);
-  to.set_blocks(memory.blocks);
+  to.set_micro_batches_per_atom(memory.micro_batches_per_atom);
+  to.set_fast_sums(memory.fast_sums);
   to.set_bucket_bytes(memory.bucket_bytes);
   to.set_threads(memory.threads);
   return to;
@@ -70,7 +71,8 @@ MemoryInput FromJournal(const proto::JournalMemory& from) {
                   model.seq_length(),  model.vocab_size()};
   memory.micro_batch_size = from.micro_batch_size();
   memory.micro_batches = from.micro_batches();
-  memory.blocks = from.blocks();
+  memory.micro_batches_per_atom = std::max<int64_t>(from.micro_batches_per_atom(), 1);
+  memory.fast_sums = from.fast_sums();
   memory.bucket_bytes = from.bucket_bytes();
   memory.threads = from.threads();
   return memory;
@@ -117,7 +119,7 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
 
 // Both name every field, so a new one does not compile until it has a form.
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
-  const auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
+  const auto& [job_id, nodes, is_train, max_width, node_silent_after, lease, stop_grace,
                join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
                max_restarts, restart_window, max_restarts_without_progress, memory, goes_on] =
       config;
@@ -129,7 +131,7 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
     for (const Slot slot : slots) to->add_slots(slot.value());
   }
   header.set_is_train(is_train);
-  header.set_canonical_blocks(canonical_blocks);
+  header.set_max_width(max_width);
   *header.mutable_node_silent_after() = ToProto(node_silent_after);
   *header.mutable_lease() = ToProto(lease);
   *header.mutable_stop_grace() = ToProto(stop_grace);
@@ -148,9 +150,9 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
 
 CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
-  auto& [job_id, nodes, is_train, canonical_blocks, node_silent_after, lease, stop_grace,
-         join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-         max_restarts, restart_window, max_restarts_without_progress, memory, goes_on] = config;
+  auto& [job_id, nodes, is_train, max_width, node_silent_after, lease, stop_grace, join_timeout,
+         cause_grace, collective_timeout, loading_timeout, saving_timeout, max_restarts,
+         restart_window, max_restarts_without_progress, memory, goes_on] = config;
   job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
     auto& [host, slots] = nodes.emplace_back();
@@ -158,7 +160,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
     for (const int32_t slot : node.slots()) slots.push_back(Slot(slot));
   }
   is_train = header.is_train();
-  canonical_blocks = header.canonical_blocks();
+  max_width = header.max_width();
   node_silent_after = FromProto(header.node_silent_after());
   lease = FromProto(header.lease());
   stop_grace = FromProto(header.stop_grace());

@@ -100,8 +100,6 @@ TEST(ManyJobs, Trainings_AllEndWellAndLeaveNothing) {
              "4",
              "--micro-batch-size",
              "1",
-             "--canonical-blocks",
-             "4",
              "--train-iters",
              "3",
              "--save",

@@ -92,7 +92,6 @@ MemoryInput Model(int64_t width) {
   input.model = {"custom", 12, 256, 4, 16, 256};
   input.micro_batch_size = 1;
   input.micro_batches = 8;
-  input.blocks = 8;
   input.width = width;
   input.bucket_bytes = int64_t{4} << 20;
   return input;
@@ -124,8 +123,6 @@ Args TrainModel(Args launcher, const std::string& folder) {
                       "8",
                       "--micro-batch-size",
                       "1",
-                      "--canonical-blocks",
-                      "8",
                       "--threads-per-rank",
                       "1",
                       "--bucket-bytes",

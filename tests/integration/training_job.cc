@@ -40,8 +40,6 @@ Args Train(Args launcher, const std::string& folder, Args more) {
                        "12",
                        "--micro-batch-size",
                        "1",
-                       "--canonical-blocks",
-                       "12",
                        "--save",
                        folder + "/save",
                        "--metrics",

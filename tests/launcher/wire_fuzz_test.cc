@@ -38,7 +38,8 @@ proto::JobSpec Job(bool train) {
   }
   if (train) {
     job.mutable_train()->set_train_iters(100);
-    job.mutable_train()->set_canonical_blocks(8);
+    job.mutable_train()->set_micro_batch_size(1);
+    job.mutable_train()->set_global_batch_size(8);
   } else {
     job.mutable_program()->set_executable("/bin/true");
   }

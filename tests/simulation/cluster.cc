@@ -39,7 +39,8 @@ proto::JobSpec JobOf(const Scenario& scenario) {
   if (scenario.program) {
     job.mutable_program();
   } else {
-    job.mutable_train()->set_canonical_blocks(scenario.blocks);
+    job.mutable_train()->set_micro_batch_size(1);
+    job.mutable_train()->set_global_batch_size(scenario.blocks);
   }
   return job;
 }

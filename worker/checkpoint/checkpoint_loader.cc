@@ -71,4 +71,17 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   return ReadParts(checkpoint, kAdamVPrefix, state, adam_v, moved);
 }
 
+absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint) {
+  const std::string name(kSumExponents);
+  const ManifestTensor* const stored = checkpoint.manifest().FindTensor(name);
+  if (stored == nullptr) return std::vector<float>();
+  if (stored->shape.size() != 1) {
+    return absl::DataLossError(absl::StrCat(name, ": expected a list, ", checkpoint.manifest_name(),
+                                            " has ", stored->shape.size(), " dimensions"));
+  }
+  std::vector<float> values(static_cast<size_t>(stored->size()));
+  RETURN_IF_ERROR(checkpoint.ReadRange(name, 0, stored->size(), values.data()));
+  return values;
+}
+
 }  // namespace dsrun::worker

@@ -6,8 +6,10 @@
 
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/manifest.h"
 #include "common/plan/shard_plan.h"
@@ -38,6 +40,10 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, float* adam_m, float* adam_v,
                                const std::function<void()>& moved = {});
+
+// The values of kSumExponents; empty: the checkpoint is older than exact sums. Errors: those of
+// Checkpoint::ReadRange; DATA_LOSS: it is no list.
+absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint);
 
 }  // namespace dsrun::worker
 

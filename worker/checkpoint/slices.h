@@ -17,6 +17,9 @@ namespace dsrun::worker {
 inline constexpr std::string_view kModelPrefix = "model/";
 inline constexpr std::string_view kAdamMPrefix = "adam_m/";
 inline constexpr std::string_view kAdamVPrefix = "adam_v/";
+// And a small one beside them: a number for each tensor of the layout, in its order, that says
+// where the point of its gradient's exact sum stands (docs/numerics.md). The first rank's.
+inline constexpr std::string_view kSumExponents = "sums/exponents";
 
 // Elements [begin, end) of a logical tensor, and where they lie in an arena.
 struct TensorRange {

@@ -53,8 +53,8 @@ class Kernels {
   virtual ~Kernels() = default;
 
   // What decides the bits: library and version, instruction set, tile sizes, code version; all of
-  // the numerics fingerprint (docs/numerics.md, rule i) but the canonical blocks, which the job
-  // knows.
+  // the numerics fingerprint (docs/numerics.md, rule i) but how sums over the batch are made, which
+  // the job knows.
   virtual NumericsFingerprint Fingerprint() const = 0;
 
   // --- Embedding: out = wte[token] + wpe[position].
@@ -159,6 +159,22 @@ class Kernels {
 
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
+
+  // --- Exact sums (docs/numerics.md): x * 2^scale, rounded to the nearest integer (ties to even),
+  // added up in 64 bits. The sums are int64 in two's complement; they wrap where they do not fit,
+  // which the caller sees by the magnitudes. |scale| <= 1022. Subnormal x count as 0.
+  //
+  // The first two return the greatest |x| as the bits of that float: 0 if all are 0, 0x7f800000 and
+  // more if one is infinite or NaN.
+
+  // sums = x in fixed point.
+  virtual uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) = 0;
+  // sums += x in fixed point.
+  virtual uint32_t AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) = 0;
+  // dst += src.
+  virtual void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) = 0;
+  // out = sums * 2^-scale, rounded once; below the normal floats it is 0.
+  virtual void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) = 0;
 
   // --- Causal attention, softmax(q k^T / sqrt(head_size)) v per head, in tiles with a running
   // softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). qkv holds q, k, v side by side.

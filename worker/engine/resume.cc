@@ -1,5 +1,6 @@
 #include "worker/engine/resume.h"
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <set>
@@ -100,6 +101,10 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
       setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m, state.adam_v,
       setup.moved));
+  ASSIGN_OR_RETURN(const std::vector<float> exponents, LoadSumExponents(checkpoint));
+  if (!exponents.empty()) {
+    RETURN_IF_ERROR(setup.trainer->exponents().ReadFrom(exponents));
+  }
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
   return absl::OkStatus();
@@ -214,7 +219,9 @@ LoadExpectation ExpectationOf(const proto::TrainSpec& spec,
   expectation.batch = {spec.global_batch_size(), spec.micro_batch_size(), spec.seed(),
                        corpus_sha256};
   expectation.fingerprint = kernels_fingerprint;
-  expectation.fingerprint.canonical_blocks = spec.canonical_blocks();
+  expectation.fingerprint.sums = SumsOf(spec.sums());
+  expectation.fingerprint.micro_batches_per_atom =
+      std::max<int64_t>(spec.micro_batches_per_atom(), 1);
   expectation.accept_differences = spec.accept_fingerprint();
   return expectation;
 }

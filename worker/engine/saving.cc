@@ -1,6 +1,8 @@
 #include "worker/engine/saving.h"
 
 #include <iterator>
+#include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -186,14 +188,16 @@ void Saving::TakeSnapshot() {
   setup_.writer->Write(std::move(save));
 }
 
-// The owned parts one after the other: parameters, then both moments.
+// The owned parts one after the other: parameters, then both moments; of the first rank also the
+// exponents of the sums.
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
   const ShardedState& state = trainer.state();
   int64_t size = 0;
   for (const Range& range : trainer.owned()) size += range.size();
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
-  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(3 * size)));
+  const auto tensors = static_cast<int64_t>(trainer.exponents().size());
+  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(3 * size + tensors)));
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
   for (const Range& range : trainer.owned()) {
@@ -210,6 +214,11 @@ absl::Status Saving::Copy(RankSave& save) {
     save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
                        std::make_move_iterator(slices.end()));
     base += size;
+  }
+  if (setup_.rank == Rank(0)) {
+    float* const exponents = snapshot + 3 * size;
+    trainer.exponents().WriteTo(std::span(exponents, static_cast<size_t>(tensors)));
+    save.slices.push_back({std::string(kSumExponents), {tensors}, 0, tensors, exponents});
   }
   return absl::OkStatus();
 }

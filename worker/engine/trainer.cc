@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -10,11 +11,12 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model_spec/model_spec.h"
+#include "common/numerics/fingerprint.h"
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/warm_up.h"
-#include "worker/optim/gradient_norm.h"
+#include "worker/optim/clip_factor.h"
 
 namespace dsrun::worker {
 namespace {
@@ -36,12 +38,20 @@ int64_t MicroBatches(const proto::TrainSpec& spec) {
   return spec.global_batch_size() / spec.micro_batch_size();
 }
 
+// A spec from before atoms has none of them.
+int64_t PerAtom(const proto::TrainSpec& spec) {
+  return std::max<int64_t>(spec.micro_batches_per_atom(), 1);
+}
+
+bool HasFastSums(const proto::TrainSpec& spec) { return spec.sums() == kSumsFastFlag; }
+
 MemoryInput PlanInput(const proto::TrainSpec& spec, int width, int rank) {
   MemoryInput input;
   input.model = FromProto(spec.model());
   input.micro_batch_size = spec.micro_batch_size();
   input.micro_batches = MicroBatches(spec);
-  input.blocks = spec.canonical_blocks();
+  input.micro_batches_per_atom = PerAtom(spec);
+  input.fast_sums = HasFastSums(spec);
   input.width = width;
   input.rank = rank;
   input.bucket_bytes = spec.bucket_bytes();
@@ -52,7 +62,7 @@ MemoryInput PlanInput(const proto::TrainSpec& spec, int width, int rank) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
-  RETURN_IF_ERROR(ValidateBatchPlan(MicroBatches(*setup.spec), setup.spec->canonical_blocks(),
+  RETURN_IF_ERROR(ValidateBatchPlan(MicroBatches(*setup.spec), PerAtom(*setup.spec),
                                     setup.communicator->size()));
   std::unique_ptr<Trainer> trainer(new Trainer(setup));
   RETURN_IF_ERROR(trainer->Allocate());
@@ -65,13 +75,35 @@ Trainer::Trainer(const Setup& setup)
       rank_(setup.communicator->rank()),
       layout_(LogicalTensors(FromProto(spec_.model()))),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
-      space_(layout_, shards_, spec_.bucket_bytes()),
-      batch_(MicroBatches(spec_), spec_.canonical_blocks(), setup.communicator->size()),
-      accumulation_(PlanAccumulation(batch_, rank_)),
+      space_(layout_),
+      batch_(MicroBatches(spec_), PerAtom(spec_), setup.communicator->size()),
+      places_(Places()),
       schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
       adamw_(*setup.kernels, layout_,
              {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
-      exchange_(*setup.communicator, batch_, layout_, shards_) {}
+      exchange_(*setup.communicator, layout_.entries().size()),
+      exponents_(space_.Contributions(batch_.atoms()),
+                 GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
+
+std::vector<Trainer::Place> Trainer::Places() const {
+  std::vector<int64_t> atoms = setup_.atoms;
+  const Range share = batch_.RankAtoms(rank_);
+  for (int64_t atom = share.begin; setup_.atoms.empty() && atom < share.end; ++atom) {
+    atoms.push_back(atom);
+  }
+  std::vector<Place> places;
+  for (const int64_t atom : atoms) {
+    const Range mine = batch_.AtomMicroBatches(atom);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      places.push_back({.micro_batch = i,
+                        .first_of_atom = i == mine.begin,
+                        .last_of_atom = i + 1 == mine.end,
+                        .last = false});
+    }
+  }
+  places.back().last = true;
+  return places;
+}
 
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
@@ -91,21 +123,20 @@ absl::Status Trainer::Allocate() {
     RETURN_IF_ERROR(
         setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
   }
-  float* gradients = nullptr;
-  float* scratch = nullptr;
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
   RETURN_IF_ERROR(floats("adam_m", &state_.adam_m));
   RETURN_IF_ERROR(floats("adam_v", &state_.adam_v));
-  RETURN_IF_ERROR(floats("gradients", &gradients));
-  RETURN_IF_ERROR(floats("reduce_scratch", &scratch));
+  RETURN_IF_ERROR(floats("gradients", &gradients_));
+  atom_ = gradients_;
+  if (PerAtom(spec_) > 1) {
+    RETURN_IF_ERROR(floats("atom_gradients", &atom_));
+  }
+  RETURN_IF_ERROR(AllocateSums(plan));
+  ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares"));
+  leaf_squares_ = static_cast<double*>(leaf_squares);
   ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
   targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
-  for (int i = 0; i < accumulation_.buffer_count; ++i) {
-    gradients_.push_back(gradients + i * space_.size());
-  }
-  const int64_t scratch_elements = plan.Find("reduce_scratch").elements;
-  CHECK_LE(GradientReducer::ScratchElements(batch_, space_, rank_), scratch_elements);
   const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
                                               SteadyTime end) {
     trace->Add(Trace::Lane::kCommunication, name, begin, end);
@@ -113,64 +144,70 @@ absl::Status Trainer::Allocate() {
   reducer_ = std::make_unique<GradientReducer>(GradientReducer::Setup{
       .communicator = setup_.communicator,
       .thread = &comm_thread_,
-      .batch = &batch_,
-      .space = &space_,
-      .accumulation = &accumulation_,
-      .buffers = gradients_,
-      .scratch = std::span(scratch, static_cast<size_t>(scratch_elements)),
+      .shards = &shards_,
+      .sums = sums_.get(),
+      .result = gradients_,  // what was there is in the sums by then
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
-      .on_reduced = [this](Range range) { SumSquares(*setup_.comm_kernels, range); },
+      .on_reduced = [this](Range range) { SumSquares(range); },
       .on_span = on_span,
   });
   gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
       .communicator = setup_.communicator,
       .thread = &comm_thread_,
-      .space = &space_,
+      .shards = &shards_,
       .parameters = state_.parameters,
       .on_span = on_span,
   });
   return absl::OkStatus();
 }
 
+absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
+  const PlannedBuffer& line = plan.Find("gradient_sums");
+  const int64_t scratch_elements = GradientReducer::ScratchElements(setup_.route, shards_, rank_);
+  if (setup_.route.way == ReduceWay::kDirect) {  // what the plan is for
+    CHECK_EQ(scratch_elements, plan.Find("reduce_scratch").elements);
+  }
+  ASSIGN_OR_RETURN(Buffer sums,
+                   setup_.device->Allocate(static_cast<size_t>(line.bytes()), line.name));
+  ASSIGN_OR_RETURN(Buffer scratch, setup_.device->Allocate(
+                                       static_cast<size_t>(scratch_elements * line.element_bytes),
+                                       "reduce_scratch"));
+  const BatchSumsSetup setup{.space = &space_, .kernels = setup_.kernels, .route = setup_.route};
+  const auto count = static_cast<size_t>(scratch_elements);
+  sums_ = HasFastSums(spec_) ? FastSums(setup, sums.floats(), std::span(scratch.floats(), count))
+                             : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums.data()),
+                                         std::span(static_cast<uint64_t*>(scratch.data()), count));
+  memory_.push_back(std::move(sums));
+  memory_.push_back(std::move(scratch));
+  return absl::OkStatus();
+}
+
 absl::Duration Trainer::EstimateStep() {
-  int64_t most = 0;  // micro-batches of one rank
+  int64_t most = static_cast<int64_t>(places_.size());  // micro-batches of one rank
   for (int64_t rank = 0; rank < batch_.width(); ++rank) {
-    int64_t mine = 0;
-    const Range blocks = batch_.RankBlocks(rank);
-    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-      mine += batch_.BlockMicroBatches(block).size();
-    }
-    most = std::max(most, mine);
+    most = std::max(most, batch_.RankMicroBatches(rank).size());
   }
   const int64_t rows = spec_.micro_batch_size() * spec_.model().seq_length();
   const WarmUp warm_up{
       .width = spec_.model().hidden_size(),
       .rows = rows,
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
-      .scratch = std::span(gradients_[0], static_cast<size_t>(space_.size())),
+      .scratch = std::span(gradients_, static_cast<size_t>(space_.size())),
   };
   return EstimateTime(*setup_.kernels, warm_up, TrainFlops(FromProto(spec_.model()), most * rows));
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   const SteadyTime begin = Clock::Real().SteadyNow();
-  int64_t tokens = 0;
-  RETURN_IF_ERROR(ComputeGradients(&tokens));
-  JoinTiedGradients();
-  ASSIGN_OR_RETURN(
-      const StepExchange::Sums sums,
-      exchange_.Gather(tokens, stop_requested, setup_.saving != nullptr && setup_.saving()));
+  int voids = 0;
+  ASSIGN_OR_RETURN(const StepExchange::Sums sums, ComputeStep(stop_requested, &voids));
   // Without one unmasked token both sums are 0, and so is what they are divided by.
   const double tokens_of_batch = static_cast<double>(std::max<int64_t>(sums.tokens, 1));
   const double norm = std::sqrt(sums.grad_square) / tokens_of_batch;
   const double loss = sums.loss / tokens_of_batch;
-  if (!std::isfinite(norm) || !std::isfinite(loss)) {
-    return absl::OutOfRangeError(absl::StrCat(
-        "step ", state_.step + 1, ": loss ", loss, " and gradient norm ", norm,
-        " must be finite; the run has diverged: lower --lr, add --lr-warmup-iters or set "
-        "--clip-grad, and go on from the last checkpoint"));
-  }
+  RETURN_IF_ERROR(CheckFinite(sums, loss, norm));
+  exponents_.Commit(sums.magnitudes);
   const double lr = schedule_.At(state_.step);
   if (sums.tokens > 0) Update(sums, norm, lr);
   gatherer_->Start();
@@ -186,27 +223,62 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
                     .tokens = sums.tokens,
                     .stop = sums.stop,
                     .saving = sums.saving,
+                    .voids = voids,
                     .duration = Clock::Real().SteadyNow() - begin,
                     .reducing = reducer_->times().reducing,
                     .reducing_hidden = reducer_->times().hidden};
 }
 
-absl::Status Trainer::ComputeGradients(int64_t* tokens) {
-  const Range blocks = batch_.RankBlocks(rank_);
-  std::span<double> block_losses = exchange_.block_losses();
-  int64_t block = blocks.begin;
-  double block_loss = 0;
-  reducer_->StartStep();
-  for (const AccumulationStep& step : accumulation_.steps) {
-    ASSIGN_OR_RETURN(const LossSum sum,
-                     ForwardBackward(step, &step == &accumulation_.steps.back()));
-    *tokens += sum.tokens;
-    const Range micro_batches = batch_.BlockMicroBatches(block);
-    block_loss = step.micro_batch == micro_batches.begin ? sum.loss : block_loss + sum.loss;
-    block_losses[static_cast<size_t>(block - blocks.begin)] = block_loss;
-    if (step.micro_batch + 1 == micro_batches.end) ++block;
+absl::StatusOr<StepExchange::Sums> Trainer::ComputeStep(bool stop_requested, int* voids) {
+  while (true) {
+    StepExchange::Part part;
+    RETURN_IF_ERROR(ComputeGradients(&part));
+    part.stop = stop_requested;
+    part.saving = setup_.saving != nullptr && setup_.saving();
+    ASSIGN_OR_RETURN(StepExchange::Sums sums, exchange_.Gather(part));
+    if (exponents_.Judge(sums.magnitudes) != GradientExponents::Verdict::kVoid) return sums;
+    if (++*voids > 1) {
+      return absl::InternalError(absl::StrCat(
+          "step ", state_.step + 1,
+          ": its gradients were larger at the second computation than at "
+          "the first, so the same input gave other bits; look for failing hardware on the nodes of "
+          "this job (memory errors, an unstable CPU), and go on from the last checkpoint"));
+    }
+    LOG(INFO) << "step " << state_.step + 1
+              << " is void: gradients beyond the headroom of their sums; it is computed again";
+    exponents_.MakeRoom(sums.magnitudes);
   }
-  return reducer_->Finish();
+}
+
+absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
+  reducer_->StartStep();
+  sums_->StartStep();
+  grad_square_ = ExactSum();
+  for (const Place& place : places_) {
+    ASSIGN_OR_RETURN(const LossSum sum, ForwardBackward(place));
+    part->tokens += sum.tokens;
+    part->loss.Add(sum.loss);
+  }
+  RETURN_IF_ERROR(reducer_->Finish());
+  part->grad_square = grad_square_;
+  part->magnitudes = sums_->magnitudes();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const {
+  std::string where;
+  for (size_t tensor = 0; tensor < sums.magnitudes.size() && where.empty(); ++tensor) {
+    if (!GradientExponents::IsFinite(sums.magnitudes[tensor])) {
+      where = absl::StrCat("; a gradient of ", layout_.entries()[tensor].tensor.name, " is not");
+      norm = std::numeric_limits<double>::quiet_NaN();  // of integers that mean nothing
+    }
+  }
+  if (std::isfinite(norm) && std::isfinite(loss)) return absl::OkStatus();
+  return absl::OutOfRangeError(
+      absl::StrCat("step ", state_.step + 1, ": loss ", loss, " and gradient norm ", norm,
+                   " must be finite", where,
+                   "; the run has diverged: lower --lr, add --lr-warmup-iters or set "
+                   "--clip-grad, and go on from the last checkpoint"));
 }
 
 absl::Status Trainer::ReadSamples(int64_t micro_batch) {
@@ -222,30 +294,35 @@ absl::Status Trainer::ReadSamples(int64_t micro_batch) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<LossSum> Trainer::ForwardBackward(const AccumulationStep& step, bool last) {
-  RETURN_IF_ERROR(ReadSamples(step.micro_batch));
+absl::StatusOr<LossSum> Trainer::ForwardBackward(const Place& place) {
+  RETURN_IF_ERROR(ReadSamples(place.micro_batch));
   LossSum sum;
   {
-    const Span span(setup_.trace, absl::StrCat("forward micro-batch ", step.micro_batch));
+    const Span span(setup_.trace, absl::StrCat("forward micro-batch ", place.micro_batch));
     const auto gathered = [&](Range range) -> absl::Status {
       RETURN_IF_ERROR(CheckCancelled());
       return gatherer_->Await(range.end);
     };
     ASSIGN_OR_RETURN(sum, setup_.model->Forward(state_.parameters, tokens_, targets_, gathered));
   }
-  const Span span(setup_.trace, absl::StrCat("backward micro-batch ", step.micro_batch));
-  float* const target = gradients_[static_cast<size_t>(step.target)];
+  const Span span(setup_.trace, absl::StrCat("backward micro-batch ", place.micro_batch));
+  // The first of an atom is stored where the atom is summed, the others are added to it.
+  float* const target = place.first_of_atom ? atom_ : gradients_;
   RETURN_IF_ERROR(setup_.model->Backward(state_.parameters, target, [&](Range range) {
-    if (last) reducer_->Ready(range);
+    TakeGradients(place, range);
     return CheckCancelled();
   }));
-  if (!last) {  // the last additions belong to the reducer, bucket by bucket
-    for (const BufferAdd& add : step.adds) {
-      setup_.kernels->Accumulate(space_.size(), gradients_[static_cast<size_t>(add.from)],
-                                 gradients_[static_cast<size_t>(add.into)]);
-    }
-  }
   return sum;
+}
+
+void Trainer::TakeGradients(const Place& place, Range range) {
+  if (!place.first_of_atom) {
+    setup_.kernels->Accumulate(range.size(), gradients_ + range.begin, atom_ + range.begin);
+  }
+  if (!place.last_of_atom) return;
+  sums_->Add(range, atom_);
+  // The head's use of the tied tensor is not its last.
+  if (place.last && range.begin < layout_.size()) reducer_->Ready(range.begin);
 }
 
 absl::Status Trainer::CheckCancelled() {
@@ -261,26 +338,10 @@ void Trainer::SetExchangeTimeout(absl::Duration timeout) {
   });
 }
 
-void Trainer::JoinTiedGradients() {
-  for (const Range& range : shards_.Owned(rank_, space_.tied())) {
-    setup_.kernels->Accumulate(range.size(), reducer_->result() + layout_.size() + range.begin,
-                               reducer_->result() + range.begin);
-    SumSquares(*setup_.kernels, range);
-  }
-}
-
-void Trainer::SumSquares(Kernels& kernels, Range range) {
-  if (range.begin >= layout_.size()) return;  // counted where it is joined
-  size_t leaf = 0;                            // of the rank's owned ones
-  for (const Range& mine : owned()) {
-    if (range.begin < mine.end) {
-      leaf += static_cast<size_t>((range.begin - mine.begin) / kLeafElements);
-      break;
-    }
-    leaf += static_cast<size_t>(mine.size() / kLeafElements);
-  }
-  kernels.LeafSquares(range.size() / kLeafElements, reducer_->result() + range.begin,
-                      exchange_.leaf_squares().data() + leaf);
+void Trainer::SumSquares(Range range) {
+  const int64_t leaves = range.size() / kLeafElements;
+  setup_.comm_kernels->LeafSquares(leaves, reducer_->result() + range.begin, leaf_squares_);
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) grad_square_.Add(leaf_squares_[leaf]);
 }
 
 void Trainer::Update(const StepExchange::Sums& sums, double norm, double lr) {

@@ -1,10 +1,14 @@
 // Trainer: one rank's training step in one generation. The step reads top to bottom in TrainStep:
-// backward of every micro-batch of the rank's blocks, reduce-scatter hidden behind the last one,
-// norm, clip, AdamW on the owned elements, all-gather hidden behind the next step's first forward
-// pass.
+// backward of every micro-batch of the rank's atoms, whose gradients go into exact sums,
+// reduce-scatter hidden behind the last one, norm, clip, AdamW on the owned elements, all-gather
+// hidden behind the next step's first forward pass.
 //
-// For one global batch, seed and fingerprint the result has the same bits for every width, bucket
-// size, thread count, and with or without overlap (docs/numerics.md).
+// For one global batch, seed and fingerprint the result has the same bits for every width, every
+// assignment of atoms to ranks, every route and bucket size of the reduction, every thread count,
+// and with or without overlap (docs/numerics.md); not so with fast sums (batch_sums.h).
+//
+// A step whose gradients jump beyond the headroom of the sums is void (gradient_exponents.h):
+// nothing of it counts, and TrainStep computes it again.
 //
 // Threads: one thread calls everything. From its first step on the trainer owns the communicator,
 // until Settle has returned.
@@ -21,17 +25,24 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/plan/accumulation_plan.h"
+#include "common/base/range.h"
+#include "common/numerics/exact_sum.h"
+#include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/memory_plan.h"
+#include "common/plan/shard_plan.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
 #include "worker/engine/trace.h"
 #include "worker/model/model.h"
 #include "worker/optim/adamw.h"
 #include "worker/optim/lr_schedule.h"
+#include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
+#include "worker/parallel/gradient_exponents.h"
 #include "worker/parallel/gradient_reducer.h"
 #include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/sharded_state.h"
@@ -51,6 +62,7 @@ struct StepResult {
   int64_t tokens = 0;   // unmasked; 0: nothing was there to learn, nothing was updated
   bool stop = false;    // some rank was asked to stop: all ranks learn it in the same step
   bool saving = false;  // some rank's older save is not through: likewise
+  int voids = 0;        // times that it was computed in vain before: 0 or 1
   absl::Duration duration;
   absl::Duration reducing;         // gradient reduction
   absl::Duration reducing_hidden;  // of it, inside the backward pass
@@ -71,6 +83,10 @@ class Trainer {
     std::function<bool()> saving = nullptr;
     // Memory that outlives this generation: the plan's line for snapshots. Empty: nothing is saved.
     std::function<absl::Status(size_t bytes)> reserve_snapshot = nullptr;
+    // How sums travel over the ranks, and which atoms this rank computes, in this order; empty: its
+    // share in order. All ranks together have every atom once. Neither changes a bit of exact sums.
+    ReduceRoute route = {};
+    std::vector<int64_t> atoms = {};
     Trace* trace;
   };
 
@@ -87,9 +103,10 @@ class Trainer {
   // and norm are 0, parameters and moments stay as they are, to the bit. AdamW with gradients of
   // zero would go on along the old moments and decay the weights, with nothing learned.
   //
-  // Errors: the communicator's first one; ABORTED: cancelled; OUT_OF_RANGE: the gradient norm is
-  // not finite (nothing was updated); INVALID_ARGUMENT: a sample has a token or target that the
-  // model's vocabulary does not have.
+  // Errors: the communicator's first one; ABORTED: cancelled; OUT_OF_RANGE: the loss or a gradient
+  // is not finite (nothing was updated); INVALID_ARGUMENT: a sample has a token or target that the
+  // model's vocabulary does not have; INTERNAL: the same step was void twice, so its second
+  // computation had other bits than its first.
   absl::StatusOr<StepResult> TrainStep(bool stop_requested);
 
   // Waits for what the last step left under way: afterwards the parameters of other owners are of
@@ -101,6 +118,9 @@ class Trainer {
   // Parameters: before the first step, and after Settle; those owned here between any two steps.
   ShardedState& state() { return state_; }
   const ShardedState& state() const { return state_; }
+  // Where the points of the exact sums stand: state, like the parameters.
+  GradientExponents& exponents() { return exponents_; }
+  const GradientExponents& exponents() const { return exponents_; }
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
@@ -108,21 +128,33 @@ class Trainer {
  private:
   explicit Trainer(const Setup& setup);
   absl::Status Allocate();
-  // Backward of all micro-batches, and the reduction over the ranks. Fills `tokens` with the count
-  // of unmasked ones on this rank.
-  absl::Status ComputeGradients(int64_t* tokens);
+  absl::Status AllocateSums(const MemoryPlan& plan);
+  // Gradients and the sums over all ranks; again where the step was void.
+  absl::StatusOr<StepExchange::Sums> ComputeStep(bool stop_requested, int* voids);
+  // Backward of all micro-batches, and the reduction over the ranks. Fills `part` but for the
+  // flags.
+  absl::Status ComputeGradients(StepExchange::Part* part);
   // Reads the samples of a micro-batch, and trusts none of their ids.
   absl::Status ReadSamples(int64_t micro_batch);
+  struct Place {
+    int64_t micro_batch;
+    bool first_of_atom;
+    bool last_of_atom;
+    bool last;  // of the rank
+  };
+  std::vector<Place> Places() const;
   // Errors: the communicator's, while parameters were waited for.
-  absl::StatusOr<LossSum> ForwardBackward(const AccumulationStep& step, bool last);
+  absl::StatusOr<LossSum> ForwardBackward(const Place& place);
+  // `range` of the gradient space is written by the micro-batch at `place`.
+  void TakeGradients(const Place& place, Range range);
   // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once
   // the generation is over or an exchange under way has failed.
   absl::Status CheckCancelled();
-  // Both uses of the tied tensor's owned elements become one gradient.
-  void JoinTiedGradients();
-  // For the norm: the squares of `range` of the gradient space, which this rank owns, leaf by leaf.
-  // By the communication thread for what it has just reduced, by the caller's for what was joined.
-  void SumSquares(Kernels& kernels, Range range);
+  // For the norm: the squares of `range` of the result, which this rank owns. By the communication
+  // thread, for what it has just reduced.
+  void SumSquares(Range range);
+  // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
+  absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
   void Update(const StepExchange::Sums& sums, double norm, double lr);
 
   // Constant after construction.
@@ -133,16 +165,21 @@ class Trainer {
   const ShardPlan shards_;
   const GradientSpace space_;
   const BatchPlan batch_;
-  const AccumulationPlan accumulation_;
+  const std::vector<Place> places_;
   const LrSchedule schedule_;
   AdamW adamw_;
   StepExchange exchange_;
+  GradientExponents exponents_;
 
   std::vector<Buffer> memory_;
-  std::vector<float*> gradients_;  // accumulation_.buffer_count of the gradient space
-  int32_t* tokens_ = nullptr;      // (micro_batch_size, seq_length)
-  int32_t* targets_ = nullptr;     // (micro_batch_size, seq_length)
+  float* gradients_ = nullptr;  // of one micro-batch, in the gradient space
+  float* atom_ = nullptr;       // of one atom; the same where atoms are one micro-batch
+  int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
+  int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
+  double* leaf_squares_ = nullptr;
+  ExactSum grad_square_;  // of this step; the communication thread's until Finish has waited
   ShardedState state_;
+  std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
   CommThread comm_thread_;  // last: its tasks use everything above

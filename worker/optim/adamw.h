@@ -27,7 +27,7 @@ class AdamW {
   AdamW(Kernels& kernels, const FlatLayout& layout, const AdamWOptions& options);
 
   // Update number `step` (from 1) of flat range `range`. All four pointers stand at the element of
-  // range.begin. grad_scale: ClipFactor (gradient_norm.h) / tokens.
+  // range.begin. grad_scale: ClipFactor (clip_factor.h) / tokens.
   // REQUIRES: range lies in [0, layout.size()).
   void Step(int64_t step, double lr, double grad_scale, Range range, const float* grad,
             float* param, float* m, float* v);

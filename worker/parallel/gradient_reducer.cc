@@ -5,28 +5,29 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "worker/comm/core/canonical_reduce.h"
 
 namespace dsrun::worker {
 
-int64_t GradientReducer::ScratchElements(const BatchPlan& batch, const GradientSpace& space,
+int64_t GradientReducer::ScratchElements(const ReduceRoute& route, const ShardPlan& shards,
                                          int64_t rank) {
   int64_t most = 0;
-  for (const Range& bucket : space.buckets()) {
-    most = std::max(most, ReduceScratchElements(batch, rank, space.OwnedSize(rank, bucket),
-                                                /*in_place=*/true));
+  for (const Range& bucket : shards.buckets()) {
+    most = std::max(
+        most, ReduceScratchElements(route, shards.OwnedByRank(bucket), static_cast<int>(rank)));
   }
   return most;
 }
 
-GradientReducer::GradientReducer(Setup setup)
-    : setup_(std::move(setup)),
-      result_(setup_.buffers[static_cast<size_t>(setup_.accumulation->node_buffers[0])]) {}
+GradientReducer::GradientReducer(Setup setup) : setup_(std::move(setup)) {
+  for (const Range& bucket : setup_.shards->buckets()) {
+    owners_.push_back(setup_.shards->OwnedByRank(bucket));
+  }
+}
 
 void GradientReducer::StartStep() { next_bucket_ = 0; }
 
-void GradientReducer::Ready(Range range) {
-  if (setup_.overlap) EnqueueFinishedBuckets(range.begin);
+void GradientReducer::Ready(int64_t position) {
+  if (setup_.overlap) EnqueueFinishedBuckets(position);
 }
 
 absl::Status GradientReducer::Finish() {
@@ -44,7 +45,7 @@ absl::Status GradientReducer::Finish() {
 
 // Everything from `position` up is final.
 void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
-  const std::vector<Range>& buckets = setup_.space->buckets();
+  const std::vector<Range>& buckets = setup_.shards->buckets();
   while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
     setup_.thread->Add([this, bucket = next_bucket_] { return ReduceBucket(bucket); });
     ++next_bucket_;
@@ -54,28 +55,19 @@ void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
 absl::Status GradientReducer::ReduceBucket(size_t bucket) {
   const std::string what = absl::StrCat("reduce-scatter bucket ", bucket);
   const SteadyTime begin = Clock::Real().SteadyNow();
-  const absl::Status status = Reduce(setup_.space->buckets()[bucket], what);
+  const absl::Status status = Reduce(bucket, what);
   spans_.push_back({begin, Clock::Real().SteadyNow()});
   if (setup_.on_span) setup_.on_span(what, begin, spans_.back().end);
   return status;
 }
 
-absl::Status GradientReducer::Reduce(Range range, const std::string& what) {
-  Kernels& kernels = *setup_.kernels;
-  for (const BufferAdd& add : setup_.accumulation->steps.back().adds) {
-    kernels.Accumulate(range.size(), setup_.buffers[static_cast<size_t>(add.from)] + range.begin,
-                       setup_.buffers[static_cast<size_t>(add.into)] + range.begin);
+absl::Status GradientReducer::Reduce(size_t bucket, const std::string& what) {
+  Communicator& communicator = *setup_.communicator;
+  const Owners& owners = owners_[bucket];
+  RETURN_IF_ERROR(setup_.sums->Reduce(communicator, *setup_.kernels, owners, setup_.result, what));
+  for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
+    setup_.on_reduced(mine);
   }
-  std::vector<const float*> nodes;
-  for (const int buffer : setup_.accumulation->node_buffers) {
-    nodes.push_back(setup_.buffers[static_cast<size_t>(buffer)]);
-  }
-  const std::vector<std::vector<Range>> owned = setup_.space->OwnedByRank(range);
-  RETURN_IF_ERROR(CanonicalReduceScatter(
-      *setup_.communicator, *setup_.batch, owned, nodes, result_, setup_.scratch,
-      [&](float* dst, const float* src, int64_t n) { kernels.Accumulate(n, src, dst); }, what));
-  const int rank = setup_.communicator->rank();
-  for (const Range& mine : owned[static_cast<size_t>(rank)]) setup_.on_reduced(mine);
   return absl::OkStatus();
 }
 

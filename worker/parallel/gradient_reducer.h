@@ -1,16 +1,14 @@
 // GradientReducer: ZeRO-1's reduce-scatter (Rajbhandari et al., 2020), bucket by bucket, while
 // backward is still running.
 //
-// The last micro-batch's backward announces finished ranges of the gradient space, descending. As
-// soon as a whole bucket is finished, the communication thread adds it to what the rank's earlier
-// micro-batches left (the last additions of the AccumulationPlan), and reduces it over the ranks in
-// the fixed tree (canonical_reduce.h). The owner's slice of the result ends in result().
+// The last micro-batch announces ranges of the arena whose sums this rank has finished, descending.
+// As soon as a whole bucket is finished, the communication thread reduces it over the ranks
+// (batch_sums.h). The owner's part ends in result().
 //
-// The same additions in the same order are made whatever the buckets and with or without overlap:
-// neither changes a bit.
+// Exact sums are the same in any order: neither buckets nor overlap changes a bit.
 //
 // Threads: one thread calls StartStep, Ready, Finish. Between StartStep and Finish the
-// communicator, the buffers from the announced position up and the scratch belong to the
+// communicator, the sums and results from the announced position up and the scratch belong to the
 // communication thread.
 
 #ifndef DSRUN_WORKER_PARALLEL_GRADIENT_REDUCER_H_
@@ -18,18 +16,17 @@
 
 #include <cstdint>
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
-#include "common/plan/accumulation_plan.h"
-#include "common/plan/canonical_blocks.h"
-#include "common/plan/gradient_space.h"
+#include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/kernels.h"
+#include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
 
 namespace dsrun::worker {
@@ -39,35 +36,32 @@ class GradientReducer {
   struct Setup {
     Communicator* communicator;
     CommThread* thread;
-    const BatchPlan* batch;
-    const GradientSpace* space;
-    const AccumulationPlan* accumulation;  // of this rank
-    std::vector<float*> buffers;           // gradient buffers, accumulation->buffer_count of them
-    std::span<float> scratch;              // ScratchElements()
-    Kernels* kernels;                      // for the communication thread alone
+    const ShardPlan* shards;
+    BatchSums* sums;
+    float* result;     // in arena order; only the owned ranges are written
+    Kernels* kernels;  // for the communication thread alone
     bool overlap;
-    // The owned elements in `range` of the gradient space are the sum over the whole batch, and
-    // still in the cache. Called from the communication thread, before Finish returns.
+    // The owned elements in `range` of result() are the sum over the whole batch, and still in the
+    // cache. Called from the communication thread, before Finish returns.
     std::function<void(Range range)> on_reduced;
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
 
-  // Floats of scratch that the largest bucket needs.
-  static int64_t ScratchElements(const BatchPlan& batch, const GradientSpace& space, int64_t rank);
+  // Elements of scratch that the sums need for the largest bucket.
+  static int64_t ScratchElements(const ReduceRoute& route, const ShardPlan& shards, int64_t rank);
 
   // The thread must be destroyed first.
   explicit GradientReducer(Setup setup);
 
   void StartStep();
-  // Gradients in `range` are final in the last micro-batch's target buffer.
-  void Ready(Range range);
+  // This rank's sums of everything from `position` of the arena up are finished.
+  void Ready(int64_t position);
   // Waits until every bucket is reduced. Errors: the communicator's first one.
   absl::Status Finish();
 
-  // Base of the gradient space; the rank's owned elements hold the sum over the whole batch.
-  const float* result() const { return result_; }
-  float* result() { return result_; }
+  // In arena order; the rank's owned elements hold the sum over the whole batch.
+  const float* result() const { return setup_.result; }
 
   // Of the last finished step.
   struct Times {
@@ -79,10 +73,10 @@ class GradientReducer {
  private:
   void EnqueueFinishedBuckets(int64_t position);
   absl::Status ReduceBucket(size_t bucket);
-  absl::Status Reduce(Range range, const std::string& what);
+  absl::Status Reduce(size_t bucket, const std::string& what);
 
   const Setup setup_;
-  float* const result_;
+  std::vector<Owners> owners_;  // by bucket
   Times times_;
   size_t next_bucket_ = 0;  // not yet handed over
   struct Busy {

@@ -4,13 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "worker/comm/core/canonical_reduce.h"
+#include "worker/comm/core/collectives.h"
 
 namespace dsrun::worker {
 
 ParameterGatherer::ParameterGatherer(Setup setup)
     : setup_(std::move(setup)),
-      pieces_(setup_.space->shards().buckets().rbegin(), setup_.space->shards().buckets().rend()) {}
+      pieces_(setup_.shards->buckets().rbegin(), setup_.shards->buckets().rend()) {}
 
 void ParameterGatherer::Start() {
   tickets_.clear();
@@ -34,7 +34,7 @@ absl::Status ParameterGatherer::Gather(size_t piece) {
   const std::string what = absl::StrCat("all-gather bucket ", piece);
   const SteadyTime begin = Clock::Real().SteadyNow();
   const absl::Status status = AllGatherRanges(
-      *setup_.communicator, setup_.space->OwnedByRank(pieces_[piece]), setup_.parameters, what);
+      *setup_.communicator, setup_.shards->OwnedByRank(pieces_[piece]), setup_.parameters, what);
   if (setup_.on_span) setup_.on_span(what, begin, Clock::Real().SteadyNow());
   return status;
 }

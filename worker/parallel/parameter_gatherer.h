@@ -16,7 +16,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/clock.h"
-#include "common/plan/gradient_space.h"
+#include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/parallel/comm_thread.h"
 
@@ -27,7 +27,7 @@ class ParameterGatherer {
   struct Setup {
     Communicator* communicator;
     CommThread* thread;
-    const GradientSpace* space;
+    const ShardPlan* shards;
     float* parameters;  // the arena
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;

@@ -1,81 +1,70 @@
 #include "worker/parallel/step_exchange.h"
 
+#include <algorithm>
+
+#include "common/base/logging.h"
 #include "common/base/status_macros.h"
-#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {
 
+// A message: tokens, flags, both exact sums, the magnitudes.
 constexpr size_t kTokens = 0;
 constexpr size_t kFlags = 1;  // sum of:
-constexpr int kStop = 1;
-constexpr int kSaving = 2;
-constexpr size_t kHeader = 2;
+constexpr int64_t kStop = 1;
+constexpr int64_t kSaving = 2;
+constexpr size_t kLoss = 2;
+constexpr size_t kGradSquare = kLoss + ExactSum::kWords;
+constexpr size_t kMagnitudes = kGradSquare + ExactSum::kWords;
+
+std::span<int64_t, ExactSum::kWords> SumAt(std::vector<int64_t>& message, size_t at) {
+  return std::span<int64_t, ExactSum::kWords>(message.data() + at, ExactSum::kWords);
+}
 
 }  // namespace
 
-StepExchange::StepExchange(Communicator& communicator, const BatchPlan& batch,
-                           const FlatLayout& layout, const ShardPlan& shards)
-    : communicator_(communicator), batch_(batch), layout_(layout), shards_(shards) {
-  for (int64_t rank = 0; rank < batch.width(); ++rank) {
-    messages_.emplace_back(MessageDoubles(rank), 0.0);
-  }
-  std::vector<double>& own = messages_[static_cast<size_t>(communicator.rank())];
-  const auto blocks = static_cast<size_t>(batch.RankBlocks(communicator.rank()).size());
-  block_losses_ = std::span(own).subspan(kHeader, blocks);
-  leaf_squares_ = std::span(own).subspan(kHeader + blocks);
+StepExchange::StepExchange(Communicator& communicator, size_t tensors)
+    : communicator_(communicator), tensors_(tensors) {
+  messages_.resize(static_cast<size_t>(communicator.size()));
+  for (std::vector<int64_t>& message : messages_) message.resize(kMagnitudes + tensors);
 }
 
-size_t StepExchange::MessageDoubles(int64_t rank) const {
-  return kHeader + static_cast<size_t>(batch_.RankBlocks(rank).size() +
-                                       shards_.OwnedSize(rank) / kLeafElements);
-}
-
-absl::StatusOr<StepExchange::Sums> StepExchange::Gather(int64_t tokens, bool stop, bool saving) {
+absl::StatusOr<StepExchange::Sums> StepExchange::Gather(const Part& mine) {
+  CHECK_EQ(mine.magnitudes.size(), tensors_);
   const int me = communicator_.rank();
-  std::vector<double>& own = messages_[static_cast<size_t>(me)];
-  own[kTokens] = static_cast<double>(tokens);
-  own[kFlags] = (stop ? kStop : 0) + (saving ? kSaving : 0);
+  std::vector<int64_t>& own = messages_[static_cast<size_t>(me)];
+  own[kTokens] = mine.tokens;
+  own[kFlags] = (mine.stop ? kStop : 0) + (mine.saving ? kSaving : 0);
+  mine.loss.WriteTo(SumAt(own, kLoss));
+  mine.grad_square.WriteTo(SumAt(own, kGradSquare));
+  std::copy(mine.magnitudes.begin(), mine.magnitudes.end(), own.begin() + kMagnitudes);
   std::vector<SendOp> sends;
   std::vector<RecvOp> receives;
   for (int peer = 0; peer < communicator_.size(); ++peer) {
     if (peer == me) continue;
-    std::vector<double>& message = messages_[static_cast<size_t>(peer)];
-    sends.push_back({peer, own.data(), own.size() * sizeof(double)});
-    receives.push_back({peer, message.data(), message.size() * sizeof(double)});
+    std::vector<int64_t>& message = messages_[static_cast<size_t>(peer)];
+    sends.push_back({peer, own.data(), own.size() * sizeof(int64_t)});
+    receives.push_back({peer, message.data(), message.size() * sizeof(int64_t)});
   }
   RETURN_IF_ERROR(communicator_.Exchange(sends, receives, "losses and gradient norm"));
-  return Add();
-}
 
-StepExchange::Sums StepExchange::Add() const {
   Sums sums;
-  std::vector<double> blocks;  // of the whole batch, in order
-  std::vector<Range> nodes;
-  std::vector<double> leaves(static_cast<size_t>(layout_.leaf_count()));
-  for (int64_t rank = 0; rank < batch_.width(); ++rank) {
-    const std::vector<double>& message = messages_[static_cast<size_t>(rank)];
-    sums.tokens += static_cast<int64_t>(message[kTokens]);
-    const auto flags = static_cast<int>(message[kFlags]);
-    sums.stop = sums.stop || (flags & kStop) != 0;
-    sums.saving = sums.saving || (flags & kSaving) != 0;
-    const double* next = message.data() + kHeader;
-    const Range rank_blocks = batch_.RankBlocks(rank);
-    for (int64_t block = rank_blocks.begin; block < rank_blocks.end; ++block) {
-      blocks.push_back(*next++);
-      nodes.push_back({block, block + 1});
-    }
-    for (const Range& owned : shards_.Owned(rank)) {
-      for (int64_t leaf = owned.begin / kLeafElements; leaf < owned.end / kLeafElements; ++leaf) {
-        leaves[static_cast<size_t>(leaf)] = *next++;
-      }
+  ExactSum loss;
+  ExactSum grad_square;
+  sums.magnitudes.resize(tensors_);
+  for (std::vector<int64_t>& message : messages_) {
+    loss.Add(ExactSum::ReadFrom(SumAt(message, kLoss)));
+    grad_square.Add(ExactSum::ReadFrom(SumAt(message, kGradSquare)));
+    sums.tokens += message[kTokens];
+    sums.stop |= (message[kFlags] & kStop) != 0;
+    sums.saving |= (message[kFlags] & kSaving) != 0;
+    for (size_t tensor = 0; tensor < tensors_; ++tensor) {
+      sums.magnitudes[tensor] =
+          std::max(sums.magnitudes[tensor], static_cast<uint32_t>(message[kMagnitudes + tensor]));
     }
   }
-  for (const TreeAdd& add : JoinOrder(nodes, batch_.blocks())) {
-    blocks[static_cast<size_t>(add.into)] += blocks[static_cast<size_t>(add.from)];
-  }
-  sums.loss = blocks[0];
-  sums.grad_square = SumLeaves(layout_, leaves);
+  sums.loss = loss.Round();
+  sums.grad_square = grad_square.Round();
   return sums;
 }
 

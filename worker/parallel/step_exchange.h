@@ -1,58 +1,56 @@
-// StepExchange: the one small all-gather of a step. Every rank tells all others its blocks' losses,
-// the sums of squares of its owned leaves, and whether it was asked to stop; every rank then adds
-// them in the fixed orders of docs/numerics.md and comes to the same bits.
-// Whether a rank is still saving goes with it, so that all skip the same save.
+// StepExchange: the one small all-gather of a step. Every rank tells all others its losses, the
+// squares of its owned gradients, the greatest magnitude of its contributions to each tensor, and
+// whether it was asked to stop; every rank then adds up the exact sums and comes to the same bits,
+// whatever the layout (docs/numerics.md). Whether a rank is still saving goes with it, so that all
+// skip the same save.
 //
 // Threads: the communicator's owner.
 
 #ifndef DSRUN_WORKER_PARALLEL_STEP_EXCHANGE_H_
 #define DSRUN_WORKER_PARALLEL_STEP_EXCHANGE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "common/plan/canonical_blocks.h"
-#include "common/plan/shard_plan.h"
+#include "common/numerics/exact_sum.h"
 #include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
 
 class StepExchange {
  public:
+  // Of this rank alone.
+  struct Part {
+    ExactSum loss;                         // over its unmasked tokens
+    ExactSum grad_square;                  // squares of the summed gradient's elements that it owns
+    int64_t tokens = 0;                    // unmasked
+    bool stop = false;                     // it was asked to stop
+    bool saving = false;                   // its older save is not through
+    std::span<const uint32_t> magnitudes;  // by tensor (GradientSums)
+  };
+  // Of all ranks.
   struct Sums {
-    double loss = 0;         // over all unmasked tokens of the global batch
-    int64_t tokens = 0;      // unmasked
-    double grad_square = 0;  // sum of squares of the summed gradient
-    bool stop = false;       // any rank was asked to stop
-    bool saving = false;     // any rank's older save is not through
+    double loss = 0;
+    double grad_square = 0;
+    int64_t tokens = 0;
+    bool stop = false;
+    bool saving = false;
+    std::vector<uint32_t> magnitudes;
   };
 
-  // All four must outlive this.
-  StepExchange(Communicator& communicator, const BatchPlan& batch, const FlatLayout& layout,
-               const ShardPlan& shards);
-
-  // To be filled before Gather.
-  std::span<double> block_losses() { return block_losses_; }  // of the rank's blocks, in order
-  std::span<double> leaf_squares() { return leaf_squares_; }  // of its owned leaves, ascending
+  // `communicator` must outlive this.
+  StepExchange(Communicator& communicator, size_t tensors);
 
   // Errors: the communicator's first one.
-  absl::StatusOr<Sums> Gather(int64_t tokens, bool stop, bool saving = false);
+  absl::StatusOr<Sums> Gather(const Part& mine);
 
  private:
-  size_t MessageDoubles(int64_t rank) const;
-  Sums Add() const;
-
   Communicator& communicator_;
-  const BatchPlan& batch_;
-  const FlatLayout& layout_;
-  const ShardPlan& shards_;
-  // messages_[r]: {tokens, stop and saving, block losses, leaf squares} of rank r. Counts below
-  // 2^53 are exact.
-  std::vector<std::vector<double>> messages_;
-  std::span<double> block_losses_;  // inside the own message
-  std::span<double> leaf_squares_;
+  const size_t tensors_;
+  std::vector<std::vector<int64_t>> messages_;  // by rank
 };
 
 }  // namespace dsrun::worker

@@ -22,7 +22,8 @@ Manifest Small() {
   manifest.facts.model = {"gpt2-nano", 1, 2, 1, 4, 5};
   manifest.facts.batch = {32, 4, 0xffffffffffffffff, "abc"};
   manifest.facts.fingerprint.isa = "avx2";
-  manifest.facts.fingerprint.canonical_blocks = 8;
+  manifest.facts.fingerprint.sums = std::string(kExactSums);
+  manifest.facts.fingerprint.micro_batches_per_atom = 8;
   manifest.facts.fingerprint.kernels_version = 3;
   manifest.tensors = {
       {"model/w", {2, 3}, {{0, 4, "f", "w@0:4", 64, 0xdeadbeef}, {4, 6, "g", "w@4:6", 64, 1}}}};
@@ -67,21 +68,23 @@ nlohmann::ordered_json JsonOf(const Manifest& manifest) {
 
 TEST(ManifestTest, Fingerprint_IsOneTextAField) {
   const auto json = JsonOf(Small());
-  EXPECT_EQ(json["numerics_fingerprint"].dump(),
-            R"({"isa":"avx2","canonical_blocks":"8","kernels_version":"3"})");
-  EXPECT_EQ(json["batch"]["canonical_blocks"], 8);
+  EXPECT_EQ(
+      json["numerics_fingerprint"].dump(),
+      R"({"isa":"avx2","sums":"exact 1","micro_batches_per_atom":"8","kernels_version":"3"})");
   ASSERT_TRUE(ParseManifest(WithChecksum(json)).ok());
 }
 
 TEST(ManifestTest, FingerprintOfOldManifests_IsRead) {
   auto json = JsonOf(Small());
+  json["batch"]["canonical_blocks"] = 8;
   json["numerics_fingerprint"] = {
       {"kernels", "oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention 32x64; ftz daz; kernels v3"}};
   NumericsFingerprint expected;
   expected.library = "oneDNN";
   expected.library_version = "3.7.1";
   expected.isa = "avx2";
-  expected.canonical_blocks = 8;  // the batch's
+  expected.sums = "tree over 8 blocks";  // the batch's
+  expected.micro_batches_per_atom = 1;
   expected.tiles = "512x384 or 192";
   expected.attention_tiles = "32x64";
   expected.denormals = "ftz daz";
@@ -101,10 +104,16 @@ TEST(ManifestTest, FingerprintOfOldManifests_IsRead) {
 
 TEST(ManifestTest, FingerprintThatContradictsTheBatch_IsDataLoss) {
   auto json = JsonOf(Small());
+  json["batch"]["canonical_blocks"] = 8;
+  json["numerics_fingerprint"] = {{"isa", "avx2"}, {"canonical_blocks", "8"}};
+  ASSERT_TRUE(ParseManifest(WithChecksum(json)).ok());
   json["numerics_fingerprint"]["canonical_blocks"] = "4";
   EXPECT_THAT(std::string(ParseManifest(WithChecksum(json)).status().message()),
-              HasSubstr("expected the batch's 8 as canonical_blocks, got 4"));
+              HasSubstr("expected the batch's \"tree over 8 blocks\", got \"tree over 4 blocks\""));
   json["numerics_fingerprint"]["canonical_blocks"] = "eight";
+  EXPECT_EQ(ParseManifest(WithChecksum(json)).status().code(), absl::StatusCode::kDataLoss);
+  json["numerics_fingerprint"]["canonical_blocks"] = "8";
+  json["batch"]["canonical_blocks"] = "8";
   EXPECT_EQ(ParseManifest(WithChecksum(json)).status().code(), absl::StatusCode::kDataLoss);
   json["numerics_fingerprint"]["canonical_blocks"] = 8;
   EXPECT_THAT(std::string(ParseManifest(WithChecksum(json)).status().message()),

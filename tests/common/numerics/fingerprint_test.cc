@@ -19,7 +19,8 @@ NumericsFingerprint Whole() {
   out.library = "oneDNN";
   out.library_version = "3.7.1";
   out.isa = "avx2";
-  out.canonical_blocks = 16;
+  out.sums = std::string(kExactSums);
+  out.micro_batches_per_atom = 2;
   out.tiles = "512x384 or 192";
   out.attention_tiles = "32x64";
   out.denormals = "ftz daz";
@@ -35,7 +36,7 @@ TEST(Fingerprint, FieldsAndBack) {
     ASSERT_TRUE(SetField(back, field.key, field.value).ok()) << field.key;
   }
   EXPECT_EQ(back, fingerprint);
-  EXPECT_EQ(FieldsOf(fingerprint).size(), 9u);
+  EXPECT_EQ(FieldsOf(fingerprint).size(), 10u);
   EXPECT_THAT(FieldsOf(NumericsFingerprint()), IsEmpty());
   for (const char* bad : {"", "3x", "0", "-1", "99999999999999999999"}) {
     EXPECT_EQ(SetField(back, "kernels_version", bad).code(), absl::StatusCode::kDataLoss) << bad;
@@ -46,7 +47,8 @@ TEST(Fingerprint, FieldsAndBack) {
 // of the kernels.
 TEST(Fingerprint, TextOfOldManifests_IsRead) {
   NumericsFingerprint expected = Whole();
-  expected.canonical_blocks = 0;
+  expected.sums = "";
+  expected.micro_batches_per_atom = 0;
   EXPECT_EQ(ParseFingerprintText("oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention 32x64; "
                                  "ftz daz; kernels v3"),
             expected);
@@ -61,6 +63,16 @@ TEST(Fingerprint, TextOfOldManifests_IsRead) {
                                  "kernels v1")
                 ->isa,
             "isa 97");
+}
+
+TEST(Fingerprint, CanonicalBlocksOfBefore_AreAnotherWayToSum) {
+  NumericsFingerprint old;
+  ASSERT_TRUE(SetField(old, "canonical_blocks", "16").ok());
+  NumericsFingerprint ours;
+  ours.sums = std::string(kExactSums);
+  ours.micro_batches_per_atom = 1;
+  EXPECT_THAT(CompareFingerprints(old, ours, OurFields::kAll),
+              ElementsAre(Difference{"sums over the batch", "tree over 16 blocks", "exact 1"}));
 }
 
 TEST(Fingerprint, AnyOtherText_IsNotGuessedAt) {
@@ -96,7 +108,7 @@ TEST(Fingerprint, WhatOneSideDoesNotKnow) {
   launcher.isa = "avx2";
   launcher.kernels_version = 3;
   EXPECT_THAT(CompareFingerprints(Whole(), launcher, OurFields::kOnlyThoseKnown), IsEmpty());
-  EXPECT_EQ(CompareFingerprints(Whole(), launcher, OurFields::kAll).size(), 6u);
+  EXPECT_EQ(CompareFingerprints(Whole(), launcher, OurFields::kAll).size(), 7u);
   EXPECT_THAT(CompareFingerprints(NumericsFingerprint(), launcher, OurFields::kOnlyThoseKnown),
               ElementsAre(Difference{"instruction set (--isa-cap)", "not recorded", "avx2"},
                           Difference{"version of dsrun's kernels", "not recorded", "3"}));

@@ -22,7 +22,6 @@ MemoryInput Job() {
   job.model = {"custom", 12, 256, 4, 16, 256};
   job.micro_batch_size = 2;
   job.micro_batches = 8;
-  job.blocks = 8;
   job.bucket_bytes = 1 << 20;
   return job;
 }
@@ -83,7 +82,7 @@ TEST(MemoryFitTest, UnknownMachine_IsNotChecked) {
   EXPECT_EQ(shortages[0].machine, 1u);
 }
 
-TEST(MemoryFitTest, PlacesBeyondTheBlocks_HaveNoRank) {
+TEST(MemoryFitTest, PlacesBeyondTheAtoms_HaveNoRank) {
   FitInput input = On({int64_t{1} << 40, 1}, std::vector<size_t>(8, 0));
   input.places.push_back(1);
   EXPECT_THAT(MemoryShortages(input), IsEmpty());

@@ -11,7 +11,6 @@ MemoryInput Nano(int64_t width, int64_t rank) {
   input.model = *FindPreset("gpt2-nano");
   input.micro_batch_size = 4;
   input.micro_batches = 8;
-  input.blocks = 8;
   input.width = width;
   input.rank = rank;
   input.bucket_bytes = 1 << 20;
@@ -32,11 +31,19 @@ TEST(MemoryPlanTest, OptimizerStatesAreSharedOut) {
   }
 }
 
-// One rank with 8 blocks keeps log2(8) + 1 gradients, one of eight ranks a single one.
-TEST(MemoryPlanTest, GradientBuffersFollowTheBlocksOfARank) {
-  const int64_t one = PlanMemory(Nano(8, 0)).Find("gradients").elements;
-  EXPECT_EQ(PlanMemory(Nano(4, 0)).Find("gradients").elements, 2 * one);
-  EXPECT_EQ(PlanMemory(Nano(1, 0)).Find("gradients").elements, 4 * one);
+// However many micro-batches a rank has: 4 bytes of the one that is computed, 8 of their sum.
+TEST(MemoryPlanTest, GradientsTakeTheSameAtEveryWidth) {
+  const FlatLayout layout(LogicalTensors(*FindPreset("gpt2-nano")));
+  const int64_t tied = layout.Find("wte.weight").padded().size();
+  for (const int64_t width : {1, 2, 8}) {
+    MemoryInput input = Nano(width, 0);
+    const MemoryPlan plan = PlanMemory(input);
+    EXPECT_EQ(plan.Find("gradients").bytes(), 4 * (layout.size() + tied));
+    EXPECT_EQ(plan.Find("gradient_sums").bytes(), 8 * layout.size());
+    input.micro_batches_per_atom = 2;
+    if (width == 8) continue;  // 4 atoms
+    EXPECT_EQ(PlanMemory(input).Find("atom_gradients").bytes(), 4 * (layout.size() + tied));
+  }
 }
 
 TEST(MemoryPlanTest, OneRankNeedsNoCommunication) {

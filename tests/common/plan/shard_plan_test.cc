@@ -1,7 +1,5 @@
 #include "common/plan/shard_plan.h"
 
-#include <set>
-
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -24,17 +22,27 @@ TEST(FlatLayoutTest, TensorsStartOnLeavesAndCoverTheArena) {
   EXPECT_EQ(elements, ParameterCount(Small()));
 }
 
-TEST(FlatLayoutTest, NameOrderIsSortedAndComplete) {
+TEST(FlatLayoutTest, ForTensors_CutsARangeWhereTensorsBegin) {
   const FlatLayout layout(LogicalTensors(Small()));
-  std::set<int> seen;
-  std::string previous;
-  for (const int index : layout.name_order()) {
-    const std::string& name = layout.entries()[static_cast<size_t>(index)].tensor.name;
-    EXPECT_LT(previous, name);
-    previous = name;
-    seen.insert(index);
+  for (const Range range : {Range{0, layout.size()}, Range{1024, 2048}, Range{3072, 40960},
+                            Range{layout.size() - 1024, layout.size()}, Range{2048, 2048}}) {
+    int64_t next = range.begin;
+    layout.ForTensors(range, [&](size_t tensor, Range part) {
+      EXPECT_EQ(part.begin, next);
+      EXPECT_FALSE(part.empty());
+      const Range padded = layout.entries()[tensor].padded();
+      EXPECT_GE(part.begin, padded.begin);
+      EXPECT_LE(part.end, padded.end);
+      next = part.end;
+    });
+    EXPECT_EQ(next, range.end);
   }
-  EXPECT_EQ(seen.size(), layout.entries().size());
+}
+
+TEST(DefaultBucketBytesTest, AreAnEighthOfTheModelWithinBounds) {
+  EXPECT_EQ(DefaultBucketBytes(1853568), 926784);
+  EXPECT_EQ(DefaultBucketBytes(1000), 256 << 10);
+  EXPECT_EQ(DefaultBucketBytes(124439808), 25 << 20);
 }
 
 TEST(ShardPlanTest, EveryElementHasOneOwnerWhateverWidthAndBucket) {

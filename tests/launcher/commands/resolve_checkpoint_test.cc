@@ -22,7 +22,8 @@ class ResolveCheckpointTest : public ResolveTest {
   static NumericsFingerprint Ours() {
     NumericsFingerprint out;
     out.isa = "avx2";
-    out.canonical_blocks = 8;
+    out.sums = std::string(kExactSums);
+    out.micro_batches_per_atom = 2;
     out.kernels_version = kCpuKernelsVersion;
     return out;
   }
@@ -81,7 +82,7 @@ TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
             "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
   // What the checkpoint says need not be said again, whatever the width.
   const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck"});
-  EXPECT_EQ(r.job.train().canonical_blocks(), 8);
+  EXPECT_EQ(r.job.train().micro_batches_per_atom(), 2);
   EXPECT_EQ(r.job.train().seed(), 7u);
   EXPECT_NE(Refused({"train", "--data=text", "--load=nowhere"}).find("--load: "),
             std::string::npos);
@@ -91,15 +92,13 @@ TEST_F(ResolveCheckpointTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {
   WriteCheckpoint({32, 4, 7, ""});
   const Resolved r = Good({"train", "--data=text", "--load=ck", "--save=ck",
                            "--global-batch-size=16", "--seed=9", "--accept-fingerprint"});
-  EXPECT_EQ(WithoutDir(r.notes.back()),
-            "--accept-fingerprint: DIR/ck/" + checkpoint_ +
-                " goes on with another curve:\n"
-                "                                           checkpoint  this run\n"
-                "    global-batch-size                      32          16\n"
-                "    seed                                   7           9\n"
-                "    canonical blocks (--canonical-blocks)  8           4");
+  EXPECT_EQ(WithoutDir(r.notes.back()), "--accept-fingerprint: DIR/ck/" + checkpoint_ +
+                                            " goes on with another curve:\n"
+                                            "                       checkpoint  this run\n"
+                                            "    global-batch-size  32          16\n"
+                                            "    seed               7           9");
   EXPECT_EQ(r.job.train().global_batch_size(), 16);
-  EXPECT_EQ(r.job.train().canonical_blocks(), 4);
+  EXPECT_EQ(r.job.train().micro_batches_per_atom(), 2);
   EXPECT_EQ(r.job.train().seed(), 9u);
   EXPECT_TRUE(r.job.train().accept_fingerprint());  // the workers compare too
   // Nothing differs: nothing is said.
@@ -140,6 +139,19 @@ TEST_F(ResolveCheckpointTest, TextAndInstructionSetOfACheckpoint_AreComparedBefo
   EXPECT_THAT(note, testing::HasSubstr("instruction set (--isa-cap)   avx2"));
 }
 
+// From before exact sums: another curve, which may be accepted.
+TEST_F(ResolveCheckpointTest, CheckpointWhoseSumsWereATree_IsAnotherCurve) {
+  NumericsFingerprint old = Ours();
+  SetTreeSums(old, "8");
+  WriteCheckpoint({32, 4, 7, ""}, old);
+  const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
+  EXPECT_THAT(Refused(load),
+              testing::HasSubstr("sums over the batch  tree over 8 blocks  exact 1"));
+  Args accepted = load;
+  accepted.push_back("--accept-fingerprint");
+  EXPECT_EQ(Good(accepted).job.train().micro_batches_per_atom(), 1);
+}
+
 // What the launcher cannot know (library, tiles) is the workers' to judge; that the checkpoint does
 // not say what the launcher knows is judged at once.
 TEST_F(ResolveCheckpointTest, FieldsThatOneSideDoesNotKnow) {
@@ -150,7 +162,8 @@ TEST_F(ResolveCheckpointTest, FieldsThatOneSideDoesNotKnow) {
   WriteCheckpoint({32, 4, 7, ""}, other);
   Good(load);
   NumericsFingerprint silent;
-  silent.canonical_blocks = 8;
+  silent.sums = std::string(kExactSums);
+  silent.micro_batches_per_atom = 2;
   silent.others["kernels"] = "cuBLAS 12.4 sm_90";
   WriteCheckpoint({32, 4, 7, ""}, silent);
   const std::string message = Refused(load);

@@ -34,7 +34,7 @@ TEST_F(ResolveTest, TrainOnTwoNodes) {
   const proto::TrainSpec& t = r.job.train();
   EXPECT_EQ(t.global_batch_size(), 32);
   EXPECT_EQ(t.micro_batch_size(), 4);
-  EXPECT_EQ(t.canonical_blocks(), 8);  // 4 * 3 ranks, but there are 8 micro-batches
+  EXPECT_EQ(t.micro_batches_per_atom(), 1);
   EXPECT_EQ(t.threads_per_rank(), 2);  // 8 cores, 3 ranks on this machine
   EXPECT_EQ(t.save_dir(), r.job.run_dir() + "/checkpoints");
   EXPECT_EQ(t.device(), "cpu");
@@ -145,10 +145,13 @@ TEST_F(ResolveTest, BatchAndWidth) {
   EXPECT_NE(Refused({"-H", "two.hosts", "train", "--data=text", "--global-batch-size=2",
                      "--micro-batch-size=1"}),
             "");
-  EXPECT_NE(Refused({"-H", "two.hosts", "train", "--data=text", "--canonical-blocks=2"}), "");
+  EXPECT_EQ(Refused({"-H", "two.hosts", "train", "--data=text", "--micro-batches-per-atom=4"}),
+            "--micro-batches-per-atom: data-parallel width 3 is more than the 2 atoms of 4 "
+            "micro-batches that the global batch has; use at most 2 ranks, or fewer "
+            "micro-batches-per-atom\n");
   const Resolved r = Good({"-H", "two.hosts", "train", "--data=text", "--global-batch-size=12",
-                           "--micro-batch-size=1", "--canonical-blocks=12"});
-  EXPECT_EQ(r.job.train().canonical_blocks(), 12);
+                           "--micro-batch-size=1", "--micro-batches-per-atom=4"});
+  EXPECT_EQ(r.job.train().micro_batches_per_atom(), 4);
 }
 
 TEST_F(ResolveTest, AModelThatCannotFitNamesWhatWould) {
@@ -495,8 +498,7 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
 TEST_F(ResolveTest, DryRunOfTrainShowsBatchAndMemory) {
   const Resolved r = Good({"--dry-run", "-H", "two.hosts", "train", "--data=text"});
   const std::string text = WithoutDir(DryRunText(r, machine_));
-  EXPECT_NE(text.find("  batch         32 sequences a step = 8 micro-batches of 4, in 8 canonical "
-                      "blocks\n"),
+  EXPECT_NE(text.find("  batch         32 sequences a step = 8 micro-batches of 4\n"),
             std::string::npos)
       << text;
   EXPECT_NE(text.find("Memory by plan\n"), std::string::npos);

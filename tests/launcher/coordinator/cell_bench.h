@@ -66,7 +66,7 @@ class Bench {
     config.job_id = "cells";
     config.nodes = {{"alpha", {Slot(0)}}, {"beta", {Slot(0)}}};
     config.is_train = train;
-    config.canonical_blocks = 2;
+    config.max_width = 2;
     config.max_restarts = 5;
     config.loading_timeout = absl::Minutes(1);  // found by Deadline below
     config.saving_timeout = absl::Minutes(1);

@@ -156,7 +156,6 @@ std::vector<std::string> AJobThatLacksMemory() {
   config.memory->model = {"custom", 1, 16, 1, 8, 256};
   config.memory->micro_batch_size = 1;
   config.memory->micro_batches = 2;
-  config.memory->blocks = 2;
   config.memory->bucket_bytes = 1 << 20;
   Bench bench(config);
   bench.Feed(Start{});

@@ -77,7 +77,7 @@ MemoryInput StoryModel(int64_t blocks) {
   input.model = {"custom", 12, 256, 4, 16, 256};
   input.micro_batch_size = 2;
   input.micro_batches = 2 * blocks;
-  input.blocks = blocks;
+  input.micro_batches_per_atom = 2;
   input.bucket_bytes = 1 << 20;
   return input;
 }
@@ -192,11 +192,11 @@ void Player::Job(const Command& command) {
   config_ = CoordinatorConfig();
   config_.job_id = "story";
   config_.is_train = command.Text(0) != "program";
-  config_.canonical_blocks = command.Int("blocks", 4);
+  config_.max_width = command.Int("blocks", 4);
   config_.max_restarts = static_cast<int>(command.Int("max_restarts", config_.is_train ? 100 : 0));
   config_.restart_window = absl::Seconds(command.Int("window", 24 * 3600));
   config_.max_restarts_without_progress = static_cast<int>(command.Int("max_without_progress", 3));
-  if (command.Has("memory")) config_.memory = StoryModel(config_.canonical_blocks);
+  if (command.Has("memory")) config_.memory = StoryModel(config_.max_width);
   for (const std::string& node : Split(command.keys.at("nodes"), ',')) {
     const std::vector<std::string> parts = Split(node, ':');
     CoordinatorConfig::Node facts;

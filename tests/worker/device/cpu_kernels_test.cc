@@ -464,7 +464,7 @@ TEST_F(CpuKernelsTest, Fingerprint_NamesLibraryTilesAndCodeVersion) {
   EXPECT_NE(ours.attention_tiles.find('x'), std::string::npos) << ours.attention_tiles;
   EXPECT_EQ(ours.denormals, "ftz daz");
   EXPECT_EQ(ours.kernels_version, kCpuKernelsVersion);
-  EXPECT_EQ(ours.canonical_blocks, 0);  // the job's
+  EXPECT_EQ(ours.sums, "");  // the job's
 }
 
 }  // namespace

@@ -173,7 +173,6 @@ TEST(GenerationTest, FailureWhileTheCommunicationThreadIsBlocked_EndsWithoutTheD
   FaultyFileSystem fs;
   proto::JobSpec job = Job();
   job.mutable_train()->set_global_batch_size(4);  // one micro-batch a rank
-  job.mutable_train()->set_canonical_blocks(2);
   job.mutable_limits()->mutable_collective_timeout()->set_seconds(3600);
   job.mutable_limits()->mutable_progress_timeout()->set_seconds(3600);
   WorkerCluster cluster(job, fs);

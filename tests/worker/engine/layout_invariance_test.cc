@@ -1,7 +1,13 @@
 // One loss curve, whatever the layout: the promise of docs/numerics.md, bit for bit.
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
 
+#include "common/numerics/fingerprint.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 
@@ -9,33 +15,65 @@ namespace dsrun::worker {
 namespace {
 
 constexpr int kSteps = 4;
+constexpr unsigned kSeed = 20261127;
 
-TEST(LayoutInvarianceTest, FourMicroBatchesOnOneTwoFourRanks) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
-  const TrainedState one = Train(spec, 1, kSteps);
-  for (const int width : {2, 3, 4}) {  // 3: uneven
-    EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps))) << "width " << width;
+// Any atom on any rank, in any order, as many as there are; every rank has one.
+std::vector<std::vector<int64_t>> RandomAtoms(int64_t atoms, int width, std::mt19937& random) {
+  std::vector<int64_t> all(static_cast<size_t>(atoms));
+  std::iota(all.begin(), all.end(), int64_t{0});
+  std::shuffle(all.begin(), all.end(), random);
+  std::vector<std::vector<int64_t>> by_rank(static_cast<size_t>(width));
+  for (size_t i = 0; i < all.size(); ++i) {
+    const size_t rank = i < by_rank.size() ? i : random() % by_rank.size();
+    by_rank[rank].push_back(all[i]);
   }
+  return by_rank;
 }
 
 TEST(LayoutInvarianceTest, TwelveMicroBatchesOnEveryWidth) {
-  const proto::TrainSpec spec = TinySpec(12, 12);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/12);
   const TrainedState one = Train(spec, 1, kSteps);
-  for (const int width : {2, 3, 4, 5, 6, 12}) {  // 5: uneven
+  for (const int width : {2, 3, 4, 5, 6, 7, 12}) {  // 5 and 7: uneven
     EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps))) << "width " << width;
   }
 }
 
-TEST(LayoutInvarianceTest, BlocksOfSeveralMicroBatches) {
-  const proto::TrainSpec spec = TinySpec(7, 3);
+TEST(LayoutInvarianceTest, AnyMicroBatchOnAnyRank_ByAnyRoute) {
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937 random(kSeed);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/12);
+  const TrainedState one = Train(spec, 1, kSteps);
+  for (const ReduceRoute route :
+       {ReduceRoute{ReduceWay::kDirect}, ReduceRoute{ReduceWay::kRing},
+        ReduceRoute{ReduceWay::kTree}, ReduceRoute{ReduceWay::kTwoLevel, 2},
+        ReduceRoute{ReduceWay::kTwoLevel, 3}}) {
+    for (const int width : {2, 5}) {
+      const TrainedState other =
+          Train(spec, width, kSteps, {.route = route, .atoms = RandomAtoms(12, width, random)});
+      EXPECT_TRUE(one.SameBits(other))
+          << "way " << static_cast<int>(route.way) << " width " << width;
+    }
+  }
+}
+
+// Atoms are summed in fp32, so their size makes another curve; where they stand does not.
+TEST(LayoutInvarianceTest, AtomsOfSeveralMicroBatches) {
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937 random(kSeed);
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/7);
+  spec.set_micro_batches_per_atom(3);  // 3, 3, 1
   const TrainedState one = Train(spec, 1, kSteps);
   for (const int width : {2, 3}) {
     EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps))) << "width " << width;
+    EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps, {.atoms = RandomAtoms(3, width, random)})))
+        << "width " << width;
   }
+  spec.set_micro_batches_per_atom(1);
+  EXPECT_FALSE(one.SameBits(Train(spec, 1, kSteps)));
 }
 
 TEST(LayoutInvarianceTest, ThreadsBucketsAndOverlapChangeNoBit) {
-  proto::TrainSpec spec = TinySpec(4, 4);
+  proto::TrainSpec spec = TinySpec(4);
   const TrainedState reference = Train(spec, 2, kSteps);
   spec.set_threads_per_rank(2);
   EXPECT_TRUE(reference.SameBits(Train(spec, 2, kSteps))) << "threads";
@@ -47,20 +85,36 @@ TEST(LayoutInvarianceTest, ThreadsBucketsAndOverlapChangeNoBit) {
   EXPECT_TRUE(reference.SameBits(Train(spec, 2, kSteps))) << "overlap";
 }
 
+// Fast sums learn the same, at every width with other bits: that is what exact ones are for.
+TEST(LayoutInvarianceTest, FastSums_AreCloseAndNotEqual) {
+  proto::TrainSpec spec = TinySpec(12);
+  const TrainedState exact = Train(spec, 1, kSteps);
+  spec.set_sums(std::string(kSumsFastFlag));
+  const TrainedState one = Train(spec, 1, kSteps);
+  const TrainedState three = Train(spec, 3, kSteps);
+  EXPECT_FALSE(one.SameBits(exact));
+  EXPECT_FALSE(one.SameBits(three));
+  for (size_t i = 0; i < exact.losses.size(); ++i) {
+    EXPECT_NEAR(one.losses[i], exact.losses[i], 1e-5);
+    EXPECT_NEAR(three.losses[i], exact.losses[i], 1e-5);
+  }
+}
+
 TEST(LayoutInvarianceTest, AnotherSeedOrBatchIsAnotherCurve) {  // the comparison can fail
-  proto::TrainSpec spec = TinySpec(4, 4);
+  proto::TrainSpec spec = TinySpec(4);
   const TrainedState reference = Train(spec, 1, kSteps);
-  spec.set_canonical_blocks(1);  // ((0+1)+2)+3 instead of (0+1)+(2+3)
+  spec = TinySpec(5);
   EXPECT_FALSE(reference.SameBits(Train(spec, 1, kSteps)));
-  spec = TinySpec(4, 4);
+  spec = TinySpec(4);
   spec.set_seed(1235);
   EXPECT_FALSE(reference.SameBits(Train(spec, 1, kSteps)));
 }
 
-TEST(LayoutInvarianceTest, TheLossFalls) {
-  const TrainedState state = Train(TinySpec(4, 4), 2, 10);
+TEST(LayoutInvarianceTest, TheLossFalls_AndNoStepIsVoid) {
+  const TrainedState state = Train(TinySpec(4), 2, 10);
   EXPECT_NEAR(state.losses.front(), 5.545, 0.1);  // ln 256: it knows nothing yet
   EXPECT_LT(state.losses.back(), state.losses.front() - 0.5);
+  for (const StepResult& step : state.steps) EXPECT_EQ(step.voids, 0) << "step " << step.step;
 }
 
 }  // namespace

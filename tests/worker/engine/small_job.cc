@@ -11,7 +11,7 @@ namespace dsrun::worker {
 proto::JobSpec Job(const std::string& id) {
   proto::JobSpec job;
   job.set_job_id(id);
-  *job.mutable_train() = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  *job.mutable_train() = TinySpec(/*micro_batches=*/4);
   job.mutable_train()->set_train_iters(8);
   job.mutable_train()->set_save_interval(2);
   job.mutable_train()->set_save_dir(kFolder);

@@ -15,7 +15,6 @@
 
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
-#include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
@@ -131,30 +130,23 @@ int BackwardRanges(const Trainer& trainer) {
   return static_cast<int>(trainer.layout().entries().size()) + 1;
 }
 
-// With a power of two of ranks and blocks, each rank has one finished sum of every element.
-TEST(TrainerTest, SumsOverRanks_TravelAsFp32) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+// Each rank sends its sums of what the other owns, once, as integers of 64 bits.
+TEST(TrainerTest, SumsOverRanks_TravelAs64BitIntegers) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
     CountingCommunicator counting(*setup.communicator, "reduce-scatter");
     setup.communicator = &counting;
     const std::unique_ptr<Trainer> trainer = NewRun(setup);
     ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
     const ShardPlan shards(trainer->layout(), 2, spec.bucket_bytes());
-    const GradientSpace space(trainer->layout(), shards, spec.bucket_bytes());
-    int64_t theirs = 0;
-    const auto peer = static_cast<size_t>(1 - counting.rank());
-    for (const Range within :
-         {Range{0, trainer->layout().size()}, Range{trainer->layout().size(), space.size()}}) {
-      const std::vector<std::vector<Range>> owned = space.OwnedByRank(within);
-      for (const Range& range : owned[peer]) theirs += range.size();
-    }
+    const int64_t theirs = shards.OwnedSize(1 - counting.rank());
     EXPECT_GT(theirs, 0);
-    EXPECT_EQ(counting.bytes(), theirs * static_cast<int64_t>(sizeof(float)));
+    EXPECT_EQ(counting.bytes(), theirs * static_cast<int64_t>(sizeof(int64_t)));
   });
 }
 
 TEST(TrainerTest, OverflowOnOneRank_EndsTheStepOnAllOfThem) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/6, /*canonical_blocks=*/6);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   OnRanks(spec, 3, [&](Trainer::Setup& setup) {
     OverflowingModel overflowing(*setup.model);
     if (setup.communicator->rank() == 1) setup.model = &overflowing;
@@ -175,7 +167,7 @@ std::vector<float> Floats(const float* data, int64_t size) {
 
 // Not even along the old moments, and no weight decays.
 TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
     bool masked = false;
     setup.sample = [&](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
@@ -215,7 +207,7 @@ TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
 }
 
 TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComputed) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/1);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   struct Row {
     int32_t token;
     int32_t target;
@@ -246,7 +238,7 @@ TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComp
 
 // The warm-up uses the gradients' memory, and leaves no trace in what comes after it.
 TEST(TrainerTest, EstimateStep_IsAPositiveTimeAndChangesNoBit) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/3, /*canonical_blocks=*/3);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/3);
   std::vector<float> parameters[2];
   for (const bool measured : {false, true}) {
     OnRanks(spec, 2, [&](Trainer::Setup& setup) {
@@ -271,7 +263,7 @@ TEST(TrainerTest, EstimateStep_IsAPositiveTimeAndChangesNoBit) {
 // The second half of the gather is held back until the next step's forward pass has read the first
 // parameters of it: a trainer that gathers all before it goes on would wait in vain.
 TEST(TrainerTest, ParametersAreGatheredWhileTheNextForwardPassRuns) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
     std::atomic<bool> reads = false;
     std::atomic<bool> held = false;
@@ -351,7 +343,7 @@ class ReductionCounter : public CommunicatorWrapper {
 // Backward does not end before half of the buckets are reduced: a trainer that reduces after it
 // would wait for ever. Without overlap it ends before the first one is.
 TEST(TrainerTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
-  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   spec.mutable_model()->set_num_layers(4);
   for (const bool overlap : {true, false}) {
     spec.set_overlap_comm(overlap);
@@ -367,7 +359,7 @@ TEST(TrainerTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
       setup.model = &model;
       const std::unique_ptr<Trainer> trainer = NewRun(setup);
       const ShardPlan shards(trainer->layout(), 2, spec.bucket_bytes());
-      buckets = GradientSpace(trainer->layout(), shards, spec.bucket_bytes()).buckets().size();
+      buckets = shards.buckets().size();
       ASSERT_GE(buckets, 4u);
       const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
       ASSERT_TRUE(step.ok()) << step.status();
@@ -386,7 +378,7 @@ TEST(TrainerTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
 }
 
 TEST(TrainerTest, GatherThatFails_EndsTheNextStepsForwardPassWhereItIsMissed) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4, /*canonical_blocks=*/4);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
     WatchedModel model(*setup.model);
     setup.model = &model;
@@ -409,7 +401,7 @@ TEST(TrainerTest, GatherThatFails_EndsTheNextStepsForwardPassWhereItIsMissed) {
 
 // A bucket on its way meets a dead peer while backward still has most of its work ahead.
 TEST(TrainerTest, ReductionThatFails_EndsTheBackwardPass) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/2);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   OnRanks(spec, 2, [&](Trainer::Setup& setup) {
     GuardedCommunicator guarded(*setup.communicator, [&](const std::string& what) {
       return what.starts_with("reduce-scatter") ? absl::UnavailableError("rank 1 is gone")
@@ -430,7 +422,7 @@ TEST(TrainerTest, ReductionThatFails_EndsTheBackwardPass) {
 
 // At every place where it is asked.
 TEST(TrainerTest, Cancelled_LeavesThePassItIsIn) {
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2, /*canonical_blocks=*/1);
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   int places = 1;
   for (int place = 0; place < places; ++place) {
     OnRanks(spec, 1, [&](Trainer::Setup& setup) {

@@ -48,10 +48,11 @@ void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> tar
 bool TrainedState::SameBits(const TrainedState& other) const {
   return !losses.empty() && SameBytes(parameters, other.parameters) &&
          SameBytes(adam_m, other.adam_m) && SameBytes(adam_v, other.adam_v) &&
-         SameBytes(losses, other.losses) && SameBytes(grad_norms, other.grad_norms);
+         exponents == other.exponents && SameBytes(losses, other.losses) &&
+         SameBytes(grad_norms, other.grad_norms);
 }
 
-proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks) {
+proto::TrainSpec TinySpec(int64_t micro_batches) {
   proto::TrainSpec spec;
   proto::ModelSpec* const model = spec.mutable_model();
   model->set_num_layers(2);
@@ -61,7 +62,6 @@ proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks) {
   model->set_vocab_size(256);
   spec.set_micro_batch_size(2);
   spec.set_global_batch_size(2 * micro_batches);
-  spec.set_canonical_blocks(canonical_blocks);
   spec.set_train_iters(10);
   spec.set_lr(3e-3);
   spec.set_adam_beta1(0.9);
@@ -104,11 +104,14 @@ void OnRanks(const proto::TrainSpec& spec, int width,
   for (std::thread& rank : ranks) rank.join();
 }
 
-TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
+TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const HowTrained& how) {
   TrainedState result;
   Mutex mu;
   OnRanks(spec, width, [&](Trainer::Setup& setup) {
     const int rank = setup.communicator->rank();
+    setup.route = how.route;
+    if (!how.atoms.empty()) setup.atoms = how.atoms[static_cast<size_t>(rank)];
+    how.adjust(setup);
     absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
     ASSERT_TRUE(trainer.ok()) << trainer.status();
     ShardedState& state = (*trainer)->state();
@@ -136,6 +139,9 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps) {
     const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
     if (result.parameters.empty()) result.parameters = parameters;
     EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
+    if (rank == 0) result.exponents = (*trainer)->exponents().state();
+    EXPECT_EQ(result.exponents.empty() || result.exponents == (*trainer)->exponents().state(),
+              true);
     if (rank == 0) result.trace = setup.trace->Json();
   });
   return result;

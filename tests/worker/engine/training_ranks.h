@@ -19,6 +19,7 @@ struct TrainedState {
   std::vector<float> parameters;  // the whole arena
   std::vector<float> adam_m;      // gathered from all owners, in arena order
   std::vector<float> adam_v;
+  GradientExponents::State exponents;
   std::vector<double> losses;  // of every step
   std::vector<double> grad_norms;
   std::vector<StepResult> steps;  // of rank 0
@@ -28,7 +29,7 @@ struct TrainedState {
 };
 
 // A byte-level model that takes milliseconds a step, on text that the test makes.
-proto::TrainSpec TinySpec(int64_t micro_batches, int64_t canonical_blocks);
+proto::TrainSpec TinySpec(int64_t micro_batches);
 
 // Sample `index` of the tests' text: a window whose position is a function of the index alone.
 void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets);
@@ -38,8 +39,15 @@ void SampleText(int64_t index, std::span<int32_t> tokens, std::span<int32_t> tar
 void OnRanks(const proto::TrainSpec& spec, int width,
              const std::function<void(Trainer::Setup& setup)>& body);
 
+// What must change no bit, and what a test puts into every rank.
+struct HowTrained {
+  ReduceRoute route = {};
+  std::vector<std::vector<int64_t>> atoms = {};  // by rank; empty: in order
+  std::function<void(Trainer::Setup& setup)> adjust = [](Trainer::Setup&) {};
+};
+
 // Trains `steps` steps with `width` ranks, every one a thread with an engine of its own.
-TrainedState Train(const proto::TrainSpec& spec, int width, int steps);
+TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const HowTrained& how = {});
 
 }  // namespace dsrun::worker
 

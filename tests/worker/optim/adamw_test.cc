@@ -9,7 +9,7 @@
 
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
-#include "worker/optim/gradient_norm.h"
+#include "worker/optim/clip_factor.h"
 
 namespace dsrun::worker {
 namespace {
@@ -73,37 +73,6 @@ TEST_F(AdamWTest, Step_InRanges_HasTheBitsOfTheWhole) {
   EXPECT_EQ(param, cut_param);
   EXPECT_EQ(m, cut_m);
   EXPECT_EQ(v, cut_v);
-}
-
-TEST_F(AdamWTest, SumLeaves_IsTheSquaredNorm_WhereverLeavesWereComputed) {
-  const std::vector<float> grad = Numbers("grad", 3);
-  std::vector<double> leaves(static_cast<size_t>(layout_.leaf_count()));
-  kernels_.LeafSquares(layout_.leaf_count(), grad.data(), leaves.data());
-  std::vector<double> cut(leaves.size());
-  for (int64_t leaf = 0; leaf < layout_.leaf_count(); ++leaf) {
-    kernels_.LeafSquares(1, grad.data() + leaf * kLeafElements, &cut[static_cast<size_t>(leaf)]);
-  }
-  EXPECT_EQ(leaves, cut);
-  double expected = 0;
-  for (const float g : grad) expected += double{g} * g;
-  EXPECT_NEAR(SumLeaves(layout_, leaves), expected, 1e-10 * expected);
-}
-
-TEST_F(AdamWTest, SumLeaves_AddsTensorsInNameOrder) {
-  // 1 disappears beside 2^53 unless it is added to another 1 first: the sum shows the order.
-  std::vector<double> leaves(static_cast<size_t>(layout_.leaf_count()));
-  const auto first_leaf = [&](int place) -> double& {
-    const FlatLayout::Entry& entry =
-        layout_.entries()[static_cast<size_t>(layout_.name_order()[static_cast<size_t>(place)])];
-    return leaves[static_cast<size_t>(entry.offset / kLeafElements)];
-  };
-  first_leaf(0) = 1;
-  first_leaf(1) = 1;
-  first_leaf(2) = 0x1p53;
-  EXPECT_EQ(SumLeaves(layout_, leaves), 0x1p53 + 2);
-  first_leaf(0) = 0x1p53;
-  first_leaf(2) = 1;
-  EXPECT_EQ(SumLeaves(layout_, leaves), 0x1p53);
 }
 
 TEST(ClipFactorTest, ScalesOnlyWhatIsTooLong) {

@@ -5,20 +5,21 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <string>
 
-#include "common/model_spec/model_spec.h"
+#include "common/base/range.h"
 #include "tests/worker/comm/rank_threads.h"
-#include "worker/optim/gradient_norm.h"
 
 namespace dsrun::worker {
 namespace {
 
-constexpr unsigned kSeed = 20261123;
-constexpr int64_t kBlocks = 12;
+constexpr unsigned kSeed = 20261127;
+constexpr int64_t kTerms = 600;
 
 // Many magnitudes and both signs, with all 53 bits, so that another order of additions would show.
 double Wild(std::mt19937& random) {
@@ -27,57 +28,50 @@ double Wild(std::mt19937& random) {
   return sign * std::ldexp(mantissa, static_cast<int>(random() % 21) - 10);
 }
 
-// The left child has the largest power of two below n blocks.
-double SerialTree(const std::vector<double>& blocks, size_t begin, size_t end) {
-  if (end - begin == 1) return blocks[begin];
-  size_t left = 1;
-  while (left * 2 < end - begin) left *= 2;
-  return SerialTree(blocks, begin, begin + left) + SerialTree(blocks, begin + left, end);
-}
-
-FlatLayout TestLayout() {
-  return FlatLayout({{"a", {5000}}, {"b", {3, 700}}, {"c", {1}}, {"d", {20000}}});
-}
-
 class StepExchangeTest : public ::testing::TestWithParam<std::tuple<Backend, int>> {};
 
 TEST_P(StepExchangeTest, Sums_AtEveryWidth_HaveTheBitsOfOneRank) {
   const auto [backend, width] = GetParam();
-  SCOPED_TRACE(testing::Message() << "seed " << kSeed);
-  const FlatLayout layout = TestLayout();
-  const ShardPlan shards(layout, width, 8192);
-  const BatchPlan batch(kBlocks, kBlocks, width);
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
   std::mt19937 random(kSeed);
-  std::vector<double> losses(kBlocks);
-  for (double& loss : losses) loss = Wild(random);
-  std::vector<double> leaves(static_cast<size_t>(layout.leaf_count()));
-  for (double& leaf : leaves) leaf = Wild(random);
-  const double loss = SerialTree(losses, 0, losses.size());
-  ASSERT_NE(loss, std::accumulate(losses.begin(), losses.end(), 0.0)) << "not just any order";
-  const double squares = SumLeaves(layout, leaves);
+  std::vector<double> losses(kTerms);
+  std::vector<double> squares(kTerms);
+  ExactSum loss;
+  ExactSum square;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    loss.Add(losses[i] = Wild(random));
+    square.Add(squares[i] = std::fabs(Wild(random)));
+  }
+  ASSERT_NE(loss.Round(), std::accumulate(losses.begin(), losses.end(), 0.0)) << "any order";
+  std::shuffle(losses.begin(), losses.end(), random);
+  std::shuffle(squares.begin(), squares.end(), random);
 
   Group group = MakeGroup(backend, width);
   RunRanks(width, [&, width = width](int rank) {
-    StepExchange exchange(*group[static_cast<size_t>(rank)], batch, layout, shards);
-    const Range blocks = batch.RankBlocks(rank);
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      exchange.block_losses()[static_cast<size_t>(b - blocks.begin)] =
-          losses[static_cast<size_t>(b)];
+    StepExchange exchange(*group[static_cast<size_t>(rank)], 3);
+    const std::vector<uint32_t> magnitudes = {static_cast<uint32_t>(rank), 7,
+                                              rank == 0 ? 0xffffffff : 0};
+    StepExchange::Part mine;
+    mine.magnitudes = magnitudes;
+    const Range part = EvenPart(kTerms, width, rank);
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      mine.loss.Add(losses[static_cast<size_t>(i)]);
+      mine.grad_square.Add(squares[static_cast<size_t>(i)]);
     }
-    size_t next = 0;
-    for (const Range& owned : shards.Owned(rank)) {
-      for (int64_t leaf = owned.begin / kLeafElements; leaf < owned.end / kLeafElements; ++leaf) {
-        exchange.leaf_squares()[next++] = leaves[static_cast<size_t>(leaf)];
-      }
+    mine.tokens = 100 + rank;
+    mine.stop = rank == width - 1;
+    for (int step = 0; step < 2; ++step) {  // nothing of a step stays for the next
+      const auto sums = exchange.Gather(mine);
+      ASSERT_TRUE(sums.ok()) << sums.status();
+      EXPECT_EQ(std::bit_cast<uint64_t>(sums->loss), std::bit_cast<uint64_t>(loss.Round()));
+      EXPECT_EQ(std::bit_cast<uint64_t>(sums->grad_square),
+                std::bit_cast<uint64_t>(square.Round()));
+      EXPECT_EQ(sums->tokens, 100 * width + width * (width - 1) / 2);
+      EXPECT_TRUE(sums->stop);
+      EXPECT_FALSE(sums->saving);
+      EXPECT_EQ(sums->magnitudes,
+                (std::vector<uint32_t>{static_cast<uint32_t>(width - 1), 7, 0xffffffff}));
     }
-    EXPECT_EQ(next, exchange.leaf_squares().size());
-    const bool asked = rank == width - 1;
-    const auto sums = exchange.Gather(100 + rank, asked);
-    ASSERT_TRUE(sums.ok()) << sums.status();
-    EXPECT_EQ(std::bit_cast<uint64_t>(sums->loss), std::bit_cast<uint64_t>(loss));
-    EXPECT_EQ(std::bit_cast<uint64_t>(sums->grad_square), std::bit_cast<uint64_t>(squares));
-    EXPECT_EQ(sums->tokens, 100 * width + width * (width - 1) / 2);
-    EXPECT_TRUE(sums->stop);
   });
 }
 

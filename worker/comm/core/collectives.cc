@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 
@@ -33,6 +34,29 @@ absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std
   all[self] = mine;
   RETURN_IF_ERROR(comm.Exchange(sends, recvs, what));
   return all;
+}
+
+absl::Status AllGatherRanges(Communicator& comm,
+                             const std::vector<std::vector<Range>>& owned_by_rank, float* base,
+                             const std::string& what) {
+  if (static_cast<int64_t>(owned_by_rank.size()) != comm.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", what, "': the owner map is for ",
+                                                   owned_by_rank.size(),
+                                                   " ranks, the communicator has ", comm.size()));
+  }
+  const auto bytes = [](Range range) { return static_cast<size_t>(range.size()) * sizeof(float); };
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> recvs;
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    if (peer == comm.rank()) continue;
+    for (const Range& range : owned_by_rank[static_cast<size_t>(comm.rank())]) {
+      sends.push_back({peer, base + range.begin, bytes(range)});
+    }
+    for (const Range& range : owned_by_rank[static_cast<size_t>(peer)]) {
+      recvs.push_back({peer, base + range.begin, bytes(range)});
+    }
+  }
+  return comm.Exchange(sends, recvs, what);
 }
 
 absl::StatusOr<std::string> Broadcast(Communicator& comm, int root, const std::string& mine,

@@ -1,5 +1,5 @@
 // Collectives over Communicator::Exchange. No arithmetic here: sums over ranks are made by
-// canonical_reduce.h. All return the communicator's first error. Called by the communicator's owner
+// reduce_scatter.h. All return the communicator's first error. Called by the communicator's owner
 // thread; every rank makes the same calls in the same order.
 
 #ifndef DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_
@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/base/range.h"
 #include "worker/comm/core/communicator.h"
 
 namespace dsrun::worker {
@@ -19,6 +20,13 @@ namespace dsrun::worker {
 // Rank r's bytes, for every r. Sizes may differ and need not be known to the others.
 absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
                                                    const std::string& what);
+
+// In place: every rank has its own ranges of `base` filled; afterwards all have all.
+// `owned_by_rank`: index = rank; disjoint, the same on all ranks. INVALID_ARGUMENT: not as many as
+// there are ranks.
+absl::Status AllGatherRanges(Communicator& comm,
+                             const std::vector<std::vector<Range>>& owned_by_rank, float* base,
+                             const std::string& what);
 
 // `root`'s bytes.
 absl::StatusOr<std::string> Broadcast(Communicator& comm, int root, const std::string& mine,

@@ -1,6 +1,7 @@
 #include "worker/device/cpu/cpu_kernels.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -207,6 +208,41 @@ void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.accumulate(end - begin, src + begin, dst + begin);
+  });
+}
+
+// --- Exact sums
+
+// The greatest of all pieces, whichever comes last.
+uint32_t CpuKernels::RunFixed(FixedLoop loop, int64_t n, int scale, const float* x,
+                              uint64_t* sums) {
+  std::atomic<uint32_t> greatest = 0;
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    const uint32_t magnitude = loop(end - begin, scale, x + begin, sums + begin);
+    uint32_t seen = greatest.load();
+    while (magnitude > seen && !greatest.compare_exchange_weak(seen, magnitude)) {
+    }
+  });
+  return greatest.load();
+}
+
+uint32_t CpuKernels::StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
+  return RunFixed(loops_.store_fixed, n, scale, x, sums);
+}
+
+uint32_t CpuKernels::AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
+  return RunFixed(loops_.accumulate_fixed, n, scale, x, sums);
+}
+
+void CpuKernels::AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.accumulate_sums(end - begin, src + begin, dst + begin);
+  });
+}
+
+void CpuKernels::RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.round_fixed(end - begin, scale, sums + begin, out + begin);
   });
 }
 

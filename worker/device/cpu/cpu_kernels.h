@@ -60,6 +60,11 @@ class CpuKernels final : public Kernels {
 
   void Accumulate(int64_t n, const float* src, float* dst) override;
 
+  uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) override;
+  uint32_t AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) override;
+  void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) override;
+  void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override;
+
   int64_t AttentionScratch(const SequenceShape& shape) const override;
   void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
                         float* log_sum_exp) override;
@@ -83,6 +88,9 @@ class CpuKernels final : public Kernels {
       body(begin, begin + piece < n ? begin + piece : n);
     });
   }
+
+  using FixedLoop = uint32_t (*)(int64_t, int, const float*, uint64_t*);
+  uint32_t RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums);
 
   ThreadPool& pool_;
   const CpuIsa isa_;

@@ -122,6 +122,103 @@ float Dot(int64_t n, const float* a, const float* b) {
   return Join(sum);
 }
 
+// --- Exact sums. A float times 2^scale becomes the nearest integer, ties to even.
+
+constexpr int64_t kFixedBlock = 1024;  // elements whose greatest magnitude is found first
+constexpr uint32_t kMagnitudeMask = 0x7fffffff;
+constexpr uint32_t kLeastNormal = 0x00800000;
+constexpr int kExponentBias = 127;
+constexpr int kMantissaBits = 23;
+// Added to a double below 2^51 in magnitude, it leaves the nearest integer in the low bits; the
+// same bits are then taken off again.
+constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52
+constexpr int kMagicBits = 51;
+
+// 2^scale; |scale| <= 1022.
+DSRUN_INLINE double PowerOfTwo(int scale) {
+  const uint64_t bits = static_cast<uint64_t>(1023 + scale) << 52;
+  double power;
+  __builtin_memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+// As the bits of a float without its sign, which grow with it: infinity and NaN are above all
+// others. Subnormal numbers count as 0, which is what the arithmetic makes of them.
+DSRUN_INLINE uint32_t MaxMagnitude(int64_t n, const float* x) {
+  int32_t max = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof(bits));
+    const auto magnitude = static_cast<int32_t>(bits & kMagnitudeMask);
+    max = magnitude > max ? magnitude : max;
+  }
+  return static_cast<uint32_t>(max) < kLeastNormal ? 0 : static_cast<uint32_t>(max);
+}
+
+DSRUN_INLINE uint64_t FixedSmall(float x, double power) {
+  const double shifted = static_cast<double>(x) * power + kMagic;
+  uint64_t bits;
+  uint64_t magic;
+  __builtin_memcpy(&bits, &shifted, sizeof(bits));
+  __builtin_memcpy(&magic, &kMagic, sizeof(magic));
+  return bits - magic;
+}
+
+// Whatever its size; beyond 2^63 and for NaN the value that the instruction gives for all of them.
+DSRUN_INLINE uint64_t FixedLarge(float x, double power) {
+  typedef double Two __attribute__((vector_size(16)));
+  const Two product = {static_cast<double>(x) * power, 0};
+  return static_cast<uint64_t>(__builtin_ia32_cvtsd2si64(product));
+}
+
+template <bool kAdd>
+DSRUN_INLINE uint32_t Fixed(int64_t n, int scale, const float* __restrict x,
+                            uint64_t* __restrict sums) {
+  const double power = PowerOfTwo(scale);
+  uint32_t greatest = 0;
+  for (int64_t begin = 0; begin < n; begin += kFixedBlock) {
+    const int64_t end = n - begin < kFixedBlock ? n : begin + kFixedBlock;
+    const uint32_t max = MaxMagnitude(end - begin, x + begin);
+    greatest = max > greatest ? max : greatest;
+    const int exponent = static_cast<int>(max >> kMantissaBits) - kExponentBias;
+    if (exponent + 1 + scale <= kMagicBits) {
+      for (int64_t i = begin; i < end; ++i) {
+        sums[i] = (kAdd ? sums[i] : 0) + FixedSmall(x[i], power);
+      }
+    } else {
+      for (int64_t i = begin; i < end; ++i) {
+        sums[i] = (kAdd ? sums[i] : 0) + FixedLarge(x[i], power);
+      }
+    }
+  }
+  return greatest;
+}
+
+uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
+  return Fixed<false>(n, scale, x, sums);
+}
+
+uint32_t AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
+  return Fixed<true>(n, scale, x, sums);
+}
+
+void AccumulateSums(int64_t n, const uint64_t* __restrict src, uint64_t* __restrict dst) {
+  for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
+}
+
+// An integer becomes a float by one rounding; what follows is exact, or too small for a normal
+// float and then 0.
+void RoundFixed(int64_t n, int scale, const uint64_t* __restrict sums, float* __restrict out) {
+  const double power = PowerOfTwo(-scale);
+  constexpr double kLeast = 0x1p-126;
+  for (int64_t i = 0; i < n; ++i) {
+    const double value =
+        static_cast<double>(static_cast<float>(static_cast<int64_t>(sums[i]))) * power;
+    const double magnitude = value < 0 ? -value : value;
+    out[i] = static_cast<float>(magnitude < kLeast ? 0.0 : value);
+  }
+}
+
 // --- Layernorm
 
 constexpr float kLayerNormEpsilon = 1e-5f;
@@ -298,6 +395,10 @@ const LoopTable DSRUN_LOOPS = {
     .adamw = AdamWLoop,
     .leaf_squares = LeafSquares,
     .dot = Dot,
+    .store_fixed = StoreFixed,
+    .accumulate_fixed = AccumulateFixed,
+    .accumulate_sums = AccumulateSums,
+    .round_fixed = RoundFixed,
     .layernorm_row = LayerNormRow,
     .layernorm_backward_row = LayerNormBackwardRow,
     .cross_entropy_row = CrossEntropyRow,

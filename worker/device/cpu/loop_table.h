@@ -25,6 +25,12 @@ struct LoopTable {
   void (*leaf_squares)(int64_t leaves, const float* x, double* squares);
   float (*dot)(int64_t n, const float* a, const float* b);
 
+  // --- Exact sums (Kernels::StoreFixed and its neighbours)
+  uint32_t (*store_fixed)(int64_t n, int scale, const float* x, uint64_t* sums);
+  uint32_t (*accumulate_fixed)(int64_t n, int scale, const float* x, uint64_t* sums);
+  void (*accumulate_sums)(int64_t n, const uint64_t* src, uint64_t* dst);  // dst += src
+  void (*round_fixed)(int64_t n, int scale, const uint64_t* sums, float* out);
+
   // --- one row
   void (*layernorm_row)(int64_t width, const float* x, const float* weight, const float* bias,
                         float* out, float* mean, float* rstd);

@@ -1,0 +1,176 @@
+// Steps whose gradients jump beyond the headroom of their sums: computed again, with the same bits
+// in every layout; and what takes precedence over that (docs/numerics.md).
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/wrappers.h"
+#include "worker/engine/model_spec_proto.h"
+#include "worker/model/init.h"
+
+namespace dsrun::worker {
+namespace {
+
+constexpr int kSteps = 4;
+constexpr int64_t kMicroBatches = 6;
+constexpr int64_t kJumping = 2 * 2 * kMicroBatches + 7;  // a sample of the third step
+
+// Hands every range of gradients to `change`, with the sample that its micro-batch begins with.
+class ChangingModel : public ModelWrapper {
+ public:
+  using Change = std::function<void(int64_t sample, Range range, float* gradients)>;
+  ChangingModel(Model& inner, Change change) : ModelWrapper(inner), change_(std::move(change)) {}
+
+  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
+    return ModelWrapper::Backward(parameters, gradients, [&](Range range) {
+      change_(sample, range, gradients);
+      return ready(range);
+    });
+  }
+
+  int64_t sample = -1;
+
+ private:
+  const Change change_;
+};
+
+// Gives every rank of a training such a model. Must outlive it.
+class Changes {
+ public:
+  explicit Changes(ChangingModel::Change change) : change_(std::move(change)) {}
+
+  void Adjust(Trainer::Setup& setup) {
+    MutexLock lock(mu_);
+    models_.push_back(std::make_unique<ChangingModel>(*setup.model, change_));
+    ChangingModel* const model = models_.back().get();
+    setup.model = model;
+    setup.sample = [model, first = setup.spec->micro_batch_size()](
+                       int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
+      if (index % first == 0) model->sample = index;
+      SampleText(index, tokens, targets);
+    };
+  }
+  HowTrained How(ReduceRoute route = {}) {
+    return {.route = route, .adjust = [this](Trainer::Setup& setup) { Adjust(setup); }};
+  }
+
+ private:
+  const ChangingModel::Change change_;
+  Mutex mu_;
+  std::vector<std::unique_ptr<ChangingModel>> models_ ABSL_GUARDED_BY(mu_);
+};
+
+void Scale(Range range, float* gradients, float factor) {
+  for (int64_t i = range.begin; i < range.end; ++i) gradients[i] *= factor;
+}
+
+bool IsOf(int64_t sample) { return sample == kJumping - 1; }  // its micro-batch begins there
+
+TEST(VoidStepTest, AJumpInOneMicroBatch_IsComputedAgain_WithTheSameBitsAtEveryWidth) {
+  const proto::TrainSpec spec = TinySpec(kMicroBatches);
+  const auto train = [&](int width) {
+    Changes changes([](int64_t sample, Range range, float* gradients) {
+      if (IsOf(sample)) Scale(range, gradients, 0x1p20f);
+    });
+    return Train(spec, width, kSteps, changes.How());
+  };
+  const TrainedState one = train(1);
+  ASSERT_EQ(one.steps.size(), static_cast<size_t>(kSteps));
+  for (int step = 0; step < kSteps; ++step) {
+    EXPECT_EQ(one.steps[static_cast<size_t>(step)].voids, step == 2 ? 1 : 0) << step;
+  }
+  for (const int width : {2, 3, 6}) EXPECT_TRUE(one.SameBits(train(width))) << "width " << width;
+  EXPECT_FALSE(one.SameBits(Train(spec, 1, kSteps)));  // it did jump
+}
+
+// The void step has left nothing behind: where the jump goes away at the second computation, only
+// the headroom stays larger for a while, which at these sizes loses no bit that a float keeps.
+TEST(VoidStepTest, NothingOfAVoidStepCounts) {
+  const proto::TrainSpec spec = TinySpec(kMicroBatches);
+  std::atomic<int> computed = 0;
+  Changes changes([&](int64_t sample, Range range, float* gradients) {
+    if (!IsOf(sample)) return;
+    if (range.begin == 0) ++computed;
+    if (computed == 0) Scale(range, gradients, 0x1p20f);
+  });
+  const TrainedState disturbed = Train(spec, 1, 3, changes.How());
+  const TrainedState plain = Train(spec, 1, 3);
+  EXPECT_EQ(computed, 2);
+  ASSERT_EQ(disturbed.steps.size(), 3u);
+  EXPECT_EQ(disturbed.steps[2].voids, 1);
+  EXPECT_EQ(disturbed.losses, plain.losses);
+  ASSERT_EQ(disturbed.parameters.size(), plain.parameters.size());
+  for (size_t i = 0; i < plain.parameters.size(); ++i) {
+    ASSERT_NEAR(disturbed.parameters[i], plain.parameters[i], 1e-6) << i;
+  }
+}
+
+// All gradients so small that the guess of a first step leaves their sums without bits.
+TEST(VoidStepTest, TinyGradientsAtTheFirstStep_AreComputedAgain) {
+  const proto::TrainSpec spec = TinySpec(kMicroBatches);
+  const auto train = [&](int width) {
+    Changes changes(
+        [](int64_t, Range range, float* gradients) { Scale(range, gradients, 0x1p-40f); });
+    return Train(spec, width, 2, changes.How());
+  };
+  const TrainedState one = train(1);
+  ASSERT_EQ(one.steps.size(), 2u);
+  EXPECT_EQ(one.steps[0].voids, 1);
+  EXPECT_EQ(one.steps[1].voids, 0);
+  EXPECT_TRUE(one.SameBits(train(3)));
+}
+
+// Runs steps until one fails, on every rank; what they say, and whether anything of it counted.
+void ExpectEnd(const proto::TrainSpec& spec, int width, Changes& changes, int64_t counted,
+               absl::StatusCode code, const std::string& says) {
+  OnRanks(spec, width, [&](Trainer::Setup& setup) {
+    changes.Adjust(setup);
+    const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+    InitParameters(FromProto(spec.model()), trainer->layout(), spec.seed(),
+                   trainer->state().parameters);
+    absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
+    while (step.ok() && step->step < kSteps) step = trainer->TrainStep(/*stop_requested=*/false);
+    EXPECT_EQ(step.status().code(), code) << step.status();
+    EXPECT_NE(step.status().message().find(says), std::string::npos) << step.status();
+    EXPECT_EQ(trainer->state().step, counted);
+  });
+}
+
+TEST(VoidStepTest, AGradientThatIsNotFinite_TakesPrecedenceOverAJump) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    Changes changes([bad](int64_t sample, Range range, float* gradients) {
+      if (sample < kJumping - 1) return;
+      Scale(range, gradients, 0x1p20f);
+      if (IsOf(sample)) gradients[range.begin] = bad;
+    });
+    ExpectEnd(TinySpec(kMicroBatches), 3, changes, 2, absl::StatusCode::kOutOfRange,
+              "a gradient of wte.weight is not");
+  }
+}
+
+// Larger at every computation: the second one had other bits than the first.
+TEST(VoidStepTest, VoidTwice_IsToldAsWhatItIs) {
+  std::atomic<float> factor = 0x1p20f;
+  Changes changes([&](int64_t sample, Range range, float* gradients) {
+    if (!IsOf(sample)) return;
+    Scale(range, gradients, factor);
+    if (range.begin == 0) factor = factor * 0x1p20f;
+  });
+  ExpectEnd(TinySpec(kMicroBatches), 3, changes, 2, absl::StatusCode::kInternal,
+            "look for failing hardware");
+}
+
+}  // namespace
+}  // namespace dsrun::worker

@@ -1,0 +1,67 @@
+// BatchSums: the sum of gradients over the batch, on one rank and over the ranks. Backward's
+// gradients go in, tensor by tensor; when all are in, a bucket at a time is reduced over the ranks,
+// and the owners get floats.
+//
+//   exact   64-bit integers (docs/numerics.md): the same bits in every layout. The greatest
+//           magnitude that went in is kept for each tensor: it says afterwards whether all fitted
+//           (gradient_exponents.h).
+//   fast    fp32, in the order in which they come: half the memory and bytes, other bits in every
+//           layout. What DeepSpeed does; here to measure against.
+//
+// The first contribution of a step is stored, the others are added.
+//
+// Threads: one thread calls StartStep, Add and magnitudes; Reduce is the communicator's owner's,
+// for ranges in which every contribution of this rank is.
+
+#ifndef DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
+#define DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/base/range.h"
+#include "common/plan/gradient_space.h"
+#include "worker/comm/core/communicator.h"
+#include "worker/comm/core/reduce_scatter.h"
+#include "worker/device/kernels.h"
+#include "worker/parallel/gradient_exponents.h"
+
+namespace dsrun::worker {
+
+class BatchSums {
+ public:
+  virtual ~BatchSums() = default;
+
+  // Nothing counts that went in before.
+  virtual void StartStep() = 0;
+  // `range` of the gradient space at `gradients`: whole tensors (padded), a use each, once an atom.
+  virtual void Add(Range range, const float* gradients) = 0;
+  // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
+  virtual std::span<const uint32_t> magnitudes() const = 0;
+
+  // Over the ranks; `result` is the base of an arena, of which the rank's own ranges are written.
+  // `kernels`: for the calling thread. Errors: the communicator's.
+  virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
+                              float* result, const std::string& what) = 0;
+};
+
+// Memory is the caller's: `sums` has layout().size() elements, `scratch` as many as
+// ReduceScratchElements says for the largest bucket. All must outlive the sums.
+struct BatchSumsSetup {
+  const GradientSpace* space;
+  Kernels* kernels;  // for the thread that calls Add
+  ReduceRoute route;
+};
+std::unique_ptr<BatchSums> ExactSums(const BatchSumsSetup& setup,
+                                     const GradientExponents& exponents, uint64_t* sums,
+                                     std::span<uint64_t> scratch);
+std::unique_ptr<BatchSums> FastSums(const BatchSumsSetup& setup, float* sums,
+                                    std::span<float> scratch);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
