@@ -42,7 +42,7 @@ CoordinatorConfig ConfigOf(int ranks, bool is_train) {
     for (int slot = 0; slot < kSlots; ++slot) made.slots.push_back(Slot(slot));
   }
   config.is_train = is_train;
-  config.canonical_blocks = ranks;
+  config.max_width = ranks;
   return config;
 }
 
