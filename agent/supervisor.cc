@@ -91,6 +91,8 @@ void Supervisor::OnCoordinatorMessage(const proto::CoordinatorMessage& message) 
 void Supervisor::OnCoordinatorGone(const std::string& why) { Enqueue(CoordinatorGone{why}); }
 
 absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
+  // Of another pid namespace; and no slot's process has such a number, started or not.
+  if (pid <= 0) return absl::PermissionDeniedError("is a process that has no number here");
   const uint32_t expected = options_.user.change ? options_.user.uid : geteuid();
   if (uid != expected) {
     return absl::PermissionDeniedError(
