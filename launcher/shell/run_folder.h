@@ -1,4 +1,5 @@
-// RunFolder: the folder in which one job leaves its traces: journal.db, logs/, report.json. Its
+// RunFolder: the folder in which one job leaves its traces: journal.db (with its lock, and a mark
+// while it is behind: journal_keeper.h), logs/, report.json. Its
 // parent gets a symbolic link `latest` to the newest.
 
 #ifndef DSRUN_LAUNCHER_SHELL_RUN_FOLDER_H_

@@ -269,18 +269,10 @@ class SlowStarter : public AgentStarter {
     MutexLock lock(mu_);
     while (started_ < nodes) changed_.Wait(mu_);
   }
-  void AwaitBusy() {
-    MutexLock lock(mu_);
-    while (at_once_ == 0) changed_.Wait(mu_);
-  }
   void LetTheFirst() {
     MutexLock lock(mu_);
     first_may_ = true;
     changed_.NotifyAll();
-  }
-  int started() {
-    MutexLock lock(mu_);
-    return started_;
   }
   int most_at_once() {
     MutexLock lock(mu_);
@@ -313,25 +305,6 @@ TEST_F(RunnerTest, ManyNodes_AreStartedAFewAtATime_AndOneThatHangsHoldsUpNoOther
   EXPECT_EQ(runner->Run().exit_code, 0);
   ranks.join();
   EXPECT_LE(starter.most_at_once(), 4);
-}
-
-TEST_F(RunnerTest, EndOfTheRunner_WaitsForTheStartUnderWay_AndNotForThoseBehindIt) {
-  MakeJob(50);
-  SlowStarter starter(agents_);
-  starter_ = &starter;
-  most_asked_at_once_ = 1;
-  std::unique_ptr<Runner> runner = MakeRunner();
-  std::thread operator_at_work([&] {
-    starter.AwaitBusy();
-    runner->Post(OperatorStop{});
-  });
-  EXPECT_EQ(runner->Run().exit_code, kExitCancelled);
-  operator_at_work.join();
-  EXPECT_EQ(starter.started(), 0);
-  std::thread end([&] { runner.reset(); });
-  starter.LetTheFirst();
-  end.join();
-  EXPECT_LE(starter.started(), 2);  // the second may have been taken up before the end began
 }
 
 TEST_F(RunnerTest, AgentCannotBeStarted_JobEndsUnreachableAndTheOthersAreEnded) {
