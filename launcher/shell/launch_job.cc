@@ -71,8 +71,8 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kAgentThreads = 16;  // keeper and agent
   constexpr int kWorkerThreads = 11;
   constexpr int kOwnDescriptors = 25;
-  // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its key,
-  // its log and what is handed down of them.
+  // Its connection and the pidfd of an agent of our own; and while one is started its pipe, its
+  // key, its log and what is handed down of them.
   constexpr int kDescriptorsPerNode = 2;
   constexpr int kDescriptorsPerStart = 6;
   constexpr int kStartsAtOnce = 64;
