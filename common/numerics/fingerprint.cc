@@ -10,6 +10,9 @@
 namespace dsrun {
 namespace {
 
+constexpr char kTree[] = "tree over ";
+constexpr char kBlocks[] = " blocks";
+
 using Text = std::string NumericsFingerprint::*;
 using Number = int64_t NumericsFingerprint::*;
 
@@ -98,8 +101,16 @@ absl::Status SetField(NumericsFingerprint& fingerprint, const std::string& key,
   return absl::OkStatus();
 }
 
+std::optional<int64_t> TreeBlocks(const NumericsFingerprint& fingerprint) {
+  std::string_view sums = fingerprint.sums;
+  if (!sums.starts_with(kTree) || !sums.ends_with(kBlocks)) return std::nullopt;
+  sums.remove_prefix(std::string_view(kTree).size());
+  sums.remove_suffix(std::string_view(kBlocks).size());
+  return ParseNumber(sums);
+}
+
 void SetTreeSums(NumericsFingerprint& fingerprint, const std::string& blocks) {
-  fingerprint.sums = absl::StrCat("tree over ", blocks, " blocks");
+  fingerprint.sums = absl::StrCat(kTree, blocks, kBlocks);
   fingerprint.micro_batches_per_atom = 1;
 }
 

@@ -62,6 +62,8 @@ absl::Status SetField(NumericsFingerprint& fingerprint, const std::string& key,
 // Until 2026-11-27 sums were a tree over so many canonical blocks of the batch, by one order of
 // fp32 additions (field "canonical_blocks"): other bits than any of today.
 void SetTreeSums(NumericsFingerprint& fingerprint, const std::string& blocks);
+// How many blocks, of such sums.
+std::optional<int64_t> TreeBlocks(const NumericsFingerprint& fingerprint);
 
 // Until 2026-11-26 a manifest had one text: "oneDNN 3.7.1 avx2; tiles 512x384 or 192; attention
 // 32x64; ftz daz; kernels v3" (the library's own name for baseline was sse41). nullopt: not

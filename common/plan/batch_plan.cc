@@ -28,7 +28,8 @@ Range BatchPlan::RankMicroBatches(int64_t rank) const {
 }
 
 int64_t AtomCount(int64_t micro_batches, int64_t micro_batches_per_atom) {
-  return (micro_batches + micro_batches_per_atom - 1) / micro_batches_per_atom;
+  return micro_batches / micro_batches_per_atom +
+         (micro_batches % micro_batches_per_atom == 0 ? 0 : 1);
 }
 
 absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t micro_batches_per_atom,
@@ -37,6 +38,11 @@ absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t micro_batches_per_
     return absl::InvalidArgumentError(absl::StrCat(
         "micro-batches (", micro_batches, "), micro-batches-per-atom (", micro_batches_per_atom,
         ") and data-parallel width (", width, ") must be at least 1"));
+  }
+  if (micro_batches_per_atom > micro_batches) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "micro-batches-per-atom is ", micro_batches_per_atom, " but the global batch has only ",
+        Counted(micro_batches, "micro-batch"), "; use at most ", micro_batches));
   }
   const int64_t atoms = AtomCount(micro_batches, micro_batches_per_atom);
   if (width <= atoms) return absl::OkStatus();

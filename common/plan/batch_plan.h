@@ -39,7 +39,8 @@ class BatchPlan {
 // Atoms of a batch: the widest that it can be computed.
 int64_t AtomCount(int64_t micro_batches, int64_t micro_batches_per_atom);
 
-// Errors: INVALID_ARGUMENT with the numbers and what would fit: width above the atoms, ...
+// Errors: INVALID_ARGUMENT with the numbers and what would fit: width above the atoms, an atom of
+// more than there are, ...
 absl::Status ValidateBatchPlan(int64_t micro_batches, int64_t micro_batches_per_atom,
                                int64_t width);
 

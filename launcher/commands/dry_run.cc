@@ -11,6 +11,7 @@
 #include "common/base/escaped.h"
 #include "common/base/units.h"
 #include "common/model_spec/model_spec.h"
+#include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
@@ -99,12 +100,14 @@ std::string Line(const std::string& name, const std::string& value) {
   return out + value + "\n";
 }
 
-// ", in 4 atoms of 2"; nothing where an atom is a micro-batch.
+// ", in 4 atoms of up to 2"; nothing where an atom is a micro-batch and sums are exact.
 std::string Atoms(const proto::TrainSpec& t) {
-  if (t.micro_batches_per_atom() <= 1) return "";
+  const std::string sums =
+      t.sums() == kSumsFastFlag ? ", fast sums: other bits at every width" : "";
+  if (t.micro_batches_per_atom() <= 1) return sums;
   const int64_t micro_batches = t.global_batch_size() / t.micro_batch_size();
-  return ", in " + Counted(AtomCount(micro_batches, t.micro_batches_per_atom()), "atom") + " of " +
-         std::to_string(t.micro_batches_per_atom());
+  return ", in " + Counted(AtomCount(micro_batches, t.micro_batches_per_atom()), "atom") +
+         " of up to " + std::to_string(t.micro_batches_per_atom()) + sums;
 }
 
 std::string TrainText(const Resolved& resolved) {

@@ -244,12 +244,15 @@ void TrainResolver::Batch() {
   if (!sizes.has_value()) return;
   int64_t resolved_per_atom = 1;
   if (loaded() != nullptr) {
-    resolved_per_atom = std::max<int64_t>(loaded()->fingerprint.micro_batches_per_atom, 1);
+    // As far as another batch, if one is asked for, allows.
+    resolved_per_atom = std::clamp<int64_t>(loaded()->fingerprint.micro_batches_per_atom, 1,
+                                            sizes->micro_batches());
   }
   resolved_per_atom = per_atom.value_or(resolved_per_atom);
   const absl::Status valid = ValidateBatchPlan(sizes->micro_batches(), resolved_per_atom, width_);
   if (!valid.ok()) {
-    Error(per_atom.has_value() ? "--micro-batches-per-atom" : "--global-batch-size",
+    const bool too_wide = width_ > sizes->micro_batches();
+    Error(resolved_per_atom > 1 && !too_wide ? "--micro-batches-per-atom" : "--global-batch-size",
           std::string(valid.message()));
     return;
   }

@@ -307,6 +307,12 @@ void GenerationRun::Tag(const std::string& manifest) {
 void GenerationRun::Report(const StepResult& result) {
   if (rank_.value() != 0) return;  // the others' beats carry their step
   if (result.tokens == 0) NoticeMaskedBatch(result.step);
+  if (result.voids > 0) {
+    Notice(/*warning=*/false,
+           absl::StrCat("step ", result.step, " was computed twice: some gradient was more than ",
+                        1 << GradientExponents::kHeadroom,
+                        " times larger than any of the steps before; nothing is lost"));
+  }
   const double seconds = absl::ToDoubleSeconds(result.duration);
   proto::WorkerMessage message;
   proto::StepDone* const done = message.mutable_step_done();

@@ -14,6 +14,7 @@
 #include "common/format/checkpoint_reader.h"
 #include "worker/checkpoint/find_checkpoint.h"
 #include "worker/checkpoint/shared_verification.h"
+#include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/model_spec_proto.h"
 #include "worker/engine/packed_status.h"
@@ -102,8 +103,12 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
       setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m, state.adam_v,
       setup.moved));
   ASSIGN_OR_RETURN(const std::vector<float> exponents, LoadSumExponents(checkpoint));
-  if (!exponents.empty()) {
+  // Fast sums do not use them, and would leave them behind as they were.
+  const bool exact = SumsOf(setup.job->train().sums()) == kExactSums;
+  if (exact && !exponents.empty()) {
     RETURN_IF_ERROR(setup.trainer->exponents().ReadFrom(exponents));
+  } else if (exact && checkpoint.manifest().facts.fingerprint.sums == kExactSums) {
+    return absl::DataLossError(absl::StrCat(kSumExponents, " is missing in ", found.manifest));
   }
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;

@@ -15,6 +15,7 @@
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/model_spec_proto.h"
+#include "worker/engine/verdict.h"
 #include "worker/engine/warm_up.h"
 #include "worker/optim/clip_factor.h"
 
@@ -238,11 +239,14 @@ absl::StatusOr<StepExchange::Sums> Trainer::ComputeStep(bool stop_requested, int
     ASSIGN_OR_RETURN(StepExchange::Sums sums, exchange_.Gather(part));
     if (exponents_.Judge(sums.magnitudes) != GradientExponents::Verdict::kVoid) return sums;
     if (++*voids > 1) {
-      return absl::InternalError(absl::StrCat(
-          "step ", state_.step + 1,
-          ": its gradients were larger at the second computation than at "
-          "the first, so the same input gave other bits; look for failing hardware on the nodes of "
-          "this job (memory errors, an unstable CPU), and go on from the last checkpoint"));
+      return WithVerdict(
+          absl::InternalError(absl::StrCat(
+              "step ", state_.step + 1,
+              ": its gradients were larger at the second computation than at "
+              "the first, so the same input gave other bits; look for failing hardware on the "
+              "nodes of "
+              "this job (memory errors, an unstable CPU), and go on from the last checkpoint")),
+          proto::Failed::kEndJob);
     }
     LOG(INFO) << "step " << state_.step + 1
               << " is void: gradients beyond the headroom of their sums; it is computed again";

@@ -74,6 +74,10 @@ TEST(ManifestTest, Fingerprint_IsOneTextAField) {
   ASSERT_TRUE(ParseManifest(WithChecksum(json)).ok());
 }
 
+TEST(ManifestTest, ReaderFromBeforeExactSums_FindsTheFieldThatItWants) {
+  EXPECT_EQ(JsonOf(Small())["batch"]["canonical_blocks"], 1);
+}
+
 TEST(ManifestTest, FingerprintOfOldManifests_IsRead) {
   auto json = JsonOf(Small());
   json["batch"]["canonical_blocks"] = 8;
@@ -110,8 +114,6 @@ TEST(ManifestTest, FingerprintThatContradictsTheBatch_IsDataLoss) {
   json["numerics_fingerprint"]["canonical_blocks"] = "4";
   EXPECT_THAT(std::string(ParseManifest(WithChecksum(json)).status().message()),
               HasSubstr("expected the batch's \"tree over 8 blocks\", got \"tree over 4 blocks\""));
-  json["numerics_fingerprint"]["canonical_blocks"] = "eight";
-  EXPECT_EQ(ParseManifest(WithChecksum(json)).status().code(), absl::StatusCode::kDataLoss);
   json["numerics_fingerprint"]["canonical_blocks"] = "8";
   json["batch"]["canonical_blocks"] = "8";
   EXPECT_EQ(ParseManifest(WithChecksum(json)).status().code(), absl::StatusCode::kDataLoss);

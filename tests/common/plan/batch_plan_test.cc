@@ -13,6 +13,7 @@ using ::testing::HasSubstr;
 TEST(BatchPlanTest, MicroBatchesArePartitionedInOrder) {
   for (const int64_t micro_batches : {1, 2, 7, 12, 33}) {
     for (const int64_t per_atom : {1, 2, 5}) {
+      if (per_atom > micro_batches) continue;
       for (int64_t width = 1; width <= AtomCount(micro_batches, per_atom); ++width) {
         const BatchPlan plan(micro_batches, per_atom, width);
         int64_t atom = 0;
@@ -43,6 +44,11 @@ TEST(ValidateBatchPlanTest, RefusalsCarryTheNumbersAndWhatWouldFit) {
   EXPECT_TRUE(ValidateBatchPlan(8, 3, 3).ok());
   EXPECT_EQ(ValidateBatchPlan(0, 1, 1).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ValidateBatchPlan(1, 0, 1).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(
+      std::string(ValidateBatchPlan(8, 9, 1).message()),
+      HasSubstr("micro-batches-per-atom is 9 but the global batch has only 8 micro-batches; "
+                "use at most 8"));
+  EXPECT_EQ(AtomCount(8, INT64_MAX), 1);
   const absl::Status wide = ValidateBatchPlan(2, 1, 5);
   EXPECT_EQ(wide.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(wide.message()),

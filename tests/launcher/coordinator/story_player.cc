@@ -76,8 +76,7 @@ MemoryInput StoryModel(int64_t blocks) {
   MemoryInput input;
   input.model = {"custom", 12, 256, 4, 16, 256};
   input.micro_batch_size = 2;
-  input.micro_batches = 2 * blocks;
-  input.micro_batches_per_atom = 2;
+  input.micro_batches = blocks;
   input.bucket_bytes = 1 << 20;
   return input;
 }

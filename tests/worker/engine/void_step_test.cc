@@ -116,6 +116,57 @@ TEST(VoidStepTest, NothingOfAVoidStepCounts) {
   }
 }
 
+// A generation that ends in the middle of the second computation has changed nothing: the next one
+// goes on from what was committed, and comes to the same bits.
+TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
+  const proto::TrainSpec spec = TinySpec(kMicroBatches);
+  const auto jump = [](int64_t sample, Range range, float* gradients) {
+    if (IsOf(sample)) Scale(range, gradients, 0x1p20f);
+  };
+  Changes whole(jump);
+  const TrainedState undisturbed = Train(spec, 1, kSteps, whole.How());
+  std::vector<float> parameters, adam_m, adam_v;
+  GradientExponents::State exponents;
+  int passes = 0;  // through the jump
+  Changes first([&](int64_t sample, Range range, float* gradients) {
+    jump(sample, range, gradients);
+    if (IsOf(sample) && range.begin == 0) ++passes;
+  });
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    first.Adjust(setup);
+    setup.cancelled = [&] { return passes == 2; };
+    const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+    ShardedState& state = trainer->state();
+    const int64_t size = trainer->layout().size();
+    InitParameters(FromProto(spec.model()), trainer->layout(), spec.seed(), state.parameters);
+    for (int step = 0; step < 2; ++step) ASSERT_TRUE(trainer->TrainStep(false).ok());
+    ASSERT_TRUE(trainer->Settle().ok());
+    exponents = trainer->exponents().state();
+    EXPECT_EQ(trainer->TrainStep(false).status().code(), absl::StatusCode::kAborted);
+    EXPECT_EQ(state.step, 2);
+    parameters.assign(state.parameters, state.parameters + size);
+    adam_m.assign(state.adam_m, state.adam_m + size);
+    adam_v.assign(state.adam_v, state.adam_v + size);
+  });
+  Changes second(jump);
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    second.Adjust(setup);
+    const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+    ShardedState& state = trainer->state();
+    std::ranges::copy(parameters, state.parameters);
+    std::ranges::copy(adam_m, state.adam_m);
+    std::ranges::copy(adam_v, state.adam_v);
+    state.step = 2;
+    state.samples = 2 * spec.global_batch_size();
+    trainer->exponents().Restore(exponents);
+    for (int step = 2; step < kSteps; ++step) ASSERT_TRUE(trainer->TrainStep(false).ok());
+    ASSERT_TRUE(trainer->Settle().ok());
+    const std::vector<float> end(state.parameters, state.parameters + trainer->layout().size());
+    EXPECT_EQ(end, undisturbed.parameters);
+    EXPECT_EQ(trainer->exponents().state(), undisturbed.exponents);
+  });
+}
+
 // All gradients so small that the guess of a first step leaves their sums without bits.
 TEST(VoidStepTest, TinyGradientsAtTheFirstStep_AreComputedAgain) {
   const proto::TrainSpec spec = TinySpec(kMicroBatches);
