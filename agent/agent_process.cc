@@ -154,6 +154,8 @@ class AgentProcess {
   void Stop() {
     door_.reset();
     agent_server_.reset();
+    // Its handlers ask the node; and the node's last door hands over to it until it is closed.
+    if (worker_server_ != nullptr) worker_server_->Shutdown();
     node_.reset();
     worker_server_.reset();
     runner_.reset();

@@ -28,6 +28,9 @@ constexpr int kProtocolVersion = 1;
 
 // From a process's first instruction to its pid in our table.
 constexpr absl::Duration kStartIsOver = absl::Seconds(5);
+// The same for a stranger at the workers' door, who may come as often as he likes and holds up all
+// others there.
+constexpr absl::Duration kDoorWaits = absl::Milliseconds(500);
 // What is less is noise of the clocks, and counts when there is more of it.
 constexpr absl::Duration kShortestSleep = absl::Milliseconds(100);
 // What the disks get for the logs before the end of the job is told.
@@ -101,20 +104,26 @@ absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
   const auto is = [&](const auto& entry) { return entry.second == pid; };
   const auto is_starting = [](const auto& entry) { return entry.second == 0; };
   MutexLock lock(mu_);
-  AwaitPids(
-      [&] { return std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting); });
+  AwaitPids(kDoorWaits, [&] {
+    return std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting);
+  });
   if (std::ranges::any_of(pids_, is)) return absl::OkStatus();
   return absl::PermissionDeniedError("is no rank of the job that runs here");
 }
 
 // A rank that calls here runs, so if it is being started, its pid is about to be told.
-void Supervisor::AwaitPids(absl::FunctionRef<bool()> missing) const {
-  const SteadyTime deadline = Clock::Real().SteadyNow() + kStartIsOver;
+void Supervisor::AwaitPids(absl::Duration limit, absl::FunctionRef<bool()> missing) const {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   while (missing()) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
     if (left <= absl::ZeroDuration()) return;
     pids_changed_.WaitFor(mu_, left);
   }
+}
+
+void Supervisor::ForgetPid(Slot slot) {
+  pids_.erase(slot);
+  pids_changed_.NotifyAll();
 }
 
 absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_t pid,
@@ -132,7 +141,7 @@ absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_
   std::shared_ptr<WorkerPeer> replaced;
   {
     MutexLock lock(mu_);
-    AwaitPids([&] {
+    AwaitPids(kStartIsOver, [&] {
       const auto own = pids_.find(slot);
       return own != pids_.end() && own->second == 0;
     });
@@ -388,7 +397,7 @@ void Supervisor::Do(const SweepOrphans& action) {
   processes_.erase(it);
   {
     MutexLock lock(mu_);
-    pids_.erase(*action.slot);
+    ForgetPid(*action.slot);
   }
   options_.sweep(tag);
 }

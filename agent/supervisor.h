@@ -182,8 +182,10 @@ class Supervisor {
              std::shared_ptr<CoordinatorPeer> coordinator);
   void Enqueue(NodeEvent event);
   void Loop();
-  // While `missing`, and not for long.
-  void AwaitPids(absl::FunctionRef<bool()> missing) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // While `missing`, for `limit` at most.
+  void AwaitPids(absl::Duration limit, absl::FunctionRef<bool()> missing) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ForgetPid(Slot slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StepAll(NodeEvent event);
   void NoteSleep();
   void OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate, int32_t pid,

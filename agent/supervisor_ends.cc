@@ -98,7 +98,7 @@ void Supervisor::Do(const LeaveBehind& action) {
   std::shared_ptr<WorkerPeer> peer;
   {
     MutexLock lock(mu_);
-    pids_.erase(action.slot);
+    ForgetPid(action.slot);
     if (const auto session = sessions_.find(action.slot); session != sessions_.end()) {
       peer = std::move(session->second.peer);
       sessions_.erase(session);

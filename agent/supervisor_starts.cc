@@ -157,7 +157,7 @@ void Supervisor::FinishStart(const Started& started) {
     LOG(ERROR) << "slot " << start.slot << ": " << started.pid.status();
     {
       MutexLock lock(mu_);
-      pids_.erase(start.slot);
+      ForgetPid(start.slot);
     }
     logs_->Finish(start.process.log_id, [](std::vector<std::string>) {});
     return StepAll(FailedStart(start.slot, started.pid.status()));
@@ -199,7 +199,7 @@ void Supervisor::LookAtStarts() {
       MutexLock lock(mu_);
       start->given_up = true;
       start->process.fate->forgotten = true;
-      pids_.erase(start->slot);
+      ForgetPid(start->slot);
     }
     logs_->Finish(start->process.log_id, [](std::vector<std::string>) {});
     const absl::Status why = absl::DeadlineExceededError(absl::StrCat(

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/base/escaped.h"
 #include "common/base/log_writer.h"
+#include "common/base/nonblocking_output.h"
 
 namespace dsrun {
 namespace {
@@ -102,6 +103,7 @@ void InitLogging(const char* program, const std::string& who) {
   writer = new LogWriter({.fd = STDERR_FILENO, .who = who});
   google::AddLogSink(new PrefixSink(who));  // lives as long as the process
   FlushBeforeFaults();
+  SetFlushBeforeLastWords([] { writer->FlushInHandler(); });
   atexit(&FlushLog);
 }
 

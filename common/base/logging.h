@@ -14,10 +14,10 @@ namespace dsrun {
 // Starts logging to standard error; every line of this process is then prefixed "[who] ". Call
 // once, first in main; it starts a thread that takes no signals.
 // A line holds up nobody, whatever standard error is and does (log_writer.h): a loop that decides
-// may log. What waits there is written before the process ends by exit(), by a fault or by a failed
-// CHECK, for 1 s at most after the last line that was taken; by a failed CHECK it ends within 2 s,
-// whatever stands in the way of its last words. On a terminal, bytes of others that would move its
-// cursor are spelt out.
+// may log. What waits there is written before the process ends by exit(), by a fault, at a limit
+// (limits.h), by an exception in a thread (thread.h) or by a failed CHECK, for 1 s at most after
+// the last line that was taken; by a failed CHECK it ends within 2 s, whatever stands in the way of
+// its last words. On a terminal, bytes of others that would move its cursor are spelt out.
 void InitLogging(const char* program, const std::string& who);
 
 // What waits is written, with the same patience, and not without an end. For those who end the

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <string>
 
@@ -15,6 +16,11 @@
 #include "common/base/waits.h"
 
 namespace dsrun {
+namespace {
+
+std::atomic<void (*)()> flush_before_last_words = nullptr;
+
+}  // namespace
 
 NonblockingOutput::NonblockingOutput(int fd) : fd_(fd) {
   struct stat info = {};
@@ -56,7 +62,10 @@ bool NonblockingOutput::AwaitRoom(absl::Duration limit) const {
   return poll(&room, 1, PollMilliseconds(limit)) != 0;
 }
 
+void SetFlushBeforeLastWords(void (*flush)()) { flush_before_last_words = flush; }
+
 void WriteLastWords(int fd, const char* bytes, size_t size) {
+  if (void (*const flush)() = flush_before_last_words) flush();
   constexpr int kLooks = 250;
   for (int look = 0; look < kLooks && size > 0; ++look) {
     pollfd room{.fd = fd, .events = POLLOUT, .revents = 0};

@@ -47,6 +47,10 @@ class NonblockingOutput {
 // they are taken within 0.25 s.
 void WriteLastWords(int fd, const char* bytes, size_t size);
 
+// What the process has said and not written yet is written by `flush` before its last words.
+// REQUIRES: async-signal-safe, takes no lock, has a bound.
+void SetFlushBeforeLastWords(void (*flush)());
+
 }  // namespace dsrun
 
 #endif  // DSRUN_COMMON_BASE_NONBLOCKING_OUTPUT_H_

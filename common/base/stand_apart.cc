@@ -61,7 +61,8 @@ void LookAtChildren(pid_t child) {
   }
 }
 
-// A terminal's key reaches the child as it reached this process; everything else is passed on.
+// A terminal's key reaches the child as it reached this process. Everything else is passed on, and
+// so is a terminal's hang-up: the kernel tells the leader of the session alone.
 [[noreturn]] void StayBehind(pid_t child, const sigset_t& all) {
   signal(SIGCHLD, SIG_DFL);
   CloseDescriptors();
@@ -69,7 +70,8 @@ void LookAtChildren(pid_t child) {
     LookAtChildren(child);
     siginfo_t info = {};
     const int got = sigwaitinfo(&all, &info);
-    if (got < 0 || got == SIGCHLD || info.si_code == SI_KERNEL) continue;
+    if (got < 0 || got == SIGCHLD) continue;
+    if (info.si_code == SI_KERNEL && got != SIGHUP) continue;
     kill(child, got);
   }
 }

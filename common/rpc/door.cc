@@ -154,8 +154,14 @@ SteadyTime Door::NextDeadline() const {
 // ---- Who knocks
 
 void Door::AcceptAll(SteadyTime now) {
-  for (int i = 0; i < kAcceptsInARow && AcceptOne(now); ++i) {
+  for (int i = 0; i < kAcceptsInARow && !IsClosing() && AcceptOne(now); ++i) {
   }
+}
+
+// Whoever closes this door waits for its thread: nobody is judged any more.
+bool Door::IsClosing() const {
+  MutexLock lock(mu_);
+  return closing_;
 }
 
 bool Door::AcceptOne(SteadyTime now) {

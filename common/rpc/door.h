@@ -107,6 +107,7 @@ class Door {
   void Loop();
   SteadyTime NextDeadline() const;
   void AcceptAll(SteadyTime now);
+  bool IsClosing() const;
   // False: nothing more can be accepted now.
   bool AcceptOne(SteadyTime now);
   void DropOne(int error, SteadyTime now);

@@ -43,7 +43,9 @@ void RpcServer::Adopt(Descriptor connection) {
   grpc::AddInsecureChannelFromFd(server_.get(), connection.Release());
 }
 
-RpcServer::~RpcServer() {
+RpcServer::~RpcServer() { Shutdown(); }
+
+void RpcServer::Shutdown() {
   // Calls that are closing get this long to send what is queued; the others are cancelled then.
   server_->Shutdown(std::chrono::system_clock::now() + kFarewell);
   server_->Wait();

@@ -27,6 +27,10 @@ class RpcServer {
   // Serves one connected socket that does not block, for as long as it lives.
   void Adopt(Descriptor connection);
 
+  // Cancels calls that are still open and waits for their handlers. What is adopted from now on is
+  // closed at once.
+  void Shutdown();
+
  private:
   explicit RpcServer(std::unique_ptr<grpc::Server> server);
 

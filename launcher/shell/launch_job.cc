@@ -71,6 +71,7 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 14;    // beside main, signals and the console
   constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
+  constexpr int kAskPools = 2;       // of starts and of ends
   constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 12;
@@ -81,8 +82,9 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kDescriptorsPerStart = 6;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   const int asked_at_once = std::min(kAskedAtOnce, job.nodes_size());
-  LimitNeeds needs{
-      .threads = kOwnThreads + asked_at_once, .descriptors = kOwnDescriptors, .what = "this job"};
+  LimitNeeds needs{.threads = kOwnThreads + kAskPools * asked_at_once,
+                   .descriptors = kOwnDescriptors,
+                   .what = "this job"};
   needs.descriptors += kDescriptorsPerStart * asked_at_once;
   for (const proto::NodeSpec& node : job.nodes()) {
     needs.descriptors += kDescriptorsPerNode;

@@ -131,6 +131,8 @@ std::string EndInWords(const ProcessEnd& end) {
   return end.exit_code == 0 ? "" : absl::StrCat("it exited with code ", end.exit_code);
 }
 
+absl::Status Unwanted() { return absl::CancelledError("the job is ending"); }
+
 std::string Describe(const ProcessEnd& end) {
   if (end.term_signal != 0) return absl::StrCat("was killed by signal ", end.term_signal);
   return absl::StrCat("exited with code ", end.exit_code);
@@ -244,16 +246,31 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& socket
   spec.stdout_fd = log.get();
   spec.stderr_fd = log.get();
   spec.fds = {{key.get(), kChildKeyFd}, {ready_fd, kChildReadyFd}};
+  spec.still_wanted = [this, id] { return IsWanted(id); };
 
-  // Spawned under the lock: its end may be told before Spawn returns, and End must find the pid.
-  MutexLock lock(mu_);
-  if (closing_ || unwanted_.contains(id)) return absl::CancelledError("the job is ending");
-  ASSIGN_OR_RETURN(
-      const int32_t pid,
-      runner_->Spawn(spec, [this, id](int32_t, const ProcessEnd& end) { OnEnd(id, end); }));
-  pids_[id] = pid;
-  return pid;
+  // No lock is held: exec may wait for a file server, and End must not wait with it.
+  if (!IsWanted(id)) return Unwanted();
+  ASSIGN_OR_RETURN(const int32_t pid,
+                   runner_->Spawn(spec, [this, id](int32_t ended, const ProcessEnd& end) {
+                     OnEnd(id, ended, end);
+                   }));
+  bool wanted = false;
+  {
+    MutexLock lock(mu_);
+    if (ended_early_.erase(pid) == 0) pids_[id] = pid;
+    wanted = IsWantedLocked(id);
+  }
+  if (wanted) return pid;
+  runner_->StopGroups({pid}, kStartGrace);  // End came before its pid was known
+  return Unwanted();
 }
+
+bool LocalStarter::IsWanted(NodeId id) const {
+  MutexLock lock(mu_);
+  return IsWantedLocked(id);
+}
+
+bool LocalStarter::IsWantedLocked(NodeId id) const { return !closing_ && !unwanted_.contains(id); }
 
 absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + options_.ready_timeout;
@@ -279,21 +296,24 @@ absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
     return absl::InternalError(absl::StrCat("expected 0, for it listens on no port, got \"", line,
                                             "\"; are dsrun and dsagent of one build?"));
   }
-  MutexLock lock(mu_);
-  if (closing_ || unwanted_.contains(id)) return absl::CancelledError("the job is ending");
-  const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
-  while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
-    changed_.WaitFor(mu_, kEndPatience);
+  std::string how = "closed its ready pipe";
+  {
+    MutexLock lock(mu_);
+    if (!IsWantedLocked(id)) return Unwanted();
+    const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
+    while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
+      changed_.WaitFor(mu_, kEndPatience);
+    }
+    if (ended_.contains(id)) how = Describe(ended_[id]);
   }
-  const std::string how = ended_.contains(id) ? Describe(ended_[id]) : "closed its ready pipe";
   return absl::UnavailableError(absl::StrCat("expected it to listen, but it ", how,
                                              "; its own log says (", LogPath(id), "):\n",
                                              LastLines(LogPath(id), 5)));
 }
 
-void LocalStarter::OnEnd(NodeId id, const ProcessEnd& end) {
+void LocalStarter::OnEnd(NodeId id, int32_t pid, const ProcessEnd& end) {
   MutexLock lock(mu_);
-  pids_.erase(id);
+  if (pids_.erase(id) == 0) ended_early_.insert(pid);
   ended_[id] = end;
   changed_.NotifyAll();
 }
@@ -344,19 +364,23 @@ void LocalStarter::AwaitEnds(absl::Duration limit) {
 
 std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
-  MutexLock lock(mu_);
-  while (pids_.contains(id) && !ended_.contains(id)) {
-    const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return "";
-    changed_.WaitFor(mu_, left);
+  ProcessEnd end;
+  {
+    MutexLock lock(mu_);
+    while (pids_.contains(id) && !ended_.contains(id)) {
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      if (left <= absl::ZeroDuration()) return "";
+      changed_.WaitFor(mu_, left);
+    }
+    const auto found = ended_.find(id);
+    if (found == ended_.end()) return "";
+    end = found->second;
   }
-  const auto found = ended_.find(id);
-  if (found == ended_.end()) return "";
-  if (found->second.exit_code == kExitLimit) {
+  if (end.exit_code == kExitLimit) {
     return absl::StrCat("it met a limit of its system; its log ends with:\n",
                         LastLines(LogPath(id), 1));
   }
-  return EndInWords(found->second);
+  return EndInWords(end);
 }
 
 // An agent whose keeper was killed ends its ranks and itself, and removes its sockets: it must not

@@ -64,7 +64,10 @@ class LocalStarter : public AgentStarter {
   void RemoveSocketFolders();
   // Waits for the line that the agent writes to its ready pipe.
   absl::Status AwaitReady(NodeId id, int fd);
-  void OnEnd(NodeId id, const ProcessEnd& end);
+  // Neither End nor EndAll came.
+  bool IsWanted(NodeId id) const;
+  bool IsWantedLocked(NodeId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnEnd(NodeId id, int32_t pid, const ProcessEnd& end);
   void AwaitEnds(absl::Duration limit);
   void AwaitOrphans() const;
   std::string LogPath(NodeId id) const;
@@ -74,9 +77,12 @@ class LocalStarter : public AgentStarter {
   const std::string cluster_key_;
   const BornBefore born_before_ = BornBefore::Look();
 
+  // Never held across what a disk or file server may hold up, exec and the agents' logs: End is
+  // called by who decides.
   mutable Mutex mu_;
   CondVar changed_;
   std::map<NodeId, int32_t> pids_ ABSL_GUARDED_BY(mu_);
+  std::set<int32_t> ended_early_ ABSL_GUARDED_BY(mu_);  // before their Spawn returned
   std::map<NodeId, ProcessEnd> ended_ ABSL_GUARDED_BY(mu_);
   std::set<NodeId> unwanted_ ABSL_GUARDED_BY(mu_);  // End came
   bool closing_ ABSL_GUARDED_BY(mu_) = false;       // EndAll came

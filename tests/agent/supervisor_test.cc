@@ -5,23 +5,29 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "agent/agent_node.h"
 #include "agent/worker_command.h"
+#include "common/base/clock.h"
 #include "common/base/mutex.h"
+#include "common/base/process_runner.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_process_runner.h"
+#include "tests/support/thread_state.h"
 
 namespace dsrun::agent {
 namespace {
@@ -98,11 +104,11 @@ class SupervisorTest : public ::testing::Test {
     runner_.AddExecutable("/bin/true");  // stands for dsworker: must exist on disk
     MakeNode(/*gpus=*/0);
   }
-  void MakeNode(int gpus) {
+  void MakeNode(int gpus, ProcessRunner* runner = nullptr) {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(
-        AgentNode::Options{.runner = &runner_,
+        AgentNode::Options{.runner = runner == nullptr ? &runner_ : runner,
                            .clock = &clock_,
                            .incarnation = Incarnation(7),
                            .inventory = inventory,
@@ -423,6 +429,74 @@ TEST_F(SupervisorTest, SpawnFailure_IsReportedWithTheReason) {
   ASSERT_TRUE(exited.has_value());
   EXPECT_EQ(exited->exit_code(), 127);
   EXPECT_THAT(exited->reason(), HasSubstr("no such dsworker"));
+}
+
+// A runner whose Spawn hangs until it is told to fail.
+class HangingRunner : public ProcessRunner {
+ public:
+  absl::StatusOr<int32_t> Spawn(const ProcessSpec&, OnEnd) override {
+    MutexLock lock(mu_);
+    hangs_ = true;
+    changed_.NotifyAll();
+    while (!fails_) changed_.Wait(mu_);
+    return absl::NotFoundError("no such dsworker");
+  }
+  void SignalGroup(int32_t, int) override {}
+  void StopGroups(const std::vector<int32_t>&, absl::Duration) override {}
+  std::vector<int32_t> Alive() const override { return {}; }
+
+  void AwaitSpawn() {
+    MutexLock lock(mu_);
+    while (!hangs_) changed_.Wait(mu_);
+  }
+  void Fail() {
+    MutexLock lock(mu_);
+    fails_ = true;
+    changed_.NotifyAll();
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  bool hangs_ = false;
+  bool fails_ = false;
+};
+
+class HangingStartTest : public SupervisorTest {
+ protected:
+  HangingStartTest() { MakeNode(/*gpus=*/0, &hanging_); }
+  ~HangingStartTest() override {
+    hanging_.Fail();
+    supervisor_.reset();
+    node_.reset();
+  }
+
+  HangingRunner hanging_;
+};
+
+// The first is asked by the door's only thread; the second was waited for by a thread of gRPC.
+TEST_F(HangingStartTest, WhoWaitsForAPid_WaitsShortlyAtTheDoor_AndNotForWhatIsGivenUp) {
+  constexpr absl::Duration kNotTheLimit = absl::Seconds(4);
+  Start(Open(1));
+  Begin(1, 1);
+  hanging_.AwaitSpawn();
+  SteadyTime begin = Clock::Real().SteadyNow();
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(getpid(), geteuid())));
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kNotTheLimit);
+
+  std::atomic<int> tid = 0;
+  absl::Status status;
+  std::thread session([&] {
+    tid = gettid();
+    status = supervisor_->OnWorkerHello(Hello(0), getpid(), std::make_shared<FakeWorker>());
+  });
+  while (tid == 0 || !IsAsleep(tid)) sched_yield();
+  begin = Clock::Real().SteadyNow();
+  clock_.Advance(Supervisor::kStartLimit);
+  supervisor_->Tick();
+  session.join();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kNotTheLimit);
 }
 
 TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {

@@ -18,12 +18,15 @@
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
+#include "common/base/clock.h"
 #include "common/base/posix_process_runner.h"
 #include "common/base/process_tree.h"
 #include "launcher/starters/local_starter.h"
 #include "launcher/starters/running_starter.h"
+#include "tests/support/kernel_faults.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -278,6 +281,37 @@ TEST(LocalStarter, EndedBeforeStart_IsCancelled) {
   starter->End(NodeId(0), absl::ZeroDuration());
   EXPECT_EQ(starter->Start(NodeId(0), Node("127.0.0.1")).status().code(),
             absl::StatusCode::kCancelled);
+}
+
+// The binary's file server does not answer; End is called by the thread that decides.
+TEST(LocalStarter, EndOfAnAgentWhoseStartHangs_DoesNotWaitForIt) {
+  HeldProgram program("/bin/true");
+  if (!program.held()) GTEST_SKIP() << "no file can be leased here";
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(program.path());
+  absl::Status started;
+  std::thread start([&] { started = starter->Start(NodeId(0), Node("127.0.0.1")).status(); });
+  ASSERT_TRUE(program.AwaitWaiter());
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  starter->End(NodeId(0), absl::ZeroDuration());
+  EXPECT_EQ(starter->HowItEnded(NodeId(0), absl::ZeroDuration()), "");
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, absl::Seconds(10));
+  program.LetGo();
+  start.join();
+  EXPECT_TRUE(absl::IsCancelled(started)) << started;
+  EXPECT_EQ(starter->pid(NodeId(0)), 0);
+}
+
+TEST(LocalStarter, EndAllWhileAStartHangs_EndsThatStart) {
+  HeldProgram program("/bin/true");
+  if (!program.held()) GTEST_SKIP() << "no file can be leased here";
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(program.path());
+  absl::Status started;
+  std::thread start([&] { started = starter->Start(NodeId(0), Node("127.0.0.1")).status(); });
+  ASSERT_TRUE(program.AwaitWaiter());
+  starter->EndAll(absl::ZeroDuration());
+  start.join();
+  EXPECT_FALSE(started.ok());
+  EXPECT_TRUE(DescendantsOf(getpid()).empty());
 }
 
 TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {

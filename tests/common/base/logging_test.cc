@@ -11,9 +11,13 @@
 #include <unistd.h>
 
 #include <functional>
+#include <new>
+#include <stdexcept>
 #include <string>
 
 #include "common/base/clock.h"
+#include "common/base/limits.h"
+#include "common/base/thread.h"
 
 namespace dsrun {
 namespace {
@@ -158,6 +162,23 @@ TEST(Logging, WhatIsSaidBeforeAFaultOrAnEndAtOnce_IsThere) {
     const int status = process.AwaitEnd();
     EXPECT_EQ(WIFSIGNALED(status) ? WTERMSIG(status) : 0, fault);
     EXPECT_THAT(process.ReadLogUntil("last words\n"), HasSubstr("[who] last words\n"));
+  }
+}
+
+// More than the pipe holds: it is on its way while the process ends.
+TEST(Logging, WhatIsSaidBeforeAnEndAtALimitOrByAnException_IsThere) {
+  for (const bool at_limit : {true, false}) {
+    LoggingProcess process([at_limit](int, int) {
+      PrepareForLimits("test");
+      LogLines(40, std::string(200, 'x'));
+      LOG(WARNING) << "last words";
+      if (at_limit) std::get_new_handler()();
+      StartThreadOrEnd("a test", [] { throw std::runtime_error("the cause"); }).join();
+    });
+    const std::string end = at_limit ? "out of memory" : "the cause";
+    EXPECT_THAT(process.ReadLogUntil(end), HasSubstr("[who] last words\n"));
+    const int status = process.AwaitEnd();
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == kExitLimit) << status;
   }
 }
 

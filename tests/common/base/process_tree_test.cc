@@ -14,16 +14,19 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/stand_apart.h"
+#include "tests/support/terminal.h"
 
 namespace dsrun {
 namespace {
@@ -336,6 +339,35 @@ TEST_F(StandApartTest, SignalsAndEnds_ArePassedOn) {
   kill(stopped, SIGKILL);
   EXPECT_FALSE(Await(held_.from()));  // the child is gone
   waitpid(stopped, nullptr, 0);
+}
+
+// The kernel tells the leader of the session, which is the process that stays behind.
+TEST_F(StandApartTest, HangUpOfTheTerminal_ReachesTheChild) {
+  auto terminal = std::make_unique<Terminal>();
+  const pid_t program = fork();
+  ASSERT_GE(program, 0);
+  if (program == 0) {
+    const std::string path = terminal->path();
+    terminal.reset();  // or it would never hang up
+    setsid();
+    if (open(path.c_str(), O_RDWR | O_CLOEXEC) < 0) _exit(2);
+    if (fork() == 0) {  // from before
+      Close(stay_.ends[1]);
+      Stay();
+    }
+    StandApart();
+    sigset_t hang_up;
+    sigemptyset(&hang_up);
+    sigaddset(&hang_up, SIGHUP);
+    sigprocmask(SIG_BLOCK, &hang_up, nullptr);
+    Tell(ready_.to());
+    const timespec patience = {.tv_sec = 20, .tv_nsec = 0};
+    _exit(sigtimedwait(&hang_up, nullptr, &patience) == SIGHUP ? kAsExpected : 3);
+  }
+  ASSERT_TRUE(Await(ready_.from()));
+  terminal.reset();
+  EXPECT_EQ(Exit(program), kAsExpected) << "3: it heard nothing";
+  Close(stay_.ends[1]);
 }
 
 TEST_F(StandApartTest, ProcessWithoutChildren_GoesOnItself) {

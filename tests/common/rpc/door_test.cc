@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <list>
 #include <memory>
@@ -34,6 +35,7 @@
 #include "common/rpc/server_stream.h"
 #include "proto/agent_service.grpc.pb.h"
 #include "tests/support/behind_a_door.h"
+#include "tests/support/thread_state.h"
 
 namespace dsrun {
 namespace {
@@ -187,6 +189,33 @@ TEST_F(DoorTest, ConnectionThatEnds_LeavesItsPlace) {
   two.pop_front();
   EXPECT_TRUE(Eventually([&] { return served_->door().proven() == 1; }));
   EXPECT_TRUE(Dial().ok());
+}
+
+// A judge may take his time; whoever closes the door waits for one judgement at most.
+TEST_F(DoorTest, DoorThatCloses_JudgesNobodyAnyMore) {
+  std::atomic<int> judged = 0;
+  std::atomic<bool> goes_on = false;
+  Door::Options options = BehindADoor::Options();
+  options.listen = Socket();
+  options.cluster_key = "";
+  options.judge = [&](const Caller&) {
+    ++judged;
+    EXPECT_TRUE(Eventually([&] { return goes_on.load(); }));
+    return absl::PermissionDeniedError("is a stranger");
+  };
+  Open(options);
+  std::list<Descriptor> callers;
+  for (int i = 0; i < 5; ++i) callers.push_back(Connected(served_->target()));
+  ASSERT_TRUE(Eventually([&] { return judged == 1; }));
+  std::atomic<int> tid = 0;
+  std::thread closer([&] {
+    tid = gettid();
+    served_.reset();
+  });
+  EXPECT_TRUE(Eventually([&] { return tid != 0 && IsAsleep(tid); }));
+  goes_on = true;
+  closer.join();
+  EXPECT_EQ(judged, 1);
 }
 
 TEST_F(DoorTest, OtherKey_IsUnauthenticated) {
