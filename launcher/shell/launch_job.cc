@@ -69,7 +69,7 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 14;    // beside main, signals and the console
+  constexpr int kOwnThreads = 15;    // beside main, signals and the console
   constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
   constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
@@ -207,6 +207,7 @@ class Launch {
       RunnerEnded(result.exit_code);
     }
     starters.EndAll(kAgentGrace);
+    FinishMetrics();
     return result;
   }
 
@@ -368,10 +369,14 @@ class Launch {
     const auto* progress = std::get_if<Progress>(&event);
     if (progress == nullptr || metrics_ == nullptr) return;
     const absl::Status written = metrics_->Write(*progress);
+    if (!written.ok()) console_.Say(absl::StrCat("warning: ", std::string(written.message())));
+  }
+
+  void FinishMetrics() {
+    if (metrics_ == nullptr) return;
+    const absl::Status written = metrics_->Finish();
     if (written.ok()) return;
-    console_.Say(absl::StrCat("warning: metrics are not written any more: ",
-                              std::string(written.message())));
-    metrics_.reset();
+    console_.Say(absl::StrCat("warning: ", std::string(written.message())));
     metrics_lost_ = true;
   }
 

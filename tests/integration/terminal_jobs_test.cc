@@ -226,7 +226,7 @@ TEST(OutputLost, MetricsOfAJobThatWentWell_AreItsExitCode) {
   std::replace(args.begin(), args.end(), folder.path() + "/metrics", std::string("/dev/full"));
   Job job(args);
   EXPECT_EQ(job.AwaitExit(), kOutputLost) << job.Words();
-  EXPECT_THAT(job.err(), HasSubstr("warning: metrics are not written any more"));
+  EXPECT_THAT(job.err(), HasSubstr("warning: metrics are missing in /dev/full: 3 lines (cannot "));
   EXPECT_EQ(job.ReportJson()["final_step"], 3);
 }
 

@@ -2,6 +2,7 @@
 
 #include "launcher/shell/launch_job.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -162,6 +163,18 @@ TEST(LaunchJob, MetricsAndTraceOfAnEarlierJob_AreKept) {
   job.mutable_train()->set_load_dir(folder);
   EXPECT_THAT(Launch(job).text, Not(HasSubstr("/metrics: kept")));
   EXPECT_EQ(Content(folder + "/metrics"), line);
+}
+
+TEST(LaunchJob, MetricsPipeThatNobodyReads_IsBadInputAndNothingIsStarted) {
+  proto::JobSpec job = Job(NewFolder());
+  const std::string pipe = NewFolder() + "/pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0666), 0);
+  job.mutable_train()->set_metrics_path(pipe);
+  const Said said = Launch(job);
+  EXPECT_EQ(said.code, 90);
+  EXPECT_THAT(said.text, HasSubstr("metrics file " + pipe + ": expected to open it"));
+  EXPECT_THAT(said.text, HasSubstr("choose another file with --metrics; nothing was started"));
+  close(open(pipe.c_str(), O_RDONLY | O_NONBLOCK));  // the thread that was left behind ends
 }
 
 TEST(LaunchJob, MetricsFileOfAJobThatRuns_IsRefusedAndNotEmptied) {
