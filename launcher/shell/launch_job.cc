@@ -208,6 +208,10 @@ class Launch {
     }
     starters.EndAll(kAgentGrace);
     FinishMetrics();
+    if (const absl::Status removed = prepared->probe.Remove(ProbeFile::kRemoveWithin);
+        !removed.ok()) {
+      console_.Say(absl::StrCat("warning: ", std::string(removed.message())));
+    }
     return result;
   }
 
@@ -401,12 +405,8 @@ class Launch {
                           .commit_unreported = unreported,
                           .steady_now = result.steady_at_end,
                           .wall_now = result.wall_at_end};
-    const auto write = [&] {
-      return WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
-                                 ReportJson(result.report, context),
-                                 FileSystem::IfExists::kReplace);
-    };
-    const absl::Status written = write();
+    const absl::Status written =
+        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
     if (!written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
@@ -415,11 +415,13 @@ class Launch {
     const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
         console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
-    if (loss.lines == 0) return written.ok();
+    // One that the file server may still be at is not written over.
+    if (loss.lines == 0 || absl::IsDeadlineExceeded(written)) return written.ok();
     // Where the screen cannot say it: the report once more.
     context.screen_lines_lost = loss.lines;
     context.screen_lost_why = loss.why;
-    const absl::Status again = write();
+    const absl::Status again =
+        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
     LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
                                << " of the screen were lost (" << loss.why << "): " << again;
     return again.ok() && !loss.failed;
@@ -430,6 +432,7 @@ class Launch {
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
+  static constexpr absl::Duration kReportTime = absl::Seconds(2);
   static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
 
   const proto::JobSpec& job_;
