@@ -136,10 +136,11 @@ class Launch {
       : job_(job),
         options_(options),
         config_(ConfigFromJob(job)),
-        console_(job, {.progress_line = options.progress_line,
-                       .terminal = options.terminal,
-                       .quiet_ranks = options.quiet_ranks,
-                       .output = {}}) {
+        shared_console_(
+            std::make_shared<Console>(job, Console::Options{.progress_line = options.progress_line,
+                                                            .terminal = options.terminal,
+                                                            .quiet_ranks = options.quiet_ranks,
+                                                            .output = {}})) {
     if (!options.memory_check) config_.memory.reset();
   }
 
@@ -318,10 +319,12 @@ class Launch {
   // may be stuck there for good. The usual way out is the faster one as soon as nothing of the job
   // is left; if it is not, this one is taken.
   void EndAtOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
-    StartThreadOrEnd("the end", [code = exit_code_, this] {
-      born_before_.KillOurDescendants(kLastSweep);
+    // The usual way out may be through with this object while the thread is not.
+    StartThreadOrEnd("the end", [code = exit_code_, born_before = born_before_,
+                                 console = shared_console_] {
+      born_before.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
-      console_.Flush(kFlushTime);
+      console->Flush(kFlushTime);
       FlushLog();
       _exit(code);
     }).detach();
@@ -453,7 +456,8 @@ class Launch {
   Runner* runner_ ABSL_GUARDED_BY(stop_mu_) = nullptr;
   bool ended_ ABSL_GUARDED_BY(stop_mu_) = false;
 
-  Console console_;
+  const std::shared_ptr<Console> shared_console_;
+  Console& console_ = *shared_console_;
 };
 
 // What must not end or stop a job: writing to a pipe that nobody reads comes back as EPIPE, and a
