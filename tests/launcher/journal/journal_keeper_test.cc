@@ -199,7 +199,8 @@ TEST_F(JournalKeeperTest, DiskThatDoesNotAnswer_HoldsUpNobodyForLongerThanTheBou
   while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
 }
 
-// A try that is under way is not the one that is asked for: it began without the newest rows.
+// A try that is under way is not the one that is asked for: it began without the newest rows. Here
+// it fails, and the next one would come in an hour.
 TEST_F(JournalKeeperTest, UrgentCommitDuringATry_WaitsForTheNextOne) {
   options_.longest_wait = absl::Seconds(1);
   Begin();
@@ -207,13 +208,13 @@ TEST_F(JournalKeeperTest, UrgentCommitDuringATry_WaitsForTheNextOne) {
   Happen(5);
   EXPECT_FALSE(keeper_->Commit(false).ok());
   Happen(5);
-  // Goes on while the urgent commit waits; were it before, the test would only show less.
-  std::thread goes_on([this] {
-    absl::SleepFor(absl::Milliseconds(50));
-    disk_.Set(Writes::kPass);
+  // While the urgent commit waits; were it before that, the test would show less.
+  std::thread answers([this] {
+    absl::SleepFor(absl::Milliseconds(100));
+    disk_.Set(Writes::kFullOnce);
   });
   EXPECT_EQ(keeper_->Commit(true), absl::OkStatus());
-  goes_on.join();
+  answers.join();
 }
 
 TEST_F(JournalKeeperTest, TwoWriters_AreOneTooMany) {
