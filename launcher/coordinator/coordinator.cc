@@ -167,6 +167,7 @@ void Coordinator::On(const AgentGone& event) {
   switch (event.why.code()) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kResourceExhausted:
       failure.exit_code = kExitPreflight;  // it answers, and refuses

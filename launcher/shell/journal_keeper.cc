@@ -57,6 +57,8 @@ struct JournalKeeper::Shared {
   int64_t appended ABSL_GUARDED_BY(mu) = 0;       // the newest row's number
   int64_t durable ABSL_GUARDED_BY(mu) = 0;
   int64_t tries ABSL_GUARDED_BY(mu) = 0;  // that have ended
+  int64_t asked ABSL_GUARDED_BY(mu) = 0;  // the number of the last one that is urgent
+  bool trying ABSL_GUARDED_BY(mu) = false;
   bool behind ABSL_GUARDED_BY(mu) = false;
   absl::Status trouble ABSL_GUARDED_BY(mu);        // why it is behind
   bool dropped ABSL_GUARDED_BY(mu) = false;        // what is being written, if it fails
@@ -149,14 +151,18 @@ absl::Status JournalKeeper::Commit(bool urgent) {
   {
     MutexLock lock(shared.mu);
     const int64_t wanted = shared.appended;
-    const int64_t tries = shared.tries;
+    // One that is under way may have begun without what was appended last.
+    const int64_t answer = shared.tries + (urgent && shared.trying ? 2 : 1);
     const bool waits = !shared.behind || urgent;
-    if (urgent) shared.retry_at = Now();
+    if (urgent) {
+      shared.asked = answer;
+      shared.retry_at = Now();
+    }
     shared.changed.NotifyAll();
     const SteadyTime by = Now() + shared.options.longest_wait;
     while (waits && shared.durable < wanted && Now() < by) {
       // A failed try is an answer; while it is behind, that of the try which was asked for.
-      if (shared.behind && shared.tries > tries) return shared.trouble;
+      if (shared.behind && shared.tries >= answer) return shared.trouble;
       shared.changed.WaitFor(shared.mu, by - Now());
     }
     if (shared.behind) return shared.trouble;
@@ -195,6 +201,7 @@ void JournalKeeper::Write(Shared& shared) {
       }
       rows.swap(shared.pending);
       shared.dropped = false;
+      shared.trying = true;
     }
     absl::Status written = shared.journal->Write(rows);
     if (!written.ok()) {
@@ -210,6 +217,7 @@ void JournalKeeper::Write(Shared& shared) {
     {
       MutexLock lock(shared.mu);
       ++shared.tries;
+      shared.trying = false;
       if (written.ok()) {
         shared.durable = rows.back().seq;
         shared.retry_after = absl::ZeroDuration();
@@ -225,7 +233,8 @@ void JournalKeeper::Write(Shared& shared) {
       if (!written.ok()) {
         shared.retry_after = std::clamp(2 * shared.retry_after, shared.options.first_retry,
                                         shared.options.last_retry);
-        shared.retry_at = Now() + shared.retry_after;
+        const bool is_next_asked_for = shared.tries < shared.asked;
+        shared.retry_at = Now() + (is_next_asked_for ? absl::ZeroDuration() : shared.retry_after);
         shared.over = shared.stop;
       }
       shared.changed.NotifyAll();

@@ -69,7 +69,7 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
-  constexpr int kOwnThreads = 14;    // beside main, signals and the console
+  constexpr int kOwnThreads = 15;    // beside main, signals and the console
   constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
   constexpr int kAskPools = 2;       // of starts and of ends
   constexpr int kAgentThreads = 19;  // keeper and agent
@@ -138,10 +138,11 @@ class Launch {
       : job_(job),
         options_(options),
         config_(ConfigFromJob(job)),
-        console_(job, {.progress_line = options.progress_line,
-                       .terminal = options.terminal,
-                       .quiet_ranks = options.quiet_ranks,
-                       .output = {}}) {
+        shared_console_(
+            std::make_shared<Console>(job, Console::Options{.progress_line = options.progress_line,
+                                                            .terminal = options.terminal,
+                                                            .quiet_ranks = options.quiet_ranks,
+                                                            .output = {}})) {
     if (!options.memory_check) config_.memory.reset();
   }
 
@@ -209,6 +210,11 @@ class Launch {
       RunnerEnded(result.exit_code);
     }
     starters.EndAll(kAgentGrace);
+    FinishMetrics();
+    if (const absl::Status removed = prepared->probe.Remove(ProbeFile::kRemoveWithin);
+        !removed.ok()) {
+      console_.Say(absl::StrCat("warning: ", std::string(removed.message())));
+    }
     return result;
   }
 
@@ -315,10 +321,12 @@ class Launch {
   // may be stuck there for good. The usual way out is the faster one as soon as nothing of the job
   // is left; if it is not, this one is taken.
   void EndAtOnce() ABSL_EXCLUSIVE_LOCKS_REQUIRED(stop_mu_) {
-    StartThreadOrEnd("the end", [code = exit_code_, this] {
-      born_before_.KillOurDescendants(kLastSweep);
+    // The usual way out may be through with this object while the thread is not.
+    StartThreadOrEnd("the end", [code = exit_code_, born_before = born_before_,
+                                 console = shared_console_] {
+      born_before.KillOurDescendants(kLastSweep);
       poll(nullptr, 0, static_cast<int>(absl::ToInt64Milliseconds(kLastSweep)));
-      console_.Flush(kFlushTime);
+      console->Flush(kFlushTime);
       FlushLog();
       _exit(code);
     }).detach();
@@ -370,10 +378,14 @@ class Launch {
     const auto* progress = std::get_if<Progress>(&event);
     if (progress == nullptr || metrics_ == nullptr) return;
     const absl::Status written = metrics_->Write(*progress);
+    if (!written.ok()) console_.Say(absl::StrCat("warning: ", std::string(written.message())));
+  }
+
+  void FinishMetrics() {
+    if (metrics_ == nullptr) return;
+    const absl::Status written = metrics_->Finish();
     if (written.ok()) return;
-    console_.Say(absl::StrCat("warning: metrics are not written any more: ",
-                              std::string(written.message())));
-    metrics_.reset();
+    console_.Say(absl::StrCat("warning: ", std::string(written.message())));
     metrics_lost_ = true;
   }
 
@@ -398,12 +410,8 @@ class Launch {
                           .commit_unreported = unreported,
                           .steady_now = result.steady_at_end,
                           .wall_now = result.wall_at_end};
-    const auto write = [&] {
-      return WriteFileAtomically(FileSystem::Real(), folder_.report, folder_.report + ".new",
-                                 ReportJson(result.report, context),
-                                 FileSystem::IfExists::kReplace);
-    };
-    const absl::Status written = write();
+    const absl::Status written =
+        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
     if (!written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
@@ -412,11 +420,13 @@ class Launch {
     const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
         console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
-    if (loss.lines == 0) return written.ok();
+    // One that the file server may still be at is not written over.
+    if (loss.lines == 0 || absl::IsDeadlineExceeded(written)) return written.ok();
     // Where the screen cannot say it: the report once more.
     context.screen_lines_lost = loss.lines;
     context.screen_lost_why = loss.why;
-    const absl::Status again = write();
+    const absl::Status again =
+        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
     LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
                                << " of the screen were lost (" << loss.why << "): " << again;
     return again.ok() && !loss.failed;
@@ -427,6 +437,7 @@ class Launch {
   static constexpr absl::Duration kAgentGrace = absl::Seconds(10);
   static constexpr absl::Duration kLastSweep = absl::Seconds(2);
   static constexpr absl::Duration kFlushTime = absl::Milliseconds(200);
+  static constexpr absl::Duration kReportTime = absl::Seconds(2);
   static constexpr absl::Duration kLookTime = absl::Seconds(5);  // for a commit after the end
 
   const proto::JobSpec& job_;
@@ -447,7 +458,8 @@ class Launch {
   Runner* runner_ ABSL_GUARDED_BY(stop_mu_) = nullptr;
   bool ended_ ABSL_GUARDED_BY(stop_mu_) = false;
 
-  Console console_;
+  const std::shared_ptr<Console> shared_console_;
+  Console& console_ = *shared_console_;
 };
 
 // What must not end or stop a job: writing to a pipe that nobody reads comes back as EPIPE, and a

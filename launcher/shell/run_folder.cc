@@ -13,6 +13,7 @@
 #include "common/base/process_user.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/secrets.h"
+#include "launcher/shell/do_within.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -64,6 +65,16 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
   return folder;
 }
 
+absl::Status WriteReportFile(const std::string& path, const std::string& report,
+                             absl::Duration limit) {
+  const absl::Status written = DoWithin(limit, "report.json", [path, report] {
+    return WriteFileAtomically(FileSystem::Real(), path, path + ".new", report,
+                               FileSystem::IfExists::kReplace);
+  });
+  if (!absl::IsDeadlineExceeded(written)) return written;
+  return Annotate(written, absl::StrCat("write ", path));
+}
+
 absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const std::string& user) {
   RETURN_IF_ERROR(CreateFolderAndSync(fs, FolderOf(path))) << "save folder";
   if (mkdir(path.c_str(), 0777) != 0) {
@@ -96,9 +107,16 @@ ProbeFile::ProbeFile(ProbeFile&& other) noexcept
     : fs_(other.fs_), path_(std::exchange(other.path_, "")), content_(std::move(other.content_)) {}
 
 ProbeFile::~ProbeFile() {
-  if (path_.empty()) return;
-  const absl::Status status = fs_->RemoveFile(path_);
-  LOG_IF(WARNING, !status.ok()) << "the probe file stays behind: " << status;
+  const absl::Status status = Remove(kRemoveWithin);
+  LOG_IF(WARNING, !status.ok()) << status;
+}
+
+absl::Status ProbeFile::Remove(absl::Duration limit) {
+  if (path_.empty()) return absl::OkStatus();
+  const std::string path = std::exchange(path_, "");
+  return Annotate(DoWithin(limit, "the removal of the probe file",
+                           [fs = fs_, path] { return fs->RemoveFile(path); }),
+                  absl::StrCat("the probe file stays behind: ", path));
 }
 
 }  // namespace dsrun::launcher

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/file_system.h"
 
 namespace dsrun::launcher {
@@ -30,6 +31,12 @@ absl::StatusOr<RunFolder> PrepareRunFolder(FileSystem& fs, const std::string& pa
 // somebody else's and stays; a link that cannot be made is none.
 void PointLatestTo(const std::string& path);
 
+// In one step, at `path`, in the run folder; `limit` at most: where that does not answer the
+// operator gets the last screen all the same. Errors: those of WriteFileAtomically;
+// DEADLINE_EXCEEDED: it may still be written, and is not to be tried again.
+absl::Status WriteReportFile(const std::string& path, const std::string& report,
+                             absl::Duration limit);
+
 // Makes the save folder if it is missing, with what is missing above it, so that it lasts (a save
 // never makes it: common/format/save_folder.h), and then gives it to the user that the ranks run
 // as: they write into it. One that is there stays as it is. A user who is unknown here is the
@@ -38,12 +45,19 @@ absl::Status PrepareSaveFolder(FileSystem& fs, const std::string& path, const st
 
 // The file by which agents see that they share the launcher's save folder (proto/agent.proto), and
 // ranks that it is still the same one: its marker (common/format/save_folder.h). Written and synced
-// on construction, removed with this object. An empty path writes nothing.
+// on construction, removed with this object at the latest. An empty path writes nothing.
 class ProbeFile {
  public:
+  static constexpr absl::Duration kRemoveWithin = absl::Seconds(2);
+
+  // `fs` must outlive the process's end, or answer.
   static absl::StatusOr<ProbeFile> Write(FileSystem& fs, const std::string& path);
   ProbeFile(ProbeFile&& other) noexcept;
   ~ProbeFile();
+
+  // Waits for `limit` at most: a file server that hangs holds up nobody. Errors: it stays behind;
+  // those of FileSystem, and DEADLINE_EXCEEDED: it may still be removed.
+  absl::Status Remove(absl::Duration limit);
 
   const std::string& path() const { return path_; }
   const std::string& content() const { return content_; }

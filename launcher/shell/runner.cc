@@ -17,7 +17,8 @@ constexpr int kProtocolVersion = 1;
 // decoded. How it ends itself, after that, is no news.
 bool IsAgentsOwnRefusal(const absl::Status& why) {
   return absl::IsFailedPrecondition(why) || absl::IsUnauthenticated(why) ||
-         absl::IsInvalidArgument(why) || absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
+         absl::IsPermissionDenied(why) || absl::IsInvalidArgument(why) ||
+         absl::IsResourceExhausted(why) || absl::IsDataLoss(why);
 }
 
 // What is alike in the Open of all agents, as bytes that every one of them shares.

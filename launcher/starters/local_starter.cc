@@ -138,6 +138,14 @@ std::string Describe(const ProcessEnd& end) {
   return absl::StrCat("exited with code ", end.exit_code);
 }
 
+// PERMISSION_DENIED is an agent's own word, and here there is none yet.
+absl::Status NotStarted(const absl::Status& why, const proto::NodeSpec& node) {
+  const std::string text = absl::StrCat("cannot start an agent for node ", node.host(), ": ",
+                                        std::string(why.message()));
+  return absl::Status(absl::IsPermissionDenied(why) ? absl::StatusCode::kUnavailable : why.code(),
+                      text);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LocalStarter>> LocalStarter::Create(Options options) {
@@ -170,11 +178,14 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
   Fd ready(ends[0]);
   Fd write_end(ends[1]);
   RETURN_IF_ERROR(CheckIsHere(node.address())) << "node " << node.host();
-  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
-  RETURN_IF_ERROR(Spawn(id, socket_folder, write_end.get()).status())
-      << "cannot start an agent for node " << node.host();
+  const absl::StatusOr<std::string> socket_folder = MakeSocketFolder();
+  if (!socket_folder.ok()) return NotStarted(socket_folder.status(), node);
+  if (const absl::Status spawned = Spawn(id, *socket_folder, write_end.get()).status();
+      !spawned.ok()) {
+    return NotStarted(spawned, node);
+  }
   write_end.Reset();  // or the agent's end is never noticed
-  absl::StatusOr<AgentEndpoint> endpoint = Call(id, ListenTarget(socket_folder), ready.get());
+  absl::StatusOr<AgentEndpoint> endpoint = Call(id, ListenTarget(*socket_folder), ready.get());
   if (endpoint.ok()) return endpoint;
   End(id, kStartGrace);
   return Annotate(endpoint.status(), absl::StrCat("own agent for node ", node.host()));

@@ -226,8 +226,26 @@ TEST(OutputLost, MetricsOfAJobThatWentWell_AreItsExitCode) {
   std::replace(args.begin(), args.end(), folder.path() + "/metrics", std::string("/dev/full"));
   Job job(args);
   EXPECT_EQ(job.AwaitExit(), kOutputLost) << job.Words();
-  EXPECT_THAT(job.err(), HasSubstr("warning: metrics are not written any more"));
+  EXPECT_THAT(job.err(), HasSubstr("warning: metrics are missing in /dev/full: 3 lines (cannot "));
   EXPECT_EQ(job.ReportJson()["final_step"], 3);
+}
+
+TEST(OutputLost, MetricsPipeWhoseReaderHasStopped_HoldsUpNobody) {
+  const TemporaryFolder folder;
+  const std::string pipe = folder.path() + "/pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = open(pipe.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  ASSERT_GE(reader, 0);
+  const std::string page(4096, 'x');
+  while (write(reader, page.data(), page.size()) > 0) {
+  }
+  Args args = Train({"--num_gpus=1"}, folder.path(), {"--train-iters", "3"});
+  std::replace(args.begin(), args.end(), folder.path() + "/metrics", pipe);
+  Job job(args);
+  EXPECT_EQ(job.AwaitExit(), kOutputLost) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("metrics are missing in " + pipe + ": 3 lines (the file has"));
+  EXPECT_EQ(job.ReportJson()["final_step"], 3);
+  close(reader);
 }
 
 TEST(OutputLost, OfAJobThatFailed_ItsOwnCodeStays) {

@@ -2,6 +2,7 @@
 
 #include "launcher/shell/launch_job.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -10,10 +11,14 @@
 
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <thread>
 
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/file_system.h"
 #include "common/format/save_folder.h"
 #include "launcher/shell/operator_stops.h"
@@ -164,6 +169,18 @@ TEST(LaunchJob, MetricsAndTraceOfAnEarlierJob_AreKept) {
   EXPECT_EQ(Content(folder + "/metrics"), line);
 }
 
+TEST(LaunchJob, MetricsPipeThatNobodyReads_IsBadInputAndNothingIsStarted) {
+  proto::JobSpec job = Job(NewFolder());
+  const std::string pipe = NewFolder() + "/pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0666), 0);
+  job.mutable_train()->set_metrics_path(pipe);
+  const Said said = Launch(job);
+  EXPECT_EQ(said.code, 90);
+  EXPECT_THAT(said.text, HasSubstr("metrics file " + pipe + ": expected to open it"));
+  EXPECT_THAT(said.text, HasSubstr("choose another file with --metrics; nothing was started"));
+  close(open(pipe.c_str(), O_RDONLY | O_NONBLOCK));  // the thread that was left behind ends
+}
+
 TEST(LaunchJob, MetricsFileOfAJobThatRuns_IsRefusedAndNotEmptied) {
   const std::string metrics = NewFolder() + "/metrics.jsonl";
   std::ofstream(metrics) << "a line of the other job\n";
@@ -218,6 +235,39 @@ TEST(PrepareSaveFolder, NewFoldersAndTheMarker_AreSynced) {
   EXPECT_FALSE(CheckSaveFolder(counted, folder + "/a/b/save", "job").ok()) << "the job is over";
   EXPECT_FALSE(ProbeFile::Write(counted, folder + "/none/" + SaveFolderMarker("job")).ok());
   EXPECT_FALSE(std::filesystem::exists(folder + "/none"));
+}
+
+TEST(ProbeFile, SaveFolderThatDoesNotAnswer_HoldsUpItsRemovalForTheBoundOnly) {
+  const std::string marker = NewFolder() + "/" + SaveFolderMarker("job");
+  std::promise<void> answers;
+  std::promise<void> removing;
+  const int removal = 5;  // after create, append, sync, close, sync of the folder
+  StoppingFileSystem hung(FileSystem::Real(), removal, [&] {
+    removing.set_value();
+    answers.get_future().wait();
+  });
+  absl::StatusOr<ProbeFile> probe = ProbeFile::Write(hung, marker);
+  ASSERT_TRUE(probe.ok()) << probe.status();
+  const absl::Status stays = probe->Remove(absl::Milliseconds(20));
+  EXPECT_EQ(stays.code(), absl::StatusCode::kDeadlineExceeded) << stays;
+  EXPECT_THAT(std::string(stays.message()), HasSubstr(marker));
+  removing.get_future().wait();
+  answers.set_value();
+  while (std::filesystem::exists(marker)) std::this_thread::yield();
+}
+
+// A run folder that does not answer: here a pipe under the name that the report is written to
+// first, which nobody reads.
+TEST(LaunchJob, RunFolderThatDoesNotAnswer_HoldsUpTheLastScreenForTheBoundOnly) {
+  const proto::JobSpec job = Job(NewFolder());
+  const std::string pipe = job.run_dir() + "/report.json.new";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0666), 0);
+  const Said said = Launch(job);
+  EXPECT_EQ(said.code, 91);
+  EXPECT_THAT(said.text,
+              HasSubstr("warning: no report.json: write " + job.run_dir() + "/report.json"));
+  EXPECT_THAT(said.text, HasSubstr("could not be opened"));
+  close(open(pipe.c_str(), O_RDONLY | O_NONBLOCK));  // the thread that was left behind ends
 }
 
 TEST(PointLatestTo, PointsToTheNewestRun_AndLeavesAFolderOfThatNameAlone) {

@@ -413,6 +413,17 @@ TEST_F(RunnerTest, AgentThatRefuses_IsReportedInItsOwnWords) {
   EXPECT_THAT(result.report.launch_failures[0].what, HasSubstr("wrong cluster key"));
 }
 
+TEST_F(RunnerTest, AgentThatDoesNotAdmitUs_HasRefusedTheJob) {
+  MakeJob(1);
+  agents_.set_hook([&](int node, const proto::CoordinatorMessage& message) {
+    if (!message.has_open()) return false;
+    agents_.Break(node, absl::PermissionDeniedError("this process is none that it admits"));
+    return true;
+  });
+  const RunResult result = MakeRunner()->Run();
+  EXPECT_EQ(result.exit_code, kExitPreflight) << result.report.verdict;
+}
+
 TEST_F(RunnerTest, LostNode_IsFencedAndItsAgentEnded) {
   MakeJob(2);
   const std::unique_ptr<Runner> runner = MakeRunner();

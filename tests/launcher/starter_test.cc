@@ -167,6 +167,16 @@ TEST(LocalStarter, MissingBinary_IsNamed) {
   EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("/no/such/dsagent"));
 }
 
+// Nobody has refused anything: the agent was not started (docs/errors.md, exit codes).
+TEST(LocalStarter, BinaryThatMayNotBeExecuted_IsNoRefusalOfTheNode) {
+  const std::string binary = TemporaryFolder() + "/agent";
+  std::ofstream(binary) << "#!/bin/sh\n";
+  const std::unique_ptr<LocalStarter> starter = MakeLocal(binary);
+  const auto endpoint = starter->Start(NodeId(0), Node("127.0.0.1"));
+  EXPECT_EQ(endpoint.status().code(), absl::StatusCode::kUnavailable) << endpoint.status();
+  EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("may not be executed"));
+}
+
 TEST(LocalStarter, AgentThatNeverSaysThatItListens_IsGivenUpAndKilled) {
   const std::string folder = TemporaryFolder();
   const std::string script = folder + "/mute";

@@ -1,5 +1,7 @@
 #include "tests/launcher/journal/failing_sqlite.h"
 
+#include <utility>
+
 namespace dsrun::launcher {
 
 FailingSqlite& FailingSqlite::Installed() {
@@ -32,7 +34,7 @@ int FailingSqlite::Open(sqlite3_vfs* vfs, sqlite3_filename name, sqlite3_file* f
 }
 
 int FailingSqlite::Write(sqlite3_file* file, const void* bytes, int count, sqlite3_int64 offset) {
-  if (Installed().Answer() == Writes::kDiskIsFull) return SQLITE_FULL;
+  if (Installed().Answer() != Writes::kPass) return SQLITE_FULL;
   const sqlite3_io_methods* const real = reinterpret_cast<const Methods*>(file->pMethods)->real;
   return real->xWrite(file, bytes, count, offset);
 }
@@ -40,7 +42,7 @@ int FailingSqlite::Write(sqlite3_file* file, const void* bytes, int count, sqlit
 FailingSqlite::Writes FailingSqlite::Answer() {
   MutexLock lock(mu_);
   while (writes_ == Writes::kHang) changed_.Wait(mu_);
-  return writes_;
+  return writes_ == Writes::kFullOnce ? std::exchange(writes_, Writes::kPass) : writes_;
 }
 
 void FailingSqlite::Set(Writes writes) {

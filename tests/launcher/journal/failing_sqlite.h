@@ -16,7 +16,7 @@ namespace dsrun::launcher {
 
 class FailingSqlite {
  public:
-  enum class Writes { kPass, kDiskIsFull, kHang };
+  enum class Writes { kPass, kDiskIsFull, kFullOnce, kHang };  // once: then kPass
 
   // From the first call on. Before any other thread uses SQLite.
   static FailingSqlite& Installed();

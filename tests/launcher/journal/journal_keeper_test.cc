@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -196,6 +197,24 @@ TEST_F(JournalKeeperTest, DiskThatDoesNotAnswer_HoldsUpNobodyForLongerThanTheBou
   EXPECT_TRUE(IsMarked());
   disk_.Set(Writes::kPass);  // the thread that was left behind ends
   while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+}
+
+// A try that is under way is not the one that is asked for: it began without the newest rows. Here
+// it fails, and the next one would come in an hour.
+TEST_F(JournalKeeperTest, UrgentCommitDuringATry_WaitsForTheNextOne) {
+  options_.longest_wait = absl::Seconds(1);
+  Begin();
+  disk_.Set(Writes::kHang);
+  Happen(5);
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  Happen(5);
+  // While the urgent commit waits; were it before that, the test would show less.
+  std::thread answers([this] {
+    absl::SleepFor(absl::Milliseconds(100));
+    disk_.Set(Writes::kFullOnce);
+  });
+  EXPECT_EQ(keeper_->Commit(true), absl::OkStatus());
+  answers.join();
 }
 
 TEST_F(JournalKeeperTest, TwoWriters_AreOneTooMany) {
