@@ -108,7 +108,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   if (exact && !exponents.empty()) {
     RETURN_IF_ERROR(setup.trainer->exponents().ReadFrom(exponents));
   } else if (exact && checkpoint.manifest().facts.fingerprint.sums == kExactSums) {
-    return absl::DataLossError(absl::StrCat(kSumExponents, " is missing in ", found.manifest));
+    return absl::DataLossError(
+        absl::StrCat(std::string(kSumExponents), " is missing in ", found.manifest));
   }
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
