@@ -413,14 +413,17 @@ std::string StateAndParent(pid_t pid) {
   return end == std::string::npos ? "" : stat.substr(end + 2, stat.find(' ', end + 4) - end - 2);
 }
 
-// Keeper, agent and workers of the node with this address; workers first.
-std::vector<pid_t> TreeOfNode(const Job& job, const std::string& address) {
+// Keeper, agent and workers of this node, whose agent has a log of its own; workers first.
+std::vector<pid_t> TreeOfNode(const Job& job, int node) {
+  const std::string log = "/agent-" + std::to_string(node) + ".log";
   std::vector<pid_t> agents;
   std::vector<pid_t> tree;
   for (const JobProcess& process : job.Processes()) {
     if (process.role != Role::kAgent && process.role != Role::kKeeper) continue;
-    const std::string command = ReadWholeFile("/proc/" + std::to_string(process.pid) + "/cmdline");
-    if (command.find(address + ":") != std::string::npos) agents.push_back(process.pid);
+    std::error_code error;
+    const std::string written =
+        std::filesystem::read_symlink("/proc/" + std::to_string(process.pid) + "/fd/2", error);
+    if (written.ends_with(log)) agents.push_back(process.pid);
   }
   for (const pid_t worker : job.Find(Role::kWorker)) {
     const std::string parent = StateAndParent(worker).substr(2);
@@ -457,7 +460,7 @@ TEST_F(CheckpointJob, NodeFrozenWhileSaving_OvertakenAndWoken_SpoilsNothing) {
                  "--worker-silent-after", "30s"},
                 folder_.path(), Long()));
   ASSERT_TRUE(AwaitStep(job, folder_.path(), kSaveInterval / 2)) << job.Words();
-  const std::vector<pid_t> node = TreeOfNode(job, "127.0.0.1");  // with rank 0, which commits
+  const std::vector<pid_t> node = TreeOfNode(job, 0);  // with rank 0, which commits
   ASSERT_EQ(node.size(), 4u) << job.Words();
   ASSERT_TRUE(Eventually([&] { return CheckpointIsBeingWritten(save()) || job.Ended(); }));
   for (const pid_t pid : node) kill(pid, SIGSTOP);
