@@ -38,7 +38,9 @@ absl::StatusOr<std::string> ReadKey(int fd, const std::string& what) {
         ": begins with a byte order mark (the bytes EF BB BF), which some editor added; save it "
         "without one, or the other side's copy will not be the same"));
   }
-  if (key.ends_with("\n")) key.resize(key.size() - (key.ends_with("\r\n") ? 2 : 1));
+  const bool with_return = key.ends_with("\r\n");
+  if (key.ends_with('\n')) key.pop_back();
+  if (with_return) key.pop_back();
   if (key.size() < kMinKeyBytes || key.size() > kMaxKeyBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": expected ", kMinKeyBytes, " to ", kMaxKeyBytes, " bytes, got ",
