@@ -16,7 +16,7 @@
 
 #include "bench/fma_peak.h"
 #include "common/base/philox.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {

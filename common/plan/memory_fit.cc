@@ -5,7 +5,7 @@
 
 #include "common/base/counted.h"
 #include "common/base/units.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/batch_plan.h"
 
 namespace dsrun {

@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "common/base/range.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 
 namespace dsrun {
 

@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {

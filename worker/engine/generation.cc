@@ -11,7 +11,7 @@
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/tags.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/deadlines.h"

@@ -10,7 +10,7 @@
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"

@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
 #include "worker/model/model.h"

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "common/base/range.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu/thread_pool.h"
 

@@ -23,7 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/range.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 
 namespace dsrun::worker {
 

@@ -4,8 +4,8 @@
 // GPT-2 (Radford et al., 2019): learned positions, pre-layernorm blocks, tanh-GELU, tied output
 // head.
 
-#ifndef DSRUN_COMMON_MODEL_SPEC_MODEL_SPEC_H_
-#define DSRUN_COMMON_MODEL_SPEC_MODEL_SPEC_H_
+#ifndef DSRUN_COMMON_MODEL_MODEL_SPEC_H_
+#define DSRUN_COMMON_MODEL_MODEL_SPEC_H_
 
 #include <cstdint>
 #include <string>
@@ -78,4 +78,4 @@ double TrainFlops(const ModelSpec& spec, int64_t tokens);
 
 }  // namespace dsrun
 
-#endif  // DSRUN_COMMON_MODEL_SPEC_MODEL_SPEC_H_
+#endif  // DSRUN_COMMON_MODEL_MODEL_SPEC_H_

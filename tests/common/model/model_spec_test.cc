@@ -1,4 +1,4 @@
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 
 #include "gtest/gtest.h"
 

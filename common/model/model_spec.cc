@@ -1,4 +1,4 @@
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
