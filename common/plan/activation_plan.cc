@@ -1,64 +1,108 @@
 #include "common/plan/activation_plan.h"
 
-#include <string>
+#include <algorithm>
 
 namespace dsrun {
 namespace {
 
 constexpr int64_t kAlignBytes = 64;
+constexpr int64_t kFloat = 4;
 
-int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes; }
+
+const char* NameOf(PlannedActivation::Per per) {
+  switch (per) {
+    case PlannedActivation::Per::kRow:
+      return "batch x seq x ";
+    case PlannedActivation::Per::kHeadRow:
+      return "rows of logits at a time x ";
+    case PlannedActivation::Per::kThread:
+      return "threads x ";
+  }
+  return "";
+}
 
 }  // namespace
 
-int64_t LogitsStride(const ModelSpec& spec) {
-  return RoundUp(spec.vocab_size, kAlignBytes / static_cast<int64_t>(sizeof(float)));
+ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& input)
+    : input_(input), rows_(input.micro_batch_size * model.spec.seq_length) {
+  for (int64_t slot = 0; slot < input.slots; ++slot) PlaceSlot(model);
+  PlaceWorkspace(model);
 }
 
-std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_batch_size,
-                                           int64_t threads) {
-  const int64_t layers = spec.num_layers;
-  const int64_t width = spec.hidden_size;
-  const int64_t rows = micro_batch_size * spec.seq_length;
-  std::vector<PlannedBuffer> buffers;
-  const auto add = [&buffers](const std::string& group, const std::string& name, int64_t elements,
-                              const std::string& formula, int64_t bytes = sizeof(float)) {
-    const int64_t unit = kAlignBytes / bytes;
-    buffers.push_back({group + "." + name, group, RoundUp(elements, unit), bytes, formula});
-  };
-  // A layer's buffers begin on 64 bytes each.
-  const auto per_layer = [&](const std::string& name, int64_t elements,
-                             const std::string& formula) {
-    add("activations", name, layers * RoundUp(elements, 16), "layers x " + formula);
-  };
-  add("activations", "tokens", 2 * RoundUp(rows, 16), "2 x batch x seq", sizeof(int32_t));
-  add("activations", "embedded", rows * width, "batch x seq x width");
-  per_layer("ln_1_mean", rows, "batch x seq");
-  per_layer("ln_1_rstd", rows, "batch x seq");
-  per_layer("ln_1_out", rows * width, "batch x seq x width");
-  per_layer("qkv", rows * 3 * width, "batch x seq x 3 width");
-  per_layer("attention_lse", rows * spec.num_attention_heads, "batch x heads x seq");
-  per_layer("attention_out", rows * width, "batch x seq x width");
-  per_layer("residual_mid", rows * width, "batch x seq x width");
-  per_layer("ln_2_mean", rows, "batch x seq");
-  per_layer("ln_2_rstd", rows, "batch x seq");
-  per_layer("ln_2_out", rows * width, "batch x seq x width");
-  per_layer("fc_slope", rows * 4 * width, "batch x seq x 4 width");
-  per_layer("fc_gelu", rows * 4 * width, "batch x seq x 4 width");
-  per_layer("residual_out", rows * width, "batch x seq x width");
-  add("activations", "ln_f_mean", rows, "batch x seq");
-  add("activations", "ln_f_rstd", rows, "batch x seq");
-  add("activations", "ln_f_out", rows * width, "batch x seq x width");
-  add("activations", "logits", rows * LogitsStride(spec), "batch x seq x (vocab, padded to 16)");
-  add("activations", "losses", rows, "batch x seq", sizeof(double));
-  add("workspace", "dresidual", rows * width, "batch x seq x width");
-  add("workspace", "dbranch", rows * width, "batch x seq x width");
-  add("workspace", "dqkv", rows * 3 * width, "batch x seq x 3 width");
-  add("workspace", "dfc", rows * 4 * width, "batch x seq x 4 width");
-  add("workspace", "attention", threads * AttentionScratch(width / spec.num_attention_heads),
-      "threads x 2 x " + std::to_string(kAttentionQueries) + " queries x (" +
-          std::to_string(kAttentionKeys) + " keys + head size + 1)");
-  return buffers;
+int64_t ActivationPlan::Elements(const PlannedActivation& activation) const {
+  switch (activation.per) {
+    case PlannedActivation::Per::kRow:
+      return rows_ * activation.elements;
+    case PlannedActivation::Per::kHeadRow:
+      return std::min(rows_, kHeadRows) * activation.elements;
+    case PlannedActivation::Per::kThread:
+      return input_.threads * activation.elements;
+  }
+  return 0;
+}
+
+int64_t ActivationPlan::Place(int64_t bytes) {
+  const int64_t at = total_bytes_;
+  total_bytes_ += Aligned(bytes);
+  return at;
+}
+
+void ActivationPlan::PlaceSlot(const ModelPlan& model) {
+  Slot slot;
+  slot.tokens = Place(rows_ * kFloat);
+  slot.targets = Place(rows_ * kFloat);
+  AddLine("activations", "tokens", 2 * Aligned(rows_ * kFloat) / kFloat, kFloat, "2 x batch x seq");
+  for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+    const LayerPlan& plan = model.layers[layer];
+    if (layer + 1 < model.layers.size()) {
+      const int64_t bytes = rows_ * model.spec.hidden_size * kFloat;
+      slot.streams.push_back(Place(bytes));
+      AddLine("activations", "stream", Aligned(bytes) / kFloat, kFloat, "batch x seq x width");
+    }
+    std::vector<int64_t>& kept = slot.kept.emplace_back();
+    for (const PlannedActivation& activation : plan.kept) {
+      const int64_t bytes = Elements(activation) * activation.element_bytes;
+      kept.push_back(Place(bytes));
+      AddLine("activations", activation.name, Aligned(bytes) / activation.element_bytes,
+              activation.element_bytes, NameOf(activation.per) + activation.formula);
+    }
+  }
+  slots_.push_back(std::move(slot));
+}
+
+void ActivationPlan::PlaceWorkspace(const ModelPlan& model) {
+  const int64_t stream = rows_ * model.spec.hidden_size * kFloat;
+  stream_gradient_ = Place(stream);
+  AddLine("workspace", "dstream", Aligned(stream) / kFloat, kFloat, "batch x seq x width");
+  const int64_t begin = total_bytes_;
+  int64_t end = begin;
+  std::string largest;
+  for (const LayerPlan& layer : model.layers) {
+    total_bytes_ = begin;
+    std::vector<int64_t>& offsets = workspace_.emplace_back();
+    for (const PlannedActivation& activation : layer.workspace) {
+      offsets.push_back(Place(Elements(activation) * activation.element_bytes));
+    }
+    if (total_bytes_ > end) largest = layer.name;
+    end = std::max(end, total_bytes_);
+  }
+  total_bytes_ = end;
+  AddLine("workspace", "layer", (end - begin) / kFloat, kFloat,
+          "of the layer that needs most: " + largest);
+}
+
+void ActivationPlan::AddLine(const std::string& group, const std::string& name, int64_t elements,
+                             int64_t element_bytes, const std::string& formula) {
+  const std::string full = group + "." + name;
+  const auto line = std::find_if(lines_.begin(), lines_.end(),
+                                 [&](const PlannedBuffer& buffer) { return buffer.name == full; });
+  if (line == lines_.end()) {
+    lines_.push_back({full, group, elements, element_bytes, formula});
+    return;
+  }
+  line->elements += elements;
+  if (!line->formula.starts_with("layers x ")) line->formula = "layers x " + line->formula;
 }
 
 }  // namespace dsrun

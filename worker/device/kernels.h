@@ -154,6 +154,11 @@ class Kernels {
                                   const float* dlogits,  // (rows, stride)
                                   const float* x,        // (rows, width)
                                   float* dwte) = 0;      // (vocab_size, width)
+  // dwte += dlogits^T x.
+  virtual void AccumulateHeadBackwardWeight(const HeadShape& shape,
+                                            const float* dlogits,  // (rows, stride)
+                                            const float* x,        // (rows, width)
+                                            float* dwte) = 0;      // (vocab_size, width)
 
   // --- Elementwise.
 

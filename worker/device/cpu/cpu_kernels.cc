@@ -5,8 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "common/model/layer_plan.h"
 #include "common/numerics/kernels_version.h"
-#include "common/plan/activation_plan.h"
 #include "worker/device/cpu/cpu_attention.h"
 #include "worker/device/cpu/cpu_loops.h"
 
@@ -200,6 +200,12 @@ void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits,
 void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
                                     float* dwte) {
   matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
+              {x, shape.width}, dwte, shape.width);
+}
+
+void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits,
+                                              const float* x, float* dwte) {
+  matmul_.Add(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
               {x, shape.width}, dwte, shape.width);
 }
 

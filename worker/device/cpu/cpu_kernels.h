@@ -57,6 +57,8 @@ class CpuKernels final : public Kernels {
                          float* dx) override;
   void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
                           float* dwte) override;
+  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                                    float* dwte) override;
 
   void Accumulate(int64_t n, const float* src, float* dst) override;
 
