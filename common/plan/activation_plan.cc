@@ -24,84 +24,106 @@ const char* NameOf(PlannedActivation::Per per) {
 
 }  // namespace
 
+// Collects buffers, each with the place where its offset goes once all are packed.
+class ActivationPlan::Packer {
+ public:
+  void Add(int64_t bytes, Lifetime life, int64_t* offset) {
+    buffers_.push_back({.bytes = bytes, .life = life});
+    offsets_.push_back(offset);
+  }
+  int64_t Pack() {
+    const int64_t total = PackIntervals(buffers_);
+    for (size_t i = 0; i < buffers_.size(); ++i) *offsets_[i] = buffers_[i].offset;
+    return total;
+  }
+
+ private:
+  std::vector<PackedBuffer> buffers_;
+  std::vector<int64_t*> offsets_;
+};
+
 ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& input)
-    : input_(input), rows_(input.micro_batch_size * model.spec.seq_length) {
-  for (int64_t slot = 0; slot < input.slots; ++slot) PlaceSlot(model);
-  PlaceWorkspace(model);
+    : input_(input),
+      rows_(input.micro_batch_size * model.spec.seq_length),
+      last_moment_(2 * static_cast<int64_t>(model.layers.size()) - 1),
+      slots_(static_cast<size_t>(input.slots)) {
+  Packer packer;
+  for (Slot& slot : slots_) AddSlot(model, slot, packer);
+  AddWorkspace(model, packer);
+  total_bytes_ = packer.Pack();
+  int64_t kept = 0;
+  for (const PlannedBuffer& line : lines_) kept += line.bytes();
+  lines_.push_back({"workspace.layer", "workspace", (total_bytes_ - kept) / kFloat, kFloat,
+                    "what is needed beside them at the moment that needs most"});
 }
 
-int64_t ActivationPlan::Elements(const PlannedActivation& activation) const {
-  switch (activation.per) {
-    case PlannedActivation::Per::kRow:
-      return rows_ * activation.elements;
-    case PlannedActivation::Per::kHeadRow:
-      return std::min(rows_, kHeadRows) * activation.elements;
-    case PlannedActivation::Per::kThread:
-      return input_.threads * activation.elements;
-  }
-  return 0;
+int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
+  int64_t count = rows_;
+  if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
+  if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
+  return count * activation.elements * activation.element_bytes;
 }
 
-int64_t ActivationPlan::Place(int64_t bytes) {
-  const int64_t at = total_bytes_;
-  total_bytes_ += Aligned(bytes);
-  return at;
+Lifetime ActivationPlan::KeptBy(size_t layer) const {
+  if (input_.slots > 1) return {0, last_moment_};
+  return {static_cast<int64_t>(layer), last_moment_ - static_cast<int64_t>(layer)};
 }
 
-void ActivationPlan::PlaceSlot(const ModelPlan& model) {
-  Slot slot;
-  slot.tokens = Place(rows_ * kFloat);
-  slot.targets = Place(rows_ * kFloat);
-  AddLine("activations", "tokens", 2 * Aligned(rows_ * kFloat) / kFloat, kFloat, "2 x batch x seq");
-  for (size_t layer = 0; layer < model.layers.size(); ++layer) {
-    const LayerPlan& plan = model.layers[layer];
-    if (layer + 1 < model.layers.size()) {
-      const int64_t bytes = rows_ * model.spec.hidden_size * kFloat;
-      slot.streams.push_back(Place(bytes));
-      AddLine("activations", "stream", Aligned(bytes) / kFloat, kFloat, "batch x seq x width");
-    }
-    std::vector<int64_t>& kept = slot.kept.emplace_back();
-    for (const PlannedActivation& activation : plan.kept) {
-      const int64_t bytes = Elements(activation) * activation.element_bytes;
-      kept.push_back(Place(bytes));
-      AddLine("activations", activation.name, Aligned(bytes) / activation.element_bytes,
-              activation.element_bytes, NameOf(activation.per) + activation.formula);
-    }
-  }
-  slots_.push_back(std::move(slot));
-}
-
-void ActivationPlan::PlaceWorkspace(const ModelPlan& model) {
+void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer) {
+  const size_t layers = model.layers.size();
   const int64_t stream = rows_ * model.spec.hidden_size * kFloat;
-  stream_gradient_ = Place(stream);
-  AddLine("workspace", "dstream", Aligned(stream) / kFloat, kFloat, "batch x seq x width");
-  const int64_t begin = total_bytes_;
-  int64_t end = begin;
-  std::string largest;
-  for (const LayerPlan& layer : model.layers) {
-    total_bytes_ = begin;
-    std::vector<int64_t>& offsets = workspace_.emplace_back();
-    for (const PlannedActivation& activation : layer.workspace) {
-      offsets.push_back(Place(Elements(activation) * activation.element_bytes));
-    }
-    if (total_bytes_ > end) largest = layer.name;
-    end = std::max(end, total_bytes_);
+  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.tokens);
+  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
+  AddLine("tokens", 2 * Aligned(rows_ * kFloat), kFloat, "2 x batch x seq");
+  slot.streams.resize(layers - 1);
+  for (size_t layer = 0; layer + 1 < layers; ++layer) {
+    // Of use to the layer behind it in both passes.
+    const Lifetime reader = KeptBy(layer + 1);
+    packer.Add(stream, {std::min(KeptBy(layer).first, reader.first), reader.last},
+               &slot.streams[layer]);
+    AddLine("stream", Aligned(stream), kFloat, "batch x seq x width");
   }
-  total_bytes_ = end;
-  AddLine("workspace", "layer", (end - begin) / kFloat, kFloat,
-          "of the layer that needs most: " + largest);
+  slot.kept.resize(layers);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const std::vector<PlannedActivation>& kept = model.layers[layer].kept;
+    slot.kept[layer].resize(kept.size());
+    for (size_t i = 0; i < kept.size(); ++i) {
+      packer.Add(Bytes(kept[i]), KeptBy(layer), &slot.kept[layer][i]);
+      AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].element_bytes,
+              NameOf(kept[i].per) + kept[i].formula);
+    }
+  }
 }
 
-void ActivationPlan::AddLine(const std::string& group, const std::string& name, int64_t elements,
-                             int64_t element_bytes, const std::string& formula) {
-  const std::string full = group + "." + name;
+void ActivationPlan::AddWorkspace(const ModelPlan& model, Packer& packer) {
+  const size_t layers = model.layers.size();
+  packer.Add(rows_ * model.spec.hidden_size * kFloat, {static_cast<int64_t>(layers), last_moment_},
+             &stream_gradient_);
+  forward_.resize(layers);
+  backward_.resize(layers);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const std::vector<PlannedActivation>& workspace = model.layers[layer].workspace;
+    const auto forward = static_cast<int64_t>(layer);
+    const int64_t backward = last_moment_ - forward;
+    forward_[layer].resize(workspace.size());
+    backward_[layer].resize(workspace.size());
+    for (size_t i = 0; i < workspace.size(); ++i) {
+      packer.Add(Bytes(workspace[i]), {forward, forward}, &forward_[layer][i]);
+      packer.Add(Bytes(workspace[i]), {backward, backward}, &backward_[layer][i]);
+    }
+  }
+}
+
+void ActivationPlan::AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
+                             const std::string& formula) {
+  const std::string full = "activations." + name;
   const auto line = std::find_if(lines_.begin(), lines_.end(),
                                  [&](const PlannedBuffer& buffer) { return buffer.name == full; });
   if (line == lines_.end()) {
-    lines_.push_back({full, group, elements, element_bytes, formula});
+    lines_.push_back({full, "activations", bytes / element_bytes, element_bytes, formula});
     return;
   }
-  line->elements += elements;
+  line->elements += bytes / element_bytes;
   if (!line->formula.starts_with("layers x ")) line->formula = "layers x " + line->formula;
 }
 

@@ -5,7 +5,8 @@
 //   A slot holds what one micro-batch in flight keeps from forward to backward: tokens, targets,
 //   the stream between layers, what the layers keep. A pipeline has several in flight, everybody
 //   else one.
-//   Workspace is shared: only one layer computes at a time, so all of them use the same bytes.
+//   Workspace is needed while its layer computes, so it shares bytes with that of other layers and
+//   with what is kept earlier or later (interval_packing.h).
 //
 // Offsets are bytes from the start of the arena. Each buffer begins on 64 bytes.
 
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "common/model/model_plan.h"
+#include "common/plan/interval_packing.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {
@@ -41,8 +43,9 @@ class ActivationPlan {
   ActivationPlan(const ModelPlan& model, const ActivationInput& input);
 
   const Slot& slot(size_t index) const { return slots_[index]; }
-  // By the kind's Work.
-  const std::vector<int64_t>& workspace(size_t layer) const { return workspace_[layer]; }
+  // By the kind's Work: in the layer's forward and in its backward.
+  const std::vector<int64_t>& forward_workspace(size_t layer) const { return forward_[layer]; }
+  const std::vector<int64_t>& backward_workspace(size_t layer) const { return backward_[layer]; }
   // The gradient of the stream, (rows, width): backward carries it from layer to layer.
   int64_t stream_gradient() const { return stream_gradient_; }
   int64_t total_bytes() const { return total_bytes_; }
@@ -51,18 +54,23 @@ class ActivationPlan {
   const std::vector<PlannedBuffer>& lines() const { return lines_; }
 
  private:
-  int64_t Elements(const PlannedActivation& activation) const;
-  // The offset of a new buffer.
-  int64_t Place(int64_t bytes);
-  void PlaceSlot(const ModelPlan& model);
-  void PlaceWorkspace(const ModelPlan& model);
-  void AddLine(const std::string& group, const std::string& name, int64_t elements,
-               int64_t element_bytes, const std::string& formula);
+  class Packer;
+  int64_t Bytes(const PlannedActivation& activation) const;
+  // Of one micro-batch in flight: alive from the layer's forward to its backward; with others
+  // beside it, whose passes come in between, always.
+  Lifetime KeptBy(size_t layer) const;
+  void AddSlot(const ModelPlan& model, Slot& slot, Packer& packer);
+  void AddWorkspace(const ModelPlan& model, Packer& packer);
+  void AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
+               const std::string& formula);
 
   const ActivationInput input_;
   const int64_t rows_;  // of one micro-batch
+  // A moment is a layer's pass: forward from 0 up, then backward from there.
+  const int64_t last_moment_;
   std::vector<Slot> slots_;
-  std::vector<std::vector<int64_t>> workspace_;
+  std::vector<std::vector<int64_t>> forward_;  // by layer
+  std::vector<std::vector<int64_t>> backward_;
   int64_t stream_gradient_ = 0;
   int64_t total_bytes_ = 0;
   std::vector<PlannedBuffer> lines_;

@@ -30,7 +30,8 @@ class LayeredModel final : public Model {
     dstream_ = At<float>(activations_.stream_gradient());
     for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
     for (size_t layer = 0; layer < plan_.layers.size(); ++layer) {
-      workspace_.push_back(AllAt(activations_.workspace(layer)));
+      forward_workspace_.push_back(AllAt(activations_.forward_workspace(layer)));
+      backward_workspace_.push_back(AllAt(activations_.backward_workspace(layer)));
     }
     return absl::OkStatus();
   }
@@ -71,7 +72,7 @@ class LayeredModel final : public Model {
 
   size_t last() const { return plan_.layers.size() - 1; }
   Layer& layer(size_t index) { return index == last() ? *head_ : *layers_[index]; }
-  // Of all sequences; parameters, gradients and loss come in afterwards.
+  // Forward, of all sequences; parameters, gradients and loss come in afterwards.
   Pass PassOf(const Slot& slot, size_t layer) const {
     return {.kernels = kernels_,
             .batch = micro_batch_size_,
@@ -81,7 +82,7 @@ class LayeredModel final : public Model {
             .parameters = {},
             .gradients = {},
             .kept = slot.kept[layer],
-            .workspace = workspace_[layer],
+            .workspace = forward_workspace_[layer],
             .loss = nullptr};
   }
   static const float* In(const Slot& slot, size_t layer) {
@@ -110,7 +111,8 @@ class LayeredModel final : public Model {
   Buffer memory_;
   std::vector<std::unique_ptr<Layer>> layers_;  // but the head
   std::unique_ptr<Head> head_;
-  std::vector<std::vector<void*>> workspace_;  // by layer
+  std::vector<std::vector<void*>> forward_workspace_;  // by layer
+  std::vector<std::vector<void*>> backward_workspace_;
   float* dstream_ = nullptr;
 };
 
@@ -142,6 +144,7 @@ absl::StatusOr<LossSum> LayeredModel::Backward(size_t slot, ParameterStore& para
   LossSum loss;
   for (size_t index = plan_.layers.size(); index-- > 0;) {
     Pass pass = PassOf(at, index);
+    pass.workspace = backward_workspace_[index];
     pass.gradients = gradients.Begin(index);
     pass.loss = &loss;
     RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
