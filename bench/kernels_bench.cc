@@ -11,18 +11,22 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "bench/fma_peak.h"
 #include "common/base/philox.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_plan.h"
+#include "common/model/presets.h"
+#include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
-#include "worker/model/gpt2_model.h"
 #include "worker/model/init.h"
+#include "worker/model/model.h"
+#include "worker/parallel/replicated_parameters.h"
 
 namespace dsrun::worker {
 namespace {
@@ -57,34 +61,53 @@ Buffer MustAllocate(CpuDevice& device, int64_t floats) {
   return std::move(buffer).value();
 }
 
+// Keeps those of the last layer alone.
+class LastGradients : public GradientSink {
+ public:
+  LastGradients(const ModelPlan& plan, const FlatLayout& layout, CpuDevice& device)
+      : space_(plan, layout), window_(MustAllocate(device, space_.largest_window())) {}
+  std::span<float* const> Begin(size_t layer) override {
+    pointers_.clear();
+    for (const GradientSpace::Place& use : space_.uses(layer)) {
+      pointers_.push_back(window_.floats() + use.offset);
+    }
+    return pointers_;
+  }
+  absl::Status End(size_t) override { return absl::OkStatus(); }
+
+ private:
+  const GradientSpace space_;
+  const Buffer window_;
+  std::vector<float*> pointers_;
+};
+
 // One training micro-batch of `spec`, forward and backward.
 void MeasureModel(const ModelSpec& spec, int64_t batch, int threads, int repetitions,
                   double fma_peak) {
   CpuDevice device;
   ThreadPool pool(threads);
   CpuKernels kernels(pool, BestIsa());
-  const FlatLayout layout(LogicalTensors(spec));
-  std::unique_ptr<Model> model = CreateGpt2Model(spec, batch, threads, kernels, device).value();
+  std::unique_ptr<Model> model =
+      CreateModel(spec, {.micro_batch_size = batch, .threads = threads}, kernels, device).value();
+  const FlatLayout layout(model->plan().tensors);
   Buffer parameters = MustAllocate(device, layout.size());
-  Buffer gradients = MustAllocate(device, model->gradient_size());
-  InitParameters(spec, layout, /*seed=*/1, parameters.floats(), &pool);
+  ReplicatedParameters store(model->plan(), layout, parameters.floats());
+  LastGradients gradients(model->plan(), layout, device);
+  InitParameters(layout, /*seed=*/1, parameters.floats(), &pool);
   const int64_t tokens = batch * spec.seq_length;
   std::vector<int32_t> text(static_cast<size_t>(tokens));
   for (size_t i = 0; i < text.size(); ++i) {
     text[i] = static_cast<int32_t>(UniformWord(1, 2, i) % static_cast<uint32_t>(spec.vocab_size));
   }
-  const RangeFn go_on = [](Range) { return absl::OkStatus(); };  // so neither pass can fail
   double forward = 1e9;
   double backward = 1e9;
   for (int i = 0; i <= repetitions; ++i) {
-    forward = std::min(
-        forward, Seconds([&] {
-          model->Forward(parameters.floats(), text.data(), text.data(), go_on).IgnoreError();
-        }));
-    backward =
-        std::min(backward, Seconds([&] {
-                   model->Backward(parameters.floats(), gradients.floats(), go_on).IgnoreError();
-                 }));
+    // Neither pass can fail here.
+    forward = std::min(forward, Seconds([&] {
+                         model->Forward(0, text.data(), text.data(), store).IgnoreError();
+                       }));
+    backward = std::min(
+        backward, Seconds([&] { model->Backward(0, store, gradients).status().IgnoreError(); }));
   }
   const double rate = TrainFlops(spec, tokens) / (forward + backward) * 1e-9;
   std::printf(

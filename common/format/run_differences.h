@@ -9,7 +9,7 @@
 
 #include "common/base/differences.h"
 #include "common/format/manifest.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/numerics/fingerprint.h"
 
 namespace dsrun {

@@ -10,8 +10,8 @@
 namespace dsrun {
 
 // Raised whenever a change to worker/device/cpu/cpu_kernels.cc, cpu_loops.cc, attention_tiles.cc,
-// cpu_attention.cc or cpu_matmul.cc alters bits.
-inline constexpr int64_t kCpuKernelsVersion = 3;
+// cpu_attention.cc, cpu_matmul.cc or worker/model/layers.cc alters bits, of any model.
+inline constexpr int64_t kCpuKernelsVersion = 4;
 
 }  // namespace dsrun
 

@@ -1,64 +1,130 @@
 #include "common/plan/activation_plan.h"
 
-#include <string>
+#include <algorithm>
 
 namespace dsrun {
 namespace {
 
 constexpr int64_t kAlignBytes = 64;
+constexpr int64_t kFloat = 4;
 
-int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes; }
+
+const char* NameOf(PlannedActivation::Per per) {
+  switch (per) {
+    case PlannedActivation::Per::kRow:
+      return "batch x seq x ";
+    case PlannedActivation::Per::kHeadRow:
+      return "rows of logits at a time x ";
+    case PlannedActivation::Per::kThread:
+      return "threads x ";
+  }
+  return "";
+}
 
 }  // namespace
 
-int64_t LogitsStride(const ModelSpec& spec) {
-  return RoundUp(spec.vocab_size, kAlignBytes / static_cast<int64_t>(sizeof(float)));
+// Collects buffers, each with the place where its offset goes once all are packed.
+class ActivationPlan::Packer {
+ public:
+  void Add(int64_t bytes, Lifetime life, int64_t* offset) {
+    buffers_.push_back({.bytes = bytes, .life = life});
+    offsets_.push_back(offset);
+  }
+  int64_t Pack() {
+    const int64_t total = PackIntervals(buffers_);
+    for (size_t i = 0; i < buffers_.size(); ++i) *offsets_[i] = buffers_[i].offset;
+    return total;
+  }
+
+ private:
+  std::vector<PackedBuffer> buffers_;
+  std::vector<int64_t*> offsets_;
+};
+
+ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& input)
+    : input_(input),
+      rows_(input.micro_batch_size * model.spec.seq_length),
+      last_moment_(2 * static_cast<int64_t>(model.layers.size()) - 1),
+      slots_(static_cast<size_t>(input.slots)) {
+  Packer packer;
+  for (Slot& slot : slots_) AddSlot(model, slot, packer);
+  AddWorkspace(model, packer);
+  total_bytes_ = packer.Pack();
+  int64_t kept = 0;
+  for (const PlannedBuffer& line : lines_) kept += line.bytes();
+  lines_.push_back({"workspace.layer", "workspace", (total_bytes_ - kept) / kFloat, kFloat,
+                    "what is needed beside them at the moment that needs most"});
 }
 
-std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_batch_size,
-                                           int64_t threads) {
-  const int64_t layers = spec.num_layers;
-  const int64_t width = spec.hidden_size;
-  const int64_t rows = micro_batch_size * spec.seq_length;
-  std::vector<PlannedBuffer> buffers;
-  const auto add = [&buffers](const std::string& group, const std::string& name, int64_t elements,
-                              const std::string& formula, int64_t bytes = sizeof(float)) {
-    const int64_t unit = kAlignBytes / bytes;
-    buffers.push_back({group + "." + name, group, RoundUp(elements, unit), bytes, formula});
-  };
-  // A layer's buffers begin on 64 bytes each.
-  const auto per_layer = [&](const std::string& name, int64_t elements,
+int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
+  int64_t count = rows_;
+  if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
+  if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
+  return count * activation.elements * activation.element_bytes;
+}
+
+Lifetime ActivationPlan::KeptBy(size_t layer) const {
+  if (input_.slots > 1) return {0, last_moment_};
+  return {static_cast<int64_t>(layer), last_moment_ - static_cast<int64_t>(layer)};
+}
+
+void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer) {
+  const size_t layers = model.layers.size();
+  const int64_t stream = rows_ * model.spec.hidden_size * kFloat;
+  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.tokens);
+  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
+  AddLine("tokens", 2 * Aligned(rows_ * kFloat), kFloat, "2 x batch x seq");
+  slot.streams.resize(layers - 1);
+  for (size_t layer = 0; layer + 1 < layers; ++layer) {
+    // Of use to the layer behind it in both passes.
+    const Lifetime reader = KeptBy(layer + 1);
+    packer.Add(stream, {std::min(KeptBy(layer).first, reader.first), reader.last},
+               &slot.streams[layer]);
+    AddLine("stream", Aligned(stream), kFloat, "batch x seq x width");
+  }
+  slot.kept.resize(layers);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const std::vector<PlannedActivation>& kept = model.layers[layer].kept;
+    slot.kept[layer].resize(kept.size());
+    for (size_t i = 0; i < kept.size(); ++i) {
+      packer.Add(Bytes(kept[i]), KeptBy(layer), &slot.kept[layer][i]);
+      AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].element_bytes,
+              NameOf(kept[i].per) + kept[i].formula);
+    }
+  }
+}
+
+void ActivationPlan::AddWorkspace(const ModelPlan& model, Packer& packer) {
+  const size_t layers = model.layers.size();
+  packer.Add(rows_ * model.spec.hidden_size * kFloat, {static_cast<int64_t>(layers), last_moment_},
+             &stream_gradient_);
+  forward_.resize(layers);
+  backward_.resize(layers);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const std::vector<PlannedActivation>& workspace = model.layers[layer].workspace;
+    const auto forward = static_cast<int64_t>(layer);
+    const int64_t backward = last_moment_ - forward;
+    forward_[layer].resize(workspace.size());
+    backward_[layer].resize(workspace.size());
+    for (size_t i = 0; i < workspace.size(); ++i) {
+      packer.Add(Bytes(workspace[i]), {forward, forward}, &forward_[layer][i]);
+      packer.Add(Bytes(workspace[i]), {backward, backward}, &backward_[layer][i]);
+    }
+  }
+}
+
+void ActivationPlan::AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
                              const std::string& formula) {
-    add("activations", name, layers * RoundUp(elements, 16), "layers x " + formula);
-  };
-  add("activations", "tokens", 2 * RoundUp(rows, 16), "2 x batch x seq", sizeof(int32_t));
-  add("activations", "embedded", rows * width, "batch x seq x width");
-  per_layer("ln_1_mean", rows, "batch x seq");
-  per_layer("ln_1_rstd", rows, "batch x seq");
-  per_layer("ln_1_out", rows * width, "batch x seq x width");
-  per_layer("qkv", rows * 3 * width, "batch x seq x 3 width");
-  per_layer("attention_lse", rows * spec.num_attention_heads, "batch x heads x seq");
-  per_layer("attention_out", rows * width, "batch x seq x width");
-  per_layer("residual_mid", rows * width, "batch x seq x width");
-  per_layer("ln_2_mean", rows, "batch x seq");
-  per_layer("ln_2_rstd", rows, "batch x seq");
-  per_layer("ln_2_out", rows * width, "batch x seq x width");
-  per_layer("fc_slope", rows * 4 * width, "batch x seq x 4 width");
-  per_layer("fc_gelu", rows * 4 * width, "batch x seq x 4 width");
-  per_layer("residual_out", rows * width, "batch x seq x width");
-  add("activations", "ln_f_mean", rows, "batch x seq");
-  add("activations", "ln_f_rstd", rows, "batch x seq");
-  add("activations", "ln_f_out", rows * width, "batch x seq x width");
-  add("activations", "logits", rows * LogitsStride(spec), "batch x seq x (vocab, padded to 16)");
-  add("activations", "losses", rows, "batch x seq", sizeof(double));
-  add("workspace", "dresidual", rows * width, "batch x seq x width");
-  add("workspace", "dbranch", rows * width, "batch x seq x width");
-  add("workspace", "dqkv", rows * 3 * width, "batch x seq x 3 width");
-  add("workspace", "dfc", rows * 4 * width, "batch x seq x 4 width");
-  add("workspace", "attention", threads * AttentionScratch(width / spec.num_attention_heads),
-      "threads x 2 x " + std::to_string(kAttentionQueries) + " queries x (" +
-          std::to_string(kAttentionKeys) + " keys + head size + 1)");
-  return buffers;
+  const std::string full = "activations." + name;
+  const auto line = std::find_if(lines_.begin(), lines_.end(),
+                                 [&](const PlannedBuffer& buffer) { return buffer.name == full; });
+  if (line == lines_.end()) {
+    lines_.push_back({full, "activations", bytes / element_bytes, element_bytes, formula});
+    return;
+  }
+  line->elements += bytes / element_bytes;
+  if (!line->formula.starts_with("layers x ")) line->formula = "layers x " + line->formula;
 }
 
 }  // namespace dsrun

@@ -1,38 +1,80 @@
-// What a model keeps while it computes: every activation and workspace buffer of one micro-batch,
-// as a list that depends on shapes alone. The model lays its arena out from this very list
-// (worker/model), and the memory plan prints it, so the two cannot disagree. Pure.
+// Where a model keeps what it computes: one arena for the activations and workspace of its layers,
+// laid out by shapes alone. The worker takes its pointers from this very plan (worker/model), and
+// the memory plan prints its lines, so the two cannot disagree. Pure.
 //
-// Each buffer's elements are rounded up to 64 bytes, so buffers laid one after the other stay
-// aligned.
+//   A slot holds what one micro-batch in flight keeps from forward to backward: tokens, targets,
+//   the stream between layers, what the layers keep. A pipeline has several in flight, everybody
+//   else one.
+//   Workspace is needed while its layer computes, so it shares bytes with that of other layers and
+//   with what is kept earlier or later (interval_packing.h).
+//
+// Offsets are bytes from the start of the arena. Each buffer begins on 64 bytes.
 
 #ifndef DSRUN_COMMON_PLAN_ACTIVATION_PLAN_H_
 #define DSRUN_COMMON_PLAN_ACTIVATION_PLAN_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_plan.h"
+#include "common/plan/interval_packing.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {
 
-// A tile of attention scores: constants of the model, never of the memory at hand
-// (docs/numerics.md, rule f).
-inline constexpr int64_t kAttentionQueries = 32;
-inline constexpr int64_t kAttentionKeys = 256;
+struct ActivationInput {
+  int64_t micro_batch_size = 1;  // sequences
+  int64_t threads = 1;
+  int64_t slots = 1;
+};
 
-// Floats that attention needs per thread: two tiles, two operands by column, and two numbers per
-// query.
-constexpr int64_t AttentionScratch(int64_t head_size) {
-  return 2 * kAttentionQueries * (kAttentionKeys + head_size + 1);
-}
+class ActivationPlan {
+ public:
+  struct Slot {
+    int64_t tokens;
+    int64_t targets;
+    std::vector<int64_t> streams;            // the output of each layer but the last
+    std::vector<std::vector<int64_t>> kept;  // by layer, by the kind's Kept
+  };
 
-// Elements from one row of logits to the next: rows begin on 64 bytes.
-int64_t LogitsStride(const ModelSpec& spec);
+  // REQUIRES: every part of `input` is at least 1.
+  ActivationPlan(const ModelPlan& model, const ActivationInput& input);
 
-// REQUIRES: spec is valid, micro_batch_size >= 1, threads >= 1.
-std::vector<PlannedBuffer> PlanActivations(const ModelSpec& spec, int64_t micro_batch_size,
-                                           int64_t threads);
+  const Slot& slot(size_t index) const { return slots_[index]; }
+  // By the kind's Work: in the layer's forward and in its backward.
+  const std::vector<int64_t>& forward_workspace(size_t layer) const { return forward_[layer]; }
+  const std::vector<int64_t>& backward_workspace(size_t layer) const { return backward_[layer]; }
+  // The gradient of the stream, (rows, width): backward carries it from layer to layer.
+  int64_t stream_gradient() const { return stream_gradient_; }
+  int64_t total_bytes() const { return total_bytes_; }
+  // For people, and for the memory plan: what adds up to total_bytes(). A line stands for the
+  // buffers of one name in all layers and slots.
+  const std::vector<PlannedBuffer>& lines() const { return lines_; }
+
+ private:
+  class Packer;
+  int64_t Bytes(const PlannedActivation& activation) const;
+  // Of one micro-batch in flight: alive from the layer's forward to its backward; with others
+  // beside it, whose passes come in between, always.
+  Lifetime KeptBy(size_t layer) const;
+  void AddSlot(const ModelPlan& model, Slot& slot, Packer& packer);
+  void AddWorkspace(const ModelPlan& model, Packer& packer);
+  void AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
+               const std::string& formula);
+
+  const ActivationInput input_;
+  const int64_t rows_;  // of one micro-batch
+  // A moment is a layer's pass: forward from 0 up, then backward from there.
+  const int64_t last_moment_;
+  std::vector<Slot> slots_;
+  std::vector<std::vector<int64_t>> forward_;  // by layer
+  std::vector<std::vector<int64_t>> backward_;
+  int64_t stream_gradient_ = 0;
+  int64_t total_bytes_ = 0;
+  std::vector<PlannedBuffer> lines_;
+};
 
 }  // namespace dsrun
 

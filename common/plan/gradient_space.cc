@@ -1,21 +1,37 @@
 #include "common/plan/gradient_space.h"
 
+#include <algorithm>
+
 namespace dsrun {
 
-GradientSpace::GradientSpace(const FlatLayout& layout)
-    : layout_(layout), tied_(layout.Find("wte.weight").padded()) {}
-
-Range GradientSpace::ArenaRange(Range range) const {
-  if (range.begin < layout_.size()) return range;
-  const int64_t shift = layout_.size() - tied_.begin;
-  return {range.begin - shift, range.end - shift};
+GradientSpace::GradientSpace(const ModelPlan& model, const FlatLayout& layout)
+    : uses_of_tensor_(layout.entries().size()) {
+  for (const LayerPlan& layer : model.layers) {
+    Window window;
+    window.begin = size_;
+    int64_t elements = 0;
+    for (const size_t tensor : layer.uses) {
+      window.uses.push_back({.tensor = tensor, .offset = elements});
+      elements += layout.entries()[tensor].padded().size();
+      ++uses_of_tensor_[tensor];
+    }
+    size_ += elements;
+    largest_window_ = std::max(largest_window_, elements);
+    windows_.push_back(std::move(window));
+  }
+  // After the first layer everything is; before it, all that it and those below it do not use.
+  int64_t used_below = 0;  // the end of what layers below use
+  for (Window& window : windows_) {
+    window.final_from = used_below;
+    for (const Place& place : window.uses) {
+      used_below = std::max(used_below, layout.entries()[place.tensor].padded().end);
+    }
+  }
 }
 
 std::vector<int64_t> GradientSpace::Contributions(int64_t atoms) const {
   std::vector<int64_t> contributions;
-  for (const FlatLayout::Entry& entry : layout_.entries()) {
-    contributions.push_back(entry.offset == tied_.begin ? 2 * atoms : atoms);
-  }
+  for (const int64_t uses : uses_of_tensor_) contributions.push_back(uses * atoms);
   return contributions;
 }
 

@@ -1,39 +1,58 @@
-// The gradient space: where backward writes the gradient of one micro-batch. Pure.
+// The gradient space: where backward writes gradients. Pure.
 //
-//   [0, P)        the gradient of parameter arena element i at i        (P = layout.size())
-//   [P, P + W)    the tied head's gradient of wte.weight element i at P + i
+// Every use of a tensor by a layer has a place of its own, of its own size up to whole leaves; the
+// uses of a layer lie next to each other, in its order: its window. Backward overwrites (Kernels'
+// rule) and works on one layer at a time, so the fresh gradient is one window, as large as the
+// largest of all layers. Where an atom is several micro-batches their sum has the whole space, one
+// window a layer.
 //
-// A tensor that is used twice has one place a use: backward overwrites (Kernels' rule), and each
-// use is a contribution of its own to the tensor's exact sum (docs/numerics.md).
+// A tensor that is used twice gets a contribution from each use (docs/numerics.md).
 
 #ifndef DSRUN_COMMON_PLAN_GRADIENT_SPACE_H_
 #define DSRUN_COMMON_PLAN_GRADIENT_SPACE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "common/base/range.h"
+#include "common/model/model_plan.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun {
 
 class GradientSpace {
  public:
-  // `layout` must outlive this. wte.weight is the layout's first tensor.
-  explicit GradientSpace(const FlatLayout& layout);
+  struct Place {
+    size_t tensor;   // entry of the layout
+    int64_t offset;  // elements, in the layer's window
+  };
 
-  int64_t size() const { return layout_.size() + tied_.size(); }
-  const FlatLayout& layout() const { return layout_; }
-  // Arena range of the tensor that is used twice.
-  Range tied() const { return tied_; }
-  // Where in the arena `range` belongs, which does not cross layout.size().
-  Range ArenaRange(Range range) const;
+  // REQUIRES: layout is that of model.tensors.
+  GradientSpace(const ModelPlan& model, const FlatLayout& layout);
+
+  size_t layers() const { return windows_.size(); }
+  // By the layer's uses.
+  const std::vector<Place>& uses(size_t layer) const { return windows_[layer].uses; }
+  // Of the layer's window in the whole space.
+  int64_t window_begin(size_t layer) const { return windows_[layer].begin; }
+  int64_t largest_window() const { return largest_window_; }  // elements
+  int64_t size() const { return size_; }                      // of the whole space
+  // From this position of the arena up no layer below `layer` uses anything: once backward has done
+  // `layer`, all of it is final.
+  int64_t FinalFrom(size_t layer) const { return windows_[layer].final_from; }
   // What the tensors get from `atoms` of a batch, in layout order: one for each use of each atom.
   std::vector<int64_t> Contributions(int64_t atoms) const;
 
  private:
-  const FlatLayout& layout_;
-  Range tied_;
+  struct Window {
+    std::vector<Place> uses;
+    int64_t begin = 0;
+    int64_t final_from = 0;
+  };
+  std::vector<Window> windows_;
+  std::vector<int64_t> uses_of_tensor_;  // in layout order
+  int64_t largest_window_ = 0;
+  int64_t size_ = 0;
 };
 
 }  // namespace dsrun

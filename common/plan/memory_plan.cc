@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/model/model_plan.h"
 #include "common/plan/activation_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
@@ -48,10 +49,12 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        layout_(LogicalTensors(input.model)),
+        model_(PlanModel(input.model)),
+        layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
-        space_(layout_),
-        activations_(PlanActivations(input.model, input.micro_batch_size, input.threads)) {}
+        space_(model_, layout_),
+        activations_(model_,
+                     {.micro_batch_size = input.micro_batch_size, .threads = input.threads}) {}
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
@@ -66,12 +69,15 @@ class Planner {
       plan.buffers.push_back({name, group, elements, bytes, formula});
     };
     add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
-    add("gradients", "gradients", space_.size(), kFloat, "P + tied head, of one micro-batch");
+    add("gradients", "gradients", space_.largest_window(), kFloat,
+        "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
-      add("atom_gradients", "gradients", space_.size(), kFloat, "P + tied head, of one atom");
+      add("atom_gradients", "gradients", space_.size(), kFloat,
+          "P + second uses of tensors, of one atom");
     }
     add("gradient_sums", "gradients", layout_.size(), sum_bytes,
         input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch");
+    add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
     add("adam_m", "optimizer", owned, kFloat, "owned share of P");
     add("adam_v", "optimizer", owned, kFloat, "owned share of P");
     add("save_snapshot", "checkpoint", 3 * owned + static_cast<int64_t>(layout_.entries().size()),
@@ -82,16 +88,18 @@ class Planner {
     add("leaf_squares", "communication", largest / kLeafElements, kDouble,
         "leaves of the owned share of the largest bucket");
     add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
-    plan.buffers.insert(plan.buffers.end(), activations_.begin(), activations_.end());
+    const std::vector<PlannedBuffer>& lines = activations_.lines();
+    plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());
     return plan;
   }
 
  private:
   const MemoryInput input_;
+  const ModelPlan model_;
   const FlatLayout layout_;
   const ShardPlan shards_;
   const GradientSpace space_;
-  const std::vector<PlannedBuffer> activations_;
+  const ActivationPlan activations_;
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {

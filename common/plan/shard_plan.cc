@@ -93,4 +93,17 @@ int64_t ShardPlan::OwnedSize(int64_t rank) const {
   return elements;
 }
 
+int64_t ShardPlan::OwnedOffset(int64_t rank, int64_t at) const {
+  int64_t before = 0;
+  for (const Range& range : Owned(rank)) {
+    if (at < range.end) {
+      assert(at >= range.begin);
+      return before + (at - range.begin);
+    }
+    before += range.size();
+  }
+  assert(false && "not owned");
+  return before;
+}
+
 }  // namespace dsrun

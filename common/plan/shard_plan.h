@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "common/base/range.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/logical_tensor.h"
 
 namespace dsrun {
 
@@ -73,6 +73,9 @@ class ShardPlan {
   // All of it, and its size in elements.
   const std::vector<Range>& Owned(int64_t rank) const { return owned_[static_cast<size_t>(rank)]; }
   int64_t OwnedSize(int64_t rank) const;
+  // Where flat position `at` stands among what `rank` owns, laid one after the other.
+  // REQUIRES: `rank` owns it.
+  int64_t OwnedOffset(int64_t rank, int64_t at) const;
 
  private:
   int64_t width_;

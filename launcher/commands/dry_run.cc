@@ -10,7 +10,7 @@
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
 #include "common/base/units.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_plan.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/topology/rank_environment.h"

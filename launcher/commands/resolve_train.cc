@@ -15,6 +15,8 @@
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/model/model_plan.h"
+#include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/shard_plan.h"
@@ -128,7 +130,7 @@ void TrainResolver::FindCheckpoint() {
 }
 
 void TrainResolver::Model() {
-  const std::string name = v_.Text("model").value_or("gpt2-nano");
+  const std::string name = v_.Text("model").value_or(PresetNames().front());
   const auto spec = FindPreset(name);
   const auto defaults = FindPresetDefaults(name);
   const bool shaped = v_.Has("num-layers") || v_.Has("hidden-size") ||

@@ -7,7 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
 #include "common/base/units.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"

@@ -57,19 +57,19 @@ class Kernels {
   // the job knows.
   virtual NumericsFingerprint Fingerprint() const = 0;
 
-  // --- Embedding: out = wte[token] + wpe[position].
+  // --- Embedding: out = token_table[token] + position_table[position].
 
   virtual void EmbeddingForward(const SequenceShape& shape,
-                                const int32_t* tokens,  // (batch, seq_length)
-                                const float* wte,       // (vocab_size, width)
-                                const float* wpe,       // (>= seq_length, width)
-                                float* out) = 0;        // (rows, width)
+                                const int32_t* tokens,        // (batch, seq_length)
+                                const float* token_table,     // (vocab_size, width)
+                                const float* position_table,  // (>= seq_length, width)
+                                float* out) = 0;              // (rows, width)
   // Tokens are added in order. Positions from seq_length up get zeros.
   virtual void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
-                                 const int32_t* tokens,  // (batch, seq_length)
-                                 const float* dout,      // (rows, width)
-                                 float* dwte,            // (vocab_size, width)
-                                 float* dwpe) = 0;       // (positions, width)
+                                 const int32_t* tokens,        // (batch, seq_length)
+                                 const float* dout,            // (rows, width)
+                                 float* dtoken_table,          // (vocab_size, width)
+                                 float* dposition_table) = 0;  // (positions, width)
 
   // --- Layernorm over the last dimension, epsilon 1e-5.
 
@@ -139,21 +139,26 @@ class Kernels {
 
   // --- Tied output head.
 
-  // logits = x wte^T.
+  // logits = x token_table^T.
   virtual void HeadForward(const HeadShape& shape,
-                           const float* x,      // (rows, width)
-                           const float* wte,    // (vocab_size, width)
-                           float* logits) = 0;  // (rows, stride)
-  // dx = dlogits wte.
+                           const float* x,            // (rows, width)
+                           const float* token_table,  // (vocab_size, width)
+                           float* logits) = 0;        // (rows, stride)
+  // dx = dlogits token_table.
   virtual void HeadBackwardInput(const HeadShape& shape,
-                                 const float* dlogits,  // (rows, stride)
-                                 const float* wte,      // (vocab_size, width)
-                                 float* dx) = 0;        // (rows, width)
-  // dwte = dlogits^T x.
+                                 const float* dlogits,      // (rows, stride)
+                                 const float* token_table,  // (vocab_size, width)
+                                 float* dx) = 0;            // (rows, width)
+  // dtoken_table = dlogits^T x.
   virtual void HeadBackwardWeight(const HeadShape& shape,
-                                  const float* dlogits,  // (rows, stride)
-                                  const float* x,        // (rows, width)
-                                  float* dwte) = 0;      // (vocab_size, width)
+                                  const float* dlogits,      // (rows, stride)
+                                  const float* x,            // (rows, width)
+                                  float* dtoken_table) = 0;  // (vocab_size, width)
+  // dtoken_table += dlogits^T x.
+  virtual void AccumulateHeadBackwardWeight(const HeadShape& shape,
+                                            const float* dlogits,      // (rows, stride)
+                                            const float* x,            // (rows, width)
+                                            float* dtoken_table) = 0;  // (vocab_size, width)
 
   // --- Elementwise.
 

@@ -6,7 +6,7 @@
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/engine/model_spec_proto.h"
-#include "worker/model/gpt2_model.h"
+#include "worker/model/model.h"
 
 namespace dsrun::worker {
 
@@ -27,9 +27,10 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
   engine.comm_pool = std::make_unique<ThreadPool>(1);
   engine.kernels = std::make_unique<CpuKernels>(*engine.pool, isa);
   engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
-  ASSIGN_OR_RETURN(engine.model,
-                   CreateGpt2Model(FromProto(spec.model()), spec.micro_batch_size(),
-                                   spec.threads_per_rank(), *engine.kernels, *engine.device));
+  ASSIGN_OR_RETURN(engine.model, CreateModel(FromProto(spec.model()),
+                                             {.micro_batch_size = spec.micro_batch_size(),
+                                              .threads = spec.threads_per_rank()},
+                                             *engine.kernels, *engine.device));
   return engine;
 }
 

@@ -4,8 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include "common/base/logging.h"
 #include "common/base/philox.h"
+#include "common/base/status_macros.h"
+#include "worker/data/token_ids.h"
 
 namespace dsrun::worker {
 
@@ -26,24 +27,26 @@ int32_t SampleByte(std::span<const float> logits, double temperature, double uni
   return static_cast<int32_t>(best - logits.begin());  // rounding ate the last bit of `left`
 }
 
-std::string Generate(Model& model, const ModelSpec& spec, const float* parameters,
-                     const std::string& prompt, const GenerateOptions& options) {
-  constexpr size_t kBytes = 256;  // a larger vocabulary has entries that no byte stands for
-  CHECK_GE(spec.vocab_size, static_cast<int64_t>(kBytes));
+absl::StatusOr<std::string> Generate(Model& model, ParameterStore& parameters,
+                                     const std::string& prompt, const GenerateOptions& options) {
+  const ModelSpec& spec = model.plan().spec;
+  // A larger vocabulary has entries that no byte stands for.
+  const auto bytes = static_cast<size_t>(std::min<int64_t>(spec.vocab_size, 256));
   std::vector<int32_t> text;
-  for (const char c : prompt.empty() ? std::string("\n") : prompt) {
-    text.push_back(static_cast<unsigned char>(c));
-  }
+  for (const char c : prompt) text.push_back(static_cast<unsigned char>(c));
+  if (text.empty())
+    text.push_back(static_cast<int32_t>(std::min<int64_t>('\n', spec.vocab_size - 1)));
+  RETURN_IF_ERROR(CheckTokens(text, {}, spec.vocab_size)) << "the prompt";
   std::vector<float> logits(static_cast<size_t>(spec.vocab_size));
   std::string continuation;
   for (int64_t i = 0; i < options.length; ++i) {
     const int64_t length = std::min<int64_t>(spec.seq_length, static_cast<int64_t>(text.size()));
-    model.NextTokenLogits(parameters, text.data() + text.size() - static_cast<size_t>(length),
-                          length, logits.data());
+    RETURN_IF_ERROR(model.NextTokenLogits(text.data() + text.size() - static_cast<size_t>(length),
+                                          length, parameters, logits.data()));
     const PhiloxBlock bits =
         RandomAt(options.seed, RandomPurpose::kSampling, 0, static_cast<uint64_t>(i));
     const double uniform = static_cast<double>(RandomU64(bits) >> 11) * 0x1p-53;
-    text.push_back(SampleByte(std::span(logits).first(kBytes), options.temperature, uniform));
+    text.push_back(SampleByte(std::span(logits).first(bytes), options.temperature, uniform));
     continuation.push_back(static_cast<char>(text.back()));
     options.on_byte();
   }

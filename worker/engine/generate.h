@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include "common/model_spec/model_spec.h"
+#include "absl/status/statusor.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {
@@ -22,10 +22,11 @@ struct GenerateOptions {
 
 // The continuation, without the prompt. Byte i depends on (parameters, prompt, seed, i) only
 // (docs/numerics.md, rule g). The model sees the last seq_length bytes. An empty prompt begins with
-// a line break. Destroys what the model's last Forward kept. REQUIRES: the vocabulary has all bytes
-// (Validate of model_spec.h sees to it).
-std::string Generate(Model& model, const ModelSpec& spec, const float* parameters,
-                     const std::string& prompt, const GenerateOptions& options);
+// a line break, or what the vocabulary has last before it. Where the vocabulary has fewer ids than
+// there are bytes, those bytes are never drawn. Destroys what the model's last Forward kept.
+// Errors: INVALID_ARGUMENT: the prompt has a byte that the vocabulary lacks; those of the store.
+absl::StatusOr<std::string> Generate(Model& model, ParameterStore& parameters,
+                                     const std::string& prompt, const GenerateOptions& options);
 
 // The byte that `uniform` in [0, 1) draws from softmax(logits / temperature).
 int32_t SampleByte(std::span<const float> logits, double temperature, double uniform);

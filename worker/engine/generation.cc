@@ -11,12 +11,10 @@
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/tags.h"
-#include "common/model_spec/model_spec.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/deadlines.h"
 #include "worker/engine/generate.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/engine/resume.h"
 #include "worker/engine/saving.h"
 #include "worker/engine/trace.h"
@@ -278,8 +276,9 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
     options.length = spec_.sample_tokens();
     options.seed = spec_.seed();
     options.on_byte = [this] { setup_.progress->Moved(); };
-    finished.set_sample(Generate(*setup_.engine->model, FromProto(spec_.model()),
-                                 trainer_->state().parameters, spec_.prompt(), options));
+    ASSIGN_OR_RETURN(
+        *finished.mutable_sample(),
+        Generate(*setup_.engine->model, trainer_->parameters(), spec_.prompt(), options));
   }
   return finished;
 }

@@ -3,7 +3,7 @@
 #ifndef DSRUN_WORKER_ENGINE_MODEL_SPEC_PROTO_H_
 #define DSRUN_WORKER_ENGINE_MODEL_SPEC_PROTO_H_
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "proto/job.pb.h"
 
 namespace dsrun::worker {

@@ -200,8 +200,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup.job->train();
     setup.enter(OperationClass::kInitialize);
-    InitParameters(FromProto(spec.model()), setup.trainer->layout(), spec.seed(),
-                   setup.trainer->state().parameters);
+    InitParameters(setup.trainer->layout(), spec.seed(), setup.trainer->state().parameters);
     return found;
   }
   absl::Status verdict;

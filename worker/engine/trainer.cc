@@ -10,7 +10,7 @@
 #include "common/base/clock.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_plan.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"
@@ -74,9 +74,10 @@ Trainer::Trainer(const Setup& setup)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
-      layout_(LogicalTensors(FromProto(spec_.model()))),
+      model_(PlanModel(FromProto(spec_.model()))),
+      layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
-      space_(layout_),
+      space_(model_, layout_),
       batch_(MicroBatches(spec_), PerAtom(spec_), setup.communicator->size()),
       places_(Places()),
       schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
@@ -97,12 +98,12 @@ std::vector<Trainer::Place> Trainer::Places() const {
     const Range mine = batch_.AtomMicroBatches(atom);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       places.push_back({.micro_batch = i,
-                        .first_of_atom = i == mine.begin,
-                        .last_of_atom = i + 1 == mine.end,
-                        .last = false});
+                        .in_batch = {.first_of_atom = i == mine.begin,
+                                     .last_of_atom = i + 1 == mine.end,
+                                     .last = false}});
     }
   }
-  places.back().last = true;
+  places.back().in_batch.last = true;
   return places;
 }
 
@@ -127,8 +128,8 @@ absl::Status Trainer::Allocate() {
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
   RETURN_IF_ERROR(floats("adam_m", &state_.adam_m));
   RETURN_IF_ERROR(floats("adam_v", &state_.adam_v));
-  RETURN_IF_ERROR(floats("gradients", &gradients_));
-  atom_ = gradients_;
+  RETURN_IF_ERROR(floats("gradients", &window_));
+  RETURN_IF_ERROR(floats("reduced_gradients", &reduced_));
   if (PerAtom(spec_) > 1) {
     RETURN_IF_ERROR(floats("atom_gradients", &atom_));
   }
@@ -147,10 +148,10 @@ absl::Status Trainer::Allocate() {
       .thread = &comm_thread_,
       .shards = &shards_,
       .sums = sums_.get(),
-      .result = gradients_,  // what was there is in the sums by then
+      .result = reduced_,
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
-      .on_reduced = [this](Range range) { SumSquares(range); },
+      .on_reduced = [this](std::span<const float> sums) { SumSquares(sums); },
       .on_span = on_span,
   });
   gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
@@ -160,6 +161,21 @@ absl::Status Trainer::Allocate() {
       .parameters = state_.parameters,
       .on_span = on_span,
   });
+  collector_ = std::make_unique<GradientCollector>(GradientCollector::Setup{
+      .layout = &layout_,
+      .space = &space_,
+      .kernels = setup_.kernels,
+      .sums = sums_.get(),
+      .reducer = reducer_.get(),
+      .window = window_,
+      .atom = atom_,
+      .check = [this] { return CheckCancelled(); },
+  });
+  parameters_ = std::make_unique<ReplicatedParameters>(model_, layout_, state_.parameters,
+                                                       [this](int64_t end) -> absl::Status {
+                                                         RETURN_IF_ERROR(CheckCancelled());
+                                                         return gatherer_->Await(end);
+                                                       });
   return absl::OkStatus();
 }
 
@@ -174,7 +190,7 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
   ASSIGN_OR_RETURN(Buffer scratch, setup_.device->Allocate(
                                        static_cast<size_t>(scratch_elements * line.element_bytes),
                                        "reduce_scratch"));
-  const BatchSumsSetup setup{.space = &space_, .kernels = setup_.kernels, .route = setup_.route};
+  const BatchSumsSetup setup{.layout = &layout_, .kernels = setup_.kernels, .route = setup_.route};
   const auto count = static_cast<size_t>(scratch_elements);
   sums_ = HasFastSums(spec_) ? FastSums(setup, sums.floats(), std::span(scratch.floats(), count))
                              : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums.data()),
@@ -194,7 +210,7 @@ absl::Duration Trainer::EstimateStep() {
       .width = spec_.model().hidden_size(),
       .rows = rows,
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
-      .scratch = std::span(gradients_, static_cast<size_t>(space_.size())),
+      .scratch = std::span(window_, static_cast<size_t>(space_.largest_window())),
   };
   return EstimateTime(*setup_.kernels, warm_up, TrainFlops(FromProto(spec_.model()), most * rows));
 }
@@ -300,33 +316,14 @@ absl::Status Trainer::ReadSamples(int64_t micro_batch) {
 
 absl::StatusOr<LossSum> Trainer::ForwardBackward(const Place& place) {
   RETURN_IF_ERROR(ReadSamples(place.micro_batch));
-  LossSum sum;
+  constexpr size_t kSlot = 0;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", place.micro_batch));
-    const auto gathered = [&](Range range) -> absl::Status {
-      RETURN_IF_ERROR(CheckCancelled());
-      return gatherer_->Await(range.end);
-    };
-    ASSIGN_OR_RETURN(sum, setup_.model->Forward(state_.parameters, tokens_, targets_, gathered));
+    RETURN_IF_ERROR(setup_.model->Forward(kSlot, tokens_, targets_, *parameters_));
   }
   const Span span(setup_.trace, absl::StrCat("backward micro-batch ", place.micro_batch));
-  // The first of an atom is stored where the atom is summed, the others are added to it.
-  float* const target = place.first_of_atom ? atom_ : gradients_;
-  RETURN_IF_ERROR(setup_.model->Backward(state_.parameters, target, [&](Range range) {
-    TakeGradients(place, range);
-    return CheckCancelled();
-  }));
-  return sum;
-}
-
-void Trainer::TakeGradients(const Place& place, Range range) {
-  if (!place.first_of_atom) {
-    setup_.kernels->Accumulate(range.size(), gradients_ + range.begin, atom_ + range.begin);
-  }
-  if (!place.last_of_atom) return;
-  sums_->Add(range, atom_);
-  // The head's use of the tied tensor is not its last.
-  if (place.last && range.begin < layout_.size()) reducer_->Ready(range.begin);
+  collector_->Start(place.in_batch);
+  return setup_.model->Backward(kSlot, *parameters_, *collector_);
 }
 
 absl::Status Trainer::CheckCancelled() {
@@ -342,9 +339,9 @@ void Trainer::SetExchangeTimeout(absl::Duration timeout) {
   });
 }
 
-void Trainer::SumSquares(Range range) {
-  const int64_t leaves = range.size() / kLeafElements;
-  setup_.comm_kernels->LeafSquares(leaves, reducer_->result() + range.begin, leaf_squares_);
+void Trainer::SumSquares(std::span<const float> sums) {
+  const int64_t leaves = static_cast<int64_t>(sums.size()) / kLeafElements;
+  setup_.comm_kernels->LeafSquares(leaves, sums.data(), leaf_squares_);
   for (int64_t leaf = 0; leaf < leaves; ++leaf) grad_square_.Add(leaf_squares_[leaf]);
 }
 
@@ -353,7 +350,7 @@ void Trainer::Update(const StepExchange::Sums& sums, double norm, double lr) {
   const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
   int64_t moments = 0;
   for (const Range& range : owned()) {
-    adamw_.Step(state_.step + 1, lr, scale, range, reducer_->result() + range.begin,
+    adamw_.Step(state_.step + 1, lr, scale, range, reducer_->result() + moments,
                 state_.parameters + range.begin, state_.adam_m + moments, state_.adam_v + moments);
     moments += range.size();
   }

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/range.h"
+#include "common/model/model_plan.h"
 #include "common/numerics/exact_sum.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
@@ -42,9 +43,11 @@
 #include "worker/optim/lr_schedule.h"
 #include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
+#include "worker/parallel/gradient_collector.h"
 #include "worker/parallel/gradient_exponents.h"
 #include "worker/parallel/gradient_reducer.h"
 #include "worker/parallel/parameter_gatherer.h"
+#include "worker/parallel/replicated_parameters.h"
 #include "worker/parallel/sharded_state.h"
 #include "worker/parallel/step_exchange.h"
 
@@ -78,7 +81,7 @@ class Trainer {
     Kernels* kernels;       // for the calling thread
     Kernels* comm_kernels;  // for the communication thread
     SampleFn sample;
-    std::function<bool()> cancelled;  // asked at every block of the model, in both passes
+    std::function<bool()> cancelled;  // asked at every layer of the model, in both passes
     // This rank still writes a save, or does not know yet what became of it; empty: never.
     std::function<bool()> saving = nullptr;
     // Memory that outlives this generation: the plan's line for snapshots. Empty: nothing is saved.
@@ -118,6 +121,8 @@ class Trainer {
   // Parameters: before the first step, and after Settle; those owned here between any two steps.
   ShardedState& state() { return state_; }
   const ShardedState& state() const { return state_; }
+  // For passes outside of steps: after Settle.
+  ParameterStore& parameters() { return *parameters_; }
   // Where the points of the exact sums stand: state, like the parameters.
   GradientExponents& exponents() { return exponents_; }
   const GradientExponents& exponents() const { return exponents_; }
@@ -138,21 +143,16 @@ class Trainer {
   absl::Status ReadSamples(int64_t micro_batch);
   struct Place {
     int64_t micro_batch;
-    bool first_of_atom;
-    bool last_of_atom;
-    bool last;  // of the rank
+    InBatch in_batch;
   };
   std::vector<Place> Places() const;
   // Errors: the communicator's, while parameters were waited for.
   absl::StatusOr<LossSum> ForwardBackward(const Place& place);
-  // `range` of the gradient space is written by the micro-batch at `place`.
-  void TakeGradients(const Place& place, Range range);
   // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once
   // the generation is over or an exchange under way has failed.
   absl::Status CheckCancelled();
-  // For the norm: the squares of `range` of the result, which this rank owns. By the communication
-  // thread, for what it has just reduced.
-  void SumSquares(Range range);
+  // For the norm: the squares of what the communication thread, which calls this, has just reduced.
+  void SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
   void Update(const StepExchange::Sums& sums, double norm, double lr);
@@ -161,6 +161,7 @@ class Trainer {
   const Setup setup_;
   const proto::TrainSpec& spec_;
   const int rank_;
+  const ModelPlan model_;
   const FlatLayout layout_;
   const ShardPlan shards_;
   const GradientSpace space_;
@@ -172,8 +173,9 @@ class Trainer {
   GradientExponents exponents_;
 
   std::vector<Buffer> memory_;
-  float* gradients_ = nullptr;  // of one micro-batch, in the gradient space
-  float* atom_ = nullptr;       // of one atom; the same where atoms are one micro-batch
+  float* window_ = nullptr;     // gradients of one micro-batch and layer
+  float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
+  float* reduced_ = nullptr;    // the batch's, (owned size)
   int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
   int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
   double* leaf_squares_ = nullptr;
@@ -182,6 +184,8 @@ class Trainer {
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
+  std::unique_ptr<GradientCollector> collector_;
+  std::unique_ptr<ReplicatedParameters> parameters_;
   CommThread comm_thread_;  // last: its tasks use everything above
 };
 

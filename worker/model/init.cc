@@ -1,19 +1,15 @@
 #include "worker/model/init.h"
 
 #include <algorithm>
-#include <cmath>
 
+#include "common/model/logical_tensor.h"
 #include "worker/device/random_normal.h"
 
 namespace dsrun::worker {
 namespace {
 
-constexpr double kStandardDeviation = 0.02;
-
 // Elements [range.begin, range.end) of `tensor`.
-void InitTensor(const ModelSpec& spec, const LogicalTensor& tensor, uint64_t seed, Range range,
-                float* out) {
-  double stddev = kStandardDeviation;
+void InitTensor(const LogicalTensor& tensor, uint64_t seed, Range range, float* out) {
   switch (tensor.init) {
     case Init::kZeros:
       std::fill_n(out, range.size(), 0.0f);
@@ -21,27 +17,23 @@ void InitTensor(const ModelSpec& spec, const LogicalTensor& tensor, uint64_t see
     case Init::kOnes:
       std::fill_n(out, range.size(), 1.0f);
       return;
-    case Init::kNormalResidual:
-      stddev /= std::sqrt(2.0 * static_cast<double>(spec.num_layers));
-      break;
     case Init::kNormal:
       break;
   }
   NormalRange(seed, StreamId("init", tensor.name), range.begin, range.size(),
-              static_cast<float>(stddev), out);
+              static_cast<float>(tensor.stddev), out);
 }
 
 }  // namespace
 
-void InitParameterRange(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, Range range,
-                        float* out) {
+void InitParameterRange(const FlatLayout& layout, uint64_t seed, Range range, float* out) {
   for (const FlatLayout::Entry& entry : layout.entries()) {
     const auto clip = [&](Range of) {
       return Range{std::max(range.begin, of.begin), std::min(range.end, of.end)};
     };
     const Range flat = clip(entry.flat());
     if (!flat.empty()) {
-      InitTensor(spec, entry.tensor, seed, {flat.begin - entry.offset, flat.end - entry.offset},
+      InitTensor(entry.tensor, seed, {flat.begin - entry.offset, flat.end - entry.offset},
                  out + (flat.begin - range.begin));
     }
     const Range padding = clip({entry.flat().end, entry.padded().end});
@@ -49,12 +41,11 @@ void InitParameterRange(const ModelSpec& spec, const FlatLayout& layout, uint64_
   }
 }
 
-void InitParameters(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, float* arena,
-                    ThreadPool* pool) {
+void InitParameters(const FlatLayout& layout, uint64_t seed, float* arena, ThreadPool* pool) {
   constexpr int64_t kPiece = 64 * kLeafElements;
   const auto fill = [&](int64_t index, int) {
     const Range range{index * kPiece, std::min((index + 1) * kPiece, layout.size())};
-    InitParameterRange(spec, layout, seed, range, arena + range.begin);
+    InitParameterRange(layout, seed, range, arena + range.begin);
   };
   const int64_t pieces = (layout.size() + kPiece - 1) / kPiece;
   if (pool != nullptr) {

@@ -8,20 +8,17 @@
 #include <cstdint>
 
 #include "common/base/range.h"
-#include "common/model_spec/model_spec.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu/thread_pool.h"
 
 namespace dsrun::worker {
 
 // Fills the whole parameter arena, padding with zeros. `pool` may be null: one thread.
-// REQUIRES: layout is that of LogicalTensors(spec).
-void InitParameters(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, float* arena,
+void InitParameters(const FlatLayout& layout, uint64_t seed, float* arena,
                     ThreadPool* pool = nullptr);
 
 // The same for flat range `range` alone; `out` stands at its first element.
-void InitParameterRange(const ModelSpec& spec, const FlatLayout& layout, uint64_t seed, Range range,
-                        float* out);
+void InitParameterRange(const FlatLayout& layout, uint64_t seed, Range range, float* out);
 
 }  // namespace dsrun::worker
 

@@ -1,10 +1,9 @@
 #include "worker/parallel/batch_sums.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
-#include "common/base/logging.h"
+#include "common/base/range.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::worker {
@@ -14,32 +13,25 @@ namespace {
 class Sums : public BatchSums {
  public:
   explicit Sums(const BatchSumsSetup& setup)
-      : setup_(setup),
-        magnitudes_(setup.space->layout().entries().size()),
-        begun_(magnitudes_.size()) {}
+      : setup_(setup), magnitudes_(setup.layout->entries().size()), begun_(magnitudes_.size()) {}
 
   void StartStep() override {
     std::fill(magnitudes_.begin(), magnitudes_.end(), 0u);
     std::fill(begun_.begin(), begun_.end(), false);
   }
 
-  void Add(Range range, const float* gradients) override {
-    const GradientSpace& space = *setup_.space;
-    const Range arena = space.ArenaRange(range);
-    const float* const base = gradients + (range.begin - arena.begin);
-    space.layout().ForTensors(arena, [&](size_t tensor, Range part) {
-      CHECK(part == space.layout().entries()[tensor].padded()) << "half a tensor";
-      const uint32_t magnitude = AddTensor(tensor, part, base, !begun_[tensor]);
-      begun_[tensor] = true;
-      magnitudes_[tensor] = std::max(magnitudes_[tensor], magnitude);
-    });
+  void Add(size_t tensor, const float* gradients) override {
+    const Range flat = setup_.layout->entries()[tensor].flat();
+    const uint32_t magnitude = AddTensor(tensor, flat, gradients, !begun_[tensor]);
+    begun_[tensor] = true;
+    magnitudes_[tensor] = std::max(magnitudes_[tensor], magnitude);
   }
 
   std::span<const uint32_t> magnitudes() const override { return magnitudes_; }
 
  protected:
-  // `gradients`: base of an arena. The magnitude of what went in.
-  virtual uint32_t AddTensor(size_t tensor, Range range, const float* gradients, bool first) = 0;
+  // `flat`: of the tensor. The magnitude of what went in.
+  virtual uint32_t AddTensor(size_t tensor, Range flat, const float* gradients, bool first) = 0;
 
   const BatchSumsSetup setup_;
 
@@ -61,21 +53,20 @@ class Exact final : public Sums {
         [&](int64_t n, const uint64_t* src, uint64_t* dst) { kernels.AccumulateSums(n, src, dst); },
         what));
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-      setup_.space->layout().ForTensors(mine, [&](size_t tensor, Range part) {
-        kernels.RoundFixed(part.size(), exponents_.Scale(tensor), sums_ + part.begin,
-                           result + part.begin);
+      setup_.layout->ForTensors(mine, [&](size_t tensor, Range part) {
+        kernels.RoundFixed(part.size(), exponents_.Scale(tensor), sums_ + part.begin, result);
+        result += part.size();
       });
     }
     return absl::OkStatus();
   }
 
  private:
-  uint32_t AddTensor(size_t tensor, Range range, const float* gradients, bool first) override {
+  uint32_t AddTensor(size_t tensor, Range flat, const float* gradients, bool first) override {
     const int scale = exponents_.Scale(tensor);
-    const float* const from = gradients + range.begin;
-    uint64_t* const to = sums_ + range.begin;
-    return first ? setup_.kernels->StoreFixed(range.size(), scale, from, to)
-                 : setup_.kernels->AccumulateFixed(range.size(), scale, from, to);
+    uint64_t* const to = sums_ + flat.begin;
+    return first ? setup_.kernels->StoreFixed(flat.size(), scale, gradients, to)
+                 : setup_.kernels->AccumulateFixed(flat.size(), scale, gradients, to);
   }
 
   const GradientExponents& exponents_;
@@ -94,19 +85,18 @@ class Fast final : public Sums {
         communicator, setup_.route, owners, sums_, scratch_,
         [&](int64_t n, const float* src, float* dst) { kernels.Accumulate(n, src, dst); }, what));
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-      std::memcpy(result + mine.begin, sums_ + mine.begin,
-                  static_cast<size_t>(mine.size()) * sizeof(float));
+      std::copy_n(sums_ + mine.begin, mine.size(), result);
+      result += mine.size();
     }
     return absl::OkStatus();
   }
 
  private:
-  uint32_t AddTensor(size_t, Range range, const float* gradients, bool first) override {
-    const float* const from = gradients + range.begin;
+  uint32_t AddTensor(size_t, Range flat, const float* gradients, bool first) override {
     if (first) {
-      std::memcpy(sums_ + range.begin, from, static_cast<size_t>(range.size()) * sizeof(float));
+      std::copy_n(gradients, flat.size(), sums_ + flat.begin);
     } else {
-      setup_.kernels->Accumulate(range.size(), from, sums_ + range.begin);
+      setup_.kernels->Accumulate(flat.size(), gradients, sums_ + flat.begin);
     }
     return 0;
   }

@@ -23,8 +23,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/base/range.h"
-#include "common/plan/gradient_space.h"
+#include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/kernels.h"
@@ -38,21 +37,22 @@ class BatchSums {
 
   // Nothing counts that went in before.
   virtual void StartStep() = 0;
-  // `range` of the gradient space at `gradients`: whole tensors (padded), a use each, once an atom.
-  virtual void Add(Range range, const float* gradients) = 0;
+  // What one use of entry `tensor` of the layout has: `gradients`, of its size. Once an atom.
+  virtual void Add(size_t tensor, const float* gradients) = 0;
   // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
   virtual std::span<const uint32_t> magnitudes() const = 0;
 
-  // Over the ranks; `result` is the base of an arena, of which the rank's own ranges are written.
+  // Over the ranks. `result` gets what this rank owns of it, one range after the other.
   // `kernels`: for the calling thread. Errors: the communicator's.
   virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
                               float* result, const std::string& what) = 0;
 };
 
-// Memory is the caller's: `sums` has layout().size() elements, `scratch` as many as
-// ReduceScratchElements says for the largest bucket. All must outlive the sums.
+// Memory is the caller's: `sums` has layout->size() elements, all 0 at first (padding stays so),
+// `scratch` as many as ReduceScratchElements says for the largest bucket. All must outlive the
+// sums.
 struct BatchSumsSetup {
-  const GradientSpace* space;
+  const FlatLayout* layout;
   Kernels* kernels;  // for the thread that calls Add
   ReduceRoute route;
 };

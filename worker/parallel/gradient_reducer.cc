@@ -19,8 +19,15 @@ int64_t GradientReducer::ScratchElements(const ReduceRoute& route, const ShardPl
 }
 
 GradientReducer::GradientReducer(Setup setup) : setup_(std::move(setup)) {
-  for (const Range& bucket : setup_.shards->buckets()) {
-    owners_.push_back(setup_.shards->OwnedByRank(bucket));
+  const auto rank = static_cast<size_t>(setup_.communicator->rank());
+  for (const Range& range : setup_.shards->buckets()) {
+    Bucket bucket{.owners = setup_.shards->OwnedByRank(range)};
+    for (const Range& mine : bucket.owners[rank]) bucket.owned += mine.size();
+    if (bucket.owned > 0) {
+      bucket.offset = setup_.shards->OwnedOffset(setup_.communicator->rank(),
+                                                 bucket.owners[rank].front().begin);
+    }
+    buckets_.push_back(std::move(bucket));
   }
 }
 
@@ -61,13 +68,12 @@ absl::Status GradientReducer::ReduceBucket(size_t bucket) {
   return status;
 }
 
-absl::Status GradientReducer::Reduce(size_t bucket, const std::string& what) {
-  Communicator& communicator = *setup_.communicator;
-  const Owners& owners = owners_[bucket];
-  RETURN_IF_ERROR(setup_.sums->Reduce(communicator, *setup_.kernels, owners, setup_.result, what));
-  for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-    setup_.on_reduced(mine);
-  }
+absl::Status GradientReducer::Reduce(size_t index, const std::string& what) {
+  const Bucket& bucket = buckets_[index];
+  float* const result = setup_.result + bucket.offset;
+  RETURN_IF_ERROR(
+      setup_.sums->Reduce(*setup_.communicator, *setup_.kernels, bucket.owners, result, what));
+  if (bucket.owned > 0) setup_.on_reduced({result, static_cast<size_t>(bucket.owned)});
   return absl::OkStatus();
 }
 

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,12 +39,12 @@ class GradientReducer {
     CommThread* thread;
     const ShardPlan* shards;
     BatchSums* sums;
-    float* result;     // in arena order; only the owned ranges are written
+    float* result;     // (owned size): what the rank owns, one range after the other
     Kernels* kernels;  // for the communication thread alone
     bool overlap;
-    // The owned elements in `range` of result() are the sum over the whole batch, and still in the
-    // cache. Called from the communication thread, before Finish returns.
-    std::function<void(Range range)> on_reduced;
+    // `sums`, a piece of result(), are the sums over the whole batch, and still in the cache.
+    // Called from the communication thread, before Finish returns.
+    std::function<void(std::span<const float> sums)> on_reduced;
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
@@ -60,7 +61,7 @@ class GradientReducer {
   // Waits until every bucket is reduced. Errors: the communicator's first one.
   absl::Status Finish();
 
-  // In arena order; the rank's owned elements hold the sum over the whole batch.
+  // What the rank owns, one range after the other: the sums over the whole batch.
   const float* result() const { return setup_.result; }
 
   // Of the last finished step.
@@ -76,7 +77,12 @@ class GradientReducer {
   absl::Status Reduce(size_t bucket, const std::string& what);
 
   const Setup setup_;
-  std::vector<Owners> owners_;  // by bucket
+  struct Bucket {
+    Owners owners;
+    int64_t offset = 0;  // of what this rank owns of it, in the result
+    int64_t owned = 0;   // elements
+  };
+  std::vector<Bucket> buckets_;
   Times times_;
   size_t next_bucket_ = 0;  // not yet handed over
   struct Busy {

@@ -1,30 +1,65 @@
 #include "common/plan/gradient_space.h"
 
+#include <vector>
+
 #include "gtest/gtest.h"
 
 namespace dsrun {
 namespace {
 
-TEST(GradientSpaceTest, TheSecondUseOfATensor_BelongsToTheSamePlaceOfTheArena) {
-  const FlatLayout layout(LogicalTensors({"", 2, 48, 4, 20, 257}));
-  const GradientSpace space(layout);
-  const Range tied = layout.Find("wte.weight").padded();
-  EXPECT_EQ(space.tied(), tied);
-  EXPECT_EQ(space.size(), layout.size() + tied.size());
-  EXPECT_EQ(space.ArenaRange({2048, 4096}), (Range{2048, 4096}));
-  EXPECT_EQ(space.ArenaRange({layout.size(), space.size()}), tied);
-  EXPECT_EQ(space.ArenaRange({layout.size() + 1024, layout.size() + 2048}),
-            (Range{tied.begin + 1024, tied.begin + 2048}));
+// Three layers over four tensors; the last uses the first's second tensor again.
+ModelPlan Tied() {
+  ModelPlan plan;
+  for (const int64_t size : {1000, 1025, 3000, 10}) {
+    plan.tensors.push_back({.name = "t" + std::to_string(plan.tensors.size()), .shape = {size}});
+  }
+  const auto layer = [&](std::vector<size_t> uses) {
+    plan.layers.push_back({.kind = LayerKind::kMlp,
+                           .name = "layer",
+                           .uses = std::move(uses),
+                           .kept = {},
+                           .workspace = {},
+                           .flops_of_token = 0});
+  };
+  layer({0, 1});
+  layer({2});
+  layer({3, 1});
+  return plan;
+}
+
+TEST(GradientSpaceTest, EveryUseHasAPlaceOfWholeLeavesInItsLayersWindow) {
+  const ModelPlan plan = Tied();
+  const FlatLayout layout(plan.tensors);
+  const GradientSpace space(plan, layout);
+  ASSERT_EQ(space.layers(), 3u);
+  const std::vector<std::vector<int64_t>> offsets = {{0, 1024}, {0}, {0, 1024}};
+  const std::vector<int64_t> begins = {0, 3072, 6144};
+  for (size_t layer = 0; layer < 3; ++layer) {
+    EXPECT_EQ(space.window_begin(layer), begins[layer]) << layer;
+    ASSERT_EQ(space.uses(layer).size(), plan.layers[layer].uses.size());
+    for (size_t use = 0; use < space.uses(layer).size(); ++use) {
+      EXPECT_EQ(space.uses(layer)[use].tensor, plan.layers[layer].uses[use]);
+      EXPECT_EQ(space.uses(layer)[use].offset, offsets[layer][use]) << layer << " " << use;
+    }
+  }
+  EXPECT_EQ(space.size(), 9216);
+  EXPECT_EQ(space.largest_window(), 3072);
+}
+
+// What the head has done of a tied tensor is not the last of it.
+TEST(GradientSpaceTest, ATensorIsFinalAfterTheLowestLayerThatUsesIt) {
+  const ModelPlan plan = Tied();
+  const FlatLayout layout(plan.tensors);
+  const GradientSpace space(plan, layout);
+  EXPECT_EQ(space.FinalFrom(2), layout.Find("t3").offset);
+  EXPECT_EQ(space.FinalFrom(1), layout.Find("t2").offset);
+  EXPECT_EQ(space.FinalFrom(0), 0);
 }
 
 TEST(GradientSpaceTest, EveryUseOfEveryAtomIsAContribution) {
-  const FlatLayout layout(LogicalTensors({"", 2, 48, 4, 20, 257}));
-  const std::vector<int64_t> contributions = GradientSpace(layout).Contributions(6);
-  ASSERT_EQ(contributions.size(), layout.entries().size());
-  for (size_t i = 0; i < contributions.size(); ++i) {
-    const bool tied = layout.entries()[i].tensor.name == "wte.weight";
-    EXPECT_EQ(contributions[i], tied ? 12 : 6) << layout.entries()[i].tensor.name;
-  }
+  const ModelPlan plan = Tied();
+  const FlatLayout layout(plan.tensors);
+  EXPECT_EQ(GradientSpace(plan, layout).Contributions(6), (std::vector<int64_t>{6, 12, 6, 6}));
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "common/plan/memory_plan.h"
 
+#include "common/model/presets.h"
+#include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "gtest/gtest.h"
 
@@ -31,18 +33,21 @@ TEST(MemoryPlanTest, OptimizerStatesAreSharedOut) {
   }
 }
 
-// However many micro-batches a rank has: 4 bytes of the one that is computed, 8 of their sum.
-TEST(MemoryPlanTest, GradientsTakeTheSameAtEveryWidth) {
-  const FlatLayout layout(LogicalTensors(*FindPreset("gpt2-nano")));
-  const int64_t tied = layout.Find("wte.weight").padded().size();
+// However many micro-batches a rank has: 4 bytes of the layer that is computed, 8 of their sum, and
+// 4 of what it owns of the result.
+TEST(MemoryPlanTest, GradientsTakeAWindowAndTheirSums) {
+  const ModelPlan model = PlanModel(*FindPreset("gpt2-nano"));
+  const FlatLayout layout(model.tensors);
+  const GradientSpace space(model, layout);
   for (const int64_t width : {1, 2, 8}) {
     MemoryInput input = Nano(width, 0);
     const MemoryPlan plan = PlanMemory(input);
-    EXPECT_EQ(plan.Find("gradients").bytes(), 4 * (layout.size() + tied));
+    EXPECT_EQ(plan.Find("gradients").bytes(), 4 * space.largest_window());
     EXPECT_EQ(plan.Find("gradient_sums").bytes(), 8 * layout.size());
+    EXPECT_EQ(plan.Find("reduced_gradients").elements, plan.Find("adam_m").elements);
     input.micro_batches_per_atom = 2;
     if (width == 8) continue;  // 4 atoms
-    EXPECT_EQ(PlanMemory(input).Find("atom_gradients").bytes(), 4 * (layout.size() + tied));
+    EXPECT_EQ(PlanMemory(input).Find("atom_gradients").bytes(), 4 * space.size());
   }
 }
 

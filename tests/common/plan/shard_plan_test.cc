@@ -1,5 +1,6 @@
 #include "common/plan/shard_plan.h"
 
+#include "common/model/model_plan.h"
 #include "gtest/gtest.h"
 
 namespace dsrun {

@@ -5,7 +5,7 @@
 
 #include "common/base/sha256.h"
 #include "common/format/manifest.h"
-#include "common/model_spec/model_spec.h"
+#include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
 #include "common/numerics/kernels_version.h"
 #include "gmock/gmock.h"

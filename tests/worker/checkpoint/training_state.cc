@@ -6,6 +6,7 @@
 #include "common/base/philox.h"
 #include "common/base/status_macros.h"
 #include "common/format/save_folder.h"
+#include "common/model/model_plan.h"
 
 namespace dsrun::worker {
 namespace {

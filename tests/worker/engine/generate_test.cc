@@ -1,6 +1,8 @@
 #include "worker/engine/generate.h"
 
 #include <algorithm>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -30,33 +32,63 @@ TEST(SampleByteTest, TemperatureSharpens) {
 // A model that always continues a byte with the next one, and remembers what it was asked.
 class CountingModel : public Model {
  public:
-  int64_t gradient_size() const override { return 0; }
-  absl::StatusOr<LossSum> Forward(const float*, const int32_t*, const int32_t*,
-                                  const RangeFn&) override {
+  explicit CountingModel(int64_t vocab_size) {
+    plan_.spec = {"", 1, 8, 1, /*seq_length=*/4, vocab_size};
+  }
+
+  const ModelPlan& plan() const override { return plan_; }
+  absl::Status Forward(size_t, const int32_t*, const int32_t*, ParameterStore&) override {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<LossSum> Backward(size_t, ParameterStore&, GradientSink&) override {
     return LossSum{};
   }
-  absl::Status Backward(const float*, float*, const RangeFn&) override { return absl::OkStatus(); }
-  void NextTokenLogits(const float*, const int32_t* tokens, int64_t length,
-                       float* logits) override {
+  absl::StatusOr<LossSum> Loss(size_t, ParameterStore&) override { return LossSum{}; }
+  absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore&,
+                               float* logits) override {
     longest = std::max(longest, length);
-    std::fill_n(logits, 300, -100.f);
-    logits[(tokens[length - 1] + 1) % 256] = 100.f;
-    logits[299] = 1000.f;  // an entry that is no byte
+    const int64_t vocab_size = plan_.spec.vocab_size;
+    std::fill_n(logits, vocab_size, -100.f);
+    logits[(tokens[length - 1] + 1) % std::min<int64_t>(vocab_size, 256)] = 100.f;
+    if (vocab_size > 256) logits[vocab_size - 1] = 1000.f;  // an entry that is no byte
+    return absl::OkStatus();
   }
   int64_t longest = 0;
+
+ private:
+  ModelPlan plan_;
+};
+
+class NoParameters : public ParameterStore {
+ public:
+  absl::StatusOr<std::span<const float* const>> Acquire(size_t) override {
+    return std::span<const float* const>();
+  }
+  void Release(size_t) override {}
 };
 
 TEST(GenerateTest, ContinuesThePromptWithinTheWindow) {
-  CountingModel model;
-  const ModelSpec spec{"", 1, 8, 1, /*seq_length=*/4, /*vocab_size=*/300};
+  CountingModel model(/*vocab_size=*/300);
+  NoParameters none;
   GenerateOptions options;
   options.length = 5;
   int bytes = 0;
   options.on_byte = [&] { ++bytes; };
-  EXPECT_EQ(Generate(model, spec, nullptr, "abc", options), "defgh");
+  EXPECT_EQ(Generate(model, none, "abc", options).value(), "defgh");
   EXPECT_EQ(bytes, 5);  // each is a sign of progress
   EXPECT_EQ(model.longest, 4);
-  EXPECT_EQ(Generate(model, spec, nullptr, "", options), "\x0b\x0c\x0d\x0e\x0f");
+  EXPECT_EQ(Generate(model, none, "", options).value(), "\x0b\x0c\x0d\x0e\x0f");
+}
+
+TEST(GenerateTest, ByteThatASmallVocabularyLacks_IsRefused) {
+  CountingModel model(/*vocab_size=*/5);
+  NoParameters none;
+  GenerateOptions options;
+  options.length = 3;
+  EXPECT_EQ(Generate(model, none, "\x03", options).value(), std::string("\x04\x00\x01", 3));
+  EXPECT_EQ(Generate(model, none, "", options).value(), std::string("\x00\x01\x02", 3));
+  EXPECT_EQ(Generate(model, none, "a", options).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -149,14 +149,11 @@ class FailingModel : public ModelWrapper {
   FailingModel(std::unique_ptr<Model> inner, int at, std::function<void()> ready_to_fail)
       : ModelWrapper(*inner), inner_(std::move(inner)), at_(at), ready_(std::move(ready_to_fail)) {}
 
-  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
-    const bool fails = ++calls_ == at_;
-    return ModelWrapper::Backward(parameters, gradients, [&](Range range) -> absl::Status {
-      if (absl::Status status = ready(range); !status.ok()) return status;
-      if (!fails || range.begin > 0) return absl::OkStatus();
-      ready_();
-      return absl::InternalError("the library has lost its mind");
-    });
+ protected:
+  absl::Status Taken(size_t layer) override {
+    if (layer > 0 || ++calls_ != at_) return absl::OkStatus();
+    ready_();
+    return absl::InternalError("the library has lost its mind");
   }
 
  private:

@@ -10,7 +10,7 @@
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/engine/engine_factory.h"
 #include "worker/engine/model_spec_proto.h"
-#include "worker/model/gpt2_model.h"
+#include "worker/model/model.h"
 
 namespace dsrun::worker {
 namespace {
@@ -38,8 +38,10 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
       absl::StatusOr<Engine> engine = BuildEngine(spec);
       ASSERT_TRUE(engine.ok()) << engine.status();
       CountingDevice device;
-      const auto model = CreateGpt2Model(FromProto(spec.model()), spec.micro_batch_size(),
-                                         spec.threads_per_rank(), *engine->kernels, device);
+      const auto model = CreateModel(
+          FromProto(spec.model()),
+          {.micro_batch_size = spec.micro_batch_size(), .threads = spec.threads_per_rank()},
+          *engine->kernels, device);
       ASSERT_TRUE(model.ok()) << model.status();
       Trace trace(/*enabled=*/false, rank);
       Trainer::Setup setup;

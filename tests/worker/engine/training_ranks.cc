@@ -116,7 +116,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     ASSERT_TRUE(trainer.ok()) << trainer.status();
     ShardedState& state = (*trainer)->state();
     const FlatLayout& layout = (*trainer)->layout();
-    InitParameters(FromProto(spec.model()), layout, spec.seed(), state.parameters);
+    InitParameters(layout, spec.seed(), state.parameters);
     for (int step = 0; step < steps; ++step) {
       const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
       ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();

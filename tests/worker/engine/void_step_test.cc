@@ -16,7 +16,6 @@
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/wrappers.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {
@@ -26,20 +25,22 @@ constexpr int kSteps = 4;
 constexpr int64_t kMicroBatches = 6;
 constexpr int64_t kJumping = 2 * 2 * kMicroBatches + 7;  // a sample of the third step
 
-// Hands every range of gradients to `change`, with the sample that its micro-batch begins with.
+// Hands the gradients of every use to `change`, with the sample that the micro-batch begins with;
+// `last`: those of the layer that comes last in the pass, the first of the model.
 class ChangingModel : public ModelWrapper {
  public:
-  using Change = std::function<void(int64_t sample, Range range, float* gradients)>;
+  using Change = std::function<void(int64_t sample, bool last, std::span<float> gradients)>;
   ChangingModel(Model& inner, Change change) : ModelWrapper(inner), change_(std::move(change)) {}
 
-  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
-    return ModelWrapper::Backward(parameters, gradients, [&](Range range) {
-      change_(sample, range, gradients);
-      return ready(range);
-    });
-  }
-
   int64_t sample = -1;
+
+ protected:
+  absl::Status Written(size_t layer, std::span<const std::span<float>> gradients) override {
+    for (size_t use = 0; use < gradients.size(); ++use) {
+      change_(sample, layer == 0 && use + 1 == gradients.size(), gradients[use]);
+    }
+    return absl::OkStatus();
+  }
 
  private:
   const Change change_;
@@ -71,8 +72,8 @@ class Changes {
   std::vector<std::unique_ptr<ChangingModel>> models_ ABSL_GUARDED_BY(mu_);
 };
 
-void Scale(Range range, float* gradients, float factor) {
-  for (int64_t i = range.begin; i < range.end; ++i) gradients[i] *= factor;
+void Scale(std::span<float> gradients, float factor) {
+  for (float& gradient : gradients) gradient *= factor;
 }
 
 bool IsOf(int64_t sample) { return sample == kJumping - 1; }  // its micro-batch begins there
@@ -80,8 +81,8 @@ bool IsOf(int64_t sample) { return sample == kJumping - 1; }  // its micro-batch
 TEST(VoidStepTest, AJumpInOneMicroBatch_IsComputedAgain_WithTheSameBitsAtEveryWidth) {
   const proto::TrainSpec spec = TinySpec(kMicroBatches);
   const auto train = [&](int width) {
-    Changes changes([](int64_t sample, Range range, float* gradients) {
-      if (IsOf(sample)) Scale(range, gradients, 0x1p20f);
+    Changes changes([](int64_t sample, bool last, std::span<float> gradients) {
+      if (IsOf(sample)) Scale(gradients, 0x1p20f);
     });
     return Train(spec, width, kSteps, changes.How());
   };
@@ -99,10 +100,10 @@ TEST(VoidStepTest, AJumpInOneMicroBatch_IsComputedAgain_WithTheSameBitsAtEveryWi
 TEST(VoidStepTest, NothingOfAVoidStepCounts) {
   const proto::TrainSpec spec = TinySpec(kMicroBatches);
   std::atomic<int> computed = 0;
-  Changes changes([&](int64_t sample, Range range, float* gradients) {
+  Changes changes([&](int64_t sample, bool last, std::span<float> gradients) {
     if (!IsOf(sample)) return;
-    if (range.begin == 0) ++computed;
-    if (computed == 0) Scale(range, gradients, 0x1p20f);
+    if (last) ++computed;
+    if (computed == 0) Scale(gradients, 0x1p20f);
   });
   const TrainedState disturbed = Train(spec, 1, 3, changes.How());
   const TrainedState plain = Train(spec, 1, 3);
@@ -120,17 +121,17 @@ TEST(VoidStepTest, NothingOfAVoidStepCounts) {
 // goes on from what was committed, and comes to the same bits.
 TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
   const proto::TrainSpec spec = TinySpec(kMicroBatches);
-  const auto jump = [](int64_t sample, Range range, float* gradients) {
-    if (IsOf(sample)) Scale(range, gradients, 0x1p20f);
+  const auto jump = [](int64_t sample, bool last, std::span<float> gradients) {
+    if (IsOf(sample)) Scale(gradients, 0x1p20f);
   };
   Changes whole(jump);
   const TrainedState undisturbed = Train(spec, 1, kSteps, whole.How());
   std::vector<float> parameters, adam_m, adam_v;
   GradientExponents::State exponents;
   int passes = 0;  // through the jump
-  Changes first([&](int64_t sample, Range range, float* gradients) {
-    jump(sample, range, gradients);
-    if (IsOf(sample) && range.begin == 0) ++passes;
+  Changes first([&](int64_t sample, bool last, std::span<float> gradients) {
+    jump(sample, last, gradients);
+    if (IsOf(sample) && last) ++passes;
   });
   OnRanks(spec, 1, [&](Trainer::Setup& setup) {
     first.Adjust(setup);
@@ -138,7 +139,7 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
     ShardedState& state = trainer->state();
     const int64_t size = trainer->layout().size();
-    InitParameters(FromProto(spec.model()), trainer->layout(), spec.seed(), state.parameters);
+    InitParameters(trainer->layout(), spec.seed(), state.parameters);
     for (int step = 0; step < 2; ++step) ASSERT_TRUE(trainer->TrainStep(false).ok());
     ASSERT_TRUE(trainer->Settle().ok());
     exponents = trainer->exponents().state();
@@ -171,8 +172,7 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
 TEST(VoidStepTest, TinyGradientsAtTheFirstStep_AreComputedAgain) {
   const proto::TrainSpec spec = TinySpec(kMicroBatches);
   const auto train = [&](int width) {
-    Changes changes(
-        [](int64_t, Range range, float* gradients) { Scale(range, gradients, 0x1p-40f); });
+    Changes changes([](int64_t, bool, std::span<float> gradients) { Scale(gradients, 0x1p-40f); });
     return Train(spec, width, 2, changes.How());
   };
   const TrainedState one = train(1);
@@ -188,8 +188,7 @@ void ExpectEnd(const proto::TrainSpec& spec, int width, Changes& changes, int64_
   OnRanks(spec, width, [&](Trainer::Setup& setup) {
     changes.Adjust(setup);
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
-    InitParameters(FromProto(spec.model()), trainer->layout(), spec.seed(),
-                   trainer->state().parameters);
+    InitParameters(trainer->layout(), spec.seed(), trainer->state().parameters);
     absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
     while (step.ok() && step->step < kSteps) step = trainer->TrainStep(/*stop_requested=*/false);
     EXPECT_EQ(step.status().code(), code) << step.status();
@@ -201,10 +200,10 @@ void ExpectEnd(const proto::TrainSpec& spec, int width, Changes& changes, int64_
 TEST(VoidStepTest, AGradientThatIsNotFinite_TakesPrecedenceOverAJump) {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    Changes changes([bad](int64_t sample, Range range, float* gradients) {
+    Changes changes([bad](int64_t sample, bool last, std::span<float> gradients) {
       if (sample < kJumping - 1) return;
-      Scale(range, gradients, 0x1p20f);
-      if (IsOf(sample)) gradients[range.begin] = bad;
+      Scale(gradients, 0x1p20f);
+      if (IsOf(sample)) gradients.front() = bad;
     });
     ExpectEnd(TinySpec(kMicroBatches), 3, changes, 2, absl::StatusCode::kOutOfRange,
               "a gradient of wte.weight is not");
@@ -214,10 +213,10 @@ TEST(VoidStepTest, AGradientThatIsNotFinite_TakesPrecedenceOverAJump) {
 // Larger at every computation: the second one had other bits than the first.
 TEST(VoidStepTest, VoidTwice_IsToldAsWhatItIs) {
   std::atomic<float> factor = 0x1p20f;
-  Changes changes([&](int64_t sample, Range range, float* gradients) {
+  Changes changes([&](int64_t sample, bool last, std::span<float> gradients) {
     if (!IsOf(sample)) return;
-    Scale(range, gradients, factor);
-    if (range.begin == 0) factor = factor * 0x1p20f;
+    Scale(gradients, factor);
+    if (last) factor = factor * 0x1p20f;
   });
   ExpectEnd(TinySpec(kMicroBatches), 3, changes, 2, absl::StatusCode::kInternal,
             "look for failing hardware");

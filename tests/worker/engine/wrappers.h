@@ -3,9 +3,11 @@
 #ifndef DSRUN_TESTS_WORKER_ENGINE_WRAPPERS_H_
 #define DSRUN_TESTS_WORKER_ENGINE_WRAPPERS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,24 +34,83 @@ class CommunicatorWrapper : public Communicator {
   Communicator& inner_;
 };
 
+// A model whose passes call what a test puts in.
 class ModelWrapper : public Model {
  public:
   explicit ModelWrapper(Model& inner) : inner_(inner) {}
 
-  int64_t gradient_size() const override { return inner_.gradient_size(); }
-  absl::StatusOr<LossSum> Forward(const float* parameters, const int32_t* tokens,
-                                  const int32_t* targets, const RangeFn& needed) override {
-    return inner_.Forward(parameters, tokens, targets, needed);
+  const ModelPlan& plan() const override { return inner_.plan(); }
+  absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                       ParameterStore& parameters) override {
+    Store store(*this, parameters);
+    return inner_.Forward(slot, tokens, targets, store);
   }
-  absl::Status Backward(const float* parameters, float* gradients, const RangeFn& ready) override {
-    return inner_.Backward(parameters, gradients, ready);
+  absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
+                                   GradientSink& gradients) override {
+    Sink sink(*this, gradients);
+    return inner_.Backward(slot, parameters, sink);
   }
-  void NextTokenLogits(const float* parameters, const int32_t* tokens, int64_t length,
-                       float* logits) override {
-    inner_.NextTokenLogits(parameters, tokens, length, logits);
+  absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override {
+    return inner_.Loss(slot, parameters);
+  }
+  absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore& parameters,
+                               float* logits) override {
+    return inner_.NextTokenLogits(tokens, length, parameters, logits);
   }
 
+ protected:
+  // A forward pass has the parameters of `layer`.
+  virtual void Acquired(size_t layer) {}
+  // A backward pass has written gradients[use] of `layer`; nobody has seen them yet. An error ends
+  // the pass.
+  virtual absl::Status Written(size_t layer, std::span<const std::span<float>> gradients) {
+    return absl::OkStatus();
+  }
+  // And now they were taken over. An error ends the pass.
+  virtual absl::Status Taken(size_t layer) { return absl::OkStatus(); }
+
  private:
+  class Store : public ParameterStore {
+   public:
+    Store(ModelWrapper& model, ParameterStore& inner) : model_(model), inner_(inner) {}
+    absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override {
+      auto acquired = inner_.Acquire(layer);
+      if (acquired.ok()) model_.Acquired(layer);
+      return acquired;
+    }
+    void Release(size_t layer) override { inner_.Release(layer); }
+
+   private:
+    ModelWrapper& model_;
+    ParameterStore& inner_;
+  };
+
+  class Sink : public GradientSink {
+   public:
+    Sink(ModelWrapper& model, GradientSink& inner) : model_(model), inner_(inner) {}
+    std::span<float* const> Begin(size_t layer) override {
+      const std::span<float* const> pointers = inner_.Begin(layer);
+      const ModelPlan& plan = model_.plan();
+      gradients_.clear();
+      for (size_t use = 0; use < pointers.size(); ++use) {
+        const int64_t size = plan.tensors[plan.layers[layer].uses[use]].size();
+        gradients_.emplace_back(pointers[use], static_cast<size_t>(size));
+      }
+      return pointers;
+    }
+    absl::Status End(size_t layer) override {
+      const absl::Status written = model_.Written(layer, gradients_);
+      if (!written.ok()) return written;
+      const absl::Status taken = inner_.End(layer);
+      return taken.ok() ? model_.Taken(layer) : taken;
+    }
+
+   private:
+    ModelWrapper& model_;
+    GradientSink& inner_;
+    std::vector<std::span<float>> gradients_;
+  };
+
   Model& inner_;
 };
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun::worker::testing {

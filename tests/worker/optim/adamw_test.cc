@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "common/model/model_plan.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
 #include "worker/optim/clip_factor.h"

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "common/plan/activation_plan.h"
+#include "common/model/layer_plan.h"
 #include "worker/device/cpu/cpu_loops.h"
 #include "worker/device/portable_log.h"
 

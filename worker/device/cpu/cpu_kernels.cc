@@ -5,8 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "common/model/layer_plan.h"
 #include "common/numerics/kernels_version.h"
-#include "common/plan/activation_plan.h"
 #include "worker/device/cpu/cpu_attention.h"
 #include "worker/device/cpu/cpu_loops.h"
 
@@ -46,33 +46,34 @@ NumericsFingerprint CpuKernels::Fingerprint() const {
 // --- Embedding
 
 void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tokens,
-                                  const float* wte, const float* wpe, float* out) {
+                                  const float* token_table, const float* position_table,
+                                  float* out) {
   const int64_t width = shape.width;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      loops_.add(width, wte + tokens[row] * width, wpe + row % shape.seq_length * width,
-                 out + row * width);
+      loops_.add(width, token_table + tokens[row] * width,
+                 position_table + row % shape.seq_length * width, out + row * width);
     }
   });
 }
 
 void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size,
                                    int64_t positions, const int32_t* tokens, const float* dout,
-                                   float* dwte, float* dwpe) {
+                                   float* dtoken_table, float* dposition_table) {
   const int64_t width = shape.width;
   // Each piece owns a range of the vocabulary and looks at all tokens, in order.
   const int64_t piece = (vocab_size + kVocabPieces - 1) / kVocabPieces;
   ForPieces(vocab_size, piece, [&](int64_t begin, int64_t end) {
-    std::memset(dwte + begin * width, 0,
+    std::memset(dtoken_table + begin * width, 0,
                 static_cast<size_t>((end - begin) * width) * sizeof(float));
     for (int64_t row = 0; row < shape.rows(); ++row) {
       if (tokens[row] < begin || tokens[row] >= end) continue;
-      loops_.accumulate(width, dout + row * width, dwte + tokens[row] * width);
+      loops_.accumulate(width, dout + row * width, dtoken_table + tokens[row] * width);
     }
   });
   ForPieces(positions, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
-      float* const sum = dwpe + position * width;
+      float* const sum = dposition_table + position * width;
       if (position >= shape.seq_length) {
         std::fill_n(sum, width, 0.0f);
         continue;
@@ -185,22 +186,28 @@ void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout,
 
 // --- Tied output head
 
-void CpuKernels::HeadForward(const HeadShape& shape, const float* x, const float* wte,
+void CpuKernels::HeadForward(const HeadShape& shape, const float* x, const float* token_table,
                              float* logits) {
-  matmul_.Run(shape.rows, shape.vocab_size, shape.width, {x, shape.width}, {wte, shape.width, true},
-              logits, shape.stride);
+  matmul_.Run(shape.rows, shape.vocab_size, shape.width, {x, shape.width},
+              {token_table, shape.width, true}, logits, shape.stride);
 }
 
-void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* wte,
-                                   float* dx) {
+void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits,
+                                   const float* token_table, float* dx) {
   matmul_.Run(shape.rows, shape.width, shape.vocab_size, {dlogits, shape.stride},
-              {wte, shape.width}, dx, shape.width);
+              {token_table, shape.width}, dx, shape.width);
 }
 
 void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
-                                    float* dwte) {
+                                    float* dtoken_table) {
   matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
-              {x, shape.width}, dwte, shape.width);
+              {x, shape.width}, dtoken_table, shape.width);
+}
+
+void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits,
+                                              const float* x, float* dtoken_table) {
+  matmul_.Add(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
+              {x, shape.width}, dtoken_table, shape.width);
 }
 
 // --- Elementwise

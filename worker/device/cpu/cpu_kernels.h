@@ -25,11 +25,11 @@ class CpuKernels final : public Kernels {
 
   NumericsFingerprint Fingerprint() const override;
 
-  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* wte,
-                        const float* wpe, float* out) override;
+  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* token_table,
+                        const float* position_table, float* out) override;
   void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
-                         const int32_t* tokens, const float* dout, float* dwte,
-                         float* dwpe) override;
+                         const int32_t* tokens, const float* dout, float* dtoken_table,
+                         float* dposition_table) override;
 
   void LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
                         const float* bias, float* out, float* mean, float* rstd) override;
@@ -51,12 +51,14 @@ class CpuKernels final : public Kernels {
                             float* dw) override;
   void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override;
 
-  void HeadForward(const HeadShape& shape, const float* x, const float* wte,
+  void HeadForward(const HeadShape& shape, const float* x, const float* token_table,
                    float* logits) override;
-  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* wte,
+  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* token_table,
                          float* dx) override;
   void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
-                          float* dwte) override;
+                          float* dtoken_table) override;
+  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                                    float* dtoken_table) override;
 
   void Accumulate(int64_t n, const float* src, float* dst) override;
 

@@ -63,22 +63,32 @@ class TiledMatmul {
   template <typename After>
   void Run(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c,
            int64_t c_stride, TileWork work, const After& after) {
-    const Tiling tiling = TilesOf(m, n, work);
-    pool_.ParallelFor(tiling.count_m * tiling.count_n, [&](int64_t index, int) {
-      const Range rows = Part(index % tiling.count_m, tiling.tile_m, m);
-      const Range columns = Part(index / tiling.count_m, tiling.tile_n, n);
-      SerialMatmul(rows.size(), columns.size(), k, 1, RowsOf(a, rows.begin),
-                   ColumnsOf(b, columns.begin), 0, c + rows.begin * c_stride + columns.begin,
-                   c_stride);
-      after(rows, columns);
-    });
+    RunTiles(m, n, k, a, b, /*beta=*/0, c, c_stride, work, after);
   }
   void Run(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c,
            int64_t c_stride) {
     Run(m, n, k, a, b, c, c_stride, TileWork::kLittle, [](Range, Range) {});
   }
+  // c += a b.
+  void Add(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float* c,
+           int64_t c_stride) {
+    RunTiles(m, n, k, a, b, /*beta=*/1, c, c_stride, TileWork::kLittle, [](Range, Range) {});
+  }
 
  private:
+  template <typename After>
+  void RunTiles(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float beta,
+                float* c, int64_t c_stride, TileWork work, const After& after) {
+    const Tiling tiling = TilesOf(m, n, work);
+    pool_.ParallelFor(tiling.count_m * tiling.count_n, [&](int64_t index, int) {
+      const Range rows = Part(index % tiling.count_m, tiling.tile_m, m);
+      const Range columns = Part(index / tiling.count_m, tiling.tile_n, n);
+      SerialMatmul(rows.size(), columns.size(), k, 1, RowsOf(a, rows.begin),
+                   ColumnsOf(b, columns.begin), beta, c + rows.begin * c_stride + columns.begin,
+                   c_stride);
+      after(rows, columns);
+    });
+  }
   static Range Part(int64_t index, int64_t size, int64_t total) {
     const int64_t begin = index * size;
     return {begin, begin + size < total ? begin + size : total};

@@ -1,5 +1,7 @@
-#include "common/model_spec/model_spec.h"
+#include "common/model/model_spec.h"
 
+#include "common/model/model_plan.h"
+#include "common/model/presets.h"
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -39,12 +41,11 @@ TEST(ValidateTest, NamesEveryFinding) {
   EXPECT_NE(text.find("hidden-size must be at least 1, got -3"), std::string::npos) << text;
 }
 
-TEST(ValidateTest, VocabularyThatHasNotAllBytes_IsRefused) {
+TEST(ValidateTest, VocabularyOfLessThanTwo_IsRefused) {
   ModelSpec spec = *FindPreset("gpt2-nano");
-  spec.vocab_size = 255;
-  EXPECT_EQ(std::string(Validate(spec).message()),
-            "vocab-size must be at least 256 for byte-level text, got 255");
-  spec.vocab_size = 256;
+  spec.vocab_size = 1;
+  EXPECT_EQ(std::string(Validate(spec).message()), "vocab-size must be at least 2, got 1");
+  spec.vocab_size = 2;
   EXPECT_TRUE(Validate(spec).ok());
 }
 

@@ -1,0 +1,90 @@
+// LayerPlan: what one layer of a model has, keeps, needs and costs, as data. Pure. The memory plan,
+// the arenas, initialisation, names and FLOP counts come from these; the worker has one class for
+// each kind (worker/model).
+//
+// A model is a list of layers along one residual stream, (rows, width): every layer takes the
+// stream and gives it on, so a pipeline can cut between any two. `rows` counts the tokens of one
+// micro-batch.
+//
+// The enumerations below are the order of a kind's uses, kept activations and workspace: the plan
+// writes the lists in that order, and the worker's layer reads them by it.
+
+#ifndef DSRUN_COMMON_MODEL_LAYER_PLAN_H_
+#define DSRUN_COMMON_MODEL_LAYER_PLAN_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dsrun {
+
+// A tile of attention scores: constants of the model, never of the memory at hand
+// (docs/numerics.md, rule f).
+inline constexpr int64_t kAttentionQueries = 32;
+inline constexpr int64_t kAttentionKeys = 256;
+
+// Rows of logits that exist at a time, a constant likewise: for a vocabulary of 50,257 they take
+// 98 MiB, and the product is still large enough for its library.
+inline constexpr int64_t kHeadRows = 512;
+
+// Floats that attention needs per thread: two tiles, two operands by column, and two numbers per
+// query.
+constexpr int64_t AttentionScratch(int64_t head_size) {
+  return 2 * kAttentionQueries * (kAttentionKeys + head_size + 1);
+}
+
+// Elements from one row of logits to the next: rows begin on 64 bytes.
+constexpr int64_t LogitsStride(int64_t vocab_size) { return (vocab_size + 15) / 16 * 16; }
+
+enum class LayerKind {
+  kEmbedding,  // tokens -> stream: token and learned position
+  kAttention,  // stream + projection(attention(qkv(layernorm(stream))))
+  kMlp,        // stream + down(gelu(up(layernorm(stream))))
+  kHead,       // layernorm, logits, cross-entropy; the stream ends here
+};
+
+namespace embedding_layer {
+enum Use { kTokenTable, kPositionTable };
+}
+namespace attention_layer {
+enum Use { kNormWeight, kNormBias, kQkvWeight, kQkvBias, kOutWeight, kOutBias };
+enum Kept { kMean, kRstd, kNormed, kQkv, kLogSumExp, kContext };
+enum Work { kDNormed, kDQkv, kScratch };  // kDNormed also holds the context's gradient
+}  // namespace attention_layer
+namespace mlp_layer {
+enum Use { kNormWeight, kNormBias, kUpWeight, kUpBias, kDownWeight, kDownBias };
+enum Kept { kMean, kRstd, kNormed, kSlope, kActivated };
+enum Work { kDNormed, kDUp };
+}  // namespace mlp_layer
+namespace head_layer {
+enum Use { kNormWeight, kNormBias, kTokenTable };
+enum Kept { kMean, kRstd, kNormed };
+enum Work { kDNormed, kLogits, kLosses };
+}  // namespace head_layer
+
+// A buffer of one micro-batch.
+struct PlannedActivation {
+  enum class Per { kRow, kHeadRow, kThread };  // kHeadRow: of the rows, up to kHeadRows
+
+  std::string name;
+  int64_t elements;     // for each `per`
+  std::string formula;  // of them, for people: "3 width"
+  Per per = Per::kRow;
+  int64_t element_bytes = 4;
+};
+
+struct LayerPlan {
+  LayerKind kind;
+  std::string name;                          // "h.3.attn"
+  std::vector<size_t> uses;                  // tensors of the model, by the kind's Use
+  std::vector<PlannedActivation> kept;       // from forward to backward
+  std::vector<PlannedActivation> workspace;  // inside one pass through the layer
+  // Forward, multiply-adds counted as two, for each token of a full sequence; backward costs twice
+  // that.
+  double flops_of_token;
+};
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_MODEL_LAYER_PLAN_H_

@@ -1,0 +1,39 @@
+// ModelPlan: a model as a list of layers and tensors, made from its shape by its family's file
+// (gpt2.cc). Pure. Nothing else knows a family: the launcher plans with this, the worker builds
+// from it, a checkpoint is described by it.
+
+#ifndef DSRUN_COMMON_MODEL_MODEL_PLAN_H_
+#define DSRUN_COMMON_MODEL_MODEL_PLAN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "common/model/layer_plan.h"
+#include "common/model/logical_tensor.h"
+#include "common/model/model_spec.h"
+
+namespace dsrun {
+
+struct ModelPlan {
+  ModelSpec spec;
+  // Each once, in the order in which the layers first use them: the order of the parameter arena.
+  std::vector<LogicalTensor> tensors;
+  // From the tokens to the loss. A tensor may be used by several: every use is a contribution of
+  // its own to its gradient.
+  std::vector<LayerPlan> layers;
+};
+
+// REQUIRES: Validate(spec).
+ModelPlan PlanModel(const ModelSpec& spec);
+
+// PlanModel(spec).tensors.
+std::vector<LogicalTensor> LogicalTensors(const ModelSpec& spec);
+int64_t ParameterCount(const ModelSpec& spec);
+
+// Multiply-adds counted as two, forward and backward, for `tokens` tokens in sequences of
+// spec.seq_length.
+double TrainFlops(const ModelSpec& spec, int64_t tokens);
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_MODEL_MODEL_PLAN_H_

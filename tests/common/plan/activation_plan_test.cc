@@ -1,0 +1,171 @@
+#include "common/plan/activation_plan.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace dsrun {
+namespace {
+
+int64_t Bytes(const PlannedActivation& activation, const ActivationInput& input, int64_t rows) {
+  int64_t count = rows;
+  if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows, kHeadRows);
+  if (activation.per == PlannedActivation::Per::kThread) count = input.threads;
+  return count * activation.elements * activation.element_bytes;
+}
+
+// Both passes in words: every byte belongs to who wrote it last, until it is read for the last
+// time.
+class Passes {
+ public:
+  Passes(const ModelPlan& model, const ActivationInput& input)
+      : model_(model),
+        input_(input),
+        plan_(model, input),
+        rows_(input.micro_batch_size * model.spec.seq_length),
+        owner_(static_cast<size_t>(plan_.total_bytes() / 64), -1) {}
+
+  void Forward(int64_t slot) {
+    const ActivationPlan::Slot& at = plan_.slot(static_cast<size_t>(slot));
+    Write(at.tokens, 4 * rows_, Id(slot, 0, 0));
+    Write(at.targets, 4 * rows_, Id(slot, 0, 1));
+    for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
+      ReadInput(slot, layer);
+      WriteAll(model_.layers[layer].workspace, plan_.forward_workspace(layer), Id(-1, layer, 100));
+      WriteAll(model_.layers[layer].kept, at.kept[layer], Id(slot, layer, 200));
+      if (layer + 1 < model_.layers.size()) {
+        Write(at.streams[layer], Stream(), Id(slot, layer, 2));
+      }
+      ReadInput(slot, layer);
+      ReadAll(model_.layers[layer].workspace, plan_.forward_workspace(layer), Id(-1, layer, 100));
+    }
+  }
+  void Backward(int64_t slot) {
+    const ActivationPlan::Slot& at = plan_.slot(static_cast<size_t>(slot));
+    for (size_t layer = model_.layers.size(); layer-- > 0;) {
+      if (layer + 1 < model_.layers.size()) Read(plan_.stream_gradient(), Stream(), -7);
+      WriteAll(model_.layers[layer].workspace, plan_.backward_workspace(layer), Id(-1, layer, 300));
+      Write(plan_.stream_gradient(), Stream(), -7);
+      ReadInput(slot, layer);
+      ReadAll(model_.layers[layer].kept, at.kept[layer], Id(slot, layer, 200));
+      ReadAll(model_.layers[layer].workspace, plan_.backward_workspace(layer), Id(-1, layer, 300));
+      Read(at.tokens, 4 * rows_, Id(slot, 0, 0));
+      Read(at.targets, 4 * rows_, Id(slot, 0, 1));
+    }
+  }
+
+ private:
+  static int64_t Id(int64_t slot, size_t layer, int64_t what) {
+    return ((slot + 1) * 1000 + static_cast<int64_t>(layer)) * 1000 + what;
+  }
+  int64_t Stream() const { return rows_ * model_.spec.hidden_size * 4; }
+  void ReadInput(int64_t slot, size_t layer) {
+    if (layer == 0) return;
+    Read(plan_.slot(static_cast<size_t>(slot)).streams[layer - 1], Stream(),
+         Id(slot, layer - 1, 2));
+  }
+  void WriteAll(const std::vector<PlannedActivation>& what, const std::vector<int64_t>& offsets,
+                int64_t id) {
+    ASSERT_EQ(what.size(), offsets.size());
+    for (size_t i = 0; i < what.size(); ++i) {
+      Write(offsets[i], Bytes(what[i], input_, rows_), id + static_cast<int64_t>(i));
+    }
+  }
+  void ReadAll(const std::vector<PlannedActivation>& what, const std::vector<int64_t>& offsets,
+               int64_t id) {
+    for (size_t i = 0; i < what.size(); ++i) {
+      Read(offsets[i], Bytes(what[i], input_, rows_), id + static_cast<int64_t>(i));
+    }
+  }
+  void Write(int64_t offset, int64_t bytes, int64_t id) {
+    ASSERT_EQ(offset % 64, 0);
+    ASSERT_LE(offset + bytes, plan_.total_bytes());
+    for (int64_t at = offset / 64; at * 64 < offset + bytes; ++at) {
+      owner_[static_cast<size_t>(at)] = id;
+    }
+  }
+  void Read(int64_t offset, int64_t bytes, int64_t id) {
+    for (int64_t at = offset / 64; at * 64 < offset + bytes; ++at) {
+      ASSERT_EQ(owner_[static_cast<size_t>(at)], id) << "written over before it was read";
+    }
+  }
+
+  const ModelPlan& model_;
+  const ActivationInput input_;
+  const ActivationPlan plan_;
+  const int64_t rows_;
+  std::vector<int64_t> owner_;  // by 64 bytes
+};
+
+TEST(ActivationPlanTest, NothingIsWrittenOverWhileItIsNeeded) {
+  const ModelPlan model = PlanModel({"", 3, 48, 4, 200, 300});
+  for (const ActivationInput input : {ActivationInput{1, 1, 1}, ActivationInput{5, 2, 1}}) {
+    Passes passes(model, input);
+    for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+      passes.Forward(0);
+      passes.Backward(0);
+    }
+  }
+}
+
+TEST(ActivationPlanTest, MicroBatchesInFlight_DoNotTouchOneAnother) {
+  const ModelPlan model = PlanModel({"", 2, 16, 2, 40, 30});
+  Passes passes(model, {.micro_batch_size = 2, .threads = 1, .slots = 3});
+  passes.Forward(0);
+  passes.Forward(1);
+  passes.Forward(2);
+  passes.Backward(0);
+  passes.Forward(0);
+  passes.Backward(1);
+  passes.Backward(2);
+  passes.Backward(0);
+}
+
+TEST(ActivationPlanTest, LinesAddUpToTheArena) {
+  const ModelPlan model = PlanModel({"", 3, 48, 4, 20, 300});
+  const ActivationPlan plan(model, {.micro_batch_size = 3, .threads = 2, .slots = 2});
+  int64_t total = 0;
+  std::vector<std::string> names;
+  for (const PlannedBuffer& line : plan.lines()) {
+    EXPECT_EQ(std::count(names.begin(), names.end(), line.name), 0) << line.name;
+    EXPECT_FALSE(line.formula.empty()) << line.name;
+    names.push_back(line.name);
+    total += line.bytes();
+  }
+  EXPECT_EQ(total, plan.total_bytes());
+}
+
+// The arena is what lives at the turn of the passes: all that is kept, and the head's workspace.
+TEST(ActivationPlanTest, ArenaNeedsWhatTheTurnNeeds) {
+  for (const int64_t vocab_size : {2, 50257}) {
+    const ModelPlan model = PlanModel({"", 6, 64, 4, 128, vocab_size});
+    const ActivationInput input{.micro_batch_size = 4, .threads = 2};
+    const ActivationPlan plan(model, input);
+    int64_t kept = 0;
+    for (const PlannedBuffer& line : plan.lines()) {
+      if (line.group == "activations") kept += line.bytes();
+    }
+    const int64_t rows = 4 * 128;
+    int64_t at_the_turn = kept + rows * 64 * 4;  // the stream's gradient
+    for (const PlannedActivation& work : model.layers.back().workspace) {
+      at_the_turn += Bytes(work, input, rows);
+    }
+    EXPECT_LE(plan.total_bytes(), at_the_turn * 102 / 100);
+    EXPECT_GE(plan.total_bytes(), kept);
+  }
+}
+
+// The whole matrix of logits never exists: beyond kHeadRows rows it does not grow.
+TEST(ActivationPlanTest, LogitsDoNotGrowWithTheMicroBatch) {
+  const ModelPlan model = PlanModel({"", 1, 8, 1, 1024, 50257});
+  for (const int64_t batch : {1, 4}) {
+    const ActivationPlan plan(model, {.micro_batch_size = batch});
+    EXPECT_GE(plan.total_bytes(), kHeadRows * 50257 * 4);
+    EXPECT_LE(plan.total_bytes(), kHeadRows * 50272 * 4 + batch * 1024 * 8 * 4 * 60);
+  }
+}
+
+}  // namespace
+}  // namespace dsrun

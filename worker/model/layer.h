@@ -1,0 +1,76 @@
+// Layer: explicit forward and backward of one layer, on Kernels. What it has, keeps and needs is
+// its LayerPlan; all memory comes in with the pass, all of it 64-byte aligned.
+//
+// Numerics: every output has the same bits for any thread count and any ISA our loops are compiled
+// for. Losses and gradients are plain sums over the micro-batch's unmasked tokens, never divided
+// here (docs/numerics.md, rule f).
+//
+// Threads: one thread at a time; kernels use the thread pool given at their construction.
+
+#ifndef DSRUN_WORKER_MODEL_LAYER_H_
+#define DSRUN_WORKER_MODEL_LAYER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "common/model/model_plan.h"
+#include "worker/device/kernels.h"
+
+namespace dsrun::worker {
+
+struct LossSum {
+  double loss = 0;     // nats, summed over unmasked tokens in a fixed order
+  int64_t tokens = 0;  // unmasked tokens
+};
+
+// What a layer computes with, once. Lists stand in the order of its kind's Use, Kept and Work.
+struct Pass {
+  Kernels& kernels;
+  int64_t batch;           // sequences
+  int64_t seq_length;      // of them; the plan's or, for sampling, less
+  const int32_t* tokens;   // (batch, seq_length)
+  const int32_t* targets;  // (batch, seq_length); below 0: masked
+  std::span<const float* const> parameters;
+  std::span<float* const> gradients;  // backward only
+  std::span<void* const> kept;
+  std::span<void* const> workspace;
+  LossSum* loss;  // backward and Loss of the head only: what it adds up
+
+  int64_t rows() const { return batch * seq_length; }
+  float* Kept(size_t index) const { return static_cast<float*>(kept[index]); }
+  float* Work(size_t index) const { return static_cast<float*>(workspace[index]); }
+};
+
+class Layer {
+ public:
+  virtual ~Layer() = default;
+
+  // `in`: the stream, (rows, width), null before the first layer. `out`: likewise, null after the
+  // last. Keeps what Backward needs. Not `in`: whoever plays the layers keeps that.
+  virtual void Forward(const Pass& pass, const float* in, float* out) = 0;
+
+  // Of the last Forward, with the same pass. Overwrites all of pass.gradients. `dstream`: from the
+  // gradient of `out` to that of `in`, in place; what the last layer finds there means nothing.
+  virtual void Backward(const Pass& pass, const float* in, float* dstream) = 0;
+};
+
+// The last layer of a model. Its logits are needed once, for loss and gradient together, so forward
+// leaves them to backward, which computes them kHeadRows rows at a time: all of them never exist.
+class Head : public Layer {
+ public:
+  // The loss alone, after Forward.
+  virtual void Loss(const Pass& pass) = 0;
+  // After Forward: logits (vocab_size) of one row.
+  virtual void Logits(const Pass& pass, int64_t row, float* logits) = 0;
+};
+
+// REQUIRES: `layer` is a layer of `model`. Both must outlive what is created.
+std::unique_ptr<Layer> CreateLayer(const ModelPlan& model, const LayerPlan& layer);
+// REQUIRES: its kind is kHead.
+std::unique_ptr<Head> CreateHead(const ModelPlan& model, const LayerPlan& layer);
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_MODEL_LAYER_H_

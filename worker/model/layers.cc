@@ -1,0 +1,207 @@
+// The layers of every kind (common/model/layer_plan.h).
+
+#include <algorithm>
+
+#include "common/base/logging.h"
+#include "worker/model/layer.h"
+
+namespace dsrun::worker {
+namespace {
+
+class Embedding final : public Layer {
+ public:
+  explicit Embedding(const ModelSpec& spec) : spec_(spec) {}
+
+  void Forward(const Pass& pass, const float*, float* out) override {
+    pass.kernels.EmbeddingForward(Shape(pass), pass.tokens,
+                                  pass.parameters[embedding_layer::kTokenTable],
+                                  pass.parameters[embedding_layer::kPositionTable], out);
+  }
+  void Backward(const Pass& pass, const float*, float* dstream) override {
+    pass.kernels.EmbeddingBackward(Shape(pass), spec_.vocab_size, spec_.seq_length, pass.tokens,
+                                   dstream, pass.gradients[embedding_layer::kTokenTable],
+                                   pass.gradients[embedding_layer::kPositionTable]);
+  }
+
+ private:
+  SequenceShape Shape(const Pass& pass) const {
+    return {pass.batch, pass.seq_length, spec_.hidden_size, spec_.num_attention_heads};
+  }
+
+  const ModelSpec& spec_;
+};
+
+class Attention final : public Layer {
+ public:
+  explicit Attention(const ModelSpec& spec) : spec_(spec) {}
+
+  void Forward(const Pass& pass, const float* in, float* out) override {
+    using namespace attention_layer;  // NOLINT: the names of this layer's parts
+    const std::span<const float* const> p = pass.parameters;
+    const int64_t width = spec_.hidden_size;
+    Kernels& k = pass.kernels;
+    k.LayerNormForward(pass.rows(), width, in, p[kNormWeight], p[kNormBias], pass.Kept(kNormed),
+                       pass.Kept(kMean), pass.Kept(kRstd));
+    k.LinearForward({pass.rows(), width, 3 * width}, pass.Kept(kNormed), p[kQkvWeight], p[kQkvBias],
+                    pass.Kept(kQkv));
+    k.AttentionForward(Shape(pass), pass.Kept(kQkv), pass.Work(kScratch), pass.Kept(kContext),
+                       pass.Kept(kLogSumExp));
+    k.LinearResidualForward({pass.rows(), width, width}, pass.Kept(kContext), p[kOutWeight],
+                            p[kOutBias], in, out);
+  }
+
+  void Backward(const Pass& pass, const float* in, float* dstream) override {
+    using namespace attention_layer;  // NOLINT
+    const std::span<const float* const> p = pass.parameters;
+    const std::span<float* const> g = pass.gradients;
+    const int64_t width = spec_.hidden_size;
+    Kernels& k = pass.kernels;
+    const LinearShape out{pass.rows(), width, width};
+    const LinearShape qkv{pass.rows(), width, 3 * width};
+    float* const dcontext = pass.Work(kDNormed);
+    k.LinearBackwardBias(out, dstream, g[kOutBias]);
+    k.LinearBackwardWeight(out, pass.Kept(kContext), dstream, g[kOutWeight]);
+    k.LinearBackwardInput(out, dstream, p[kOutWeight], dcontext);
+    k.AttentionBackward(Shape(pass), pass.Kept(kQkv), pass.Kept(kContext), pass.Kept(kLogSumExp),
+                        dcontext, pass.Work(kScratch), pass.Work(kDQkv));
+    k.LinearBackwardBias(qkv, pass.Work(kDQkv), g[kQkvBias]);
+    k.LinearBackwardWeight(qkv, pass.Kept(kNormed), pass.Work(kDQkv), g[kQkvWeight]);
+    k.LinearBackwardInput(qkv, pass.Work(kDQkv), p[kQkvWeight], pass.Work(kDNormed));
+    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.Kept(kMean), pass.Kept(kRstd),
+                        pass.Work(kDNormed), dstream, dstream, g[kNormWeight], g[kNormBias]);
+  }
+
+ private:
+  SequenceShape Shape(const Pass& pass) const {
+    return {pass.batch, pass.seq_length, spec_.hidden_size, spec_.num_attention_heads};
+  }
+
+  const ModelSpec& spec_;
+};
+
+class Mlp final : public Layer {
+ public:
+  explicit Mlp(const ModelSpec& spec) : spec_(spec) {}
+
+  void Forward(const Pass& pass, const float* in, float* out) override {
+    using namespace mlp_layer;  // NOLINT
+    const std::span<const float* const> p = pass.parameters;
+    const int64_t width = spec_.hidden_size;
+    Kernels& k = pass.kernels;
+    k.LayerNormForward(pass.rows(), width, in, p[kNormWeight], p[kNormBias], pass.Kept(kNormed),
+                       pass.Kept(kMean), pass.Kept(kRstd));
+    k.LinearGeluForward({pass.rows(), width, 4 * width}, pass.Kept(kNormed), p[kUpWeight],
+                        p[kUpBias], pass.Kept(kSlope), pass.Kept(kActivated));
+    k.LinearResidualForward({pass.rows(), 4 * width, width}, pass.Kept(kActivated), p[kDownWeight],
+                            p[kDownBias], in, out);
+  }
+
+  void Backward(const Pass& pass, const float* in, float* dstream) override {
+    using namespace mlp_layer;  // NOLINT
+    const std::span<const float* const> p = pass.parameters;
+    const std::span<float* const> g = pass.gradients;
+    const int64_t width = spec_.hidden_size;
+    Kernels& k = pass.kernels;
+    const LinearShape up{pass.rows(), width, 4 * width};
+    const LinearShape down{pass.rows(), 4 * width, width};
+    k.LinearBackwardBias(down, dstream, g[kDownBias]);
+    k.LinearBackwardWeight(down, pass.Kept(kActivated), dstream, g[kDownWeight]);
+    k.LinearBackwardInputGelu(down, dstream, p[kDownWeight], pass.Kept(kSlope), pass.Work(kDUp));
+    k.LinearBackwardBias(up, pass.Work(kDUp), g[kUpBias]);
+    k.LinearBackwardWeight(up, pass.Kept(kNormed), pass.Work(kDUp), g[kUpWeight]);
+    k.LinearBackwardInput(up, pass.Work(kDUp), p[kUpWeight], pass.Work(kDNormed));
+    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.Kept(kMean), pass.Kept(kRstd),
+                        pass.Work(kDNormed), dstream, dstream, g[kNormWeight], g[kNormBias]);
+  }
+
+ private:
+  const ModelSpec& spec_;
+};
+
+class TiedHead final : public Head {
+ public:
+  explicit TiedHead(const ModelSpec& spec) : spec_(spec) {}
+
+  void Forward(const Pass& pass, const float* in, float*) override {
+    using namespace head_layer;  // NOLINT
+    pass.kernels.LayerNormForward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
+                                  pass.parameters[kNormBias], pass.Kept(kNormed), pass.Kept(kMean),
+                                  pass.Kept(kRstd));
+  }
+
+  void Backward(const Pass& pass, const float* in, float* dstream) override {
+    using namespace head_layer;  // NOLINT
+    Kernels& k = pass.kernels;
+    const float* const table = pass.parameters[kTokenTable];
+    ForRows(pass, [&](const HeadShape& shape, int64_t first) {
+      const float* const dlogits = pass.Work(kLogits);
+      const float* const normed = pass.Kept(kNormed) + first * spec_.hidden_size;
+      if (first == 0) {
+        k.HeadBackwardWeight(shape, dlogits, normed, pass.gradients[kTokenTable]);
+      } else {
+        k.AccumulateHeadBackwardWeight(shape, dlogits, normed, pass.gradients[kTokenTable]);
+      }
+      k.HeadBackwardInput(shape, dlogits, table, pass.Work(kDNormed) + first * spec_.hidden_size);
+    });
+    k.LayerNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
+                        pass.Kept(kMean), pass.Kept(kRstd), pass.Work(kDNormed), nullptr, dstream,
+                        pass.gradients[kNormWeight], pass.gradients[kNormBias]);
+  }
+
+  void Loss(const Pass& pass) override {
+    ForRows(pass, [](const HeadShape&, int64_t) {});
+  }
+
+  void Logits(const Pass& pass, int64_t row, float* logits) override {
+    using namespace head_layer;  // NOLINT
+    pass.kernels.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
+                             pass.Kept(kNormed) + row * spec_.hidden_size,
+                             pass.parameters[kTokenTable], logits);
+  }
+
+ private:
+  // each(shape of some rows, the first of them), whose losses are counted and whose logits have
+  // become their gradient.
+  template <typename Each>
+  void ForRows(const Pass& pass, const Each& each) {
+    using namespace head_layer;  // NOLINT
+    double* const losses = static_cast<double*>(pass.workspace[kLosses]);
+    for (int64_t first = 0; first < pass.rows(); first += kHeadRows) {
+      const HeadShape shape{std::min(kHeadRows, pass.rows() - first), spec_.hidden_size,
+                            spec_.vocab_size, LogitsStride(spec_.vocab_size)};
+      pass.kernels.HeadForward(shape, pass.Kept(kNormed) + first * spec_.hidden_size,
+                               pass.parameters[kTokenTable], pass.Work(kLogits));
+      pass.kernels.CrossEntropy(shape, pass.targets + first, pass.Work(kLogits), losses);
+      for (int64_t row = 0; row < shape.rows; ++row) {
+        pass.loss->loss += losses[row];
+        pass.loss->tokens += pass.targets[first + row] >= 0 ? 1 : 0;
+      }
+      each(shape, first);
+    }
+  }
+
+  const ModelSpec& spec_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> CreateLayer(const ModelPlan& model, const LayerPlan& layer) {
+  switch (layer.kind) {
+    case LayerKind::kEmbedding:
+      return std::make_unique<Embedding>(model.spec);
+    case LayerKind::kAttention:
+      return std::make_unique<Attention>(model.spec);
+    case LayerKind::kMlp:
+      return std::make_unique<Mlp>(model.spec);
+    case LayerKind::kHead:
+      return CreateHead(model, layer);
+  }
+  LOG(FATAL) << "no such kind of layer: " << static_cast<int>(layer.kind);
+}
+
+std::unique_ptr<Head> CreateHead(const ModelPlan& model, const LayerPlan& layer) {
+  CHECK(layer.kind == LayerKind::kHead) << layer.name;
+  return std::make_unique<TiedHead>(model.spec);
+}
+
+}  // namespace dsrun::worker

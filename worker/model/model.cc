@@ -1,0 +1,197 @@
+#include "worker/model/model.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
+#include "common/base/status_macros.h"
+
+namespace dsrun::worker {
+namespace {
+
+class LayeredModel final : public Model {
+ public:
+  LayeredModel(const ModelSpec& spec, const ActivationInput& input, Kernels& kernels)
+      : plan_(PlanModel(spec)),
+        activations_(plan_, input),
+        micro_batch_size_(input.micro_batch_size),
+        slots_(static_cast<size_t>(input.slots)),
+        kernels_(kernels) {}
+
+  absl::Status Allocate(Device& device) {
+    ASSIGN_OR_RETURN(
+        memory_, device.Allocate(static_cast<size_t>(activations_.total_bytes()), "activations"));
+    for (size_t index = 0; index + 1 < plan_.layers.size(); ++index) {
+      layers_.push_back(CreateLayer(plan_, plan_.layers[index]));
+    }
+    head_ = CreateHead(plan_, plan_.layers.back());
+    dstream_ = At<float>(activations_.stream_gradient());
+    for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
+    for (size_t layer = 0; layer < plan_.layers.size(); ++layer) {
+      forward_workspace_.push_back(AllAt(activations_.forward_workspace(layer)));
+      backward_workspace_.push_back(AllAt(activations_.backward_workspace(layer)));
+    }
+    return absl::OkStatus();
+  }
+
+  const ModelPlan& plan() const override { return plan_; }
+  absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                       ParameterStore& parameters) override;
+  absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
+                                   GradientSink& gradients) override;
+  absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override;
+  absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore& parameters,
+                               float* logits) override;
+
+ private:
+  struct Slot {
+    int32_t* tokens;
+    int32_t* targets;
+    std::vector<float*> streams;           // the output of each layer but the last
+    std::vector<std::vector<void*>> kept;  // by layer
+  };
+
+  template <typename T>
+  T* At(int64_t offset) const {
+    return reinterpret_cast<T*>(static_cast<char*>(memory_.data()) + offset);
+  }
+  std::vector<void*> AllAt(const std::vector<int64_t>& offsets) const {
+    std::vector<void*> pointers;
+    for (const int64_t offset : offsets) pointers.push_back(At<void>(offset));
+    return pointers;
+  }
+  void FindSlot(const ActivationPlan::Slot& plan, size_t index) {
+    Slot& slot = slots_[index];
+    slot.tokens = At<int32_t>(plan.tokens);
+    slot.targets = At<int32_t>(plan.targets);
+    for (const int64_t stream : plan.streams) slot.streams.push_back(At<float>(stream));
+    for (const std::vector<int64_t>& kept : plan.kept) slot.kept.push_back(AllAt(kept));
+  }
+
+  size_t last() const { return plan_.layers.size() - 1; }
+  Layer& layer(size_t index) { return index == last() ? *head_ : *layers_[index]; }
+  // Forward, of all sequences; parameters, gradients and loss come in afterwards.
+  Pass PassOf(const Slot& slot, size_t layer) const {
+    return {.kernels = kernels_,
+            .batch = micro_batch_size_,
+            .seq_length = plan_.spec.seq_length,
+            .tokens = slot.tokens,
+            .targets = slot.targets,
+            .parameters = {},
+            .gradients = {},
+            .kept = slot.kept[layer],
+            .workspace = forward_workspace_[layer],
+            .loss = nullptr};
+  }
+  static const float* In(const Slot& slot, size_t layer) {
+    return layer == 0 ? nullptr : slot.streams[layer - 1];
+  }
+  static float* Out(const Slot& slot, size_t layer) {
+    return layer < slot.streams.size() ? slot.streams[layer] : nullptr;
+  }
+  // play(pass) with the parameters of `layer`.
+  template <typename Play>
+  static absl::Status With(ParameterStore& parameters, size_t layer, Pass pass, const Play& play) {
+    ASSIGN_OR_RETURN(pass.parameters, parameters.Acquire(layer));
+    play(pass);
+    parameters.Release(layer);
+    return absl::OkStatus();
+  }
+  // Every layer, for (batch, seq_length) tokens of the slot.
+  absl::Status PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
+                           ParameterStore& parameters);
+
+  const ModelPlan plan_;
+  const ActivationPlan activations_;
+  const int64_t micro_batch_size_;
+  std::vector<Slot> slots_;
+  Kernels& kernels_;
+  Buffer memory_;
+  std::vector<std::unique_ptr<Layer>> layers_;  // but the head
+  std::unique_ptr<Head> head_;
+  std::vector<std::vector<void*>> forward_workspace_;  // by layer
+  std::vector<std::vector<void*>> backward_workspace_;
+  float* dstream_ = nullptr;
+};
+
+absl::Status LayeredModel::PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
+                                       ParameterStore& parameters) {
+  for (size_t index = 0; index < plan_.layers.size(); ++index) {
+    Pass pass = PassOf(slot, index);
+    pass.batch = batch;
+    pass.seq_length = seq_length;
+    RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
+      layer(index).Forward(with, In(slot, index), Out(slot, index));
+    }));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LayeredModel::Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                                   ParameterStore& parameters) {
+  const Slot& at = slots_[slot];
+  const int64_t rows = micro_batch_size_ * plan_.spec.seq_length;
+  std::copy_n(tokens, rows, at.tokens);
+  std::copy_n(targets, rows, at.targets);
+  return PlayForward(at, micro_batch_size_, plan_.spec.seq_length, parameters);
+}
+
+absl::StatusOr<LossSum> LayeredModel::Backward(size_t slot, ParameterStore& parameters,
+                                               GradientSink& gradients) {
+  const Slot& at = slots_[slot];
+  LossSum loss;
+  for (size_t index = plan_.layers.size(); index-- > 0;) {
+    Pass pass = PassOf(at, index);
+    pass.workspace = backward_workspace_[index];
+    pass.gradients = gradients.Begin(index);
+    pass.loss = &loss;
+    RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
+      layer(index).Backward(with, In(at, index), dstream_);
+    }));
+    RETURN_IF_ERROR(gradients.End(index));
+  }
+  return loss;
+}
+
+absl::StatusOr<LossSum> LayeredModel::Loss(size_t slot, ParameterStore& parameters) {
+  LossSum loss;
+  Pass pass = PassOf(slots_[slot], last());
+  pass.loss = &loss;
+  RETURN_IF_ERROR(With(parameters, last(), pass, [&](const Pass& with) { head_->Loss(with); }));
+  return loss;
+}
+
+absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length,
+                                           ParameterStore& parameters, float* logits) {
+  CHECK(length >= 1 && length <= plan_.spec.seq_length) << "length " << length;
+  const Slot& slot = slots_[0];
+  std::copy_n(tokens, length, slot.tokens);
+  RETURN_IF_ERROR(PlayForward(slot, 1, length, parameters));
+  return With(parameters, last(), PassOf(slot, last()),
+              [&](const Pass& with) { head_->Logits(with, length - 1, logits); });
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
+                                                   const ActivationInput& input, Kernels& kernels,
+                                                   Device& device) {
+  RETURN_IF_ERROR(Validate(spec));
+  if (input.micro_batch_size < 1 || input.threads < 1 || input.slots < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model ", spec.preset, ": expected a micro-batch size, a thread count and slots of at ",
+        "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
+        "; check the batch arithmetic of the job"));
+  }
+  const SequenceShape shape{input.micro_batch_size, spec.seq_length, spec.hidden_size,
+                            spec.num_attention_heads};
+  CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))
+      << "the kernels' pool has more threads than the plan";
+  auto model = std::make_unique<LayeredModel>(spec, input, kernels);
+  RETURN_IF_ERROR(model->Allocate(device));
+  return model;
+}
+
+}  // namespace dsrun::worker

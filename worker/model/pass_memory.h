@@ -1,0 +1,41 @@
+// Where the parameters of a pass come from and its gradients go: the two doors between a model,
+// which plays layers, and whoever holds memory. Gathering, releasing, offloading, reducing and
+// cancelling stand behind them and nowhere else.
+//
+// Threads: called by the one that plays the model.
+
+#ifndef DSRUN_WORKER_MODEL_PASS_MEMORY_H_
+#define DSRUN_WORKER_MODEL_PASS_MEMORY_H_
+
+#include <cstddef>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace dsrun::worker {
+
+class ParameterStore {
+ public:
+  virtual ~ParameterStore() = default;
+
+  // Before `layer` is played, forward or backward: the tensors that it uses, in the order of its
+  // plan, whole, until Release. Errors end the pass.
+  virtual absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) = 0;
+  // The layer was played.
+  virtual void Release(size_t layer) = 0;
+};
+
+class GradientSink {
+ public:
+  virtual ~GradientSink() = default;
+
+  // Where backward of `layer` writes the gradients of its uses, each of the tensor's size.
+  virtual std::span<float* const> Begin(size_t layer) = 0;
+  // They are written. From the last layer to the first. Errors end the pass.
+  virtual absl::Status End(size_t layer) = 0;
+};
+
+}  // namespace dsrun::worker
+
+#endif  // DSRUN_WORKER_MODEL_PASS_MEMORY_H_

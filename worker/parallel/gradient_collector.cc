@@ -1,0 +1,40 @@
+#include "worker/parallel/gradient_collector.h"
+
+#include <utility>
+
+namespace dsrun::worker {
+
+GradientCollector::GradientCollector(Setup setup) : setup_(std::move(setup)) {
+  const GradientSpace& space = *setup_.space;
+  for (size_t layer = 0; layer < space.layers(); ++layer) {
+    std::vector<float*>& in_window = in_window_.emplace_back();
+    std::vector<float*>& in_atom = in_atom_.emplace_back();
+    for (const GradientSpace::Place& use : space.uses(layer)) {
+      in_window.push_back(setup_.window + use.offset);
+      in_atom.push_back(setup_.atom == nullptr
+                            ? in_window.back()
+                            : setup_.atom + space.window_begin(layer) + use.offset);
+    }
+  }
+}
+
+// The first of an atom is stored where the atom is summed, the others are added to it.
+std::span<float* const> GradientCollector::Begin(size_t layer) {
+  return place_.first_of_atom ? in_atom_[layer] : in_window_[layer];
+}
+
+absl::Status GradientCollector::End(size_t layer) {
+  const std::vector<GradientSpace::Place>& uses = setup_.space->uses(layer);
+  for (size_t use = 0; use < uses.size(); ++use) {
+    float* const atom = in_atom_[layer][use];
+    const FlatLayout::Entry& entry = setup_.layout->entries()[uses[use].tensor];
+    if (!place_.first_of_atom) {
+      setup_.kernels->Accumulate(entry.tensor.size(), in_window_[layer][use], atom);
+    }
+    if (place_.last_of_atom) setup_.sums->Add(uses[use].tensor, atom);
+  }
+  if (place_.last) setup_.reducer->Ready(setup_.space->FinalFrom(layer));
+  return setup_.check();
+}
+
+}  // namespace dsrun::worker
