@@ -487,6 +487,23 @@ TEST(Dial, OtherProgram_IsNamedAndHearsTheCallAlone) {
   EXPECT_LE(heard.size(), kCallBytes);
 }
 
+// An agent that drops us with a flood of strangers may be there all the same.
+TEST(Dial, WhoHangsUpWithoutAWord_IsCalledAgain) {
+  const absl::StatusOr<ListeningSocket> socket = ListenOn("127.0.0.1:0");
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  fcntl(socket->fd.get(), F_SETFL, 0);
+  int calls = 0;
+  std::thread program([&] {
+    while (Descriptor(accept(socket->fd.get(), nullptr, nullptr)).get() >= 0) ++calls;
+  });
+  const absl::Status status = DialAgent(socket->address, BehindADoor::kKey, kPatience).status();
+  shutdown(socket->fd.get(), SHUT_RD);  // accept() comes back
+  program.join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("closed without a word"));
+  EXPECT_GT(calls, 1);
+}
+
 // ---- The kernel's word
 
 TEST_F(DoorTest, UnixSocket_IsForOneUserAndGoneWithItsDoor) {
