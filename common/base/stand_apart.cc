@@ -19,6 +19,10 @@ namespace {
 constexpr int kFirstOfOwn = 3;  // standard input, output and error stay open
 constexpr int kKilled = 128;
 
+// Of the process that goes on; written before there is a thread.
+pid_t starter_pid = 0;
+pid_t behind_pid = 0;  // 0: nobody stays behind
+
 bool HasChild() {
   siginfo_t info = {};
   return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
@@ -61,6 +65,13 @@ void LookAtChildren(pid_t child) {
   }
 }
 
+// With the number of the process that has sent it (SenderOf). Where the queue of signals is full,
+// without.
+void PassOn(pid_t child, int signal, const siginfo_t& info) {
+  const sigval sender = {.sival_int = info.si_code == SI_KERNEL ? 0 : info.si_pid};
+  if (sigqueue(child, signal, sender) != 0) kill(child, signal);
+}
+
 // A terminal's key reaches the child as it reached this process. Everything else is passed on, and
 // so is a terminal's hang-up: the kernel tells the leader of the session alone.
 [[noreturn]] void StayBehind(pid_t child, const sigset_t& all) {
@@ -72,13 +83,14 @@ void LookAtChildren(pid_t child) {
     const int got = sigwaitinfo(&all, &info);
     if (got < 0 || got == SIGCHLD) continue;
     if (info.si_code == SI_KERNEL && got != SIGHUP) continue;
-    kill(child, got);
+    PassOn(child, got, info);
   }
 }
 
 }  // namespace
 
 void StandApart() {
+  starter_pid = getppid();
   if (getpid() != 1 && !HasChild()) return;
   sigset_t all, before;
   sigfillset(&all);
@@ -97,8 +109,17 @@ void StandApart() {
   } else {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (getppid() != parent) _exit(kKilled + SIGKILL);  // it is gone already
+    behind_pid = parent;
   }
   sigprocmask(SIG_SETMASK, &before, nullptr);
+}
+
+pid_t StarterPid() { return starter_pid; }
+
+pid_t SenderOf(const signalfd_siginfo& info) {
+  const auto sender = static_cast<pid_t>(info.ssi_pid);
+  if (behind_pid == 0 || sender != behind_pid) return sender;
+  return info.ssi_code == SI_QUEUE ? info.ssi_int : 0;
 }
 
 }  // namespace dsrun
