@@ -13,6 +13,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
 #include "common/rpc/greeting.h"
+#include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/sockets.h"
 
@@ -136,7 +137,7 @@ absl::StatusOr<Connection> DialAgent(const std::string& target, const std::strin
 absl::StatusOr<Connection> DialHost(const std::string& path, uint32_t uid, int32_t pid,
                                     absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
-  const std::string target = absl::StrCat("unix:", path);
+  const std::string target = absl::StrCat(kUnixScheme, path);
   ASSIGN_OR_RETURN(Descriptor fd, ConnectTo(target, deadline));
   RETURN_IF_ERROR(CheckListener(fd.get(), uid, pid));
   Call call(std::move(fd), deadline, limit);

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/counted.h"
 #include "common/base/limits.h"
@@ -19,13 +20,13 @@
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
 #include "common/base/waits.h"
+#include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/server.h"
 
 namespace dsrun {
 namespace {
 
-constexpr char kUnix[] = "unix:";
 constexpr size_t kMostAcceptsInARow = 16;
 constexpr absl::Duration kAfterTrouble = absl::Milliseconds(50);
 constexpr int kLines = 10;
@@ -39,7 +40,7 @@ bool Say(int fd, const std::string& bytes) {
   return send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
 }
 
-bool IsPath(const std::string& address) { return address.rfind(kUnix, 0) == 0; }
+bool IsPath(const std::string& address) { return absl::StartsWith(address, kUnixScheme); }
 
 // Why a visitor that was there is not any more.
 std::string WhyGone(const AgentGreeting& greeting, bool began) {
@@ -91,7 +92,7 @@ Door::~Door() {
   }
   eventfd_write(wake_.get(), 1);
   if (thread_.joinable()) thread_.join();
-  if (IsPath(listening_.address)) unlink(listening_.address.c_str() + sizeof(kUnix) - 1);
+  if (IsPath(listening_.address)) unlink(listening_.address.c_str() + kUnixScheme.size());
   MutexLock lock(mu_);
   for (const Resident& resident : residents_) guests_->Forget(resident.ticket);
 }
