@@ -1,17 +1,16 @@
 #include "common/base/stand_apart.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+
+#include "common/base/close_from.h"
 
 namespace dsrun {
 namespace {
@@ -26,18 +25,6 @@ pid_t behind_pid = 0;  // 0: nobody stays behind
 bool HasChild() {
   siginfo_t info = {};
   return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
-}
-
-// Of the child's pipes and locks none may be held by a process that never uses them.
-void CloseDescriptors() {
-  if (syscall(SYS_close_range, kFirstOfOwn, ~0u, 0u) == 0) return;
-  DIR* folder = opendir("/proc/self/fd");
-  if (folder == nullptr) return;
-  while (const dirent* entry = readdir(folder)) {
-    const int fd = atoi(entry->d_name);
-    if (fd >= kFirstOfOwn && fd != dirfd(folder)) close(fd);
-  }
-  closedir(folder);
 }
 
 [[noreturn]] void EndAs(int status) {
@@ -76,7 +63,8 @@ void PassOn(pid_t child, int signal, const siginfo_t& info) {
 // so is a terminal's hang-up: the kernel tells the leader of the session alone.
 [[noreturn]] void StayBehind(pid_t child, const sigset_t& all) {
   signal(SIGCHLD, SIG_DFL);
-  CloseDescriptors();
+  // Of the child's pipes and locks none may be held by a process that never uses them.
+  CloseFrom(kFirstOfOwn);
   while (true) {
     LookAtChildren(child);
     siginfo_t info = {};
