@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,18 +33,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-std::string RunDir() {
-  std::string path = ::testing::TempDir() + "/runXXXXXX";
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  return path;
-}
-
-std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
-  std::vector<std::string> argv = {BuiltFile("tests/agent/rank_helper"), mode};
-  if (!argument.empty()) argv.push_back(argument);
-  return argv;
-}
 
 proto::CoordinatorMessage EndOf(const std::string& id) {
   proto::CoordinatorMessage end = AgentClient::Message(id, 1);

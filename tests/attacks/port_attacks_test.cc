@@ -40,6 +40,7 @@ namespace {
 
 using agent::AgentClient;
 using agent::DsagentProcess;
+using agent::Rank;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -49,12 +50,6 @@ constexpr char kArgument[] = "an-argument-of-the-users-program";
 SteadyTime Deadline() { return Clock::Real().SteadyNow() + absl::Seconds(20); }
 
 std::string Target(const DsagentProcess& agent) { return absl::StrCat("127.0.0.1:", agent.port()); }
-
-std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
-  std::vector<std::string> argv = {agent::BuiltFile("tests/agent/rank_helper"), mode};
-  if (!argument.empty()) argv.push_back(argument);
-  return argv;
-}
 
 class PortAttack : public ::testing::Test {
  protected:
