@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -62,19 +61,14 @@ std::string WhyLate(const AgentGreeting& greeting, bool began, absl::Duration li
 absl::StatusOr<std::unique_ptr<Door>> Door::Open(Options options, RpcServer* server,
                                                  GuestList* guests) {
   ASSIGN_OR_RETURN(ListeningSocket listening, ListenOn(options.listen, options.owner));
-  Descriptor wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (wake.get() < 0) {
-    const int error = errno;
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot make an event descriptor: ", strerror(error), BecauseOfLimit(error)));
-  }
+  ASSIGN_OR_RETURN(WakeFd wake, WakeFd::Create());
   std::unique_ptr<Door> door(
       new Door(std::move(options), std::move(listening), std::move(wake), server, guests));
   ASSIGN_OR_RETURN(door->thread_, StartThread("a door", [d = door.get()] { d->Loop(); }));
   return door;
 }
 
-Door::Door(Options options, ListeningSocket listening, Descriptor wake, RpcServer* server,
+Door::Door(Options options, ListeningSocket listening, WakeFd wake, RpcServer* server,
            GuestList* guests)
     : options_(std::move(options)),
       listening_(std::move(listening)),
@@ -90,7 +84,7 @@ Door::~Door() {
     MutexLock lock(mu_);
     closing_ = true;
   }
-  eventfd_write(wake_.get(), 1);
+  wake_.Wake();
   if (thread_.joinable()) thread_.join();
   if (IsPath(listening_.address)) unlink(listening_.address.c_str() + kUnixScheme.size());
   MutexLock lock(mu_);
@@ -113,7 +107,7 @@ void Door::Loop() {
   while (true) {
     SteadyTime now = Clock::Real().SteadyNow();
     fds.clear();
-    fds.push_back({wake_.get(), POLLIN, 0});
+    fds.push_back({wake_.fd(), POLLIN, 0});
     fds.push_back({now < accept_again_at_ ? -1 : listening_.fd.get(), POLLIN, 0});
     for (const Visitor& visitor : visitors_) fds.push_back({visitor.fd.get(), POLLIN, 0});
     {

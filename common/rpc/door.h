@@ -52,6 +52,7 @@
 #include "common/base/clock.h"
 #include "common/base/descriptor.h"
 #include "common/base/mutex.h"
+#include "common/base/wake_fd.h"
 #include "common/rpc/greeting.h"
 #include "common/rpc/guest_list.h"
 #include "common/rpc/line_budget.h"
@@ -118,7 +119,7 @@ class Door {
     SteadyTime settle_by;
   };
 
-  Door(Options options, ListeningSocket listening, Descriptor wake, RpcServer* server,
+  Door(Options options, ListeningSocket listening, WakeFd wake, RpcServer* server,
        GuestList* guests);
   void Loop();
   SteadyTime NextDeadline() const;
@@ -143,7 +144,7 @@ class Door {
 
   const Options options_;
   const ListeningSocket listening_;
-  const Descriptor wake_;
+  const WakeFd wake_;
   RpcServer* const server_;
   GuestList* const guests_;
 
