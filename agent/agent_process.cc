@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -36,6 +35,7 @@
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
+#include "common/base/wake_fd.h"
 #include "common/rpc/door.h"
 #include "common/rpc/guest_list.h"
 #include "common/rpc/secrets.h"
@@ -70,13 +70,13 @@ absl::Status IsOurUserOrRoot(const Caller& caller) {
 class AgentProcess {
  public:
   explicit AgentProcess(const AgentProcessOptions& options)
-      : options_(options),
-        signal_fd_(OpenStopSignals()),
-        over_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      : options_(options), signal_fd_(OpenStopSignals()) {}
 
   absl::Status Start() {
     // Beats go on into the pipe of a keeper that has just died. (Children start with the default.)
     signal(SIGPIPE, SIG_IGN);
+    ASSIGN_OR_RETURN(WakeFd over, WakeFd::Create());
+    over_.emplace(std::move(over));
     if (!BecomeSubreaper()) return absl::InternalError("cannot become a child subreaper");
     for (const int fd : {options_.beat_fd, options_.life_fd}) {
       fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -132,7 +132,7 @@ class AgentProcess {
         return;
       }
       if (node_->Healthy()) WriteBeat(options_.beat_fd, node_->stalled_after());
-      pollfd fds[] = {{over_fd_, POLLIN, 0},
+      pollfd fds[] = {{over_->fd(), POLLIN, 0},
                       {signal_fd_, POLLIN, 0},
                       // Once leaving, the end of the keeper is known and would only spin.
                       {leaving ? -1 : options_.life_fd, POLLIN, 0}};
@@ -143,8 +143,7 @@ class AgentProcess {
         leaving = true;
         node_->OnKeeperGone();
       }
-      uint64_t jobs_over = 0;
-      const bool over = read(over_fd_, &jobs_over, sizeof(jobs_over)) == sizeof(jobs_over);
+      const bool over = over_->Take();
       if (over && (leaving || options_.one_job)) return;
       if (over) asked_job_ = false;  // of the next one
       if (!leaving && asked_by_ != 0 && HeedRequest()) return;
@@ -195,14 +194,11 @@ class AgentProcess {
     return !options_.one_job && node_->CloseIfIdle();
   }
 
-  void OnJobOver(const JobOver&) {
-    const uint64_t one = 1;
-    (void)!write(over_fd_, &one, sizeof(one));
-  }
+  void OnJobOver(const JobOver&) { over_->Wake(); }
 
   const AgentProcessOptions options_;
   const int signal_fd_;
-  const int over_fd_;
+  std::optional<WakeFd> over_;  // from Start on
   // Of Serve.
   int asked_by_ = 0;  // the signal of the first request; 0: none
   bool asked_job_ = false;

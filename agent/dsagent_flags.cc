@@ -9,14 +9,14 @@
 #include <system_error>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/time_text.h"
+#include "common/rpc/loopback.h"
 
 namespace dsrun::agent {
 namespace {
-
-constexpr char kUnix[] = "unix:";
 
 // Digits and nothing else, as dsrun reads its numbers. Below 3 are input, output and errors, which
 // have another use here.
@@ -123,10 +123,10 @@ absl::StatusOr<DsagentFlags> ParseDsagentFlags(const std::vector<std::string>& a
   for (const char* flag : {"--cluster-key-file", "--run-dir", "--worker-binary", "--socket-dir"}) {
     if (absl::Status made = MakeAbsolute(flag, *texts.at(flag)); !made.ok()) return made;
   }
-  if (flags.listen.starts_with(kUnix)) {
-    std::string path = flags.listen.substr(sizeof(kUnix) - 1);
+  if (absl::StartsWith(flags.listen, kUnixScheme)) {
+    std::string path = flags.listen.substr(kUnixScheme.size());
     if (absl::Status made = MakeAbsolute("--listen", path); !made.ok()) return made;
-    flags.listen = kUnix + path;
+    flags.listen = absl::StrCat(kUnixScheme, path);
   }
   return flags;
 }

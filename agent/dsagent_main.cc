@@ -117,7 +117,7 @@ int KeeperMain(const DsagentFlags& flags) {
     options.agent_argv.push_back(absl::StrCat(name, "=", number));
   };
   options.socket_dir = flags.socket_dir;
-  if (flags.one_job) options.starter_pid = getppid();
+  if (flags.one_job) options.starter_pid = StarterPid();
   add("--cluster-key-file", flags.cluster_key_file);
   add("--run-dir", flags.run_dir);
   add("--worker-binary", flags.worker_binary);

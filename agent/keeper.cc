@@ -29,6 +29,7 @@
 #include "common/base/private_folder.h"
 #include "common/base/process_spawn.h"
 #include "common/base/process_tree.h"
+#include "common/base/stand_apart.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
 
@@ -82,8 +83,7 @@ void OnSignals(const KeeperOptions& options, Watch& watch) {
     }
     const absl::Duration now = Now();
     const bool again = now - std::exchange(watch.asked_at, now) >= kSameRequest;
-    const bool by_starter =
-        options.starter_pid != 0 && static_cast<pid_t>(info.ssi_pid) == options.starter_pid;
+    const bool by_starter = options.starter_pid != 0 && SenderOf(info) == options.starter_pid;
     if (by_starter || (watch.asked && again)) {
       Order(options, watch);
     } else {

@@ -38,6 +38,15 @@ absl::StatusOr<int> OpenForAppending(const std::string& path) {
   return fd;
 }
 
+// How far the opening has come.
+enum class Phase { kOpening, kOpen, kNotOpened };
+// Whom a failure is told.
+enum class Hearer {
+  kOpener,   // whoever waits for the file to open
+  kAnybody,  // who did not wait any longer, or has a file that was open: TakeFailure says it
+  kNobody,   // told already
+};
+
 }  // namespace
 
 struct LogFile::Shared {
@@ -53,14 +62,11 @@ struct LogFile::Shared {
   mutable CondVar changed;
   std::string waiting ABSL_GUARDED_BY(mu);  // not given to the thread yet
   size_t writing ABSL_GUARDED_BY(mu) = 0;   // bytes that the thread has and the disk has not
-  bool opened ABSL_GUARDED_BY(mu) = false;  // or failed to
+  Phase phase ABSL_GUARDED_BY(mu) = Phase::kOpening;
   bool closing ABSL_GUARDED_BY(mu) = false;
   bool done ABSL_GUARDED_BY(mu) = false;
   absl::Status failure ABSL_GUARDED_BY(mu);
-  // Whoever opened it has been told of the failure, or could not wait for it.
-  mutable bool told ABSL_GUARDED_BY(mu) = false;
-  mutable bool not_waited_for ABSL_GUARDED_BY(mu) = false;
-  bool was_open ABSL_GUARDED_BY(mu) = false;
+  mutable Hearer hearer ABSL_GUARDED_BY(mu) = Hearer::kOpener;
   SteadyTime busy_since ABSL_GUARDED_BY(mu) = absl::InfiniteDuration();
 
   size_t UnwrittenLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
@@ -88,7 +94,7 @@ struct LogFile::Shared {
       failure = std::move(why);
       waiting.clear();
       writing = 0;
-      opened = true;
+      if (phase == Phase::kOpening) phase = Phase::kNotOpened;
       changed.NotifyAll();
     }
     on_change();
@@ -125,7 +131,8 @@ void LogFile::Run(const std::shared_ptr<Shared>& shared) {
   } else {
     {
       MutexLock lock(shared->mu);
-      shared->opened = shared->was_open = true;
+      shared->phase = Phase::kOpen;
+      shared->hearer = Hearer::kAnybody;
       shared->changed.NotifyAll();
     }
     WriteAll(*shared, *fd);
@@ -179,18 +186,19 @@ void LogFile::WriteAll(Shared& shared, int fd) {
 absl::Status LogFile::AwaitOpen(absl::Duration limit) const {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   MutexLock lock(shared_->mu);
-  while (!shared_->opened) {
+  while (shared_->phase == Phase::kOpening) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
     if (left <= absl::ZeroDuration()) {
-      shared_->not_waited_for = true;
+      shared_->hearer = Hearer::kAnybody;
       return absl::DeadlineExceededError(absl::StrCat("the log ", shared_->path,
                                                       " is not open yet: its disk or file server "
                                                       "does not answer"));
     }
     shared_->changed.WaitFor(shared_->mu, left);
   }
-  if (!shared_->was_open) shared_->told = true;
-  return shared_->was_open ? absl::OkStatus() : shared_->failure;
+  if (shared_->phase == Phase::kOpen) return absl::OkStatus();
+  shared_->hearer = Hearer::kNobody;
+  return shared_->failure;
 }
 
 bool LogFile::HasRoom() const {
@@ -234,9 +242,8 @@ SteadyTime LogFile::busy_since() const {
 
 absl::Status LogFile::TakeFailure() {
   MutexLock lock(shared_->mu);
-  if (shared_->told || shared_->failure.ok()) return absl::OkStatus();
-  if (!shared_->was_open && !shared_->not_waited_for) return absl::OkStatus();
-  shared_->told = true;
+  if (shared_->failure.ok() || shared_->hearer != Hearer::kAnybody) return absl::OkStatus();
+  shared_->hearer = Hearer::kNobody;
   return shared_->failure;
 }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,20 +35,19 @@ absl::Status Failed(const std::string& what) {
 
 absl::StatusOr<std::unique_ptr<LogPump>> LogPump::Create(Forward forward, Clock* clock,
                                                          Trouble trouble) {
-  const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_fd < 0) return Failed("log pump: cannot make an eventfd");
+  ASSIGN_OR_RETURN(WakeFd wake, WakeFd::Create());
   std::unique_ptr<LogPump> pump(
-      new LogPump(std::move(forward), clock, std::move(trouble), wake_fd));
+      new LogPump(std::move(forward), clock, std::move(trouble), std::move(wake)));
   ASSIGN_OR_RETURN(pump->thread_,
                    StartThread("the ranks' output", [p = pump.get()] { p->Loop(); }));
   return pump;
 }
 
-LogPump::LogPump(Forward forward, Clock* clock, Trouble trouble, int wake_fd)
+LogPump::LogPump(Forward forward, Clock* clock, Trouble trouble, WakeFd wake)
     : forward_(std::move(forward)),
       clock_(clock),
       trouble_(std::move(trouble)),
-      wake_(std::make_shared<const WakeFd>(wake_fd)) {}
+      wake_(std::make_shared<const WakeFd>(std::move(wake))) {}
 
 LogPump::~LogPump() {
   {
@@ -60,13 +58,6 @@ LogPump::~LogPump() {
   if (thread_.joinable()) thread_.join();
   for (const Watched& watched : Files()) watched.file->Close();
   for (const std::string& words : Flush(kCloseWithin)) LOG(WARNING) << words;
-}
-
-LogPump::WakeFd::~WakeFd() { close(fd); }
-
-void LogPump::WakeFd::Wake() const {
-  const uint64_t one = 1;
-  (void)!write(fd, &one, sizeof(one));
 }
 
 absl::StatusOr<LogPump::Pipe> LogPump::Open(Slot slot, Rank rank, const std::string& path) {
@@ -152,14 +143,13 @@ void LogPump::Loop() {
   bool closing = false;
   while (!closing) {
     std::vector<std::shared_ptr<Source>> sources = Sources();
-    std::vector<pollfd> fds = {{wake_->fd, POLLIN, 0}};
+    std::vector<pollfd> fds = {{wake_->fd(), POLLIN, 0}};
     for (const auto& source : sources) {
       // A negative number is not looked at, not even for the end.
       fds.push_back({source->file->HasRoom() ? source->pipe_fd : -1, POLLIN, 0});
     }
     poll(fds.data(), fds.size(), PollTimeoutMs(sources));
-    uint64_t count = 0;
-    (void)!read(wake_->fd, &count, sizeof(count));
+    (void)wake_->Take();
     {
       MutexLock lock(mu_);
       closing = closing_;

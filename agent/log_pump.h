@@ -42,6 +42,7 @@
 #include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
+#include "common/base/wake_fd.h"
 
 namespace dsrun::agent {
 
@@ -130,16 +131,7 @@ class LogPump {
     Slot slot;
     std::shared_ptr<LogFile> file;
   };
-  // Threads of files that the kernel holds may outlive the pump, and wake it.
-  struct WakeFd {
-    explicit WakeFd(int number) : fd(number) {}
-    ~WakeFd();
-    WakeFd(const WakeFd&) = delete;
-    void Wake() const;
-    const int fd;
-  };
-
-  LogPump(Forward forward, Clock* clock, Trouble trouble, int wake_fd);
+  LogPump(Forward forward, Clock* clock, Trouble trouble, WakeFd wake);
   void Loop();
   void Wake() { wake_->Wake(); }
   std::vector<std::shared_ptr<Source>> Sources();
@@ -165,6 +157,7 @@ class LogPump {
   const Forward forward_;
   Clock* const clock_;
   const Trouble trouble_;
+  // Threads of files that the kernel holds may outlive the pump, and wake it.
   const std::shared_ptr<const WakeFd> wake_;
   bool stall_told_ = false;  // of the thread: once a node, however many files its disk holds up
   Mutex mu_;

@@ -26,11 +26,6 @@ namespace {
 
 constexpr int kProtocolVersion = 1;
 
-// From a process's first instruction to its pid in our table.
-constexpr absl::Duration kStartIsOver = absl::Seconds(5);
-// The same for a stranger at the workers' door, who may come as often as he likes and holds up all
-// others there.
-constexpr absl::Duration kDoorWaits = absl::Milliseconds(500);
 // What is less is noise of the clocks, and counts when there is more of it.
 constexpr absl::Duration kShortestSleep = absl::Milliseconds(100);
 // What the disks get for the logs before the end of the job is told.
@@ -103,22 +98,15 @@ absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
   }
   const auto is = [&](const auto& entry) { return entry.second == pid; };
   const auto is_starting = [](const auto& entry) { return entry.second == 0; };
+  const SteadyTime deadline = Clock::Real().SteadyNow() + kDoorWaits;
   MutexLock lock(mu_);
-  AwaitPids(kDoorWaits, [&] {
-    return std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting);
-  });
-  if (std::ranges::any_of(pids_, is)) return absl::OkStatus();
-  return absl::PermissionDeniedError("is no rank of the job that runs here");
-}
-
-// A rank that calls here runs, so if it is being started, its pid is about to be told.
-void Supervisor::AwaitPids(absl::Duration limit, absl::FunctionRef<bool()> missing) const {
-  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
-  while (missing()) {
+  while (std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting)) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
+    if (left <= absl::ZeroDuration()) break;
     pids_changed_.WaitFor(mu_, left);
   }
+  if (std::ranges::any_of(pids_, is)) return absl::OkStatus();
+  return absl::PermissionDeniedError("is no rank of the job that runs here");
 }
 
 void Supervisor::ForgetPid(Slot slot) {
@@ -141,10 +129,6 @@ absl::Status Supervisor::OnWorkerHello(const proto::WorkerMessage& hello, int32_
   std::shared_ptr<WorkerPeer> replaced;
   {
     MutexLock lock(mu_);
-    AwaitPids(kStartIsOver, [&] {
-      const auto own = pids_.find(slot);
-      return own != pids_.end() && own->second == 0;
-    });
     const auto own = pids_.find(slot);
     if (own == pids_.end() || own->second != pid) {
       return absl::AbortedError(absl::StrCat("worker session: expected the process of slot ",
@@ -224,6 +208,7 @@ void Supervisor::Loop() {
     for (const Started& each : started) FinishStart(each);
     for (NodeEvent& event : events) StepAll(std::move(event));
   }
+  KillLateStarts();
 }
 
 void Supervisor::StepAll(NodeEvent event) {

@@ -10,7 +10,11 @@
 // that does not answer, and then no end of another rank, no heartbeat and no lease waits for it. A
 // start that does not come back is given up after kStartLimit, or kUnwantedStartLimit when it is
 // not wanted any more, and reported as one that the node lacked something for; whenever it comes
-// back its process is killed before anything is told of it.
+// back, be it after the job, its process is killed before anything is told of it.
+//
+// Who waits for a start: the workers' door, for kDoorWaits at most, because a process that calls
+// there runs already, and its pid is about to be told. A Hello does not: its caller has passed that
+// door. No lock is held while a process is started.
 //
 // Before everything that the core hears it is told how long the machine was suspended (Slept).
 //
@@ -36,7 +40,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -61,6 +64,7 @@ class Supervisor {
  public:
   static constexpr absl::Duration kStartLimit = absl::Seconds(60);
   static constexpr absl::Duration kUnwantedStartLimit = absl::Seconds(2);
+  static constexpr absl::Duration kDoorWaits = absl::Milliseconds(500);
 
   struct Options {
     ProcessRunner* runner = nullptr;  // must outlive the supervisor
@@ -98,7 +102,8 @@ class Supervisor {
   void OnCoordinatorMessage(const proto::CoordinatorMessage& message);
   void OnCoordinatorGone(const std::string& why);
 
-  // Whether process `pid` of user `uid` is the present process of one of this job's slots.
+  // Whether process `pid` of user `uid` is the present process of one of this job's slots. Waits
+  // for the pids of starts that are under way, kDoorWaits at most.
   // Errors: PERMISSION_DENIED: no; in words that go on from "it".
   absl::Status CheckWorker(int32_t pid, uint32_t uid) const;
   // A worker has opened a session with `hello`; by the kernel's word its process is `pid` (what it
@@ -182,9 +187,6 @@ class Supervisor {
              std::shared_ptr<CoordinatorPeer> coordinator);
   void Enqueue(NodeEvent event);
   void Loop();
-  // While `missing`, for `limit` at most.
-  void AwaitPids(absl::Duration limit, absl::FunctionRef<bool()> missing) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ForgetPid(Slot slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StepAll(NodeEvent event);
   void NoteSleep();
@@ -212,6 +214,8 @@ class Supervisor {
   static void RunStart(StartTask& task);
   void OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<int32_t> pid);
   void FinishStart(const Started& started);
+  void KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid);
+  void KillLateStarts();
   // True: the slot's process is only being started, and will be ended when it is there.
   bool StopStart(Slot slot, absl::Duration grace);
   void LookAtStarts();
@@ -249,6 +253,7 @@ class Supervisor {
   mutable CondVar pids_changed_;
   std::deque<NodeEvent> queue_ ABSL_GUARDED_BY(mu_);
   std::vector<Started> started_ ABSL_GUARDED_BY(mu_);  // before what is in queue_
+  bool looped_ ABSL_GUARDED_BY(mu_) = false;           // the core's thread takes nothing any more
   std::map<Slot, int32_t> pids_ ABSL_GUARDED_BY(mu_);  // 0: it is being started
   std::map<Slot, Session> sessions_ ABSL_GUARDED_BY(mu_);
 

@@ -121,37 +121,55 @@ void Supervisor::RunStart(StartTask& task) {
   MutexLock lock(task.ends->mu);
   if (task.ends->supervisor != nullptr) {
     task.ends->supervisor->OnStarted(task.start, std::move(pid));
+  } else if (pid.ok()) {
+    task.runner->SignalGroup(*pid, SIGKILL);
   }
 }
 
 void Supervisor::OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<int32_t> pid) {
   Fate& fate = *start->process.fate;
   std::optional<Ended> early;
+  bool too_late = false;
   {
     MutexLock lock(mu_);
-    if (pid.ok() && !start->given_up) {
+    too_late = looped_;
+    if (pid.ok() && !start->given_up && !too_late) {
       pids_[start->slot] = *pid;
       fate.known = true;
       early = std::exchange(fate.early, std::nullopt);
     }
-    started_.push_back({start, std::move(pid)});
+    if (!too_late) started_.push_back({start, pid});
     pids_changed_.NotifyAll();
   }
+  if (too_late) return KillStarted(*start, pid);
   changed_.NotifyOne();
   if (early) TellEnd(start->slot, start->process.log_id, start->process.fate, *early);
+}
+
+// Nobody waits for it any more.
+void Supervisor::KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid) {
+  LOG(WARNING) << "slot " << start.slot
+               << ": the start that was given up has come back: " << pid.status();
+  if (!pid.ok()) return;
+  options_.runner->SignalGroup(*pid, SIGKILL);
+  options_.sweep(start.process.tag);
+}
+
+// What came back while the last events were taken, and whatever will.
+void Supervisor::KillLateStarts() {
+  std::vector<Started> late;
+  {
+    MutexLock lock(mu_);
+    looped_ = true;
+    late.swap(started_);
+  }
+  for (const Started& each : late) KillStarted(*each.start, each.pid);
 }
 
 void Supervisor::FinishStart(const Started& started) {
   Start& start = *started.start;
   const auto it = starts_.find(start.slot);
-  if (it == starts_.end() || it->second != started.start) {  // given up
-    LOG(WARNING) << "slot " << start.slot << ": the start that was given up has come back: "
-                 << (started.pid.ok() ? absl::OkStatus() : started.pid.status());
-    if (!started.pid.ok()) return;
-    options_.runner->SignalGroup(*started.pid, SIGKILL);
-    options_.sweep(start.process.tag);
-    return;
-  }
+  if (it == starts_.end() || it->second != started.start) return KillStarted(start, started.pid);
   starts_.erase(it);
   if (!started.pid.ok()) {
     LOG(ERROR) << "slot " << start.slot << ": " << started.pid.status();

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/loopback.h"
 
 namespace dsrun::agent {
 namespace {
@@ -55,7 +56,7 @@ absl::StatusOr<std::unique_ptr<WorkerDoor>> WorkerDoor::Open(Options options, Rp
   const size_t most = kConnectionsPerRank * static_cast<size_t>(options.slots);
   const std::string agents_folder = options.folder;
   Door::Options doors{.name = "the workers' door",
-                      .listen = absl::StrCat("unix:", door->socket_),
+                      .listen = absl::StrCat(kUnixScheme, door->socket_),
                       .cluster_key = "",
                       .owner = uid,
                       .judge = [options = std::move(options)](const Caller& caller) {

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +25,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
 #include "common/base/waits.h"
+#include "common/base/wake_fd.h"
 
 namespace dsrun {
 namespace {
@@ -47,8 +47,7 @@ void OnChildSignal(int) {
 
 class PosixProcessRunner::State {
  public:
-  State(const Options& options, int wake_fd) : options_(options), wake_fd_(wake_fd) {}
-  ~State() { close(wake_fd_); }
+  State(const Options& options, WakeFd wake) : options_(options), wake_(std::move(wake)) {}
 
   absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end);
   void SignalGroup(int32_t pid, int signal);
@@ -56,7 +55,6 @@ class PosixProcessRunner::State {
   std::vector<int32_t> Alive() const;
   void Close();
   void Loop();
-  void Wake();
 
  private:
   struct Child {
@@ -84,7 +82,7 @@ class PosixProcessRunner::State {
 
   // Constant after construction.
   const Options options_;
-  const int wake_fd_;
+  const WakeFd wake_;
 
   mutable Mutex mu_;
   std::map<int32_t, Child> children_ ABSL_GUARDED_BY(mu_);
@@ -97,13 +95,9 @@ class PosixProcessRunner::State {
 
 absl::StatusOr<std::unique_ptr<PosixProcessRunner>> PosixProcessRunner::Create(
     const Options& options) {
-  const int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake_fd < 0) {
-    const int error = errno;
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "process runner: cannot make an eventfd: ", strerror(error), BecauseOfLimit(error)));
-  }
-  auto state = std::make_shared<State>(options, wake_fd);
+  ASSIGN_OR_RETURN(WakeFd wake, WakeFd::Create());
+  const int wake_fd = wake.fd();
+  auto state = std::make_shared<State>(options, std::move(wake));
   std::unique_ptr<PosixProcessRunner> runner(new PosixProcessRunner(state));
   if (options.reap_adopted) {
     runner->takes_signal_ = true;
@@ -162,7 +156,7 @@ absl::StatusOr<int32_t> PosixProcessRunner::State::Spawn(const ProcessSpec& spec
       result = process.status();
     }
   }
-  Wake();
+  wake_.Wake();
   return result;
 }
 
@@ -204,7 +198,7 @@ void PosixProcessRunner::State::StopGroups(const std::vector<int32_t>& pids, abs
       it->second.kill_at = std::min(it->second.kill_at, kill_at);
     }
   }
-  Wake();
+  wake_.Wake();
 }
 
 std::vector<int32_t> PosixProcessRunner::State::Alive() const {
@@ -221,19 +215,14 @@ void PosixProcessRunner::State::Close() {
     give_up_at_ = Clock::Real().SteadyNow() + options_.kill_limit;
     for (const auto& [pid, child] : children_) kill(-pid, SIGKILL);
   }
-  Wake();
-}
-
-void PosixProcessRunner::State::Wake() {
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+  wake_.Wake();
 }
 
 void PosixProcessRunner::State::Loop() {
   std::vector<pollfd> fds;
   while (true) {
     int timeout_ms = -1;
-    fds.assign(1, {wake_fd_, POLLIN, 0});
+    fds.assign(1, {wake_.fd(), POLLIN, 0});
     {
       MutexLock lock(mu_);
       if (closing_ && Clock::Real().SteadyNow() >= give_up_at_) GiveUpLocked();
@@ -245,8 +234,7 @@ void PosixProcessRunner::State::Loop() {
       timeout_ms = PollTimeoutLocked();
     }
     poll(fds.data(), fds.size(), timeout_ms);
-    uint64_t count = 0;
-    (void)!read(wake_fd_, &count, sizeof(count));
+    (void)wake_.Take();
     std::vector<Ended> ended;
     {
       MutexLock lock(mu_);

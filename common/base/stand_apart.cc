@@ -1,17 +1,16 @@
 #include "common/base/stand_apart.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+
+#include "common/base/close_from.h"
 
 namespace dsrun {
 namespace {
@@ -19,21 +18,13 @@ namespace {
 constexpr int kFirstOfOwn = 3;  // standard input, output and error stay open
 constexpr int kKilled = 128;
 
+// Of the process that goes on; written before there is a thread.
+pid_t starter_pid = 0;
+pid_t behind_pid = 0;  // 0: nobody stays behind
+
 bool HasChild() {
   siginfo_t info = {};
   return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
-}
-
-// Of the child's pipes and locks none may be held by a process that never uses them.
-void CloseDescriptors() {
-  if (syscall(SYS_close_range, kFirstOfOwn, ~0u, 0u) == 0) return;
-  DIR* folder = opendir("/proc/self/fd");
-  if (folder == nullptr) return;
-  while (const dirent* entry = readdir(folder)) {
-    const int fd = atoi(entry->d_name);
-    if (fd >= kFirstOfOwn && fd != dirfd(folder)) close(fd);
-  }
-  closedir(folder);
 }
 
 [[noreturn]] void EndAs(int status) {
@@ -61,24 +52,33 @@ void LookAtChildren(pid_t child) {
   }
 }
 
+// With the number of the process that has sent it (SenderOf). Where the queue of signals is full,
+// without.
+void PassOn(pid_t child, int signal, const siginfo_t& info) {
+  const sigval sender = {.sival_int = info.si_code == SI_KERNEL ? 0 : info.si_pid};
+  if (sigqueue(child, signal, sender) != 0) kill(child, signal);
+}
+
 // A terminal's key reaches the child as it reached this process. Everything else is passed on, and
 // so is a terminal's hang-up: the kernel tells the leader of the session alone.
 [[noreturn]] void StayBehind(pid_t child, const sigset_t& all) {
   signal(SIGCHLD, SIG_DFL);
-  CloseDescriptors();
+  // Of the child's pipes and locks none may be held by a process that never uses them.
+  CloseFrom(kFirstOfOwn);
   while (true) {
     LookAtChildren(child);
     siginfo_t info = {};
     const int got = sigwaitinfo(&all, &info);
     if (got < 0 || got == SIGCHLD) continue;
     if (info.si_code == SI_KERNEL && got != SIGHUP) continue;
-    kill(child, got);
+    PassOn(child, got, info);
   }
 }
 
 }  // namespace
 
 void StandApart() {
+  starter_pid = getppid();
   if (getpid() != 1 && !HasChild()) return;
   sigset_t all, before;
   sigfillset(&all);
@@ -97,8 +97,17 @@ void StandApart() {
   } else {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (getppid() != parent) _exit(kKilled + SIGKILL);  // it is gone already
+    behind_pid = parent;
   }
   sigprocmask(SIG_SETMASK, &before, nullptr);
+}
+
+pid_t StarterPid() { return starter_pid; }
+
+pid_t SenderOf(const signalfd_siginfo& info) {
+  const auto sender = static_cast<pid_t>(info.ssi_pid);
+  if (behind_pid == 0 || sender != behind_pid) return sender;
+  return info.ssi_code == SI_QUEUE ? info.ssi_int : 0;
 }
 
 }  // namespace dsrun

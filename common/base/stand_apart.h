@@ -14,6 +14,9 @@
 #ifndef DSRUN_COMMON_BASE_STAND_APART_H_
 #define DSRUN_COMMON_BASE_STAND_APART_H_
 
+#include <sys/signalfd.h>
+#include <sys/types.h>
+
 namespace dsrun {
 
 // Returns in a process that nothing but its own descendants can be below: in this one, if it has no
@@ -22,6 +25,13 @@ namespace dsrun {
 // parent, and a continued parent continues it. Where no process can be forked it says so on
 // standard error and returns here. REQUIRES: the first act of main, before any thread.
 void StandApart();
+
+// Whoever started the program that stands apart here: the parent of the process that was executed.
+// REQUIRES: StandApart.
+pid_t StarterPid();
+// Who sent a signal, also if the process that stays behind has passed it on; 0: the kernel.
+// REQUIRES: StandApart.
+pid_t SenderOf(const signalfd_siginfo& info);
 
 }  // namespace dsrun
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,20 +11,22 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/base/thread.h"
 #include "common/base/waits.h"
+#include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/server.h"
 
 namespace dsrun {
 namespace {
 
-constexpr char kUnix[] = "unix:";
-constexpr int kAcceptsInARow = 16;  // then what was said is read: each is heard before it can go
+constexpr size_t kMostAcceptsInARow = 16;
 constexpr absl::Duration kAfterTrouble = absl::Milliseconds(50);
 constexpr int kLines = 10;
 constexpr absl::Duration kLinesPeriod = absl::Seconds(10);
@@ -38,7 +39,7 @@ bool Say(int fd, const std::string& bytes) {
   return send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
 }
 
-bool IsPath(const std::string& address) { return address.rfind(kUnix, 0) == 0; }
+bool IsPath(const std::string& address) { return absl::StartsWith(address, kUnixScheme); }
 
 // Why a visitor that was there is not any more.
 std::string WhyGone(const AgentGreeting& greeting, bool began) {
@@ -60,19 +61,14 @@ std::string WhyLate(const AgentGreeting& greeting, bool began, absl::Duration li
 absl::StatusOr<std::unique_ptr<Door>> Door::Open(Options options, RpcServer* server,
                                                  GuestList* guests) {
   ASSIGN_OR_RETURN(ListeningSocket listening, ListenOn(options.listen, options.owner));
-  Descriptor wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (wake.get() < 0) {
-    const int error = errno;
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot make an event descriptor: ", strerror(error), BecauseOfLimit(error)));
-  }
+  ASSIGN_OR_RETURN(WakeFd wake, WakeFd::Create());
   std::unique_ptr<Door> door(
       new Door(std::move(options), std::move(listening), std::move(wake), server, guests));
   ASSIGN_OR_RETURN(door->thread_, StartThread("a door", [d = door.get()] { d->Loop(); }));
   return door;
 }
 
-Door::Door(Options options, ListeningSocket listening, Descriptor wake, RpcServer* server,
+Door::Door(Options options, ListeningSocket listening, WakeFd wake, RpcServer* server,
            GuestList* guests)
     : options_(std::move(options)),
       listening_(std::move(listening)),
@@ -88,9 +84,9 @@ Door::~Door() {
     MutexLock lock(mu_);
     closing_ = true;
   }
-  eventfd_write(wake_.get(), 1);
+  wake_.Wake();
   if (thread_.joinable()) thread_.join();
-  if (IsPath(listening_.address)) unlink(listening_.address.c_str() + sizeof(kUnix) - 1);
+  if (IsPath(listening_.address)) unlink(listening_.address.c_str() + kUnixScheme.size());
   MutexLock lock(mu_);
   for (const Resident& resident : residents_) guests_->Forget(resident.ticket);
 }
@@ -111,7 +107,7 @@ void Door::Loop() {
   while (true) {
     SteadyTime now = Clock::Real().SteadyNow();
     fds.clear();
-    fds.push_back({wake_.get(), POLLIN, 0});
+    fds.push_back({wake_.fd(), POLLIN, 0});
     fds.push_back({now < accept_again_at_ ? -1 : listening_.fd.get(), POLLIN, 0});
     for (const Visitor& visitor : visitors_) fds.push_back({visitor.fd.get(), POLLIN, 0});
     {
@@ -153,8 +149,14 @@ SteadyTime Door::NextDeadline() const {
 
 // ---- Who knocks
 
+// Then what was said is read: each is heard before it can go.
+int Door::AcceptsInARow() const {
+  return static_cast<int>(std::clamp<size_t>(options_.most_unproven / 2, 1, kMostAcceptsInARow));
+}
+
 void Door::AcceptAll(SteadyTime now) {
-  for (int i = 0; i < kAcceptsInARow && !IsClosing() && AcceptOne(now); ++i) {
+  const int most = AcceptsInARow();
+  for (int i = 0; i < most && !IsClosing() && AcceptOne(now); ++i) {
   }
 }
 
@@ -189,10 +191,8 @@ void Door::DropOne(int error, SteadyTime now) {
   reserve_.emplace(NewReserve());
   // Somebody else was faster with it, or it is something else that is lacking: not in a circle.
   if (!helped || reserve_->get() < 0) accept_again_at_ = now + kAfterTrouble;
-  int64_t left_out = 0;
-  if (!lines_.Take(now, left_out)) return;
-  LOG(WARNING) << options_.name << ": a caller " << (helped ? "was dropped" : "has to wait") << ": "
-               << strerror(error) << BecauseOfLimit(error);
+  Report(absl::StrCat("a caller ", helped ? "was dropped" : "has to wait", ": ", strerror(error),
+                      BecauseOfLimit(error)));
 }
 
 void Door::Receive(Descriptor fd, SteadyTime now) {
@@ -214,26 +214,44 @@ void Door::Receive(Descriptor fd, SteadyTime now) {
     }
     return LetIn(std::move(fd), caller, ticket, Welcome(verdict, ticket), now);
   }
-  if (visitors_.size() >= options_.most_unproven) {
-    DropOldest();
-  }
+  if (visitors_.size() >= options_.most_unproven) MakeRoom(now);
   const std::string address = AddressHere(fd.get());
   visitors_.push_back(
       {.fd = std::move(fd),
        .caller = std::move(caller),
        .until = now + options_.prove_within,
+       .owes_since = now,
        .greeting = AgentGreeting(options_.cluster_key, address, RandomBytes(kNonceBytes)),
        .got = ""});
+  if (!Visit(visitors_.back(), now)) visitors_.pop_back();
 }
 
-// Of those that have said nothing, if there are any: whoever has called is about to prove itself.
-void Door::DropOldest() {
-  auto oldest = std::find_if(visitors_.begin(), visitors_.end(), [](const Visitor& visitor) {
-    return visitor.greeting.wanted() == kCallBytes;
-  });
-  if (oldest == visitors_.end()) oldest = visitors_.begin();
-  Refuse(oldest->caller, "was the oldest of too many that have not proven themselves");
-  visitors_.erase(oldest);
+// The rule in door.h. REQUIRES: there is a visitor.
+std::list<Door::Visitor>::iterator Door::WhoGoes(SteadyTime now) {
+  const auto silent = [](const Visitor& visitor) { return !visitor.has_called(); };
+  const auto oldest_silent = std::ranges::find_if(visitors_, silent);
+  if (oldest_silent != visitors_.end() && now - oldest_silent->owes_since > options_.moment) {
+    return oldest_silent;
+  }
+  const auto silent_ones = static_cast<size_t>(std::ranges::count_if(visitors_, silent));
+  if (oldest_silent != visitors_.end() && silent_ones >= (visitors_.size() + 1) / 2) {
+    return oldest_silent;
+  }
+  auto longest = visitors_.end();
+  for (auto visitor = visitors_.begin(); visitor != visitors_.end(); ++visitor) {
+    if (!visitor->has_called()) continue;
+    if (longest == visitors_.end() || visitor->owes_since < longest->owes_since) longest = visitor;
+  }
+  return longest;
+}
+
+void Door::MakeRoom(SteadyTime now) {
+  const auto goes = WhoGoes(now);
+  Refuse(goes->caller,
+         absl::StrCat(goes->has_called() ? "called, but did not prove itself" : "said nothing",
+                      " for ", absl::FormatDuration(now - goes->owes_since),
+                      " while too many others came"));
+  visitors_.erase(goes);
 }
 
 absl::Status Door::Judge(Caller& caller, int fd) const {
@@ -276,6 +294,7 @@ bool Door::Visit(Visitor& visitor, SteadyTime now) {
     Refuse(visitor.caller, std::string(reply.refused.message()));
     return false;
   }
+  visitor.owes_since = now;
   if (!visitor.greeting.proven()) return said;
   const DoorVerdict verdict = RoomFor(visitor.caller);
   const std::string words = visitor.greeting.Verdict(verdict);
@@ -347,12 +366,16 @@ void Door::LookAtResidents(const std::vector<short>& events, SteadyTime now) {
 }
 
 void Door::Refuse(const Caller& caller, const std::string& why) {
+  Report(absl::StrCat("caller ", caller.address, " is sent away: it ", why));
+}
+
+void Door::Report(const std::string& words) {
   int64_t left_out = 0;
   if (!lines_.Take(Clock::Real().SteadyNow(), left_out)) return;
   const std::string more =
-      left_out == 0 ? "" : absl::StrCat(" (", left_out, " more lines like this were left out)");
-  LOG(WARNING) << options_.name << ": caller " << caller.address << " is sent away: it " << why
-               << more;
+      left_out == 0 ? ""
+                    : absl::StrCat(" (", Counted(left_out, "line"), " like this left out before)");
+  LOG(WARNING) << options_.name << ": " << words << more;
 }
 
 }  // namespace dsrun

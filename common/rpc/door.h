@@ -11,13 +11,24 @@
 // gRPC gets the plain end of it.
 //
 // Nobody can keep others out by being there:
-//   - of callers that are not proven yet there are at most `most_unproven`; when one more comes,
-//   the
-//     one that has been there longest goes. Each has `prove_within`.
+//   - of callers that are not proven yet there are at most `most_unproven`, each for `prove_within`
+//     at most. When one more comes, one of them goes:
+//       1. one that has said nothing for longer than `moment`, the oldest first;
+//       2. if there is none (a flood): half of the places are for those that have said nothing yet,
+//          half for those that have called and owe their claim. Of the kind that has more than its
+//          half goes the one that has owed its next word for the longest.
+//     So idle connections make room for everybody; a flood of silent callers pushes out silent ones
+//     alone, however fast it is, and those who call and stop there push out one another. An honest
+//     caller owes each of its two words for a few milliseconds at most, mostly for none: whoever is
+//     accepted is heard at once, and the kernel queues callers in the order in which they came, so
+//     in a flood its call is there before it is accepted. At most half the house is accepted in a
+//     row, then all are heard: nobody goes before it was listened to. Whoever is pushed out all the
+//     same calls again (dial.h).
 //   - of those that came in there are at most `most_proven`, and of one process `most_of_one`. One
 //     that says nothing that is taken within `settle_within` is cut.
 //   - where no descriptor is left, one that is kept for it accepts the caller and drops it.
-// One thread does all of this. What it says in the log is bounded, too.
+// One thread does all of this. What it says in the log is bounded, too, and how much was left out
+// is said with the next line.
 //
 // Thread-safe. Destruction stops the listening and removes the file of a unix socket; connections
 // that gRPC has stay, unless CutAll comes first.
@@ -41,6 +52,7 @@
 #include "common/base/clock.h"
 #include "common/base/descriptor.h"
 #include "common/base/mutex.h"
+#include "common/base/wake_fd.h"
 #include "common/rpc/greeting.h"
 #include "common/rpc/guest_list.h"
 #include "common/rpc/line_budget.h"
@@ -66,6 +78,8 @@ class Door {
     size_t most_proven = 16;
     size_t most_of_one = 16;  // with the same pid, of a unix socket
     absl::Duration prove_within = absl::Seconds(5);
+    // What an honest caller needs for its next word on a busy machine. REQUIRES: < prove_within.
+    absl::Duration moment = absl::Milliseconds(20);
     absl::Duration settle_within = absl::Seconds(10);
   };
 
@@ -90,8 +104,11 @@ class Door {
     Descriptor fd;
     Caller caller;
     SteadyTime until;
+    SteadyTime owes_since;  // its next message: when it came, or when its call was answered
     AgentGreeting greeting;
     std::string got;  // of the next message
+
+    bool has_called() const { return greeting.wanted() != kCallBytes; }
   };
   // gRPC has the connection; this is a second descriptor of it, which tells its end (gRPC shuts a
   // socket down before it closes it) and can cut it.
@@ -102,7 +119,7 @@ class Door {
     SteadyTime settle_by;
   };
 
-  Door(Options options, ListeningSocket listening, Descriptor wake, RpcServer* server,
+  Door(Options options, ListeningSocket listening, WakeFd wake, RpcServer* server,
        GuestList* guests);
   void Loop();
   SteadyTime NextDeadline() const;
@@ -112,7 +129,9 @@ class Door {
   bool AcceptOne(SteadyTime now);
   void DropOne(int error, SteadyTime now);
   void Receive(Descriptor fd, SteadyTime now);
-  void DropOldest();
+  int AcceptsInARow() const;
+  std::list<Visitor>::iterator WhoGoes(SteadyTime now);
+  void MakeRoom(SteadyTime now);
   absl::Status Judge(Caller& caller, int fd) const;
   // False: the visitor is to be dropped, or has come in.
   bool Visit(Visitor& visitor, SteadyTime now);
@@ -121,15 +140,16 @@ class Door {
              const std::string& welcome, SteadyTime now);
   void LookAtResidents(const std::vector<short>& events, SteadyTime now);
   void Refuse(const Caller& caller, const std::string& why);
+  void Report(const std::string& words);
 
   const Options options_;
   const ListeningSocket listening_;
-  const Descriptor wake_;
+  const WakeFd wake_;
   RpcServer* const server_;
   GuestList* const guests_;
 
   // Of the door's thread.
-  std::list<Visitor> visitors_;  // the oldest first
+  std::list<Visitor> visitors_;  // in the order in which they came
   std::optional<Descriptor> reserve_;
   SteadyTime accept_again_at_;
   LineBudget lines_;

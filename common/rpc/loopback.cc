@@ -28,7 +28,7 @@ bool IsLoopbackAddress(const std::string& address) {
 }
 
 absl::Status CheckLoopbackTarget(const std::string& target) {
-  if (absl::StartsWith(target, "unix:") || IsLoopbackAddress(HostOf(target))) {
+  if (absl::StartsWith(target, kUnixScheme) || IsLoopbackAddress(HostOf(target))) {
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError(

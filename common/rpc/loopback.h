@@ -7,8 +7,12 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace dsrun {
+
+// How the address of a unix socket begins; its path follows.
+inline constexpr absl::string_view kUnixScheme = "unix:";
 
 // "127.0.0.2", "::1": numeric addresses only, so that no resolver decides what is safe.
 bool IsLoopbackAddress(const std::string& address);

@@ -29,7 +29,6 @@ namespace {
 // So long that a flood does not fill it between two looks: whoever comes then waits for a second.
 constexpr int kBacklog = SOMAXCONN;
 constexpr mode_t kForOneUser = 0600;
-constexpr char kUnix[] = "unix:";
 
 // Room for every kind, and how much of it is used.
 struct Address {
@@ -62,8 +61,8 @@ bool ParsePort(std::string_view text, in_port_t* port) {
 absl::StatusOr<Address> Parse(const std::string& target) {
   RETURN_IF_ERROR(CheckLoopbackTarget(target));
   Address address;
-  if (absl::StartsWith(target, kUnix)) {
-    const std::string path = target.substr(sizeof(kUnix) - 1);
+  if (absl::StartsWith(target, kUnixScheme)) {
+    const std::string path = target.substr(kUnixScheme.size());
     if (path.empty() || path.size() >= sizeof(address.path.sun_path) ||
         path.find('\0') != std::string::npos) {
       return NoAddress(target);
@@ -105,8 +104,8 @@ std::string InWords(const Address& address) {
       return absl::StrCat("[", text, "]:", ntohs(address.v6.sin6_port));
     case AF_UNIX:
       return absl::StrCat(
-          kUnix, std::string(address.path.sun_path,
-                             strnlen(address.path.sun_path, sizeof(address.path.sun_path))));
+          kUnixScheme, std::string(address.path.sun_path,
+                                   strnlen(address.path.sun_path, sizeof(address.path.sun_path))));
     default:
       return "";
   }
@@ -129,7 +128,7 @@ absl::StatusOr<Descriptor> MakeSocket(int family) {
 }
 
 absl::Status CannotListen(const std::string& target, int error) {
-  const bool is_path = absl::StartsWith(target, kUnix);
+  const bool is_path = absl::StartsWith(target, kUnixScheme);
   const char* const advice =
       error == EADDRINUSE && is_path
           ? "another process is listening there, or one that was killed has left the file: look, "

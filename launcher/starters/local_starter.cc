@@ -28,6 +28,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
 #include "common/rpc/dial.h"
+#include "common/rpc/loopback.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/sockets.h"
 
@@ -103,7 +104,7 @@ constexpr int kExitAgentStopped = 111;
 constexpr int kExitAgentSignal = 128;
 
 std::string ListenTarget(const std::string& socket_folder) {
-  return absl::StrCat("unix:", socket_folder, "/agent.sock");
+  return absl::StrCat(kUnixScheme, socket_folder, "/agent.sock");
 }
 
 // The agent does not listen there, but the ranks will meet there.

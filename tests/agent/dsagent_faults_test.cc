@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -23,6 +23,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agent/exit_codes.h"
+#include "common/base/logging.h"
 #include "common/base/process_tree.h"
 #include "tests/agent/agent_client.h"
 #include "tests/agent/dsagent_process.h"
@@ -33,18 +34,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
-
-std::string RunDir() {
-  std::string path = ::testing::TempDir() + "/runXXXXXX";
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  return path;
-}
-
-std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
-  std::vector<std::string> argv = {BuiltFile("tests/agent/rank_helper"), mode};
-  if (!argument.empty()) argv.push_back(argument);
-  return argv;
-}
 
 proto::CoordinatorMessage EndOf(const std::string& id) {
   proto::CoordinatorMessage end = AgentClient::Message(id, 1);
@@ -217,6 +206,80 @@ TEST(Dsagent, ChildrenOfWhoeverStartedIt_AreLeft_AlsoThoseThatLoseTheirParent) {
   for (const int fd : {ready[0], go[0], go[1], lost[0], lost[1], stay[0], stay[1]}) close(fd);
   EXPECT_EQ(read(held[0], &byte, 1), 0);  // it ends now
   close(held[0]);
+}
+
+// An agent for one job, started as `exec dsagent --one-job > >(tee log)` in a shell: its signals
+// reach it through the process that stays behind.
+class StandsApart {
+ public:
+  StandsApart() {
+    const std::string key = RunDir() + "/key";
+    std::ofstream(key) << "0123456789abcdef0123456789abcdef\n";
+    chmod(key.c_str(), 0600);
+    const std::string binary = BuiltFile("agent/dsagent");
+    int ready[2], said[2], stay[2];
+    PCHECK(pipe(ready) == 0 && pipe2(said, O_CLOEXEC) == 0 && pipe2(stay, O_CLOEXEC) == 0);
+    pid_ = fork();
+    PCHECK(pid_ >= 0);
+    if (pid_ == 0) {
+      close(stay[1]);
+      char byte = 0;
+      if (fork() == 0) _exit(static_cast<int>(read(stay[0], &byte, 1)));
+      dup2(said[1], STDERR_FILENO);
+      const std::string ready_fd = absl::StrCat("--ready-fd=", ready[1]);
+      execl(binary.c_str(), "dsagent", "--one-job", ("--cluster-key-file=" + key).c_str(),
+            ready_fd.c_str(), nullptr);
+      _exit(1);
+    }
+    for (const int fd : {ready[1], said[1], stay[0]}) close(fd);
+    char byte = 0;
+    while (read(ready[0], &byte, 1) == 1 && byte != '\n') {
+    }
+    close(ready[0]);
+    said_ = said[0];
+    stay_ = stay[1];
+  }
+  ~StandsApart() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    close(stay_);
+    Hear("nothing that it says: until all of it has ended");
+    close(said_);
+  }
+
+  pid_t pid() const { return pid_; }
+  // What it says, to the first line with one of these words or its end.
+  std::string Hear(const std::string& words, const std::string& others = "\n\n") {
+    std::string line;
+    char byte = 0;
+    while (read(said_, &byte, 1) == 1) {
+      line += byte;
+      if (byte != '\n') continue;
+      if (line.find(words) != line.npos || line.find(others) != line.npos) return line;
+      line.clear();
+    }
+    return line;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  int said_ = -1;
+  int stay_ = -1;
+};
+
+TEST(Dsagent, OneJobThatStandsApart_TakesItsStartersTermAsAnOrderAndAnybodyElsesAsARequest) {
+  constexpr char kRequest[] = "got signal 15 from process";
+  constexpr char kOrder[] = "told to end";
+  {
+    StandsApart agent;
+    const pid_t stranger = fork();
+    if (stranger == 0) _exit(kill(agent.pid(), SIGTERM) == 0 ? 0 : 1);
+    waitpid(stranger, nullptr, 0);
+    EXPECT_THAT(agent.Hear(kRequest, kOrder), HasSubstr(kRequest));
+  }
+  StandsApart agent;
+  kill(agent.pid(), SIGTERM);
+  EXPECT_THAT(agent.Hear(kRequest, kOrder), HasSubstr(kOrder));
 }
 
 }  // namespace

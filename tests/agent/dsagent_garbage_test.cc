@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -27,12 +26,6 @@ namespace {
 
 constexpr char kHttp2Preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 constexpr int kVisitors = 200;
-
-std::string RunDir() {
-  std::string path = ::testing::TempDir() + "/runXXXXXX";
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  return path;
-}
 
 // Connects, says `bytes` and hangs up. Whether it is heard or not is the other side's matter.
 void Say(const sockaddr* address, socklen_t size, const std::string& bytes) {
@@ -78,10 +71,6 @@ std::string Garbage(RandomMessages& random) {
       return frame;
     }
   }
-}
-
-std::vector<std::string> Rank(const std::string& mode) {
-  return {BuiltFile("tests/agent/rank_helper"), mode};
 }
 
 // Admitted to the node, which may need a moment to see that the last job's dsrun is gone.

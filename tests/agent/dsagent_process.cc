@@ -39,6 +39,18 @@ std::string BuiltFile(const std::string& path) {
   return file;
 }
 
+std::string RunDir() {
+  std::string path = ::testing::TempDir() + "/runXXXXXX";
+  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  return path;
+}
+
+std::vector<std::string> Rank(const std::string& mode, const std::string& argument) {
+  std::vector<std::string> argv = {BuiltFile("tests/agent/rank_helper"), mode};
+  if (!argument.empty()) argv.push_back(argument);
+  return argv;
+}
+
 SocketFolder::SocketFolder() { PCHECK(mkdtemp(path_.data()) != nullptr) << path_; }
 
 SocketFolder::~SocketFolder() {

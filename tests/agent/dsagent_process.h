@@ -55,6 +55,10 @@ class DsagentProcess {
 
 // The path of a file of this repository's build: "tests/agent/rank_helper".
 std::string BuiltFile(const std::string& path);
+// A new folder for a job's files, below the test's own.
+std::string RunDir();
+// What a rank runs that behaves as rank_helper.cc says of `mode`.
+std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "");
 
 // Pins a process, so that its end can be awaited although it is no child of ours. One that is gone
 // already has ended.

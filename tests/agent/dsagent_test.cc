@@ -35,18 +35,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-std::string RunDir() {
-  std::string path = ::testing::TempDir() + "/runXXXXXX";
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
-  return path;
-}
-
-std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
-  std::vector<std::string> argv = {BuiltFile("tests/agent/rank_helper"), mode};
-  if (!argument.empty()) argv.push_back(argument);
-  return argv;
-}
-
 // A dsagent with one job whose only rank has forked twice.
 struct TreeJob {
   explicit TreeJob(const std::string& id, const std::string& mode = "tree") : client(agent.port()) {

@@ -15,8 +15,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -27,7 +29,6 @@
 #include "common/base/process_runner.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_process_runner.h"
-#include "tests/support/thread_state.h"
 
 namespace dsrun::agent {
 namespace {
@@ -69,8 +70,8 @@ class FakePeer : public Base {
       changed_.WaitFor(mu_, left);
     }
   }
-  absl::Status AwaitClosed() {
-    const absl::Duration deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+  absl::Status AwaitClosed(absl::Duration limit = absl::Seconds(20)) {
+    const absl::Duration deadline = Clock::Real().SteadyNow() + limit;
     MutexLock lock(mu_);
     while (!closed_.has_value()) {
       const absl::Duration left = deadline - Clock::Real().SteadyNow();
@@ -104,7 +105,8 @@ class SupervisorTest : public ::testing::Test {
     runner_.AddExecutable("/bin/true");  // stands for dsworker: must exist on disk
     MakeNode(/*gpus=*/0);
   }
-  void MakeNode(int gpus, ProcessRunner* runner = nullptr) {
+  void MakeNode(int gpus, ProcessRunner* runner = nullptr,
+                std::function<void(const JobOver&)> on_job_over = nullptr) {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(
@@ -133,7 +135,7 @@ class SupervisorTest : public ::testing::Test {
                                  counted_ = pids;
                                  return proto::NodeMemory();
                                },
-                           .on_job_over = nullptr});
+                           .on_job_over = std::move(on_job_over)});
   }
   // From now on /proc says of the process that it is dead, and that a thread of it waits.
   void Stick(int32_t pid) {
@@ -210,7 +212,10 @@ class SupervisorTest : public ::testing::Test {
     message.mutable_hello()->set_protocol_version(1);
     return message;
   }
+  // As a worker does: through the door, which waits for a pid that is not told yet.
   std::shared_ptr<FakeWorker> Connect(int slot, int32_t pid) {
+    const absl::Status admitted = supervisor_->CheckWorker(pid, geteuid());
+    EXPECT_TRUE(admitted.ok()) << admitted;
     auto worker = std::make_shared<FakeWorker>();
     const absl::Status status = supervisor_->OnWorkerHello(Hello(slot), pid, worker);
     EXPECT_TRUE(status.ok()) << status;
@@ -263,6 +268,7 @@ TEST_F(SupervisorTest, WrongToken_Stranger_OtherVersion_AreRefused) {
   Start(Open(1));
   Begin(1, 1);
   const std::vector<int32_t> pids = AwaitPids(1);
+  ASSERT_TRUE(supervisor_->CheckWorker(pids[0], geteuid()).ok());
   const auto refused = [&](const proto::WorkerMessage& hello, int32_t pid) {
     return supervisor_->OnWorkerHello(hello, pid, std::make_shared<FakeWorker>()).code();
   };
@@ -431,17 +437,22 @@ TEST_F(SupervisorTest, SpawnFailure_IsReportedWithTheReason) {
   EXPECT_THAT(exited->reason(), HasSubstr("no such dsworker"));
 }
 
-// A runner whose Spawn hangs until it is told to fail.
+// A runner whose Spawn hangs until it is told how it ends. Its process is a number.
 class HangingRunner : public ProcessRunner {
  public:
-  absl::StatusOr<int32_t> Spawn(const ProcessSpec&, OnEnd) override {
+  absl::StatusOr<int32_t> Spawn(const ProcessSpec&, OnEnd on_end) override {
     MutexLock lock(mu_);
+    on_end_ = std::move(on_end);
     hangs_ = true;
     changed_.NotifyAll();
-    while (!fails_) changed_.Wait(mu_);
-    return absl::NotFoundError("no such dsworker");
+    while (!result_.has_value()) changed_.Wait(mu_);
+    return *result_;
   }
-  void SignalGroup(int32_t, int) override {}
+  void SignalGroup(int32_t pid, int signal) override {
+    MutexLock lock(mu_);
+    if (signal == SIGKILL) killed_.insert(pid);
+    changed_.NotifyAll();
+  }
   void StopGroups(const std::vector<int32_t>&, absl::Duration) override {}
   std::vector<int32_t> Alive() const override { return {}; }
 
@@ -449,54 +460,129 @@ class HangingRunner : public ProcessRunner {
     MutexLock lock(mu_);
     while (!hangs_) changed_.Wait(mu_);
   }
-  void Fail() {
+  // The first time counts.
+  void ComeBack(absl::StatusOr<int32_t> pid) {
     MutexLock lock(mu_);
-    fails_ = true;
+    if (!result_.has_value()) result_ = std::move(pid);
     changed_.NotifyAll();
+  }
+  void End(int32_t pid) {
+    OnEnd on_end;
+    {
+      MutexLock lock(mu_);
+      on_end = on_end_;
+    }
+    on_end(pid, ProcessEnd{.exit_code = 0});
+  }
+  bool AwaitKilled(int32_t pid) {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    MutexLock lock(mu_);
+    while (killed_.count(pid) == 0) {
+      const absl::Duration left = deadline - Clock::Real().SteadyNow();
+      if (left <= absl::ZeroDuration()) return false;
+      changed_.WaitFor(mu_, left);
+    }
+    return true;
   }
 
  private:
   Mutex mu_;
   CondVar changed_;
   bool hangs_ = false;
-  bool fails_ = false;
+  OnEnd on_end_;
+  std::optional<absl::StatusOr<int32_t>> result_;
+  std::set<int32_t> killed_;
 };
 
 class HangingStartTest : public SupervisorTest {
  protected:
-  HangingStartTest() { MakeNode(/*gpus=*/0, &hanging_); }
+  static constexpr int32_t kPid = 4711;
+
+  HangingStartTest() {
+    MakeNode(/*gpus=*/0, &hanging_, [this](const JobOver&) {
+      if (comes_back_at_the_end_) hanging_.ComeBack(kPid);
+    });
+  }
   ~HangingStartTest() override {
-    hanging_.Fail();
+    hanging_.ComeBack(absl::NotFoundError("no such dsworker"));
     supervisor_.reset();
     node_.reset();
   }
+  void StartThatHangs() {
+    Start(Open(1));
+    Begin(1, 1);
+    hanging_.AwaitSpawn();
+  }
+  // The job ends, and with it the wait for its start.
+  void EndTheJob() {
+    supervisor_->OnKeeperGone();
+    do {
+      clock_.Advance(Supervisor::kUnwantedStartLimit);
+      supervisor_->Tick();
+    } while (absl::IsDeadlineExceeded(coordinator_->AwaitClosed(absl::Milliseconds(5))));
+  }
 
+  bool comes_back_at_the_end_ = false;
   HangingRunner hanging_;
 };
 
-// The first is asked by the door's only thread; the second was waited for by a thread of gRPC.
-TEST_F(HangingStartTest, WhoWaitsForAPid_WaitsShortlyAtTheDoor_AndNotForWhatIsGivenUp) {
-  constexpr absl::Duration kNotTheLimit = absl::Seconds(4);
-  Start(Open(1));
-  Begin(1, 1);
-  hanging_.AwaitSpawn();
+// The first is asked by the door's only thread, the second is one of gRPC's.
+TEST_F(HangingStartTest, CallerAtTheDoor_WaitsShortlyForAPid_AndAHelloNotAtAll) {
+  // On a busy machine, and less than anybody would wait for a start.
+  constexpr absl::Duration kShortly = absl::Seconds(4);
+  StartThatHangs();
   SteadyTime begin = Clock::Real().SteadyNow();
   EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(getpid(), geteuid())));
-  EXPECT_LT(Clock::Real().SteadyNow() - begin, kNotTheLimit);
+  EXPECT_GE(Clock::Real().SteadyNow() - begin, Supervisor::kDoorWaits);
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kShortly);
 
+  begin = Clock::Real().SteadyNow();
+  for (int i = 0; i < 100; ++i) {
+    const absl::Status status =
+        supervisor_->OnWorkerHello(Hello(0), getpid(), std::make_shared<FakeWorker>());
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+  }
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kShortly);
+}
+
+TEST_F(HangingStartTest, CallerAtTheDoor_ComesInWhenItsPidIsTold) {
+  StartThatHangs();
+  // Told while it waits, or before: both is right.
   std::atomic<int> tid = 0;
   absl::Status status;
-  std::thread session([&] {
+  std::thread door([&] {
     tid = gettid();
-    status = supervisor_->OnWorkerHello(Hello(0), getpid(), std::make_shared<FakeWorker>());
+    status = supervisor_->CheckWorker(kPid, geteuid());
   });
-  while (tid == 0 || !IsAsleep(tid)) sched_yield();
-  begin = Clock::Real().SteadyNow();
-  clock_.Advance(Supervisor::kStartLimit);
-  supervisor_->Tick();
-  session.join();
-  EXPECT_TRUE(absl::IsAborted(status)) << status;
-  EXPECT_LT(Clock::Real().SteadyNow() - begin, kNotTheLimit);
+  while (tid == 0) sched_yield();
+  hanging_.ComeBack(kPid);
+  door.join();
+  EXPECT_TRUE(status.ok()) << status;
+  Connect(0, kPid);
+  hanging_.End(kPid);
+}
+
+TEST_F(HangingStartTest, ThatComesBackWhileTheJobEnds_IsKilled) {
+  comes_back_at_the_end_ = true;
+  StartThatHangs();
+  EndTheJob();
+  EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+}
+
+TEST_F(HangingStartTest, ThatComesBackAfterItsJob_IsKilled) {
+  StartThatHangs();
+  EndTheJob();
+  hanging_.ComeBack(kPid);
+  EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+}
+
+TEST_F(HangingStartTest, ThatComesBackWhenNobodyIsThereAnyMore_IsKilled) {
+  StartThatHangs();
+  EndTheJob();
+  supervisor_.reset();
+  node_.reset();
+  hanging_.ComeBack(kPid);
+  EXPECT_TRUE(hanging_.AwaitKilled(kPid));
 }
 
 TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {

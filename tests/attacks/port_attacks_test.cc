@@ -18,6 +18,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/rpc/dial.h"
+#include "common/rpc/door.h"
 #include "common/rpc/greeting.h"
 #include "common/rpc/secrets.h"
 #include "common/rpc/sockets.h"
@@ -38,6 +40,7 @@ namespace {
 
 using agent::AgentClient;
 using agent::DsagentProcess;
+using agent::Rank;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -47,12 +50,6 @@ constexpr char kArgument[] = "an-argument-of-the-users-program";
 SteadyTime Deadline() { return Clock::Real().SteadyNow() + absl::Seconds(20); }
 
 std::string Target(const DsagentProcess& agent) { return absl::StrCat("127.0.0.1:", agent.port()); }
-
-std::vector<std::string> Rank(const std::string& mode, const std::string& argument = "") {
-  std::vector<std::string> argv = {agent::BuiltFile("tests/agent/rank_helper"), mode};
-  if (!argument.empty()) argv.push_back(argument);
-  return argv;
-}
 
 class PortAttack : public ::testing::Test {
  protected:
@@ -289,6 +286,28 @@ void ConnectWithoutEnd(const std::string& target, int out, int stop) {
   }
 }
 
+bool IsHungUp(const Descriptor& fd) {
+  pollfd end{.fd = fd.get(), .events = POLLRDHUP, .revents = 0};
+  return poll(&end, 1, 0) > 0;
+}
+
+// Says the first words of a greeting on twice as many connections as an agent has places, stops
+// there, and puts another one in the place of each that it loses.
+void CallAndStopThere(const std::string& target, int out, int stop) {
+  const size_t wanted = 2 * Door::Options().most_unproven;
+  const std::string call = CoordinatorGreeting("guessed", "", RandomBytes(kNonceBytes)).call();
+  std::list<Descriptor> held;
+  bool begun = false;
+  while (!IsToStop(stop)) {
+    absl::StatusOr<Descriptor> fd = ConnectTo(target, Deadline());
+    if (!fd.ok()) continue;
+    (void)!send(fd->get(), call.data(), call.size(), MSG_NOSIGNAL);
+    held.push_back(*std::move(fd));
+    while (held.size() >= wanted && !IsToStop(stop)) held.remove_if(IsHungUp);
+    if (!std::exchange(begun, held.size() + 1 >= wanted) && begun) SayLine(out, "begun");
+  }
+}
+
 TEST_F(PortAttack, ConnectionsWithoutEnd_KeepNobodyOut) {
   DsagentProcess agent;
   Attacker attacker(kStranger,
@@ -298,6 +317,32 @@ TEST_F(PortAttack, ConnectionsWithoutEnd_KeepNobodyOut) {
     const auto connection = DialAgent(Target(agent), DsagentProcess::kKey, absl::Seconds(20));
     EXPECT_TRUE(connection.ok()) << connection.status();
   }
+  ServesAJob(Target(agent));
+}
+
+// Anybody can say the first words of a greeting: whoever does looks like an honest caller until he
+// has to prove himself, and never does. Beside him two that say nothing.
+TEST_F(PortAttack, CallsWithoutEnd_KeepNobodyOut) {
+  const absl::Duration of_a_greeting = Door::Options().prove_within;
+  DsagentProcess agent;
+  Attacker calls(kStranger, [&](int out, int stop) { CallAndStopThere(Target(agent), out, stop); });
+  EXPECT_EQ(calls.Line(), "begun");
+  std::list<Attacker> silent;
+  for (int i = 0; i < 2; ++i) {
+    silent.emplace_back(kStranger,
+                        [&](int out, int stop) { ConnectWithoutEnd(Target(agent), out, stop); });
+  }
+  for (Attacker& each : silent) EXPECT_EQ(each.Line(), "begun");
+  std::vector<std::thread> honest;
+  for (int i = 0; i < 4; ++i) {
+    honest.emplace_back([&] {
+      for (int dialled = 0; dialled < 25; ++dialled) {
+        const auto connection = DialAgent(Target(agent), DsagentProcess::kKey, of_a_greeting);
+        EXPECT_TRUE(connection.ok()) << connection.status();
+      }
+    });
+  }
+  for (std::thread& each : honest) each.join();
   ServesAJob(Target(agent));
 }
 

@@ -284,6 +284,83 @@ TEST_F(DoorTest, FloodOfIdleConnections_KeepsNobodyOut) {
   })) << open;
 }
 
+// A caller with the key that takes its time between its two words.
+class SlowCaller {
+ public:
+  explicit SlowCaller(const std::string& target)
+      : fd_(Connected(target)), greeting_(BehindADoor::kKey, target, RandomBytes(kNonceBytes)) {}
+
+  const Descriptor& fd() const { return fd_; }
+  // Calls, and hears who is there.
+  bool Call() {
+    Say(fd_, greeting_.call());
+    const std::string answer = Hear(fd_, kAnswerBytes).bytes;
+    if (answer.size() == kAnswerBytes) claim_ = greeting_.TakeAnswer(answer);
+    return claim_.ok();
+  }
+  bool ComesIn() {
+    Say(fd_, claim_.value_or(""));
+    const std::string verdict = Hear(fd_, kVerdictBytes).bytes;
+    return verdict.size() == kVerdictBytes && greeting_.TakeVerdict(verdict).ok();
+  }
+
+ private:
+  const Descriptor fd_;
+  CoordinatorGreeting greeting_;
+  absl::StatusOr<std::string> claim_ = absl::UnknownError("not called yet");
+};
+
+// Those who call and stop there have proven nothing: they push out one another, never who has come
+// a moment ago and is about to call.
+TEST_F(DoorTest, HouseFullOfCallersThatStopThere_KeepsNobodyOut) {
+  Door::Options options = BehindADoor::Options();
+  options.most_unproven = 8;
+  options.moment = options.prove_within = absl::Hours(1);  // nothing here is a matter of time
+  Open(options);
+  std::list<SlowCaller> stop_there;
+  for (int i = 0; i < 8; ++i) EXPECT_TRUE(stop_there.emplace_back(served_->target()).Call());
+  SlowCaller honest(served_->target());
+  std::list<Descriptor> others;
+  for (int i = 0; i < 2; ++i) others.push_back(Connected(served_->target()));
+  // They are there: each in the place of one that called, the first one first.
+  auto gone = stop_there.begin();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Hear((gone++)->fd()).hung_up);
+  // More of those who call and stop there, twice the house.
+  for (int i = 0; i < 16; ++i) EXPECT_TRUE(stop_there.emplace_back(served_->target()).Call());
+  EXPECT_TRUE(honest.Call());
+  EXPECT_TRUE(honest.ComesIn());
+}
+
+TEST_F(DoorTest, FloodOfSilentCallers_PushesOutSilentOnesAlone) {
+  Door::Options options = BehindADoor::Options();
+  options.most_unproven = 8;
+  options.moment = options.prove_within = absl::Hours(1);
+  Open(options);
+  SlowCaller honest(served_->target());
+  EXPECT_TRUE(honest.Call());
+  std::list<Descriptor> silent;
+  for (int i = 0; i < 200; ++i) silent.push_back(Connected(served_->target()));
+  auto last_to_go = std::prev(silent.end(), 8);
+  EXPECT_TRUE(Hear(*last_to_go).hung_up);
+  EXPECT_TRUE(honest.ComesIn());
+}
+
+TEST_F(DoorTest, WhoSaysNothingForLongerThanItsMoment_MakesRoomForAllOthers) {
+  Door::Options options = BehindADoor::Options();
+  options.most_unproven = 4;
+  options.moment = absl::ZeroDuration();
+  options.prove_within = absl::Hours(1);
+  Open(options);
+  const Descriptor idle = Connected(served_->target());
+  std::list<SlowCaller> called;
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(called.emplace_back(served_->target()).Call());
+  SlowCaller honest(served_->target());
+  EXPECT_TRUE(honest.Call());
+  EXPECT_TRUE(Hear(idle).hung_up);
+  EXPECT_TRUE(honest.ComesIn());
+  for (SlowCaller& each : called) EXPECT_TRUE(each.ComesIn());
+}
+
 TEST_F(DoorTest, ProvenAndSilent_IsCut_AndWhoSpokeIsNot) {
   Door::Options options = BehindADoor::Options();
   options.settle_within = absl::Milliseconds(50);
@@ -408,6 +485,23 @@ TEST(Dial, OtherProgram_IsNamedAndHearsTheCallAlone) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("speaks HTTP"));
   EXPECT_LE(heard.size(), kCallBytes);
+}
+
+// An agent that drops us with a flood of strangers may be there all the same.
+TEST(Dial, WhoHangsUpWithoutAWord_IsCalledAgain) {
+  const absl::StatusOr<ListeningSocket> socket = ListenOn("127.0.0.1:0");
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  fcntl(socket->fd.get(), F_SETFL, 0);
+  int calls = 0;
+  std::thread program([&] {
+    while (Descriptor(accept(socket->fd.get(), nullptr, nullptr)).get() >= 0) ++calls;
+  });
+  const absl::Status status = DialAgent(socket->address, BehindADoor::kKey, kPatience).status();
+  shutdown(socket->fd.get(), SHUT_RD);  // accept() comes back
+  program.join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("closed without a word"));
+  EXPECT_GT(calls, 1);
 }
 
 // ---- The kernel's word
