@@ -52,7 +52,7 @@
 //
 // Invariants, which hold after every step; CheckInvariants looks (core_sampling.h says when):
 //   - the generation number never falls; the plan in force has this number, no member on a lost
-//     node, at most max_width members, in order of node, then slot
+//     node, at most max_width replicas, its ranks in order of node, then slot
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
 //   - a state that waits has a deadline
 //   - restarts within restart_window <= max_restarts; exactly one EndJob, and nothing after it
@@ -104,7 +104,7 @@ struct CoordinatorConfig {
   std::string job_id;
   std::vector<Node> nodes;  // index = NodeId
   bool is_train = true;     // false: a user's program; nothing can be reassigned under it
-  int64_t max_width = 0;    // train: the widest a generation can be
+  int64_t max_width = 0;    // train: the most replicas that a generation can have
   absl::Duration node_silent_after = absl::Seconds(3);
   absl::Duration lease = absl::Seconds(30);
   absl::Duration stop_grace = absl::Seconds(15);
