@@ -56,7 +56,7 @@
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
 //   - a state that waits has a deadline
 //   - restarts within restart_window <= max_restarts; exactly one EndJob, and nothing after it
-//   - a name of the rendezvous is answered at most once in a generation
+//   - a name of the rendezvous is answered at most once in a generation and group
 //   - no save waits for a part that will never come, or for a committer that has ended
 //
 // Not thread-safe; the shell's one thread calls it. Copyable.
@@ -142,7 +142,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 10;
+inline constexpr int kSnapshotSchemaVersion = 11;
 
 class Coordinator {
  public:
@@ -226,6 +226,7 @@ class Coordinator {
   void AddLateFailure(Failure failure);
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
+  void OnGroupPut(Rank rank, const proto::ExchangePut& put);
   void OnJoined(Rank rank, const proto::Joined& joined);
   void OnStepDone(Rank rank, const proto::StepDone& done);
   void OnFailed(Rank rank, const proto::Failed& failed);
