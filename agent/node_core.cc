@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
+#include "common/topology/plan_places.h"
 
 namespace dsrun::agent {
 namespace {
@@ -152,7 +153,7 @@ void NodeCore::SendPrepared() {
 
 void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
   if (generation <= generation_ || generation < prepared_) return;
-  if (!HasSlotsFor(job_, node_, begin.plan())) return;
+  if (!HasSlotsFor(job_, node_, begin.plan()) || !PlacesOf(begin.plan()).ok()) return;
   generation_ = generation;
   prepared_ = generation;
   plan_ = begin.plan();

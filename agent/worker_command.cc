@@ -5,37 +5,26 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/topology/placement.h"
+#include "common/topology/plan_places.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
 
 namespace dsrun::agent {
 namespace {
 
-// The place of `rank` in the plan's own order: local and cross numbers count the plan's members.
+// The agent has looked at the plan before it took it (node_core).
 RankPlace PlaceOf(const proto::GenerationPlan& plan, Rank rank) {
-  const proto::Member& self = plan.members(rank.value());
-  RankPlace place;
-  place.rank = rank;
-  place.node = NodeId(self.node());
-  place.slot = Slot(self.slot());
-  place.local_rank = self.local_rank();
-  place.dp = rank.value();
-  std::set<int> nodes;
-  for (const proto::Member& member : plan.members()) {
-    nodes.insert(member.node());
-    if (member.node() == self.node()) ++place.local_size;
-  }
-  for (const int node : nodes) {
-    if (node < self.node()) ++place.cross_rank;
-  }
-  place.cross_size = static_cast<int32_t>(nodes.size());
-  return place;
+  const absl::StatusOr<std::vector<RankPlace>> places = PlacesOf(plan);
+  CHECK(places.ok()) << places.status();
+  return (*places)[static_cast<size_t>(rank.value())];
 }
 
-std::vector<std::pair<std::string, std::string>> RankVariables(const WorkerCommandInput& input) {
+std::vector<std::pair<std::string, std::string>> RankVariables(const WorkerCommandInput& input,
+                                                               const RankPlace& place) {
   RankEnvironmentInput variables;
-  variables.place = PlaceOf(input.plan, input.rank);
+  variables.place = place;
   variables.world_size = input.plan.members_size();
   variables.master_addr = input.job.master_addr();
   variables.master_port = input.plan.master_port();
@@ -80,11 +69,11 @@ ProcessSpec BuildWorkerCommand(const WorkerCommandInput& input) {
   spec.executable = program.executable();
   spec.argv.assign(program.argv().begin(), program.argv().end());
   if (spec.argv.empty()) spec.argv.push_back(spec.executable);
+  const RankPlace place = PlaceOf(input.plan, input.rank);
   if (program.append_local_rank()) {
-    spec.argv.push_back(
-        absl::StrCat("--local_rank=", input.plan.members(input.rank.value()).local_rank()));
+    spec.argv.push_back(absl::StrCat("--local_rank=", place.local_rank));
   }
-  SetEnvironment(input, RankVariables(input), spec);
+  SetEnvironment(input, RankVariables(input, place), spec);
   return spec;
 }
 

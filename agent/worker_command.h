@@ -21,7 +21,7 @@ inline constexpr int kBootstrapFd = 3;
 
 struct WorkerCommandInput {
   const proto::JobSpec& job;
-  const proto::GenerationPlan& plan;
+  const proto::GenerationPlan& plan;  // one that PlacesOf takes
   int node = 0;
   Slot slot;
   Rank rank;

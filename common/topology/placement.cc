@@ -1,19 +1,23 @@
 #include "common/topology/placement.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
+#include "common/base/status_macros.h"
 
 namespace dsrun {
 namespace {
-
-std::string Str(int64_t value) { return std::to_string(value); }
 
 // Sorted by node and slot; the order of ranks.
 absl::Status SortAndCheck(std::vector<NodeSlots>& nodes) {
   std::sort(nodes.begin(), nodes.end(),
             [](const NodeSlots& a, const NodeSlots& b) { return a.node < b.node; });
   for (size_t i = 0; i < nodes.size(); ++i) {
-    const std::string name = "node " + Str(nodes[i].node.value());
+    const std::string name = absl::StrCat("node ", nodes[i].node.value());
     if (i > 0 && nodes[i].node == nodes[i - 1].node) {
       return absl::InvalidArgumentError(name + " is given twice; give each node once");
     }
@@ -24,38 +28,126 @@ absl::Status SortAndCheck(std::vector<NodeSlots>& nodes) {
     std::sort(slots.begin(), slots.end());
     const auto twice = std::adjacent_find(slots.begin(), slots.end());
     if (twice != slots.end()) {
-      return absl::InvalidArgumentError("slot " + Str(twice->value()) + " of " + name +
-                                        " is given twice; give each slot once");
+      return absl::InvalidArgumentError(absl::StrCat("slot ", twice->value(), " of ", name,
+                                                     " is given twice; give each slot once"));
     }
+  }
+  if (nodes.empty()) {
+    return absl::InvalidArgumentError("no slot to place a rank on; name a host");
   }
   return absl::OkStatus();
 }
 
-}  // namespace
+// Also where nothing is lost yet, tensor parts would be left over or go across nodes.
+absl::Status CheckTensorParts(const std::vector<NodeSlots>& nodes, int32_t tp) {
+  for (const NodeSlots& node : nodes) {
+    const int32_t slots = node.of > 0 ? node.of : static_cast<int32_t>(node.slots.size());
+    if (slots % tp == 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("node ", node.node.value(), " has ", Counted(slots, "slot"), ", which tp ", tp,
+                     " does not divide: the parts of a tensor stay inside one node; give it ",
+                     slots < tp ? "" : absl::StrCat(slots / tp * tp, " or "), (slots / tp + 1) * tp,
+                     " slots, or make tp a divisor of ", slots));
+  }
+  return absl::OkStatus();
+}
 
-absl::StatusOr<std::vector<RankPlace>> PlaceRanks(std::vector<NodeSlots> nodes) {
-  const absl::Status sorted = SortAndCheck(nodes);
-  if (!sorted.ok()) return sorted;
-  int64_t world = 0;
-  for (const NodeSlots& node : nodes) world += static_cast<int64_t>(node.slots.size());
-  if (world == 0) return absl::InvalidArgumentError("no slot to place a rank on; name a host");
+// The most replicas that `slots` hold.
+absl::StatusOr<int32_t> WidthOf(int64_t slots, const MeshShape& shape, int64_t max_width) {
+  const int64_t replica = int64_t{shape.tp} * shape.cp * shape.pp;
+  // Experts are divided among cp * dp ranks, which ep must divide.
+  const int64_t step = shape.ep / std::gcd(shape.ep, shape.cp);
+  int64_t width = slots / replica;
+  if (max_width > 0) width = std::min(width, max_width);
+  width = width / step * step;
+  if (width > 0) return static_cast<int32_t>(width);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      Counted(slots, "slot"),
+      max_width > 0 ? absl::StrCat(" and at most ", max_width, " replicas") : std::string(),
+      " are not enough for ", Counted(step, "replica"), " of ", Counted(replica, "rank"), " (tp ",
+      shape.tp, ", cp ", shape.cp, ", pp ", shape.pp, ", ep ", shape.ep, "): ", step * replica,
+      " slots are needed"));
+}
+
+// Cuts every node to the slots whose ranks there are; the rest become spares.
+std::vector<WorkerId> TakeSpares(std::vector<NodeSlots>& nodes, int32_t tp, int64_t ranks) {
+  std::vector<WorkerId> spares;
+  for (NodeSlots& node : nodes) {
+    const int64_t alive = static_cast<int64_t>(node.slots.size());
+    const int64_t used = std::min(alive / tp * tp, ranks);
+    ranks -= used;
+    for (int64_t i = used; i < alive; ++i) {
+      spares.push_back({node.node, node.slots[static_cast<size_t>(i)]});
+    }
+    node.slots.resize(static_cast<size_t>(used));
+  }
+  std::erase_if(nodes, [](const NodeSlots& node) { return node.slots.empty(); });
+  return spares;
+}
+
+std::vector<RankPlace> TableOf(const std::vector<NodeSlots>& nodes, const Mesh& mesh) {
   std::vector<RankPlace> table;
   for (size_t n = 0; n < nodes.size(); ++n) {
     for (size_t s = 0; s < nodes[n].slots.size(); ++s) {
-      const int32_t rank = static_cast<int32_t>(table.size());
       RankPlace place;
-      place.rank = Rank(rank);
+      place.rank = Rank(static_cast<int32_t>(table.size()));
       place.node = nodes[n].node;
       place.slot = nodes[n].slots[s];
       place.local_rank = static_cast<int32_t>(s);
       place.local_size = static_cast<int32_t>(nodes[n].slots.size());
       place.cross_rank = static_cast<int32_t>(n);
       place.cross_size = static_cast<int32_t>(nodes.size());
-      place.dp = rank;
+      place.at = mesh.CoordinatesOf(place.rank);
       table.push_back(place);
     }
   }
   return table;
+}
+
+absl::Status CheckTensorGroups(const Placement& placement) {
+  for (const RankPlace& place : placement.ranks) {
+    if (place.at.tp != 0) continue;
+    Coordinates last = place.at;
+    last.tp = placement.mesh.SizeOf(Axis::kTp) - 1;
+    const RankPlace& other =
+        placement.ranks[static_cast<size_t>(placement.mesh.RankOf(last).value())];
+    if (other.node == place.node) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "mesh order \"", placement.mesh.shape().order, "\" puts ranks ", place.rank.value(),
+        " and ", other.rank.value(), ", parts of the same tensors, on nodes ", place.node.value(),
+        " and ", other.node.value(), "; put tp first in the order"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshShape& shape,
+                                     int64_t max_width) {
+  RETURN_IF_ERROR(SortAndCheck(nodes));
+  // Every size is looked at before it divides anything; ep divides the cp * dp that is found.
+  MeshShape found = shape;
+  found.dp = std::max(shape.ep, 1);
+  RETURN_IF_ERROR(Mesh::Create(found).status());
+  RETURN_IF_ERROR(CheckTensorParts(nodes, shape.tp));
+  int64_t usable = 0;
+  for (const NodeSlots& node : nodes) {
+    usable += static_cast<int64_t>(node.slots.size()) / shape.tp * shape.tp;
+  }
+  ASSIGN_OR_RETURN(found.dp, WidthOf(usable, shape, max_width));
+  ASSIGN_OR_RETURN(const Mesh mesh, Mesh::Create(found));
+  std::vector<WorkerId> spares = TakeSpares(nodes, shape.tp, mesh.size());
+  Placement placement{mesh, TableOf(nodes, mesh), std::move(spares)};
+  RETURN_IF_ERROR(CheckTensorGroups(placement));
+  return placement;
+}
+
+std::vector<bool> WholeReplicas(const Placement& placement, const std::set<WorkerId>& alive) {
+  std::vector<bool> whole(static_cast<size_t>(placement.mesh.shape().dp), true);
+  for (const RankPlace& place : placement.ranks) {
+    if (!alive.contains(place.worker())) whole[static_cast<size_t>(place.at.dp)] = false;
+  }
+  return whole;
 }
 
 }  // namespace dsrun

@@ -163,7 +163,7 @@ std::string ProgramText(const proto::ProgramSpec& program) {
 
 std::string RankTable(const Resolved& resolved) {
   std::vector<std::vector<std::string>> rows = {
-      {"rank", "node", "address", "agent port", "slot", "local", "dp", "pp", "tp"}};
+      {"rank", "node", "address", "agent port", "slot", "local", "tp", "cp", "ep", "dp", "pp"}};
   const bool train = resolved.job.has_train();
   if (train) {
     rows[0].push_back("micro-batches");
@@ -175,7 +175,8 @@ std::string RankTable(const Resolved& resolved) {
                     node.address().empty() ? "unknown" : node.address(),
                     node.agent_port() == 0 ? "picked" : std::to_string(node.agent_port()),
                     std::to_string(p.slot.value()), std::to_string(p.local_rank),
-                    std::to_string(p.dp), std::to_string(p.pp), std::to_string(p.tp)});
+                    std::to_string(p.at.tp), std::to_string(p.at.cp), std::to_string(p.at.ep),
+                    std::to_string(p.at.dp), std::to_string(p.at.pp)});
     if (!train) continue;
     const proto::TrainSpec& t = resolved.job.train();
     const BatchPlan batch(t.global_batch_size() / t.micro_batch_size(), t.micro_batches_per_atom(),
@@ -291,9 +292,11 @@ Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace&
               {"agent_port", node.agent_port()},
               {"slot", p.slot.value()},
               {"local_rank", p.local_rank},
-              {"dp", p.dp},
-              {"pp", p.pp},
-              {"tp", p.tp}};
+              {"tp", p.at.tp},
+              {"cp", p.at.cp},
+              {"ep", p.at.ep},
+              {"dp", p.at.dp},
+              {"pp", p.at.pp}};
   Json environment = Json::object();
   for (const auto& [name, value] : EnvironmentOf(resolved, machine, p)) environment[name] = value;
   out["environment"] = std::move(environment);

@@ -251,11 +251,11 @@ void ResolveHosts(ResolveContext& context) {
     nodes.push_back(std::move(node));
   }
   if (nodes.empty()) return;  // there is a finding
-  auto ranks = PlaceRanks(std::move(nodes));
-  if (ranks.ok()) {
-    context.resolved.ranks = *std::move(ranks);
+  absl::StatusOr<Placement> placement = PlaceRanks(std::move(nodes));
+  if (placement.ok()) {
+    context.resolved.ranks = std::move(placement->ranks);
   } else {
-    context.findings.AddFlag("dsrun", std::string(ranks.status().message()));
+    context.findings.AddFlag("dsrun", std::string(placement.status().message()));
   }
 }
 

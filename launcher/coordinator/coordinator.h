@@ -52,11 +52,11 @@
 //
 // Invariants, which hold after every step; CheckInvariants looks (core_sampling.h says when):
 //   - the generation number never falls; the plan in force has this number, no member on a lost
-//     node, at most max_width members, in order of node, then slot
+//     node, at most max_width replicas, its ranks in order of node, then slot
 //   - kRunning: every rank has joined; kStarting, kRunning: not every rank has finished
 //   - a state that waits has a deadline
 //   - restarts within restart_window <= max_restarts; exactly one EndJob, and nothing after it
-//   - a name of the rendezvous is answered at most once in a generation
+//   - a name of the rendezvous is answered at most once in a generation and group
 //   - no save waits for a part that will never come, or for a committer that has ended
 //
 // Not thread-safe; the shell's one thread calls it. Copyable.
@@ -104,7 +104,7 @@ struct CoordinatorConfig {
   std::string job_id;
   std::vector<Node> nodes;  // index = NodeId
   bool is_train = true;     // false: a user's program; nothing can be reassigned under it
-  int64_t max_width = 0;    // train: the widest a generation can be
+  int64_t max_width = 0;    // train: the most replicas that a generation can have
   absl::Duration node_silent_after = absl::Seconds(3);
   absl::Duration lease = absl::Seconds(30);
   absl::Duration stop_grace = absl::Seconds(15);
@@ -142,7 +142,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 10;
+inline constexpr int kSnapshotSchemaVersion = 11;
 
 class Coordinator {
  public:
@@ -226,6 +226,7 @@ class Coordinator {
   void AddLateFailure(Failure failure);
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
+  void OnGroupPut(Rank rank, const proto::ExchangePut& put);
   void OnJoined(Rank rank, const proto::Joined& joined);
   void OnStepDone(Rank rank, const proto::StepDone& done);
   void OnFailed(Rank rank, const proto::Failed& failed);

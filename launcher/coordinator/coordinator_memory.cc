@@ -27,7 +27,7 @@ std::vector<PlannedNode> Coordinator::LiveNodes() const {
   std::vector<PlannedNode> nodes;
   for (const NodeId id : s_.members.Live()) {
     const CoordinatorConfig::Node& node = config_.nodes[static_cast<size_t>(id.value())];
-    nodes.push_back({id, node.host, node.slots});
+    nodes.push_back({id, node.host, node.slots, static_cast<int32_t>(node.slots.size())});
   }
   return nodes;
 }

@@ -11,6 +11,8 @@
 #include "absl/time/time.h"
 #include "common/base/operation_class.h"
 #include "common/format/save_outcome.h"
+#include "common/topology/plan_places.h"
+#include "common/topology/process_group.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
@@ -187,6 +189,7 @@ void Coordinator::OnReport(WorkerId worker, const proto::WorkerMessage& message)
 void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   // The rank is the place's, not what the message claims: a rank can only put its own value.
   if (put.rank() != rank.value() || put.name().starts_with(kSaveOutcomePrefix)) return;
+  if (!put.group().empty()) return OnGroupPut(rank, put);
   const bool had_connected = AllConnected();
   auto table = s_.rendezvous.Put(rank, put.name(), put.value());
   if (!table) return;
@@ -197,6 +200,25 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
   SendToPlanned(message);
+}
+
+// Only the nodes of the group's ranks hear of it: a job has as many groups as ranks, and more.
+void Coordinator::OnGroupPut(Rank rank, const proto::ExchangePut& put) {
+  const absl::StatusOr<Mesh> mesh = MeshOf(s_.plan);
+  if (!mesh.ok()) return;  // never of a plan that was made here
+  const absl::StatusOr<ProcessGroup> group = GroupNamed(*mesh, put.group());
+  if (!group.ok() || !group->RankIn(rank)) return;
+  auto table = s_.rendezvous.Put(put.group(), group->size(), rank, put.name(), put.value());
+  if (!table) return;
+  proto::CoordinatorMessage message;
+  *message.mutable_exchange_table() = *std::move(table);
+  NodeId last(-1);
+  for (const Rank member : group->ranks) {  // sorted by node, as ranks are
+    const NodeId node = WorkerOf(s_.plan, member).node;
+    if (node == last) continue;
+    last = node;
+    if (s_.members.IsOpen(node)) SendTo(node, message);
+  }
 }
 
 void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
+#include "common/topology/plan_places.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/report_codec.h"
 
@@ -99,14 +100,16 @@ void GetDeadline(const Wire::Deadline& from, Deadline* to) {
   to->number = from.number();
 }
 
-// The places of a plan: nodes that the job has.
+// The places of a plan: nodes that the job has, in the order of ranks.
 absl::Status CheckPlan(const proto::GenerationPlan& plan, size_t nodes) {
   for (const proto::Member& member : plan.members()) {
     if (member.node() >= 0 && static_cast<size_t>(member.node()) < nodes) continue;
     return absl::DataLossError(
         absl::StrCat("its plan has a rank on node ", member.node(), ", the job has ", nodes));
   }
-  return absl::OkStatus();
+  if (plan.members_size() == 0) return absl::OkStatus();
+  const absl::Status placed = PlacesOf(plan).status();
+  return placed.ok() ? placed : absl::DataLossError(placed.message());
 }
 
 // What the code takes for granted about the story.

@@ -154,7 +154,7 @@ absl::Status Coordinator::CheckInvariants() const {
   if (!ranks_count) return absl::OkStatus();
   if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");
   if (width() == 0) return Violated(*this, "the plan is empty");
-  if (config_.is_train && config_.max_width > 0 && width() > config_.max_width) {
+  if (config_.is_train && config_.max_width > 0 && s_.plan.mesh().dp() > config_.max_width) {
     return Violated(*this, "the plan is wider than the batch has atoms");
   }
   for (int i = 0; i < width(); ++i) {

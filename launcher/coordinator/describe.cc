@@ -130,6 +130,8 @@ std::string DescribeSend(const proto::CoordinatorMessage& message) {
     }
     case proto::CoordinatorMessage::kExchangeTable:
       return absl::StrCat("table ", message.exchange_table().name(), " of ",
+                          message.exchange_table().group(),
+                          message.exchange_table().group().empty() ? "" : ": ",
                           message.exchange_table().values_size(), of);
     case proto::CoordinatorMessage::kStopWorkers:
       return absl::StrCat(message.stop_workers().checkpoint_first()

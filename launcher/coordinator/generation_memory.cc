@@ -100,7 +100,7 @@ std::vector<PlannedNode> Keep(const std::vector<PlannedNode>& nodes,
   std::vector<PlannedNode> fitting;
   size_t place = 0;
   for (const PlannedNode& node : nodes) {
-    PlannedNode with = {node.id, node.host, {}};
+    PlannedNode with = {node.id, node.host, {}, node.of};
     for (const Slot slot : node.slots) {
       if (kept[place++]) with.slots.push_back(slot);
     }

@@ -2,24 +2,32 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <utility>
 #include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/topology/placement.h"
+#include "common/topology/plan_places.h"
 
 namespace dsrun::launcher {
 
 proto::GenerationPlan PlanGeneration(Generation generation, const std::vector<PlannedNode>& nodes,
-                                     int64_t max_width) {
+                                     int64_t max_width, const MeshShape& shape) {
   proto::GenerationPlan plan;
   plan.set_generation(generation.value());
+  std::vector<NodeSlots> slots;
+  std::map<NodeId, const std::string*> hosts;
   for (const PlannedNode& node : nodes) {
-    int32_t local_rank = 0;
-    for (const Slot slot : node.slots) {
-      if (max_width > 0 && plan.members_size() >= max_width) return plan;
-      proto::Member* member = plan.add_members();
-      member->set_node(node.id.value());
-      member->set_slot(slot.value());
-      member->set_local_rank(local_rank++);
-      member->set_host(node.host);
-    }
+    hosts[node.id] = &node.host;
+    if (!node.slots.empty()) slots.push_back({node.id, node.slots, node.of});
+  }
+  const absl::StatusOr<Placement> placement = PlaceRanks(std::move(slots), shape, max_width);
+  // What is wrong with the job's own nodes and shape was said when it was resolved.
+  if (!placement.ok()) return plan;
+  PutPlacement(*placement, plan);
+  for (proto::Member& member : *plan.mutable_members()) {
+    member.set_host(*hosts[NodeId(member.node())]);
   }
   return plan;
 }

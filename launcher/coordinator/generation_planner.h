@@ -1,8 +1,8 @@
 // Who takes part in the next generation, and as which rank. Pure.
 //
-// Ranks go by node, then slot, over the live nodes: survivors keep their order, and a job that
-// lost nobody keeps every rank. Train: never wider than the batch has atoms
-// (docs/numerics.md): a rank without one would have nothing to do.
+// Ranks are placed by common/topology/placement.h: survivors keep their order, and a job that lost
+// nobody keeps every rank. Train: never wider than the batch has atoms (docs/numerics.md): a
+// replica without one would have nothing to do.
 
 #ifndef DSRUN_LAUNCHER_COORDINATOR_GENERATION_PLANNER_H_
 #define DSRUN_LAUNCHER_COORDINATOR_GENERATION_PLANNER_H_
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/base/ids.h"
+#include "common/topology/mesh.h"
 #include "proto/worker.pb.h"
 
 namespace dsrun::launcher {
@@ -21,12 +22,13 @@ struct PlannedNode {
   NodeId id;
   std::string host;
   std::vector<Slot> slots;  // ascending
+  int32_t of = 0;           // NodeSlots
 };
 
-// `nodes`: the live ones, ascending. `max_width` 0: no limit. The plan has no members when there is
-// no slot left.
+// `nodes`: the live ones, ascending. `max_width`: the most replicas; 0: no limit. The plan has no
+// members when no replica can be placed.
 proto::GenerationPlan PlanGeneration(Generation generation, const std::vector<PlannedNode>& nodes,
-                                     int64_t max_width);
+                                     int64_t max_width, const MeshShape& shape = {});
 
 // The rank of a worker in `plan`; absent when it has none.
 std::optional<Rank> RankOf(const proto::GenerationPlan& plan, WorkerId worker);

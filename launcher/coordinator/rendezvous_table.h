@@ -1,5 +1,6 @@
-// The named all-gather of one generation: every rank puts one value per name, and when the last has
-// put, the table is handed out once. Pure.
+// The named all-gather of one generation: every rank of a group puts one value per name, and when
+// the last has put, the table is handed out once. The group is all ranks, or one by its name
+// (common/topology/process_group.h); the same name in two groups is two tables. Pure.
 //
 // The cost is one message per rank in and one per node out, however many ranks there are: nobody
 // polls, nobody reads key by key. A repeated put is harmless, the first value counts; a name that
@@ -12,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,13 +28,19 @@ class RendezvousTable {
   // A new generation: everything is forgotten.
   void Reset(int width);
 
-  // The complete table when this put was the last one missing. REQUIRES: 0 <= rank < width.
-  std::optional<proto::ExchangeTable> Put(Rank rank, const std::string& name, std::string value);
+  // Of all ranks: the complete table when this put was the last one missing. REQUIRES: 0 <= rank <
+  // width.
+  std::optional<proto::ExchangeTable> Put(Rank rank, const std::string& name, std::string value) {
+    return Put("", width_, rank, name, std::move(value));
+  }
+  // Of the group of that name, which has `size` ranks, `rank` among them.
+  std::optional<proto::ExchangeTable> Put(const std::string& group, int size, Rank rank,
+                                          const std::string& name, std::string value);
 
-  // In this generation.
-  bool Answered(const std::string& name) const { return answered_.contains(name); }
+  // In this generation, of all ranks.
+  bool Answered(const std::string& name) const { return answered_.contains({"", name}); }
   bool HasPut(Rank rank, const std::string& name) const {
-    const auto open = open_.find(name);
+    const auto open = open_.find({"", name});
     return Answered(name) || (open != open_.end() && open->second.contains(rank));
   }
 
@@ -44,9 +52,11 @@ class RendezvousTable {
   static absl::StatusOr<RendezvousTable> Restore(int width, const proto::RendezvousState& snapshot);
 
  private:
+  using Key = std::pair<std::string, std::string>;  // group and name
+
   int width_ = 0;
-  std::map<std::string, std::map<Rank, std::string>> open_;
-  std::set<std::string> answered_;
+  std::map<Key, std::map<Rank, std::string>> open_;
+  std::set<Key> answered_;
 };
 
 }  // namespace dsrun::launcher

@@ -6,6 +6,7 @@
 
 #include <deque>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
@@ -103,13 +104,25 @@ class Walk {
     return message;
   }
 
-  // Mostly: members in slots that there are, on this node and another, some of them twice.
+  // Mostly: members in slots that there are, on this node and another, in the order of ranks; at
+  // times one more, which may be a member already or come too late.
   void MakeSense(proto::GenerationPlan& plan) {
     while (plan.members_size() < 3) plan.add_members();
     if (random_.OneIn(4)) return;
-    for (proto::Member& member : *plan.mutable_members()) {
-      member.set_node(static_cast<int32_t>(random_.Below(2)));
-      member.set_slot(static_cast<int32_t>(random_.Below(kSlots)));
+    std::set<std::pair<int32_t, int32_t>> places;
+    const auto place = [this] {
+      return std::pair(static_cast<int32_t>(random_.Below(2)),
+                       static_cast<int32_t>(random_.Below(kSlots)));
+    };
+    while (places.size() < 3) places.insert(place());
+    std::vector<std::pair<int32_t, int32_t>> members(places.begin(), places.end());
+    if (random_.OneIn(4)) members.push_back(place());
+    plan.clear_mesh();
+    plan.clear_members();
+    for (const auto& [node, slot] : members) {
+      proto::Member& member = *plan.add_members();
+      member.set_node(node);
+      member.set_slot(slot);
     }
   }
 

@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> BuildCommunicator(const Communicat
   GlooOptions options;
   options.rank = request.rank;
   options.size = request.size;
+  options.group = request.name;
   options.bind_address = request.bind_address;
   options.timeout = request.timeout;
   options.connect_timeout = request.connect_timeout;
@@ -41,12 +42,29 @@ absl::StatusOr<std::unique_ptr<Communicator>> BuildCommunicator(const Communicat
                    GlooCommunicator::Create(options, rendezvous));
   if (request.shared_memory) {
     SharedMemoryOptions shared;
+    shared.group = request.name;
     shared.node = request.bind_address;
     shared.timeout = request.timeout;
     ASSIGN_OR_RETURN(communicator,
                      CreateSharedMemoryCommunicator(std::move(communicator), shared, rendezvous));
   }
   return CreateCheckedCommunicator(std::move(communicator), policy);
+}
+
+absl::StatusOr<std::unique_ptr<ProcessGroups>> BuildProcessGroups(
+    const CommunicatorRequest& request, const Mesh& mesh, Rank rank, std::vector<GroupLane> lanes,
+    const GroupRendezvous& rendezvous) {
+  const GroupConnector connect =
+      [&](const ProcessGroup& group, int rank_in_group,
+          const std::string& name) -> absl::StatusOr<std::unique_ptr<Communicator>> {
+    CommunicatorRequest one = request;
+    one.rank = rank_in_group;
+    one.size = group.size();
+    one.name = name;
+    const std::unique_ptr<Rendezvous> meeting = rendezvous(group.name);
+    return BuildCommunicator(one, *meeting);
+  };
+  return ProcessGroups::Create(mesh, rank, std::move(lanes), connect);
 }
 
 }  // namespace dsrun::worker

@@ -29,7 +29,7 @@ class SessionRendezvous : public Rendezvous {
       : session_(session), generation_(generation), rank_(rank) {}
   absl::StatusOr<std::vector<std::string>> Exchange(const std::string& name,
                                                     const std::string& mine) override {
-    return session_.Exchange(generation_, rank_, name, mine);
+    return session_.Exchange(generation_, rank_, /*group=*/"", name, mine);
   }
 
  private:

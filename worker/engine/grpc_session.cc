@@ -99,15 +99,17 @@ class GrpcSession : public Session {
   bool StopRequested() const override { return state_.StopRequested() || StopSignal() != 0; }
 
   absl::StatusOr<std::vector<std::string>> Exchange(Generation generation, Rank rank,
+                                                    const std::string& group,
                                                     const std::string& name,
                                                     const std::string& value) override {
     proto::WorkerMessage message;
     proto::ExchangePut* const put = message.mutable_exchange_put();
+    put->set_group(group);
     put->set_name(name);
     put->set_rank(rank.value());
     put->set_value(value);
     Send(generation, std::move(message));
-    return state_.WaitForTable(generation, name);
+    return state_.WaitForTable(generation, name, absl::InfiniteDuration(), group);
   }
 
   absl::StatusOr<std::vector<std::string>> AwaitTable(Generation generation,

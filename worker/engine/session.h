@@ -41,9 +41,12 @@ class Session {
   // the step, save, finish.
   virtual bool StopRequested() const = 0;
 
-  // All-gather of one value a rank through the coordinator. Blocks until all ranks of `generation`
-  // have put theirs. Errors: ABORTED: superseded meanwhile; CANCELLED: the session is over.
+  // All-gather of one value a rank through the coordinator. `rank` is the world's; `group` is empty
+  // for all ranks, or the name of one that it is in (common/topology/process_group.h). Blocks until
+  // all ranks of the group have put theirs. Errors: ABORTED: superseded meanwhile; CANCELLED: the
+  // session is over.
   virtual absl::StatusOr<std::vector<std::string>> Exchange(Generation generation, Rank rank,
+                                                            const std::string& group,
                                                             const std::string& name,
                                                             const std::string& value) = 0;
 

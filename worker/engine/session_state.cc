@@ -20,7 +20,7 @@ void SessionState::PlanAnnounced(const proto::GenerationPlan& plan) {
     if (plan.generation() <= plan_.generation()) return;
     plan_ = plan;
     std::erase_if(tables_, [&](const auto& entry) {
-      return entry.first.first < Generation(plan.generation());
+      return std::get<Generation>(entry.first) < Generation(plan.generation());
     });
     changed_.NotifyAll();
   }
@@ -32,7 +32,8 @@ void SessionState::PlanAnnounced(const proto::GenerationPlan& plan) {
 void SessionState::TableArrived(Generation generation, const proto::ExchangeTable& table) {
   MutexLock lock(mu_);
   if (generation < newest_locked()) return;
-  tables_[{generation, table.name()}] = {table.values().begin(), table.values().end()};
+  tables_[{generation, table.group(), table.name()}] = {table.values().begin(),
+                                                        table.values().end()};
   changed_.NotifyAll();
 }
 
@@ -100,7 +101,8 @@ Generation SessionState::Newest() const {
 
 absl::StatusOr<std::vector<std::string>> SessionState::WaitForTable(Generation generation,
                                                                     const std::string& name,
-                                                                    absl::Duration timeout) {
+                                                                    absl::Duration timeout,
+                                                                    const std::string& group) {
   const SteadyTime begin = Clock::Real().SteadyNow();
   MutexLock lock(mu_);
   while (true) {
@@ -110,7 +112,7 @@ absl::StatusOr<std::vector<std::string>> SessionState::WaitForTable(Generation g
                                              " was replaced by generation ",
                                              newest_locked().value()));
     }
-    const auto table = tables_.find({generation, name});
+    const auto table = tables_.find({generation, group, name});
     if (table != tables_.end()) return table->second;
     if (timeout == absl::InfiniteDuration()) {
       changed_.Wait(mu_);

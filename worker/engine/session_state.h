@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -38,7 +39,7 @@ class SessionState {
   Generation Newest() const;  // of the announced plans; 0: none yet
   absl::StatusOr<std::vector<std::string>> WaitForTable(
       Generation generation, const std::string& name,
-      absl::Duration timeout = absl::InfiniteDuration());
+      absl::Duration timeout = absl::InfiniteDuration(), const std::string& group = "");
   void OnSaveMessage(std::function<void(const proto::HostMessage&)> handler);
 
  private:
@@ -54,7 +55,8 @@ class SessionState {
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   proto::GenerationPlan plan_ ABSL_GUARDED_BY(mu_);
-  std::map<std::pair<Generation, std::string>, std::vector<std::string>> tables_
+  // By generation, group and name.
+  std::map<std::tuple<Generation, std::string, std::string>, std::vector<std::string>> tables_
       ABSL_GUARDED_BY(mu_);
   Generation interrupt_generation_ ABSL_GUARDED_BY(interrupt_mu_);
   std::function<void()> interrupt_ ABSL_GUARDED_BY(interrupt_mu_);

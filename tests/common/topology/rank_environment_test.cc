@@ -8,11 +8,11 @@ namespace dsrun {
 namespace {
 
 TEST(RankEnvironment, HasDeepSpeedsAndTorchrunsNames) {
-  const auto table =
+  const auto placement =
       PlaceRanks({{NodeId(0), {Slot(0), Slot(1), Slot(2)}}, {NodeId(1), {Slot(4), Slot(6)}}});
-  ASSERT_TRUE(table.ok());
+  ASSERT_TRUE(placement.ok());
   RankEnvironmentInput input;
-  input.place = (*table)[4];
+  input.place = placement->ranks[4];
   input.world_size = 5;
   input.master_addr = "127.0.0.1";
   input.master_port = 29500;

@@ -477,10 +477,10 @@ TEST_F(ResolveTest, DryRunOfAProgramAsText) {
       "  works in      DIR\n"
       "\n"
       "Ranks\n"
-      "  rank  node       address    agent port  slot  local  dp  pp  tp\n"
-      "     0  127.0.0.1  127.0.0.1  picked         0      0   0   0   0\n"
-      "     1  127.0.0.1  127.0.0.1  picked         1      1   1   0   0\n"
-      "     2  127.0.0.2  127.0.0.2  picked         0      0   2   0   0\n"
+      "  rank  node       address    agent port  slot  local  tp  cp  ep  dp  pp\n"
+      "     0  127.0.0.1  127.0.0.1  picked         0      0   0   0   0   0   0\n"
+      "     1  127.0.0.1  127.0.0.1  picked         1      1   0   0   0   1   0\n"
+      "     2  127.0.0.2  127.0.0.2  picked         0      0   0   0   0   2   0\n"
       "\n"
       "Environment, besides 5 variables that are handed on\n" +
           common +

@@ -72,6 +72,9 @@ std::vector<std::string> ARichJob() {
     second->set_name("never answered");
     second->set_value("another address");
     feed(put);
+    // Of the group of both, which waits for the other, and of one that is rank 0 alone.
+    second->set_group(node == 0 ? "dp@0" : "tp@0");
+    feed(put);
   }
   Event joined = bench.Spoke(0, Kind::kJoined);
   proto::WorkerMessage* report =
@@ -348,7 +351,8 @@ TEST(SnapshotTest, EveryField_ComesBackAsItIs) {
       "dsrun.proto.CoordinatorSnapshot.StoppedRank.rank",
       "dsrun.proto.SaveLedgerState.Process.node", "dsrun.proto.SaveLedgerState.Ranks.generation",
       "dsrun.proto.SaveId.generation", "dsrun.proto.SaveId.step",
-      "dsrun.proto.RendezvousState.Name.name", "dsrun.proto.RendezvousState.Value.rank",
+      "dsrun.proto.RendezvousState.Name.name", "dsrun.proto.RendezvousState.Name.group",
+      "dsrun.proto.RendezvousState.Value.rank",
       // By which an incident's failures are in order.
       "dsrun.proto.FailureState.noticed_at"};
   for (const std::string& bytes : Snapshots()) {

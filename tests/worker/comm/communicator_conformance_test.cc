@@ -270,7 +270,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Backend::kInProcess, Backend::kGloo,
                                          Backend::kSharedMemory, Backend::kSharedMemoryGloo,
                                          Backend::kCheckedInProcess, Backend::kCheckedGloo,
-                                         Backend::kCheckedSharedMemory),
+                                         Backend::kCheckedSharedMemory, Backend::kQueuedInProcess),
                        ::testing::Values(1, 2, 3, 4, 8)),
     [](const auto& info) {
       return BackendName(std::get<0>(info.param)) + "_" + std::to_string(std::get<1>(info.param));

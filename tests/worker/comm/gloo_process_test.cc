@@ -1,35 +1,23 @@
 // Deaths and stops of real processes: what the survivors see, and how soon. Over Gloo alone, and
 // with shared memory between the two ranks of one node.
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <fstream>
+#include <cstdint>
+#include <iostream>
 #include <memory>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "common/base/clock.h"
-
-extern char** environ;
+#include "tests/worker/comm/line_process.h"
 
 namespace dsrun::worker {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kProgram[] = "tests/worker/comm/gloo_rank_process";
-constexpr absl::Duration kPatience = absl::Seconds(20);
 // In ms: where nobody waits for the deadline, which is a minute.
 constexpr int64_t kFarBelowTheDeadline = 20000;
 
@@ -41,65 +29,17 @@ struct Done {
   std::string message;
 };
 
-class RankProcess {
+class RankProcess : public LineProcess {
  public:
   RankProcess(int rank, int size, const std::string& address, const std::string& token,
-              int timeout_ms, const std::string& transport) {
-    int in[2], out[2];
-    EXPECT_EQ(pipe2(in, O_CLOEXEC), 0);
-    EXPECT_EQ(pipe2(out, O_CLOEXEC), 0);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, in[0], 0);
-    posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-    std::vector<std::string> words = {kProgram, std::to_string(rank),       std::to_string(size),
-                                      address,  std::to_string(timeout_ms), transport};
-    std::vector<char*> args;
-    for (std::string& word : words) args.push_back(word.data());
-    args.push_back(nullptr);
-    EXPECT_EQ(posix_spawn(&pid_, kProgram, &actions, nullptr, args.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    close(in[0]);
-    close(out[1]);
-    to_ = in[1];
-    from_ = out[0];
+              int timeout_ms, const std::string& transport)
+      : LineProcess({"tests/worker/comm/gloo_rank_process", std::to_string(rank),
+                     std::to_string(size), address, std::to_string(timeout_ms), transport}) {
     Say(token);
   }
-  ~RankProcess() {
-    Kill();
-    close(to_);
-    close(from_);
-  }
-  RankProcess(const RankProcess&) = delete;
 
-  void Say(const std::string& line) {
-    const std::string text = line + "\n";
-    EXPECT_EQ(write(to_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
-  }
-
-  // The next line it says; empty when it says none in time.
-  std::string Hear(absl::Duration timeout = kPatience) {
-    const SteadyTime deadline = Clock::Real().SteadyNow() + timeout;
-    while (buffer_.find('\n') == std::string::npos) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      pollfd ready{from_, POLLIN, 0};
-      if (left <= absl::ZeroDuration() ||
-          poll(&ready, 1, static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) <= 0) {
-        return "";
-      }
-      char part[4096];
-      const ssize_t n = read(from_, part, sizeof(part));
-      if (n <= 0) return "";
-      buffer_.append(part, static_cast<size_t>(n));
-    }
-    const size_t end = buffer_.find('\n');
-    const std::string line = buffer_.substr(0, end);
-    buffer_.erase(0, end + 1);
-    return line;
-  }
-
-  Done HearDone(absl::Duration timeout = kPatience) {
-    std::istringstream words(Hear(timeout));
+  Done HearDone() {
+    std::istringstream words(Hear());
     std::string word;
     Done done;
     words >> word >> done.ms >> done.code >> done.peer;
@@ -115,58 +55,9 @@ class RankProcess {
     std::string word;
     int64_t ms = -1;
     words >> word >> ms;
-    int status = -1;
-    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "wait status " << status;
-    pid_ = -1;
+    ExpectEnd();
     return ms;
   }
-
-  void Stop() {
-    kill(pid_, SIGSTOP);
-    int status = 0;
-    EXPECT_EQ(waitpid(pid_, &status, WUNTRACED), pid_);
-    EXPECT_TRUE(WIFSTOPPED(status));
-  }
-  void Continue() { kill(pid_, SIGCONT); }
-  void Kill() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
-    EXPECT_EQ(waitpid(pid_, nullptr, 0), pid_);
-    pid_ = -1;
-  }
-
-  // Waits until every thread of it sleeps.
-  bool WaitUntilBlocked() {
-    const SteadyTime deadline = Clock::Real().SteadyNow() + kPatience;
-    while (Clock::Real().SteadyNow() < deadline) {
-      if (AllThreadsSleep()) return true;
-      std::this_thread::yield();
-    }
-    return false;
-  }
-
- private:
-  bool AllThreadsSleep() const {
-    const std::string tasks = absl::StrCat("/proc/", pid_, "/task");
-    DIR* folder = opendir(tasks.c_str());
-    if (folder == nullptr) return false;
-    bool all = true;
-    while (const dirent* entry = readdir(folder)) {
-      if (entry->d_name[0] == '.') continue;
-      std::ifstream file(tasks + "/" + entry->d_name + "/stat");
-      std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-      const size_t end = stat.rfind(") ");
-      all = all && end != std::string::npos && stat[end + 2] == 'S';
-    }
-    closedir(folder);
-    return all;
-  }
-
-  pid_t pid_ = -1;
-  int to_ = -1;
-  int from_ = -1;
-  std::string buffer_;
 };
 
 using Ranks = std::vector<std::unique_ptr<RankProcess>>;

@@ -11,6 +11,7 @@
 #include "common/base/clock.h"
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "worker/comm/core/checked_communicator.h"
+#include "worker/comm/core/queued_communicator.h"
 #include "worker/comm/gloo/gloo_communicator.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/comm/shared_memory/shared_memory_communicator.h"
@@ -86,6 +87,8 @@ std::string BackendName(Backend backend) {
       return "CheckedGloo";
     case Backend::kCheckedSharedMemory:
       return "CheckedSharedMemory";
+    case Backend::kQueuedInProcess:
+      return "QueuedInProcess";
   }
   return "";
 }
@@ -103,6 +106,7 @@ Group MakeGroup(Backend backend, int size, absl::Duration timeout, size_t part_b
   }
   for (std::unique_ptr<Communicator>& rank : group) {
     if (checked) rank = CreateCheckedCommunicator(std::move(rank), CheckPolicy::Always());
+    if (backend == Backend::kQueuedInProcess) rank = QueueOperations(std::move(rank));
   }
   return group;
 }

@@ -23,6 +23,7 @@ enum class Backend {
   kCheckedInProcess,
   kCheckedGloo,
   kCheckedSharedMemory,
+  kQueuedInProcess,  // behind a queue of operations
 };
 
 std::string BackendName(Backend backend);

@@ -71,6 +71,18 @@ TEST(SessionStateTest, TableOfAnOldGeneration_IsDropped) {
   EXPECT_EQ(*state.WaitForTable(Generation(2), "mesh"), (std::vector<std::string>{"a", "b"}));
 }
 
+TEST(SessionStateTest, TablesOfTwoGroups_AreTwo) {
+  SessionState state;
+  state.PlanAnnounced(Plan(1));
+  proto::ExchangeTable of_group = Table("mesh", {"c"});
+  of_group.set_group("tp@2");
+  state.TableArrived(Generation(1), of_group);
+  state.TableArrived(Generation(1), Table("mesh", {"a", "b"}));
+  EXPECT_EQ(*state.WaitForTable(Generation(1), "mesh"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(*state.WaitForTable(Generation(1), "mesh", absl::InfiniteDuration(), "tp@2"),
+            (std::vector<std::string>{"c"}));
+}
+
 TEST(SessionStateTest, OnSuperseded_RunsOnceAndNotAfterItWasCleared) {
   SessionState state;
   state.PlanAnnounced(Plan(1));

@@ -151,8 +151,10 @@ class ClusterSession : public Session {
   }
   bool StopRequested() const override { return state().StopRequested(); }
   absl::StatusOr<std::vector<std::string>> Exchange(Generation generation, Rank rank,
+                                                    const std::string& group,
                                                     const std::string& name,
                                                     const std::string& value) override {
+    EXPECT_EQ(group, "") << "the engine has one group yet";
     hub_->Put(rank, name, value);
     return state().WaitForTable(generation, name);
   }

@@ -36,6 +36,17 @@ absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std
   return all;
 }
 
+absl::Status AllGatherBlocks(Communicator& comm, const void* mine, size_t bytes, void* all,
+                             const std::string& what) {
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> recvs;
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    sends.push_back({peer, mine, bytes});
+    recvs.push_back({peer, static_cast<char*>(all) + static_cast<size_t>(peer) * bytes, bytes});
+  }
+  return comm.Exchange(sends, recvs, what);
+}
+
 absl::Status AllGatherRanges(Communicator& comm,
                              const std::vector<std::vector<Range>>& owned_by_rank, float* base,
                              const std::string& what) {

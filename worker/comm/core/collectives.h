@@ -5,6 +5,7 @@
 #ifndef DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_
 #define DSRUN_WORKER_COMM_CORE_COLLECTIVES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -20,6 +21,11 @@ namespace dsrun::worker {
 // Rank r's bytes, for every r. Sizes may differ and need not be known to the others.
 absl::StatusOr<std::vector<std::string>> AllGather(Communicator& comm, const std::string& mine,
                                                    const std::string& what);
+
+// Every rank's `bytes` at `mine`, to block number rank of `all`: size() * bytes. `mine` may stand
+// in its own block.
+absl::Status AllGatherBlocks(Communicator& comm, const void* mine, size_t bytes, void* all,
+                             const std::string& what);
 
 // In place: every rank has its own ranges of `base` filled; afterwards all have all.
 // `owned_by_rank`: index = rank; disjoint, the same on all ranks. INVALID_ARGUMENT: not as many as
