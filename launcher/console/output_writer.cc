@@ -1,7 +1,6 @@
 #include "launcher/console/output_writer.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,7 +19,7 @@
 #include "common/base/counted.h"
 #include "common/base/mutex.h"
 #include "common/base/nonblocking_output.h"
-#include "common/base/thread.h"
+#include "common/base/thread_signals.h"
 #include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
@@ -34,13 +33,6 @@ constexpr int kAgainMs = 1;
 constexpr absl::Duration kGrace = absl::Seconds(1);
 constexpr char kTakesNothing[] = "its reader takes nothing";
 constexpr size_t kUsualColumns = 80;  // of a terminal that does not say
-
-void BlockAllSignals() {
-  sigset_t all;
-  sigfillset(&all);
-  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, fault);
-  pthread_sigmask(SIG_SETMASK, &all, nullptr);
-}
 
 // What a line may have without being wrapped, and without a cursor that waits behind the last
 // column, which terminals do not agree about.
@@ -157,8 +149,8 @@ struct OutputWriter::Shared {
 
 OutputWriter::OutputWriter(Options options) : shared_(std::make_shared<Shared>(options)) {
   for (size_t lane = 0; lane <= shared_->lane_of_err; ++lane) {
-    threads_.push_back(StartThreadOrEnd(lane == 0 ? "standard output" : "standard error",
-                                        [shared = shared_, lane] { shared->Run(lane); }));
+    threads_.push_back(LeavableThread::StartOrEnd(lane == 0 ? "standard output" : "standard error",
+                                                  [shared = shared_, lane] { shared->Run(lane); }));
   }
 }
 
@@ -214,9 +206,7 @@ void OutputWriter::Flush(absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   MutexLock lock(shared_->mu);
   while (shared_->unwritten_lines > 0) {
-    const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
-    shared_->changed.WaitFor(shared_->mu, left);
+    if (!shared_->changed.WaitUntil(shared_->mu, deadline)) return;
   }
 }
 
@@ -234,10 +224,8 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     // The threads give up by themselves, unless the system does not give them back.
     while (!shared_->IsDone()) {
       const SteadyTime moved_at = std::max(shared_->lanes[0].moved_at, shared_->lanes[1].moved_at);
-      const absl::Duration left =
-          moved_at + shared_->give_up_after + kGrace - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      shared_->changed.WaitFor(shared_->mu, left);
+      const SteadyTime by = moved_at + shared_->give_up_after + kGrace;
+      if (!shared_->changed.WaitUntil(shared_->mu, by)) break;
     }
     for (const Shared::Lane& lane : shared_->lanes) done.push_back(lane.done);
     loss = shared_->loss;
@@ -248,18 +236,14 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     }
   }
   for (size_t lane = 0; lane < threads_.size(); ++lane) {
-    if (done[lane]) {
-      threads_[lane].join();
-    } else {
-      threads_[lane].detach();
-    }
+    threads_[lane].JoinOrLeave(done[lane] ? kGrace : absl::ZeroDuration());
   }
   threads_.clear();
   return loss;
 }
 
 void OutputWriter::Shared::Run(size_t lane) {
-  BlockAllSignals();
+  BlockSignalsButFaults();
   bool last = false;
   while (!last) {
     std::deque<Line> batch;

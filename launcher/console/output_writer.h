@@ -21,10 +21,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 
 namespace dsrun::launcher {
 
@@ -73,7 +73,7 @@ class OutputWriter {
   struct Shared;
 
   const std::shared_ptr<Shared> shared_;
-  std::vector<std::thread> threads_;
+  std::vector<LeavableThread> threads_;
 };
 
 }  // namespace dsrun::launcher

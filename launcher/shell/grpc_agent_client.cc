@@ -44,12 +44,8 @@ class Done {
   bool Await(absl::Duration limit) {
     const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
     MutexLock lock(mu_);
-    while (!done_) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) return false;
-      changed_.WaitFor(mu_, left);
-    }
-    return true;
+    while (!done_ && changed_.WaitUntil(mu_, deadline)) continue;
+    return done_;
   }
 
  private:

@@ -65,7 +65,6 @@ struct JournalKeeper::Shared {
   SteadyTime retry_at ABSL_GUARDED_BY(mu);         // not before
   absl::Duration retry_after ABSL_GUARDED_BY(mu);  // zero: the last try went well
   bool stop ABSL_GUARDED_BY(mu) = false;
-  bool over ABSL_GUARDED_BY(mu) = false;  // the writer has ended
 };
 
 absl::StatusOr<std::unique_ptr<JournalKeeper>> JournalKeeper::Create(
@@ -78,7 +77,8 @@ absl::StatusOr<std::unique_ptr<JournalKeeper>> JournalKeeper::Create(
   std::unique_ptr<JournalKeeper> keeper(new JournalKeeper(shared));
   absl::Status ready = shared->mark.Prepare();
   if (ready.ok()) {
-    absl::StatusOr<std::thread> writer = StartThread("the journal", [shared] { Write(*shared); });
+    absl::StatusOr<LeavableThread> writer =
+        LeavableThread::Start("the journal", [shared] { Write(*shared); });
     if (writer.ok()) {
       keeper->writer_ = *std::move(writer);
       return keeper;
@@ -94,26 +94,18 @@ JournalKeeper::JournalKeeper(std::shared_ptr<Shared> shared)
 
 JournalKeeper::~JournalKeeper() {
   if (!writer_.joinable()) return;
-  bool over = false;
-  bool whole = false;
   {
     MutexLock lock(shared_->mu);
     shared_->stop = true;
     shared_->changed.NotifyAll();
-    const SteadyTime by = Now() + shared_->options.end_within;
-    while (!shared_->over && Now() < by) shared_->changed.WaitFor(shared_->mu, by - Now());
-    over = shared_->over;
-    whole = !shared_->behind;
   }
-  if (!over) {
+  if (!writer_.JoinOrLeave(shared_->options.end_within)) {
     LOG(WARNING) << "the disk of journal " << shared_->path
                  << " does not answer; what happened last is not in it";
-    writer_.detach();
     return;
   }
-  writer_.join();
   shared_->journal.reset();
-  if (whole) shared_->mark.Remove();
+  if (!shared_->IsBehind()) shared_->mark.Remove();
 }
 
 void JournalKeeper::TakeBack(std::unique_ptr<JournalKeeper> keeper) {
@@ -163,7 +155,7 @@ absl::Status JournalKeeper::Commit(bool urgent) {
     while (waits && shared.durable < wanted && Now() < by) {
       // A failed try is an answer; while it is behind, that of the try which was asked for.
       if (shared.behind && shared.tries >= answer) return shared.trouble;
-      shared.changed.WaitFor(shared.mu, by - Now());
+      shared.changed.WaitUntil(shared.mu, by);
     }
     if (shared.behind) return shared.trouble;
     if (shared.durable >= wanted) return absl::OkStatus();
@@ -192,13 +184,10 @@ void JournalKeeper::Write(Shared& shared) {
         if (shared.pending.empty()) {
           shared.changed.Wait(shared.mu);
         } else {
-          shared.changed.WaitFor(shared.mu, shared.retry_at - Now());
+          shared.changed.WaitUntil(shared.mu, shared.retry_at);
         }
       }
-      if (shared.pending.empty()) {
-        shared.over = true;
-        return shared.changed.NotifyAll();
-      }
+      if (shared.pending.empty()) return;
       rows.swap(shared.pending);
       shared.dropped = false;
       shared.trying = true;
@@ -235,10 +224,9 @@ void JournalKeeper::Write(Shared& shared) {
                                         shared.options.last_retry);
         const bool is_next_asked_for = shared.tries < shared.asked;
         shared.retry_at = Now() + (is_next_asked_for ? absl::ZeroDuration() : shared.retry_after);
-        shared.over = shared.stop;
       }
       shared.changed.NotifyAll();
-      if (shared.over) return;
+      if (!written.ok() && shared.stop) return;  // that was the last try
     }
     if (is_whole_again) shared.FollowMark().IgnoreError();  // taking it away cannot fail badly
   }

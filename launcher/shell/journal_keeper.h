@@ -32,11 +32,11 @@
 #include <cstddef>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/journal.h"
@@ -87,7 +87,7 @@ class JournalKeeper {
   // Outlives this object when the disk hangs: the thread still has it then.
   std::shared_ptr<Shared> shared_;
   JournalRows rows_;
-  std::thread writer_;
+  LeavableThread writer_;
 };
 
 }  // namespace dsrun::launcher

@@ -312,9 +312,7 @@ absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
     MutexLock lock(mu_);
     if (!IsWantedLocked(id)) return Unwanted();
     const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
-    while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
-      changed_.WaitFor(mu_, kEndPatience);
-    }
+    while (!ended_.contains(id) && changed_.WaitUntil(mu_, patience)) continue;
     if (ended_.contains(id)) how = Describe(ended_[id]);
   }
   return absl::UnavailableError(absl::StrCat("expected it to listen, but it ", how,
@@ -366,11 +364,7 @@ void LocalStarter::EndAll(absl::Duration grace) {
 void LocalStarter::AwaitEnds(absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   MutexLock lock(mu_);
-  while (!pids_.empty()) {
-    const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
-    changed_.WaitFor(mu_, left);
-  }
+  while (!pids_.empty() && changed_.WaitUntil(mu_, deadline)) continue;
 }
 
 std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
@@ -379,9 +373,7 @@ std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
   {
     MutexLock lock(mu_);
     while (pids_.contains(id) && !ended_.contains(id)) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) return "";
-      changed_.WaitFor(mu_, left);
+      if (!changed_.WaitUntil(mu_, deadline)) return "";
     }
     const auto found = ended_.find(id);
     if (found == ended_.end()) return "";

@@ -1,15 +1,15 @@
 // DoWithin: a system call that may never come back (a file server that hangs, a pipe that nobody
 // reads) in a thread of its own, which is left behind then.
 
-#ifndef DSRUN_LAUNCHER_SHELL_DO_WITHIN_H_
-#define DSRUN_LAUNCHER_SHELL_DO_WITHIN_H_
+#ifndef DSRUN_COMMON_BASE_DO_WITHIN_H_
+#define DSRUN_COMMON_BASE_DO_WITHIN_H_
 
 #include <functional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 
-namespace dsrun::launcher {
+namespace dsrun {
 
 // What `work` returns, or DEADLINE_EXCEEDED after `limit`: it goes on, and nobody hears how it
 // ends. So it has copies of what it uses, or that is never destroyed. Where no thread can be had (a
@@ -20,6 +20,6 @@ absl::Status DoWithin(absl::Duration limit, const char* name, std::function<absl
 // the process has SIGPIPE end it again. DoWithin's `work` has it.
 void BlockBrokenPipes();
 
-}  // namespace dsrun::launcher
+}  // namespace dsrun
 
-#endif  // DSRUN_LAUNCHER_SHELL_DO_WITHIN_H_
+#endif  // DSRUN_COMMON_BASE_DO_WITHIN_H_
