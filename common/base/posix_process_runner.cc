@@ -45,15 +45,15 @@ void OnChildSignal(int) {
 
 }  // namespace
 
-class PosixProcessRunner::State {
+class PosixProcessRunner::State : public ProcessRunner {
  public:
   State(const Options& options, int wake_fd) : options_(options), wake_fd_(wake_fd) {}
-  ~State() { close(wake_fd_); }
+  ~State() override { close(wake_fd_); }
 
-  absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end);
-  void SignalGroup(int32_t pid, int signal);
-  void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace);
-  std::vector<int32_t> Alive() const;
+  absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end) override;
+  void SignalGroup(int32_t pid, int signal) override;
+  void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) override;
+  std::vector<int32_t> Alive() const override;
   void Close();
   void Loop();
   void Wake();
@@ -141,6 +141,8 @@ void PosixProcessRunner::StopGroups(const std::vector<int32_t>& pids, absl::Dura
 }
 
 std::vector<int32_t> PosixProcessRunner::Alive() const { return state_->Alive(); }
+
+std::shared_ptr<ProcessRunner> PosixProcessRunner::Outliving() const { return state_; }
 
 // No lock is held across exec, which may hang. A child that ends meanwhile is neither unknown
 // (being_started_) nor reaped before it is in the map.

@@ -71,7 +71,7 @@ absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 15;    // beside main, signals and the console
   constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
-  constexpr int kAskPools = 2;       // of starts and of ends
+  constexpr int kAskThreads = 3;     // of a start, of what may hang of it, and of an end
   constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 12;
@@ -82,7 +82,7 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kDescriptorsPerStart = 6;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   const int asked_at_once = std::min(kAskedAtOnce, job.nodes_size());
-  LimitNeeds needs{.threads = kOwnThreads + kAskPools * asked_at_once,
+  LimitNeeds needs{.threads = kOwnThreads + kAskThreads * asked_at_once,
                    .descriptors = kOwnDescriptors,
                    .what = "this job"};
   needs.descriptors += kDescriptorsPerStart * asked_at_once;
@@ -208,8 +208,9 @@ class Launch {
       HandStopsTo(runner);
       result = runner.Run();
       RunnerEnded(result.exit_code);
+      runner.EndSessions();
+      starters.EndAll(kAgentGrace);  // also the starts under way, for which the runner waits
     }
-    starters.EndAll(kAgentGrace);
     FinishMetrics();
     if (const absl::Status removed = prepared->probe.Remove(ProbeFile::kRemoveWithin);
         !removed.ok()) {

@@ -41,8 +41,11 @@ Runner::Runner(Coordinator coordinator, Doors doors, Options options)
 Runner::~Runner() {
   starts_.Stop();
   ends_.Stop();
-  links_.clear();  // each session waits for its last callback, which uses the queue
+  EndSessions();
 }
+
+// Each session waits for its last callback, which uses the queue.
+void Runner::EndSessions() { links_.clear(); }
 
 void Runner::Post(Event event) { PostItem(std::move(event)); }
 

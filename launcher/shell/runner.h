@@ -95,12 +95,16 @@ class Runner {
   };
 
   Runner(Coordinator coordinator, Doors doors, Options options);
-  // Ends all sessions.
+  // Ends all sessions. Waits for the starts that are under way: with their starter's EndAll first
+  // that is a moment, else as long as AgentStarter::Start takes.
   ~Runner();
 
   // Drives the job from Start to EndJob. When the core breaks an invariant, the agents are told to
   // end the job and the exit code is 1. REQUIRES: called once.
   RunResult Run();
+
+  // No agent is spoken to any more. Run has returned. The destructor does it, too.
+  void EndSessions();
 
   // Thread-safe.
   void Post(Event event);

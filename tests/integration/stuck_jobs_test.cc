@@ -40,6 +40,12 @@ class StuckInTheKernel : public ::testing::Test {
     if (server_ != nullptr) server_->AnswerAll();
   }
   std::string File() const { return folder_.path() + "/server/file"; }
+  std::string AgentInTheServersHands() const {
+    const std::string path = folder_.path() + "/agent";
+    std::ofstream(path) << "#!" << File() << "\n";
+    std::filesystem::permissions(path, std::filesystem::perms(0755));
+    return path;
+  }
   bool AwaitWaiting(int64_t count) const {
     return Eventually([&] { return server_->waiting() == count; });
   }
@@ -77,6 +83,26 @@ TEST_F(StuckInTheKernel, RankOfAJob_DsrunEndsAndNamesIt) {
   EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 96) << job.Words();
   EXPECT_THAT(job.err(), HasSubstr("did not end after SIGKILL"));
   EXPECT_THAT(job.err(), HasSubstr("(user_program): state D"));
+  server_->AnswerAll();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// exec of the agent waits for its interpreter, in a system call that no signal ends.
+TEST_F(StuckInTheKernel, StartOfAnAgent_DsrunGivesItUpAndSaysSo) {
+  Job job({"--agent-binary", AgentInTheServersHands(), "--num_gpus=1", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 91) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("the kernel has not come back with"));
+  EXPECT_THAT(job.err(), HasSubstr(folder_.path() + "/agent"));
+  server_->AnswerAll();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(StuckInTheKernel, StartOfAnAgent_DsrunThatIsInterruptedDoesNotWaitForIt) {
+  Job job({"--agent-binary", AgentInTheServersHands(), "--num_gpus=1", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  job.Signal(SIGTERM);
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 96) << job.Words();
   server_->AnswerAll();
   EXPECT_TRUE(job.NothingIsLeft());
 }
