@@ -5,8 +5,12 @@
 #define DSRUN_COMMON_BASE_DO_WITHIN_H_
 
 #include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
 namespace dsrun {
@@ -15,6 +19,20 @@ namespace dsrun {
 // ends. So it has copies of what it uses, or that is never destroyed. Where no thread can be had (a
 // limit), the caller does it, and waits for it. `name`: as StartThread's.
 absl::Status DoWithin(absl::Duration limit, const char* name, std::function<absl::Status()> work);
+
+// The same for work that makes something: DoWithin<PathLock>(...). What comes too late is destroyed
+// by the thread.
+template <typename T>
+absl::StatusOr<T> DoWithin(absl::Duration limit, const char* name,
+                           std::function<absl::StatusOr<T>()> work) {
+  const auto result = std::make_shared<std::optional<absl::StatusOr<T>>>();
+  const absl::Status done = DoWithin(limit, name, [result, work = std::move(work)] {
+    result->emplace(work());
+    return (*result)->status();
+  });
+  if (!done.ok()) return done;
+  return **std::move(*result);
+}
 
 // Of the calling thread, for as long as it lives: a pipe whose reader goes away is EPIPE, also when
 // the process has SIGPIPE end it again. DoWithin's `work` has it.

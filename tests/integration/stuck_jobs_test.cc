@@ -107,6 +107,22 @@ TEST_F(StuckInTheKernel, StartOfAnAgent_DsrunThatIsInterruptedDoesNotWaitForIt) 
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
+// Nothing of the server answers for the lock of the journal, which is the first file of a job.
+TEST(StuckRunFolder, StartOfAJob_IsGivenUpAndSaysWhatToDo) {
+  const TemporaryFolder folder;
+  auto server = FuseFolder::Mount(folder.path() + "/server", {.unanswered = "journal.db.lock"});
+  if (!server.ok()) GTEST_SKIP() << server.status();
+  const std::string run = folder.path() + "/server/run";
+  Job job({"--run-dir", run, "--num_gpus=1", UserProgram(), "wait"});
+  EXPECT_TRUE(Eventually([&] { return (*server)->waiting() == 1; })) << job.Words();
+  EXPECT_TRUE(
+      job.AwaitError("cannot start the job: " + run + "/journal.db: there was no answer for"))
+      << job.Words();
+  (*server)->AnswerAll();  // a process whose thread is in there cannot be gone before
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(60)), 90) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("choose another folder with --run-dir; nothing was started"));
+}
+
 TEST_F(StuckInTheKernel, RankOfAProgramThatIsKilled_TheNextGenerationDoesNotWaitForIt) {
   Job job({"--num_gpus=1", "--max-restarts", "1", UserProgram(), "read", File()});
   ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
