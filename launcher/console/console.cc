@@ -107,11 +107,6 @@ std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t trai
           absl::StrFormat("%d", done.step())};
 }
 
-std::string ProgressText(const proto::StepDone& done, int64_t train_iters,
-                         double smoothed_step_ms) {
-  return ProgressForms(done, train_iters, smoothed_step_ms).front();
-}
-
 Console::Console(const proto::JobSpec& job, const Options& options)
     : options_(options),
       hosts_(HostsOf(job)),

@@ -97,9 +97,8 @@ class Console {
 
 // One line each, without newline; empty: nothing to say. Pure.
 std::string OperatorText(const OperatorEvent& event);
-// "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left".
-std::string ProgressText(const proto::StepDone& done, int64_t train_iters, double smoothed_step_ms);
-// That, and shorter forms of it for narrow terminals, down to the step alone.
+// "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left", and shorter
+// forms of it for narrow terminals, down to the step alone.
 std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t train_iters,
                                        double smoothed_step_ms);
 // "0:07", "12:34", "1:02:03".

@@ -32,6 +32,7 @@ constexpr int kAgainMs = 1;
 // From the end of patience to leaving a thread behind that the system does not give back.
 constexpr absl::Duration kGrace = absl::Seconds(1);
 constexpr char kTakesNothing[] = "its reader takes nothing";
+constexpr char kTakesTooLittle[] = "its reader was too slow at the end";
 constexpr size_t kUsualColumns = 80;  // of a terminal that does not say
 
 // What a line may have without being wrapped, and without a cursor that waits behind the last
@@ -85,6 +86,7 @@ struct OutputWriter::Shared {
   struct Line {
     To to;
     std::string text;
+    bool droppable;
   };
   struct Lane {
     std::deque<Line> lines;
@@ -102,9 +104,8 @@ struct OutputWriter::Shared {
         err(given.err_fd, "standard error", lane_of_err) {}
 
   size_t LaneOf(To to) const { return to == To::kOut ? kFirst : lane_of_err; }
-  void Push(To to, std::string text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
-  bool Add(To to, std::string text, size_t Lane::*bytes, size_t most)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  void Push(To to, std::string text, bool droppable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  bool Add(To to, std::string text, bool droppable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   // The last lines of a lane are about to be written. The other's loss is said on the second.
   bool IsEnding(size_t lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     return closing && (lane == kFirst || lanes[kFirst].done);
@@ -117,7 +118,7 @@ struct OutputWriter::Shared {
   void WriteBatch(const std::deque<Line>& batch, const std::vector<std::string>& forms,
                   bool redraw);
   // Writes all of `text`, or counts what is not written as lost.
-  void Put(Stream& stream, const std::string& text);
+  void Put(Stream& stream, const Line& line);
   // The number of bytes written; all of them, unless something is in the way.
   size_t WriteAll(Stream& stream, std::string_view bytes);
   void Lose(Stream& stream, std::string_view text, const std::string& why);
@@ -125,6 +126,8 @@ struct OutputWriter::Shared {
   void SayLost(Stream& stream, const char* words);
   // Of the end: nothing was taken for too long.
   bool OutOfPatience(size_t lane);
+  // Of the end: so much of its time is over.
+  bool IsOver(double part);
   void Moved(size_t lane);
 
   const Options options;
@@ -138,6 +141,7 @@ struct OutputWriter::Shared {
   bool resized ABSL_GUARDED_BY(mu) = false;
   bool closing ABSL_GUARDED_BY(mu) = false;
   absl::Duration give_up_after ABSL_GUARDED_BY(mu);
+  SteadyTime closing_since ABSL_GUARDED_BY(mu);
   int64_t unwritten_lines ABSL_GUARDED_BY(mu) = 0;  // given, and neither written nor lost yet
   Loss loss ABSL_GUARDED_BY(mu);
 
@@ -156,27 +160,26 @@ OutputWriter::OutputWriter(Options options) : shared_(std::make_shared<Shared>(o
 
 OutputWriter::~OutputWriter() { Close(absl::Seconds(1)); }
 
-void OutputWriter::Shared::Push(To to, std::string text) {
+void OutputWriter::Shared::Push(To to, std::string text, bool droppable) {
   unwritten_lines += LinesIn(text);
-  lanes[LaneOf(to)].lines.push_back({to, std::move(text)});
+  lanes[LaneOf(to)].lines.push_back({to, std::move(text), droppable});
   changed.NotifyAll();
 }
 
-bool OutputWriter::Shared::Add(To to, std::string text, size_t Lane::*bytes, size_t most) {
-  size_t& waiting = lanes[LaneOf(to)].*bytes;
+bool OutputWriter::Shared::Add(To to, std::string text, bool droppable) {
+  Lane& lane = lanes[LaneOf(to)];
+  size_t& waiting = droppable ? lane.droppable_bytes : lane.kept_bytes;
+  const size_t most = droppable ? options.most_bytes : options.most_kept_bytes;
   if (closing || waiting + text.size() > most) return false;
   waiting += text.size();
-  Push(to, std::move(text));
+  Push(to, std::move(text), droppable);
   return true;
 }
 
 void OutputWriter::Write(To to, std::string text) {
   MutexLock lock(shared_->mu);
   const int64_t count = LinesIn(text);
-  if (shared_->Add(to, std::move(text), &Shared::Lane::kept_bytes,
-                   shared_->options.most_kept_bytes)) {
-    return;
-  }
+  if (shared_->Add(to, std::move(text), /*droppable=*/false)) return;
   shared_->loss.lines += count;
   shared_->loss.why = kTakesNothing;
   shared_->loss.failed = true;
@@ -184,8 +187,7 @@ void OutputWriter::Write(To to, std::string text) {
 
 bool OutputWriter::WriteDroppable(To to, std::string text) {
   MutexLock lock(shared_->mu);
-  return shared_->Add(to, std::move(text), &Shared::Lane::droppable_bytes,
-                      shared_->options.most_bytes);
+  return shared_->Add(to, std::move(text), /*droppable=*/true);
 }
 
 void OutputWriter::SetStatusLine(std::vector<std::string> forms) {
@@ -218,13 +220,15 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     if (!shared_->closing) {
       shared_->closing = true;
       shared_->give_up_after = patience;
-      for (Shared::Lane& lane : shared_->lanes) lane.moved_at = Clock::Real().SteadyNow();
+      shared_->closing_since = Clock::Real().SteadyNow();
+      for (Shared::Lane& lane : shared_->lanes) lane.moved_at = shared_->closing_since;
     }
     shared_->changed.NotifyAll();
     // The threads give up by themselves, unless the system does not give them back.
     while (!shared_->IsDone()) {
       const SteadyTime moved_at = std::max(shared_->lanes[0].moved_at, shared_->lanes[1].moved_at);
-      const SteadyTime by = moved_at + shared_->give_up_after + kGrace;
+      const SteadyTime by = kGrace + std::min(moved_at + shared_->give_up_after,
+                                              shared_->closing_since + shared_->options.end_within);
       if (!shared_->changed.WaitUntil(shared_->mu, by)) break;
     }
     for (const Shared::Lane& lane : shared_->lanes) done.push_back(lane.done);
@@ -269,7 +273,7 @@ void OutputWriter::Shared::Run(size_t lane) {
     if (lane == kFirst) {
       WriteBatch(batch, forms, redraw);
     } else {
-      for (const Line& line : batch) Put(err, line.text);
+      for (const Line& line : batch) Put(err, line);
     }
   }
   if (lane == kFirst && !shown.empty()) WriteAll(out, "\n");
@@ -287,12 +291,20 @@ void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
   std::string wanted = forms.empty() ? "" : FormThatFits(forms, ColumnsOf(options.out_fd));
   redraw = redraw || !batch.empty() || wanted != shown;
   if (redraw && !shown.empty()) WriteAll(out, kClearLine);
-  for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line.text);
+  for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line);
   if (redraw && !wanted.empty()) WriteAll(out, wanted);
   shown = std::move(wanted);
 }
 
-void OutputWriter::Shared::Put(Stream& stream, const std::string& text) {
+void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
+  const std::string& text = line.text;
+  if (line.droppable && stream.gone.empty() && IsOver(0.5)) {
+    {
+      MutexLock lock(mu);
+      unwritten_lines -= LinesIn(text);
+    }
+    return Lose(stream, text, kTakesTooLittle);
+  }
   if (!stream.failing.empty() && stream.torn && WriteAll(stream, "\n") == 1) stream.torn = false;
   const size_t written = WriteAll(stream, text);
   {
@@ -328,7 +340,7 @@ void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {
     return;
   }
   MutexLock lock(mu);
-  Push(To::kErr, std::move(text));
+  Push(To::kErr, std::move(text), /*droppable=*/false);
 }
 
 size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
@@ -339,6 +351,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
     if (written > 0) {
       done_bytes += static_cast<size_t>(written);
       Moved(stream.lane);
+      if (done_bytes < bytes.size() && IsOver(1)) stream.gone = kTakesTooLittle;
       continue;
     }
     switch (written == 0 ? EAGAIN : errno) {
@@ -348,6 +361,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
         // A terminal may have room, and not for what is to be written.
         if (stream.output.AwaitRoom(kLook)) poll(nullptr, 0, kAgainMs);
         if (OutOfPatience(stream.lane)) stream.gone = kTakesNothing;
+        if (stream.gone.empty() && IsOver(1)) stream.gone = kTakesTooLittle;
         break;
       case ENOSPC:
       case EDQUOT:
@@ -370,6 +384,11 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
 bool OutputWriter::Shared::OutOfPatience(size_t lane) {
   MutexLock lock(mu);
   return closing && Clock::Real().SteadyNow() - lanes[lane].moved_at >= give_up_after;
+}
+
+bool OutputWriter::Shared::IsOver(double part) {
+  MutexLock lock(mu);
+  return closing && Clock::Real().SteadyNow() - closing_since >= part * options.end_within;
 }
 
 void OutputWriter::Shared::Moved(size_t lane) {

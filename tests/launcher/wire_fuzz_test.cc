@@ -141,7 +141,7 @@ class Walk {
     } else if (const auto* tell = std::get_if<Tell>(&action)) {
       OperatorText(tell->event);
       if (const auto* progress = std::get_if<Progress>(&tell->event)) {
-        ProgressText(progress->done, 100, progress->done.step_ms());
+        ProgressForms(progress->done, 100, progress->done.step_ms());
       }
     } else if (const auto* end = std::get_if<EndJob>(&action)) {
       ended_ = true;
