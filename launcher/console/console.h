@@ -9,8 +9,9 @@
 //
 // Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
 // error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
-// On a terminal a rank cannot do harm (terminal_text.h); elsewhere its bytes stay as they are. A
-// line of a rank always has its prefix, and no line of dsrun's begins with another's words.
+// On a terminal a rank cannot do harm (terminal_text.h), and a row of its own begins with its
+// prefix or a blank, also where its line is wider than the window; elsewhere its bytes stay as they
+// are. A line of a rank always has its prefix, and no line of dsrun's begins with another's words.
 // Thread-safe; no method blocks except Flush and Finish.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_CONSOLE_H_

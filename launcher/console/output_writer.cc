@@ -35,15 +35,6 @@ constexpr char kTakesNothing[] = "its reader takes nothing";
 constexpr char kTakesTooLittle[] = "its reader was too slow at the end";
 constexpr size_t kUsualColumns = 80;  // of a terminal that does not say
 
-// What a line may have without being wrapped, and without a cursor that waits behind the last
-// column, which terminals do not agree about.
-size_t ColumnsOf(int fd) {
-  if (isatty(fd) != 1) return std::numeric_limits<size_t>::max();
-  winsize size = {};
-  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = kUsualColumns;
-  return size.ws_col - 1u;
-}
-
 std::string FormThatFits(const std::vector<std::string>& forms, size_t columns) {
   for (const std::string& form : forms) {
     if (Columns(form) <= columns) return form;
@@ -78,6 +69,15 @@ struct Stream {
 };
 
 }  // namespace
+
+// Without a cursor that waits behind the last
+// column, which terminals do not agree about.
+size_t RowColumns(int fd) {
+  if (isatty(fd) != 1) return std::numeric_limits<size_t>::max();
+  winsize size = {};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = kUsualColumns;
+  return size.ws_col - 1u;
+}
 
 // Where both are the same open file, one lane has both and keeps their order. Else each has its
 // own, and its own thread: nobody sees an order between two files, and a reader of one who takes
@@ -204,6 +204,8 @@ void OutputWriter::Resized() {
   shared_->changed.NotifyAll();
 }
 
+size_t OutputWriter::Columns() const { return RowColumns(shared_->options.out_fd); }
+
 void OutputWriter::Flush(absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   MutexLock lock(shared_->mu);
@@ -288,7 +290,7 @@ void OutputWriter::Shared::Run(size_t lane) {
 
 void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
                                       const std::vector<std::string>& forms, bool redraw) {
-  std::string wanted = forms.empty() ? "" : FormThatFits(forms, ColumnsOf(options.out_fd));
+  std::string wanted = forms.empty() ? "" : FormThatFits(forms, RowColumns(options.out_fd));
   redraw = redraw || !batch.empty() || wanted != shown;
   if (redraw && !shown.empty()) WriteAll(out, kClearLine);
   for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line);

@@ -28,6 +28,9 @@
 
 namespace dsrun::launcher {
 
+// Of a row that the terminal `fd` does not wrap; where it is none: without bound.
+size_t RowColumns(int fd);
+
 class OutputWriter {
  public:
   struct Options {
@@ -64,6 +67,9 @@ class OutputWriter {
   void SetStatusLine(std::vector<std::string> forms);
   // The terminal has another size: the status line is drawn anew.
   void Resized();
+
+  // Of standard output.
+  size_t Columns() const;
 
   // Waits until everything queued is written or lost, `limit` at most.
   void Flush(absl::Duration limit);

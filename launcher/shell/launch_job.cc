@@ -340,7 +340,9 @@ class Launch {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
     const bool failed = result.exit_code != 0;
-    context.terminal = isatty(failed ? STDERR_FILENO : STDOUT_FILENO) == 1;
+    const int screen = failed ? STDERR_FILENO : STDOUT_FILENO;
+    context.terminal = isatty(screen) == 1;
+    context.columns = RowColumns(screen);
     const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
         console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
