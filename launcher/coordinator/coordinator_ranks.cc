@@ -196,7 +196,7 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   }
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
-  SendToPlanned(message);
+  SendToPlanned(std::move(message));
 }
 
 void Coordinator::OnJoined(Rank rank, const proto::Joined& joined) {

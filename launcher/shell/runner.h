@@ -141,13 +141,13 @@ class Runner {
   void JournalIs(const absl::Status& status);
   bool Heard(const Event& event);
 
-  void Perform(const Action& action);
+  void Perform(Action action);
   void Do(const OpenAgent& action);
-  void Do(const SendToAgent& action);
+  void Do(SendToAgent&& action);
   void Do(const FenceNode& action);
   void Do(const Tell& action);
   void Do(const Raise& action);
-  void Do(const EndJob& action);
+  void Do(EndJob&& action);
   void OpenSession(const AgentListens& listens);
   void AskHowItEnded(const StreamEnded& ended);
   // Without the job, which is open_rest_.
@@ -168,6 +168,9 @@ class Runner {
   SteadyTime real_now_;
   absl::Duration next_tick_;
   absl::Duration next_heartbeat_;
+  // Of what several agents are told alike, one behind the other: its bytes.
+  std::shared_ptr<const proto::CoordinatorMessage> told_;
+  std::shared_ptr<const std::string> told_bytes_;
   bool uncommitted_ = false;
   bool journal_is_behind_ = false;
   SampledInvariants invariants_;
