@@ -51,8 +51,10 @@ absl::Status JobFiles::Claim(const CoordinatorConfig& config) {
   const std::string journal = folder_.journal;
   ASSIGN_OR_RETURN(journal_,
                    DoStep<std::unique_ptr<JournalKeeper>>(
-                       limits_.step, "make the journal", journal, kOrElseRunDir,
-                       [journal, config] { return JournalKeeper::Create(journal, config, {}); }));
+                       limits_.step, "make the journal", journal, kOrElseRunDir, [journal, config] {
+                         return JournalKeeper::Create(journal, config,
+                                                      {.longest_wait = LongestWait(config.lease)});
+                       }));
   if (!probe_path_.empty()) {
     const std::string save = FolderOf(probe_path_);
     RETURN_IF_ERROR(DoStep(

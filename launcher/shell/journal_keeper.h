@@ -43,12 +43,16 @@
 
 namespace dsrun::launcher {
 
+// How long a decision waits for the disk before it is acted upon all the same. Heartbeats wait
+// meanwhile, so it is well below the job's lease, however short that is; a healthy disk takes
+// milliseconds.
+absl::Duration LongestWait(absl::Duration lease);
+
 class JournalKeeper {
  public:
   struct Options {
     JournalOptions journal = {};
-    // Heartbeats wait meanwhile, so it is well below every lease; a healthy disk takes
-    // milliseconds.
+    // See LongestWait.
     absl::Duration longest_wait = absl::Seconds(1);
     absl::Duration first_retry = absl::Milliseconds(100);
     absl::Duration last_retry = absl::Seconds(5);
@@ -67,7 +71,7 @@ class JournalKeeper {
   JournalKeeper(const JournalKeeper&) = delete;
   JournalKeeper& operator=(const JournalKeeper&) = delete;
 
-  // See Journal::Append.
+  // As JournalRows::Next has it.
   void Append(absl::Duration now, absl::Time wall, const Event& event, const Coordinator& core);
 
   // Waits until all that was appended is durable, longest_wait at most; OK: it is. While the
