@@ -4,10 +4,8 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "common/base/clock.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
-#include "common/base/thread.h"
 
 namespace dsrun::agent {
 
@@ -16,39 +14,25 @@ struct SideThread::Shared {
   CondVar changed;
   std::deque<std::function<void()>> tasks ABSL_GUARDED_BY(mu);
   bool closing ABSL_GUARDED_BY(mu) = false;
-  bool done ABSL_GUARDED_BY(mu) = false;
 };
 
 absl::StatusOr<std::unique_ptr<SideThread>> SideThread::Create(const char* name) {
   auto shared = std::make_shared<Shared>();
   std::unique_ptr<SideThread> side(new SideThread(shared));
-  ASSIGN_OR_RETURN(side->thread_, StartThread(name, [shared] { Run(shared); }));
+  ASSIGN_OR_RETURN(side->thread_, LeavableThread::Start(name, [shared] { Run(shared); }));
   return side;
 }
 
 SideThread::SideThread(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
 
 SideThread::~SideThread() {
-  if (!thread_.joinable()) return;
-  const SteadyTime deadline = Clock::Real().SteadyNow() + kPatience;
-  bool done = false;
   {
     MutexLock lock(shared_->mu);
     shared_->closing = true;
     shared_->tasks.clear();
     shared_->changed.NotifyAll();
-    while (!shared_->done) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      shared_->changed.WaitFor(shared_->mu, left);
-    }
-    done = shared_->done;
   }
-  if (done) {
-    thread_.join();
-  } else {
-    thread_.detach();
-  }
+  thread_.JoinOrLeave(kPatience);
 }
 
 void SideThread::Do(std::function<void()> task) {
@@ -64,15 +48,12 @@ void SideThread::Run(const std::shared_ptr<Shared>& shared) {
     {
       MutexLock lock(shared->mu);
       while (shared->tasks.empty() && !shared->closing) shared->changed.Wait(shared->mu);
-      if (shared->closing) break;
+      if (shared->closing) return;
       task = std::move(shared->tasks.front());
       shared->tasks.pop_front();
     }
     task();
   }
-  MutexLock lock(shared->mu);
-  shared->done = true;
-  shared->changed.NotifyAll();
 }
 
 }  // namespace dsrun::agent

@@ -6,10 +6,10 @@
 
 #include <functional>
 #include <memory>
-#include <thread>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 
 namespace dsrun::agent {
 
@@ -34,7 +34,7 @@ class SideThread {
   static void Run(const std::shared_ptr<Shared>& shared);
 
   const std::shared_ptr<Shared> shared_;
-  std::thread thread_;
+  LeavableThread thread_;
 };
 
 }  // namespace dsrun::agent

@@ -4,9 +4,12 @@
 //
 //   coordinator_bench            10,000 failing ranks, 32,000 that work
 //   coordinator_bench 1000 4000  so many
+//   coordinator_bench 1000 4000 8  on nodes of 8 slots, and not 128
 //
 // An event's way is that of the shell (launcher/shell/runner.cc): Step, the invariants, and if it
 // is durable the row for the journal, all but the disk.
+
+#include <sys/resource.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -29,17 +32,15 @@
 namespace dsrun::launcher {
 namespace {
 
-// What is sent to a node names every rank, so that many small nodes would need gigabytes here, for
-// messages that are not what is measured.
-constexpr int kSlots = 128;
+int slots = 128;  // of a node
 
 CoordinatorConfig ConfigOf(int ranks, bool is_train) {
   CoordinatorConfig config;
   config.job_id = "bench";
-  for (int node = 0; node * kSlots < ranks; ++node) {
+  for (int node = 0; node * slots < ranks; ++node) {
     CoordinatorConfig::Node& made = config.nodes.emplace_back();
     made.host = "node-" + std::to_string(node);
-    for (int slot = 0; slot < kSlots; ++slot) made.slots.push_back(Slot(slot));
+    for (int slot = 0; slot < slots; ++slot) made.slots.push_back(Slot(slot));
   }
   config.is_train = is_train;
   config.max_width = ranks;
@@ -57,11 +58,13 @@ class BigJob {
       opened.mutable_opened();
       Hear(AgentSpoke{NodeId(node), std::move(opened)});
     }
+    std::vector<Event> prepared;
     for (int node = 0; node < nodes; ++node) {
-      proto::AgentMessage prepared = InForce();
-      prepared.mutable_prepared();
-      Hear(AgentSpoke{NodeId(node), std::move(prepared)});
+      proto::AgentMessage message = InForce();
+      message.mutable_prepared();
+      prepared.push_back(AgentSpoke{NodeId(node), std::move(message)});
     }
+    Measure("every node is prepared, and the plan goes to all", prepared);
   }
 
   proto::AgentMessage InForce() const {
@@ -72,9 +75,9 @@ class BigJob {
   // A report of a rank's own.
   std::pair<NodeId, proto::AgentMessage> ReportOf(int rank) const {
     proto::AgentMessage message = InForce();
-    message.mutable_worker_report()->set_slot(rank % kSlots);
+    message.mutable_worker_report()->set_slot(rank % slots);
     message.mutable_worker_report()->mutable_message()->set_generation(core_.generation().value());
-    return {NodeId(rank / kSlots), std::move(message)};
+    return {NodeId(rank / slots), std::move(message)};
   }
   template <typename Fill>
   std::vector<Event> ReportOfEach(const Fill& fill) const {
@@ -183,17 +186,17 @@ void Exits(int ranks) {
   std::vector<Event> exited;
   for (int rank = 0; rank < ranks; ++rank) {
     proto::AgentMessage start = job.InForce();
-    start.mutable_worker_started()->set_slot(rank % kSlots);
-    started.push_back(AgentSpoke{NodeId(rank / kSlots), std::move(start)});
+    start.mutable_worker_started()->set_slot(rank % slots);
+    started.push_back(AgentSpoke{NodeId(rank / slots), std::move(start)});
     proto::AgentMessage exit = job.InForce();
     proto::WorkerExited& end = *exit.mutable_worker_exited();
-    end.set_slot(rank % kSlots);
+    end.set_slot(rank % slots);
     end.set_exit_code(1);
     end.mutable_steady_time()->set_nanos(500'000'000 - rank);
     end.mutable_launcher_time()->set_nanos(500'000'000 - rank);
     end.mutable_launcher_time_within()->set_nanos(rank % 2 == 0 ? 100 : 1'000'000);
     for (int line = 0; line < 20; ++line) end.add_last_lines(std::string(80, 'l'));
-    exited.push_back(AgentSpoke{NodeId(rank / kSlots), std::move(exit)});
+    exited.push_back(AgentSpoke{NodeId(rank / slots), std::move(exit)});
   }
   job.Measure("every rank of a program starts", started);
   job.Measure("every rank of a program ends, each before all that were heard", exited);
@@ -206,7 +209,11 @@ int main(int argc, char** argv) {
   const int failing = argc > 1 ? std::atoi(argv[1]) : 10'000;
   const int working = argc > 2 ? std::atoi(argv[2]) : 32'000;
   std::printf("| %-62s | %6s | %10s |\n| --- | --- | --- |\n", "what", "events", "ms");
+  if (argc > 3) dsrun::launcher::slots = std::atoi(argv[3]);
   dsrun::launcher::Work(working);
   dsrun::launcher::Reports(failing);
   dsrun::launcher::Exits(failing);
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  std::printf("most memory at once: %.1f GB\n", static_cast<double>(usage.ru_maxrss) / (1 << 20));
 }

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/counted.h"
 #include "common/base/thread.h"
+#include "common/base/thread_signals.h"
 
 namespace dsrun {
 namespace {
@@ -21,19 +22,14 @@ namespace {
 constexpr int kAgainMs = 1;
 constexpr char kTakesNothing[] = "whoever reads standard error took nothing";
 
-// What a new thread inherits: no signal but those of its own faults.
+// What a new thread inherits.
 class SignalsBlocked {
  public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
+  SignalsBlocked() : before_(BlockSignalsButFaults()) {}
   ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
  private:
-  sigset_t before_;
+  const sigset_t before_;
 };
 
 int64_t NowMs() {
@@ -90,10 +86,7 @@ void LogWriter::Flush(absl::Duration limit) {
   if (!has_thread_) return;
   PushLoss();
   while (waiting_ > 0) {
-    const absl::Duration left =
-        std::min(deadline, moved_at_ + kLastPatience) - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
-    changed_.WaitFor(mu_, left);
+    if (!changed_.WaitUntil(mu_, std::min(deadline, moved_at_ + kLastPatience))) return;
   }
 }
 

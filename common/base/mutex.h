@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "common/base/waits.h"
 
 namespace dsrun {
@@ -55,6 +56,14 @@ class CondVar {
         std::cv_status::no_timeout;
     lock.release();
     return notified;
+  }
+  // The same, until `deadline` on the real clock (Clock::SteadyNow). False, at once: it has passed.
+  //   while (!done && changed.WaitUntil(mu, deadline)) continue;
+  bool WaitUntil(Mutex& mu, SteadyTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    const absl::Duration left = deadline - Clock::Real().SteadyNow();
+    if (left <= absl::ZeroDuration()) return false;
+    WaitFor(mu, left);
+    return true;
   }
   void NotifyOne() { cv_.notify_one(); }
   void NotifyAll() { cv_.notify_all(); }

@@ -45,14 +45,14 @@ void OnChildSignal(int) {
 
 }  // namespace
 
-class PosixProcessRunner::State {
+class PosixProcessRunner::State : public ProcessRunner {
  public:
   State(const Options& options, WakeFd wake) : options_(options), wake_(std::move(wake)) {}
 
-  absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end);
-  void SignalGroup(int32_t pid, int signal);
-  void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace);
-  std::vector<int32_t> Alive() const;
+  absl::StatusOr<int32_t> Spawn(const ProcessSpec& spec, OnEnd on_end) override;
+  void SignalGroup(int32_t pid, int signal) override;
+  void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) override;
+  std::vector<int32_t> Alive() const override;
   void Close();
   void Loop();
 
@@ -135,6 +135,8 @@ void PosixProcessRunner::StopGroups(const std::vector<int32_t>& pids, absl::Dura
 }
 
 std::vector<int32_t> PosixProcessRunner::Alive() const { return state_->Alive(); }
+
+std::shared_ptr<ProcessRunner> PosixProcessRunner::Outliving() const { return state_; }
 
 // No lock is held across exec, which may hang. A child that ends meanwhile is neither unknown
 // (being_started_) nor reaped before it is in the map.

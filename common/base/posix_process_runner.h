@@ -33,6 +33,10 @@ class PosixProcessRunner : public ProcessRunner {
   void StopGroups(const std::vector<int32_t>& pids, absl::Duration grace) override;
   std::vector<int32_t> Alive() const override;
 
+  // The same runner for who may come back from a Spawn after this object was destroyed, or only
+  // then call it: FAILED_PRECONDITION, and its other methods find no process any more.
+  std::shared_ptr<ProcessRunner> Outliving() const;
+
  private:
   // Outlives this object while a Spawn has not come back.
   class State;

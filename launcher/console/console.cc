@@ -107,11 +107,6 @@ std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t trai
           absl::StrFormat("%d", done.step())};
 }
 
-std::string ProgressText(const proto::StepDone& done, int64_t train_iters,
-                         double smoothed_step_ms) {
-  return ProgressForms(done, train_iters, smoothed_step_ms).front();
-}
-
 Console::Console(const proto::JobSpec& job, const Options& options)
     : options_(options),
       hosts_(HostsOf(job)),
@@ -211,7 +206,8 @@ void Console::TakePiece(absl::Duration now, const LineCollapser::Source& source,
 }
 
 void Console::ShowOpen(OpenText text_of) {
-  const std::optional<LineCollapser::Source> before = open_.at_end();
+  const std::optional<OpenLines::Tail> before = open_.at_end();
+  open_.SetColumns(options_.terminal ? writer_.Columns() : 0);
   std::string text = text_of(open_);
   if (text.empty() || writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;
   open_.PutBack(before);  // the screen is as it was
@@ -225,12 +221,17 @@ void Console::ShowAll() {
 
 void Console::Show(const std::vector<LineCollapser::Line>& lines) {
   if (lines.empty()) return;
-  const std::optional<LineCollapser::Source> before = open_.at_end();
+  const std::optional<OpenLines::Tail> before = open_.at_end();
+  const size_t columns = options_.terminal ? writer_.Columns() : 0;
   std::string text = open_.Interrupt();
   int64_t count = 0;
   for (const LineCollapser::Line& line : lines) {
-    absl::StrAppend(&text, "[", SourcesText(line.sources, hosts_), "] ",
-                    options_.terminal ? TerminalText(line.text) : line.text, "\n");
+    const std::string prefix = absl::StrCat("[", SourcesText(line.sources, hosts_), "] ");
+    size_t column = 0;
+    absl::StrAppend(&text,
+                    options_.terminal ? InRows(prefix + TerminalText(line.text), columns, column)
+                                      : prefix + line.text,
+                    "\n");
     count += static_cast<int64_t>(line.sources.size());
   }
   if (writer_.WriteDroppable(OutputWriter::To::kOut, std::move(text))) return;

@@ -9,8 +9,9 @@
 //
 // Ranks' output and progress go to standard output; what dsrun itself has to say goes to standard
 // error, prefixed "dsrun: ", so that a program's output can be piped on unspoilt.
-// On a terminal a rank cannot do harm (terminal_text.h); elsewhere its bytes stay as they are. A
-// line of a rank always has its prefix, and no line of dsrun's begins with another's words.
+// On a terminal a rank cannot do harm (terminal_text.h), and a row of its own begins with its
+// prefix or a blank, also where its line is wider than the window; elsewhere its bytes stay as they
+// are. A line of a rank always has its prefix, and no line of dsrun's begins with another's words.
 // Thread-safe; no method blocks except Flush and Finish.
 
 #ifndef DSRUN_LAUNCHER_CONSOLE_CONSOLE_H_
@@ -97,9 +98,8 @@ class Console {
 
 // One line each, without newline; empty: nothing to say. Pure.
 std::string OperatorText(const OperatorEvent& event);
-// "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left".
-std::string ProgressText(const proto::StepDone& done, int64_t train_iters, double smoothed_step_ms);
-// That, and shorter forms of it for narrow terminals, down to the step alone.
+// "step 120/300  loss 2.3412  lr 1.00e-03  grad norm 0.83  41.2k tokens/s  0:12 left", and shorter
+// forms of it for narrow terminals, down to the step alone.
 std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t train_iters,
                                        double smoothed_step_ms);
 // "0:07", "12:34", "1:02:03".

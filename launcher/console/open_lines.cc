@@ -35,21 +35,23 @@ size_t OpenLines::Showable(const Line& line, bool last) const {
 }
 
 std::string OpenLines::Draw(absl::Duration now, const Source& source, Line& line, bool last) {
-  const bool here = at_end_ == source;
+  const bool here = IsAtEnd(source);
+  const bool begins = !here || line.redraw;
   std::string text;
   if (here && line.redraw) {
     absl::StrAppend(&text, "\r");
   } else if (!here && at_end_.has_value()) {
     absl::StrAppend(&text, "\n");
   }
-  if (!here || line.redraw) {
-    absl::StrAppend(&text, "[", SourcesText({source}, hosts_), "] ");
-  }
+  const std::string prefix = begins ? absl::StrCat("[", SourcesText({source}, hosts_), "] ") : "";
   const size_t end = std::max(line.shown, Showable(line, last));
   const std::string_view news = std::string_view(line.text).substr(line.shown, end - line.shown);
-  absl::StrAppend(&text, options_.terminal ? TerminalText(news, line.colours) : std::string(news));
+  size_t column = begins ? 0 : at_end_->column;
+  absl::StrAppend(&text, options_.terminal
+                             ? InRows(prefix + TerminalText(news, line.colours), columns_, column)
+                             : absl::StrCat(prefix, std::string(news)));
   if (here && line.redraw && options_.terminal) absl::StrAppend(&text, kClearRest);
-  at_end_ = source;
+  at_end_ = Tail{source, column};
   line.shown = end;
   line.redraw = false;
   line.seen = true;
@@ -64,7 +66,7 @@ std::string OpenLines::Add(absl::Duration now, const Source& source, std::string
   Extend(line, text);
   if (line.text.size() > kMostBytes) return End(now, source, "");
   if (!line.redraw && line.shown >= Showable(line, /*last=*/false)) return "";
-  if (line.seen && at_end_ != source) {
+  if (line.seen && !IsAtEnd(source)) {
     line.due = line.shown_at + kElsewhere;
     if (now < line.due) return "";
   }
@@ -77,7 +79,7 @@ std::string OpenLines::End(absl::Duration now, const Source& source, std::string
   std::string out;
   // Interrupted and with nothing more to say, it was ended then.
   const bool news = line.redraw || line.shown < line.text.size() || !line.seen;
-  if (news || at_end_ == source) {
+  if (news || IsAtEnd(source)) {
     if (news) out = Draw(now, source, line, /*last=*/true);
     absl::StrAppend(&out, Interrupt());
   }

@@ -20,6 +20,7 @@
 #define DSRUN_LAUNCHER_CONSOLE_OPEN_LINES_H_
 
 #include <cstddef>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -65,9 +66,16 @@ class OpenLines {
   // All lines as they are, and none any more.
   std::string EndAll(absl::Duration now);
 
-  // Whose line stands at the end of the output. To be put back when text was not written.
-  const std::optional<Source>& at_end() const { return at_end_; }
-  void PutBack(std::optional<Source> at_end) { at_end_ = at_end; }
+  // From now on, of a terminal: how wide rows are. Longer lines go on in rows of our own (InRows).
+  void SetColumns(size_t columns) { columns_ = columns; }
+
+  // What stands at the end of the output. To be put back when text was not written.
+  struct Tail {
+    Source source;
+    size_t column = 0;  // behind it, on a terminal
+  };
+  const std::optional<Tail>& at_end() const { return at_end_; }
+  void PutBack(std::optional<Tail> at_end) { at_end_ = at_end; }
 
  private:
   struct Line {
@@ -82,12 +90,14 @@ class OpenLines {
   static void Extend(Line& line, std::string_view text);
   // Up to where `text` can be shown; `last`: nothing more comes.
   size_t Showable(const Line& line, bool last) const;
+  bool IsAtEnd(const Source& source) const { return at_end_ && at_end_->source == source; }
   std::string Draw(absl::Duration now, const Source& source, Line& line, bool last = false);
 
   const std::vector<std::string> hosts_;
   const Options options_;
   std::map<Source, Line> lines_;
-  std::optional<Source> at_end_;
+  std::optional<Tail> at_end_;
+  size_t columns_ = std::numeric_limits<size_t>::max();
 };
 
 }  // namespace dsrun::launcher

@@ -1,7 +1,6 @@
 #include "launcher/console/output_writer.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,7 +19,7 @@
 #include "common/base/counted.h"
 #include "common/base/mutex.h"
 #include "common/base/nonblocking_output.h"
-#include "common/base/thread.h"
+#include "common/base/thread_signals.h"
 #include "launcher/console/terminal_text.h"
 
 namespace dsrun::launcher {
@@ -33,23 +32,8 @@ constexpr int kAgainMs = 1;
 // From the end of patience to leaving a thread behind that the system does not give back.
 constexpr absl::Duration kGrace = absl::Seconds(1);
 constexpr char kTakesNothing[] = "its reader takes nothing";
+constexpr char kTakesTooLittle[] = "its reader was too slow at the end";
 constexpr size_t kUsualColumns = 80;  // of a terminal that does not say
-
-void BlockAllSignals() {
-  sigset_t all;
-  sigfillset(&all);
-  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, fault);
-  pthread_sigmask(SIG_SETMASK, &all, nullptr);
-}
-
-// What a line may have without being wrapped, and without a cursor that waits behind the last
-// column, which terminals do not agree about.
-size_t ColumnsOf(int fd) {
-  if (isatty(fd) != 1) return std::numeric_limits<size_t>::max();
-  winsize size = {};
-  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = kUsualColumns;
-  return size.ws_col - 1u;
-}
 
 std::string FormThatFits(const std::vector<std::string>& forms, size_t columns) {
   for (const std::string& form : forms) {
@@ -86,6 +70,15 @@ struct Stream {
 
 }  // namespace
 
+// Without a cursor that waits behind the last
+// column, which terminals do not agree about.
+size_t RowColumns(int fd) {
+  if (isatty(fd) != 1) return std::numeric_limits<size_t>::max();
+  winsize size = {};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = kUsualColumns;
+  return size.ws_col - 1u;
+}
+
 // Where both are the same open file, one lane has both and keeps their order. Else each has its
 // own, and its own thread: nobody sees an order between two files, and a reader of one who takes
 // nothing must not keep the other from what it is to read.
@@ -93,6 +86,7 @@ struct OutputWriter::Shared {
   struct Line {
     To to;
     std::string text;
+    bool droppable;
   };
   struct Lane {
     std::deque<Line> lines;
@@ -110,9 +104,8 @@ struct OutputWriter::Shared {
         err(given.err_fd, "standard error", lane_of_err) {}
 
   size_t LaneOf(To to) const { return to == To::kOut ? kFirst : lane_of_err; }
-  void Push(To to, std::string text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
-  bool Add(To to, std::string text, size_t Lane::*bytes, size_t most)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  void Push(To to, std::string text, bool droppable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  bool Add(To to, std::string text, bool droppable) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   // The last lines of a lane are about to be written. The other's loss is said on the second.
   bool IsEnding(size_t lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     return closing && (lane == kFirst || lanes[kFirst].done);
@@ -125,7 +118,7 @@ struct OutputWriter::Shared {
   void WriteBatch(const std::deque<Line>& batch, const std::vector<std::string>& forms,
                   bool redraw);
   // Writes all of `text`, or counts what is not written as lost.
-  void Put(Stream& stream, const std::string& text);
+  void Put(Stream& stream, const Line& line);
   // The number of bytes written; all of them, unless something is in the way.
   size_t WriteAll(Stream& stream, std::string_view bytes);
   void Lose(Stream& stream, std::string_view text, const std::string& why);
@@ -133,6 +126,8 @@ struct OutputWriter::Shared {
   void SayLost(Stream& stream, const char* words);
   // Of the end: nothing was taken for too long.
   bool OutOfPatience(size_t lane);
+  // Of the end: so much of its time is over.
+  bool IsOver(double part);
   void Moved(size_t lane);
 
   const Options options;
@@ -146,6 +141,7 @@ struct OutputWriter::Shared {
   bool resized ABSL_GUARDED_BY(mu) = false;
   bool closing ABSL_GUARDED_BY(mu) = false;
   absl::Duration give_up_after ABSL_GUARDED_BY(mu);
+  SteadyTime closing_since ABSL_GUARDED_BY(mu);
   int64_t unwritten_lines ABSL_GUARDED_BY(mu) = 0;  // given, and neither written nor lost yet
   Loss loss ABSL_GUARDED_BY(mu);
 
@@ -157,34 +153,33 @@ struct OutputWriter::Shared {
 
 OutputWriter::OutputWriter(Options options) : shared_(std::make_shared<Shared>(options)) {
   for (size_t lane = 0; lane <= shared_->lane_of_err; ++lane) {
-    threads_.push_back(StartThreadOrEnd(lane == 0 ? "standard output" : "standard error",
-                                        [shared = shared_, lane] { shared->Run(lane); }));
+    threads_.push_back(LeavableThread::StartOrEnd(lane == 0 ? "standard output" : "standard error",
+                                                  [shared = shared_, lane] { shared->Run(lane); }));
   }
 }
 
 OutputWriter::~OutputWriter() { Close(absl::Seconds(1)); }
 
-void OutputWriter::Shared::Push(To to, std::string text) {
+void OutputWriter::Shared::Push(To to, std::string text, bool droppable) {
   unwritten_lines += LinesIn(text);
-  lanes[LaneOf(to)].lines.push_back({to, std::move(text)});
+  lanes[LaneOf(to)].lines.push_back({to, std::move(text), droppable});
   changed.NotifyAll();
 }
 
-bool OutputWriter::Shared::Add(To to, std::string text, size_t Lane::*bytes, size_t most) {
-  size_t& waiting = lanes[LaneOf(to)].*bytes;
+bool OutputWriter::Shared::Add(To to, std::string text, bool droppable) {
+  Lane& lane = lanes[LaneOf(to)];
+  size_t& waiting = droppable ? lane.droppable_bytes : lane.kept_bytes;
+  const size_t most = droppable ? options.most_bytes : options.most_kept_bytes;
   if (closing || waiting + text.size() > most) return false;
   waiting += text.size();
-  Push(to, std::move(text));
+  Push(to, std::move(text), droppable);
   return true;
 }
 
 void OutputWriter::Write(To to, std::string text) {
   MutexLock lock(shared_->mu);
   const int64_t count = LinesIn(text);
-  if (shared_->Add(to, std::move(text), &Shared::Lane::kept_bytes,
-                   shared_->options.most_kept_bytes)) {
-    return;
-  }
+  if (shared_->Add(to, std::move(text), /*droppable=*/false)) return;
   shared_->loss.lines += count;
   shared_->loss.why = kTakesNothing;
   shared_->loss.failed = true;
@@ -192,8 +187,7 @@ void OutputWriter::Write(To to, std::string text) {
 
 bool OutputWriter::WriteDroppable(To to, std::string text) {
   MutexLock lock(shared_->mu);
-  return shared_->Add(to, std::move(text), &Shared::Lane::droppable_bytes,
-                      shared_->options.most_bytes);
+  return shared_->Add(to, std::move(text), /*droppable=*/true);
 }
 
 void OutputWriter::SetStatusLine(std::vector<std::string> forms) {
@@ -210,13 +204,13 @@ void OutputWriter::Resized() {
   shared_->changed.NotifyAll();
 }
 
+size_t OutputWriter::Columns() const { return RowColumns(shared_->options.out_fd); }
+
 void OutputWriter::Flush(absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   MutexLock lock(shared_->mu);
   while (shared_->unwritten_lines > 0) {
-    const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
-    shared_->changed.WaitFor(shared_->mu, left);
+    if (!shared_->changed.WaitUntil(shared_->mu, deadline)) return;
   }
 }
 
@@ -228,16 +222,16 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     if (!shared_->closing) {
       shared_->closing = true;
       shared_->give_up_after = patience;
-      for (Shared::Lane& lane : shared_->lanes) lane.moved_at = Clock::Real().SteadyNow();
+      shared_->closing_since = Clock::Real().SteadyNow();
+      for (Shared::Lane& lane : shared_->lanes) lane.moved_at = shared_->closing_since;
     }
     shared_->changed.NotifyAll();
     // The threads give up by themselves, unless the system does not give them back.
     while (!shared_->IsDone()) {
       const SteadyTime moved_at = std::max(shared_->lanes[0].moved_at, shared_->lanes[1].moved_at);
-      const absl::Duration left =
-          moved_at + shared_->give_up_after + kGrace - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      shared_->changed.WaitFor(shared_->mu, left);
+      const SteadyTime by = kGrace + std::min(moved_at + shared_->give_up_after,
+                                              shared_->closing_since + shared_->options.end_within);
+      if (!shared_->changed.WaitUntil(shared_->mu, by)) break;
     }
     for (const Shared::Lane& lane : shared_->lanes) done.push_back(lane.done);
     loss = shared_->loss;
@@ -248,18 +242,14 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     }
   }
   for (size_t lane = 0; lane < threads_.size(); ++lane) {
-    if (done[lane]) {
-      threads_[lane].join();
-    } else {
-      threads_[lane].detach();
-    }
+    threads_[lane].JoinOrLeave(done[lane] ? kGrace : absl::ZeroDuration());
   }
   threads_.clear();
   return loss;
 }
 
 void OutputWriter::Shared::Run(size_t lane) {
-  BlockAllSignals();
+  BlockSignalsButFaults();
   bool last = false;
   while (!last) {
     std::deque<Line> batch;
@@ -285,7 +275,7 @@ void OutputWriter::Shared::Run(size_t lane) {
     if (lane == kFirst) {
       WriteBatch(batch, forms, redraw);
     } else {
-      for (const Line& line : batch) Put(err, line.text);
+      for (const Line& line : batch) Put(err, line);
     }
   }
   if (lane == kFirst && !shown.empty()) WriteAll(out, "\n");
@@ -300,15 +290,23 @@ void OutputWriter::Shared::Run(size_t lane) {
 
 void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
                                       const std::vector<std::string>& forms, bool redraw) {
-  std::string wanted = forms.empty() ? "" : FormThatFits(forms, ColumnsOf(options.out_fd));
+  std::string wanted = forms.empty() ? "" : FormThatFits(forms, RowColumns(options.out_fd));
   redraw = redraw || !batch.empty() || wanted != shown;
   if (redraw && !shown.empty()) WriteAll(out, kClearLine);
-  for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line.text);
+  for (const Line& line : batch) Put(line.to == To::kOut ? out : err, line);
   if (redraw && !wanted.empty()) WriteAll(out, wanted);
   shown = std::move(wanted);
 }
 
-void OutputWriter::Shared::Put(Stream& stream, const std::string& text) {
+void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
+  const std::string& text = line.text;
+  if (line.droppable && stream.gone.empty() && IsOver(0.5)) {
+    {
+      MutexLock lock(mu);
+      unwritten_lines -= LinesIn(text);
+    }
+    return Lose(stream, text, kTakesTooLittle);
+  }
   if (!stream.failing.empty() && stream.torn && WriteAll(stream, "\n") == 1) stream.torn = false;
   const size_t written = WriteAll(stream, text);
   {
@@ -344,7 +342,7 @@ void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {
     return;
   }
   MutexLock lock(mu);
-  Push(To::kErr, std::move(text));
+  Push(To::kErr, std::move(text), /*droppable=*/false);
 }
 
 size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
@@ -355,6 +353,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
     if (written > 0) {
       done_bytes += static_cast<size_t>(written);
       Moved(stream.lane);
+      if (done_bytes < bytes.size() && IsOver(1)) stream.gone = kTakesTooLittle;
       continue;
     }
     switch (written == 0 ? EAGAIN : errno) {
@@ -364,6 +363,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
         // A terminal may have room, and not for what is to be written.
         if (stream.output.AwaitRoom(kLook)) poll(nullptr, 0, kAgainMs);
         if (OutOfPatience(stream.lane)) stream.gone = kTakesNothing;
+        if (stream.gone.empty() && IsOver(1)) stream.gone = kTakesTooLittle;
         break;
       case ENOSPC:
       case EDQUOT:
@@ -386,6 +386,11 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
 bool OutputWriter::Shared::OutOfPatience(size_t lane) {
   MutexLock lock(mu);
   return closing && Clock::Real().SteadyNow() - lanes[lane].moved_at >= give_up_after;
+}
+
+bool OutputWriter::Shared::IsOver(double part) {
+  MutexLock lock(mu);
+  return closing && Clock::Real().SteadyNow() - closing_since >= part * options.end_within;
 }
 
 void OutputWriter::Shared::Moved(size_t lane) {

@@ -21,12 +21,15 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 
 namespace dsrun::launcher {
+
+// Of a row that the terminal `fd` does not wrap; where it is none: without bound.
+size_t RowColumns(int fd);
 
 class OutputWriter {
  public:
@@ -35,6 +38,11 @@ class OutputWriter {
     int err_fd = 2;
     size_t most_bytes = 4 << 20;
     size_t most_kept_bytes = 16 << 20;
+    // From Close until what is not written is lost, however the reader behaves: one who takes a
+    // byte now and then would hold up the end of dsrun for days, and whoever waits for its exit
+    // code with it. A last screen is a few KiB, a second on the slowest line; a terminal takes all
+    // that may be queued in that time. After half of it droppable lines give way to the others.
+    absl::Duration end_within = absl::Seconds(10);
   };
   enum class To { kOut, kErr };
   // Lines that were to be written and were not.
@@ -60,10 +68,14 @@ class OutputWriter {
   // The terminal has another size: the status line is drawn anew.
   void Resized();
 
+  // Of standard output.
+  size_t Columns() const;
+
   // Waits until everything queued is written or lost, `limit` at most.
   void Flush(absl::Duration limit);
-  // Everything queued is written, or given up when the reader takes nothing for `patience`; returns
-  // a second later at most, whatever the writing thread waits for. The status line, if any, stays
+  // Everything queued is written, or given up when the reader takes nothing for `patience`, or not
+  // all within Options::end_within; returns a second later at most, whatever the writing thread
+  // waits for. The status line, if any, stays
   // on the screen as a line of its own. Nothing is written afterwards. What was lost, of all that
   // was ever given to Write and WriteDroppable.
   Loss Close(absl::Duration patience);
@@ -73,7 +85,7 @@ class OutputWriter {
   struct Shared;
 
   const std::shared_ptr<Shared> shared_;
-  std::vector<std::thread> threads_;
+  std::vector<LeavableThread> threads_;
 };
 
 }  // namespace dsrun::launcher

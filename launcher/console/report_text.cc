@@ -330,7 +330,7 @@ std::string Headline(const Report& report, const ReportContext& context) {
 
 // Where the list is too long, the middle goes: the beginning says what happened, the end what to
 // do.
-std::string Join(Lines lines, bool terminal) {
+std::string Join(Lines lines, const ReportContext& context) {
   if (lines.size() > kMostScreenLines) {
     constexpr size_t kTail = 6;
     const size_t head = kMostScreenLines - kTail - 1;
@@ -343,10 +343,11 @@ std::string Join(Lines lines, bool terminal) {
   for (const std::string& line : lines) {
     // What a rank wrote is treated as in its output; all else are our words about others' names.
     const bool quoted = absl::StartsWith(line, kQuoted);
+    size_t column = 0;
     absl::StrAppend(&text,
-                    !quoted    ? Escaped(line, "\t")
-                    : terminal ? TerminalText(line)
-                               : line,
+                    !quoted            ? Escaped(line, "\t")
+                    : context.terminal ? InRows(TerminalText(line), context.columns, column)
+                                       : line,
                     "\n");
   }
   return text;
@@ -452,7 +453,7 @@ std::string ReportScreen(const Report& report, const ReportContext& context) {
   if (const std::string next = Next(report, context); !next.empty()) {
     lines.push_back("  next        " + next);
   }
-  return Join(std::move(lines), context.terminal);
+  return Join(std::move(lines), context);
 }
 
 std::string ReportJson(const Report& report, const ReportContext& context) {

@@ -4,7 +4,9 @@
 #ifndef DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
 #define DSRUN_LAUNCHER_CONSOLE_REPORT_TEXT_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "absl/time/time.h"
@@ -21,6 +23,7 @@ struct ReportContext {
   // The report's manifest was found in the save folder; nobody reported its commit.
   bool commit_unreported = false;
   bool terminal = false;  // the screen goes to one: what ranks wrote is made fit for it
+  size_t columns = std::numeric_limits<size_t>::max();  // and put in rows of that width (InRows)
   // Together they turn the report's steady times into wall time.
   absl::Duration steady_now;
   absl::Time wall_now;

@@ -105,6 +105,31 @@ std::string TerminalText(std::string_view text, std::string& colours) {
   return out;
 }
 
+std::string InRows(std::string_view text, size_t columns, size_t& column) {
+  constexpr size_t kTab = 8;
+  columns = std::max(columns, kFewestColumns);
+  std::string out;
+  while (!text.empty()) {
+    if (const std::string_view colour = FirstColour(text); !colour.empty()) {
+      out += colour;
+      text.remove_prefix(colour.size());
+      continue;
+    }
+    const std::string_view letter = FirstLetter(text);
+    const bool tab = letter == "\t";
+    const size_t width = tab ? kTab - column % kTab : std::max<size_t>(1, ColumnsOfLetter(letter));
+    text.remove_prefix(letter.size());
+    if (width > columns || column > columns - width) {
+      absl::StrAppend(&out, "\n", kContinued);
+      column = sizeof(kContinued) - 1;
+      if (tab) continue;  // the row's end was blank, too
+    }
+    absl::StrAppend(&out, tab ? std::string(width, ' ') : std::string(letter));
+    column += width;
+  }
+  return out;
+}
+
 size_t WholeBytes(std::string_view text) {
   const size_t escape = text.rfind(kEscape);
   if (escape != std::string_view::npos && text.size() - escape < kMostColourBytes) {

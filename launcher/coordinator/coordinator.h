@@ -74,6 +74,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -257,7 +258,7 @@ class Coordinator {
   void TellOutcome(SaveLedger::Id id, const std::string& manifest, const std::string& error,
                    int code);
   // To the nodes that have a rank in the generation begun.
-  void SendToPlanned(const proto::CoordinatorMessage& message);
+  void SendToPlanned(proto::CoordinatorMessage message);
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
@@ -305,8 +306,12 @@ class Coordinator {
   void Enter(State state, absl::Duration deadline_after);
   void SetCauseDeadline();
   void KillWorker(WorkerId worker, const std::string& reason);
+  using Body = std::shared_ptr<const proto::CoordinatorMessage>;
+  static Body Shared(proto::CoordinatorMessage message);
+  void SendTo(NodeId node, Generation generation, Body body);
   void SendTo(NodeId node, proto::CoordinatorMessage message);
-  void SendToLive(const proto::CoordinatorMessage& message);
+  // One for all of them.
+  void SendToLive(proto::CoordinatorMessage message);
   void StopWorkers(bool checkpoint_first);
   // Asks the ranks of the generation begun to save and stop. `joining`: they may still have to join
   // it; they remember the request.

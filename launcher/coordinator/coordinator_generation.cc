@@ -77,7 +77,7 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   Enter(State::kStarting, TimeToJoin());
   proto::CoordinatorMessage message;
   *message.mutable_begin()->mutable_plan() = s_.plan;
-  SendToLive(message);
+  SendToLive(std::move(message));
   const std::vector<WorkerId> planned = ranks;
   Emit(Tell{GenerationStarted{s_.generation, std::move(ranks), reason}});
   if (config_.is_train) SavesBegan(planned);
@@ -408,21 +408,28 @@ void Coordinator::KillWorker(WorkerId worker, const std::string& reason) {
   proto::CoordinatorMessage kill;
   kill.mutable_kill_worker()->set_slot(worker.slot.value());
   kill.mutable_kill_worker()->set_reason(reason);
-  kill.set_job_id(config_.job_id);
-  kill.set_incarnation(s_.members.incarnation(worker.node).value());
-  kill.set_generation(s_.plan.generation());
-  Emit(SendToAgent{worker.node, std::move(kill)});
+  SendTo(worker.node, Generation(s_.plan.generation()), Shared(std::move(kill)));
+}
+
+Coordinator::Body Coordinator::Shared(proto::CoordinatorMessage message) {
+  return std::make_shared<const proto::CoordinatorMessage>(std::move(message));
+}
+
+void Coordinator::SendTo(NodeId node, Generation generation, Body body) {
+  proto::CoordinatorMessage head;
+  head.set_job_id(config_.job_id);
+  head.set_incarnation(s_.members.incarnation(node).value());
+  head.set_generation(generation.value());
+  Emit(SendToAgent{node, std::move(head), std::move(body)});
 }
 
 void Coordinator::SendTo(NodeId node, proto::CoordinatorMessage message) {
-  message.set_job_id(config_.job_id);
-  message.set_incarnation(s_.members.incarnation(node).value());
-  message.set_generation(s_.generation.value());
-  Emit(SendToAgent{node, std::move(message)});
+  SendTo(node, s_.generation, Shared(std::move(message)));
 }
 
-void Coordinator::SendToLive(const proto::CoordinatorMessage& message) {
-  for (const NodeId node : s_.members.Live()) SendTo(node, message);
+void Coordinator::SendToLive(proto::CoordinatorMessage message) {
+  const Body body = Shared(std::move(message));
+  for (const NodeId node : s_.members.Live()) SendTo(node, s_.generation, body);
 }
 
 void Coordinator::StopWorkers(bool checkpoint_first) {

@@ -199,7 +199,7 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   }
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
-  SendToPlanned(message);
+  SendToPlanned(std::move(message));
 }
 
 // Only the nodes of the group's ranks hear of it: a job has as many groups as ranks, and more.

@@ -99,15 +99,16 @@ void Coordinator::TellOutcome(SaveLedger::Id id, const std::string& manifest,
   table->add_values(manifest);
   table->add_values(error);
   table->add_values(std::to_string(code));
-  SendToPlanned(message);
+  SendToPlanned(std::move(message));
 }
 
-void Coordinator::SendToPlanned(const proto::CoordinatorMessage& message) {
+void Coordinator::SendToPlanned(proto::CoordinatorMessage message) {
+  const Body body = Shared(std::move(message));
   NodeId last(-1);
   for (const proto::Member& member : s_.plan.members()) {  // sorted by node
     if (NodeId(member.node()) == last) continue;
     last = NodeId(member.node());
-    if (s_.members.IsOpen(last)) SendTo(last, message);
+    if (s_.members.IsOpen(last)) SendTo(last, s_.generation, body);
   }
 }
 

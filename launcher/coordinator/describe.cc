@@ -196,7 +196,7 @@ std::string Describe(const Action& action) {
       Overloaded{
           [](const OpenAgent& a) { return absl::StrCat("open node ", a.node.value()); },
           [](const SendToAgent& a) {
-            return absl::StrCat("send to node ", a.node.value(), ": ", DescribeSend(a.message));
+            return absl::StrCat("send to node ", a.node.value(), ": ", DescribeSend(a.Message()));
           },
           [](const FenceNode& a) {
             return absl::StrCat("fence node ", a.node.value(), ": ", a.reason);

@@ -43,6 +43,12 @@ bool IsDurableMessage(const proto::AgentMessage& message) {
 
 }  // namespace
 
+proto::CoordinatorMessage SendToAgent::Message() const {
+  proto::CoordinatorMessage message = head;
+  message.MergeFrom(*body);
+  return message;
+}
+
 bool IsDurable(const Event& event) {
   if (const auto* spoke = std::get_if<AgentSpoke>(&event)) return IsDurableMessage(spoke->message);
   return !std::holds_alternative<Tick>(event) && !std::holds_alternative<OperatorSignal>(event);

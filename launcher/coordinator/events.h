@@ -20,6 +20,7 @@
 #define DSRUN_LAUNCHER_COORDINATOR_EVENTS_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -151,10 +152,14 @@ using OperatorEvent = std::variant<AgentsOpened, GenerationStarted, GenerationRu
 struct OpenAgent {
   NodeId node;
 };
-// Complete: job, incarnation and generation are set.
+// In two parts: what is the node's own (job, incarnation, generation), and what is said. The latter
+// may name every rank of the job, so all nodes that are told the same share one.
 struct SendToAgent {
   NodeId node;
-  proto::CoordinatorMessage message;
+  proto::CoordinatorMessage head;
+  std::shared_ptr<const proto::CoordinatorMessage> body;  // never null
+  // As the agent gets it.
+  proto::CoordinatorMessage Message() const;
 };
 // Cancel the stream (or the attempt to open it); nothing from this node is heard again, also no
 // AgentGone. An agent of our own is killed.

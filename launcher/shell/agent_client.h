@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "launcher/starters/agent_starter.h"
@@ -27,8 +28,11 @@ class AgentSession {
   // Cancels what still runs and waits until no callback runs any more.
   virtual ~AgentSession() = default;
 
-  // Queues a message; messages go out in the order of the calls. Dropped once the stream is over.
-  virtual void Send(proto::CoordinatorMessage message) = 0;
+  // Queues `message`, merged with the one whose bytes `rest` are (null: none): what many agents are
+  // told alike is serialised once, and shared. Messages go out in the order of the calls. Dropped
+  // once the stream is over.
+  virtual void Send(proto::CoordinatorMessage message, std::shared_ptr<const std::string> rest) = 0;
+  void Send(proto::CoordinatorMessage message) { Send(std::move(message), nullptr); }
 
   // Ends the stream now. on_end follows, unless it came already.
   virtual void Cancel() = 0;
@@ -47,9 +51,8 @@ class AgentClient {
 
   virtual ~AgentClient() = default;
 
-  // Takes the endpoint's connection and sends `first` over it, merged with the message whose bytes
-  // `rest` are (null: none): what all agents are told alike is serialised once, and shared. What
-  // fails comes through on_end.
+  // Takes the endpoint's connection and sends `first` and `rest` over it, as AgentSession::Send
+  // would. What fails comes through on_end.
   virtual std::unique_ptr<AgentSession> Open(const AgentEndpoint& endpoint,
                                              proto::CoordinatorMessage first,
                                              std::shared_ptr<const std::string> rest,

@@ -44,12 +44,8 @@ class Done {
   bool Await(absl::Duration limit) {
     const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
     MutexLock lock(mu_);
-    while (!done_) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) return false;
-      changed_.WaitFor(mu_, left);
-    }
-    return true;
+    while (!done_ && changed_.WaitUntil(mu_, deadline)) continue;
+    return done_;
   }
 
  private:
@@ -188,6 +184,21 @@ class Stream : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer
   bool over_ ABSL_GUARDED_BY(mu_) = false;
 };
 
+// `rest` behind `message`: for protobuf that is the two merged. Not copied: it stays until gRPC has
+// written it.
+grpc::ByteBuffer Encode(const proto::CoordinatorMessage& message,
+                        std::shared_ptr<const std::string> rest) {
+  const grpc::Slice own(message.SerializeAsString());
+  if (rest == nullptr) return grpc::ByteBuffer(&own, 1);
+  const std::string& bytes = *rest;
+  const grpc::Slice shared(
+      const_cast<char*>(bytes.data()), bytes.size(),
+      [](void* holder) { delete static_cast<std::shared_ptr<const std::string>*>(holder); },
+      new std::shared_ptr<const std::string>(std::move(rest)));
+  const grpc::Slice slices[] = {own, shared};
+  return grpc::ByteBuffer(slices, 2);
+}
+
 class GrpcAgentSession : public AgentSession {
  public:
   explicit GrpcAgentSession(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
@@ -201,7 +212,9 @@ class GrpcAgentSession : public AgentSession {
     LOG(ERROR) << "gRPC did not let go of a stream within " << kLetGoWithin << ": left behind";
     (void)stream_.release();
   }
-  void Send(proto::CoordinatorMessage message) override { stream_->Send(EncodeMessage(message)); }
+  void Send(proto::CoordinatorMessage message, std::shared_ptr<const std::string> rest) override {
+    stream_->Send(Encode(message, std::move(rest)));
+  }
   void Cancel() override { stream_->Cancel(); }
 
  private:
@@ -211,24 +224,9 @@ class GrpcAgentSession : public AgentSession {
 // Where there is no connection: the end has been told already.
 class DeadSession : public AgentSession {
  public:
-  void Send(proto::CoordinatorMessage) override {}
+  void Send(proto::CoordinatorMessage, std::shared_ptr<const std::string>) override {}
   void Cancel() override {}
 };
-
-// `rest` behind `first`: for protobuf that is the two merged. Not copied: it stays until gRPC has
-// written it.
-grpc::ByteBuffer FirstMessage(const proto::CoordinatorMessage& first,
-                              std::shared_ptr<const std::string> rest) {
-  const grpc::Slice own(first.SerializeAsString());
-  if (rest == nullptr) return grpc::ByteBuffer(&own, 1);
-  const std::string& bytes = *rest;
-  const grpc::Slice shared(
-      const_cast<char*>(bytes.data()), bytes.size(),
-      [](void* holder) { delete static_cast<std::shared_ptr<const std::string>*>(holder); },
-      new std::shared_ptr<const std::string>(std::move(rest)));
-  const grpc::Slice slices[] = {own, shared};
-  return grpc::ByteBuffer(slices, 2);
-}
 
 }  // namespace
 
@@ -245,7 +243,7 @@ std::unique_ptr<AgentSession> GrpcAgentClient::Open(const AgentEndpoint& endpoin
   auto stream =
       std::make_unique<Stream>(MakeChannel(std::move(*endpoint.connection), Keepalive::kOn),
                                endpoint.target, std::move(listener));
-  stream->Start(FirstMessage(first, std::move(rest)), ticket);
+  stream->Start(Encode(first, std::move(rest)), ticket);
   return std::make_unique<GrpcAgentSession>(std::move(stream));
 }
 

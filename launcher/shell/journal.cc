@@ -277,7 +277,6 @@ absl::Status Journal::SetUp(const CoordinatorConfig& config) {
 }
 
 Journal::~Journal() {
-  Commit().IgnoreError();
   sqlite3_finalize(insert_);
   sqlite3_close(db_);
 }
@@ -303,18 +302,6 @@ JournalRow JournalRows::Next(absl::Duration now, absl::Time wall, const Event& e
   }
   if (digests_.Due(core) || !row.snapshot.empty()) row.digest = core.Digest();
   return row;
-}
-
-void Journal::Append(absl::Duration now, absl::Time wall, const Event& event,
-                     const Coordinator& core) {
-  pending_.push_back(rows_.Next(now, wall, event, core));
-}
-
-absl::Status Journal::Commit() {
-  if (pending_.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(Write(pending_));
-  pending_.clear();
-  return absl::OkStatus();
 }
 
 absl::Status Journal::Write(std::span<const JournalRow> rows) {

@@ -3,11 +3,11 @@
 // sees afterwards what it knew when it decided (tools/coordinator_replay).
 //
 //   ASSIGN_OR_RETURN(auto journal, Journal::Create(path, config, {}));
-//   RETURN_IF_ERROR(journal->Append(now, wall, event, coordinator));   // cheap
-//   RETURN_IF_ERROR(journal->Commit());                                // now it is safe
+//   waiting.push_back(rows.Next(now, wall, event, coordinator));   // cheap
+//   RETURN_IF_ERROR(journal->Write(waiting));                      // now it is safe
 //
-// SQLite with a write-ahead log. Records between two Commits are one transaction (group commit):
-// after a crash there is all of it or none, and a torn end of the log costs whole transactions from
+// SQLite with a write-ahead log. What one Write gets is one transaction (group commit): after a
+// crash there is all of it or none, and a torn end of the log costs whole transactions from
 // the end, never the middle. synchronous=NORMAL: a commit survives the death of this process, which
 // is what a restarted coordinator needs; a power cut of this machine may take the last ones with
 // it, together with the coordinator they were for. Records carry the digest of the core's state
@@ -84,7 +84,8 @@ struct JournalOptions {
 class JournalRows {
  public:
   explicit JournalRows(const JournalOptions& options) : options_(options) {}
-  // `with_snapshot`: in any case. The rest: see Journal::Append.
+  // `now`: the steady time given to Step; `wall`: for people; `core`: after Step. `with_snapshot`:
+  // in any case. REQUIRES: IsDurable(event).
   JournalRow Next(absl::Duration now, absl::Time wall, const Event& event, const Coordinator& core,
                   bool with_snapshot = false);
 
@@ -104,28 +105,18 @@ class Journal {
   static absl::StatusOr<std::unique_ptr<Journal>> Create(const std::string& path,
                                                          const CoordinatorConfig& config,
                                                          const Options& options);
-  // Commits what is left, as well as it can.
   ~Journal();
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
-  // Remembers an event. `now`: the steady time given to Step; `wall`: for people; `core`: after
-  // Step. REQUIRES: IsDurable(event).
-  void Append(absl::Duration now, absl::Time wall, const Event& event, const Coordinator& core);
-  // Makes all that was appended durable, or nothing of it: then it is remembered, and the next
-  // Commit tries again. RESOURCE_EXHAUSTED when the disk is full, UNAVAILABLE for other trouble
-  // with it. Nothing to do: OK.
-  absl::Status Commit();
-
-  // What Append and Commit are made of, for somebody who remembers by himself.
-  //
-  // All rows durable, or none. Errors: as Commit. REQUIRES: ascending; where numbers are left out,
-  // the row behind them has a snapshot and a digest.
+  // All rows durable, or none: then the caller may try again. RESOURCE_EXHAUSTED when the disk is
+  // full, UNAVAILABLE for other trouble with it. REQUIRES: at least one row; ascending; where
+  // numbers are left out, the row behind them has a snapshot and a digest.
   absl::Status Write(std::span<const JournalRow> rows);
 
  private:
   Journal(sqlite3* db, std::string path, const Options& options)
-      : db_(db), path_(std::move(path)), options_(options), rows_(options) {}
+      : db_(db), path_(std::move(path)), options_(options) {}
   absl::Status SetUp(const CoordinatorConfig& config);
   absl::Status Insert(std::span<const JournalRow> rows);
   absl::Status InsertGap(int64_t first, int64_t last);
@@ -137,8 +128,6 @@ class Journal {
   const Options options_;
   sqlite3_stmt* insert_ = nullptr;
   int64_t last_seq_ = 0;  // that is durable
-  JournalRows rows_;
-  std::vector<JournalRow> pending_;
 };
 
 struct JournalRecord {

@@ -26,17 +26,18 @@ SteadyTime Now() { return Clock::Real().SteadyNow(); }
 
 }  // namespace
 
+absl::Duration LongestWait(absl::Duration lease) { return std::min(absl::Seconds(1), lease / 4); }
+
 struct JournalKeeper::Shared {
   Shared(std::string journal_path, const Options& with)
       : path(std::move(journal_path)), options(with), mark(FileSystem::Real(), path) {}
 
   bool IsBehind() {
     MutexLock lock(mu);
-    return behind;
+    return !trouble.ok();
   }
   void FallBehind(const absl::Status& why) {
     MutexLock lock(mu);
-    behind = true;
     trouble = why;
   }
   absl::Status FollowMark() {
@@ -59,13 +60,11 @@ struct JournalKeeper::Shared {
   int64_t tries ABSL_GUARDED_BY(mu) = 0;  // that have ended
   int64_t asked ABSL_GUARDED_BY(mu) = 0;  // the number of the last one that is urgent
   bool trying ABSL_GUARDED_BY(mu) = false;
-  bool behind ABSL_GUARDED_BY(mu) = false;
-  absl::Status trouble ABSL_GUARDED_BY(mu);        // why it is behind
+  absl::Status trouble ABSL_GUARDED_BY(mu);        // why it is behind; OK: it is not
   bool dropped ABSL_GUARDED_BY(mu) = false;        // what is being written, if it fails
   SteadyTime retry_at ABSL_GUARDED_BY(mu);         // not before
   absl::Duration retry_after ABSL_GUARDED_BY(mu);  // zero: the last try went well
   bool stop ABSL_GUARDED_BY(mu) = false;
-  bool over ABSL_GUARDED_BY(mu) = false;  // the writer has ended
 };
 
 absl::StatusOr<std::unique_ptr<JournalKeeper>> JournalKeeper::Create(
@@ -78,7 +77,8 @@ absl::StatusOr<std::unique_ptr<JournalKeeper>> JournalKeeper::Create(
   std::unique_ptr<JournalKeeper> keeper(new JournalKeeper(shared));
   absl::Status ready = shared->mark.Prepare();
   if (ready.ok()) {
-    absl::StatusOr<std::thread> writer = StartThread("the journal", [shared] { Write(*shared); });
+    absl::StatusOr<LeavableThread> writer =
+        LeavableThread::Start("the journal", [shared] { Write(*shared); });
     if (writer.ok()) {
       keeper->writer_ = *std::move(writer);
       return keeper;
@@ -94,26 +94,18 @@ JournalKeeper::JournalKeeper(std::shared_ptr<Shared> shared)
 
 JournalKeeper::~JournalKeeper() {
   if (!writer_.joinable()) return;
-  bool over = false;
-  bool whole = false;
   {
     MutexLock lock(shared_->mu);
     shared_->stop = true;
     shared_->changed.NotifyAll();
-    const SteadyTime by = Now() + shared_->options.end_within;
-    while (!shared_->over && Now() < by) shared_->changed.WaitFor(shared_->mu, by - Now());
-    over = shared_->over;
-    whole = !shared_->behind;
   }
-  if (!over) {
+  if (!writer_.JoinOrLeave(shared_->options.end_within)) {
     LOG(WARNING) << "the disk of journal " << shared_->path
                  << " does not answer; what happened last is not in it";
-    writer_.detach();
     return;
   }
-  writer_.join();
   shared_->journal.reset();
-  if (whole) shared_->mark.Remove();
+  if (!shared_->IsBehind()) shared_->mark.Remove();
 }
 
 void JournalKeeper::TakeBack(std::unique_ptr<JournalKeeper> keeper) {
@@ -153,7 +145,7 @@ absl::Status JournalKeeper::Commit(bool urgent) {
     const int64_t wanted = shared.appended;
     // One that is under way may have begun without what was appended last.
     const int64_t answer = shared.tries + (urgent && shared.trying ? 2 : 1);
-    const bool waits = !shared.behind || urgent;
+    const bool waits = shared.trouble.ok() || urgent;
     if (urgent) {
       shared.asked = answer;
       shared.retry_at = Now();
@@ -162,12 +154,11 @@ absl::Status JournalKeeper::Commit(bool urgent) {
     const SteadyTime by = Now() + shared.options.longest_wait;
     while (waits && shared.durable < wanted && Now() < by) {
       // A failed try is an answer; while it is behind, that of the try which was asked for.
-      if (shared.behind && shared.tries >= answer) return shared.trouble;
-      shared.changed.WaitFor(shared.mu, by - Now());
+      if (!shared.trouble.ok() && shared.tries >= answer) return shared.trouble;
+      shared.changed.WaitUntil(shared.mu, by);
     }
-    if (shared.behind) return shared.trouble;
+    if (!shared.trouble.ok()) return shared.trouble;
     if (shared.durable >= wanted) return absl::OkStatus();
-    shared.behind = true;
     shared.trouble = absl::DeadlineExceededError(
         absl::StrCat("the disk of journal ", shared.path, " has not answered for ",
                      absl::FormatDuration(shared.options.longest_wait)));
@@ -179,7 +170,7 @@ absl::Status JournalKeeper::Commit(bool urgent) {
   });
   if (marker.ok()) marker->detach();
   MutexLock lock(shared.mu);
-  return shared.trouble;
+  return shared.trouble;  // OK: it has answered just now
 }
 
 // The writer's thread.
@@ -192,13 +183,10 @@ void JournalKeeper::Write(Shared& shared) {
         if (shared.pending.empty()) {
           shared.changed.Wait(shared.mu);
         } else {
-          shared.changed.WaitFor(shared.mu, shared.retry_at - Now());
+          shared.changed.WaitUntil(shared.mu, shared.retry_at);
         }
       }
-      if (shared.pending.empty()) {
-        shared.over = true;
-        return shared.changed.NotifyAll();
-      }
+      if (shared.pending.empty()) return;
       rows.swap(shared.pending);
       shared.dropped = false;
       shared.trying = true;
@@ -222,7 +210,9 @@ void JournalKeeper::Write(Shared& shared) {
         shared.durable = rows.back().seq;
         shared.retry_after = absl::ZeroDuration();
         shared.retry_at = SteadyTime();
-        if (shared.pending.empty()) is_whole_again = std::exchange(shared.behind, false);
+        if (shared.pending.empty()) {
+          is_whole_again = !std::exchange(shared.trouble, absl::OkStatus()).ok();
+        }
       } else if (!shared.dropped) {
         rows.insert(rows.end(), std::make_move_iterator(shared.pending.begin()),
                     std::make_move_iterator(shared.pending.end()));
@@ -235,10 +225,9 @@ void JournalKeeper::Write(Shared& shared) {
                                         shared.options.last_retry);
         const bool is_next_asked_for = shared.tries < shared.asked;
         shared.retry_at = Now() + (is_next_asked_for ? absl::ZeroDuration() : shared.retry_after);
-        shared.over = shared.stop;
       }
       shared.changed.NotifyAll();
-      if (shared.over) return;
+      if (!written.ok() && shared.stop) return;  // that was the last try
     }
     if (is_whole_again) shared.FollowMark().IgnoreError();  // taking it away cannot fail badly
   }

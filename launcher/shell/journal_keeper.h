@@ -32,23 +32,27 @@
 #include <cstddef>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/journal.h"
 
 namespace dsrun::launcher {
 
+// How long a decision waits for the disk before it is acted upon all the same. Heartbeats wait
+// meanwhile, so it is well below the job's lease, however short that is; a healthy disk takes
+// milliseconds.
+absl::Duration LongestWait(absl::Duration lease);
+
 class JournalKeeper {
  public:
   struct Options {
     JournalOptions journal = {};
-    // Heartbeats wait meanwhile, so it is well below every lease; a healthy disk takes
-    // milliseconds.
+    // See LongestWait.
     absl::Duration longest_wait = absl::Seconds(1);
     absl::Duration first_retry = absl::Milliseconds(100);
     absl::Duration last_retry = absl::Seconds(5);
@@ -67,7 +71,7 @@ class JournalKeeper {
   JournalKeeper(const JournalKeeper&) = delete;
   JournalKeeper& operator=(const JournalKeeper&) = delete;
 
-  // See Journal::Append.
+  // As JournalRows::Next has it.
   void Append(absl::Duration now, absl::Time wall, const Event& event, const Coordinator& core);
 
   // Waits until all that was appended is durable, longest_wait at most; OK: it is. While the
@@ -87,7 +91,7 @@ class JournalKeeper {
   // Outlives this object when the disk hangs: the thread still has it then.
   std::shared_ptr<Shared> shared_;
   JournalRows rows_;
-  std::thread writer_;
+  LeavableThread writer_;
 };
 
 }  // namespace dsrun::launcher

@@ -35,13 +35,10 @@
 #include "launcher/console/report_text.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/shell/grpc_agent_client.h"
-#include "launcher/shell/journal_keeper.h"
+#include "launcher/shell/job_files.h"
 #include "launcher/shell/marker_keeper.h"
-#include "launcher/shell/metrics_writer.h"
-#include "launcher/shell/path_lock.h"
 #include "launcher/shell/run_folder.h"
 #include "launcher/shell/runner.h"
-#include "launcher/shell/set_aside.h"
 #include "launcher/shell/stop_requests.h"
 #include "launcher/shell/unreported_commit.h"
 #include "launcher/starters/local_starter.h"
@@ -53,25 +50,12 @@ namespace {
 constexpr size_t kTokenBytes = 32;
 constexpr int kExitBadInput = 90;  // docs/errors.md
 
-// The status with what to do about it; a good result as it is.
-absl::Status OrElse(const absl::Status& status, std::string_view what_next) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(),
-                      absl::StrCat(std::string(status.message()), "; ", std::string(what_next)));
-}
-
-template <typename T>
-absl::StatusOr<T> OrElse(absl::StatusOr<T> result, std::string_view what_next) {
-  if (result.ok()) return result;
-  return OrElse(result.status(), what_next);
-}
-
 // What runs on this machine, at least. Threads that gRPC and the engine start when there is work
 // for them come on top.
 LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kOwnThreads = 15;    // beside main, signals and the console
   constexpr int kAskedAtOnce = 64;   // Runner::Options::most_asked_at_once
-  constexpr int kAskPools = 2;       // of starts and of ends
+  constexpr int kAskThreads = 3;     // of a start, of what may hang of it, and of an end
   constexpr int kAgentThreads = 19;  // keeper and agent
   constexpr int kLogThreads = 1;     // of an agent, for each of its ranks
   constexpr int kWorkerThreads = 12;
@@ -82,7 +66,7 @@ LimitNeeds NeedsOf(const proto::JobSpec& job) {
   constexpr int kDescriptorsPerStart = 6;
   const int rank = job.has_train() ? kWorkerThreads + job.train().threads_per_rank() : 1;
   const int asked_at_once = std::min(kAskedAtOnce, job.nodes_size());
-  LimitNeeds needs{.threads = kOwnThreads + kAskPools * asked_at_once,
+  LimitNeeds needs{.threads = kOwnThreads + kAskThreads * asked_at_once,
                    .descriptors = kOwnDescriptors,
                    .what = "this job"};
   needs.descriptors += kDescriptorsPerStart * asked_at_once;
@@ -113,8 +97,13 @@ struct Starters {
                                                              .log_folder = folder.logs,
                                                              .first_job_within = lease}));
       } else if (!WantsOwnAgent(node) && starters.running == nullptr) {
-        ASSIGN_OR_RETURN(starters.running,
-                         RunningStarter::Create({.cluster_key_file = options.cluster_key_file}));
+        ASSIGN_OR_RETURN(
+            starters.running,
+            DoStep<std::unique_ptr<RunningStarter>>(
+                JobFiles::Limits().step, "read the cluster key", options.cluster_key_file,
+                "choose another file with --cluster-key-file", [file = options.cluster_key_file] {
+                  return RunningStarter::Create({.cluster_key_file = file});
+                }));
       }
     }
     return starters;
@@ -142,7 +131,8 @@ class Launch {
             std::make_shared<Console>(job, Console::Options{.progress_line = options.progress_line,
                                                             .terminal = options.terminal,
                                                             .quiet_ranks = options.quiet_ranks,
-                                                            .output = {}})) {
+                                                            .output = {}})),
+        files_(job, options.probe_path, [this](const std::string& line) { console_.Say(line); }) {
     if (!options.memory_check) config_.memory.reset();
   }
 
@@ -192,110 +182,44 @@ class Launch {
 
   // Errors: only before anything was started.
   absl::StatusOr<RunResult> RunToEnd() {
-    absl::StatusOr<Prepared> prepared = Prepare();
+    absl::StatusOr<Starters> prepared = Prepare();
     if (!prepared.ok()) {
-      TakeBackJournal();
+      files_.TakeBack();
       return prepared.status();
     }
-    Starters& starters = prepared->starters;
+    Starters& starters = *prepared;
+    ProbeFile& probe = files_.probe();
     GrpcAgentClient client;
     RunResult result;
     {
       const MarkerKeeper marker(
-          LookForMarker(save_lock_.fd(), NameOf(prepared->probe.path()), prepared->probe.content()),
+          LookForMarker(files_.save_lock().fd(), NameOf(probe.path()), probe.content()),
           [this](const std::string& line) { console_.Say(line); });
-      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(prepared->probe));
+      Runner runner(Coordinator(config_), DoorsTo(client, starters), OptionsOf(probe));
       HandStopsTo(runner);
       result = runner.Run();
       RunnerEnded(result.exit_code);
+      runner.EndSessions();
+      starters.EndAll(kAgentGrace);  // also the starts under way, for which the runner waits
     }
-    starters.EndAll(kAgentGrace);
     FinishMetrics();
-    if (const absl::Status removed = prepared->probe.Remove(ProbeFile::kRemoveWithin);
-        !removed.ok()) {
+    if (const absl::Status removed = probe.Remove(ProbeFile::kRemoveWithin); !removed.ok()) {
       console_.Say(absl::StrCat("warning: ", std::string(removed.message())));
     }
     return result;
   }
 
-  // Ended in reverse.
-  struct Prepared {
-    ProbeFile probe;
-    Starters starters;
-  };
-
   // First everything that can refuse, then what leaves something for good: files of earlier jobs
   // that are set aside, and `latest`.
-  absl::StatusOr<Prepared> Prepare() {
-    FileSystem& fs = FileSystem::Real();
-    ASSIGN_OR_RETURN(folder_, OrElse(PrepareRunFolder(fs, job_.run_dir()),
-                                     "choose another folder with --run-dir"));
-    // The first file of all: it refuses the folder of another job, whose files stay as they are.
-    ASSIGN_OR_RETURN(journal_, OrElse(JournalKeeper::Create(folder_.journal, config_, {}),
-                                      "choose another folder with --run-dir"));
-    if (!options_.probe_path.empty()) {
-      RETURN_IF_ERROR(
-          OrElse(PrepareSaveFolder(fs, FolderOf(options_.probe_path), job_.run_as_user()),
-                 "choose another folder with --save"));
-      RETURN_IF_ERROR(Lock(FolderOf(options_.probe_path), "save folder",
-                           "choose another folder with --save", save_lock_));
-    }
-    const std::string metrics = job_.train().metrics_path();
-    if (!metrics.empty()) {
-      RETURN_IF_ERROR(
-          Lock(metrics, "metrics file", "choose another file with --metrics", metrics_lock_));
-    }
-    ASSIGN_OR_RETURN(ProbeFile probe, OrElse(ProbeFile::Write(fs, options_.probe_path),
-                                             "choose another folder with --save"));
-    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, folder_));
-    if (!metrics.empty()) {
-      RETURN_IF_ERROR(OpenMetrics(metrics));
-    }
-    if (const std::string& trace = job_.train().trace_path(); !trace.empty()) {
-      RETURN_IF_ERROR(KeepEarlier(trace, "trace", "choose another file with --trace").status());
-    }
-    PointLatestTo(job_.run_dir());
-    return Prepared{std::move(probe), std::move(starters)};
-  }
-
-  // A run that goes on from a checkpoint goes on in its metrics, too.
-  absl::Status OpenMetrics(const std::string& path) {
-    constexpr char kOrElse[] = "choose another file with --metrics";
-    if (job_.train().load_dir().empty()) {
-      ASSIGN_OR_RETURN(const bool moved, KeepEarlier(path, "metrics", kOrElse));
-      if (moved) {  // and the lock with it
-        metrics_lock_ = PathLock();
-        RETURN_IF_ERROR(Lock(path, "metrics file", kOrElse, metrics_lock_));
-      }
-    }
-    ASSIGN_OR_RETURN(metrics_, OrElse(MetricsWriter::Create(FileSystem::Real(), path), kOrElse));
-    return absl::OkStatus();
-  }
-
-  // True: what was there has another name now, which is said.
-  absl::StatusOr<bool> KeepEarlier(const std::string& path, const std::string& what,
-                                   std::string_view or_else) {
-    ASSIGN_OR_RETURN(const std::string aside, OrElse(SetAside(FileSystem::Real(), path), or_else));
-    if (aside.empty()) return false;
-    console_.Say(absl::StrCat("the ", what, " of an earlier job in ", path, ": kept as ", aside));
-    return true;
-  }
-
-  // Of a job that was not started: the next try may have the run folder.
-  void TakeBackJournal() {
-    if (journal_ == nullptr) return;  // what is there is another job's
-    JournalKeeper::TakeBack(std::move(journal_));
+  absl::StatusOr<Starters> Prepare() {
+    RETURN_IF_ERROR(files_.Claim(config_));
+    ASSIGN_OR_RETURN(Starters starters, Starters::Create(job_, options_, files_.folder()));
+    RETURN_IF_ERROR(files_.MakeRoom());
+    return starters;
   }
 
   static std::string NameOf(const std::string& path) {
     return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
-  }
-
-  absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
-                    PathLock& lock) {
-    ASSIGN_OR_RETURN(lock, OrElse(PathLock::Take(path, what), or_else));
-    if (!lock.missing().empty()) console_.Say(absl::StrCat("warning: ", lock.missing()));
-    return absl::OkStatus();
   }
 
   // What was asked before there was a runner is not lost.
@@ -351,9 +275,9 @@ class Launch {
       return starters.Of(job_.nodes(node.value()));
     };
     doors.record = [this](absl::Duration now, const Event& event, const Coordinator& core) {
-      journal_->Append(now, Clock::Real().WallNow(), event, core);
+      files_.journal().Append(now, Clock::Real().WallNow(), event, core);
     };
-    doors.commit = [this](bool announces) { return journal_->Commit(/*urgent=*/announces); };
+    doors.commit = [this](bool announces) { return files_.journal().Commit(/*urgent=*/announces); };
     doors.tell = [this](const OperatorEvent& event) { Tell(event); };
     doors.output = [this](NodeId node, const proto::LogChunk& chunk) {
       console_.RankOutput(node, chunk);
@@ -376,14 +300,14 @@ class Launch {
   void Tell(const OperatorEvent& event) {
     console_.Tell(event);
     const auto* progress = std::get_if<Progress>(&event);
-    if (progress == nullptr || metrics_ == nullptr) return;
-    const absl::Status written = metrics_->Write(*progress);
+    if (progress == nullptr || files_.metrics() == nullptr) return;
+    const absl::Status written = files_.metrics()->Write(*progress);
     if (!written.ok()) console_.Say(absl::StrCat("warning: ", std::string(written.message())));
   }
 
   void FinishMetrics() {
-    if (metrics_ == nullptr) return;
-    const absl::Status written = metrics_->Finish();
+    if (files_.metrics() == nullptr) return;
+    const absl::Status written = files_.metrics()->Finish();
     if (written.ok()) return;
     console_.Say(absl::StrCat("warning: ", std::string(written.message())));
     metrics_lost_ = true;
@@ -405,18 +329,20 @@ class Launch {
   bool WriteReport(RunResult result) {
     const bool unreported = AddUnreportedCommit(result.report);
     ReportContext context{.job = job_,
-                          .log_folder = folder_.logs,
+                          .log_folder = files_.folder().logs,
                           .run_dir_given = options_.run_dir_given,
                           .commit_unreported = unreported,
                           .steady_now = result.steady_at_end,
                           .wall_now = result.wall_at_end};
     const absl::Status written =
-        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
+        WriteReportFile(files_.folder().report, ReportJson(result.report, context), kReportTime);
     if (!written.ok()) {
       console_.Say(absl::StrCat("warning: no report.json: ", std::string(written.message())));
     }
     const bool failed = result.exit_code != 0;
-    context.terminal = isatty(failed ? STDERR_FILENO : STDOUT_FILENO) == 1;
+    const int screen = failed ? STDERR_FILENO : STDOUT_FILENO;
+    context.terminal = isatty(screen) == 1;
+    context.columns = RowColumns(screen);
     const bool quiet = !failed && job_.has_program() && result.report.incidents.empty();
     const OutputWriter::Loss loss =
         console_.Finish(quiet ? "" : ReportScreen(result.report, context), failed);
@@ -426,7 +352,7 @@ class Launch {
     context.screen_lines_lost = loss.lines;
     context.screen_lost_why = loss.why;
     const absl::Status again =
-        WriteReportFile(folder_.report, ReportJson(result.report, context), kReportTime);
+        WriteReportFile(files_.folder().report, ReportJson(result.report, context), kReportTime);
     LOG_IF(ERROR, !again.ok()) << "report.json does not say that " << Counted(loss.lines, "line")
                                << " of the screen were lost (" << loss.why << "): " << again;
     return again.ok() && !loss.failed;
@@ -444,12 +370,7 @@ class Launch {
   const LaunchOptions& options_;
   const BornBefore born_before_ = BornBefore::Look();
   CoordinatorConfig config_;
-  RunFolder folder_;
-  PathLock metrics_lock_;
-  PathLock save_lock_;
-  std::unique_ptr<MetricsWriter> metrics_;
   bool metrics_lost_ = false;
-  std::unique_ptr<JournalKeeper> journal_;
 
   Mutex stop_mu_;
   StopRequests stops_ ABSL_GUARDED_BY(stop_mu_);
@@ -460,6 +381,7 @@ class Launch {
 
   const std::shared_ptr<Console> shared_console_;
   Console& console_ = *shared_console_;
+  JobFiles files_;
 };
 
 // What must not end or stop a job: writing to a pipe that nobody reads comes back as EPIPE, and a

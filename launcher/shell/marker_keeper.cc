@@ -16,7 +16,6 @@
 #include "common/base/file_system.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
-#include "common/base/thread.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -76,7 +75,6 @@ struct MarkerKeeper::Shared {
   Mutex mu;
   CondVar changed;
   bool closing ABSL_GUARDED_BY(mu) = false;
-  bool done ABSL_GUARDED_BY(mu) = false;
   int64_t put_back ABSL_GUARDED_BY(mu) = 0;
   std::string failing ABSL_GUARDED_BY(mu);
 };
@@ -85,29 +83,17 @@ MarkerKeeper::MarkerKeeper(MarkerLook look, std::function<void(const std::string
                            Options options)
     : shared_(std::make_shared<Shared>(std::move(look), std::move(say), options)) {
   if (!shared_->look) return;
-  thread_ = StartThreadOrEnd("the save folder's marker", [shared = shared_] { shared->Run(); });
+  thread_ =
+      LeavableThread::StartOrEnd("the save folder's marker", [shared = shared_] { shared->Run(); });
 }
 
 MarkerKeeper::~MarkerKeeper() {
-  if (!thread_.joinable()) return;
-  bool done = false;
   {
-    const SteadyTime deadline = Clock::Real().SteadyNow() + shared_->options.patience;
     MutexLock lock(shared_->mu);
     shared_->closing = true;
     shared_->changed.NotifyAll();
-    while (!shared_->done) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      shared_->changed.WaitFor(shared_->mu, left);
-    }
-    done = shared_->done;
   }
-  if (done) {
-    thread_.join();
-  } else {
-    thread_.detach();
-  }
+  thread_.JoinOrLeave(shared_->options.patience);
 }
 
 void MarkerKeeper::Shared::Run() {
@@ -116,13 +102,8 @@ void MarkerKeeper::Shared::Run() {
     const SteadyTime next = Clock::Real().SteadyNow() + options.every;
     MutexLock lock(mu);
     if (!closing) Tell(found);
-    while (!closing && Clock::Real().SteadyNow() < next) {
-      changed.WaitFor(mu, next - Clock::Real().SteadyNow());
-    }
-    if (!closing) continue;
-    done = true;
-    changed.NotifyAll();
-    return;
+    while (!closing && changed.WaitUntil(mu, next)) continue;
+    if (closing) return;
   }
 }
 

@@ -15,10 +15,10 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/leavable_thread.h"
 
 namespace dsrun::launcher {
 
@@ -51,7 +51,7 @@ class MarkerKeeper {
   struct Shared;
 
   const std::shared_ptr<Shared> shared_;
-  std::thread thread_;
+  LeavableThread thread_;
 };
 
 }  // namespace dsrun::launcher

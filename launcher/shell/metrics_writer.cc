@@ -8,12 +8,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/clock.h"
 #include "common/base/counted.h"
+#include "common/base/do_within.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
-#include "common/base/thread.h"
-#include "launcher/shell/do_within.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -90,7 +88,8 @@ absl::StatusOr<std::unique_ptr<MetricsWriter>> MetricsWriter::Create(FileSystem&
   }
   RETURN_IF_ERROR(opened);
   std::unique_ptr<MetricsWriter> writer(new MetricsWriter(shared));
-  ASSIGN_OR_RETURN(writer->thread_, StartThread("the metrics", [shared] { Run(*shared); }));
+  ASSIGN_OR_RETURN(writer->thread_,
+                   LeavableThread::Start("the metrics", [shared] { Run(*shared); }));
   return writer;
 }
 
@@ -122,38 +121,23 @@ absl::Status MetricsWriter::Write(const Progress& progress) {
 
 absl::Status MetricsWriter::Finish() {
   Shared& shared = *shared_;
-  bool over = false;
-  absl::Status result;
   {
-    const SteadyTime deadline = Clock::Real().SteadyNow() + shared.options.end_within;
     MutexLock lock(shared.mu);
     shared.closing = true;
     shared.changed.NotifyAll();
-    while (thread_.joinable() && !shared.over) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      shared.changed.WaitFor(shared.mu, left);
-    }
-    over = shared.over;
-    // What waits now stays unwritten, but for the line that is under way.
-    shared.lines.clear();
-    const int64_t missing = shared.left_out + shared.waiting;
-    std::string why = absl::StrCat("the file has not answered for ",
-                                   absl::FormatDuration(shared.options.end_within));
-    if (over) why = "the file took nothing for too long";
-    if (!shared.failed.ok()) why = std::string(shared.failed.message());
-    if (!shared.failed.ok() || missing > 0 || !over) {
-      result = absl::UnavailableError(absl::StrCat("metrics are missing in ", shared.path, ": ",
-                                                   Counted(missing, "line"), " (", why, ")"));
-    }
   }
-  if (!thread_.joinable()) return result;
-  if (over) {
-    thread_.join();
-  } else {
-    thread_.detach();
-  }
-  return result;
+  thread_.JoinOrLeave(shared.options.end_within);
+  MutexLock lock(shared.mu);
+  // What waits now stays unwritten, but for the line that is under way.
+  shared.lines.clear();
+  const int64_t missing = shared.left_out + shared.waiting;
+  if (shared.failed.ok() && missing == 0 && shared.over) return absl::OkStatus();
+  std::string why = absl::StrCat("the file has not answered for ",
+                                 absl::FormatDuration(shared.options.end_within));
+  if (shared.over) why = "the file took nothing for too long";
+  if (!shared.failed.ok()) why = std::string(shared.failed.message());
+  return absl::UnavailableError(absl::StrCat("metrics are missing in ", shared.path, ": ",
+                                             Counted(missing, "line"), " (", why, ")"));
 }
 
 void MetricsWriter::Run(Shared& shared) {

@@ -17,12 +17,12 @@
 #include <cstddef>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/file_system.h"
+#include "common/base/leavable_thread.h"
 #include "launcher/coordinator/events.h"
 
 namespace dsrun::launcher {
@@ -65,7 +65,7 @@ class MetricsWriter {
 
   // Outlives this object while the file does not answer: the thread still has it then.
   const std::shared_ptr<Shared> shared_;
-  std::thread thread_;
+  LeavableThread thread_;
   bool said_failed_ = false;
   bool said_left_out_ = false;
 };

@@ -9,11 +9,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/do_within.h"
 #include "common/base/logging.h"
 #include "common/base/process_user.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/secrets.h"
-#include "launcher/shell/do_within.h"
 
 namespace dsrun::launcher {
 namespace {

@@ -41,8 +41,11 @@ Runner::Runner(Coordinator coordinator, Doors doors, Options options)
 Runner::~Runner() {
   starts_.Stop();
   ends_.Stop();
-  links_.clear();  // each session waits for its last callback, which uses the queue
+  EndSessions();
 }
+
+// Each session waits for its last callback, which uses the queue.
+void Runner::EndSessions() { links_.clear(); }
 
 void Runner::Post(Event event) { PostItem(std::move(event)); }
 
@@ -107,10 +110,12 @@ void Runner::HandleBatch(std::deque<Item> items) {
 void Runner::Flush(std::vector<Action>& actions) {
   const bool announces = std::any_of(actions.begin(), actions.end(), [](const Action& action) {
     const auto* send = std::get_if<SendToAgent>(&action);
-    return send != nullptr && (send->message.has_prepare() || send->message.has_begin());
+    return send != nullptr && (send->body->has_prepare() || send->body->has_begin());
   });
   if (std::exchange(uncommitted_, false)) JournalIs(doors_.commit(announces));
-  for (const Action& action : std::exchange(actions, {})) Perform(action);
+  for (Action& action : std::exchange(actions, {})) Perform(std::move(action));
+  told_.reset();
+  told_bytes_.reset();
 }
 
 void Runner::HandleTimers() {
@@ -195,8 +200,8 @@ void Runner::JournalIs(const absl::Status& status) {
 
 // ---- Actions
 
-void Runner::Perform(const Action& action) {
-  std::visit([this](const auto& each) { Do(each); }, action);
+void Runner::Perform(Action action) {
+  std::visit([this](auto& each) { Do(std::move(each)); }, action);
 }
 
 void Runner::Do(const OpenAgent& action) {
@@ -267,9 +272,14 @@ proto::CoordinatorMessage Runner::OpenMessage(NodeId node) const {
   return message;
 }
 
-void Runner::Do(const SendToAgent& action) {
+void Runner::Do(SendToAgent&& action) {
   Link& link = links_[action.node];
-  if (link.session != nullptr && !link.fenced) link.session->Send(action.message);
+  if (link.session == nullptr || link.fenced) return;
+  if (action.body != told_) {
+    told_ = action.body;
+    told_bytes_ = std::make_shared<const std::string>(told_->SerializeAsString());
+  }
+  link.session->Send(std::move(action.head), told_bytes_);
 }
 
 void Runner::Do(const FenceNode& action) {
@@ -284,9 +294,9 @@ void Runner::Do(const Tell& action) { doors_.tell(action.event); }
 
 void Runner::Do(const Raise&) {}  // taken out by StepInto
 
-void Runner::Do(const EndJob& action) {
+void Runner::Do(EndJob&& action) {
   result_ = RunResult{.exit_code = action.exit_code,
-                      .report = action.report,
+                      .report = std::move(action.report),
                       .steady_at_end = {},
                       .wall_at_end = {}};
 }

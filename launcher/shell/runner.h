@@ -95,12 +95,16 @@ class Runner {
   };
 
   Runner(Coordinator coordinator, Doors doors, Options options);
-  // Ends all sessions.
+  // Ends all sessions. Waits for the starts that are under way: with their starter's EndAll first
+  // that is a moment, else as long as AgentStarter::Start takes.
   ~Runner();
 
   // Drives the job from Start to EndJob. When the core breaks an invariant, the agents are told to
   // end the job and the exit code is 1. REQUIRES: called once.
   RunResult Run();
+
+  // No agent is spoken to any more. Run has returned. The destructor does it, too.
+  void EndSessions();
 
   // Thread-safe.
   void Post(Event event);
@@ -137,13 +141,13 @@ class Runner {
   void JournalIs(const absl::Status& status);
   bool Heard(const Event& event);
 
-  void Perform(const Action& action);
+  void Perform(Action action);
   void Do(const OpenAgent& action);
-  void Do(const SendToAgent& action);
+  void Do(SendToAgent&& action);
   void Do(const FenceNode& action);
   void Do(const Tell& action);
   void Do(const Raise& action);
-  void Do(const EndJob& action);
+  void Do(EndJob&& action);
   void OpenSession(const AgentListens& listens);
   void AskHowItEnded(const StreamEnded& ended);
   // Without the job, which is open_rest_.
@@ -164,6 +168,9 @@ class Runner {
   SteadyTime real_now_;
   absl::Duration next_tick_;
   absl::Duration next_heartbeat_;
+  // Of what several agents are told alike, one behind the other: its bytes.
+  std::shared_ptr<const proto::CoordinatorMessage> told_;
+  std::shared_ptr<const std::string> told_bytes_;
   bool uncommitted_ = false;
   bool journal_is_behind_ = false;
   SampledInvariants invariants_;

@@ -1,15 +1,11 @@
 #include "launcher/shell/unreported_commit.h"
 
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "common/base/clock.h"
-#include "common/base/mutex.h"
-#include "common/base/thread.h"
+#include "common/base/leavable_thread.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/manifest.h"
 
@@ -22,13 +18,6 @@ bool IsAfter(const ManifestKey& key, const std::optional<ManifestKey>& reported)
   return key > *reported &&
          std::pair(key.generation, key.epoch) > std::pair(reported->generation, reported->epoch);
 }
-
-struct Answer {
-  Mutex mu;
-  CondVar changed;
-  bool there ABSL_GUARDED_BY(mu) = false;
-  std::optional<UnreportedCommit> found ABSL_GUARDED_BY(mu);
-};
 
 }  // namespace
 
@@ -53,34 +42,12 @@ std::optional<UnreportedCommit> FindUnreportedCommitWithin(absl::Duration limit,
                                                            const std::string& folder,
                                                            const std::string& job_id,
                                                            const std::string& reported) {
-  const auto answer = std::make_shared<Answer>();
-  absl::StatusOr<std::thread> thread = StartThread("the look for a checkpoint", [=, &fs] {
-    std::optional<UnreportedCommit> found = FindUnreportedCommit(fs, folder, job_id, reported);
-    MutexLock lock(answer->mu);
-    answer->found = std::move(found);
-    answer->there = true;
-    answer->changed.NotifyAll();
-  });
-  if (!thread.ok()) return std::nullopt;
-  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
-  std::optional<UnreportedCommit> found;
-  bool there = false;
-  {
-    MutexLock lock(answer->mu);
-    while (!answer->there) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) break;
-      answer->changed.WaitFor(answer->mu, left);
-    }
-    there = answer->there;
-    found = answer->found;
-  }
-  if (there) {
-    thread->join();
-  } else {
-    thread->detach();
-  }
-  return found;
+  const auto found = std::make_shared<std::optional<UnreportedCommit>>();
+  absl::StatusOr<LeavableThread> thread = LeavableThread::Start(
+      "the look for a checkpoint",
+      [=, &fs] { *found = FindUnreportedCommit(fs, folder, job_id, reported); });
+  if (!thread.ok() || !thread->JoinOrLeave(limit)) return std::nullopt;
+  return *found;
 }
 
 }  // namespace dsrun::launcher

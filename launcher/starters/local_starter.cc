@@ -7,22 +7,30 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/clock.h"
 #include "common/base/counted.h"
+#include "common/base/do_within.h"
+#include "common/base/leavable_thread.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/mutex.h"
 #include "common/base/private_folder.h"
 #include "common/base/process_tree.h"
 #include "common/base/status_macros.h"
@@ -46,23 +54,8 @@ constexpr absl::Duration kStartGrace = absl::Seconds(2);
 constexpr absl::Duration kEndPatience = absl::Seconds(5);  // from its closed pipe to its end
 constexpr absl::Duration kSweepLimit = absl::Seconds(5);
 constexpr absl::Duration kOrphanGrace = absl::Seconds(2);
+constexpr absl::Duration kLogTime = absl::Seconds(2);  // to read its last words
 constexpr absl::Duration kBetweenLooks = absl::Milliseconds(10);
-
-class Fd {
- public:
-  explicit Fd(int fd = -1) : fd_(fd) {}
-  ~Fd() { Reset(); }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  int get() const { return fd_; }
-  void Reset(int fd = -1) {
-    if (fd_ >= 0) close(fd_);
-    fd_ = fd;
-  }
-
- private:
-  int fd_;
-};
 
 // As text: a newline at the end of a key file is not part of the key, so no key may end in one.
 std::string FreshKey() {
@@ -71,8 +64,8 @@ std::string FreshKey() {
 }
 
 // A memory file that holds `secret`, read from its beginning.
-absl::Status FillSecretFile(const std::string& secret, Fd& fd) {
-  fd.Reset(memfd_create("cluster-key", MFD_CLOEXEC));
+absl::StatusOr<Descriptor> MakeSecretFile(const std::string& secret) {
+  Descriptor fd(memfd_create("cluster-key", MFD_CLOEXEC));
   const auto size = static_cast<ssize_t>(secret.size());
   if (fd.get() < 0 || write(fd.get(), secret.data(), secret.size()) != size ||
       lseek(fd.get(), 0, SEEK_SET) != 0) {
@@ -80,7 +73,7 @@ absl::Status FillSecretFile(const std::string& secret, Fd& fd) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "cannot make a memory file for the cluster key: ", strerror(error), BecauseOfLimit(error)));
   }
-  return absl::OkStatus();
+  return fd;
 }
 
 std::vector<std::string> OwnEnvironment() {
@@ -89,7 +82,7 @@ std::vector<std::string> OwnEnvironment() {
   return environment;
 }
 
-std::string LastLines(const std::string& path, size_t count) {
+std::string ReadLastLines(const std::string& path, size_t count) {
   std::ifstream file(path);
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) {
@@ -97,6 +90,16 @@ std::string LastLines(const std::string& path, size_t count) {
     if (lines.size() > count) lines.erase(lines.begin());
   }
   return lines.empty() ? "  (it wrote nothing)" : absl::StrJoin(lines, "\n");
+}
+
+// The same, of a file that may not answer.
+std::string LastLines(const std::string& path, size_t count) {
+  const auto lines = std::make_shared<std::string>();
+  const absl::Status read = DoWithin(kLogTime, "an agent's log", [lines, path, count] {
+    *lines = ReadLastLines(path, count);
+    return absl::OkStatus();
+  });
+  return read.ok() ? *lines : absl::StrCat("  (", std::string(read.message()), ")");
 }
 
 // Exit codes of dsagent, whose keeper is what we wait for (docs/errors.md).
@@ -160,8 +163,54 @@ absl::StatusOr<std::unique_ptr<LocalStarter>> LocalStarter::Create(Options optio
   return std::unique_ptr<LocalStarter>(new LocalStarter(std::move(options), std::move(runner)));
 }
 
+struct LocalStarter::State {
+  bool IsWanted(NodeId id) {
+    MutexLock lock(mu);
+    return IsWantedLocked(id);
+  }
+  // Neither End nor EndAll came.
+  bool IsWantedLocked(NodeId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return !closing && !unwanted.contains(id);
+  }
+  void OnEnd(NodeId id, int32_t pid, const ProcessEnd& end);
+
+  // Never held across what a disk or file server may hold up, exec and the agents' logs: End is
+  // called by who decides.
+  Mutex mu;
+  CondVar changed;
+  std::map<NodeId, int32_t> pids ABSL_GUARDED_BY(mu);
+  std::set<int32_t> ended_early ABSL_GUARDED_BY(mu);  // before their Spawn returned
+  std::map<NodeId, ProcessEnd> ended ABSL_GUARDED_BY(mu);
+  std::set<NodeId> unwanted ABSL_GUARDED_BY(mu);  // End came
+  bool closing ABSL_GUARDED_BY(mu) = false;       // EndAll came
+  bool ended_all ABSL_GUARDED_BY(mu) = false;     // EndAll returned: nothing was started since
+  std::vector<std::string> socket_folders ABSL_GUARDED_BY(mu);
+};
+
+// The part of a start that may hang in the kernel, on a thread that is left behind then. Owns all
+// that it needs: the starter may be gone before it comes back.
+struct LocalStarter::Spawning {
+  void Run();
+  absl::Status OpenAndSpawn();
+  bool IsWanted() const { return !given_up && state->IsWanted(id); }
+
+  NodeId id;
+  std::shared_ptr<State> state;
+  std::shared_ptr<ProcessRunner> runner;
+  std::string log_path;
+  ProcessSpec spec;
+  // What the child gets. Closed by the thread, or the agent's end is never noticed.
+  std::optional<Descriptor> key;
+  std::optional<Descriptor> ready;
+  std::atomic<bool> given_up = false;
+  std::optional<absl::Status> done;  // under state->mu
+};
+
 LocalStarter::LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner)
-    : options_(std::move(options)), cluster_key_(FreshKey()), runner_(std::move(runner)) {}
+    : options_(std::move(options)),
+      cluster_key_(FreshKey()),
+      state_(std::make_shared<State>()),
+      runner_(std::move(runner)) {}
 
 LocalStarter::~LocalStarter() { EndAll(absl::ZeroDuration()); }
 
@@ -176,16 +225,14 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
     return absl::UnavailableError(
         absl::StrCat("cannot make a pipe: ", strerror(error), BecauseOfLimit(error)));
   }
-  Fd ready(ends[0]);
-  Fd write_end(ends[1]);
+  const Descriptor ready(ends[0]);
+  Descriptor write_end(ends[1]);
   RETURN_IF_ERROR(CheckIsHere(node.address())) << "node " << node.host();
   const absl::StatusOr<std::string> socket_folder = MakeSocketFolder();
   if (!socket_folder.ok()) return NotStarted(socket_folder.status(), node);
-  if (const absl::Status spawned = Spawn(id, *socket_folder, write_end.get()).status();
-      !spawned.ok()) {
+  if (const absl::Status spawned = Spawn(id, *socket_folder, std::move(write_end)); !spawned.ok()) {
     return NotStarted(spawned, node);
   }
-  write_end.Reset();  // or the agent's end is never noticed
   absl::StatusOr<AgentEndpoint> endpoint = Call(id, ListenTarget(*socket_folder), ready.get());
   if (endpoint.ok()) return endpoint;
   End(id, kStartGrace);
@@ -211,16 +258,16 @@ absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
   // One folder per agent and none around them: the ranks may run as another user and have to pass
   // through it.
   ASSIGN_OR_RETURN(std::string folder, MakePrivateFolder("dsagent-"));
-  MutexLock lock(mu_);
-  socket_folders_.push_back(folder);
+  MutexLock lock(state_->mu);
+  state_->socket_folders.push_back(folder);
   return folder;
 }
 
 void LocalStarter::RemoveSocketFolders() {
   std::vector<std::string> folders;
   {
-    MutexLock lock(mu_);
-    folders.swap(socket_folders_);
+    MutexLock lock(state_->mu);
+    folders.swap(state_->socket_folders);
   }
   for (const std::string& folder : folders) {
     std::error_code error;
@@ -229,16 +276,7 @@ void LocalStarter::RemoveSocketFolders() {
   }
 }
 
-absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& socket_folder,
-                                            int ready_fd) {
-  Fd key;
-  RETURN_IF_ERROR(FillSecretFile(cluster_key_, key));
-  const Fd log(open(LogPath(id).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-  if (log.get() < 0) {
-    const int error = errno;
-    return absl::UnavailableError(
-        absl::StrCat("cannot write ", LogPath(id), ": ", strerror(error), BecauseOfLimit(error)));
-  }
+ProcessSpec LocalStarter::SpecOf(const std::string& socket_folder) const {
   ProcessSpec spec;
   spec.executable = options_.agent_binary;
   spec.argv = {
@@ -255,34 +293,79 @@ absl::StatusOr<int32_t> LocalStarter::Spawn(NodeId id, const std::string& socket
       "--one-job",  // ours alone: when the job is over, or our lease, so is the agent
       absl::StrCat("--first-job-within=", absl::FormatDuration(options_.first_job_within))};
   spec.environment = OwnEnvironment();
+  return spec;
+}
+
+absl::Status LocalStarter::Spawn(NodeId id, const std::string& socket_folder, Descriptor ready) {
+  ASSIGN_OR_RETURN(Descriptor key, MakeSecretFile(cluster_key_));
+  const auto spawning = std::make_shared<Spawning>();
+  spawning->id = id;
+  spawning->state = state_;
+  spawning->runner = runner_->Outliving();
+  spawning->log_path = LogPath(id);
+  spawning->spec = SpecOf(socket_folder);
+  spawning->spec.fds = {{key.get(), kChildKeyFd}, {ready.get(), kChildReadyFd}};
+  // By address: it is a part of what it looks at.
+  spawning->spec.still_wanted = [s = spawning.get()] { return s->IsWanted(); };
+  spawning->key.emplace(std::move(key));
+  spawning->ready.emplace(std::move(ready));
+  ASSIGN_OR_RETURN(LeavableThread thread,
+                   LeavableThread::Start("the start of an agent", [spawning] { spawning->Run(); }));
+  const SteadyTime deadline = Clock::Real().SteadyNow() + options_.spawn_timeout;
+  std::optional<absl::Status> done;
+  bool wanted = true;
+  {
+    MutexLock lock(state_->mu);
+    while (!spawning->done && state_->IsWantedLocked(id) &&
+           state_->changed.WaitUntil(state_->mu, deadline)) {
+      continue;
+    }
+    wanted = state_->IsWantedLocked(id);
+    done = spawning->done;
+    if (!done) spawning->given_up = true;
+  }
+  thread.JoinOrLeave(done ? absl::InfiniteDuration() : absl::ZeroDuration());
+  if (done) return *done;
+  if (!wanted) return Unwanted();
+  return absl::UnavailableError(absl::StrCat(
+      "expected it to be started within ", absl::FormatDuration(options_.spawn_timeout),
+      ", but the kernel has not come back with ", options_.agent_binary, ": the disk or file ",
+      "server of that program, or of its log ", LogPath(id), ", does not answer; look at both, or ",
+      "choose others with --agent-binary and --run-dir"));
+}
+
+void LocalStarter::Spawning::Run() {
+  absl::Status status = OpenAndSpawn();
+  key.reset();
+  ready.reset();
+  MutexLock lock(state->mu);
+  done = std::move(status);
+  state->changed.NotifyAll();
+}
+
+absl::Status LocalStarter::Spawning::OpenAndSpawn() {
+  const Descriptor log(open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (log.get() < 0) {
+    const int error = errno;
+    return absl::UnavailableError(
+        absl::StrCat("cannot write ", log_path, ": ", strerror(error), BecauseOfLimit(error)));
+  }
   spec.stdout_fd = log.get();
   spec.stderr_fd = log.get();
-  spec.fds = {{key.get(), kChildKeyFd}, {ready_fd, kChildReadyFd}};
-  spec.still_wanted = [this, id] { return IsWanted(id); };
-
   // No lock is held: exec may wait for a file server, and End must not wait with it.
-  if (!IsWanted(id)) return Unwanted();
-  ASSIGN_OR_RETURN(const int32_t pid,
-                   runner_->Spawn(spec, [this, id](int32_t ended, const ProcessEnd& end) {
-                     OnEnd(id, ended, end);
-                   }));
-  bool wanted = false;
+  if (!IsWanted()) return Unwanted();
+  const auto on_end = [state = state, id = id](int32_t ended, const ProcessEnd& end) {
+    state->OnEnd(id, ended, end);
+  };
+  ASSIGN_OR_RETURN(const int32_t pid, runner->Spawn(spec, on_end));
   {
-    MutexLock lock(mu_);
-    if (ended_early_.erase(pid) == 0) pids_[id] = pid;
-    wanted = IsWantedLocked(id);
+    MutexLock lock(state->mu);
+    if (state->ended_early.erase(pid) == 0) state->pids[id] = pid;
+    if (!given_up && state->IsWantedLocked(id)) return absl::OkStatus();
   }
-  if (wanted) return pid;
-  runner_->StopGroups({pid}, kStartGrace);  // End came before its pid was known
+  runner->StopGroups({pid}, kStartGrace);  // End came before its pid was known
   return Unwanted();
 }
-
-bool LocalStarter::IsWanted(NodeId id) const {
-  MutexLock lock(mu_);
-  return IsWantedLocked(id);
-}
-
-bool LocalStarter::IsWantedLocked(NodeId id) const { return !closing_ && !unwanted_.contains(id); }
 
 absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + options_.ready_timeout;
@@ -310,33 +393,32 @@ absl::Status LocalStarter::AwaitReady(NodeId id, int fd) {
   }
   std::string how = "closed its ready pipe";
   {
-    MutexLock lock(mu_);
-    if (!IsWantedLocked(id)) return Unwanted();
+    MutexLock lock(state_->mu);
+    if (!state_->IsWantedLocked(id)) return Unwanted();
     const SteadyTime patience = Clock::Real().SteadyNow() + kEndPatience;
-    while (!ended_.contains(id) && Clock::Real().SteadyNow() < patience) {
-      changed_.WaitFor(mu_, kEndPatience);
-    }
-    if (ended_.contains(id)) how = Describe(ended_[id]);
+    while (!state_->ended.contains(id) && state_->changed.WaitUntil(state_->mu, patience)) continue;
+    if (state_->ended.contains(id)) how = Describe(state_->ended[id]);
   }
   return absl::UnavailableError(absl::StrCat("expected it to listen, but it ", how,
                                              "; its own log says (", LogPath(id), "):\n",
                                              LastLines(LogPath(id), 5)));
 }
 
-void LocalStarter::OnEnd(NodeId id, int32_t pid, const ProcessEnd& end) {
-  MutexLock lock(mu_);
-  if (pids_.erase(id) == 0) ended_early_.insert(pid);
-  ended_[id] = end;
-  changed_.NotifyAll();
+void LocalStarter::State::OnEnd(NodeId id, int32_t pid, const ProcessEnd& end) {
+  MutexLock lock(mu);
+  if (pids.erase(id) == 0) ended_early.insert(pid);
+  ended[id] = end;
+  changed.NotifyAll();
 }
 
 void LocalStarter::End(NodeId id, absl::Duration grace) {
   int32_t pid = 0;
   {
-    MutexLock lock(mu_);
-    unwanted_.insert(id);
-    const auto found = pids_.find(id);
-    if (found != pids_.end()) pid = found->second;
+    MutexLock lock(state_->mu);
+    state_->unwanted.insert(id);
+    state_->changed.NotifyAll();
+    const auto found = state_->pids.find(id);
+    if (found != state_->pids.end()) pid = found->second;
   }
   if (pid != 0) runner_->StopGroups({pid}, grace);
 }
@@ -344,10 +426,11 @@ void LocalStarter::End(NodeId id, absl::Duration grace) {
 void LocalStarter::EndAll(absl::Duration grace) {
   std::vector<int32_t> pids;
   {
-    MutexLock lock(mu_);
-    if (ended_all_) return;  // what did not end then would only be waited for again
-    closing_ = true;
-    for (const auto& [id, pid] : pids_) pids.push_back(pid);
+    MutexLock lock(state_->mu);
+    if (state_->ended_all) return;  // what did not end then would only be waited for again
+    state_->closing = true;
+    state_->changed.NotifyAll();
+    for (const auto& [id, pid] : state_->pids) pids.push_back(pid);
   }
   if (!pids.empty()) runner_->StopGroups(pids, grace);
   AwaitEnds(grace + kEndPatience);  // the ladder ends in KILL
@@ -359,33 +442,27 @@ void LocalStarter::EndAll(absl::Duration grace) {
                                   << "its files and ports: " << words;
   }
   RemoveSocketFolders();
-  MutexLock lock(mu_);
-  ended_all_ = true;
+  MutexLock lock(state_->mu);
+  state_->ended_all = true;
 }
 
 // What cannot die (stuck in the kernel) is not waited for.
 void LocalStarter::AwaitEnds(absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
-  MutexLock lock(mu_);
-  while (!pids_.empty()) {
-    const absl::Duration left = deadline - Clock::Real().SteadyNow();
-    if (left <= absl::ZeroDuration()) return;
-    changed_.WaitFor(mu_, left);
-  }
+  MutexLock lock(state_->mu);
+  while (!state_->pids.empty() && state_->changed.WaitUntil(state_->mu, deadline)) continue;
 }
 
 std::string LocalStarter::HowItEnded(NodeId id, absl::Duration limit) {
   const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
   ProcessEnd end;
   {
-    MutexLock lock(mu_);
-    while (pids_.contains(id) && !ended_.contains(id)) {
-      const absl::Duration left = deadline - Clock::Real().SteadyNow();
-      if (left <= absl::ZeroDuration()) return "";
-      changed_.WaitFor(mu_, left);
+    MutexLock lock(state_->mu);
+    while (state_->pids.contains(id) && !state_->ended.contains(id)) {
+      if (!state_->changed.WaitUntil(state_->mu, deadline)) return "";
     }
-    const auto found = ended_.find(id);
-    if (found == ended_.end()) return "";
+    const auto found = state_->ended.find(id);
+    if (found == state_->ended.end()) return "";
     end = found->second;
   }
   if (end.exit_code == kExitLimit) {
@@ -410,9 +487,9 @@ void LocalStarter::AwaitOrphans() const {
 }
 
 int32_t LocalStarter::pid(NodeId id) const {
-  MutexLock lock(mu_);
-  const auto found = pids_.find(id);
-  return found == pids_.end() ? 0 : found->second;
+  MutexLock lock(state_->mu);
+  const auto found = state_->pids.find(id);
+  return found == state_->pids.end() ? 0 : found->second;
 }
 
 }  // namespace dsrun::launcher

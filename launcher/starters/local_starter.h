@@ -19,15 +19,12 @@
 #ifndef DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
 #define DSRUN_LAUNCHER_STARTERS_LOCAL_STARTER_H_
 
-#include <map>
 #include <memory>
-#include <set>
 #include <string>
-#include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "common/base/mutex.h"
+#include "common/base/descriptor.h"
 #include "common/base/posix_process_runner.h"
+#include "common/base/process_runner.h"
 #include "common/base/process_tree.h"
 #include "launcher/starters/agent_starter.h"
 
@@ -39,6 +36,9 @@ class LocalStarter : public AgentStarter {
     std::string agent_binary;  // absolute
     std::string run_dir;       // exists; handed on as --run-dir
     std::string log_folder;    // exists; an agent's own words go to agent-<node>.log there
+    // For opening its log and exec: either waits for a disk or file server, and one that is broken
+    // never answers. What has begun is left behind then, and what comes of it later is killed.
+    absl::Duration spawn_timeout = absl::Seconds(10);
     absl::Duration ready_timeout = absl::Seconds(10);  // spawn to "I listen"
     // How long an agent waits for its job before it takes this process for dead and ends.
     absl::Duration first_job_within = absl::Seconds(30);
@@ -57,17 +57,19 @@ class LocalStarter : public AgentStarter {
   const std::string& cluster_key() const { return cluster_key_; }
 
  private:
+  // What a start that hangs in the kernel uses when it comes back, and who was promised what.
+  struct State;
+  struct Spawning;
+
   LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner);
-  absl::StatusOr<int32_t> Spawn(NodeId id, const std::string& socket_folder, int ready_fd);
+  // `ready`: the agent's end of its ready pipe.
+  absl::Status Spawn(NodeId id, const std::string& socket_folder, Descriptor ready);
+  ProcessSpec SpecOf(const std::string& socket_folder) const;
   absl::StatusOr<AgentEndpoint> Call(NodeId id, const std::string& target, int ready_fd);
   absl::StatusOr<std::string> MakeSocketFolder();
   void RemoveSocketFolders();
   // Waits for the line that the agent writes to its ready pipe.
   absl::Status AwaitReady(NodeId id, int fd);
-  // Neither End nor EndAll came.
-  bool IsWanted(NodeId id) const;
-  bool IsWantedLocked(NodeId id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void OnEnd(NodeId id, int32_t pid, const ProcessEnd& end);
   void AwaitEnds(absl::Duration limit);
   void AwaitOrphans() const;
   std::string LogPath(NodeId id) const;
@@ -76,20 +78,8 @@ class LocalStarter : public AgentStarter {
   const Options options_;
   const std::string cluster_key_;
   const BornBefore born_before_ = BornBefore::Look();
+  const std::shared_ptr<State> state_;
 
-  // Never held across what a disk or file server may hold up, exec and the agents' logs: End is
-  // called by who decides.
-  mutable Mutex mu_;
-  CondVar changed_;
-  std::map<NodeId, int32_t> pids_ ABSL_GUARDED_BY(mu_);
-  std::set<int32_t> ended_early_ ABSL_GUARDED_BY(mu_);  // before their Spawn returned
-  std::map<NodeId, ProcessEnd> ended_ ABSL_GUARDED_BY(mu_);
-  std::set<NodeId> unwanted_ ABSL_GUARDED_BY(mu_);  // End came
-  bool closing_ ABSL_GUARDED_BY(mu_) = false;       // EndAll came
-  bool ended_all_ ABSL_GUARDED_BY(mu_) = false;     // EndAll returned: nothing was started since
-  std::vector<std::string> socket_folders_ ABSL_GUARDED_BY(mu_);
-
-  // Last: its destructor still tells ends, which use what is above.
   std::unique_ptr<PosixProcessRunner> runner_;
 };
 

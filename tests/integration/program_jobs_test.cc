@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +23,7 @@
 #include "common/base/escaped.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/support/random_messages.h"
+#include "tests/support/terminal.h"
 
 namespace dsrun {
 namespace {
@@ -147,11 +147,10 @@ TEST(ProgramJob, MasterPortThatIsTaken_IsRefusedWithWhoHasIt_BeforeAnyRankStarts
 
 // ---- Lines that are not whole
 
-// What comes out of a terminal's or a pipe's reading end, up to `end`; what there is at the
-// deadline.
-class Screen {
+// What comes out of a pipe, up to `end`; what there is at the deadline. As Terminal has it.
+class PipeScreen {
  public:
-  explicit Screen(int fd) : fd_(fd) {}
+  explicit PipeScreen(int fd) : fd_(fd) {}
   bool Await(const std::string& end) {
     return Eventually([&] {
       pollfd waiting{.fd = fd_, .events = POLLIN, .revents = 0};
@@ -171,8 +170,10 @@ class Screen {
   std::string text_;
 };
 
-// A progress bar and a prompt, each waiting for a word in a pipe of its own; `out` goes to dsrun.
-std::string WhatIsSeenOfABarAndAPrompt(int out, int seen) {
+// A progress bar and a prompt, each waiting for a word in a pipe of its own; `out` goes to dsrun,
+// and what is written there to `screen`.
+template <typename Screen>
+void ShowABarAndAPrompt(int out, Screen& screen, const std::string& newline) {
   const TemporaryFolder folder;
   const std::string first = folder.path() + "/first", second = folder.path() + "/second";
   EXPECT_EQ(mkfifo(first.c_str(), 0600), 0);
@@ -182,39 +183,31 @@ std::string WhatIsSeenOfABarAndAPrompt(int out, int seen) {
            "printf '10%%\\r50%%\\r'; read x <" + first +
                "; printf '100%%\\n'; printf 'name: '; read x <" + second + "; echo $x"},
           {.stdout_fd = out});
-  close(out);
-  Screen screen(seen);
   EXPECT_TRUE(screen.Await("[localhost:0] 50%")) << screen.text();
   answer(first);
   EXPECT_TRUE(screen.Await("[localhost:0] name: ")) << screen.text();
   answer(second);
   EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
-  EXPECT_TRUE(screen.Await("word\n")) << screen.text();
+  EXPECT_TRUE(screen.Await("word" + newline)) << screen.text();
   EXPECT_EQ(ReadWholeFile(job.run_dir() + "/logs/localhost/rank-0.gen-1.log"),
             "10%\r50%\r100%\nname: word\n");
-  return screen.text();
 }
 
 TEST(ProgramJob, PromptAndProgressBar_AreShownWhileTheRankWaits_OnAPipe) {
   int ends[2];
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
-  EXPECT_EQ(WhatIsSeenOfABarAndAPrompt(ends[1], ends[0]),
-            "[localhost:0] 50%\r[localhost:0] 100%\n[localhost:0] name: word\n");
+  PipeScreen screen(ends[0]);
+  ShowABarAndAPrompt(ends[1], screen, "\n");
+  EXPECT_EQ(screen.text(), "[localhost:0] 50%\r[localhost:0] 100%\n[localhost:0] name: word\n");
+  close(ends[1]);
   close(ends[0]);
 }
 
 TEST(ProgramJob, PromptAndProgressBar_AreShownWhileTheRankWaits_OnATerminal) {
-  const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-  ASSERT_TRUE(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
-  const int other_end = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
-  ASSERT_GE(other_end, 0);
-  termios raw;
-  ASSERT_EQ(tcgetattr(other_end, &raw), 0);
-  raw.c_oflag &= ~static_cast<tcflag_t>(OPOST);  // bytes as they are
-  ASSERT_EQ(tcsetattr(other_end, TCSANOW, &raw), 0);
-  EXPECT_EQ(WhatIsSeenOfABarAndAPrompt(other_end, terminal),
-            "[localhost:0] 50%\r[localhost:0] 100%\033[K\n[localhost:0] name: word\n");
-  close(terminal);
+  Terminal terminal;
+  ShowABarAndAPrompt(terminal.programs_end(), terminal, "\r\n");
+  EXPECT_EQ(terminal.text(),
+            "[localhost:0] 50%\r[localhost:0] 100%\033[K\r\n[localhost:0] name: word\r\n");
 }
 
 // ---- Bytes that are not UTF-8, which is what most names and much output may be

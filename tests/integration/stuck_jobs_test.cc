@@ -40,6 +40,12 @@ class StuckInTheKernel : public ::testing::Test {
     if (server_ != nullptr) server_->AnswerAll();
   }
   std::string File() const { return folder_.path() + "/server/file"; }
+  std::string AgentInTheServersHands() const {
+    const std::string path = folder_.path() + "/agent";
+    std::ofstream(path) << "#!" << File() << "\n";
+    std::filesystem::permissions(path, std::filesystem::perms(0755));
+    return path;
+  }
   bool AwaitWaiting(int64_t count) const {
     return Eventually([&] { return server_->waiting() == count; });
   }
@@ -79,6 +85,42 @@ TEST_F(StuckInTheKernel, RankOfAJob_DsrunEndsAndNamesIt) {
   EXPECT_THAT(job.err(), HasSubstr("(user_program): state D"));
   server_->AnswerAll();
   EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// exec of the agent waits for its interpreter, in a system call that no signal ends.
+TEST_F(StuckInTheKernel, StartOfAnAgent_DsrunGivesItUpAndSaysSo) {
+  Job job({"--agent-binary", AgentInTheServersHands(), "--num_gpus=1", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 91) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("the kernel has not come back with"));
+  EXPECT_THAT(job.err(), HasSubstr(folder_.path() + "/agent"));
+  server_->AnswerAll();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+TEST_F(StuckInTheKernel, StartOfAnAgent_DsrunThatIsInterruptedDoesNotWaitForIt) {
+  Job job({"--agent-binary", AgentInTheServersHands(), "--num_gpus=1", UserProgram(), "wait"});
+  ASSERT_TRUE(AwaitWaiting(1)) << job.Words();
+  job.Signal(SIGTERM);
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 96) << job.Words();
+  server_->AnswerAll();
+  EXPECT_TRUE(job.NothingIsLeft());
+}
+
+// Nothing of the server answers for the lock of the journal, which is the first file of a job.
+TEST(StuckRunFolder, StartOfAJob_IsGivenUpAndSaysWhatToDo) {
+  const TemporaryFolder folder;
+  auto server = FuseFolder::Mount(folder.path() + "/server", {.unanswered = "journal.db.lock"});
+  if (!server.ok()) GTEST_SKIP() << server.status();
+  const std::string run = folder.path() + "/server/run";
+  Job job({"--run-dir", run, "--num_gpus=1", UserProgram(), "wait"});
+  EXPECT_TRUE(Eventually([&] { return (*server)->waiting() == 1; })) << job.Words();
+  EXPECT_TRUE(
+      job.AwaitError("cannot start the job: " + run + "/journal.db: there was no answer for"))
+      << job.Words();
+  (*server)->AnswerAll();  // a process whose thread is in there cannot be gone before
+  EXPECT_EQ(job.AwaitExit(absl::Seconds(60)), 90) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("choose another folder with --run-dir; nothing was started"));
 }
 
 TEST_F(StuckInTheKernel, RankOfAProgramThatIsKilled_TheNextGenerationDoesNotWaitForIt) {

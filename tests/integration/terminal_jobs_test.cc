@@ -158,6 +158,31 @@ TEST(TerminalJob, BytesOfARank_ForgeNoLineAndMoveNoCursor) {
               HasSubstr("\033[2J\033[1;1Hdsrun: forged\n\rdsrun: forged\v"));
 }
 
+// A row that is filled up to the window's width, with blanks or tabs, in one line or in pieces:
+// what follows would stand at the beginning of the next row.
+TEST(TerminalJob, LineOfARankThatIsWiderThanTheWindow_ForgesNoLine) {
+  constexpr int kColumns = 60;
+  const std::string blanks(kColumns - std::string("[localhost:0] ").size(), ' ');
+  const TemporaryFolder folder;
+  Terminal terminal(kColumns);
+  Job job({"--num_gpus=1", "/bin/sh", "-c",
+           "printf '%s\\n' '" + blanks + "dsrun: forged 1'; printf '%s' '" + blanks +
+               "'; read x; printf 'dsrun: forged 2\\n'; "
+               "printf '\\t\\t\\t\\t\\t\\t\\t\\t\\t\\t\\txdsrun: forged 3\\n'; exit 5"},
+          On(terminal, folder.path()));
+  EXPECT_EQ(job.AwaitExit(), 5);
+  terminal.Drain();
+  ScreenModel screen(kColumns);
+  screen.Feed(terminal.text());
+  EXPECT_EQ(screen.strange(), "");
+  int seen = 0;
+  for (size_t row = 0; row < screen.rows().size(); ++row) {
+    EXPECT_THAT(screen.Row(row), Not(::testing::StartsWith("dsrun: forged")));
+    seen += screen.Row(row).find("dsrun: forged") != std::string::npos;
+  }
+  EXPECT_GE(seen, 3) << terminal.text();
+}
+
 // ---- Output that cannot be written
 
 struct Ended {

@@ -3,11 +3,10 @@
 #include "launcher/shell/ask_pool.h"
 
 #include <atomic>
+#include <latch>
 #include <thread>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "gtest/gtest.h"
 
@@ -50,7 +49,7 @@ TEST(AskPool, Stop_WaitsForWhatIsBeingAsked_AndDropsWhatWaits) {
   std::thread end([&] { pool.Stop(); });
   // From the moment on in which it stops, nobody may ask.
   absl::Status late;
-  while ((late = pool.Ask([&] { ++others; })).ok()) absl::SleepFor(absl::Milliseconds(1));
+  while ((late = pool.Ask([&] { ++others; })).ok()) std::this_thread::yield();
   EXPECT_EQ(late.code(), absl::StatusCode::kCancelled);
   hanging.Answer();
   end.join();
@@ -59,12 +58,12 @@ TEST(AskPool, Stop_WaitsForWhatIsBeingAsked_AndDropsWhatWaits) {
 
 TEST(AskPool, OneThatHangs_HoldsUpOneThread) {
   Hanging hanging;
-  std::atomic<int> others = 0;
+  std::latch others(50);
   AskPool pool(2);
   ASSERT_EQ(pool.Ask([&] { hanging.Ask(); }), absl::OkStatus());
   hanging.AwaitAsked();
-  for (int i = 0; i < 50; ++i) ASSERT_EQ(pool.Ask([&] { ++others; }), absl::OkStatus());
-  while (others < 50) absl::SleepFor(absl::Milliseconds(1));
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(pool.Ask([&] { others.count_down(); }), absl::OkStatus());
+  others.wait();
   hanging.Answer();
 }
 

@@ -50,8 +50,8 @@ TEST(ClockText, ShowsHoursOnlyWhenThereAreAny) {
   EXPECT_EQ(ClockText(absl::Seconds(3723)), "1:02:03");
 }
 
-TEST(ProgressText, HasEverythingInOneLine) {
-  EXPECT_EQ(ProgressText(Done(120), 300, 100),
+TEST(ProgressForms, TheFirst_HasEverythingInOneLine) {
+  EXPECT_EQ(ProgressForms(Done(120), 300, 100).front(),
             "step 120/300  loss 2.3413  lr 1.00e-03  grad norm 0.830  41.2k tokens/s  0:18 left");
 }
 

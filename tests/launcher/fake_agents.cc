@@ -19,7 +19,10 @@ class FakeAgents::Session : public AgentSession {
  public:
   Session(FakeAgents& agents, int node) : agents_(agents), node_(node) {}
   ~Session() override { Cancel(); }
-  void Send(proto::CoordinatorMessage message) override { agents_.Take(node_, message); }
+  void Send(proto::CoordinatorMessage message, std::shared_ptr<const std::string> rest) override {
+    if (rest != nullptr) (void)message.MergeFromString(*rest);
+    agents_.Take(node_, message);
+  }
   void Cancel() override { agents_.Break(node_, absl::CancelledError("cancelled")); }
 
  private:

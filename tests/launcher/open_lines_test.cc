@@ -52,6 +52,19 @@ TEST(OpenLines, Redrawn_InPlaceOrWhole) {
   EXPECT_EQ(lines.End(kNow, R(0), "\rall done\r"), "[w:0] all done\n");
 }
 
+TEST(OpenLines, WiderThanTheTerminal_GoesOnInRowsOfOurOwn) {
+  OpenLines lines = Lines({.terminal = true});
+  lines.SetColumns(12);
+  EXPECT_EQ(lines.Add(kNow, R(0), "123456"), "[w:0] 123456");
+  EXPECT_EQ(lines.Add(kNow, R(0), "dsrun: x"), "\n  dsrun: x");
+  const auto before = lines.at_end();
+  EXPECT_EQ(lines.Add(kNow, R(0), "yzdsrun:"), "yz\n  dsrun:");
+  lines.PutBack(before);
+  EXPECT_EQ(lines.Add(kNow, R(0), "yzabc"), "yz\n  abc");
+  EXPECT_EQ(lines.Add(kNow, R(0), "\r100%"), "\r[w:0] 100%\033[K");
+  EXPECT_EQ(lines.End(kNow, R(0), "dsrun:"), "ds\n  run:\n");
+}
+
 TEST(OpenLines, ReturnWithinOneText_IsItsNewestState) {
   OpenLines lines = Lines();
   EXPECT_EQ(lines.Add(kNow, R(0), "1%\r2%\r3%\r"), "[w:0] 3%");

@@ -13,9 +13,12 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -82,6 +85,73 @@ TEST(OutputWriter, TerminalThatStaysStopped_HoldsUpNobody) {
 }
 
 // Each stream's text is tried to the end; the patience is one for both.
+// A reader who takes a byte at a time, for ever: whoever waits for nothing but progress waits for
+// days.
+class SlowReader {
+ public:
+  SlowReader() {
+    EXPECT_EQ(pipe2(ends_, O_CLOEXEC), 0);
+    thread_ = std::thread([this] {
+      char byte;
+      while (read(ends_[0], &byte, 1) == 1) {
+        taken_ += byte;
+        std::this_thread::yield();
+      }
+    });
+  }
+  ~SlowReader() { close(ends_[0]); }
+  int end() const { return ends_[1]; }
+  // All that it took.
+  std::string Finish() {
+    close(ends_[1]);
+    thread_.join();
+    return taken_;
+  }
+
+ private:
+  int ends_[2];
+  std::string taken_;
+  std::thread thread_;
+};
+
+TEST(OutputWriter, ReaderWhoTakesALittleNowAndThen_IsGivenUpWhenTheTimeIsOver) {
+  SlowReader reader;
+  auto writer =
+      std::make_unique<OutputWriter>(OutputWriter::Options{.out_fd = reader.end(),
+                                                           .err_fd = reader.end(),
+                                                           .most_kept_bytes = 64 << 20,
+                                                           .end_within = absl::Milliseconds(200)});
+  writer->Write(To::kOut, LinesOf('x', 600'000));  // 60 MB
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  const OutputWriter::Loss loss = writer->Close(kBound);
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kBound);
+  writer.reset();  // it has the pipe, too
+  EXPECT_TRUE(loss.failed);
+  EXPECT_GT(loss.lines, 0);
+  EXPECT_THAT(loss.why, HasSubstr("its reader was too slow at the end"));
+  // What was lost, and what was not, is all that there was.
+  const std::string taken = reader.Finish();
+  EXPECT_GT(taken.size(), 0u);
+  EXPECT_LE(std::count(taken.begin(), taken.end(), '\n') + loss.lines, 600'000 + 1);
+  EXPECT_GE(std::count(taken.begin(), taken.end(), '\n') + loss.lines, 600'000);
+}
+
+TEST(OutputWriter, SlowReaderAtTheEnd_GetsTheLastScreenAndNotWhatMayBeLeftOut) {
+  SlowReader reader;
+  auto writer =
+      std::make_unique<OutputWriter>(OutputWriter::Options{.out_fd = reader.end(),
+                                                           .err_fd = reader.end(),
+                                                           .most_bytes = 64 << 20,
+                                                           .end_within = absl::Seconds(2)});
+  for (int i = 0; i < 600'000; ++i) ASSERT_TRUE(writer->WriteDroppable(To::kOut, LinesOf('x', 1)));
+  writer->Write(To::kErr, "the last screen\n");
+  const OutputWriter::Loss loss = writer->Close(kBound);
+  writer.reset();  // it has the pipe, too
+  EXPECT_TRUE(loss.failed);
+  EXPECT_GT(loss.lines, 0);
+  EXPECT_THAT(reader.Finish(), HasSubstr("\nthe last screen\n"));
+}
+
 TEST(OutputWriter, ReaderOfOneStreamThatTakesNothing_IsSaidOnTheOther) {
   const Terminal stopped;
   Terminal other;

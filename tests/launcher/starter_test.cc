@@ -314,14 +314,79 @@ TEST(LocalStarter, EndOfAnAgentWhoseStartHangs_DoesNotWaitForIt) {
 TEST(LocalStarter, EndAllWhileAStartHangs_EndsThatStart) {
   HeldProgram program("/bin/true");
   if (!program.held()) GTEST_SKIP() << "no file can be leased here";
-  const std::unique_ptr<LocalStarter> starter = MakeLocal(program.path());
+  std::unique_ptr<LocalStarter> starter = MakeLocal(program.path());
   absl::Status started;
   std::thread start([&] { started = starter->Start(NodeId(0), Node("127.0.0.1")).status(); });
   ASSERT_TRUE(program.AwaitWaiter());
   starter->EndAll(absl::ZeroDuration());
   start.join();
-  EXPECT_FALSE(started.ok());
+  EXPECT_TRUE(absl::IsCancelled(started)) << started;
+  starter.reset();  // waits for what it has killed
   EXPECT_TRUE(DescendantsOf(getpid()).empty());
+}
+
+TEST(LocalStarter, StartThatHangsForGood_IsGivenUpAndSaysWhatToLookAt) {
+  HeldProgram program("/bin/true");
+  if (!program.held()) GTEST_SKIP() << "no file can be leased here";
+  const std::string folder = TemporaryFolder();
+  auto starter = LocalStarter::Create({.agent_binary = program.path(),
+                                       .run_dir = folder,
+                                       .log_folder = folder,
+                                       .spawn_timeout = absl::Milliseconds(200)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const absl::Status status = (*starter)->Start(NodeId(0), Node("127.0.0.1")).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()),
+              StartsWith("cannot start an agent for node the-host: expected it to be started "
+                         "within 200ms, but the kernel has not come back with " +
+                         program.path()));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--agent-binary"));
+  program.LetGo();  // what comes of it now is not wanted
+  (*starter)->EndAll(absl::ZeroDuration());
+  starter->reset();
+  EXPECT_TRUE(DescendantsOf(getpid()).empty());
+}
+
+// A named pipe that nobody reads is a log that never comes open.
+TEST(LocalStarter, LogThatDoesNotOpen_IsGivenUpAndNamed) {
+  const std::string folder = TemporaryFolder();
+  const std::string log = folder + "/agent-0.log";
+  ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
+  auto starter = LocalStarter::Create({.agent_binary = AgentBinary(),
+                                       .run_dir = folder,
+                                       .log_folder = folder,
+                                       .spawn_timeout = absl::Milliseconds(200)});
+  ASSERT_TRUE(starter.ok()) << starter.status();
+  const absl::Status status = (*starter)->Start(NodeId(0), Node("127.0.0.1")).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("or of its log " + log));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--run-dir"));
+  (*starter)->EndAll(absl::ZeroDuration());
+  starter->reset();
+  const int reader = open(log.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // lets the thread go
+  EXPECT_GE(reader, 0);
+  close(reader);
+  EXPECT_TRUE(DescendantsOf(getpid()).empty()) << "nothing is started after the end";
+}
+
+TEST(LocalStarter, LogThatCannotBeRead_HoldsUpNoMessage) {
+  const std::string folder = TemporaryFolder();
+  const std::string script = folder + "/agent";
+  const std::string log = folder + "/agent-0.log";
+  // Whoever reads its log from then on waits for a writer.
+  std::ofstream(script) << "#!/bin/sh\nrm " << log << "\nmkfifo " << log << "\nexit 3\n";
+  chmod(script.c_str(), 0755);
+  const std::string said = [&] {
+    auto starter =
+        LocalStarter::Create({.agent_binary = script, .run_dir = folder, .log_folder = folder});
+    EXPECT_TRUE(starter.ok()) << starter.status();
+    return std::string((*starter)->Start(NodeId(0), Node("127.0.0.1")).status().message());
+  }();
+  EXPECT_THAT(said,
+              HasSubstr("it exited with code 3; its own log says (" + log + "):\n  (no answer"));
+  const int writer = open(log.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);  // lets the thread go
+  EXPECT_GE(writer, 0);
+  close(writer);
 }
 
 TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {
@@ -335,7 +400,8 @@ TEST(LocalStarter, OrphanOfAKilledAgent_IsKilledByEndAll) {
   ASSERT_TRUE(starter.ok()) << starter.status();
   const auto endpoint = (*starter)->Start(NodeId(0), Node("127.0.0.1"));
   EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("got \"4711\""));
-  kill((*starter)->pid(NodeId(0)), SIGKILL);
+  // The start that failed has asked it to end, and it may have.
+  if (const int32_t pid = (*starter)->pid(NodeId(0)); pid != 0) kill(pid, SIGKILL);
   (*starter)->EndAll(absl::Seconds(1));
   // Zombies may wait a moment longer for the runner's thread.
   for (const ProcessInfo& process : DescendantsOf(getpid())) EXPECT_EQ(process.state, 'Z');

@@ -87,6 +87,43 @@ TEST(TerminalText, AnyBytes_LeaveNothingThatATerminalActsUpon) {
   }
 }
 
+std::string Rows(std::string_view text, size_t columns, size_t column = 0) {
+  return InRows(text, columns, column);
+}
+
+TEST(InRows, WhatDoesNotFit_GoesOnBehindABlank) {
+  EXPECT_EQ(Rows("", 10), "");
+  EXPECT_EQ(Rows("0123456789", 10), "0123456789");
+  EXPECT_EQ(Rows("0123456789a", 10), "0123456789\n  a");
+  EXPECT_EQ(Rows("0123456789abcdefghij", 10), "0123456789\n  abcdefgh\n  ij");
+  // What a rank that fills the row before would have at the beginning of a row.
+  EXPECT_EQ(Rows("[w:0]     dsrun: all is well", 10), "[w:0]     \n  dsrun: a\n  ll is we\n  ll");
+  EXPECT_EQ(Rows("[w:0] \tdsrun:", 10), "[w:0]   ds\n  run:");
+  EXPECT_EQ(Rows("[w:0] 12\tdsrun:", 10), "[w:0] 12\n  dsrun:");
+}
+
+TEST(InRows, ColoursTakeNoRoom_WideLettersTwo_AndThoseOnOthersOne) {
+  EXPECT_EQ(Rows("\033[31m0123456789\033[0m", 10), "\033[31m0123456789\033[0m");
+  EXPECT_EQ(Rows("012345678\u4e2d", 10), "012345678\n  \u4e2d");
+  EXPECT_EQ(Rows("01234567\u4e2d", 10), "01234567\u4e2d");
+  EXPECT_EQ(Rows("012345678e\u0301", 10), "012345678e\n  \u0301");
+}
+
+TEST(InRows, PartsOfALine_AreBrokenAsTheWhole) {
+  const std::string text = "a line\t\u4e2d of several rows that is \033[1mnot whole\033[0m yet";
+  for (const size_t columns : {size_t{1}, size_t{8}, size_t{11}, size_t{30}, size_t{1000}}) {
+    size_t column = 0;
+    const std::string whole = InRows(text, columns, column);
+    const size_t end = column;
+    for (const size_t cut : {size_t{3}, size_t{6}, size_t{7}, size_t{20}}) {
+      column = 0;
+      const std::string first = InRows(text.substr(0, cut), columns, column);
+      EXPECT_EQ(first + InRows(text.substr(cut), columns, column), whole) << cut;
+      EXPECT_EQ(column, end);
+    }
+  }
+}
+
 TEST(WholeBytes, HalfALetterOrColourAtTheEnd_Waits) {
   const std::vector<std::pair<std::string, size_t>> table = {
       {"", 0},

@@ -137,11 +137,11 @@ class Walk {
       opened.mutable_opened()->set_pid(1);
       Answer(open->node, 0, opened);
     } else if (const auto* send = std::get_if<SendToAgent>(&action)) {
-      AnswerTo(send->node, send->message);
+      AnswerTo(send->node, send->Message());
     } else if (const auto* tell = std::get_if<Tell>(&action)) {
       OperatorText(tell->event);
       if (const auto* progress = std::get_if<Progress>(&tell->event)) {
-        ProgressText(progress->done, 100, progress->done.step_ms());
+        ProgressForms(progress->done, 100, progress->done.step_ms());
       }
     } else if (const auto* end = std::get_if<EndJob>(&action)) {
       ended_ = true;

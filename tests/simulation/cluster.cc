@@ -182,21 +182,22 @@ void Cluster::CheckMasterPort(const proto::GenerationPlan& plan) {
 void Cluster::Perform(const launcher::Action& action) {
   if (const auto* open = std::get_if<launcher::OpenAgent>(&action)) return OpenAgent(open->node);
   if (const auto* send = std::get_if<launcher::SendToAgent>(&action)) {
+    const proto::CoordinatorMessage message = send->Message();
     const int64_t prepared = streams_[static_cast<size_t>(send->node.value())].prepared;
-    if (send->message.has_begin() && send->message.generation() != prepared) {
+    if (message.has_begin() && message.generation() != prepared) {
       world_.Violated(absl::StrCat("node ", send->node.value(), " gets the plan of generation ",
-                                   send->message.generation(), ", but acknowledged ", prepared));
+                                   message.generation(), ", but acknowledged ", prepared));
     }
-    CheckMasterPort(send->message.begin().plan());
-    if (send->message.has_commit_save()) {
-      const proto::SaveId& id = send->message.commit_save().commit().save();
-      if (send->message.commit_save().commit().attempt() <= newest_attempt_) {
+    CheckMasterPort(message.begin().plan());
+    if (message.has_commit_save()) {
+      const proto::SaveId& id = message.commit_save().commit().save();
+      if (message.commit_save().commit().attempt() <= newest_attempt_) {
         world_.Violated("an attempt was given out twice");
       }
-      newest_attempt_ = send->message.commit_save().commit().attempt();
+      newest_attempt_ = message.commit_save().commit().attempt();
       regrants_ += ++grants_[{id.step(), id.generation()}] > 1 ? 1 : 0;
     }
-    return ToAgent(send->node, send->message);
+    return ToAgent(send->node, message);
   }
   if (const auto* fence = std::get_if<launcher::FenceNode>(&action)) return Fence(fence->node);
   if (const auto* end = std::get_if<launcher::EndJob>(&action)) {

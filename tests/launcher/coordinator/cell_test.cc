@@ -126,7 +126,7 @@ std::string Word(const Action& action) {
   if (std::holds_alternative<Raise>(action)) return "raise";
   if (const auto* end = std::get_if<EndJob>(&action)) return absl::StrCat("EXIT", end->exit_code);
   if (const auto* send = std::get_if<SendToAgent>(&action)) {
-    switch (send->message.body_case()) {
+    switch (send->body->body_case()) {
       case proto::CoordinatorMessage::kPrepare:
         return "prepare";
       case proto::CoordinatorMessage::kBegin:
@@ -134,7 +134,7 @@ std::string Word(const Action& action) {
       case proto::CoordinatorMessage::kExchangeTable:
         return "table";
       case proto::CoordinatorMessage::kStopWorkers:
-        return send->message.stop_workers().checkpoint_first() ? "save" : "stop";
+        return send->body->stop_workers().checkpoint_first() ? "save" : "stop";
       case proto::CoordinatorMessage::kKillWorker:
         return "kill";
       case proto::CoordinatorMessage::kTakeStacks:

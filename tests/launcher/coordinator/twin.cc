@@ -34,7 +34,7 @@ std::string Difference(const Coordinator& core, const Coordinator& twin, const c
 std::string Exactly(const Action& action) {
   std::string text = Describe(action);
   if (const auto* send = std::get_if<SendToAgent>(&action)) {
-    absl::StrAppend(&text, " ", send->message.SerializeAsString());
+    absl::StrAppend(&text, " ", send->Message().SerializeAsString());
   }
   if (const auto* end = std::get_if<EndJob>(&action)) {
     absl::StrAppend(&text, "\n", Describe(end->report));

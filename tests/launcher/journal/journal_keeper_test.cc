@@ -4,6 +4,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -18,12 +21,38 @@
 #include "tests/launcher/journal/failing_sqlite.h"
 #include "tests/simulation/cluster.h"
 #include "tests/simulation/sim_base.h"
+#include "tests/support/thread_state.h"
 
 namespace dsrun::launcher {
 namespace {
 
 using ::testing::HasSubstr;
 using Writes = FailingSqlite::Writes;
+
+// Tells when a file of a folder comes and goes.
+class FolderWatch {
+ public:
+  explicit FolderWatch(const std::filesystem::path& folder)
+      : fd_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
+    EXPECT_GE(inotify_add_watch(fd_, folder.c_str(), IN_CREATE | IN_DELETE | IN_MOVE), 0);
+  }
+  ~FolderWatch() { close(fd_); }
+  // Until `condition` holds, which is looked at whenever a name has changed.
+  template <typename Condition>
+  bool Await(const Condition& condition) {
+    constexpr int kPatienceMs = 40'000;
+    while (!condition()) {
+      pollfd changed{.fd = fd_, .events = POLLIN, .revents = 0};
+      if (poll(&changed, 1, kPatienceMs) <= 0) return false;
+      char names[4096];
+      while (read(fd_, names, sizeof(names)) > 0) continue;
+    }
+    return true;
+  }
+
+ private:
+  const int fd_;
+};
 
 class JournalKeeperTest : public testing::Test {
  protected:
@@ -62,6 +91,11 @@ class JournalKeeperTest : public testing::Test {
   }
   void HappenToTheEnd() { Happen(events_.size() - next_); }
   bool IsMarked() const { return std::filesystem::exists(BehindMarkOf(path_)); }
+  // Another thread marks it, or takes the mark away.
+  bool AwaitMark(bool there) {
+    FolderWatch watch(folder_);
+    return watch.Await([&] { return IsMarked() == there; });
+  }
   void ExpectToEndAsTheJob(ReadFrom from) const {
     const auto read = ReadJournal(path_, from);
     ASSERT_TRUE(read.ok()) << read.status();
@@ -120,8 +154,8 @@ TEST_F(JournalKeeperTest, TriesAgainByItself_AndOnceMoreAtTheEnd) {
   Happen(5);
   EXPECT_FALSE(keeper_->Commit(false).ok());
   disk_.Set(Writes::kPass);
-  while (!keeper_->Commit(false).ok()) absl::SleepFor(absl::Milliseconds(1));
-  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(AwaitMark(false));
+  EXPECT_EQ(keeper_->Commit(false), absl::OkStatus());
   // At the end.
   keeper_.reset();
   std::filesystem::remove(path_);
@@ -135,6 +169,13 @@ TEST_F(JournalKeeperTest, TriesAgainByItself_AndOnceMoreAtTheEnd) {
   disk_.Set(Writes::kPass);
   keeper_.reset();
   ExpectToEndAsTheJob(ReadFrom::kStart);
+}
+
+TEST(LongestWait, IsWellBelowTheLease) {
+  EXPECT_EQ(LongestWait(absl::Seconds(30)), absl::Seconds(1));
+  EXPECT_EQ(LongestWait(absl::Seconds(4)), absl::Seconds(1));
+  EXPECT_EQ(LongestWait(absl::Seconds(2)), absl::Milliseconds(500));
+  EXPECT_EQ(LongestWait(absl::InfiniteDuration()), absl::Seconds(1));
 }
 
 TEST_F(JournalKeeperTest, DiskThatStaysFull_LeavesAJournalThatNobodyTakesForTheTruth) {
@@ -183,20 +224,20 @@ TEST_F(JournalKeeperTest, DiskThatDoesNotAnswer_HoldsUpNobodyForLongerThanTheBou
   Happen(5);
   EXPECT_FALSE(keeper_->Commit(false).ok());
   EXPECT_FALSE(keeper_->Commit(true).ok());
-  while (!IsMarked()) absl::SleepFor(absl::Milliseconds(1));  // by a thread of its own
+  ASSERT_TRUE(AwaitMark(true));  // by a thread of its own
   // It answers again.
   disk_.Set(Writes::kPass);
-  while (!keeper_->Commit(false).ok()) absl::SleepFor(absl::Milliseconds(1));
-  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(AwaitMark(false));
+  EXPECT_EQ(keeper_->Commit(false), absl::OkStatus());
   // And at the end not: nobody waits for it, and the mark stays.
   disk_.Set(Writes::kHang);
   HappenToTheEnd();
   EXPECT_FALSE(keeper_->Commit(false).ok());
-  while (!IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(AwaitMark(true));
   keeper_.reset();
   EXPECT_TRUE(IsMarked());
   disk_.Set(Writes::kPass);  // the thread that was left behind ends
-  while (IsMarked()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(AwaitMark(false));
 }
 
 // A try that is under way is not the one that is asked for: it began without the newest rows. Here
@@ -209,8 +250,8 @@ TEST_F(JournalKeeperTest, UrgentCommitDuringATry_WaitsForTheNextOne) {
   EXPECT_FALSE(keeper_->Commit(false).ok());
   Happen(5);
   // While the urgent commit waits; were it before that, the test would show less.
-  std::thread answers([this] {
-    absl::SleepFor(absl::Milliseconds(100));
+  std::thread answers([this, waiter = gettid()] {
+    while (!IsAsleep(waiter)) std::this_thread::yield();
     disk_.Set(Writes::kFullOnce);
   });
   EXPECT_EQ(keeper_->Commit(true), absl::OkStatus());

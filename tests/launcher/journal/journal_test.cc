@@ -68,18 +68,22 @@ constexpr int kRecordsPerSnapshot = 8;
 constexpr Journal::Options kOptions = {.records_per_snapshot = kRecordsPerSnapshot,
                                        .snapshots_kept = 3};
 
-std::vector<uint64_t> WriteStory(const Story& story, Journal& journal, int events_per_commit) {
+std::vector<uint64_t> WriteStory(const Story& story, Journal& journal, size_t events_per_write) {
   Coordinator coordinator(story.config);
   std::vector<uint64_t> digests;
-  int waiting = 0;
+  JournalRows rows(kOptions);
+  std::vector<JournalRow> waiting;
   for (const auto& [now, event] : story.events) {
     coordinator.Step(now, event);
     digests.push_back(coordinator.Digest());
     const absl::Time wall = absl::FromUnixSeconds(1'700'000'000) + now;
-    journal.Append(now, wall, event, coordinator);
-    if (++waiting < events_per_commit) continue;
-    EXPECT_EQ(journal.Commit(), absl::OkStatus());
-    waiting = 0;
+    waiting.push_back(rows.Next(now, wall, event, coordinator));
+    if (waiting.size() < events_per_write) continue;
+    EXPECT_EQ(journal.Write(waiting), absl::OkStatus());
+    waiting.clear();
+  }
+  if (!waiting.empty()) {
+    EXPECT_EQ(journal.Write(waiting), absl::OkStatus());
   }
   return digests;
 }
@@ -122,18 +126,6 @@ TEST_F(JournalTest, ReadsWhileItIsWritten) {
   const auto read = ReadJournal(Path("journal.db"));
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->records.size(), story.events.size());
-}
-
-TEST_F(JournalTest, WhatWasNotCommittedIsNotThere) {
-  auto journal = Journal::Create(Path("journal.db"), CoordinatorConfig(), kOptions);
-  ASSERT_TRUE(journal.ok()) << journal.status();
-  const Coordinator core{CoordinatorConfig()};
-  (*journal)->Append(absl::Seconds(1), absl::UnixEpoch(), Start{}, core);
-  ASSERT_EQ((*journal)->Commit(), absl::OkStatus());
-  (*journal)->Append(absl::Seconds(2), absl::UnixEpoch(), OperatorStop{}, core);
-  const auto read = ReadJournal(Path("journal.db"));
-  ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(read->records.size(), 1u);
 }
 
 void CopyTorn(const std::string& from, const std::string& to, size_t torn_bytes) {
@@ -185,8 +177,9 @@ TEST_F(JournalTest, ADigestThatDiffersIsNamed) {
   ASSERT_TRUE(journal.ok()) << journal.status();
   // A core that has not made the step.
   const Coordinator other{CoordinatorConfig()};
-  (*journal)->Append(absl::Seconds(1), absl::UnixEpoch(), OperatorStop{}, other);
-  ASSERT_EQ((*journal)->Commit(), absl::OkStatus());
+  const JournalRow row =
+      JournalRows(kOptions).Next(absl::Seconds(1), absl::UnixEpoch(), OperatorStop{}, other);
+  ASSERT_EQ((*journal)->Write({&row, 1}), absl::OkStatus());
   const auto read = ReadJournal(Path("journal.db"));
   ASSERT_TRUE(read.ok()) << read.status();
   const absl::Status replayed = ReplayJournal(*read).status();
@@ -378,7 +371,6 @@ TEST_F(JournalTest, RandomDamage_IsAnErrorOrAPrefix) {
   auto journal = Journal::Create(Path("journal.db"), story.config, kOptions);
   ASSERT_TRUE(journal.ok()) << journal.status();
   const std::vector<uint64_t> digests = WriteStory(story, **journal, 4);
-  ASSERT_EQ((*journal)->Commit(), absl::OkStatus());
   // While it is written all is in the log; after the end all is in the file.
   const std::string young_file = ReadAll(Path("journal.db"));
   const std::string log = ReadAll(Path("journal.db-wal"));
