@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
@@ -17,6 +18,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/escaped.h"
@@ -143,6 +145,82 @@ void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder) {
 TEST_F(TrainingJob, KilledWorker_BeforeTheFirstCheckpoint) { KillWorkerAt(3, 2, folder_); }
 TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, folder_); }
 TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
+
+// Nearly all of it one letter, which is soon learnt: where a batch has some of the rest, gradients
+// are thousands of times larger than before, and its step is void.
+Args TrainOnMonotony(const std::string& folder) {
+  std::string text(20000, 'a');
+  for (size_t i = 0; i < 64; ++i) text[11000 + i] = static_cast<char>('b' + i * 37 % 23);
+  const std::string path = folder + "/monotony";
+  std::ofstream(path) << text;
+  return {"--num_gpus=2",
+          "train",
+          "--data",
+          path,
+          "--num-layers",
+          "2",
+          "--hidden-size",
+          "64",
+          "--num-attention-heads",
+          "2",
+          "--seq-length",
+          "64",
+          "--global-batch-size",
+          "64",
+          "--micro-batch-size",
+          "1",
+          "--lr",
+          "0.02",
+          "--lr-warmup-iters",
+          "0",
+          "--train-iters",
+          "60",
+          "--save-interval",
+          "10",
+          "--save",
+          folder + "/save",
+          "--metrics",
+          folder + "/metrics"};
+}
+
+std::vector<int64_t> VoidSteps(const std::string& words) {
+  std::vector<int64_t> steps;
+  const std::regex told("step ([0-9]+) was computed twice");
+  for (auto at = std::sregex_iterator(words.begin(), words.end(), told);
+       at != std::sregex_iterator(); ++at) {
+    steps.push_back(std::stoll((*at)[1]));
+  }
+  return steps;
+}
+
+// In the middle of the second computation of a void step: the next generation finds it void, too,
+// and comes to the bits of a run that nobody disturbed.
+TEST_F(TrainingJob, KilledWorker_WhileAVoidStepIsComputedAgain) {
+  const TemporaryFolder undisturbed_folder;
+  Job undisturbed(TrainOnMonotony(undisturbed_folder.path()));
+  ASSERT_EQ(undisturbed.AwaitExit(), 0) << undisturbed.Words();
+  const std::vector<int64_t> voids = VoidSteps(undisturbed.Words());
+  ASSERT_FALSE(voids.empty()) << undisturbed.Words();
+  const int64_t step = voids.back();
+
+  Job job(TrainOnMonotony(folder_.path()));
+  const std::string said = absl::StrCat("step ", step, " is void");
+  const std::string log = job.run_dir() + "/logs/localhost/rank-1.gen-1.log";
+  ASSERT_TRUE(Eventually([&] {
+    return ReadWholeFile(log).find(said) != std::string::npos || job.Ended();
+  })) << job.Words();
+  ASSERT_TRUE(SignalWorker(job, 1, SIGKILL)) << job.Words();
+  EXPECT_EQ(job.AwaitExit(), 0) << job.Words();
+  EXPECT_EQ(ContentHash(folder_.path() + "/save"),
+            ContentHash(undisturbed_folder.path() + "/save"));
+  EXPECT_EQ(VoidSteps(job.Words()).back(), step);
+  for (const nlohmann::json& line : ReadMetrics(folder_.path() + "/metrics")) {
+    if (line["step"] == step) {
+      EXPECT_EQ(line["generation"], 2) << "it was through before the kill";
+    }
+  }
+  EXPECT_TRUE(job.NothingIsLeft());
+}
 
 void KillWhileSaving(size_t index, const TemporaryFolder& folder) {
   // Saving all the time: there is always a save to hit.
