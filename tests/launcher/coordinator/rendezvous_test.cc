@@ -59,8 +59,8 @@ class GroupRendezvousTest : public ::testing::Test {
     std::vector<std::string> sent;
     for (const Action& action : bench_.Feed(event)) {
       const auto* const send = std::get_if<SendToAgent>(&action);
-      if (send == nullptr || !send->message.has_exchange_table()) continue;
-      const proto::ExchangeTable& table = send->message.exchange_table();
+      if (send == nullptr || !send->body->has_exchange_table()) continue;
+      const proto::ExchangeTable& table = send->body->exchange_table();
       std::string text = std::to_string(send->node.value()) + ": " + table.group();
       for (const std::string& value : table.values()) text += " " + value;
       sent.push_back(text);
