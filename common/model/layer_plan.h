@@ -20,7 +20,7 @@
 namespace dsrun {
 
 // A tile of attention scores: constants of the model, never of the memory at hand
-// (docs/numerics.md, rule f).
+// (docs/numerics.md, rules a and b).
 inline constexpr int64_t kAttentionQueries = 32;
 inline constexpr int64_t kAttentionKeys = 256;
 

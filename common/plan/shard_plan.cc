@@ -96,14 +96,12 @@ int64_t ShardPlan::OwnedSize(int64_t rank) const {
 int64_t ShardPlan::OwnedOffset(int64_t rank, int64_t at) const {
   int64_t before = 0;
   for (const Range& range : Owned(rank)) {
-    if (at < range.end) {
-      assert(at >= range.begin);
-      return before + (at - range.begin);
-    }
+    if (at >= range.begin && at < range.end) return before + (at - range.begin);
     before += range.size();
   }
-  assert(false && "not owned");
-  return before;
+  std::fprintf(stderr, "ShardPlan::OwnedOffset: rank %lld does not own position %lld\n",
+               static_cast<long long>(rank), static_cast<long long>(at));
+  std::abort();
 }
 
 }  // namespace dsrun

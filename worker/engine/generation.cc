@@ -18,6 +18,7 @@
 #include "worker/engine/resume.h"
 #include "worker/engine/saving.h"
 #include "worker/engine/trace.h"
+#include "worker/engine/verdict.h"
 
 namespace dsrun::worker {
 namespace {
@@ -48,6 +49,7 @@ class GenerationRun {
         generation_(plan.generation()),
         rank_(rank),
         size_(plan.members_size()),
+        replica_size_(plan.has_mesh() ? size_ / std::max(plan.mesh().dp(), 1) : 1),
         floor_step_(plan.floor_step()),
         floor_manifest_(plan.floor_manifest()),
         deadlines_(job_.limits()),
@@ -114,6 +116,7 @@ class GenerationRun {
   const Generation generation_;
   const Rank rank_;
   const int size_;
+  const int replica_size_;
   const int64_t floor_step_;
   const std::string floor_manifest_;
   Deadlines deadlines_;
@@ -129,6 +132,14 @@ class GenerationRun {
 
 absl::Status GenerationRun::Join() {
   Enter(OperationClass::kJoin);
+  if (replica_size_ != 1) {
+    return WithVerdict(
+        absl::UnimplementedError(
+            absl::StrCat("a plan whose replicas have ", replica_size_,
+                         " ranks: this engine trains data parallel alone, and would train wrongly; "
+                         "leave tensor, context and pipeline parallelism out")),
+        proto::Failed::kEndJob);
+  }
   SessionRendezvous rendezvous(session_, generation_, rank_);
   CommunicatorRequest request;
   request.rank = rank_.value();

@@ -122,7 +122,9 @@ TEST(ProcessGroups, AnError_NamesTheRankOfTheWorld) {
   // The other group is well, and waits: until all are aborted.
   EXPECT_TRUE(dp.AsyncError().ok());
   ranks[3]->Abort("its generation is over");
-  EXPECT_EQ(dp.Await(of_dp).code(), absl::StatusCode::kAborted);
+  const absl::Status aborted = dp.Await(of_dp);
+  EXPECT_EQ(aborted.code(), absl::StatusCode::kAborted);
+  EXPECT_TRUE(aborted.message().find(" of rank 3 of all") != std::string::npos) << aborted;
 }
 
 TEST(ProcessGroups, WhatCannotBe_IsRefused) {

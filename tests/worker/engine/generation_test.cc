@@ -193,6 +193,20 @@ TEST(GenerationTest, FailureWhileTheCommunicationThreadIsBlocked_EndsWithoutTheD
   EXPECT_EQ(VerdictOf(outcomes[1].status()), proto::Failed::kRetry);
 }
 
+// It would train every rank on its own share of the batch, and say nothing.
+TEST(GenerationTest, PlanOfAModelParallelJob_IsRefused) {
+  FaultyFileSystem fs;
+  WorkerCluster cluster(Job(), fs);
+  cluster.adjust_plan = [](proto::GenerationPlan& plan) {
+    plan.mutable_mesh()->set_tp(2);
+    plan.mutable_mesh()->set_dp(1);
+  };
+  for (const auto& outcome : cluster.Run(2)) {
+    EXPECT_EQ(outcome.status().code(), absl::StatusCode::kUnimplemented) << outcome.status();
+    EXPECT_EQ(VerdictOf(outcome.status()), proto::Failed::kEndJob);
+  }
+}
+
 // Remembers by what limit each exchange was made: by its name, the last one.
 class LimitRecorder : public CommunicatorWrapper {
  public:

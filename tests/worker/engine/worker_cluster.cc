@@ -271,6 +271,7 @@ std::vector<absl::StatusOr<proto::Finished>> WorkerCluster::Run(int width) {
       plan.add_members()->set_slot(rank);
       hub_->states.push_back(std::make_unique<SessionState>());
     }
+    if (adjust_plan != nullptr) adjust_plan(plan);
     for (auto& state : hub_->states) state->PlanAnnounced(plan);
   }
   while (progress_.size() < static_cast<size_t>(width)) progress_.emplace_back();

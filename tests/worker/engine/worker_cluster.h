@@ -50,6 +50,8 @@ class WorkerCluster {
   // generation; the communicator when it is built; the outcome as soon as it is there, also while
   // others run.
   std::function<void(Rank rank, Engine& engine)> adjust_engine;
+  // Before it is announced.
+  std::function<void(proto::GenerationPlan& plan)> adjust_plan;
   std::function<std::unique_ptr<Communicator>(Rank rank, std::unique_ptr<Communicator> inner)>
       wrap_communicator;
   std::function<void(Rank rank, const absl::Status& status)> on_outcome;

@@ -32,8 +32,10 @@
 namespace dsrun::worker {
 
 // The end of an operation, of the communicator that gave it. The default has always happened.
+class AsyncCommunicator;
 struct CommEvent {
   uint64_t number = 0;
+  const AsyncCommunicator* of = nullptr;
 };
 
 class AsyncCommunicator : public Communicator {

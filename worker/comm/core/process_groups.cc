@@ -77,7 +77,9 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(
     ASSIGN_OR_RETURN(
         std::unique_ptr<Communicator> connected,
         connect(entry.group, *entry.group.RankIn(rank), absl::StrCat(entry.group.name, "/", lane)));
-    entry.communicator = QueueOperations(NameRanksOfTheWorld(std::move(connected), entry.group));
+    entry.communicator = QueueOperations(NameRanksOfTheWorld(std::move(connected), entry.group),
+                                         absl::StrCat("group ", entry.group.name, ", lane ", lane,
+                                                      " of rank ", rank.value(), " of all"));
     groups->entries_.push_back(std::move(entry));
   }
   return groups;

@@ -11,6 +11,7 @@
 #include "common/base/logging.h"
 #include "common/base/mutex.h"
 #include "common/base/range.h"
+#include "common/base/status_macros.h"
 #include "common/base/thread.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/comm/core/exchange_errors.h"
@@ -21,7 +22,8 @@ namespace {
 
 class QueuedCommunicator : public AsyncCommunicator {
  public:
-  explicit QueuedCommunicator(std::unique_ptr<Communicator> inner) : inner_(std::move(inner)) {}
+  QueuedCommunicator(std::unique_ptr<Communicator> inner, std::string name)
+      : inner_(std::move(inner)), name_(std::move(name)) {}
 
   ~QueuedCommunicator() override {
     bool under_way;
@@ -72,7 +74,7 @@ class QueuedCommunicator : public AsyncCommunicator {
 
   absl::Status Await(CommEvent event) override {
     MutexLock lock(mu_);
-    CHECK_LE(event.number, added_) << "an event of another communicator";
+    CHECK(event.number == 0 || event.of == this) << "an event of another communicator";
     while (done_ < event.number) {
       if (running_) {
         ended_.Wait(mu_);
@@ -93,7 +95,7 @@ class QueuedCommunicator : public AsyncCommunicator {
   void Abort(const std::string& reason) override {
     {
       MutexLock lock(mu_);
-      Fail(AbortedError(inner_->rank(), reason), done_ + 1);
+      Fail(Annotate(AbortedError(inner_->rank(), reason), name_), done_ + 1);
     }
     inner_->Abort(reason);
   }
@@ -122,7 +124,7 @@ class QueuedCommunicator : public AsyncCommunicator {
   CommEvent Add(Work work) ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(mu_);
     queue_.push_back({std::move(work), timeout_});
-    return {++added_};
+    return {++added_, this};
   }
   CommEvent AddForThread(Work work) ABSL_LOCKS_EXCLUDED(mu_) {
     if (!thread_.joinable()) StartWorking();
@@ -139,7 +141,7 @@ class QueuedCommunicator : public AsyncCommunicator {
       return;
     }
     MutexLock lock(mu_);
-    Fail(thread.status(), added_ + 1);
+    Fail(Annotate(thread.status(), name_), added_ + 1);
   }
   void RunUntilQuit() ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(mu_);
@@ -183,6 +185,7 @@ class QueuedCommunicator : public AsyncCommunicator {
   }
 
   const std::unique_ptr<Communicator> inner_;
+  const std::string name_;
   std::optional<absl::Duration> timeout_;  // the owner's; absent: what `inner_` was made with
   std::optional<absl::Duration> applied_timeout_;  // of whoever runs an operation
 
@@ -201,8 +204,9 @@ class QueuedCommunicator : public AsyncCommunicator {
 
 }  // namespace
 
-std::unique_ptr<AsyncCommunicator> QueueOperations(std::unique_ptr<Communicator> inner) {
-  return std::make_unique<QueuedCommunicator>(std::move(inner));
+std::unique_ptr<AsyncCommunicator> QueueOperations(std::unique_ptr<Communicator> inner,
+                                                   std::string name) {
+  return std::make_unique<QueuedCommunicator>(std::move(inner), std::move(name));
 }
 
 }  // namespace dsrun::worker

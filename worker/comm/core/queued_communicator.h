@@ -8,6 +8,7 @@
 #define DSRUN_WORKER_COMM_CORE_QUEUED_COMMUNICATOR_H_
 
 #include <memory>
+#include <string>
 
 #include "worker/comm/core/async_communicator.h"
 #include "worker/comm/core/communicator.h"
@@ -15,7 +16,9 @@
 namespace dsrun::worker {
 
 // Errors: those of `inner`; RESOURCE_EXHAUSTED: no thread could be started, as the lane's error.
-std::unique_ptr<AsyncCommunicator> QueueOperations(std::unique_ptr<Communicator> inner);
+// `name` says which lane it is in those that come from here; empty: there is one.
+std::unique_ptr<AsyncCommunicator> QueueOperations(std::unique_ptr<Communicator> inner,
+                                                   std::string name = "");
 
 }  // namespace dsrun::worker
 
