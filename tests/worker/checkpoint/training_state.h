@@ -24,6 +24,7 @@ namespace dsrun::worker {
 class TrainingState {
  public:
   TrainingState();
+  explicit TrainingState(const ModelSpec& model);
 
   const FlatLayout& layout() const { return layout_; }
   const std::vector<float>& Arena(std::string_view prefix, Step step) const;  // padding zero
@@ -48,6 +49,10 @@ struct SaveOptions {
 
 // What dsrun does before a job begins: the folder is made, and marked as the job's. OK if it is.
 absl::Status BeginJob(FileSystem& fs, const std::string& folder, const std::string& job_id);
+
+// What a rank holds of the state, cut out of `memory`, which must outlive the result.
+std::vector<Slice> SlicesOfRank(const TrainingState& state, const SaveOptions& options,
+                                int64_t rank, std::vector<std::vector<float>>& memory);
 
 // The shard of one rank.
 absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
