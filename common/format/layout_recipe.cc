@@ -12,6 +12,7 @@ namespace dsrun {
 namespace {
 
 constexpr int64_t kMostRanks = 1 << 20;
+constexpr int64_t kMostBuckets = 1 << 26;
 constexpr int64_t kMostElements = std::numeric_limits<int64_t>::max() / 64;
 
 absl::Status Bad(const std::string& what) {
@@ -133,6 +134,9 @@ absl::Status CheckRecipe(const LayoutRecipe& recipe) {
     elements += RoundUp(Elements(parameter.shape), recipe.leaf);
     if (elements > kMostElements) return Bad("it is too large");
     if (!names.insert(parameter.name).second) return Bad(parameter.name + " is there twice");
+  }
+  if (elements / recipe.bucket > kMostBuckets) {
+    return Bad(absl::StrCat("its buckets of ", recipe.bucket, " elements are too many"));
   }
   for (const LayoutRecipe::Single& single : recipe.singles) {
     RETURN_IF_ERROR(CheckShape(single.name, single.shape));

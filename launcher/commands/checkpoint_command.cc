@@ -217,7 +217,7 @@ std::string Shape(const ManifestTensor& tensor) {
 std::string Shards(const ManifestTensor& tensor, const Manifest& manifest) {
   std::set<int64_t> numbers;
   for (const ManifestPiece& piece : tensor.pieces) {
-    numbers.insert(manifest.FindFile(piece.file) - manifest.files.data());
+    numbers.insert(piece.file);
   }
   std::vector<std::string> parts;
   for (auto first = numbers.begin(); first != numbers.end();) {
@@ -306,8 +306,7 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
 
 void PrintJson(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
   const Manifest& manifest = checkpoint.manifest();
-  // The manifest is the machine's form of it already.
-  Json json = Json::parse(EncodeManifest(manifest), nullptr, /*allow_exceptions=*/false);
+  Json json = Json::parse(DescribeManifest(manifest), nullptr, /*allow_exceptions=*/false);
   json["manifest"] = checkpoint.manifest_name();
   json["folder"] = checkpoint.folder();
   json["elements"] = Elements(manifest);

@@ -51,6 +51,7 @@ TEST_F(Format1Test, IsFoundWholeAndHasItsHash) {
   EXPECT_EQ(ContentHash(*checkpoint).value(), kHash);
 }
 
+// The values follow the names that they had then.
 TEST_F(Format1Test, LoadsAtAnyWidth) {
   auto checkpoint = Newest();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
@@ -68,8 +69,8 @@ TEST_F(Format1Test, LoadsAtAnyWidth) {
       size_t at = 0;
       for (const Range& range : plan.Owned(rank)) {
         for (auto i = static_cast<size_t>(range.begin); i < static_cast<size_t>(range.end); ++i) {
-          ASSERT_EQ(m[at], state_.Arena(kAdamMPrefix, Step(40))[i]);
-          ASSERT_EQ(v[at++], state_.Arena(kAdamVPrefix, Step(40))[i]);
+          ASSERT_EQ(m[at], state_.Arena("adam_m/", Step(40))[i]);
+          ASSERT_EQ(v[at++], state_.Arena("adam_v/", Step(40))[i]);
         }
       }
     }

@@ -108,7 +108,9 @@ absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
                    {options.step, options.generation,
                     Incarnation(options.first_incarnation + static_cast<uint64_t>(rank)),
                     Rank(static_cast<int32_t>(rank))}};
-  return WriteShard(fs, folder, id, slices);
+  LayoutRecipe recipe = RecipeOf(state.layout(), options.width, options.bucket_bytes);
+  recipe.singles.clear();  // this state has none
+  return WriteShard(fs, folder, id, slices, options.listed ? nullptr : &recipe);
 }
 
 absl::StatusOr<std::string> Save(FileSystem& fs, const std::string& folder,

@@ -44,6 +44,7 @@ struct SaveOptions {
   uint64_t first_incarnation = 0x1000;
   int64_t width = 4;
   int64_t bucket_bytes = 20'000;
+  bool listed = false;     // without a recipe of the layout
   bool has_begun = false;  // the folder is as it is: BeginJob was called, or must not be
 };
 
