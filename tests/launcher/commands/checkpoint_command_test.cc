@@ -96,7 +96,7 @@ TEST_F(CheckpointCommandTest, BadInput_SaysWhatAndHow) {
   EXPECT_THAT(
       err_.str(),
       HasSubstr(
-          "expected one of hash, inspect, verify, diff, tag, untag, got nothing"));
+          "expected one of hash, inspect, verify, diff, tag, untag, export, where, got nothing"));
   EXPECT_THAT(err_.str(), HasSubstr("dsrun checkpoint hash DIR"));
   EXPECT_EQ(Run({"hash"}), 90);
   EXPECT_EQ(Run({"hash", "/save", "--jsn"}), 90);
