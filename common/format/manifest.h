@@ -112,8 +112,8 @@ struct ManifestTensor {
 struct ManifestFile {
   std::string name;
   int64_t bytes = 0;
-  // Of the header and the table of checksums behind it, which together fix every byte; in format 1
-  // of the whole file.
+  // Of the header followed by the table of checksums, through which it covers every byte; in format
+  // 1 of the whole file.
   std::string sha256;
   // Format 2 (block_checksums.h):
   int64_t header_bytes = 0;

@@ -6,13 +6,12 @@
 
 #include <cstdint>
 #include <map>
-#include <random>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "common/format/layout_recipe.h"
 #include "common/format/piece.h"
+#include "tests/common/format/random_recipes.h"
 
 namespace dsrun {
 namespace {
@@ -51,91 +50,12 @@ TEST(ForRuns, Rows_AreOneRun) {
               ElementsAre(CommonRun{5, 1, 7}));
 }
 
-using Random = std::mt19937_64;
-
-int64_t Draw(Random& random, int64_t least, int64_t most) {
-  return least + static_cast<int64_t>(random() % static_cast<uint64_t>(most - least + 1));
-}
-
-std::vector<LayoutRecipe::Parameter> DrawParameters(Random& random) {
-  std::vector<LayoutRecipe::Parameter> parameters;
-  for (int64_t i = Draw(random, 1, 5); i > 0; --i) {
-    std::vector<int64_t> shape;
-    for (int64_t d = Draw(random, 1, 3); d > 0; --d) shape.push_back(Draw(random, 4, 9));
-    parameters.push_back({"t" + std::to_string(i), shape, -1, 0});
-  }
-  return parameters;
-}
-
-// A division of these parameters, the same as any other's but for its numbers.
-LayoutRecipe DrawRecipe(Random& random, std::vector<LayoutRecipe::Parameter> parameters) {
-  LayoutRecipe recipe;
-  const int64_t stages = Draw(random, 1, 3);
-  recipe.mesh = {{"tp", Draw(random, 1, 4)},
-                 {"dp", Draw(random, 1, 5)},
-                 {"pp", stages},
-                 {"cp", Draw(random, 1, 2)}};
-  std::shuffle(recipe.mesh.begin(), recipe.mesh.end(), random);
-  recipe.leaf = Draw(random, 1, 8);
-  recipe.bucket = recipe.leaf * Draw(random, 1, 20);
-  recipe.slots = {"model", "state/exp_avg"};
-  for (LayoutRecipe::Parameter& parameter : parameters) {
-    parameter.stage = Draw(random, 0, stages - 1);
-    parameter.split = Draw(random, -1, static_cast<int64_t>(parameter.shape.size()) - 1);
-  }
-  recipe.parameters = std::move(parameters);
-  recipe.singles = {{"sums/exponents", {Draw(random, 1, 1) * 3}}};
-  EXPECT_TRUE(CheckRecipe(recipe).ok()) << CheckRecipe(recipe);
-  return recipe;
-}
-
-std::vector<Piece> AllPieces(const LayoutRecipe& recipe) {
-  std::vector<Piece> pieces;
-  for (int64_t rank = 0; rank < recipe.ranks(); ++rank) {
-    for (const RecipePiece& piece : PiecesOfRank(recipe, rank)) {
-      const auto index = static_cast<size_t>(piece.parameter);
-      const auto& shape =
-          piece.slot < 0 ? recipe.singles[index].shape : recipe.parameters[index].shape;
-      Box shard = WholeBox(shape);
-      if (piece.slot >= 0) {
-        const std::vector<Box> shards = ShardsOf(recipe, recipe.parameters[index]);
-        if (!shards.empty()) shard = shards[static_cast<size_t>(piece.shard)];
-      }
-      EXPECT_TRUE(IsInside(shard, shape));
-      pieces.push_back({TensorName(recipe, piece), shard, piece.begin, piece.end});
-    }
-  }
-  return pieces;
-}
-
-// The row-major index in the whole tensor of element `at` of a box, one dimension after the other.
-int64_t LogicalIndex(const Box& box, const std::vector<int64_t>& shape, int64_t at) {
-  int64_t index = 0, stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
-    index += (box.offset[i] + at % box.extent[i]) * stride;
-    at /= box.extent[i];
-    stride *= shape[i];
-  }
-  return index;
-}
-
-std::map<std::string, std::vector<int64_t>> ShapesOf(const LayoutRecipe& recipe) {
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const std::string& slot : recipe.slots) {
-    for (const auto& parameter : recipe.parameters) {
-      shapes[slot + "/" + parameter.name] = parameter.shape;
-    }
-  }
-  for (const auto& single : recipe.singles) shapes[single.name] = single.shape;
-  return shapes;
-}
-
 TEST(Recipe, PiecesOfAllRanks_CoverEveryElementOnce) {
   const uint64_t seed = 20261127;
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   Random random(seed);
   for (int round = 0; round < 300; ++round) {
-    const LayoutRecipe recipe = DrawRecipe(random, DrawParameters(random));
+    const LayoutRecipe recipe = DrawRecipe(random, DrawParameters(random, 9));
     const auto shapes = ShapesOf(recipe);
     std::map<std::string, std::vector<int>> seen;
     for (const auto& [name, shape] : shapes) {
@@ -159,7 +79,7 @@ TEST(Recipe, AnyPiecesAreReadIntoAnyOthers) {
   Random random(seed);
   int64_t moved = 0;
   for (int round = 0; round < 150; ++round) {
-    const std::vector<LayoutRecipe::Parameter> parameters = DrawParameters(random);
+    const std::vector<LayoutRecipe::Parameter> parameters = DrawParameters(random, 9);
     const LayoutRecipe written = DrawRecipe(random, parameters);
     const std::vector<Piece> sources = AllPieces(written);
     const std::vector<Piece> wanted = AllPieces(DrawRecipe(random, parameters));

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/format/checkpoint_reader.h"
@@ -14,6 +15,7 @@
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/checkpoint/training_state.h"
 #include "worker/checkpoint/checkpoint_loader.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 
 namespace dsrun::worker {
 namespace {
@@ -49,6 +51,47 @@ TEST_F(Format1Test, IsFoundWholeAndHasItsHash) {
     return facts;
   }());
   EXPECT_EQ(ContentHash(*checkpoint).value(), kHash);
+}
+
+// A job that goes on from it and one that never stopped end in the same hash.
+TEST_F(Format1Test, TheSameStateInFormat2_HasTheSameHash) {
+  const FlatLayout& layout = state_.layout();
+  std::vector<float> exponents;
+  for (size_t i = 0; i < layout.entries().size(); ++i) {
+    exponents.push_back(static_cast<float>(i) - 5);
+  }
+  for (const int64_t width : {1, 4}) {
+    FaultyFileSystem fs;
+    ASSERT_TRUE(BeginJob(fs, "/new", "job-a").ok());
+    const LayoutRecipe recipe = RecipeOf(layout, width, /*bucket_bytes=*/9'000);
+    const ShardPlan plan(layout, width, /*bucket_bytes=*/9'000);
+    std::vector<ShardRecord> records;
+    for (int64_t rank = 0; rank < width; ++rank) {
+      std::vector<Slice> slices;
+      for (const auto& [now, then] : {std::pair(kModelPrefix, kModelPrefix),
+                                      {kAdamMPrefix, "adam_m/"},
+                                      {kAdamVPrefix, "adam_v/"}}) {
+        const std::vector<Slice> more = SlicesOf(layout, plan.Owned(rank), now, Arena::kWhole,
+                                                 state_.Arena(then, Step(40)).data());
+        slices.insert(slices.end(), more.begin(), more.end());
+      }
+      const auto count = static_cast<int64_t>(exponents.size());
+      if (rank == 0) {
+        slices.push_back({std::string(kSumExponents), {count}, 0, count, exponents.data()});
+      }
+      const ShardId id{"job-a",
+                       {Step(40), Generation(1), Incarnation(1), Rank(static_cast<int32_t>(rank))}};
+      records.push_back(WriteShard(fs, "/new", id, slices, &recipe).value());
+      EXPECT_FALSE(records.back().layout_sha256.empty());
+    }
+    const auto name =
+        CommitManifest(fs, "/new", state_.Facts("job-a", Step(40), Generation(1)), records);
+    ASSERT_TRUE(name.ok()) << name.status();
+    auto checkpoint = OpenCheckpoint(fs, "/new", *name, Verify::kFull);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    EXPECT_TRUE(checkpoint->manifest().layout.has_value());
+    EXPECT_EQ(ContentHash(*checkpoint).value(), kHash);
+  }
 }
 
 // The values follow the names that they had then.
