@@ -52,16 +52,33 @@ def manifests(folder):
     return found
 
 
+def shapes(manifest):
+    if "layout" not in manifest:
+        return {tensor["name"]: tensor["shape"] for tensor in manifest["tensors"]}
+    layout = manifest["layout"]
+    found = {single["name"]: single["shape"] for single in layout["singles"]}
+    for slot in layout["slots"]:
+        found.update({slot + "/" + one["name"]: one["shape"] for one in layout["parameters"]})
+    return found
+
+
 def load(folder, manifest):
-    tensors = {}
-    for tensor in manifest["tensors"]:
-        data = bytearray(4 * math.prod(tensor["shape"]))
-        for piece in tensor["pieces"]:
-            with open(os.path.join(folder, piece["file"]), "rb") as file:
-                file.seek(piece["offset"])
-                data[4 * piece["begin"]:4 * piece["end"]] = file.read(4 * (piece["end"] - piece["begin"]))
-        tensors[tensor["name"]] = torch.frombuffer(data, dtype=torch.float32).reshape(tensor["shape"]).clone()
-    return tensors
+    """{name: tensor}, from the headers of the shards: an entry is "<tensor>@<begin>:<end>"."""
+    data = {name: bytearray(4 * math.prod(shape)) for name, shape in shapes(manifest).items()}
+    for facts in manifest["files"]:
+        with open(os.path.join(folder, facts["name"]), "rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(8)
+            header = json.loads(file.read(start - 8))
+            for entry, one in header.items():
+                if "@" not in entry:
+                    continue  # metadata, checksums
+                name, _, elements = entry.rpartition("@")
+                begin, end = [4 * int(number) for number in elements.split(":")]
+                file.seek(start + one["data_offsets"][0])
+                data[name][begin:end] = file.read(end - begin)
+    return {name: torch.frombuffer(data[name], dtype=torch.float32).reshape(shape).clone()
+            for name, shape in shapes(manifest).items()}
 
 
 def batch(text, step, size, length, seed):
@@ -96,8 +113,8 @@ def loss_of(p, tokens, targets, layers, heads):
 def updated(p, name, grad, step, lr):
     """AdamW as dsrun's defaults have it: betas 0.9, 0.95, eps 1e-8, decay 0.1 of matrices."""
     old = p["model/" + name].detach()
-    m = 0.9 * p["adam_m/" + name] + 0.1 * grad
-    v = 0.95 * p["adam_v/" + name] + 0.05 * grad * grad
+    m = 0.9 * p["state/exp_avg/" + name] + 0.1 * grad
+    v = 0.95 * p["state/exp_avg_sq/" + name] + 0.05 * grad * grad
     decay = 0.1 if old.dim() == 2 else 0.0
     return old - lr * (m / (1 - 0.9**step) / ((v / (1 - 0.95**step)).sqrt() + 1e-8) + decay * old)
 

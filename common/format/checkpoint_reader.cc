@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <utility>
 
@@ -10,8 +11,9 @@
 #include "absl/time/time.h"
 #include "common/base/counted.h"
 #include "common/base/crc32c.h"
-#include "common/base/sha256.h"
+#include "common/base/range.h"
 #include "common/base/status_macros.h"
+#include "common/format/shard_verifier.h"
 
 namespace dsrun {
 namespace {
@@ -90,25 +92,11 @@ absl::Status CheckSize(FileSystem& fs, const std::string& folder, const Manifest
                                           ", its manifest says ", expected.bytes));
 }
 
-absl::Status CheckBytes(FileSystem& fs, const std::string& path, const ManifestFile& expected) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenToRead(path));
-  Sha256 hash;
-  const absl::Status read = ReadInChunks(
-      *file, 0, expected.bytes, [&](std::span<const std::byte> part) { hash.Update(part); });
-  // Its size was right a moment ago.
-  if (absl::IsOutOfRange(read)) return absl::UnavailableError(read.message());
-  RETURN_IF_ERROR(read) << "shard " << path;
-  const std::string computed = hash.HexDigest();
-  if (computed == expected.sha256) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("shard ", path, " is damaged: its SHA-256 is ", computed,
-                                          ", its manifest says ", expected.sha256));
-}
-
-absl::Status CompareCrc32c(const ManifestPiece& piece, uint32_t crc32c) {
-  if (crc32c == piece.crc32c) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("entry ", piece.entry, " is damaged: its CRC-32C is ",
-                                          absl::StrFormat("%08x", crc32c), ", its manifest says ",
-                                          absl::StrFormat("%08x", piece.crc32c)));
+absl::Status Damaged(const std::string& entry, uint32_t computed, uint32_t expected,
+                     const char* who) {
+  return absl::DataLossError(absl::StrCat("entry ", entry, " is damaged: its CRC-32C is ",
+                                          absl::StrFormat("%08x", computed), ", its ", who,
+                                          " says ", absl::StrFormat("%08x", expected)));
 }
 
 std::string Line(const PassedOver& passed) {
@@ -139,8 +127,12 @@ absl::StatusOr<Checkpoint> OpenFilesOf(FileSystem& fs, const std::string& folder
     RETURN_IF_ERROR(CheckSize(fs, folder, file));
   }
   if (verify == Verify::kFull) {
+    ShardVerifier verifier(fs, folder, manifest);
     for (const ManifestFile& file : manifest.files) {
-      RETURN_IF_ERROR(CheckBytes(fs, JoinPath(folder, file.name), file));
+      const absl::Status status = StatusOf(verifier.VerifyOnce(file, nullptr), folder);
+      // Its size was right a moment ago.
+      if (absl::IsOutOfRange(status)) return absl::UnavailableError(status.message());
+      RETURN_IF_ERROR(status);
     }
   }
   return Checkpoint(fs, folder, manifest_name, std::move(manifest));
@@ -240,61 +232,213 @@ absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
 
 absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int64_t end,
                                    float* into, const std::function<void()>& moved) {
-  const ManifestTensor* found = manifest_.FindTensor(tensor);
-  if (found == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("no tensor ", tensor, " in ", JoinPath(folder_, manifest_name_)));
-  }
-  if (begin < 0 || end < begin || end > found->size()) {
-    return absl::OutOfRangeError(absl::StrCat(tensor, " has ", found->size(),
-                                              " elements, asked for [", begin, ", ", end, ")"));
-  }
-  for (const ManifestPiece& piece : found->pieces) {
-    const int64_t from = std::max(begin, piece.begin);
-    const int64_t to = std::min(end, piece.end);
-    if (from >= to) continue;
-    const absl::Status read = ReadPiece(piece, from, to, into + (from - begin), moved);
+  const WantedPiece wanted{tensor, begin, end, into};
+  return Read(std::span(&wanted, 1), moved);
+}
+
+absl::Status Checkpoint::Read(std::span<const WantedPiece> wanted,
+                              const std::function<void()>& moved) {
+  std::vector<Part> parts;
+  for (const WantedPiece& one : wanted) RETURN_IF_ERROR(FindParts(one, parts));
+  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
+    return std::pair(a.piece->file, a.piece->offset) < std::pair(b.piece->file, b.piece->offset);
+  });
+  for (const Part& part : parts) {
+    const absl::Status read = ReadPart(part, moved);
     // Its size was right when it was opened.
     if (absl::IsOutOfRange(read)) return absl::UnavailableError(read.message());
-    RETURN_IF_ERROR(read) << "shard " << JoinPath(folder_, piece.file);
+    RETURN_IF_ERROR(read) << "shard " << JoinPath(folder_, manifest_.FileOf(*part.piece).name);
   }
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::ReadPiece(const ManifestPiece& piece, int64_t begin, int64_t end,
-                                   float* into, const std::function<void()>& moved) {
-  ASSIGN_OR_RETURN(ReadableFile * file, Open(piece.file));
-  const int64_t float_bytes = sizeof(float);
-  const std::span<std::byte> bytes =
-      std::as_writable_bytes(std::span(into, static_cast<size_t>(end - begin)));
-  // The whole of a piece is the usual case: one pass reads and checks it.
-  if (begin == piece.begin && end == piece.end) {
-    uint32_t crc32c = 0;
-    RETURN_IF_ERROR(ReadInto(*file, piece.offset, bytes, [&](std::span<const std::byte> part) {
-      crc32c = ExtendCrc32c(crc32c, part);
-      if (moved) moved();
-    }));
-    return CompareCrc32c(piece, crc32c);
+absl::Status Checkpoint::FindParts(const WantedPiece& wanted, std::vector<Part>& parts) const {
+  const ManifestTensor* const found = manifest_.FindTensor(wanted.tensor);
+  if (found == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("no tensor ", wanted.tensor, " in ", JoinPath(folder_, manifest_name_)));
   }
-  if (!checked_.contains(&piece)) {
-    RETURN_IF_ERROR(CheckPiece(*file, piece, moved));
-    checked_.insert(&piece);
+  const Box box = wanted.shard.extent.empty() ? WholeBox(found->shape) : wanted.shard;
+  if (!IsInside(box, found->shape)) {
+    return absl::OutOfRangeError(
+        absl::StrCat(wanted.tensor, ": what is asked for is no part of it"));
   }
-  return ReadInto(*file, piece.offset + (begin - piece.begin) * float_bytes, bytes,
-                  [&](std::span<const std::byte>) {
-                    if (moved) moved();
-                  });
+  if (wanted.begin < 0 || wanted.end < wanted.begin || wanted.end > box.volume()) {
+    return absl::OutOfRangeError(absl::StrCat(wanted.tensor, " has ", box.volume(),
+                                              " elements, asked for [", wanted.begin, ", ",
+                                              wanted.end, ")"));
+  }
+  if (wanted.begin == wanted.end) return absl::OkStatus();
+  auto piece = found->pieces.begin();
+  // Of one box the pieces ascend.
+  const bool same = found->shards.empty() && box == WholeBox(found->shape);
+  if (same) {
+    piece = std::upper_bound(piece, found->pieces.end(), wanted.begin,
+                             [](int64_t at, const ManifestPiece& p) { return at < p.end; });
+  }
+  for (; piece != found->pieces.end(); ++piece) {
+    if (same && piece->begin >= wanted.end) break;
+    if (same || Overlap(found->ShardOf(*piece), box)) parts.push_back({found, &*piece, &wanted});
+  }
+  return absl::OkStatus();
 }
 
-absl::Status Checkpoint::CheckPiece(ReadableFile& file, const ManifestPiece& piece,
-                                    const std::function<void()>& moved) {
-  uint32_t crc32c = 0;
-  const int64_t bytes = (piece.end - piece.begin) * static_cast<int64_t>(sizeof(float));
-  RETURN_IF_ERROR(ReadInChunks(file, piece.offset, bytes, [&](std::span<const std::byte> part) {
-    crc32c = ExtendCrc32c(crc32c, part);
+std::vector<CommonRun> Checkpoint::RunsOf(const Part& part) {
+  const Range here{part.piece->begin, part.piece->end};
+  const Range there{part.wanted->begin, part.wanted->end};
+  std::vector<CommonRun> runs;
+  const Box box =
+      part.wanted->shard.extent.empty() ? WholeBox(part.tensor->shape) : part.wanted->shard;
+  ForRuns(part.tensor->ShardOf(*part.piece), here, box, there, [&](const CommonRun& run) {
+    const CommonRun moved{run.from - here.begin, run.to - there.begin, run.count};
+    if (!runs.empty() && runs.back().from + runs.back().count == moved.from &&
+        runs.back().to + runs.back().count == moved.to) {
+      runs.back().count += moved.count;
+    } else {
+      runs.push_back(moved);
+    }
+  });
+  return runs;
+}
+
+namespace {
+
+constexpr int64_t kFloatBytes = sizeof(float);
+
+// Reads runs of one piece by windows of adjacent blocks.
+class BlockWindows {
+ public:
+  BlockWindows(ReadableFile& file, const ManifestFile& facts, const ManifestPiece& piece)
+      : file_(file), facts_(facts), piece_(piece) {}
+
+  // The checksums of the blocks [first, last] of the piece, from the file's table.
+  absl::Status ReadTable(int64_t first, int64_t last) {
+    first_known_ = first;
+    table_.resize(static_cast<size_t>(last - first + 1));
+    return file_.ReadAt(facts_.table_offset() + 4 * (piece_.first_block + first),
+                        std::as_writable_bytes(std::span(table_)));
+  }
+
+  // Sets `window` to blocks [first, last], verified. `bad`: both checksums of the first damaged.
+  absl::StatusOr<bool> ReadBlocks(int64_t first, int64_t last, std::pair<uint32_t, uint32_t>* bad) {
+    begin_ = first * facts_.block_bytes;
+    const int64_t end = std::min((last + 1) * facts_.block_bytes, piece_.bytes());
+    window_.resize(static_cast<size_t>(end - begin_));
+    RETURN_IF_ERROR(file_.ReadAt(piece_.offset + begin_, window_));
+    for (int64_t block = first; block <= last; ++block) {
+      const auto at = static_cast<size_t>((block - first) * facts_.block_bytes);
+      const std::span<const std::byte> bytes = std::span(window_).subspan(
+          at, std::min(static_cast<size_t>(facts_.block_bytes), window_.size() - at));
+      *bad = {ExtendCrc32c(0, bytes), table_[static_cast<size_t>(block - first_known_)]};
+      if (bad->first != bad->second) return false;
+    }
+    return true;
+  }
+
+  // The part of a run that lies in the window, which holds its start; the run is shortened by it.
+  void Take(CommonRun& run, float* into) const {
+    const int64_t at = run.from * kFloatBytes - begin_;
+    const int64_t bytes =
+        std::min(run.count * kFloatBytes, static_cast<int64_t>(window_.size()) - at);
+    std::memcpy(into + run.to, window_.data() + at, static_cast<size_t>(bytes));
+    const int64_t taken = bytes / kFloatBytes;
+    run = {run.from + taken, run.to + taken, run.count - taken};
+  }
+
+ private:
+  ReadableFile& file_;
+  const ManifestFile& facts_;
+  const ManifestPiece& piece_;
+  std::vector<uint32_t> table_;
+  int64_t first_known_ = 0;
+  std::vector<std::byte> window_;
+  int64_t begin_ = 0;  // bytes from the start of the piece
+};
+
+}  // namespace
+
+absl::Status Checkpoint::ReadPart(const Part& part, const std::function<void()>& moved) {
+  std::vector<CommonRun> runs = RunsOf(part);
+  if (runs.empty()) return absl::OkStatus();
+  const ManifestFile& facts = manifest_.FileOf(*part.piece);
+  ASSIGN_OR_RETURN(ReadableFile * file, Open(facts.name));
+  if (facts.block_bytes == 0) return ReadOldPart(*file, part, moved);
+  const auto first_block = [&](const CommonRun& run) {
+    return run.from * kFloatBytes / facts.block_bytes;
+  };
+  const auto last_block = [&](const CommonRun& run) {
+    return ((run.from + run.count) * kFloatBytes - 1) / facts.block_bytes;
+  };
+  BlockWindows windows(*file, facts, *part.piece);
+  RETURN_IF_ERROR(windows.ReadTable(first_block(runs.front()), last_block(runs.back())));
+  const int64_t most = std::max<int64_t>(kChunkBytes / facts.block_bytes, 1);
+  for (size_t next = 0; next < runs.size();) {
+    // As long as no block lies between that nobody wants.
+    const int64_t first = first_block(runs[next]);
+    int64_t last = last_block(runs[next]);
+    for (size_t i = next + 1; i < runs.size() && last - first + 1 < most; ++i) {
+      if (first_block(runs[i]) > last + 1) break;
+      last = last_block(runs[i]);
+    }
+    last = std::min(last, first + most - 1);
+    std::pair<uint32_t, uint32_t> sums;
+    ASSIGN_OR_RETURN(const bool good, windows.ReadBlocks(first, last, &sums));
+    if (!good) {
+      return Damaged(EntryName(manifest_, *part.tensor, *part.piece), sums.first, sums.second,
+                     "table");
+    }
+    while (next < runs.size() && first_block(runs[next]) <= last) {
+      windows.Take(runs[next], part.wanted->into);
+      if (runs[next].count > 0) break;
+      ++next;
+    }
     if (moved) moved();
-  }));
-  return CompareCrc32c(piece, crc32c);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::ReadOldPart(ReadableFile& file, const Part& part,
+                                     const std::function<void()>& moved) {
+  const ManifestPiece& piece = *part.piece;
+  const auto tell = [&](std::span<const std::byte>) {
+    if (moved) moved();
+  };
+  const std::vector<CommonRun> runs = RunsOf(part);
+  // The whole of a piece is the usual case: one pass reads and checks it.
+  if (runs.size() == 1 && runs[0].count == piece.end - piece.begin) {
+    uint32_t crc32c = 0;
+    const auto into = std::as_writable_bytes(
+        std::span(part.wanted->into + runs[0].to, static_cast<size_t>(runs[0].count)));
+    RETURN_IF_ERROR(ReadInto(file, piece.offset, into, [&](std::span<const std::byte> bytes) {
+      crc32c = ExtendCrc32c(crc32c, bytes);
+      tell(bytes);
+    }));
+    if (crc32c == piece.crc32c) return absl::OkStatus();
+    return Damaged(EntryName(manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
+  }
+  if (!checked_.contains(&piece)) {
+    RETURN_IF_ERROR(CheckOldPiece(file, part, moved));
+    checked_.insert(&piece);
+  }
+  for (const CommonRun& run : runs) {
+    const auto into = std::as_writable_bytes(
+        std::span(part.wanted->into + run.to, static_cast<size_t>(run.count)));
+    RETURN_IF_ERROR(ReadInto(file, piece.offset + run.from * kFloatBytes, into, tell));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::CheckOldPiece(ReadableFile& file, const Part& part,
+                                       const std::function<void()>& moved) {
+  uint32_t crc32c = 0;
+  const ManifestPiece& piece = *part.piece;
+  RETURN_IF_ERROR(
+      ReadInChunks(file, piece.offset, piece.bytes(), [&](std::span<const std::byte> bytes) {
+        crc32c = ExtendCrc32c(crc32c, bytes);
+        if (moved) moved();
+      }));
+  if (crc32c == piece.crc32c) return absl::OkStatus();
+  return Damaged(EntryName(manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
 }
 
 absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& folder,

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,18 @@
 #include "common/base/file_system.h"
 #include "common/base/patience.h"
 #include "common/format/manifest.h"
+#include "common/format/piece.h"
 
 namespace dsrun {
+
+// What a reader wants, and where to.
+struct WantedPiece {
+  std::string tensor;
+  int64_t begin = 0;  // elements [begin, end) of the shard, row-major
+  int64_t end = 0;
+  float* into = nullptr;
+  Box shard = {};  // without dimensions: the whole tensor
+};
 
 // One checkpoint that has been found whole.
 class Checkpoint {
@@ -42,10 +53,15 @@ class Checkpoint {
 
   // Shards that are open at one time: a checkpoint of a thousand ranks must not need a thousand
   // descriptors. Beyond them, the one that was not used for longest is closed.
-  static constexpr size_t kMaxOpenFiles = 16;
+  static constexpr size_t kMaxOpenFiles = 4;
 
-  // Elements [begin, end) of a logical tensor into `into`, from whatever pieces hold them. Every
-  // piece is compared with its checksum before the first of its bytes is given out.
+  // All of `wanted`, file after file: each file is opened once, and of it no more is read than the
+  // blocks in which the wanted elements lie, each compared with its checksum before one of its
+  // bytes is given out (format 1: the pieces). Whatever the writer's layout was.
+  // Errors and `moved` as ReadRange.
+  absl::Status Read(std::span<const WantedPiece> wanted, const std::function<void()>& moved = {});
+
+  // Elements [begin, end) of a logical tensor into `into`: Read of one.
   // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
   // is damaged; UNAVAILABLE: it ends earlier than when it was opened; those of FileSystem. `moved`
   // (may be empty) is called after every megabyte that was read, and at least once a piece: the
@@ -54,10 +70,20 @@ class Checkpoint {
                          const std::function<void()>& moved = {});
 
  private:
-  absl::Status ReadPiece(const ManifestPiece& piece, int64_t begin, int64_t end, float* into,
-                         const std::function<void()>& moved);
-  absl::Status CheckPiece(ReadableFile& file, const ManifestPiece& piece,
-                          const std::function<void()>& moved);
+  // A wanted piece, and one that holds a part of it.
+  struct Part {
+    const ManifestTensor* tensor;
+    const ManifestPiece* piece;
+    const WantedPiece* wanted;
+  };
+  absl::Status FindParts(const WantedPiece& wanted, std::vector<Part>& parts) const;
+  // What both have: elements from the start of the piece, and of the wanted one.
+  static std::vector<CommonRun> RunsOf(const Part& part);
+  absl::Status ReadPart(const Part& part, const std::function<void()>& moved);
+  absl::Status ReadOldPart(ReadableFile& file, const Part& part,
+                           const std::function<void()>& moved);
+  absl::Status CheckOldPiece(ReadableFile& file, const Part& part,
+                             const std::function<void()>& moved);
   absl::StatusOr<ReadableFile*> Open(const std::string& file);
 
   struct OpenFile {
@@ -75,7 +101,7 @@ class Checkpoint {
 };
 
 enum class Verify {
-  kFull,   // every byte of every file is read and compared with its SHA-256
+  kFull,   // every byte of every file is read and compared with its checksums
   kSizes,  // the files are there and as long as they should be
   kNone,   // only the manifest is read; for a rank whose peers have verified the rest. ReadRange
            // compares checksums in any case.

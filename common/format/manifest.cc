@@ -3,12 +3,18 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
+#include "common/format/block_checksums.h"
+#include "common/format/tensor_names.h"
 
 namespace dsrun {
 namespace {
@@ -22,6 +28,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kTrailer = ",\n \"sha256_of_all_above\": \"";
 constexpr std::string_view kEnd = "\"\n}\n";
 constexpr size_t kDigestChars = 64;
+constexpr int64_t kMostElements = int64_t{1} << 56;
 
 // Reads a file name from the front to the back.
 class NameReader {
@@ -120,9 +127,9 @@ class Fields {
   absl::Status status_;
 };
 
-Json FactsToJson(const ManifestFacts& facts) {
+Json FactsToJson(const ManifestFacts& facts, int64_t version) {
   Json json;
-  json["format_version"] = kManifestFormatVersion;
+  json["format_version"] = version;
   json["job_id"] = facts.job_id;
   json["incarnation"] = absl::StrFormat("%016x", facts.incarnation.value());
   json["step"] = facts.key.step.value();
@@ -130,6 +137,7 @@ Json FactsToJson(const ManifestFacts& facts) {
   json["epoch"] = facts.key.epoch;
   json["counters"] = {{"samples_consumed", facts.counters.samples_consumed},
                       {"optimizer_steps", facts.counters.optimizer_steps}};
+  if (!facts.counters.named.empty()) json["counters"]["named"] = facts.counters.named;
   json["model"] = {{"preset", facts.model.preset},
                    {"num_layers", facts.model.num_layers},
                    {"hidden_size", facts.model.hidden_size},
@@ -148,17 +156,54 @@ Json FactsToJson(const ManifestFacts& facts) {
   return json;
 }
 
-Json TensorToJson(const ManifestTensor& tensor) {
-  Json pieces = Json::array();
-  for (const ManifestPiece& piece : tensor.pieces) {
-    pieces.push_back({{"begin", piece.begin},
-                      {"end", piece.end},
-                      {"file", piece.file},
-                      {"entry", piece.entry},
-                      {"offset", piece.offset},
-                      {"crc32c", absl::StrFormat("%08x", piece.crc32c)}});
+Json LayoutToJson(const LayoutRecipe& recipe) {
+  Json json = {{"rule", recipe.rule}, {"mesh", Json::array()}};
+  for (const MeshAxis& axis : recipe.mesh) {
+    json["mesh"].push_back({{"axis", axis.name}, {"size", axis.size}});
   }
-  return {{"name", tensor.name}, {"dtype", "F32"}, {"shape", tensor.shape}, {"pieces", pieces}};
+  json["leaf"] = recipe.leaf;
+  json["bucket"] = recipe.bucket;
+  json["slots"] = recipe.slots;
+  json["parameters"] = Json::array();
+  for (const LayoutRecipe::Parameter& parameter : recipe.parameters) {
+    Json one = {{"name", parameter.name}, {"shape", parameter.shape}};
+    if (parameter.split >= 0) one["split"] = parameter.split;
+    if (parameter.stage > 0) one["stage"] = parameter.stage;
+    json["parameters"].push_back(std::move(one));
+  }
+  json["singles"] = Json::array();
+  for (const LayoutRecipe::Single& single : recipe.singles) {
+    json["singles"].push_back({{"name", single.name}, {"shape", single.shape}});
+  }
+  return json;
+}
+
+Json TensorToJson(const Manifest& manifest, const ManifestTensor& tensor) {
+  Json json = {{"name", tensor.name}, {"dtype", "F32"}, {"shape", tensor.shape}};
+  for (const Box& shard : tensor.shards) {
+    json["shards"].push_back({{"offset", shard.offset}, {"extent", shard.extent}});
+  }
+  json["pieces"] = Json::array();
+  for (const ManifestPiece& piece : tensor.pieces) {
+    Json one = {{"begin", piece.begin},
+                {"end", piece.end},
+                {"file", manifest.FileOf(piece).name},
+                {"offset", piece.offset}};
+    if (!tensor.shards.empty()) one["shard"] = piece.shard;
+    json["pieces"].push_back(std::move(one));
+  }
+  return json;
+}
+
+Json FileToJson(const ManifestFile& file) {
+  Json json = {{"name", file.name}, {"bytes", file.bytes}};
+  if (file.block_bytes > 0) {
+    json["header_bytes"] = file.header_bytes;
+    json["block_bytes"] = file.block_bytes;
+    json["blocks"] = file.blocks;
+  }
+  json["sha256"] = file.sha256;
+  return json;
 }
 
 // `batch`: where manifests from before exact sums say of how many blocks theirs are.
@@ -190,16 +235,26 @@ absl::StatusOr<NumericsFingerprint> ParseFingerprint(const Json& json, const Jso
   return tree;
 }
 
+absl::Status ParseNamedCounters(const Json& json, Counters& counters) {
+  const auto named = json.find("named");
+  if (named == json.end()) return absl::OkStatus();
+  for (const auto& [name, value] : named->items()) {
+    if (!value.is_string()) return absl::DataLossError("counters: expected a text as " + name);
+    counters.named[name] = value.get<std::string>();
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   ManifestFacts facts;
   Fields top(json, "manifest");
   int64_t version = 0;
   top.Int("format_version", &version);
   RETURN_IF_ERROR(top.status());
-  if (version != kManifestFormatVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the manifest has format version ", version, ", this program reads version ",
-                     kManifestFormatVersion, "; use the version of dsrun that wrote it"));
+  if (version < 1 || version > kManifestFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the manifest has format version ", version, ", this program reads versions 1 to ",
+        kManifestFormatVersion, "; use the version of dsrun that wrote it"));
   }
   uint64_t incarnation = 0;
   int64_t step = 0, generation = 0;
@@ -215,6 +270,7 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   Fields counters(top.Child("counters"), "counters");
   counters.Int("samples_consumed", &facts.counters.samples_consumed);
   counters.Int("optimizer_steps", &facts.counters.optimizer_steps);
+  RETURN_IF_ERROR(ParseNamedCounters(top.Child("counters"), facts.counters));
   Fields model(top.Child("model"), "model");
   model.Text("preset", &facts.model.preset);
   model.Int("num_layers", &facts.model.num_layers);
@@ -235,35 +291,175 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   return facts;
 }
 
-absl::StatusOr<ManifestTensor> ParseTensor(const Json& json) {
+absl::Status ParseInts(const Json& list, const std::string& what, std::vector<int64_t>& out) {
+  for (const Json& item : list) {
+    if (!item.is_number_unsigned()) return absl::DataLossError("bad " + what);
+    out.push_back(item.get<int64_t>());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<LayoutRecipe::Parameter> ParseParameter(const Json& json) {
+  LayoutRecipe::Parameter parameter;
+  Fields fields(json, "a parameter of the layout");
+  fields.Text("name", &parameter.name);
+  RETURN_IF_ERROR(ParseInts(fields.List("shape"), "shape of " + parameter.name, parameter.shape));
+  if (json.contains("split")) fields.Int("split", &parameter.split);
+  if (json.contains("stage")) fields.Int("stage", &parameter.stage);
+  RETURN_IF_ERROR(fields.status());
+  return parameter;
+}
+
+absl::StatusOr<LayoutRecipe> ParseLayoutJson(const Json& json) {
+  LayoutRecipe recipe;
+  Fields fields(json, "layout");
+  fields.Text("rule", &recipe.rule);
+  for (const Json& item : fields.List("mesh")) {
+    MeshAxis axis;
+    Fields axis_fields(item, "an axis of the mesh");
+    axis_fields.Text("axis", &axis.name);
+    axis_fields.Int("size", &axis.size);
+    RETURN_IF_ERROR(axis_fields.status());
+    recipe.mesh.push_back(std::move(axis));
+  }
+  fields.Int("leaf", &recipe.leaf);
+  fields.Int("bucket", &recipe.bucket);
+  for (const Json& slot : fields.List("slots")) {
+    if (!slot.is_string()) return absl::DataLossError("layout: a slot is a text");
+    recipe.slots.push_back(slot.get<std::string>());
+  }
+  for (const Json& item : fields.List("parameters")) {
+    ASSIGN_OR_RETURN(LayoutRecipe::Parameter parameter, ParseParameter(item));
+    recipe.parameters.push_back(std::move(parameter));
+  }
+  for (const Json& item : fields.List("singles")) {
+    ASSIGN_OR_RETURN(const LayoutRecipe::Parameter single, ParseParameter(item));
+    recipe.singles.push_back({single.name, single.shape});
+  }
+  RETURN_IF_ERROR(fields.status());
+  RETURN_IF_ERROR(CheckRecipe(recipe));
+  return recipe;
+}
+
+using FileIndices = std::map<std::string, int32_t>;
+
+absl::StatusOr<ManifestPiece> ParsePiece(const Json& json, const std::string& tensor,
+                                         int64_t version, const FileIndices& files) {
+  ManifestPiece piece;
+  Fields fields(json, "a piece of " + tensor);
+  std::string file;
+  fields.Int("begin", &piece.begin);
+  fields.Int("end", &piece.end);
+  fields.Text("file", &file);
+  fields.Int("offset", &piece.offset);
+  uint64_t crc32c = 0;
+  if (version == 1) fields.Hex("crc32c", &crc32c);
+  int64_t shard = 0;
+  if (json.contains("shard")) fields.Int("shard", &shard);
+  RETURN_IF_ERROR(fields.status());
+  if (piece.begin < 0 || piece.end < piece.begin || piece.end > kMostElements) {
+    return absl::DataLossError(
+        absl::StrCat(tensor, ": no elements [", piece.begin, ", ", piece.end, ")"));
+  }
+  piece.crc32c = static_cast<uint32_t>(crc32c);
+  piece.shard = static_cast<int32_t>(std::clamp<int64_t>(shard, -1, 1 << 30));
+  const auto found = files.find(file);
+  if (found == files.end()) {
+    return absl::DataLossError(absl::StrCat(tensor, ": elements [", piece.begin, ", ", piece.end,
+                                            ") lie outside ", file, ", which is not listed"));
+  }
+  piece.file = found->second;
+  return piece;
+}
+
+absl::StatusOr<ManifestTensor> ParseTensor(const Json& json, int64_t version,
+                                           const FileIndices& files) {
   ManifestTensor tensor;
   Fields fields(json, "a tensor");
   std::string dtype;
   fields.Text("name", &tensor.name);
   fields.Text("dtype", &dtype);
-  for (const Json& extent : fields.List("shape")) {
-    if (!extent.is_number_unsigned()) return absl::DataLossError(tensor.name + ": bad shape");
-    tensor.shape.push_back(extent.get<int64_t>());
-  }
+  RETURN_IF_ERROR(ParseInts(fields.List("shape"), "shape of " + tensor.name, tensor.shape));
   for (const Json& item : fields.List("pieces")) {
-    ManifestPiece piece;
-    uint64_t crc32c = 0;
-    Fields piece_fields(item, "a piece of " + tensor.name);
-    piece_fields.Int("begin", &piece.begin);
-    piece_fields.Int("end", &piece.end);
-    piece_fields.Text("file", &piece.file);
-    piece_fields.Text("entry", &piece.entry);
-    piece_fields.Int("offset", &piece.offset);
-    piece_fields.Hex("crc32c", &crc32c);
-    RETURN_IF_ERROR(piece_fields.status());
-    piece.crc32c = static_cast<uint32_t>(crc32c);
-    tensor.pieces.push_back(std::move(piece));
+    ASSIGN_OR_RETURN(const ManifestPiece piece, ParsePiece(item, tensor.name, version, files));
+    tensor.pieces.push_back(piece);
+  }
+  if (json.contains("shards")) {
+    for (const Json& item : fields.List("shards")) {
+      Box shard;
+      Fields box(item, "a shard of " + tensor.name);
+      RETURN_IF_ERROR(ParseInts(box.List("offset"), "shard of " + tensor.name, shard.offset));
+      RETURN_IF_ERROR(ParseInts(box.List("extent"), "shard of " + tensor.name, shard.extent));
+      RETURN_IF_ERROR(box.status());
+      tensor.shards.push_back(std::move(shard));
+    }
   }
   RETURN_IF_ERROR(fields.status());
   if (dtype != "F32") {
     return absl::DataLossError(absl::StrCat(tensor.name, ": expected dtype F32, got ", dtype));
   }
+  if (version == 1) tensor.name = FromFormat1Name(tensor.name);
   return tensor;
+}
+
+absl::StatusOr<ManifestFile> ParseFile(const Json& json, int64_t version) {
+  ManifestFile file;
+  Fields fields(json, "a file");
+  fields.Text("name", &file.name);
+  fields.Int("bytes", &file.bytes);
+  fields.Text("sha256", &file.sha256);
+  if (version > 1) {
+    fields.Int("header_bytes", &file.header_bytes);
+    fields.Int("block_bytes", &file.block_bytes);
+    fields.Int("blocks", &file.blocks);
+  }
+  RETURN_IF_ERROR(fields.status());
+  if (version > 1 && file.block_bytes < 1) {
+    return absl::DataLossError(
+        absl::StrCat(file.name, ": expected block_bytes above 0, got ", file.block_bytes));
+  }
+  return file;
+}
+
+// Of listed pieces: the order of their bytes is that of their blocks.
+void NumberBlocks(Manifest& manifest) {
+  std::vector<std::vector<ManifestPiece*>> by_file(manifest.files.size());
+  for (ManifestTensor& tensor : manifest.tensors) {
+    for (ManifestPiece& piece : tensor.pieces) {
+      by_file[static_cast<size_t>(piece.file)].push_back(&piece);
+    }
+  }
+  for (size_t i = 0; i < by_file.size(); ++i) {
+    std::sort(by_file[i].begin(), by_file[i].end(),
+              [](const ManifestPiece* a, const ManifestPiece* b) { return a->offset < b->offset; });
+    int64_t block = 0;
+    for (ManifestPiece* const piece : by_file[i]) {
+      piece->first_block = block;
+      block += BlockCount(piece->bytes(), std::max<int64_t>(manifest.files[i].block_bytes, 1));
+    }
+  }
+}
+
+absl::Status ParsePieces(const Json& json, Fields& top, Manifest& manifest) {
+  FileIndices files;
+  for (size_t i = 0; i < manifest.files.size(); ++i) {
+    files[manifest.files[i].name] = static_cast<int32_t>(i);
+  }
+  if (manifest.version > 1 && !json.contains("tensors")) {
+    ASSIGN_OR_RETURN(manifest.layout, ParseLayoutJson(top.Child("layout")));
+    return ComputePieces(manifest);
+  }
+  for (const Json& item : top.List("tensors")) {
+    ASSIGN_OR_RETURN(ManifestTensor tensor, ParseTensor(item, manifest.version, files));
+    manifest.tensors.push_back(std::move(tensor));
+  }
+  if (manifest.version == 1) {
+    // Its names were others.
+    std::sort(manifest.tensors.begin(), manifest.tensors.end(),
+              [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
+  }
+  NumberBlocks(manifest);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string_view> CheckedBody(std::string_view text) {
@@ -288,7 +484,7 @@ bool IsPlainName(const std::string& name) {
          name.find_first_of(std::string("/\0", 2)) == std::string::npos;
 }
 
-absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor) {
+absl::Status CheckShape(const ManifestTensor& tensor) {
   int64_t size = 1;
   for (const int64_t extent : tensor.shape) {
     if (extent < 0 || __builtin_mul_overflow(size, extent, &size) ||
@@ -296,26 +492,99 @@ absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor)
       return absl::DataLossError(tensor.name + ": its shape is too large");
     }
   }
+  return absl::OkStatus();
+}
+
+// Apart, and together as large as the tensor.
+absl::Status CheckShards(const ManifestTensor& tensor) {
   int64_t covered = 0;
-  for (const ManifestPiece& piece : tensor.pieces) {
-    if (piece.begin != covered || piece.end <= piece.begin || piece.end > size) {
-      return absl::DataLossError(
-          absl::StrCat(tensor.name, ": expected a piece from element ", covered, " of ", size,
-                       " on, got [", piece.begin, ", ", piece.end, ") in ", piece.file,
-                       "; the ranks that wrote it did not agree who owns what"));
+  for (size_t i = 0; i < tensor.shards.size(); ++i) {
+    if (!IsInside(tensor.shards[i], tensor.shape)) {
+      return absl::DataLossError(absl::StrCat(tensor.name, ": shard ", i, " is no part of it"));
     }
-    covered = piece.end;
-    const ManifestFile* file = manifest.FindFile(piece.file);
-    const int64_t bytes = (piece.end - piece.begin) * static_cast<int64_t>(sizeof(float));
-    if (file == nullptr || piece.offset < 0 || bytes > file->bytes ||
-        piece.offset > file->bytes - bytes) {
-      return absl::DataLossError(absl::StrCat(tensor.name, ": elements [", piece.begin, ", ",
-                                              piece.end, ") lie outside ", piece.file));
+    for (size_t j = 0; j < i; ++j) {
+      if (Overlap(tensor.shards[i], tensor.shards[j])) {
+        return absl::DataLossError(
+            absl::StrCat(tensor.name, ": shards ", j, " and ", i, " overlap"));
+      }
+    }
+    covered += tensor.shards[i].volume();
+  }
+  if (tensor.shards.empty() || covered == tensor.size()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(tensor.name, ": its shards hold ", covered, " of ", tensor.size(), " elements"));
+}
+
+absl::Status CheckPlace(const Manifest& manifest, const ManifestTensor& tensor,
+                        const ManifestPiece& piece) {
+  const bool listed = piece.file >= 0 && static_cast<size_t>(piece.file) < manifest.files.size();
+  if (listed) {
+    const ManifestFile& file = manifest.FileOf(piece);
+    if (piece.offset >= file.header_bytes && piece.bytes() <= file.table_offset() &&
+        piece.offset <= file.table_offset() - piece.bytes()) {
+      return absl::OkStatus();
     }
   }
-  if (covered == size) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(tensor.name, ": elements from ", covered, " to ", size,
-                                          " are in no file; a rank's shard is missing"));
+  return absl::DataLossError(absl::StrCat(
+      tensor.name, ": elements [", piece.begin, ", ", piece.end, ") lie outside ",
+      listed ? manifest.FileOf(piece).name : absl::StrCat("all files, in file ", piece.file)));
+}
+
+absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor) {
+  RETURN_IF_ERROR(CheckShape(tensor));
+  RETURN_IF_ERROR(CheckShards(tensor));
+  const size_t shards = std::max<size_t>(tensor.shards.size(), 1);
+  const auto volume = [&](size_t shard) {
+    return tensor.shards.empty() ? tensor.size() : tensor.shards[shard].volume();
+  };
+  auto piece = tensor.pieces.begin();
+  for (size_t shard = 0; shard < shards; ++shard) {
+    const std::string of = tensor.shards.empty() ? "" : absl::StrCat(" of shard ", shard);
+    int64_t covered = 0;
+    for (; piece != tensor.pieces.end() && static_cast<size_t>(piece->shard) == shard; ++piece) {
+      if (piece->begin != covered || piece->end <= piece->begin || piece->end > volume(shard)) {
+        return absl::DataLossError(
+            absl::StrCat(tensor.name, ": expected a piece from element ", covered, " of ",
+                         volume(shard), of, " on, got [", piece->begin, ", ", piece->end, ")",
+                         static_cast<size_t>(piece->file) < manifest.files.size()
+                             ? " in " + manifest.FileOf(*piece).name
+                             : "",
+                         "; the ranks that wrote it did not agree who owns what"));
+      }
+      covered = piece->end;
+      RETURN_IF_ERROR(CheckPlace(manifest, tensor, *piece));
+    }
+    if (covered == volume(shard)) continue;
+    return absl::DataLossError(absl::StrCat(tensor.name, ": elements from ", covered, " to ",
+                                            volume(shard), of,
+                                            " are in no file; a rank's shard is missing"));
+  }
+  if (piece == tensor.pieces.end()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(tensor.name, ": a piece is of shard ", piece->shard, ", which it has not"));
+}
+
+// Header, pieces one after the other, table, and nothing else.
+absl::Status CheckFiles(const Manifest& manifest) {
+  std::vector<int64_t> bytes(manifest.files.size(), 0), blocks(manifest.files.size(), 0);
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    for (const ManifestPiece& piece : tensor.pieces) {
+      const auto file = static_cast<size_t>(piece.file);
+      bytes[file] += piece.bytes();
+      blocks[file] += BlockCount(piece.bytes(), manifest.files[file].block_bytes);
+    }
+  }
+  for (size_t i = 0; i < manifest.files.size(); ++i) {
+    const ManifestFile& file = manifest.files[i];
+    if (file.header_bytes < 0 || file.blocks != blocks[i] ||
+        file.bytes != file.header_bytes + bytes[i] + 4 * blocks[i]) {
+      return absl::DataLossError(absl::StrCat(file.name, ": expected ", file.header_bytes,
+                                              " bytes of header, ", bytes[i], " of pieces and ",
+                                              blocks[i], " checksums, got ", file.bytes,
+                                              " bytes with ", file.blocks, " checksums"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 template <typename Item>
@@ -399,20 +668,125 @@ const ManifestFile* Manifest::FindFile(const std::string& name) const {
   return FindByName(files, name);
 }
 
+Box ManifestTensor::ShardOf(const ManifestPiece& piece) const {
+  return shards.empty() ? WholeBox(shape) : shards[static_cast<size_t>(piece.shard)];
+}
+
+std::string EntryName(std::string_view tensor, const Box* shard, int64_t begin, int64_t end) {
+  std::string box;
+  if (shard != nullptr) {
+    std::vector<std::string> ranges;
+    for (size_t i = 0; i < shard->offset.size(); ++i) {
+      ranges.push_back(absl::StrCat(shard->offset[i], ":", shard->offset[i] + shard->extent[i]));
+    }
+    box = "[" + absl::StrJoin(ranges, ",") + "]";
+  }
+  return absl::StrCat(std::string(tensor), box, "@", begin, ":", end);
+}
+
+std::string EntryName(const Manifest& manifest, const ManifestTensor& tensor,
+                      const ManifestPiece& piece) {
+  if (manifest.version == 1) {
+    return EntryName(ToFormat1Name(tensor.name), nullptr, piece.begin, piece.end);
+  }
+  const Box* const shard =
+      tensor.shards.empty() ? nullptr : &tensor.shards[static_cast<size_t>(piece.shard)];
+  return EntryName(tensor.name, shard, piece.begin, piece.end);
+}
+
+absl::Status ComputePieces(Manifest& manifest) {
+  const LayoutRecipe& recipe = *manifest.layout;
+  RETURN_IF_ERROR(CheckRecipe(recipe));
+  const auto ranks = static_cast<size_t>(recipe.ranks());
+  std::vector<int32_t> file_of_rank(ranks, -1);
+  for (size_t i = 0; i < manifest.files.size(); ++i) {
+    const std::optional<ShardName> name = ParseShardFileName(manifest.files[i].name);
+    const auto rank = name.has_value() ? static_cast<size_t>(name->rank.value()) : ranks;
+    if (rank >= ranks || file_of_rank[rank] >= 0) {
+      return absl::DataLossError(absl::StrCat("layout: ", manifest.files[i].name,
+                                              " is no file of one of its ", ranks, " ranks"));
+    }
+    file_of_rank[rank] = static_cast<int32_t>(i);
+  }
+  std::vector<ManifestTensor>& tensors = manifest.tensors;
+  tensors.clear();
+  for (size_t slot = 0; slot < recipe.slots.size(); ++slot) {
+    for (size_t i = 0; i < recipe.parameters.size(); ++i) {
+      const RecipePiece any{static_cast<int32_t>(slot), static_cast<int32_t>(i)};
+      tensors.push_back({TensorName(recipe, any),
+                         recipe.parameters[i].shape,
+                         {},
+                         ShardsOf(recipe, recipe.parameters[i])});
+    }
+  }
+  for (const LayoutRecipe::Single& single : recipe.singles) {
+    tensors.push_back({single.name, single.shape, {}});
+  }
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    if (file_of_rank[rank] < 0) {
+      return absl::DataLossError(
+          absl::StrCat("layout: rank ", rank, " of ", ranks, " has no file; its shard is missing"));
+    }
+    const ManifestFile& file = manifest.files[static_cast<size_t>(file_of_rank[rank])];
+    int64_t offset = file.header_bytes, block = 0;
+    for (const RecipePiece& from : PiecesOfRank(recipe, static_cast<int64_t>(rank))) {
+      ManifestPiece piece{from.begin, from.end, file_of_rank[rank], from.shard, offset, block};
+      offset += piece.bytes();
+      block += BlockCount(piece.bytes(), std::max<int64_t>(file.block_bytes, 1));
+      const size_t index = from.slot < 0
+                               ? recipe.slots.size() * recipe.parameters.size()
+                               : static_cast<size_t>(from.slot) * recipe.parameters.size();
+      tensors[index + static_cast<size_t>(from.parameter)].pieces.push_back(piece);
+    }
+  }
+  for (ManifestTensor& tensor : tensors) {
+    std::sort(tensor.pieces.begin(), tensor.pieces.end(),
+              [](const ManifestPiece& a, const ManifestPiece& b) {
+                return std::pair(a.shard, a.begin) < std::pair(b.shard, b.begin);
+              });
+  }
+  std::sort(tensors.begin(), tensors.end(),
+            [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
+  return absl::OkStatus();
+}
+
+std::string EncodeLayout(const LayoutRecipe& recipe) {
+  return LayoutToJson(recipe).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+absl::StatusOr<LayoutRecipe> ParseLayout(std::string_view text) {
+  const Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  return ParseLayoutJson(json);
+}
+
 std::string EncodeManifest(const Manifest& manifest) {
-  Json json = FactsToJson(manifest.facts);
-  json["tensors"] = Json::array();
-  for (const ManifestTensor& tensor : manifest.tensors) {
-    json["tensors"].push_back(TensorToJson(tensor));
+  Json json = FactsToJson(manifest.facts, kManifestFormatVersion);
+  if (manifest.layout.has_value()) {
+    json["layout"] = LayoutToJson(*manifest.layout);
+  } else {
+    json["tensors"] = Json::array();
+    for (const ManifestTensor& tensor : manifest.tensors) {
+      json["tensors"].push_back(TensorToJson(manifest, tensor));
+    }
   }
   json["files"] = Json::array();
-  for (const ManifestFile& file : manifest.files) {
-    json["files"].push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-  }
+  for (const ManifestFile& file : manifest.files) json["files"].push_back(FileToJson(file));
   std::string text = json.dump(1, ' ', false, Json::error_handler_t::replace);
   text.resize(text.size() - 2);  // without "\n}"
   const std::string digest = Sha256Hex(text);
   return absl::StrCat(text, std::string(kTrailer), digest, std::string(kEnd));
+}
+
+std::string DescribeManifest(const Manifest& manifest) {
+  Json json = FactsToJson(manifest.facts, manifest.version);
+  if (manifest.layout.has_value()) json["layout"] = LayoutToJson(*manifest.layout);
+  json["tensors"] = Json::array();
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    json["tensors"].push_back(TensorToJson(manifest, tensor));
+  }
+  json["files"] = Json::array();
+  for (const ManifestFile& file : manifest.files) json["files"].push_back(FileToJson(file));
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 absl::StatusOr<Manifest> ParseManifest(std::string_view text) {
@@ -423,19 +797,13 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view text) {
   Manifest manifest;
   ASSIGN_OR_RETURN(manifest.facts, ParseFacts(json));
   Fields top(json, "manifest");
-  for (const Json& item : top.List("tensors")) {
-    ASSIGN_OR_RETURN(ManifestTensor tensor, ParseTensor(item));
-    manifest.tensors.push_back(std::move(tensor));
-  }
+  top.Int("format_version", &manifest.version);
   for (const Json& item : top.List("files")) {
-    ManifestFile file;
-    Fields fields(item, "a file");
-    fields.Text("name", &file.name);
-    fields.Int("bytes", &file.bytes);
-    fields.Text("sha256", &file.sha256);
-    RETURN_IF_ERROR(fields.status());
+    ASSIGN_OR_RETURN(ManifestFile file, ParseFile(item, manifest.version));
     manifest.files.push_back(std::move(file));
   }
+  RETURN_IF_ERROR(CheckNames(manifest.files, "files"));
+  RETURN_IF_ERROR(ParsePieces(json, top, manifest));
   RETURN_IF_ERROR(top.status());
   RETURN_IF_ERROR(CheckManifest(manifest));
   return manifest;
@@ -453,7 +821,7 @@ absl::Status CheckManifest(const Manifest& manifest) {
   for (const ManifestTensor& tensor : manifest.tensors) {
     RETURN_IF_ERROR(CheckTensor(manifest, tensor));
   }
-  return absl::OkStatus();
+  return manifest.version == 1 ? absl::OkStatus() : CheckFiles(manifest);
 }
 
 }  // namespace dsrun

@@ -1,13 +1,19 @@
 // The manifest: one small JSON file that makes a set of shard files a checkpoint
-// (docs/checkpoint_format.md). It speaks of logical tensors and element ranges, never of ranks, so
-// any layout can load what any other wrote. Its last field is a SHA-256 of everything before, so a
-// torn or altered manifest is recognised without knowing anything else. Pure; any thread.
+// (docs/checkpoint_format.md). It names the files and the writer's layout recipe, from which the
+// reader computes the pieces of every logical tensor (layout_recipe.h); where no recipe fits, the
+// pieces are listed. Any layout can load what any other wrote. Its last field is a SHA-256 of
+// everything before, so a torn or altered manifest is recognised without knowing anything else.
+//
+// Format 1, in which pieces were always listed, is read and never written.
+//
+// Pure; any thread.
 
 #ifndef DSRUN_COMMON_FORMAT_MANIFEST_H_
 #define DSRUN_COMMON_FORMAT_MANIFEST_H_
 
 #include <compare>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,12 +22,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/ids.h"
+#include "common/format/layout_recipe.h"
+#include "common/format/piece.h"
 #include "common/model/model_spec.h"
 #include "common/numerics/fingerprint.h"
 
 namespace dsrun {
 
-inline constexpr int64_t kManifestFormatVersion = 1;
+inline constexpr int64_t kManifestFormatVersion = 2;
 
 // Which of several checkpoints of one folder is newest: the greatest.
 struct ManifestKey {
@@ -60,6 +68,8 @@ struct BatchFacts {
 struct Counters {
   int64_t samples_consumed = 0;  // the data position
   int64_t optimizer_steps = 0;
+  // What else has to go on where it was, by name ("loss_scale", "schedule", "rng"): texts.
+  std::map<std::string, std::string> named = {};
   friend bool operator==(const Counters&, const Counters&) = default;
 };
 
@@ -75,50 +85,84 @@ struct ManifestFacts {
   friend bool operator==(const ManifestFacts&, const ManifestFacts&) = default;
 };
 
-// Elements [begin, end) of a tensor, row-major: the whole of one entry of one file.
+// Elements [begin, end) of a tensor's shard, row-major: the whole of one entry of one file. Small:
+// a large checkpoint has millions.
 struct ManifestPiece {
   int64_t begin = 0;
   int64_t end = 0;
-  std::string file;
-  std::string entry;
-  int64_t offset = 0;  // bytes from the start of the file
-  uint32_t crc32c = 0;
+  int32_t file = 0;         // index into Manifest::files
+  int32_t shard = 0;        // index into ManifestTensor::shards; 0 where these are none
+  int64_t offset = 0;       // bytes from the start of the file
+  int64_t first_block = 0;  // of its checksums in the file's table (format 2)
+  uint32_t crc32c = 0;      // of all its bytes (format 1)
+  int64_t bytes() const { return (end - begin) * static_cast<int64_t>(sizeof(float)); }
   friend bool operator==(const ManifestPiece&, const ManifestPiece&) = default;
 };
 
 struct ManifestTensor {
-  std::string name;  // "model/h.0.attn.c_attn.weight", "adam_m/...", "adam_v/..."
+  std::string name;  // tensor_names.h
   std::vector<int64_t> shape;
-  std::vector<ManifestPiece> pieces;  // ascending, adjacent, covering the tensor
-  int64_t size() const;               // elements; dtype is F32 in this format version
+  std::vector<ManifestPiece> pieces;  // by shard; ascending, adjacent, covering it
+  std::vector<Box> shards = {};       // apart, covering the tensor; none: it is whole
+  int64_t size() const;               // elements; all are F32 in the versions so far
+  Box ShardOf(const ManifestPiece& piece) const;
   friend bool operator==(const ManifestTensor&, const ManifestTensor&) = default;
 };
 
 struct ManifestFile {
   std::string name;
   int64_t bytes = 0;
+  // Of the header followed by the table of checksums, through which it covers every byte; in format
+  // 1 of the whole file.
   std::string sha256;
+  // Format 2 (block_checksums.h):
+  int64_t header_bytes = 0;
+  int64_t block_bytes = 0;  // 0: it has no table (format 1)
+  int64_t blocks = 0;
+  int64_t table_offset() const { return bytes - 4 * blocks; }
   friend bool operator==(const ManifestFile&, const ManifestFile&) = default;
 };
 
 struct Manifest {
+  int64_t version = kManifestFormatVersion;
   ManifestFacts facts;
-  std::vector<ManifestTensor> tensors;  // in name order
-  std::vector<ManifestFile> files;      // in name order
+  std::optional<LayoutRecipe> layout = {};  // absent: the pieces are listed
+  std::vector<ManifestTensor> tensors;      // in name order
+  std::vector<ManifestFile> files;          // in name order
   // nullptr if there is none.
   const ManifestTensor* FindTensor(const std::string& name) const;
   const ManifestFile* FindFile(const std::string& name) const;
+  const ManifestFile& FileOf(const ManifestPiece& piece) const {
+    return files[static_cast<size_t>(piece.file)];
+  }
 };
 
-// REQUIRES: CheckManifest(manifest).ok().
+// What a piece is called in its file's header: "model/wte.weight@0:1024"; with its shard if that is
+// not the whole tensor: "model/h.0.mlp.c_fc.weight[0:768,0:1536]@0:1024".
+std::string EntryName(std::string_view tensor, const Box* shard, int64_t begin, int64_t end);
+std::string EntryName(const Manifest& manifest, const ManifestTensor& tensor,
+                      const ManifestPiece& piece);
+
+// Sets the tensors and pieces of a manifest from its layout and files. Errors: DATA_LOSS: the files
+// are not those of the layout's ranks; those of CheckRecipe.
+absl::Status ComputePieces(Manifest& manifest);
+
+// In the present version. REQUIRES: CheckManifest(manifest).ok(), and with a layout, that its
+// pieces are those that ComputePieces finds.
 std::string EncodeManifest(const Manifest& manifest);
+// The same for people and their programs: no checksum, and the pieces are always listed.
+std::string DescribeManifest(const Manifest& manifest);
+
+// The layout alone, as it stands in a manifest, and back. Errors: DATA_LOSS.
+std::string EncodeLayout(const LayoutRecipe& recipe);
+absl::StatusOr<LayoutRecipe> ParseLayout(std::string_view text);
 
 // Errors: DATA_LOSS: torn, altered, or contradicting itself; FAILED_PRECONDITION: whole, but of a
 // newer format version. The message does not name the file.
 absl::StatusOr<Manifest> ParseManifest(std::string_view text);
 
-// Every element of every tensor exactly once, in files that are listed and have plain names.
-// Errors: DATA_LOSS, with tensor and element.
+// Every element of every tensor exactly once, in files that are listed, have plain names, and hold
+// nothing else. Errors: DATA_LOSS, with tensor and element.
 absl::Status CheckManifest(const Manifest& manifest);
 
 }  // namespace dsrun

@@ -20,10 +20,10 @@
 
 namespace dsrun {
 
-// A piece whose bytes are not those that were written.
+// A block of a piece (in format 1: a piece) whose bytes are not those that were written.
 struct PieceDamage {
   std::string tensor;
-  int64_t begin = 0;  // elements of the tensor
+  int64_t begin = 0;  // elements of the tensor's shard
   int64_t end = 0;
   std::string entry;
   uint32_t expected_crc32c = 0;
@@ -41,10 +41,11 @@ struct ShardVerdict {
   State state = State::kWhole;
   std::string file;
   int64_t expected_bytes = 0;
-  int64_t bytes = 0;            // as it is there
-  std::string expected_sha256;  // set, like the computed one, where the sizes agree
-  std::string computed_sha256;
+  int64_t bytes = 0;                // as it is there
+  std::string expected_sha256;      // set, like the computed one, where the sizes agree
+  std::string computed_sha256;      // of the header and the table of checksums; in format 1 of all
   std::vector<PieceDamage> pieces;  // none although the bytes differ: header or padding
+  std::string contradiction;        // how its header, undamaged, and its manifest differ
   absl::Status error;
   friend bool operator==(const ShardVerdict&, const ShardVerdict&) = default;
 };
@@ -63,6 +64,11 @@ class ShardVerifier {
 
   // `read(bytes)` is called for every part that has been read, those of a second look too.
   ShardVerdict Verify(const ManifestFile& file, const std::function<void(int64_t bytes)>& read);
+  // One look alone, for whoever takes the second one himself.
+  ShardVerdict VerifyOnce(const ManifestFile& file,
+                          const std::function<void(int64_t bytes)>& read) {
+    return Look(file, read);
+  }
 
  private:
   struct Piece {
@@ -73,10 +79,18 @@ class ShardVerifier {
   ShardVerdict Look(const ManifestFile& file, const std::function<void(int64_t)>& read);
   absl::Status Compare(ReadableFile& file, const ManifestFile& expected,
                        const std::function<void(int64_t)>& read, ShardVerdict& verdict);
+  absl::Status CompareBlocks(ReadableFile& file, const ManifestFile& expected,
+                             const std::function<void(int64_t)>& read, ShardVerdict& verdict);
+  void CompareTable(const std::vector<Piece>& pieces, const ManifestFile& file,
+                    const std::vector<uint32_t>& expected, const std::vector<uint32_t>& computed,
+                    ShardVerdict& verdict) const;
+  std::string CompareHeader(const std::string& header, const ManifestFile& file,
+                            const std::vector<Piece>& pieces) const;
   ShardVerdict::State MissingOrNot(const std::string& name, absl::Status& error);
 
   FileSystem& fs_;
   const std::string folder_;
+  const Manifest& manifest_;
   std::map<std::string, std::vector<Piece>> pieces_;  // by file, in the order of their bytes
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -23,11 +24,14 @@
 #include "common/config/source_text.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
+#include "common/format/piece.h"
 #include "common/format/tags.h"
 #include "launcher/commands/checkpoint_diff.h"
+#include "launcher/commands/checkpoint_export.h"
 #include "launcher/commands/checkpoint_place.h"
 #include "launcher/commands/checkpoint_tags.h"
 #include "launcher/commands/checkpoint_verify.h"
+#include "launcher/commands/checkpoint_where.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -41,7 +45,12 @@ constexpr std::string_view kUsage =
     "dsrun checkpoint verify DIR [--job ID] [--json]   every byte of a folder: what is damaged\n"
     "dsrun checkpoint diff A B [--json]                which tensors differ, and by how much\n"
     "dsrun checkpoint tag DIR NAME [--step N] [--job ID]  keep a checkpoint until it is untagged\n"
-    "dsrun checkpoint untag DIR NAME                   keep it no longer\n";
+    "dsrun checkpoint untag DIR NAME                   keep it no longer\n"
+    "dsrun checkpoint export DIR FILE [--format safetensors] [--dtype fp32|bf16|fp16] [--force] "
+    "[--job ID]\n"
+    "                                                  the model alone, as one file for others\n"
+    "dsrun where --param NAME DIR [--job ID] [--json]  which rank, file and bytes hold a "
+    "parameter\n";
 constexpr char kHelp[] =
     "  hash      SHA-256 over everything a checkpoint holds: tensors, optimizer state, counters,\n"
     "            data position; equal for equal training, whatever the number of ranks\n"
@@ -51,10 +60,19 @@ constexpr char kHelp[] =
     "  diff      compares two checkpoints bit for bit: tensors, counters, settings, fingerprint\n"
     "  tag       a name for a checkpoint, which is then never pruned; letters, digits, . _ -\n"
     "  untag     takes a name away\n"
+    "  export    the model's tensors, whole, in one safetensors file that other programs read;\n"
+    "            streamed, and there under its name when all of it is on the disk\n"
+    "  where     (dsrun where) of a parameter and the optimizer's state for it: the ranks that "
+    "wrote\n"
+    "            its pieces, files, bytes, type and norm; of a checkpoint, not of a running job\n"
     "  DIR A B   a save folder, of which the newest whole checkpoint is taken (verify: all), a\n"
     "            run folder, which means its checkpoints/, or one manifest\n"
     "  --job ID  that job's checkpoints only; with one manifest, which must be that job's\n"
     "  --step N  the checkpoint of that step\n"
+    "  --param NAME  as inspect lists it, with or without model/ or state/<slot>/ in front\n"
+    "  --format F  of an export: safetensors, which it is without this flag\n"
+    "  --dtype T   of an export: fp32 (what is trained), bf16 or fp16 (rounded to nearest)\n"
+    "  --force     replace the file that is there\n"
     "  --json    one JSON object on standard output\n"
     "Exit codes:\n"
     "  0   done; verify: all that is there is whole; diff: nothing differs\n"
@@ -69,30 +87,39 @@ constexpr char kHelp[] =
 
 struct Verb {
   const char* name;
-  size_t words;          // after it
-  const char* expected;  // what they are
-  bool job, json, step;  // its flags
+  size_t words;                         // after it
+  const char* expected;                 // what they are
+  std::vector<std::string_view> flags;  // that it has
 };
-constexpr Verb kVerbs[] = {
-    {"hash", 1, "one folder", true, true, false},
-    {"inspect", 1, "one folder", true, true, false},
-    {"verify", 1, "one folder", true, true, false},
-    {"diff", 2, "two checkpoints", false, true, false},
-    {"tag", 2, "a folder and a name", true, false, true},
-    {"untag", 2, "a folder and a name", false, false, false},
-};
+
+const std::vector<Verb>& Verbs() {
+  static const auto* const verbs = new std::vector<Verb>{
+      {"hash", 1, "one folder", {"--job", "--json"}},
+      {"inspect", 1, "one folder", {"--job", "--json"}},
+      {"verify", 1, "one folder", {"--job", "--json"}},
+      {"diff", 2, "two checkpoints", {"--json"}},
+      {"tag", 2, "a folder and a name", {"--job", "--step"}},
+      {"untag", 2, "a folder and a name", {}},
+      {"export", 2, "a folder and a file", {"--job", "--format", "--dtype", "--force"}},
+      {"where", 1, "one folder", {"--job", "--json", "--param"}},
+  };
+  return *verbs;
+}
 
 struct Request {
   const Verb* verb = nullptr;  // nullptr: help
   std::vector<std::string> words;
   std::string job_id;
   std::optional<int64_t> step;
+  std::string param;
+  ElementType type = ElementType::kF32;
+  bool force = false;
   bool json = false;
 };
 
 absl::StatusOr<const Verb*> FindVerb(const std::vector<std::string>& words) {
   std::vector<std::string> names;
-  for (const Verb& verb : kVerbs) {
+  for (const Verb& verb : Verbs()) {
     if (!words.empty() && words[0] == verb.name) return &verb;
     names.push_back(verb.name);
   }
@@ -127,6 +154,9 @@ class ArgumentReader {
                                                      request_.verb->expected, ", got ",
                                                      Counted(request_.words.size(), "word")));
     }
+    if (request_.verb->name == std::string_view("where") && request_.param.empty()) {
+      return absl::InvalidArgumentError("where: expected --param NAME, got none");
+    }
     return std::move(request_);
   }
 
@@ -136,9 +166,16 @@ class ArgumentReader {
       request_.json = true;
       return absl::OkStatus();
     }
-    if (flag != "--job" && flag != "--step") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown flag ", Quoted(arg), "; known are --job, --step and --json"));
+    if (arg == "--force") {
+      request_.force = true;
+      return absl::OkStatus();
+    }
+    static const std::set<std::string_view> valued = {"--job", "--step", "--param", "--format",
+                                                      "--dtype"};
+    if (!valued.contains(flag)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown flag ", Quoted(arg),
+          "; known are --job, --step, --param, --format, --dtype, --force and --json"));
     }
     std::string value;
     if (flag.size() < arg.size()) {
@@ -148,23 +185,42 @@ class ArgumentReader {
     } else {
       return absl::InvalidArgumentError(absl::StrCat(flag, " needs a value"));
     }
+    return SetValue(flag, value);
+  }
+
+  absl::Status SetValue(const std::string& flag, const std::string& value) {
     if (flag == "--job") {
       request_.job_id = value;
-      return absl::OkStatus();
+    } else if (flag == "--param") {
+      request_.param = value;
+    } else if (flag == "--format") {
+      if (value != "safetensors") {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--format: expected safetensors, got ", Quoted(value)));
+      }
+    } else if (flag == "--dtype") {
+      static const std::map<std::string, ElementType> types = {
+          {"fp32", ElementType::kF32}, {"bf16", ElementType::kBF16}, {"fp16", ElementType::kF16}};
+      const auto found = types.find(value);
+      if (found == types.end()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--dtype: expected fp32, bf16 or fp16, got ", Quoted(value)));
+      }
+      request_.type = found->second;
+    } else {
+      int64_t step = 0;
+      if (!absl::SimpleAtoi(value, &step) || step < 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--step: expected a whole number from 0 on, got ", Quoted(value)));
+      }
+      request_.step = step;
     }
-    int64_t step = 0;
-    if (!absl::SimpleAtoi(value, &step) || step < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--step: expected a whole number from 0 on, got ", Quoted(value)));
-    }
-    request_.step = step;
     return absl::OkStatus();
   }
 
   absl::Status CheckFlag(const std::string& flag) const {
     const Verb& verb = *request_.verb;
-    if ((flag == "--job" && verb.job) || (flag == "--json" && verb.json) ||
-        (flag == "--step" && verb.step)) {
+    if (std::find(verb.flags.begin(), verb.flags.end(), flag) != verb.flags.end()) {
       return absl::OkStatus();
     }
     return absl::InvalidArgumentError(absl::StrCat(verb.name, " has no flag ", flag));
@@ -214,10 +270,10 @@ std::string Shape(const ManifestTensor& tensor) {
 }
 
 // The shards that hold a tensor, by their ranks: "0-3", "2", "0,2".
-std::string Shards(const ManifestTensor& tensor, const Manifest& manifest) {
+std::string Shards(const ManifestTensor& tensor) {
   std::set<int64_t> numbers;
   for (const ManifestPiece& piece : tensor.pieces) {
-    numbers.insert(manifest.FindFile(piece.file) - manifest.files.data());
+    numbers.insert(piece.file);
   }
   std::vector<std::string> parts;
   for (auto first = numbers.begin(); first != numbers.end();) {
@@ -300,14 +356,13 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
   for (const ManifestTensor& tensor : manifest.tensors) {
     out << absl::StreamFormat("  %-*s  %-*s  F32   %12d  %6d  %s\n", name_columns, tensor.name,
                               shape_columns, Shape(tensor), tensor.size(), tensor.pieces.size(),
-                              Shards(tensor, manifest));
+                              Shards(tensor));
   }
 }
 
 void PrintJson(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
   const Manifest& manifest = checkpoint.manifest();
-  // The manifest is the machine's form of it already.
-  Json json = Json::parse(EncodeManifest(manifest), nullptr, /*allow_exceptions=*/false);
+  Json json = Json::parse(DescribeManifest(manifest), nullptr, /*allow_exceptions=*/false);
   json["manifest"] = checkpoint.manifest_name();
   json["folder"] = checkpoint.folder();
   json["elements"] = Elements(manifest);
@@ -350,6 +405,18 @@ int ShowDifferences(FileSystem& fs, const Request& request, std::ostream& out, s
   return DiffCommand(both[0], both[1], request.json, terminal, out, err);
 }
 
+int ExportOrWhere(FileSystem& fs, const Request& request, const CheckpointPlace& place,
+                  std::ostream& out, std::ostream& err, std::ostream* terminal) {
+  // What is read is compared with its checksum then.
+  absl::StatusOr<Checkpoint> found = OpenAt(fs, place, request.job_id, Verify::kSizes, err);
+  if (!found.ok()) return PrintCheckpointError(found.status(), err);
+  if (request.verb->name == std::string_view("where")) {
+    return WhereCommand(*found, request.param, request.json, out, err);
+  }
+  return ExportCommand(fs, *found, {request.words[1], request.type, request.force, terminal}, out,
+                       err);
+}
+
 }  // namespace
 
 std::string_view CheckpointUsage() { return kUsage; }
@@ -381,6 +448,9 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
   }
   if (verb == "tag") {
     return TagCommand(fs, *place, request->job_id, request->step, request->words[1], out, err);
+  }
+  if (verb == "export" || verb == "where") {
+    return ExportOrWhere(fs, *request, *place, out, err, terminal);
   }
   if (verb == "untag") return UntagCommand(fs, *place, request->words[1], out, err);
   return ShowOne(fs, *request, *place, out, err);

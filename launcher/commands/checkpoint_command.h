@@ -1,5 +1,6 @@
 // dsrun checkpoint VERB ...: looking at checkpoints without starting a job (--help has the verbs).
-// hash and inspect are here; verify, diff and tags have files of their own.
+// hash and inspect are here; verify, diff, tags, export and where have files of their own.
+// `dsrun where ...` is `dsrun checkpoint where ...`.
 
 #ifndef DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_
 #define DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_COMMAND_H_

@@ -261,7 +261,11 @@ void PrintShard(const ShardVerdict& shard, std::ostream& out) {
         << ": CRC-32C expected " << Crc(piece.expected_crc32c) << ", got "
         << Crc(piece.computed_crc32c) << "\n";
   }
-  if (shard.pieces.empty()) out << "    in its header or padding: no tensor is hit\n";
+  if (!shard.contradiction.empty()) {
+    out << "    " << shard.contradiction << "\n";
+  } else if (shard.pieces.empty()) {
+    out << "    in its header, padding or checksums: no tensor is hit\n";
+  }
 }
 
 void PrintCheckpoint(const VerifiedCheckpoint& checkpoint, std::ostream& out) {
@@ -312,6 +316,7 @@ Json ShardJson(const ShardVerdict& shard) {
                {"expected_sha256", shard.expected_sha256},
                {"computed_sha256", shard.computed_sha256},
                {"error", std::string(shard.error.message())},
+               {"contradiction", shard.contradiction},
                {"pieces", Json::array()}};
   for (const PieceDamage& piece : shard.pieces) {
     json["pieces"].push_back({{"tensor", piece.tensor},

@@ -83,7 +83,7 @@ CommandLine Parser::Parse() {
   }
   const bool literal = at_ > 0 && args_[at_ - 1] == "--";
   const std::string word = arg();
-  if (literal || (word != "train" && word != "checkpoint" && word != "help")) {
+  if (literal || (word != "train" && word != "checkpoint" && word != "where" && word != "help")) {
     line_.command = Command::kProgram;
     line_.program.assign(args_.begin() + static_cast<std::ptrdiff_t>(at_), args_.end());
     return line_;
@@ -91,6 +91,10 @@ CommandLine Parser::Parse() {
   ++at_;
   if (word == "train") ParseTrain();
   if (word == "checkpoint") ParseCheckpoint();
+  if (word == "where") {
+    --at_;  // it is a verb of it
+    ParseCheckpoint();
+  }
   if (word == "help") ParseHelp();
   return line_;
 }

@@ -3,6 +3,7 @@
 //   dsrun [launcher flags] train [train flags]
 //   dsrun [launcher flags] PROGRAM [arguments]     everything behind PROGRAM is the program's
 //   dsrun checkpoint hash|inspect DIR ...         everything behind is checkpoint_command's
+//   dsrun where --param NAME DIR                  likewise
 //   dsrun help [train] [--markdown]     --help anywhere before PROGRAM does the same
 //   dsrun --version
 //

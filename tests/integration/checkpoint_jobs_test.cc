@@ -233,7 +233,7 @@ TEST_F(CheckpointJob, VerifyNamesAFlippedBit_AndDiffComparesRuns) {
   const std::string flipped = DamageShard(save(), NewestManifest(save()), Damage::kFlippedBit);
   const Said damaged = Checkpoint("verify " + save());
   EXPECT_EQ(damaged.code, 1) << damaged.words;
-  EXPECT_THAT(damaged.words, HasSubstr("  " + flipped + ": damaged\n    SHA-256: expected "));
+  EXPECT_THAT(damaged.words, HasSubstr("  " + flipped + ": damaged\n    "));
   EXPECT_THAT(damaged.words, HasSubstr(": CRC-32C expected "));
   EXPECT_THAT(damaged.words, HasSubstr("1 checkpoint whole, 1 damaged, 0 unreadable"));
 }

@@ -51,6 +51,7 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.NodeSpec.address",
       "dsrun.proto.WorkerBootstrap.bind_address",
       // One of a list, or refused when the job is resolved.
+      "dsrun.proto.MeshShape.order",
       "dsrun.proto.ModelSpec.preset",
       "dsrun.proto.TrainSpec.check_collectives",
       "dsrun.proto.TrainSpec.device",
@@ -58,7 +59,9 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.TrainSpec.sums",
       // Words in our programs.
       "dsrun.proto.Beat.phase",
+      "dsrun.proto.ExchangePut.group",
       "dsrun.proto.ExchangePut.name",
+      "dsrun.proto.ExchangeTable.group",
       "dsrun.proto.ExchangeTable.name",
       "dsrun.proto.Opened.isa",
       "dsrun.proto.Opened.version",

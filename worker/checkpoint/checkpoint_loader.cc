@@ -18,9 +18,9 @@ std::string Table(const std::vector<Difference>& differences) {
   return DifferenceTable(differences, "checkpoint", "this run");
 }
 
-absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
-                       const std::vector<TensorRange>& parts, float* arena,
-                       const std::function<void()>& moved) {
+absl::Status Want(const Checkpoint& checkpoint, std::string_view prefix,
+                  const std::vector<TensorRange>& parts, float* arena,
+                  std::vector<WantedPiece>& wanted) {
   for (const TensorRange& part : parts) {
     const std::string name = std::string(prefix) + part.tensor->name;
     const ManifestTensor* stored = checkpoint.manifest().FindTensor(name);
@@ -29,8 +29,7 @@ absl::Status ReadParts(Checkpoint& checkpoint, std::string_view prefix,
           name, ": expected shape [", absl::StrJoin(part.tensor->shape, ", "), "], ",
           checkpoint.manifest_name(), " has [", absl::StrJoin(stored->shape, ", "), "]"));
     }
-    RETURN_IF_ERROR(
-        checkpoint.ReadRange(name, part.begin, part.end, arena + part.arena_offset, moved));
+    wanted.push_back({name, part.begin, part.end, arena + part.arena_offset});
   }
   return absl::OkStatus();
 }
@@ -63,12 +62,15 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   std::fill_n(adam_m, owned_elements, 0.0f);
   std::fill_n(adam_v, owned_elements, 0.0f);
   const Range everything{0, layout.size()};
-  RETURN_IF_ERROR(ReadParts(checkpoint, kModelPrefix,
-                            CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole), params,
-                            moved));
+  const std::vector<TensorRange> model =
+      CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole);
   const std::vector<TensorRange> state = CutAtTensors(layout, owned, Arena::kCompact);
-  RETURN_IF_ERROR(ReadParts(checkpoint, kAdamMPrefix, state, adam_m, moved));
-  return ReadParts(checkpoint, kAdamVPrefix, state, adam_v, moved);
+  // All at once, so that every file is opened once.
+  std::vector<WantedPiece> wanted;
+  RETURN_IF_ERROR(Want(checkpoint, kModelPrefix, model, params, wanted));
+  RETURN_IF_ERROR(Want(checkpoint, kAdamMPrefix, state, adam_m, wanted));
+  RETURN_IF_ERROR(Want(checkpoint, kAdamVPrefix, state, adam_v, wanted));
+  return checkpoint.Read(wanted, moved);
 }
 
 absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint) {

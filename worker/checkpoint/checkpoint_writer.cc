@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cctype>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/crc32c.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/format/aside.h"
+#include "common/format/block_checksums.h"
 #include "common/format/safetensors.h"
 #include "common/format/save_folder.h"
 #include "worker/checkpoint/commit_file.h"
@@ -21,110 +23,235 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Large enough that a disk sees long writes, small enough to stay in the cache between the two
-// checksums and the copy into the kernel.
+// Large enough that a disk sees long writes, small enough to stay in the cache between the
+// checksum and the copy into the kernel.
 constexpr size_t kChunkBytes = 256 << 10;
 
 // Names tried for one manifest. Each that is taken is another writer's, or a request that a network
 // file system has executed twice.
 constexpr int64_t kMostNames = 16;
 
-std::string EntryName(const Slice& slice) {
-  return absl::StrCat(slice.tensor, "@", slice.begin, ":", slice.end);
+// The table of checksums, behind the pieces.
+constexpr char kTableEntry[] = "block_crc32c";
+
+std::string EntryOf(const Slice& slice) {
+  return EntryName(slice.tensor, slice.shard.extent.empty() ? nullptr : &slice.shard, slice.begin,
+                   slice.end);
 }
 
-SafetensorsHeader HeaderOf(const ShardId& id, std::span<const Slice> slices) {
+std::vector<int64_t> SizesOf(std::span<const Slice> slices) {
+  std::vector<int64_t> bytes;
+  for (const Slice& slice : slices) {
+    bytes.push_back((slice.end - slice.begin) * static_cast<int64_t>(sizeof(float)));
+  }
+  return bytes;
+}
+
+// All but the hash. Sets `header` to the text of the file's header.
+ManifestFile PlanFile(const ShardId& id, std::span<const Slice> slices, std::string* text) {
+  const std::vector<int64_t> sizes = SizesOf(slices);
+  ManifestFile file;
+  file.name = ShardFileName(id.name);
+  file.block_bytes = BlockBytesFor(sizes);
   SafetensorsHeader header;
   header.metadata = {{"format", "dsrun"},
                      {"job", id.job_id},
                      {"step", absl::StrCat(id.name.step.value())},
-                     {"generation", absl::StrCat(id.name.generation.value())}};
+                     {"generation", absl::StrCat(id.name.generation.value())},
+                     {"block_bytes", absl::StrCat(file.block_bytes)}};
   int64_t bytes = 0;
-  for (const Slice& slice : slices) {
-    const int64_t elements = slice.end - slice.begin;
-    const int64_t end = bytes + elements * static_cast<int64_t>(sizeof(float));
-    header.entries.push_back({EntryName(slice), "F32", {elements}, bytes, end});
-    bytes = end;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    header.entries.push_back(
+        {EntryOf(slices[i]), "F32", {slices[i].end - slices[i].begin}, bytes, bytes + sizes[i]});
+    bytes += sizes[i];
+    file.blocks += BlockCount(sizes[i], file.block_bytes);
   }
-  return header;
+  if (file.blocks > 0) {
+    header.entries.push_back({kTableEntry, "U32", {file.blocks}, bytes, bytes + 4 * file.blocks});
+  }
+  *text = EncodeSafetensorsHeader(header);
+  file.header_bytes = static_cast<int64_t>(text->size());
+  file.bytes = file.header_bytes + bytes + 4 * file.blocks;
+  return file;
 }
 
-// Writes through both checksums.
-class ShardStream {
- public:
-  explicit ShardStream(WritableFile& file) : file_(file) {}
-
-  absl::Status Append(std::span<const std::byte> bytes, uint32_t* crc32c) {
-    while (!bytes.empty()) {
-      const std::span<const std::byte> part = bytes.first(std::min(bytes.size(), kChunkBytes));
-      sha256_.Update(part);
-      *crc32c = ExtendCrc32c(*crc32c, part);
-      RETURN_IF_ERROR(file_.Append(part));
-      written_ += static_cast<int64_t>(part.size());
-      bytes = bytes.subspan(part.size());
-    }
-    return absl::OkStatus();
+absl::Status AppendAll(WritableFile& file, std::span<const std::byte> bytes,
+                       BlockChecksums* checksums) {
+  while (!bytes.empty()) {
+    const std::span<const std::byte> part = bytes.first(std::min(bytes.size(), kChunkBytes));
+    if (checksums != nullptr) checksums->Update(part);
+    RETURN_IF_ERROR(file.Append(part));
+    bytes = bytes.subspan(part.size());
   }
-  int64_t written() const { return written_; }
-  std::string HexDigest() { return sha256_.HexDigest(); }
+  return absl::OkStatus();
+}
 
- private:
-  WritableFile& file_;
-  Sha256 sha256_;
-  int64_t written_ = 0;
-};
+// Whether the recipe computes these slices for this rank.
+bool IsBy(const LayoutRecipe& recipe, Rank rank, std::span<const Slice> slices) {
+  if (!CheckRecipe(recipe).ok() || rank.value() < 0 || rank.value() >= recipe.ranks()) return false;
+  const std::vector<RecipePiece> pieces = PiecesOfRank(recipe, rank.value());
+  if (pieces.size() != slices.size()) return false;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const RecipePiece& piece = pieces[i];
+    const Slice& slice = slices[i];
+    const auto index = static_cast<size_t>(piece.parameter);
+    std::vector<Box> shards;
+    if (piece.slot >= 0) shards = ShardsOf(recipe, recipe.parameters[index]);
+    const Box shard = shards.empty() ? Box() : shards[static_cast<size_t>(piece.shard)];
+    const std::vector<int64_t>& shape =
+        piece.slot < 0 ? recipe.singles[index].shape : recipe.parameters[index].shape;
+    if (TensorName(recipe, piece) != slice.tensor || shape != slice.shape || shard != slice.shard ||
+        piece.begin != slice.begin || piece.end != slice.end) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Describe(const ShardId& id, std::span<const Slice> slices, const LayoutRecipe* recipe,
+              ShardRecord& record) {
+  if (recipe != nullptr) {
+    const std::string text = EncodeLayout(*recipe);
+    if (id.name.rank == Rank(0)) record.layout = text;
+    if (IsBy(*recipe, id.name.rank, slices)) {
+      record.layout_sha256 = Sha256Hex(text);
+      return;
+    }
+  }
+  int64_t offset = record.file.header_bytes, block = 0;
+  for (const Slice& slice : slices) {
+    const ManifestPiece piece{slice.begin, slice.end, /*file=*/0, /*shard=*/0, offset, block};
+    offset += piece.bytes();
+    block += BlockCount(piece.bytes(), record.file.block_bytes);
+    record.pieces.push_back({slice.tensor, slice.shape, piece, slice.shard});
+  }
+}
 
 absl::StatusOr<ShardRecord> WriteContents(WritableFile& file, const ShardId& id,
-                                          std::span<const Slice> slices) {
+                                          std::span<const Slice> slices,
+                                          const LayoutRecipe* recipe) {
   ShardRecord record;
-  record.file.name = ShardFileName(id.name);
-  ShardStream stream(file);
-  uint32_t header_crc32c = 0;  // the header is covered by the file's SHA-256
-  const std::string header = EncodeSafetensorsHeader(HeaderOf(id, slices));
-  RETURN_IF_ERROR(stream.Append(std::as_bytes(std::span(header)), &header_crc32c));
+  std::string header;
+  record.file = PlanFile(id, slices, &header);
+  RETURN_IF_ERROR(AppendAll(file, std::as_bytes(std::span(header)), nullptr));
+  BlockChecksums checksums(SizesOf(slices), record.file.block_bytes);
   for (const Slice& slice : slices) {
-    ManifestPiece piece{slice.begin,      slice.end,        record.file.name,
-                        EntryName(slice), stream.written(), /*crc32c=*/0};
     const std::span<const float> values(slice.data, static_cast<size_t>(slice.end - slice.begin));
-    RETURN_IF_ERROR(stream.Append(std::as_bytes(values), &piece.crc32c));
-    record.pieces.push_back({slice.tensor, slice.shape, std::move(piece)});
+    RETURN_IF_ERROR(AppendAll(file, std::as_bytes(values), &checksums));
   }
+  const auto table = std::as_bytes(std::span(checksums.sums()));
+  RETURN_IF_ERROR(AppendAll(file, table, nullptr));
   RETURN_IF_ERROR(file.Sync());
   RETURN_IF_ERROR(file.Close());
-  record.file.bytes = stream.written();
-  record.file.sha256 = stream.HexDigest();
+  Sha256 hash;
+  hash.Update(header);
+  hash.Update(table);
+  record.file.sha256 = hash.HexDigest();
+  Describe(id, slices, recipe, record);
   return record;
+}
+
+// The recipe that all of these records are of, if they are all of its ranks; or nullopt.
+absl::StatusOr<std::optional<LayoutRecipe>> RecipeOfAll(const std::vector<ShardRecord>& records) {
+  std::string text;
+  for (const ShardRecord& record : records) text = record.layout.empty() ? text : record.layout;
+  if (text.empty()) return std::nullopt;
+  const std::string digest = Sha256Hex(text);
+  for (const ShardRecord& record : records) {
+    if (!record.layout_sha256.empty() && record.layout_sha256 != digest) {
+      return absl::DataLossError(
+          absl::StrCat(record.file.name, " is of another layout than rank 0's"));
+    }
+  }
+  ASSIGN_OR_RETURN(LayoutRecipe recipe, ParseLayout(text));
+  return recipe;
+}
+
+// The pieces of a record whose recipe computes them.
+void List(const LayoutRecipe& recipe, ShardRecord& record) {
+  const std::optional<ShardName> name = ParseShardFileName(record.file.name);
+  if (!name.has_value() || name->rank.value() >= recipe.ranks()) return;
+  int64_t offset = record.file.header_bytes, block = 0;
+  for (const RecipePiece& from : PiecesOfRank(recipe, name->rank.value())) {
+    const auto index = static_cast<size_t>(from.parameter);
+    std::vector<Box> shards;
+    if (from.slot >= 0) shards = ShardsOf(recipe, recipe.parameters[index]);
+    const ManifestPiece piece{from.begin, from.end, 0, 0, offset, block};
+    offset += piece.bytes();
+    block += BlockCount(piece.bytes(), record.file.block_bytes);
+    record.pieces.push_back(
+        {TensorName(recipe, from),
+         from.slot < 0 ? recipe.singles[index].shape : recipe.parameters[index].shape, piece,
+         shards.empty() ? Box() : shards[static_cast<size_t>(from.shard)]});
+  }
+}
+
+absl::Status AddPiece(const ShardRecord::Piece& part, int32_t file,
+                      std::map<std::string, ManifestTensor>& tensors) {
+  ManifestTensor& tensor = tensors[part.tensor];
+  if (tensor.pieces.empty()) {
+    tensor.name = part.tensor;
+    tensor.shape = part.shape;
+  }
+  if (tensor.shape != part.shape) {
+    return absl::DataLossError(absl::StrCat("two ranks give ", part.tensor, " different shapes"));
+  }
+  ManifestPiece piece = part.piece;
+  piece.file = file;
+  if (!part.shard.extent.empty() && part.shard != WholeBox(part.shape)) {
+    const auto found = std::find(tensor.shards.begin(), tensor.shards.end(), part.shard);
+    piece.shard = static_cast<int32_t>(found - tensor.shards.begin());
+    if (found == tensor.shards.end()) tensor.shards.push_back(part.shard);
+  }
+  tensor.pieces.push_back(piece);
+  return absl::OkStatus();
+}
+
+absl::Status ListAll(std::vector<ShardRecord> records, const std::optional<LayoutRecipe>& recipe,
+                     Manifest& manifest) {
+  std::map<std::string, ManifestTensor> tensors;
+  for (ShardRecord& record : records) {
+    if (!record.layout_sha256.empty()) {
+      if (!recipe.has_value()) {
+        return absl::DataLossError(
+            absl::StrCat(record.file.name, " is of a layout of rank 0, whose shard is missing"));
+      }
+      List(*recipe, record);
+    }
+    const auto file =
+        static_cast<int32_t>(manifest.FindFile(record.file.name) - manifest.files.data());
+    for (const ShardRecord::Piece& part : record.pieces) {
+      RETURN_IF_ERROR(AddPiece(part, file, tensors));
+    }
+  }
+  for (auto& [name, tensor] : tensors) {
+    std::sort(tensor.pieces.begin(), tensor.pieces.end(),
+              [](const ManifestPiece& a, const ManifestPiece& b) {
+                return std::pair(a.shard, a.begin) < std::pair(b.shard, b.begin);
+              });
+    manifest.tensors.push_back(std::move(tensor));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Manifest> Assemble(const ManifestFacts& facts,
                                   const std::vector<ShardRecord>& records) {
   Manifest manifest;
   manifest.facts = facts;
-  std::map<std::string, ManifestTensor> tensors;
-  for (const ShardRecord& record : records) {
-    manifest.files.push_back(record.file);
-    for (const ShardRecord::Piece& part : record.pieces) {
-      ManifestTensor& tensor = tensors[part.tensor];
-      if (tensor.pieces.empty()) {
-        tensor.name = part.tensor;
-        tensor.shape = part.shape;
-      }
-      if (tensor.shape != part.shape) {
-        return absl::DataLossError(
-            absl::StrCat("two ranks give ", part.tensor, " different shapes"));
-      }
-      tensor.pieces.push_back(part.piece);
-    }
-  }
-  const auto by_begin = [](const ManifestPiece& a, const ManifestPiece& b) {
-    return a.begin < b.begin;
-  };
-  for (auto& [name, tensor] : tensors) {
-    std::sort(tensor.pieces.begin(), tensor.pieces.end(), by_begin);
-    manifest.tensors.push_back(std::move(tensor));
-  }
+  for (const ShardRecord& record : records) manifest.files.push_back(record.file);
   std::sort(manifest.files.begin(), manifest.files.end(),
             [](const ManifestFile& a, const ManifestFile& b) { return a.name < b.name; });
+  ASSIGN_OR_RETURN(const std::optional<LayoutRecipe> recipe, RecipeOfAll(records));
+  const bool by_recipe =
+      recipe.has_value() && recipe->ranks() == static_cast<int64_t>(records.size()) &&
+      std::none_of(records.begin(), records.end(),
+                   [](const ShardRecord& record) { return record.layout_sha256.empty(); });
+  if (by_recipe) {
+    manifest.layout = recipe;
+    RETURN_IF_ERROR(ComputePieces(manifest));
+  } else {
+    RETURN_IF_ERROR(ListAll(records, recipe, manifest));
+  }
   RETURN_IF_ERROR(CheckManifest(manifest));
   return manifest;
 }
@@ -179,52 +306,85 @@ std::string TemporaryPrefix(const std::string& job_id) {
 }
 
 std::string ShardRecord::Serialize() const {
-  Json json = {{"file", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}};
+  Json json = {{"file", file.name},
+               {"bytes", file.bytes},
+               {"sha256", file.sha256},
+               {"header_bytes", file.header_bytes},
+               {"block_bytes", file.block_bytes},
+               {"blocks", file.blocks},
+               {"layout", layout},
+               {"layout_sha256", layout_sha256}};
   json["pieces"] = Json::array();
   for (const Piece& part : pieces) {
     json["pieces"].push_back({part.tensor, part.shape, part.piece.begin, part.piece.end,
-                              part.piece.entry, part.piece.offset, part.piece.crc32c});
+                              part.piece.offset, part.piece.first_block, part.shard.offset,
+                              part.shard.extent});
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+namespace {
+
+bool HasTexts(const Json& json, std::initializer_list<const char*> keys) {
+  return std::all_of(keys.begin(), keys.end(),
+                     [&](const char* key) { return json.contains(key) && json[key].is_string(); });
+}
+
+bool HasNumbers(const Json& json, std::initializer_list<const char*> keys) {
+  return std::all_of(keys.begin(), keys.end(), [&](const char* key) {
+    return json.contains(key) && json[key].is_number_integer();
+  });
+}
+
+bool IsList(const Json& json) {
+  return json.is_array() && std::all_of(json.begin(), json.end(),
+                                        [](const Json& item) { return item.is_number_integer(); });
+}
+
+bool IsPiece(const Json& item) {
+  return item.is_array() && item.size() == 8 && item[0].is_string() && IsList(item[1]) &&
+         item[2].is_number_integer() && item[3].is_number_integer() &&
+         item[4].is_number_integer() && item[5].is_number_integer() && IsList(item[6]) &&
+         IsList(item[7]);
+}
+
+}  // namespace
+
 absl::StatusOr<ShardRecord> ShardRecord::Parse(std::string_view text) {
   const absl::Status bad = absl::DataLossError("not the record of a shard");
   const Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("file") || !json["file"].is_string() ||
-      !json.contains("bytes") || !json["bytes"].is_number_integer() || !json.contains("sha256") ||
-      !json["sha256"].is_string() || !json.contains("pieces") || !json["pieces"].is_array()) {
+  if (!json.is_object() || !HasTexts(json, {"file", "sha256", "layout", "layout_sha256"}) ||
+      !HasNumbers(json, {"bytes", "header_bytes", "block_bytes", "blocks"}) ||
+      !json.contains("pieces") || !json["pieces"].is_array()) {
     return bad;
   }
   ShardRecord record;
-  record.file = {json["file"].get<std::string>(), json["bytes"].get<int64_t>(),
-                 json["sha256"].get<std::string>()};
+  record.file = {json["file"].get<std::string>(),    json["bytes"].get<int64_t>(),
+                 json["sha256"].get<std::string>(),  json["header_bytes"].get<int64_t>(),
+                 json["block_bytes"].get<int64_t>(), json["blocks"].get<int64_t>()};
+  if (record.file.block_bytes < 1) return bad;
+  record.layout = json["layout"].get<std::string>();
+  record.layout_sha256 = json["layout_sha256"].get<std::string>();
   for (const Json& item : json["pieces"]) {
-    if (!item.is_array() || item.size() != 7 || !item[0].is_string() || !item[1].is_array() ||
-        !item[2].is_number_integer() || !item[3].is_number_integer() || !item[4].is_string() ||
-        !item[5].is_number_integer() || !item[6].is_number_unsigned()) {
-      return bad;
-    }
-    std::vector<int64_t> shape;
-    for (const Json& extent : item[1]) {
-      if (!extent.is_number_integer()) return bad;
-      shape.push_back(extent.get<int64_t>());
-    }
-    record.pieces.push_back({item[0].get<std::string>(), std::move(shape),
-                             ManifestPiece{item[2].get<int64_t>(), item[3].get<int64_t>(),
-                                           record.file.name, item[4].get<std::string>(),
-                                           item[5].get<int64_t>(), item[6].get<uint32_t>()}});
+    if (!IsPiece(item)) return bad;
+    const ManifestPiece piece{item[2].get<int64_t>(), item[3].get<int64_t>(), 0, 0,
+                              item[4].get<int64_t>(), item[5].get<int64_t>()};
+    record.pieces.push_back(
+        {item[0].get<std::string>(),
+         item[1].get<std::vector<int64_t>>(),
+         piece,
+         {item[6].get<std::vector<int64_t>>(), item[7].get<std::vector<int64_t>>()}});
   }
   return record;
 }
 
 absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder, const ShardId& id,
-                                       std::span<const Slice> slices) {
+                                       std::span<const Slice> slices, const LayoutRecipe* recipe) {
   RETURN_IF_ERROR(CheckSaveFolder(fs, folder, id.job_id)) << "saving a checkpoint";
   const std::string path = JoinPath(folder, ShardFileName(id.name));
   absl::StatusOr<std::unique_ptr<WritableFile>> file = fs.CreateExclusive(path);
   RETURN_IF_ERROR(file.status()) << "saving a checkpoint";
-  absl::StatusOr<ShardRecord> record = WriteContents(**file, id, slices);
+  absl::StatusOr<ShardRecord> record = WriteContents(**file, id, slices, recipe);
   file->reset();
   // Its name has to be on the disk before the manifest's.
   if (record.ok()) {

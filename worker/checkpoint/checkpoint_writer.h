@@ -11,6 +11,9 @@
 // generation and incarnation and are made exclusively, so a writer that was stopped, overtaken and
 // woken again can neither replace nor mix into what its successors wrote.
 //
+// A shard whose pieces are those that a layout recipe computes (common/format/layout_recipe.h) is
+// told by the recipe alone; else its record lists them, and so does the manifest.
+//
 // One save for each (step, generation, process): a second one is refused by ALREADY_EXISTS.
 // Threads: any; each call blocks until the disk has answered.
 
@@ -27,7 +30,9 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/base/patience.h"
+#include "common/format/layout_recipe.h"
 #include "common/format/manifest.h"
+#include "common/format/piece.h"
 #include "worker/checkpoint/slices.h"
 
 namespace dsrun::worker {
@@ -42,11 +47,14 @@ struct ShardRecord {
   struct Piece {
     std::string tensor;
     std::vector<int64_t> shape;
-    ManifestPiece piece;
+    ManifestPiece piece;  // its file is this one
+    Box shard;            // without dimensions: the whole tensor
     friend bool operator==(const Piece&, const Piece&) = default;
   };
   ManifestFile file;
-  std::vector<Piece> pieces;
+  std::string layout;         // the recipe (EncodeLayout), of rank 0 alone; empty: none
+  std::string layout_sha256;  // of the recipe that computes its pieces; empty: they are listed
+  std::vector<Piece> pieces;  // if they are
 
   std::string Serialize() const;
   // Errors: DATA_LOSS: not the text of a record.
@@ -60,8 +68,11 @@ struct ShardRecord {
 // Errors: UNAVAILABLE: the folder has vanished, or is another one, such as what is beneath a mount;
 // ALREADY_EXISTS: this process saved this step before; RESOURCE_EXHAUSTED: the disk is full; those
 // of FileSystem.
+// `recipe`: of all ranks' pieces; nullptr: there is none. One that does not compute these slices is
+// left out.
 absl::StatusOr<ShardRecord> WriteShard(FileSystem& fs, const std::string& folder, const ShardId& id,
-                                       std::span<const Slice> slices);
+                                       std::span<const Slice> slices,
+                                       const LayoutRecipe* recipe = nullptr);
 
 // For a save that will not be committed.
 absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardRecord& record);

@@ -4,8 +4,7 @@
 //
 // It takes 1/width of the time that one rank would need, on disks that let them. What follows, the
 // loading, is another matter: with data parallel fp32 every rank needs the whole model and its own
-// part of the optimizer's state, and reads that (it opens few files at a time; pieces can be read
-// in parts only, and the reading be shared out, with format 2).
+// part of the optimizer's state, and reads that (no more than that, and with few files open).
 //
 // Pure but for reading; any thread.
 

@@ -32,4 +32,18 @@ std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> own
   return slices;
 }
 
+LayoutRecipe RecipeOf(const FlatLayout& layout, int64_t width, int64_t bucket_bytes) {
+  LayoutRecipe recipe;
+  recipe.mesh = {{"dp", width}};
+  recipe.leaf = kLeafElements;
+  const int64_t elements = std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1);
+  recipe.bucket = (elements + recipe.leaf - 1) / recipe.leaf * recipe.leaf;
+  recipe.slots = {std::string(kModelSlot), std::string(kAdamMSlot), std::string(kAdamVSlot)};
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    recipe.parameters.push_back({entry.tensor.name, entry.tensor.shape});
+  }
+  recipe.singles = {{std::string(kSumExponents), {static_cast<int64_t>(layout.entries().size())}}};
+  return recipe;
+}
+
 }  // namespace dsrun::worker

@@ -9,14 +9,19 @@
 #include <string_view>
 #include <vector>
 
+#include "common/format/layout_recipe.h"
+#include "common/format/piece.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun::worker {
 
-// The three families of logical tensors of a training state.
+// The slots of a training state: each is a family of logical tensors, "<slot>/<parameter>".
+inline constexpr std::string_view kModelSlot = "model";
+inline constexpr std::string_view kAdamMSlot = "state/exp_avg";
+inline constexpr std::string_view kAdamVSlot = "state/exp_avg_sq";
 inline constexpr std::string_view kModelPrefix = "model/";
-inline constexpr std::string_view kAdamMPrefix = "adam_m/";
-inline constexpr std::string_view kAdamVPrefix = "adam_v/";
+inline constexpr std::string_view kAdamMPrefix = "state/exp_avg/";
+inline constexpr std::string_view kAdamVPrefix = "state/exp_avg_sq/";
 // And a small one beside them: a number for each tensor of the layout, in its order, that says
 // where the point of its gradient's exact sum stands (docs/numerics.md). The first rank's.
 inline constexpr std::string_view kSumExponents = "sums/exponents";
@@ -39,18 +44,23 @@ enum class Arena {
 std::vector<TensorRange> CutAtTensors(const FlatLayout& layout, std::span<const Range> owned,
                                       Arena arena);
 
-// Elements [begin, end) of a logical tensor with their values, for WriteShard.
+// Elements [begin, end) of a logical tensor's shard with their values, for WriteShard.
 struct Slice {
   std::string tensor;  // with prefix
   std::vector<int64_t> shape;
   int64_t begin = 0;
   int64_t end = 0;
   const float* data = nullptr;
+  Box shard = {};  // without dimensions: the whole tensor
 };
 
 // `base` is the start of the arena; it must outlive the result.
 std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> owned,
                             std::string_view prefix, Arena arena, const float* base);
+
+// The recipe of what SlicesOf cuts by ShardPlan(layout, width, bucket_bytes), of the three slots,
+// with the exponents of sums beside them.
+LayoutRecipe RecipeOf(const FlatLayout& layout, int64_t width, int64_t bucket_bytes);
 
 }  // namespace dsrun::worker
 

@@ -210,7 +210,7 @@ void SaveWriter::Do(const RankSave& save, SteadyTime given) {
     if (absl::IsAlreadyExists(record.status())) {
       setup_.file_system->RemoveFile(JoinPath(setup_.folder, ShardFileName(id.name))).IgnoreError();
     }
-    record = WriteShard(*setup_.file_system, setup_.folder, id, save.slices);
+    record = WriteShard(*setup_.file_system, setup_.folder, id, save.slices, &save.layout);
     return record.status();
   });
   if (record.ok()) {

@@ -39,6 +39,7 @@
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/patience.h"
+#include "common/format/layout_recipe.h"
 #include "common/format/manifest.h"
 #include "proto/worker.pb.h"
 #include "worker/checkpoint/prune.h"
@@ -58,6 +59,7 @@ struct RankSave {
   int width = 0;
   int64_t samples = 0;
   std::vector<Slice> slices;  // of the snapshot
+  LayoutRecipe layout = {};   // of all ranks' slices
 };
 
 class SaveWriter {

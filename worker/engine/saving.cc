@@ -182,6 +182,8 @@ void Saving::TakeSnapshot() {
   const ShardedState& state = setup_.trainer->state();
   open_step_ = state.step;
   RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
+  save.layout =
+      RecipeOf(setup_.trainer->layout(), setup_.width, setup_.job->train().bucket_bytes());
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);
   }

@@ -72,7 +72,7 @@ TEST_F(CheckpointCommandTest, Inspect_ShowsTensorsShardsAndFingerprint) {
        {"job         job-a, generation 1", "step        20 (20 optimizer steps, 160 samples)",
         "  instruction set (--isa-cap): avx2\n",
         "step-00000020.gen-0001.0000000000001001.rank-0001.safetensors",
-        "adam_m/h.0.attn.c_attn.weight", "(32, 96)", "model/wte.weight"}) {
+        "state/exp_avg/h.0.attn.c_attn.weight", "(32, 96)", "model/wte.weight"}) {
     EXPECT_THAT(out_.str(), HasSubstr(expected));
   }
   EXPECT_EQ(Run({"inspect", "/save", "--json"}), 0);
@@ -93,8 +93,10 @@ TEST_F(CheckpointCommandTest, Help_IsOnStandardOutput) {
 
 TEST_F(CheckpointCommandTest, BadInput_SaysWhatAndHow) {
   EXPECT_EQ(Run({}), 90);
-  EXPECT_THAT(err_.str(),
-              HasSubstr("expected one of hash, inspect, verify, diff, tag, untag, got nothing"));
+  EXPECT_THAT(
+      err_.str(),
+      HasSubstr(
+          "expected one of hash, inspect, verify, diff, tag, untag, export, where, got nothing"));
   EXPECT_THAT(err_.str(), HasSubstr("dsrun checkpoint hash DIR"));
   EXPECT_EQ(Run({"hash"}), 90);
   EXPECT_EQ(Run({"hash", "/save", "--jsn"}), 90);
@@ -160,7 +162,10 @@ TEST_F(CheckpointCommandTest, Verify_NamesEveryFlippedBit) {
     EXPECT_EQ(json["checkpoints"][1]["state"], "whole");
     const auto& finding = json["checkpoints"][0]["findings"].at(0);
     EXPECT_EQ(finding["file"], kShard20);
-    EXPECT_NE(finding["expected_sha256"], finding["computed_sha256"]);
+    // The header, the table of checksums, or the block of a piece.
+    EXPECT_NE(finding["expected_sha256"] != finding["computed_sha256"],
+              finding["pieces"].size() == 1u && at < bytes - 4 * 60)
+        << finding;
     EXPECT_LE(finding["pieces"].size(), 1u);
     for (const auto& piece : finding["pieces"]) {
       ++tensors;
@@ -174,8 +179,8 @@ TEST_F(CheckpointCommandTest, Verify_NamesEveryFlippedBit) {
   for (const std::string& expected :
        {std::string(k20) + ": damaged (job job-a", std::string("  ") + kShard20 + ": damaged\n",
         std::string("    SHA-256: expected "), std::string("             got      "),
-        std::string("    adam_v/ln_f.bias, elements 0 to 31"), std::string(": CRC-32C expected "),
-        std::string("1 checkpoint whole, 1 damaged")}) {
+        std::string("    state/exp_avg_sq/ln_f.bias, elements 0 to 31"),
+        std::string(": CRC-32C expected "), std::string("1 checkpoint whole, 1 damaged")}) {
     EXPECT_THAT(out_.str(), HasSubstr(expected));
   }
   EXPECT_EQ(Run({"verify", std::string("/save/") + k10}), 0) << "one checkpoint alone";

@@ -36,10 +36,11 @@ struct Tensor {
 
 class CheckpointDiffTest : public ::testing::Test {
  protected:
-  // One piece for every `piece` elements, all in one file.
+  // One piece for every `piece` elements, all in one file, as format 1 had them.
   Checkpoint Make(const std::string& folder, const std::map<std::string, Tensor>& tensors,
                   int64_t piece = 4) {
     Manifest manifest = facts_;
+    manifest.version = 1;
     std::string bytes;
     for (const auto& [name, tensor] : tensors) {
       manifest.tensors.push_back({name, tensor.shape, {}});
@@ -49,9 +50,9 @@ class CheckpointDiffTest : public ::testing::Test {
         const auto part = std::as_bytes(
             std::span(tensor.values)
                 .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
-        manifest.tensors.back().pieces.push_back({begin, end, "shard", "entry",
+        manifest.tensors.back().pieces.push_back({begin, end, /*file=*/0, /*shard=*/0,
                                                   static_cast<int64_t>(bytes.size()),
-                                                  ExtendCrc32c(0, part)});
+                                                  /*first_block=*/0, ExtendCrc32c(0, part)});
         bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
       }
     }

@@ -5,16 +5,14 @@
 #include <sys/resource.h>
 
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "common/base/crc32c.h"
-#include "common/base/sha256.h"
 #include "common/format/checkpoint_reader.h"
+#include "tests/worker/checkpoint/training_state.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/shared_verification.h"
 
 namespace dsrun::worker {
@@ -43,38 +41,36 @@ class ManyShardsTest : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = testing::TempDir() + "/many_shards";
-    std::filesystem::create_directories(folder_);
-    Manifest manifest;
-    manifest.facts.job_id = "many";
-    manifest.facts.key = {Step(10), Generation(1), 1};
-    manifest.tensors = {{"model/a", {kShards * kElements}, {}},
-                        {"model/b", {kShards * kElements}, {}}};
-    for (int64_t shard = 0; shard < kShards; ++shard) WriteShard(shard, manifest);
-    ASSERT_TRUE(CheckManifest(manifest).ok()) << CheckManifest(manifest);
-    name_ = ManifestName(manifest.facts.key);
-    std::ofstream(folder_ + "/" + name_, std::ios::binary) << EncodeManifest(manifest);
+    FileSystem& fs = FileSystem::Real();
+    ASSERT_TRUE(BeginJob(fs, folder_, "many").ok());
+    std::vector<ShardRecord> records;
+    for (int64_t shard = 0; shard < kShards; ++shard) records.push_back(WriteOne(shard));
+    ManifestFacts facts;
+    facts.job_id = "many";
+    facts.key = {Step(10), Generation(1), 1};
+    const auto name = CommitManifest(fs, folder_, facts, records);
+    ASSERT_TRUE(name.ok()) << name.status();
+    name_ = *name;
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  void WriteShard(int64_t shard, Manifest& manifest) {
-    const std::string name =
-        ShardFileName({Step(10), Generation(1), Incarnation(1), Rank(static_cast<int32_t>(shard))});
-    std::string bytes;
+  ShardRecord WriteOne(int64_t shard) {
+    std::vector<float> values[2];
+    std::vector<Slice> slices;
+    const int64_t begin = shard * kElements;
     for (size_t tensor = 0; tensor < 2; ++tensor) {
-      std::vector<float> values(kElements);
       for (int64_t i = 0; i < kElements; ++i) {
-        values[static_cast<size_t>(i)] =
-            static_cast<float>(shard * kElements + i) * (tensor == 0 ? 1.0f : -1.0f);
+        values[tensor].push_back(static_cast<float>(begin + i) * (tensor == 0 ? 1.0f : -1.0f));
       }
-      const auto part = std::as_bytes(std::span(values));
-      const int64_t begin = shard * kElements;
-      manifest.tensors[tensor].pieces.push_back({begin, begin + kElements, name, "entry",
-                                                 static_cast<int64_t>(bytes.size()),
-                                                 ExtendCrc32c(0, part)});
-      bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
+      slices.push_back({tensor == 0 ? "model/a" : "model/b",
+                        {kShards * kElements},
+                        begin,
+                        begin + kElements,
+                        values[tensor].data()});
     }
-    manifest.files.push_back({name, static_cast<int64_t>(bytes.size()), Sha256Hex(bytes)});
-    std::ofstream(folder_ + "/" + name, std::ios::binary) << bytes;
+    const ShardId id{"many",
+                     {Step(10), Generation(1), Incarnation(1), Rank(static_cast<int32_t>(shard))}};
+    return WriteShard(FileSystem::Real(), folder_, id, slices).value();
   }
 
   std::string folder_;

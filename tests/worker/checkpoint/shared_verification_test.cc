@@ -82,12 +82,13 @@ TEST_F(SharedVerificationTest, Whole) {
 TEST_F(SharedVerificationTest, DamageAnywhere_IsFoundAndNamedForAll) {
   for (const int width : {1, 2, 3, 7}) {
     for (size_t file = 0; file < manifest_.files.size(); ++file) {
-      fs_.FlipBit(PathOf(file), manifest_.files[file].bytes - 1, 3);
+      const int64_t last = manifest_.files[file].table_offset() - 1;
+      fs_.FlipBit(PathOf(file), last, 3);
       const absl::Status status = Together(width);
       EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
       EXPECT_THAT(Message(status), AllOf(HasSubstr("shard " + PathOf(file) + " is damaged"),
-                                         HasSubstr(") of adam_v/")));
-      fs_.FlipBit(PathOf(file), manifest_.files[file].bytes - 1, 3);
+                                         HasSubstr(") of state/exp_avg_sq/")));
+      fs_.FlipBit(PathOf(file), last, 3);
     }
   }
   for (size_t file = 0; file < 3; ++file) ASSERT_TRUE(fs_.RemoveFile(PathOf(file)).ok());
@@ -109,25 +110,40 @@ TEST_F(SharedVerificationTest, ReadError_IsNoDamage_AndNamesTheRank) {
 }
 
 TEST_F(SharedVerificationTest, Verdict_NamesEveryPieceAndBothChecksums) {
-  const ManifestTensor& tensor = *manifest_.FindTensor("adam_v/h.0.attn.c_attn.weight");
+  const ManifestTensor& tensor = *manifest_.FindTensor("state/exp_avg_sq/h.0.attn.c_attn.weight");
   const ManifestPiece& piece = tensor.pieces.front();
-  const ManifestFile& file = *manifest_.FindFile(piece.file);
-  fs_.FlipBit(JoinPath(kFolder, piece.file), piece.offset, 0);
+  const ManifestFile& file = manifest_.FileOf(piece);
+  fs_.FlipBit(JoinPath(kFolder, file.name), piece.offset, 0);
   ShardVerifier verifier(fs_, kFolder, manifest_);
   const ShardVerdict verdict = verifier.Verify(file, nullptr);
   EXPECT_EQ(verdict.state, State::kDamaged);
+  // That of header and table.
   EXPECT_EQ(verdict.expected_sha256, file.sha256);
-  EXPECT_NE(verdict.computed_sha256, file.sha256);
+  EXPECT_EQ(verdict.computed_sha256, file.sha256);
   ASSERT_EQ(verdict.pieces.size(), 1u);
   EXPECT_EQ(verdict.pieces[0].tensor, tensor.name);
-  EXPECT_EQ(verdict.pieces[0].entry, piece.entry);
-  EXPECT_EQ(verdict.pieces[0].expected_crc32c, piece.crc32c);
-  EXPECT_NE(verdict.pieces[0].computed_crc32c, piece.crc32c);
+  EXPECT_EQ(verdict.pieces[0].entry, EntryName(manifest_, tensor, piece));
+  EXPECT_EQ(verdict.pieces[0].begin, piece.begin);
+  EXPECT_NE(verdict.pieces[0].computed_crc32c, verdict.pieces[0].expected_crc32c);
   // In the header no tensor is hit.
-  fs_.FlipBit(JoinPath(kFolder, piece.file), piece.offset, 0);
-  fs_.FlipBit(JoinPath(kFolder, piece.file), 8, 0);
+  fs_.FlipBit(JoinPath(kFolder, file.name), piece.offset, 0);
+  fs_.FlipBit(JoinPath(kFolder, file.name), 8, 0);
   EXPECT_EQ(verifier.Verify(file, nullptr).pieces.size(), 0u);
   EXPECT_EQ(verifier.Verify(file, nullptr).state, State::kDamaged);
+}
+
+// The manifest says where pieces lie; so does the header. They are compared although both are
+// whole.
+TEST_F(SharedVerificationTest, HeaderThatContradictsItsManifest_IsNamed) {
+  ASSERT_EQ(manifest_.tensors[0].pieces[0].begin, 0);
+  Manifest other = manifest_;
+  other.tensors[0].name += "x";
+  const ManifestFile& file = other.FileOf(other.tensors[0].pieces[0]);
+  const ShardVerdict verdict = ShardVerifier(fs_, kFolder, other).Verify(file, nullptr);
+  EXPECT_EQ(verdict.state, State::kDamaged);
+  EXPECT_THAT(Message(StatusOf(verdict, kFolder)),
+              AllOf(HasSubstr("its header has entry " + manifest_.tensors[0].name + "@0:"),
+                    HasSubstr("its manifest says " + other.tensors[0].name + "@0:")));
 }
 
 // Bytes that come back right are no proof of damage.
@@ -136,9 +152,9 @@ TEST_F(SharedVerificationTest, DamageThatASecondLookDoesNotFind_IsAReadError) {
   ShardVerifier verifier(fs_, kFolder, manifest_);
   int looks = 0;
   const ShardVerdict verdict = verifier.Verify(manifest_.files[1], [&](int64_t) {
-    if (++looks == 1) fs_.FlipBit(PathOf(1), 5000, 2);
+    if (++looks == 3) fs_.FlipBit(PathOf(1), 5000, 2);  // header, pieces, table
   });
-  EXPECT_EQ(looks, 2);
+  EXPECT_EQ(looks, 6);
   EXPECT_EQ(verdict.state, State::kUnreadable);
   EXPECT_EQ(StatusOf(verdict, kFolder).code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(StatusOf(verdict, kFolder)), HasSubstr("two looks found two things"));

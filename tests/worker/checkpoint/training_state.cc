@@ -32,7 +32,10 @@ std::vector<float> OwnedOf(const std::vector<float>& arena, const std::vector<Ra
 
 }  // namespace
 
-TrainingState::TrainingState() : model_(SmallModel()), layout_(LogicalTensors(model_)) {}
+TrainingState::TrainingState() : TrainingState(SmallModel()) {}
+
+TrainingState::TrainingState(const ModelSpec& model)
+    : model_(model), layout_(LogicalTensors(model_)) {}
 
 const std::vector<float>& TrainingState::Arena(std::string_view prefix, Step step) const {
   std::vector<float>& arena = arenas_[{std::string(prefix), step}];
@@ -80,30 +83,35 @@ absl::Status BeginJob(FileSystem& fs, const std::string& folder, const std::stri
   return AdoptSaveFolder(fs, folder, job_id);
 }
 
+std::vector<Slice> SlicesOfRank(const TrainingState& state, const SaveOptions& options,
+                                int64_t rank, std::vector<std::vector<float>>& memory) {
+  const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
+  const std::vector<Range>& owned = plan.Owned(rank);
+  std::vector<Slice> slices;
+  for (const std::string_view prefix : {kModelPrefix, kAdamMPrefix, kAdamVPrefix}) {
+    memory.push_back(OwnedOf(state.Arena(prefix, options.step), owned));
+    const std::vector<Slice> more =
+        SlicesOf(state.layout(), owned, prefix, Arena::kCompact, memory.back().data());
+    slices.insert(slices.end(), more.begin(), more.end());
+  }
+  return slices;
+}
+
 absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
                                      const TrainingState& state, const SaveOptions& options,
                                      int64_t rank) {
   if (!options.has_begun) {
     RETURN_IF_ERROR(BeginJob(fs, folder, options.job_id));
   }
-  const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
-  const std::vector<Range>& owned = plan.Owned(rank);
-  const std::vector<float>& params = state.Arena(kModelPrefix, options.step);
-  const std::vector<float> m = OwnedOf(state.Arena(kAdamMPrefix, options.step), owned);
-  const std::vector<float> v = OwnedOf(state.Arena(kAdamVPrefix, options.step), owned);
-  std::vector<Slice> slices;
-  const auto add = [&](std::string_view prefix, Arena arena, const std::vector<float>& values) {
-    const std::vector<Slice> more = SlicesOf(state.layout(), owned, prefix, arena, values.data());
-    slices.insert(slices.end(), more.begin(), more.end());
-  };
-  add(kModelPrefix, Arena::kWhole, params);
-  add(kAdamMPrefix, Arena::kCompact, m);
-  add(kAdamVPrefix, Arena::kCompact, v);
+  std::vector<std::vector<float>> memory;
+  const std::vector<Slice> slices = SlicesOfRank(state, options, rank, memory);
   const ShardId id{options.job_id,
                    {options.step, options.generation,
                     Incarnation(options.first_incarnation + static_cast<uint64_t>(rank)),
                     Rank(static_cast<int32_t>(rank))}};
-  return WriteShard(fs, folder, id, slices);
+  LayoutRecipe recipe = RecipeOf(state.layout(), options.width, options.bucket_bytes);
+  recipe.singles.clear();  // this state has none
+  return WriteShard(fs, folder, id, slices, options.listed ? nullptr : &recipe);
 }
 
 absl::StatusOr<std::string> Save(FileSystem& fs, const std::string& folder,

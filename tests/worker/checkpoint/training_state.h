@@ -24,6 +24,7 @@ namespace dsrun::worker {
 class TrainingState {
  public:
   TrainingState();
+  explicit TrainingState(const ModelSpec& model);
 
   const FlatLayout& layout() const { return layout_; }
   const std::vector<float>& Arena(std::string_view prefix, Step step) const;  // padding zero
@@ -43,11 +44,16 @@ struct SaveOptions {
   uint64_t first_incarnation = 0x1000;
   int64_t width = 4;
   int64_t bucket_bytes = 20'000;
+  bool listed = false;     // without a recipe of the layout
   bool has_begun = false;  // the folder is as it is: BeginJob was called, or must not be
 };
 
 // What dsrun does before a job begins: the folder is made, and marked as the job's. OK if it is.
 absl::Status BeginJob(FileSystem& fs, const std::string& folder, const std::string& job_id);
+
+// What a rank holds of the state, cut out of `memory`, which must outlive the result.
+std::vector<Slice> SlicesOfRank(const TrainingState& state, const SaveOptions& options,
+                                int64_t rank, std::vector<std::vector<float>>& memory);
 
 // The shard of one rank.
 absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,

@@ -28,6 +28,7 @@ TEST(GenerationTest, DamagedNewestCheckpoint_IsNamedAndThePreviousOneUsed) {
   cluster.Run(2);
   const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
   ASSERT_EQ(newest->manifest().facts.key.step, Step(6));
+  EXPECT_TRUE(newest->manifest().layout.has_value()) << "what ranks hold is told by a recipe";
   const std::string shard = newest->manifest().files[1].name;
   fs.FlipBit(std::string(kFolder) + "/" + shard, newest->manifest().files[1].bytes / 2, 3);
 

@@ -1,0 +1,177 @@
+#include "launcher/commands/checkpoint_export.h"
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/counted.h"
+#include "common/base/escaped.h"
+#include "common/base/status_macros.h"
+#include "common/format/safetensors.h"
+#include "common/format/tensor_names.h"
+#include "launcher/commands/byte_progress.h"
+#include "launcher/commands/checkpoint_place.h"
+
+namespace dsrun::launcher {
+namespace {
+
+constexpr int64_t kChunkElements = 1 << 18;
+
+bool IsNan(uint32_t bits) { return (bits & 0x7fffffffu) > 0x7f800000u; }
+
+// The upper half, rounded.
+uint16_t ToBf16(uint32_t bits) {
+  if (IsNan(bits)) return static_cast<uint16_t>((bits >> 16) | 0x40u);  // quiet, whatever is cut
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// `mantissa` / 2^shift, ties to even.
+uint32_t ShiftedRight(uint32_t mantissa, uint32_t shift) {
+  const uint32_t half = 1u << (shift - 1);
+  const uint32_t rest = mantissa & ((1u << shift) - 1);
+  const uint32_t quotient = mantissa >> shift;
+  return quotient + (rest > half || (rest == half && (quotient & 1u) != 0) ? 1u : 0u);
+}
+
+uint16_t ToF16(uint32_t bits) {
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (IsNan(bits)) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);  // from 65536 on
+  const uint32_t exponent = magnitude >> 23;
+  // From 2^-14 on: the exponent is rebased, and a carry of the rounding moves it, up to infinity.
+  if (exponent >= 113) {
+    return static_cast<uint16_t>(sign + ShiftedRight(magnitude - (112u << 23), 13));
+  }
+  if (exponent < 102) return sign;  // less than half of the least
+  const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+  return static_cast<uint16_t>(sign + ShiftedRight(mantissa, 126 - exponent));
+}
+
+std::vector<const ManifestTensor*> ModelTensors(const Manifest& manifest) {
+  std::vector<const ManifestTensor*> tensors;
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    if (tensor.name.starts_with(kModelPrefix)) tensors.push_back(&tensor);
+  }
+  return tensors;
+}
+
+std::string Header(const std::vector<const ManifestTensor*>& tensors, ElementType type,
+                   int64_t* data_bytes) {
+  SafetensorsHeader header;
+  header.metadata = {{"format", "pt"}};
+  int64_t at = 0;
+  for (const ManifestTensor* const tensor : tensors) {
+    const int64_t end = at + tensor->size() * ElementBytes(type);
+    header.entries.push_back({tensor->name.substr(kModelPrefix.size()),
+                              std::string(ElementTypeName(type)), tensor->shape, at, end});
+    at = end;
+  }
+  *data_bytes = at;
+  return EncodeSafetensorsHeader(header);
+}
+
+absl::StatusOr<Exported> WriteAll(WritableFile& file, Checkpoint& checkpoint,
+                                  const ExportOptions& options) {
+  const std::vector<const ManifestTensor*> tensors = ModelTensors(checkpoint.manifest());
+  Exported exported;
+  const std::string header = Header(tensors, options.type, &exported.bytes);
+  ByteProgress progress(options.terminal, "exporting", exported.bytes);
+  RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(header))));
+  std::vector<float> values;
+  std::string bytes;
+  for (const ManifestTensor* const tensor : tensors) {
+    for (int64_t begin = 0; begin < tensor->size(); begin += kChunkElements) {
+      const int64_t end = std::min(tensor->size(), begin + kChunkElements);
+      values.resize(static_cast<size_t>(end - begin));
+      RETURN_IF_ERROR(checkpoint.ReadRange(tensor->name, begin, end, values.data()));
+      bytes.clear();
+      exported.overflowed += Convert(values, options.type, bytes);
+      RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(bytes))));
+      progress.Add(static_cast<int64_t>(bytes.size()));
+    }
+  }
+  exported.tensors = static_cast<int64_t>(tensors.size());
+  exported.bytes += static_cast<int64_t>(header.size());
+  RETURN_IF_ERROR(file.Sync());
+  RETURN_IF_ERROR(file.Close());
+  return exported;
+}
+
+absl::Status CheckTarget(FileSystem& fs, const ExportOptions& options) {
+  const absl::StatusOr<FileInfo> there = fs.Stat(options.path);
+  if (absl::IsNotFound(there.status())) return absl::OkStatus();
+  RETURN_IF_ERROR(there.status());
+  if (there->kind != FileKind::kRegular) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.path, " is no file; expected the name of the file to write"));
+  }
+  if (options.force) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(options.path, " exists; give another name, or --force to replace it"));
+}
+
+}  // namespace
+
+int64_t Convert(std::span<const float> values, ElementType type, std::string& out) {
+  if (type == ElementType::kF32) {
+    out.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+    return 0;
+  }
+  int64_t overflowed = 0;
+  const uint16_t infinity = type == ElementType::kBF16 ? 0x7f80u : 0x7c00u;
+  for (const float value : values) {
+    const auto bits = std::bit_cast<uint32_t>(value);
+    const uint16_t half = type == ElementType::kBF16 ? ToBf16(bits) : ToF16(bits);
+    if ((half & 0x7fffu) == infinity && (bits & 0x7fffffffu) != 0x7f800000u) ++overflowed;
+    out.push_back(static_cast<char>(half & 0xffu));
+    out.push_back(static_cast<char>(half >> 8));
+  }
+  return overflowed;
+}
+
+absl::StatusOr<Exported> ExportSafetensors(FileSystem& fs, Checkpoint& checkpoint,
+                                           const ExportOptions& options) {
+  RETURN_IF_ERROR(CheckTarget(fs, options));
+  if (ModelTensors(checkpoint.manifest()).empty()) {
+    return absl::DataLossError(
+        absl::StrCat(checkpoint.manifest_name(), " holds no tensor of a model"));
+  }
+  const std::string folder = FolderOf(options.path);
+  const std::string temporary = JoinPath(folder, absl::StrCat(".tmp.export.", RandomDigits()));
+  absl::StatusOr<std::unique_ptr<WritableFile>> file = fs.CreateExclusive(temporary);
+  RETURN_IF_ERROR(file.status()) << "export";
+  absl::StatusOr<Exported> exported = WriteAll(**file, checkpoint, options);
+  file->reset();
+  if (exported.ok()) {
+    const absl::Status renamed =
+        fs.Rename(temporary, options.path,
+                  options.force ? FileSystem::IfExists::kReplace : FileSystem::IfExists::kFail);
+    if (!renamed.ok()) exported = renamed;
+  }
+  if (!exported.ok()) {
+    fs.RemoveFile(temporary).IgnoreError();  // the first error is the one to report
+    return Annotate(exported.status(), "export");
+  }
+  RETURN_IF_ERROR(fs.SyncFolder(folder))
+      << "export: " << options.path << " is there, and may not last";
+  return exported;
+}
+
+int ExportCommand(FileSystem& fs, Checkpoint& checkpoint, const ExportOptions& options,
+                  std::ostream& out, std::ostream& err) {
+  const absl::StatusOr<Exported> exported = ExportSafetensors(fs, checkpoint, options);
+  if (!exported.ok()) return PrintCheckpointError(exported.status(), err);
+  if (exported->overflowed > 0) {
+    err << "warning: " << Counted(exported->overflowed, "value") << " beyond what "
+        << ElementTypeName(options.type) << " can hold became infinite\n";
+  }
+  out << Escaped(options.path, "\t") << ": " << Counted(exported->tensors, "tensor") << ", "
+      << ElementTypeName(options.type) << ", " << Counted(exported->bytes, "byte") << ", of step "
+      << checkpoint.manifest().facts.key.step << "\n";
+  return kCheckpointGood;
+}
+
+}  // namespace dsrun::launcher

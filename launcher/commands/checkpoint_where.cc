@@ -1,0 +1,171 @@
+#include "launcher/commands/checkpoint_where.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/base/escaped.h"
+#include "common/base/status_macros.h"
+#include "common/format/tensor_names.h"
+#include "launcher/commands/checkpoint_place.h"
+
+namespace dsrun::launcher {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int64_t kChunkElements = 1 << 18;
+constexpr size_t kMostNamed = 8;
+
+// Of "state/<slot>/<parameter>" and "model/<parameter>".
+std::string_view ParameterOf(std::string_view tensor) {
+  if (tensor.starts_with(kModelPrefix)) return tensor.substr(kModelPrefix.size());
+  if (!tensor.starts_with(kStatePrefix)) return tensor;
+  const size_t slash = tensor.find('/', kStatePrefix.size());
+  return slash == std::string_view::npos ? tensor : tensor.substr(slash + 1);
+}
+
+absl::Status NoSuchParameter(const Manifest& manifest, const std::string& parameter) {
+  std::vector<std::string> names;
+  size_t all = 0;
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    if (!tensor.name.starts_with(kModelPrefix)) continue;
+    if (all++ < kMostNamed) names.emplace_back(ParameterOf(tensor.name));
+  }
+  return absl::NotFoundError(absl::StrCat("--param: no parameter ", parameter, " in ",
+                                          ManifestName(manifest.facts.key), "; it holds ", all,
+                                          ", such as ", absl::StrJoin(names, ", "),
+                                          "; dsrun checkpoint inspect lists all of them"));
+}
+
+absl::StatusOr<double> SumOfSquares(Checkpoint& checkpoint, const std::string& tensor,
+                                    const PlaceOfPiece& piece) {
+  double sum = 0;
+  std::vector<float> values;
+  for (int64_t begin = piece.begin; begin < piece.end; begin += kChunkElements) {
+    const int64_t end = std::min(piece.end, begin + kChunkElements);
+    values.resize(static_cast<size_t>(end - begin));
+    const WantedPiece wanted{tensor, begin, end, values.data(), piece.shard};
+    RETURN_IF_ERROR(checkpoint.Read(std::span(&wanted, 1)));
+    for (const float value : values) sum += static_cast<double>(value) * value;
+  }
+  return sum;
+}
+
+absl::StatusOr<PlacesOfTensor> PlacesOf(Checkpoint& checkpoint, const ManifestTensor& tensor) {
+  PlacesOfTensor places{tensor.name, tensor.shape, 0, {}};
+  double sum = 0;
+  for (const ManifestPiece& piece : tensor.pieces) {
+    const std::string& file = checkpoint.manifest().FileOf(piece).name;
+    const std::optional<ShardName> name = ParseShardFileName(file);
+    PlaceOfPiece place{name.has_value() ? name->rank.value() : -1,
+                       file,
+                       piece.offset,
+                       piece.offset + piece.bytes(),
+                       tensor.ShardOf(piece),
+                       piece.begin,
+                       piece.end};
+    ASSIGN_OR_RETURN(const double squares, SumOfSquares(checkpoint, tensor.name, place));
+    place.norm = std::sqrt(squares);
+    sum += squares;
+    places.pieces.push_back(std::move(place));
+  }
+  places.norm = std::sqrt(sum);
+  return places;
+}
+
+std::string BoxWords(const Box& box) {
+  std::vector<std::string> ranges;
+  for (size_t i = 0; i < box.offset.size(); ++i) {
+    ranges.push_back(absl::StrCat(box.offset[i], ":", box.offset[i] + box.extent[i]));
+  }
+  return absl::StrCat("[", absl::StrJoin(ranges, ","), "]");
+}
+
+void PrintText(const Checkpoint& checkpoint, const std::vector<PlacesOfTensor>& found,
+               std::ostream& out) {
+  out << JoinPath(checkpoint.folder(), checkpoint.manifest_name()) << "\n";
+  for (const PlacesOfTensor& tensor : found) {
+    out << "\n"
+        << tensor.name << "  (" << absl::StrJoin(tensor.shape, ", ") << ")  F32  norm "
+        << absl::StreamFormat("%.9g", tensor.norm) << "\n";
+    out << absl::StreamFormat("  %5s  %12s  %12s  %14s  %14s  %13s  file\n", "rank", "from element",
+                              "to", "from byte", "to", "norm");
+    for (const PlaceOfPiece& piece : tensor.pieces) {
+      out << absl::StreamFormat("  %5d  %12d  %12d  %14d  %14d  %13.9g  %s", piece.rank,
+                                piece.begin, piece.end, piece.first_byte, piece.past_byte,
+                                piece.norm, piece.file);
+      if (piece.shard != WholeBox(tensor.shape)) out << "  of shard " << BoxWords(piece.shard);
+      out << "\n";
+    }
+  }
+}
+
+// JSON has no word for what is not finite.
+Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+void PrintJson(const Checkpoint& checkpoint, const std::string& parameter,
+               const std::vector<PlacesOfTensor>& found, std::ostream& out) {
+  Json json = {{"param", parameter},
+               {"manifest", checkpoint.manifest_name()},
+               {"folder", checkpoint.folder()},
+               {"tensors", Json::array()}};
+  for (const PlacesOfTensor& tensor : found) {
+    Json one = {{"name", tensor.name},
+                {"shape", tensor.shape},
+                {"dtype", "F32"},
+                {"norm", Number(tensor.norm)},
+                {"pieces", Json::array()}};
+    for (const PlaceOfPiece& piece : tensor.pieces) {
+      one["pieces"].push_back({{"rank", piece.rank},
+                               {"file", piece.file},
+                               {"first_byte", piece.first_byte},
+                               {"past_byte", piece.past_byte},
+                               {"shard_offset", piece.shard.offset},
+                               {"shard_extent", piece.shard.extent},
+                               {"begin", piece.begin},
+                               {"end", piece.end},
+                               {"dtype", "F32"},
+                               {"norm", Number(piece.norm)}});
+    }
+    json["tensors"].push_back(std::move(one));
+  }
+  out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<PlacesOfTensor>> WhereIs(Checkpoint& checkpoint,
+                                                    const std::string& parameter) {
+  std::vector<PlacesOfTensor> found;
+  for (const ManifestTensor& tensor : checkpoint.manifest().tensors) {
+    if (tensor.name != parameter && ParameterOf(tensor.name) != parameter) continue;
+    ASSIGN_OR_RETURN(PlacesOfTensor places, PlacesOf(checkpoint, tensor));
+    found.push_back(std::move(places));
+  }
+  if (found.empty()) return NoSuchParameter(checkpoint.manifest(), parameter);
+  return found;
+}
+
+int WhereCommand(Checkpoint& checkpoint, const std::string& parameter, bool json, std::ostream& out,
+                 std::ostream& err) {
+  const auto found = WhereIs(checkpoint, parameter);
+  if (!found.ok()) return PrintCheckpointError(found.status(), err);
+  if (json) {
+    PrintJson(checkpoint, parameter, *found, out);
+  } else {
+    std::ostringstream text;  // the names in it came from files
+    PrintText(checkpoint, *found, text);
+    out << Escaped(text.str(), "\n\t");
+  }
+  return kCheckpointGood;
+}
+
+}  // namespace dsrun::launcher
