@@ -121,7 +121,8 @@ struct OutputWriter::Shared {
   void Put(Stream& stream, const Line& line);
   // The number of bytes written; all of them, unless something is in the way.
   size_t WriteAll(Stream& stream, std::string_view bytes);
-  void Lose(Stream& stream, std::string_view text, const std::string& why);
+  // `failed`: it was to be seen.
+  void Lose(Stream& stream, std::string_view text, const std::string& why, bool failed = true);
   // Says what a full disk, or a reader that takes nothing, has cost, on standard error.
   void SayLost(Stream& stream, const char* words);
   // Of the end: nothing was taken for too long.
@@ -305,7 +306,7 @@ void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
       MutexLock lock(mu);
       unwritten_lines -= LinesIn(text);
     }
-    return Lose(stream, text, kTakesTooLittle);
+    return Lose(stream, text, kTakesTooLittle, /*failed=*/false);  // the files have it
   }
   if (!stream.failing.empty() && stream.torn && WriteAll(stream, "\n") == 1) stream.torn = false;
   const size_t written = WriteAll(stream, text);
@@ -322,13 +323,14 @@ void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
   if (!stream.failing.empty()) SayLost(stream, " were lost before this one: ");
 }
 
-void OutputWriter::Shared::Lose(Stream& stream, std::string_view text, const std::string& why) {
+void OutputWriter::Shared::Lose(Stream& stream, std::string_view text, const std::string& why,
+                                bool failed) {
   const int64_t count = LinesIn(text);
   stream.lost_lines += count;
   MutexLock lock(mu);
   loss.lines += count;
   loss.why = absl::StrCat(stream.name, ": ", why);
-  loss.failed = loss.failed || !stream.left;
+  loss.failed = loss.failed || (failed && !stream.left);
 }
 
 void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {

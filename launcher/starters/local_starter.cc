@@ -184,6 +184,7 @@ struct LocalStarter::State {
   std::set<NodeId> unwanted ABSL_GUARDED_BY(mu);  // End came
   bool closing ABSL_GUARDED_BY(mu) = false;       // EndAll came
   bool ended_all ABSL_GUARDED_BY(mu) = false;     // EndAll returned: nothing was started since
+  int starting ABSL_GUARDED_BY(mu) = 0;  // calls of Start, and threads of Spawn left behind
   std::vector<std::string> socket_folders ABSL_GUARDED_BY(mu);
 };
 
@@ -218,7 +219,28 @@ std::string LocalStarter::LogPath(NodeId id) const {
   return absl::StrCat(options_.log_folder, "/agent-", id.value(), ".log");
 }
 
+// One more that makes processes and folders, for as long as it lives.
+class LocalStarter::Starting {
+ public:
+  explicit Starting(std::shared_ptr<State> state) : state_(std::move(state)) {
+    MutexLock lock(state_->mu);
+    ++state_->starting;
+  }
+  ~Starting() {
+    MutexLock lock(state_->mu);
+    --state_->starting;
+    state_->changed.NotifyAll();
+  }
+  Starting(const Starting&) = delete;
+  Starting& operator=(const Starting&) = delete;
+
+ private:
+  const std::shared_ptr<State> state_;
+};
+
 absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSpec& node) {
+  const Starting starting(state_);
+  if (!state_->IsWanted(id)) return Unwanted();
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
     const int error = errno;
@@ -258,9 +280,16 @@ absl::StatusOr<std::string> LocalStarter::MakeSocketFolder() {
   // One folder per agent and none around them: the ranks may run as another user and have to pass
   // through it.
   ASSIGN_OR_RETURN(std::string folder, MakePrivateFolder("dsagent-"));
-  MutexLock lock(state_->mu);
-  state_->socket_folders.push_back(folder);
-  return folder;
+  {
+    MutexLock lock(state_->mu);
+    if (!state_->closing) {
+      state_->socket_folders.push_back(folder);
+      return folder;
+    }
+  }
+  std::error_code ignored;  // it is empty, and ours
+  std::filesystem::remove(folder, ignored);
+  return Unwanted();
 }
 
 void LocalStarter::RemoveSocketFolders() {
@@ -335,6 +364,7 @@ absl::Status LocalStarter::Spawn(NodeId id, const std::string& socket_folder, De
 }
 
 void LocalStarter::Spawning::Run() {
+  const Starting starting(state);
   absl::Status status = OpenAndSpawn();
   key.reset();
   ready.reset();
@@ -423,13 +453,24 @@ void LocalStarter::End(NodeId id, absl::Duration grace) {
   if (pid != 0) runner_->StopGroups({pid}, grace);
 }
 
+// Nobody begins any more; who hangs in the kernel is left.
+void LocalStarter::AwaitStarts(absl::Duration limit) {
+  const SteadyTime deadline = Clock::Real().SteadyNow() + limit;
+  MutexLock lock(state_->mu);
+  while (state_->starting > 0 && state_->changed.WaitUntil(state_->mu, deadline)) continue;
+}
+
 void LocalStarter::EndAll(absl::Duration grace) {
-  std::vector<int32_t> pids;
   {
     MutexLock lock(state_->mu);
     if (state_->ended_all) return;  // what did not end then would only be waited for again
     state_->closing = true;
     state_->changed.NotifyAll();
+  }
+  AwaitStarts(kStartGrace);  // an agent that was just begun is in no list yet
+  std::vector<int32_t> pids;
+  {
+    MutexLock lock(state_->mu);
     for (const auto& [id, pid] : state_->pids) pids.push_back(pid);
   }
   if (!pids.empty()) runner_->StopGroups(pids, grace);

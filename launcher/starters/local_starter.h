@@ -60,6 +60,7 @@ class LocalStarter : public AgentStarter {
   // What a start that hangs in the kernel uses when it comes back, and who was promised what.
   struct State;
   struct Spawning;
+  class Starting;
 
   LocalStarter(Options options, std::unique_ptr<PosixProcessRunner> runner);
   // `ready`: the agent's end of its ready pipe.
@@ -70,6 +71,7 @@ class LocalStarter : public AgentStarter {
   void RemoveSocketFolders();
   // Waits for the line that the agent writes to its ready pipe.
   absl::Status AwaitReady(NodeId id, int fd);
+  void AwaitStarts(absl::Duration limit);
   void AwaitEnds(absl::Duration limit);
   void AwaitOrphans() const;
   std::string LogPath(NodeId id) const;

@@ -125,8 +125,8 @@ TEST(OutputWriter, ReaderWhoTakesALittleNowAndThen_IsGivenUpWhenTheTimeIsOver) {
   const SteadyTime begin = Clock::Real().SteadyNow();
   const OutputWriter::Loss loss = writer->Close(kBound);
   EXPECT_LT(Clock::Real().SteadyNow() - begin, kBound);
-  writer.reset();  // it has the pipe, too
-  EXPECT_TRUE(loss.failed);
+  writer.reset();             // it has the pipe, too
+  EXPECT_FALSE(loss.failed);  // what was left out is in files
   EXPECT_GT(loss.lines, 0);
   EXPECT_THAT(loss.why, HasSubstr("its reader was too slow at the end"));
   // What was lost, and what was not, is all that there was.
@@ -142,8 +142,10 @@ TEST(OutputWriter, SlowReaderAtTheEnd_GetsTheLastScreenAndNotWhatMayBeLeftOut) {
       std::make_unique<OutputWriter>(OutputWriter::Options{.out_fd = reader.end(),
                                                            .err_fd = reader.end(),
                                                            .most_bytes = 64 << 20,
-                                                           .end_within = absl::Seconds(2)});
-  for (int i = 0; i < 600'000; ++i) ASSERT_TRUE(writer->WriteDroppable(To::kOut, LinesOf('x', 1)));
+                                                           .end_within = absl::Seconds(4)});
+  for (int i = 0; i < 6000; ++i) {
+    ASSERT_TRUE(writer->WriteDroppable(To::kOut, LinesOf('x', 100)));
+  }
   writer->Write(To::kErr, "the last screen\n");
   const OutputWriter::Loss loss = writer->Close(kBound);
   writer.reset();  // it has the pipe, too

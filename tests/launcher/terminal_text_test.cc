@@ -106,6 +106,10 @@ TEST(InRows, ColoursTakeNoRoom_WideLettersTwo_AndThoseOnOthersOne) {
   EXPECT_EQ(Rows("\033[31m0123456789\033[0m", 10), "\033[31m0123456789\033[0m");
   EXPECT_EQ(Rows("012345678\u4e2d", 10), "012345678\n  \u4e2d");
   EXPECT_EQ(Rows("01234567\u4e2d", 10), "01234567\u4e2d");
+  // Pictures among the symbols of plain text.
+  for (const std::string wide : {"\u2705", "\u26a1", "\u2b50", "\u23f3", "\U0001f004"}) {
+    EXPECT_EQ(Rows("012345678" + wide, 10), "012345678\n  " + wide);
+  }
   EXPECT_EQ(Rows("012345678e\u0301", 10), "012345678e\n  \u0301");
 }
 
