@@ -184,7 +184,7 @@ struct LocalStarter::State {
   std::set<NodeId> unwanted ABSL_GUARDED_BY(mu);  // End came
   bool closing ABSL_GUARDED_BY(mu) = false;       // EndAll came
   bool ended_all ABSL_GUARDED_BY(mu) = false;     // EndAll returned: nothing was started since
-  int starting ABSL_GUARDED_BY(mu) = 0;  // calls of Start, and threads of Spawn left behind
+  int starting ABSL_GUARDED_BY(mu) = 0;  // calls of Begin, and threads that they left behind
   std::vector<std::string> socket_folders ABSL_GUARDED_BY(mu);
 };
 
@@ -239,8 +239,6 @@ class LocalStarter::Starting {
 };
 
 absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSpec& node) {
-  const Starting starting(state_);
-  if (!state_->IsWanted(id)) return Unwanted();
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
     const int error = errno;
@@ -250,15 +248,20 @@ absl::StatusOr<AgentEndpoint> LocalStarter::Start(NodeId id, const proto::NodeSp
   const Descriptor ready(ends[0]);
   Descriptor write_end(ends[1]);
   RETURN_IF_ERROR(CheckIsHere(node.address())) << "node " << node.host();
-  const absl::StatusOr<std::string> socket_folder = MakeSocketFolder();
-  if (!socket_folder.ok()) return NotStarted(socket_folder.status(), node);
-  if (const absl::Status spawned = Spawn(id, *socket_folder, std::move(write_end)); !spawned.ok()) {
-    return NotStarted(spawned, node);
-  }
-  absl::StatusOr<AgentEndpoint> endpoint = Call(id, ListenTarget(*socket_folder), ready.get());
+  const absl::StatusOr<std::string> target = Begin(id, std::move(write_end));
+  if (!target.ok()) return NotStarted(target.status(), node);
+  absl::StatusOr<AgentEndpoint> endpoint = Call(id, *target, ready.get());
   if (endpoint.ok()) return endpoint;
   End(id, kStartGrace);
   return Annotate(endpoint.status(), absl::StrCat("own agent for node ", node.host()));
+}
+
+absl::StatusOr<std::string> LocalStarter::Begin(NodeId id, Descriptor ready) {
+  const Starting starting(state_);
+  if (!state_->IsWanted(id)) return Unwanted();
+  ASSIGN_OR_RETURN(const std::string socket_folder, MakeSocketFolder());
+  RETURN_IF_ERROR(Spawn(id, socket_folder, std::move(ready)));
+  return ListenTarget(socket_folder);
 }
 
 absl::StatusOr<AgentEndpoint> LocalStarter::Call(NodeId id, const std::string& target,

@@ -67,6 +67,8 @@ class LocalStarter : public AgentStarter {
   absl::Status Spawn(NodeId id, const std::string& socket_folder, Descriptor ready);
   ProcessSpec SpecOf(const std::string& socket_folder) const;
   absl::StatusOr<AgentEndpoint> Call(NodeId id, const std::string& target, int ready_fd);
+  // A process of it, with a folder for its socket: the target where it will listen.
+  absl::StatusOr<std::string> Begin(NodeId id, Descriptor ready);
   absl::StatusOr<std::string> MakeSocketFolder();
   void RemoveSocketFolders();
   // Waits for the line that the agent writes to its ready pipe.
