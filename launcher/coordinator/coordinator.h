@@ -27,6 +27,7 @@
 //   kRunning (g)    -a rank of a program ends by TERM, INT, HUP, QUIT, USR1 or USR2 from outside->
 //                           for cause_grace nothing: if an OperatorStop comes, the signal was sent
 //                           to every process, and the rank's end belongs to the stop
+//   kPreparing (g)  -all Prepared, but they have fewer slots than a replica needs-> kEnding
 //   any state       -cannot go on-> kEnding. A train job's save that is written, or is being
 //                           written, and can be committed yet, is waited for, for stop_grace at
 //                           most, before the ranks are stopped
@@ -262,7 +263,9 @@ class Coordinator {
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
+  // Or ends the job, where `nodes` hold no replica.
   void Begin(const std::vector<PlannedNode>& nodes);
+  void EndForPlaces(const absl::Status& why);
   // Where processes live that have joined the generation begun, or one before it.
   std::set<WorkerId> Survivors() const;
   // Something failed; reports it, and ends the generation if it cannot go on.
