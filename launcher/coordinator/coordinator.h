@@ -89,6 +89,8 @@
 #include "common/base/ids.h"
 #include "common/base/operation_class.h"
 #include "common/plan/memory_plan.h"
+#include "common/topology/mesh.h"
+#include "common/topology/process_group.h"
 #include "launcher/coordinator/coordinator_state.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/coordinator/generation_memory.h"
@@ -229,6 +231,8 @@ class Coordinator {
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
   void OnGroupPut(Rank rank, const proto::ExchangePut& put);
+  // The group of that name in the generation begun; null where `rank` is not in it.
+  const ProcessGroup* GroupOfMember(const std::string& name, Rank rank);
   void OnJoined(Rank rank, const proto::Joined& joined);
   void OnStepDone(Rank rank, const proto::StepDone& done);
   void OnFailed(Rank rank, const proto::Failed& failed);
@@ -339,6 +343,12 @@ class Coordinator {
   const CoordinatorConfig config_;
 
   CoordinatorState s_;
+  // Found from s_.plan when it is asked for, so no part of a snapshot; Begin forgets it.
+  struct Groups {
+    std::optional<Mesh> mesh;
+    std::map<std::string, ProcessGroup> by_name;
+  };
+  Groups groups_;
   // Of the step in progress.
   absl::Duration now_;
   std::vector<Action> actions_;

@@ -54,6 +54,7 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
       PlanGeneration(s_.generation, nodes, config_.is_train ? config_.max_width : 0);
   if (!plan.ok()) return EndForPlaces(plan.status());
   s_.plan = *std::move(plan);
+  groups_ = {};
   // Whoever finds less does not begin: what is committed is not given up because it cannot be read.
   s_.plan.set_floor_step(s_.newest_checkpoint.second);
   s_.plan.set_floor_manifest(s_.newest_manifest);
