@@ -10,10 +10,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
 #include "common/topology/plan_places.h"
+#include "common/topology/process_group.h"
 
 namespace dsrun::agent {
 namespace {
@@ -30,6 +33,14 @@ bool HasSlotsFor(const proto::JobSpec& job, int node, const proto::GenerationPla
     return member.node() != node ||
            std::find(slots.begin(), slots.end(), member.slot()) != slots.end();
   });
+}
+
+// Whose table it is; one without a group is of all ranks.
+absl::StatusOr<ProcessGroup> GroupOfTable(const proto::GenerationPlan& plan,
+                                          const std::string& group) {
+  if (group.empty()) return WorldGroup(plan.members_size());
+  ASSIGN_OR_RETURN(const Mesh mesh, MeshOf(plan));
+  return GroupNamed(mesh, group);
 }
 
 constexpr int kUsr1 = 10;  // Linux, x86-64 and arm64
@@ -260,8 +271,11 @@ void NodeCore::Spawn(Slot slot, Rank rank) {
 
 void NodeCore::OnExchangeTable(Generation generation, const proto::ExchangeTable& table) {
   if (generation != generation_) return;
+  const absl::StatusOr<ProcessGroup> group = GroupOfTable(plan_, table.group());
+  if (!group.ok()) return;
   for (const auto& [slot, worker] : workers_) {
     if (worker.state != WorkerState::kConnected || worker.generation != generation_) continue;
+    if (!group->RankIn(worker.rank)) continue;
     proto::HostMessage message = ToWorker();
     *message.mutable_exchange_table() = table;
     actions_.push_back(SendToWorker{slot, std::move(message)});

@@ -33,7 +33,7 @@
 //                  nobody has read yet is dropped with it.
 //   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
 //                     is stopped the agent answers with what the kernel says.
-//   ExchangeTable  -> every local worker of that generation.
+//   ExchangeTable  -> every local worker of that generation, or those in its group.
 //   CommitSaveAt   -> the worker in that slot; DropSave -> every local worker; whatever generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a

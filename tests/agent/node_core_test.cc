@@ -570,5 +570,21 @@ TEST(NodeCore, APlanThatItCannotFollow_IsRefusedAloud) {
   EXPECT_EQ(node.Begin(2, {0, 1}), (std::vector<std::string>{"to 0: plan@2", "to 1: plan@2"}));
 }
 
+TEST(NodeCore, TableOfAGroup_GoesToItsRanksAlone) {
+  Node node;
+  node.Run({0, 1});  // ranks 0 and 1; rank 2 is elsewhere
+  const auto table = [&](const std::string& group) {
+    proto::CoordinatorMessage message = Node::Message(1);
+    message.mutable_exchange_table()->set_name("communicator");
+    message.mutable_exchange_table()->set_group(group);
+    return node.Step(CoordinatorReceived{message});
+  };
+  EXPECT_THAT(table(""), ElementsAre("to 0: table communicator", "to 1: table communicator"));
+  EXPECT_THAT(table("dp@0"), ElementsAre("to 0: table communicator", "to 1: table communicator"));
+  EXPECT_THAT(table("tp@1"), ElementsAre("to 1: table communicator"));
+  EXPECT_THAT(table("tp@2"), IsEmpty());
+  EXPECT_THAT(table("tp@3"), IsEmpty()) << "no group of this plan";
+}
+
 }  // namespace
 }  // namespace dsrun::agent
