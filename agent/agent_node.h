@@ -42,6 +42,7 @@ class AgentNode {
     std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
     std::function<std::string(const std::string& tag)> sweep;  // Supervisor::Options::sweep
+    absl::Duration door_waits = Supervisor::kDoorWaits;                 // the same
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;  // the same
     std::function<proto::NodeMemory(const std::string&, const std::vector<int32_t>&)> memory =
         ReadNodeMemory;  // the same

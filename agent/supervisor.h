@@ -81,6 +81,7 @@ class Supervisor {
     // process. What is still there, for people; empty: nothing. Whoever is dead already and only
     // does not end (dying_process.h) does not count. Called on the core's thread; must be bounded.
     std::function<std::string(const std::string& tag)> sweep;
+    absl::Duration door_waits = kDoorWaits;
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;
@@ -103,7 +104,7 @@ class Supervisor {
   void OnCoordinatorGone(const std::string& why);
 
   // Whether process `pid` of user `uid` is the present process of one of this job's slots. Waits
-  // for the pids of starts that are under way, kDoorWaits at most.
+  // for the pids of starts that are under way, door_waits at most.
   // Errors: PERMISSION_DENIED: no; in words that go on from "it".
   absl::Status CheckWorker(int32_t pid, uint32_t uid) const;
   // A worker has opened a session with `hello`; by the kernel's word its process is `pid` (what it

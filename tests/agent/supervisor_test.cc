@@ -106,7 +106,8 @@ class SupervisorTest : public ::testing::Test {
     MakeNode(/*gpus=*/0);
   }
   void MakeNode(int gpus, ProcessRunner* runner = nullptr,
-                std::function<void(const JobOver&)> on_job_over = nullptr) {
+                std::function<void(const JobOver&)> on_job_over = nullptr,
+                absl::Duration door_waits = Supervisor::kDoorWaits) {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(
@@ -124,6 +125,7 @@ class SupervisorTest : public ::testing::Test {
                                  swept_.push_back(tag);
                                  return std::string();
                                },
+                           .door_waits = door_waits,
                            .look_at_dying =
                                [this](int32_t pid) {
                                  MutexLock lock(mu_);
@@ -546,6 +548,7 @@ TEST_F(HangingStartTest, CallerAtTheDoor_WaitsShortlyForAPid_AndAHelloNotAtAll) 
 }
 
 TEST_F(HangingStartTest, CallerAtTheDoor_ComesInWhenItsPidIsTold) {
+  MakeNode(/*gpus=*/0, &hanging_, nullptr, /*door_waits=*/absl::Hours(1));
   StartThatHangs();
   // Told while it waits, or before: both is right.
   std::atomic<int> tid = 0;
