@@ -348,7 +348,8 @@ void Supervisor::Do(const SendToCoordinator& action) {
   if (action.message.has_worker_exited()) {
     const proto::WorkerExited& exited = action.message.worker_exited();
     LOG(INFO) << "slot " << exited.slot() << ": pid " << exited.pid() << " ended, exit code "
-              << exited.exit_code() << ", signal " << exited.term_signal();
+              << exited.exit_code() << ", signal " << exited.term_signal()
+              << (exited.reason().empty() ? "" : ": ") << exited.reason();
   }
 }
 
