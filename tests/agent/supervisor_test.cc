@@ -111,7 +111,8 @@ class SupervisorTest : public ::testing::Test {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(
-        AgentNode::Options{.runner = runner == nullptr ? &runner_ : runner,
+        AgentNode::Options{.runner = std::shared_ptr<ProcessRunner>(
+                               std::shared_ptr<void>(), runner == nullptr ? &runner_ : runner),
                            .clock = &clock_,
                            .incarnation = Incarnation(7),
                            .inventory = inventory,
@@ -524,6 +525,21 @@ class HangingStartTest : public SupervisorTest {
     } while (absl::IsDeadlineExceeded(coordinator_->AwaitClosed(absl::Milliseconds(5))));
   }
 
+  // By a process's tag; the end of a job sweeps without one.
+  bool AwaitSwept() {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    while (Clock::Real().SteadyNow() < deadline) {
+      {
+        MutexLock lock(mu_);
+        for (const std::string& tag : swept_) {
+          if (!tag.empty()) return true;
+        }
+      }
+      sched_yield();
+    }
+    return false;
+  }
+
   bool comes_back_at_the_end_ = false;
   HangingRunner hanging_;
 };
@@ -570,6 +586,7 @@ TEST_F(HangingStartTest, ThatComesBackWhileTheJobEnds_IsKilled) {
   StartThatHangs();
   EndTheJob();
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept());
 }
 
 TEST_F(HangingStartTest, ThatComesBackAfterItsJob_IsKilled) {
@@ -577,6 +594,7 @@ TEST_F(HangingStartTest, ThatComesBackAfterItsJob_IsKilled) {
   EndTheJob();
   hanging_.ComeBack(kPid);
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept()) << "and what it had started";
 }
 
 TEST_F(HangingStartTest, ThatComesBackWhenNobodyIsThereAnyMore_IsKilled) {
@@ -586,6 +604,7 @@ TEST_F(HangingStartTest, ThatComesBackWhenNobodyIsThereAnyMore_IsKilled) {
   node_.reset();
   hanging_.ComeBack(kPid);
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept()) << "and what it had started";
 }
 
 TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {
