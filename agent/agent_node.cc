@@ -237,6 +237,7 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   options.worker_binary = options_.worker_binary;
   options.tick_period = options_.tick_period;
   options.sweep = options_.sweep;
+  options.door_waits = options_.door_waits;
   options.memory = options_.memory;
   options.look_at_dying = options_.look_at_dying;
   return options;

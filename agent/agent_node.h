@@ -31,8 +31,8 @@ namespace dsrun::agent {
 class AgentNode {
  public:
   struct Options {
-    ProcessRunner* runner = nullptr;  // these two must outlive the node
-    Clock* clock = nullptr;
+    std::shared_ptr<ProcessRunner> runner;  // Supervisor::Options::runner
+    Clock* clock = nullptr;                 // must outlive the node
     Incarnation incarnation;
     proto::Opened inventory;
     // Opens the socket where this job's ranks find the agent. None: they cannot (tests).
@@ -42,6 +42,7 @@ class AgentNode {
     std::string run_dir;        // instead of the jobs': run_dir/JOB_ID; empty: the job's
     absl::Duration tick_period = absl::Milliseconds(100);
     std::function<std::string(const std::string& tag)> sweep;  // Supervisor::Options::sweep
+    absl::Duration door_waits = Supervisor::kDoorWaits;        // the same
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;  // the same
     std::function<proto::NodeMemory(const std::string&, const std::vector<int32_t>&)> memory =
         ReadNodeMemory;  // the same

@@ -84,7 +84,7 @@ class AgentProcess {
     fcntl(options_.beat_fd, F_SETFL, O_NONBLOCK);
     ASSIGN_OR_RETURN(runner_, PosixProcessRunner::Create({.reap_adopted = true}));
     node_ = std::make_unique<AgentNode>(AgentNode::Options{
-        .runner = runner_.get(),
+        .runner = runner_->Outliving(),
         .clock = &Clock::Real(),
         .incarnation = Incarnation(RandomIncarnation()),
         .inventory = ReadInventory(),

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
+#include "common/base/status_macros.h"
 #include "common/topology/plan_places.h"
+#include "common/topology/process_group.h"
 
 namespace dsrun::agent {
 namespace {
@@ -29,10 +35,20 @@ bool HasSlotsFor(const proto::JobSpec& job, int node, const proto::GenerationPla
   });
 }
 
+// Whose table it is; one without a group is of all ranks.
+absl::StatusOr<ProcessGroup> GroupOfTable(const proto::GenerationPlan& plan,
+                                          const std::string& group) {
+  if (group.empty()) return WorldGroup(plan.members_size());
+  ASSIGN_OR_RETURN(const Mesh mesh, MeshOf(plan));
+  return GroupNamed(mesh, group);
+}
+
 constexpr int kUsr1 = 10;  // Linux, x86-64 and arm64
 constexpr int kUsr2 = 12;
 
 bool IsUserSignal(int signal) { return signal == kUsr1 || signal == kUsr2; }
+
+constexpr int kNotExecuted = 126;  // what a shell would say
 
 // For the coordinator to decide, when a signal may have reached it, too.
 constexpr absl::Duration kDecideWithin = absl::Seconds(1);
@@ -153,7 +169,14 @@ void NodeCore::SendPrepared() {
 
 void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
   if (generation <= generation_ || generation < prepared_) return;
-  if (!HasSlotsFor(job_, node_, begin.plan()) || !PlacesOf(begin.plan()).ok()) return;
+  if (!HasSlotsFor(job_, node_, begin.plan())) {
+    return RefusePlan(generation, begin.plan(),
+                      "it has a rank in a slot that the job does not have on this node; "
+                      "coordinator and agent must be of one version");
+  }
+  if (const absl::Status places = PlacesOf(begin.plan()).status(); !places.ok()) {
+    return RefusePlan(generation, begin.plan(), std::string(places.message()));
+  }
   generation_ = generation;
   prepared_ = generation;
   plan_ = begin.plan();
@@ -164,6 +187,27 @@ void NodeCore::OnBegin(Generation generation, const proto::Begin& begin) {
     BeginPrograms();
   } else {
     BeginEngine();
+  }
+}
+
+// Its ranks here have failed before they were started: said at once and with the reason, not found
+// out by the coordinator when they do not join.
+void NodeCore::RefusePlan(Generation generation, const proto::GenerationPlan& plan,
+                          const std::string& why) {
+  const std::string words = absl::StrCat("its agent cannot follow the plan of generation ",
+                                         generation.value(), ": ", why);
+  std::set<int32_t> slots;
+  for (const proto::Member& member : plan.members()) {
+    if (member.node() == node_) slots.insert(member.slot());
+  }
+  for (const int32_t slot : slots) {
+    WorkerSlot refused;
+    refused.generation = generation;
+    proto::WorkerExited exited;
+    exited.set_exit_code(kNotExecuted);
+    exited.set_reason(words);
+    *exited.mutable_steady_time() = ToProto(now_);
+    ReportEnd(Slot(slot), refused, std::move(exited));
   }
 }
 
@@ -227,8 +271,11 @@ void NodeCore::Spawn(Slot slot, Rank rank) {
 
 void NodeCore::OnExchangeTable(Generation generation, const proto::ExchangeTable& table) {
   if (generation != generation_) return;
+  const absl::StatusOr<ProcessGroup> group = GroupOfTable(plan_, table.group());
+  if (!group.ok()) return;
   for (const auto& [slot, worker] : workers_) {
     if (worker.state != WorkerState::kConnected || worker.generation != generation_) continue;
+    if (!group->RankIn(worker.rank)) continue;
     proto::HostMessage message = ToWorker();
     *message.mutable_exchange_table() = table;
     actions_.push_back(SendToWorker{slot, std::move(message)});

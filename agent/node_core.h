@@ -11,7 +11,9 @@
 //   Prepare(g)     -> Prepared(g) with the slots whose worker lives. Nothing is torn down. On node
 //   0,
 //                     where rank 0 of a program always is, its port for g is reserved first.
-//   Begin(plan g)  -> dropped if a member of ours is in a slot that the job does not have here.
+//   Begin(plan g)  -> refused if a member of ours is in a slot that the job does not have here, or
+//                     the members are not placed by the rules (an agent of another version): its
+//                     ranks here are reported as ended, with the reason, and nothing else changes.
 //                     Else everything older than g is fenced. Engine: the plan goes to every live
 //                     worker that is a member, missing members are spawned, other workers are
 //                     killed. Programs: the old generation is stopped whole (ladder); when the last
@@ -31,7 +33,7 @@
 //                  nobody has read yet is dropped with it.
 //   TakeStacks     -> every local worker of that generation is asked what it is doing; for one that
 //                     is stopped the agent answers with what the kernel says.
-//   ExchangeTable  -> every local worker of that generation.
+//   ExchangeTable  -> every local worker of that generation, or those in its group.
 //   CommitSaveAt   -> the worker in that slot; DropSave -> every local worker; whatever generation.
 //   StopWorkers    -> workers are asked (and killed after stop_grace, unless they may checkpoint
 //                     first); programs get the ladder, and KILL when asked again without a
@@ -130,6 +132,7 @@ class NodeCore {
   void OnPrepare(Generation generation);
   void SendPrepared();
   void OnBegin(Generation generation, const proto::Begin& begin);
+  void RefusePlan(Generation generation, const proto::GenerationPlan& plan, const std::string& why);
   void OnExchangeTable(Generation generation, const proto::ExchangeTable& table);
   void OnTakeStacks(Generation generation);
   void OnCommitSave(const proto::CommitSaveAt& commit);

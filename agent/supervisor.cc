@@ -98,7 +98,7 @@ absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
   }
   const auto is = [&](const auto& entry) { return entry.second == pid; };
   const auto is_starting = [](const auto& entry) { return entry.second == 0; };
-  const SteadyTime deadline = Clock::Real().SteadyNow() + kDoorWaits;
+  const SteadyTime deadline = Clock::Real().SteadyNow() + options_.door_waits;
   MutexLock lock(mu_);
   while (std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting)) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
@@ -348,7 +348,8 @@ void Supervisor::Do(const SendToCoordinator& action) {
   if (action.message.has_worker_exited()) {
     const proto::WorkerExited& exited = action.message.worker_exited();
     LOG(INFO) << "slot " << exited.slot() << ": pid " << exited.pid() << " ended, exit code "
-              << exited.exit_code() << ", signal " << exited.term_signal();
+              << exited.exit_code() << ", signal " << exited.term_signal()
+              << (exited.reason().empty() ? "" : ": ") << exited.reason();
   }
 }
 

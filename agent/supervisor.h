@@ -66,9 +66,12 @@ class Supervisor {
   static constexpr absl::Duration kUnwantedStartLimit = absl::Seconds(2);
   static constexpr absl::Duration kDoorWaits = absl::Milliseconds(500);
 
+  using Sweep = std::function<std::string(const std::string& tag)>;
+
   struct Options {
-    ProcessRunner* runner = nullptr;  // must outlive the supervisor
-    Clock* clock = nullptr;           // must outlive the supervisor
+    // Shared: a start may come back when the supervisor is gone, and whoever made the runner, too.
+    std::shared_ptr<ProcessRunner> runner;
+    Clock* clock = nullptr;  // must outlive the supervisor
     Incarnation incarnation;
     proto::Opened inventory;
     std::string agent_socket;   // unix socket where workers find their host
@@ -79,8 +82,10 @@ class Supervisor {
     absl::Duration tick_period = absl::Milliseconds(100);
     // Kills what outlived the worker with this tag; with an empty tag, everything below this
     // process. What is still there, for people; empty: nothing. Whoever is dead already and only
-    // does not end (dying_process.h) does not count. Called on the core's thread; must be bounded.
-    std::function<std::string(const std::string& tag)> sweep;
+    // does not end (dying_process.h) does not count. Called on the core's thread, and on that of
+    // the starts, be it when the supervisor is gone; must be bounded.
+    Sweep sweep;
+    absl::Duration door_waits = kDoorWaits;
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;
@@ -103,7 +108,7 @@ class Supervisor {
   void OnCoordinatorGone(const std::string& why);
 
   // Whether process `pid` of user `uid` is the present process of one of this job's slots. Waits
-  // for the pids of starts that are under way, kDoorWaits at most.
+  // for the pids of starts that are under way, door_waits at most.
   // Errors: PERMISSION_DENIED: no; in words that go on from "it".
   absl::Status CheckWorker(int32_t pid, uint32_t uid) const;
   // A worker has opened a session with `hello`; by the kernel's word its process is `pid` (what it
@@ -212,9 +217,12 @@ class Supervisor {
   std::string WhyNoPort(const absl::Status& status) const;
   absl::StatusOr<std::shared_ptr<Start>> BeginStart(const SpawnWorker& action);
   static void RunStart(StartTask& task);
-  void OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<int32_t> pid);
+  // False: too late, nobody will take it.
+  bool OnStarted(const std::shared_ptr<Start>& start, const absl::StatusOr<int32_t>& pid);
   void FinishStart(const Started& started);
-  void KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid);
+  // Sweeps, so: no lock.
+  static void KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid,
+                          ProcessRunner& runner, const Sweep& sweep);
   void KillLateStarts();
   // True: the slot's process is only being started, and will be ended when it is there.
   bool StopStart(Slot slot, absl::Duration grace);

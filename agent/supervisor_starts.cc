@@ -38,7 +38,8 @@ WorkerSpawnFailed FailedStart(Slot slot, const absl::Status& status) {
 struct Supervisor::StartTask {
   std::shared_ptr<Start> start;
   std::shared_ptr<Ends> ends;
-  ProcessRunner* runner = nullptr;
+  std::shared_ptr<ProcessRunner> runner;
+  Sweep sweep;
   ProcessSpec spec;
   LogPump::Pipe pipe;
   SteadyTime open_by;  // real time; the files of all starts are being opened at once
@@ -64,6 +65,7 @@ absl::StatusOr<std::shared_ptr<Supervisor::Start>> Supervisor::BeginStart(
   task->start = std::make_shared<Start>();
   task->ends = ends_;
   task->runner = options_.runner;
+  task->sweep = options_.sweep;
   Start& start = *task->start;
   start.slot = action.slot;
   start.began = options_.clock->SteadyNow();
@@ -118,15 +120,17 @@ void Supervisor::RunStart(StartTask& task) {
   }
   task.output.reset();
   task.bootstrap.reset();
-  MutexLock lock(task.ends->mu);
-  if (task.ends->supervisor != nullptr) {
-    task.ends->supervisor->OnStarted(task.start, std::move(pid));
-  } else if (pid.ok()) {
-    task.runner->SignalGroup(*pid, SIGKILL);
+  bool taken = false;
+  {
+    MutexLock lock(task.ends->mu);
+    Supervisor* const supervisor = task.ends->supervisor;
+    taken = supervisor != nullptr && supervisor->OnStarted(task.start, pid);
   }
+  if (!taken) KillStarted(*task.start, pid, *task.runner, task.sweep);
 }
 
-void Supervisor::OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<int32_t> pid) {
+bool Supervisor::OnStarted(const std::shared_ptr<Start>& start,
+                           const absl::StatusOr<int32_t>& pid) {
   Fate& fate = *start->process.fate;
   std::optional<Ended> early;
   bool too_late = false;
@@ -141,18 +145,24 @@ void Supervisor::OnStarted(const std::shared_ptr<Start>& start, absl::StatusOr<i
     if (!too_late) started_.push_back({start, pid});
     pids_changed_.NotifyAll();
   }
-  if (too_late) return KillStarted(*start, pid);
+  if (too_late) return false;
   changed_.NotifyOne();
   if (early) TellEnd(start->slot, start->process.log_id, start->process.fate, *early);
+  return true;
 }
 
 // Nobody waits for it any more.
-void Supervisor::KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid) {
-  LOG(WARNING) << "slot " << start.slot
-               << ": the start that was given up has come back: " << pid.status();
-  if (!pid.ok()) return;
-  options_.runner->SignalGroup(*pid, SIGKILL);
-  options_.sweep(start.process.tag);
+void Supervisor::KillStarted(const Start& start, const absl::StatusOr<int32_t>& pid,
+                             ProcessRunner& runner, const Sweep& sweep) {
+  if (!pid.ok()) {
+    LOG(WARNING) << "slot " << start.slot
+                 << ": a start that nobody waits for any more has failed: " << pid.status();
+    return;
+  }
+  LOG(WARNING) << "slot " << start.slot << ": pid " << *pid
+               << " was started when nobody waited for it any more, and is killed";
+  runner.SignalGroup(*pid, SIGKILL);
+  sweep(start.process.tag);
 }
 
 // What came back while the last events were taken, and whatever will.
@@ -163,13 +173,17 @@ void Supervisor::KillLateStarts() {
     looped_ = true;
     late.swap(started_);
   }
-  for (const Started& each : late) KillStarted(*each.start, each.pid);
+  for (const Started& each : late) {
+    KillStarted(*each.start, each.pid, *options_.runner, options_.sweep);
+  }
 }
 
 void Supervisor::FinishStart(const Started& started) {
   Start& start = *started.start;
   const auto it = starts_.find(start.slot);
-  if (it == starts_.end() || it->second != started.start) return KillStarted(start, started.pid);
+  if (it == starts_.end() || it->second != started.start) {
+    return KillStarted(start, started.pid, *options_.runner, options_.sweep);
+  }
   starts_.erase(it);
   if (!started.pid.ok()) {
     LOG(ERROR) << "slot " << start.slot << ": " << started.pid.status();

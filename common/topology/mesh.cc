@@ -186,31 +186,37 @@ bool Mesh::HasGroups(AxisSet axes) {
   return !(dense && experts) && axes != AxisSet({});
 }
 
+// Which dense coordinates number `sharing` among those that share experts has; CoordinatesOf counts
+// them so.
+std::pair<int32_t, int32_t> Mesh::CpAndDpOf(int32_t sharing) const {
+  const bool cp_first = StrideOf(Axis::kCp) <= StrideOf(Axis::kDp);
+  if (cp_first) return {sharing % shape_.cp, sharing / shape_.cp};
+  return {sharing / shape_.dp, sharing % shape_.dp};
+}
+
 std::vector<Rank> Mesh::GroupOf(Rank rank, AxisSet axes) const {
   CHECK(HasGroups(axes)) << "no groups along \"" << axes.ToString() << "\"";
   const Coordinates own = CoordinatesOf(rank);
+  const auto steps = [&](Axis axis) { return axes.Has(axis) ? SizeOf(axis) : 1; };
+  const auto at = [&](Axis axis, int32_t step) { return axes.Has(axis) ? step : own.At(axis); };
+  // By the pair of axes that the set has one of; both pairs count the same cp * dp ranks.
   const bool experts = axes.Has(Axis::kEp) || axes.Has(Axis::kEdp);
-  const auto range = [&](bool varies, Axis axis) {
-    return varies ? std::pair(0, SizeOf(axis)) : std::pair(own.At(axis), own.At(axis) + 1);
-  };
-  // Of a set with ep or edp, all of cp and dp are looked at, and those with the same experts or the
-  // same part of them taken.
-  const auto [tp_begin, tp_end] = range(axes.Has(Axis::kTp), Axis::kTp);
-  const auto [cp_begin, cp_end] = range(axes.Has(Axis::kCp) || experts, Axis::kCp);
-  const auto [dp_begin, dp_end] = range(axes.Has(Axis::kDp) || experts, Axis::kDp);
-  const auto [pp_begin, pp_end] = range(axes.Has(Axis::kPp), Axis::kPp);
+  const Axis inner = experts ? Axis::kEp : Axis::kCp;
+  const Axis outer = experts ? Axis::kEdp : Axis::kDp;
   std::vector<Rank> group;
-  for (int32_t pp = pp_begin; pp < pp_end; ++pp) {
-    for (int32_t dp = dp_begin; dp < dp_end; ++dp) {
-      for (int32_t cp = cp_begin; cp < cp_end; ++cp) {
-        for (int32_t tp = tp_begin; tp < tp_end; ++tp) {
-          const Rank other = RankOf({.tp = tp, .cp = cp, .dp = dp, .pp = pp});
-          if (experts) {
-            const Coordinates at = CoordinatesOf(other);
-            if (!axes.Has(Axis::kEp) && at.ep != own.ep) continue;
-            if (!axes.Has(Axis::kEdp) && at.edp != own.edp) continue;
-          }
-          group.push_back(other);
+  for (int32_t pp = 0; pp < steps(Axis::kPp); ++pp) {
+    for (int32_t o = 0; o < steps(outer); ++o) {
+      for (int32_t i = 0; i < steps(inner); ++i) {
+        std::pair<int32_t, int32_t> dense = {at(inner, i), at(outer, o)};
+        if (experts) {
+          dense =
+              CpAndDpOf(dense.first * StrideOf(Axis::kEp) + dense.second * StrideOf(Axis::kEdp));
+        }
+        for (int32_t tp = 0; tp < steps(Axis::kTp); ++tp) {
+          group.push_back(RankOf({.tp = at(Axis::kTp, tp),
+                                  .cp = dense.first,
+                                  .dp = dense.second,
+                                  .pp = at(Axis::kPp, pp)}));
         }
       }
     }

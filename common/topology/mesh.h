@@ -113,6 +113,7 @@ class Mesh {
 
  private:
   explicit Mesh(MeshShape shape) : shape_(std::move(shape)) {}
+  std::pair<int32_t, int32_t> CpAndDpOf(int32_t sharing) const;
   int32_t StrideOf(Axis axis) const { return strides_[static_cast<size_t>(axis)]; }
 
   MeshShape shape_;

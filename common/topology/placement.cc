@@ -4,8 +4,10 @@
 #include <numeric>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/base/counted.h"
 #include "common/base/status_macros.h"
 
@@ -34,6 +36,23 @@ absl::Status SortAndCheck(std::vector<NodeSlots>& nodes) {
   }
   if (nodes.empty()) {
     return absl::InvalidArgumentError("no slot to place a rank on; name a host");
+  }
+  return absl::OkStatus();
+}
+
+// The parts of a tensor have neighbouring ranks: with another axis between them, a node that loses
+// a slot would shift them onto two nodes. dp counts whatever its size, which a loss changes.
+absl::Status CheckTensorFirst(const MeshShape& shape) {
+  if (shape.tp == 1) return absl::OkStatus();
+  const std::vector<std::string> axes = absl::StrSplit(shape.order, '-');
+  for (const std::string& axis : axes) {
+    if (axis == "tp") break;
+    const bool apart = axis == "dp" || (axis == "cp" && shape.cp > 1) ||
+                       (axis == "pp" && shape.pp > 1) || (axis == "ep" && shape.ep > 1);
+    if (!apart) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "mesh order \"", shape.order, "\" has ", axis, " before tp, whose size is ", shape.tp,
+        ": the parts of a tensor would not stay inside one node; put tp first in the order"));
   }
   return absl::OkStatus();
 }
@@ -104,22 +123,6 @@ std::vector<RankPlace> TableOf(const std::vector<NodeSlots>& nodes, const Mesh& 
   return table;
 }
 
-absl::Status CheckTensorGroups(const Placement& placement) {
-  for (const RankPlace& place : placement.ranks) {
-    if (place.at.tp != 0) continue;
-    Coordinates last = place.at;
-    last.tp = placement.mesh.SizeOf(Axis::kTp) - 1;
-    const RankPlace& other =
-        placement.ranks[static_cast<size_t>(placement.mesh.RankOf(last).value())];
-    if (other.node == place.node) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "mesh order \"", placement.mesh.shape().order, "\" puts ranks ", place.rank.value(),
-        " and ", other.rank.value(), ", parts of the same tensors, on nodes ", place.node.value(),
-        " and ", other.node.value(), "; put tp first in the order"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshShape& shape,
@@ -129,6 +132,7 @@ absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshSha
   MeshShape found = shape;
   found.dp = std::max(shape.ep, 1);
   RETURN_IF_ERROR(Mesh::Create(found).status());
+  RETURN_IF_ERROR(CheckTensorFirst(shape));
   RETURN_IF_ERROR(CheckTensorParts(nodes, shape.tp));
   int64_t usable = 0;
   for (const NodeSlots& node : nodes) {
@@ -137,9 +141,7 @@ absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshSha
   ASSIGN_OR_RETURN(found.dp, WidthOf(usable, shape, max_width));
   ASSIGN_OR_RETURN(const Mesh mesh, Mesh::Create(found));
   std::vector<WorkerId> spares = TakeSpares(nodes, shape.tp, mesh.size());
-  Placement placement{mesh, TableOf(nodes, mesh), std::move(spares)};
-  RETURN_IF_ERROR(CheckTensorGroups(placement));
-  return placement;
+  return Placement{mesh, TableOf(nodes, mesh), std::move(spares)};
 }
 
 std::vector<bool> WholeReplicas(const Placement& placement, const std::set<WorkerId>& alive) {

@@ -57,8 +57,8 @@ struct Placement {
 // no limit.
 // Errors: RESOURCE_EXHAUSTED: fewer slots are alive than the least number of replicas needs.
 // INVALID_ARGUMENT: no slot at all, a node or slot twice, a node without slots; what Mesh::Create
-// refuses; tp does not divide the slots that the job has on a node; an order that would put a
-// tensor-parallel group on two nodes.
+// refuses; tp does not divide the slots that the job has on a node; tp > 1 and an
+// order with an axis before tp (one of size 1 may stand there, but for dp, whose size changes).
 absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshShape& shape = {},
                                      int64_t max_width = 0);
 

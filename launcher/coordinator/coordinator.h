@@ -27,6 +27,7 @@
 //   kRunning (g)    -a rank of a program ends by TERM, INT, HUP, QUIT, USR1 or USR2 from outside->
 //                           for cause_grace nothing: if an OperatorStop comes, the signal was sent
 //                           to every process, and the rank's end belongs to the stop
+//   kPreparing (g)  -all Prepared, but they have fewer slots than a replica needs-> kEnding
 //   any state       -cannot go on-> kEnding. A train job's save that is written, or is being
 //                           written, and can be committed yet, is waited for, for stop_grace at
 //                           most, before the ranks are stopped
@@ -88,6 +89,8 @@
 #include "common/base/ids.h"
 #include "common/base/operation_class.h"
 #include "common/plan/memory_plan.h"
+#include "common/topology/mesh.h"
+#include "common/topology/process_group.h"
 #include "launcher/coordinator/coordinator_state.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/coordinator/generation_memory.h"
@@ -228,6 +231,8 @@ class Coordinator {
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
   void OnGroupPut(Rank rank, const proto::ExchangePut& put);
+  // The group of that name in the generation begun; null where `rank` is not in it.
+  const ProcessGroup* GroupOfMember(const std::string& name, Rank rank);
   void OnJoined(Rank rank, const proto::Joined& joined);
   void OnStepDone(Rank rank, const proto::StepDone& done);
   void OnFailed(Rank rank, const proto::Failed& failed);
@@ -262,7 +267,9 @@ class Coordinator {
 
   // ---- coordinator_generation.cc: from one generation to the next, and to the end
   void Claim(std::string reason);
+  // Or ends the job, where `nodes` hold no replica.
   void Begin(const std::vector<PlannedNode>& nodes);
+  void EndForPlaces(const absl::Status& why);
   // Where processes live that have joined the generation begun, or one before it.
   std::set<WorkerId> Survivors() const;
   // Something failed; reports it, and ends the generation if it cannot go on.
@@ -336,6 +343,12 @@ class Coordinator {
   const CoordinatorConfig config_;
 
   CoordinatorState s_;
+  // Found from s_.plan when it is asked for, so no part of a snapshot; Begin forgets it.
+  struct Groups {
+    std::optional<Mesh> mesh;
+    std::map<std::string, ProcessGroup> by_name;
+  };
+  Groups groups_;
   // Of the step in progress.
   absl::Duration now_;
   std::vector<Action> actions_;

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
@@ -48,7 +50,11 @@ std::set<WorkerId> Coordinator::Survivors() const {
 
 void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   const std::set<WorkerId> survivors = Survivors();
-  s_.plan = PlanGeneration(s_.generation, nodes, config_.is_train ? config_.max_width : 0);
+  absl::StatusOr<proto::GenerationPlan> plan =
+      PlanGeneration(s_.generation, nodes, config_.is_train ? config_.max_width : 0);
+  if (!plan.ok()) return EndForPlaces(plan.status());
+  s_.plan = *std::move(plan);
+  groups_ = {};
   // Whoever finds less does not begin: what is committed is not given up because it cannot be read.
   s_.plan.set_floor_step(s_.newest_checkpoint.second);
   s_.plan.set_floor_manifest(s_.newest_manifest);
@@ -82,6 +88,20 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   Emit(Tell{GenerationStarted{s_.generation, std::move(ranks), reason}});
   if (config_.is_train) SavesBegan(planned);
   if (s_.stop_waits) StopAfterCheckpoint(/*joining=*/true);
+}
+
+void Coordinator::EndForPlaces(const absl::Status& why) {
+  const bool first = s_.plan.generation() == 0;
+  std::string words =
+      absl::StrCat(first ? "no rank was started, because " : "it cannot go on: ", why.message());
+  if (first) return BeginEnding(kExitPreflight, std::move(words), true);
+  if (s_.stop_waits) {
+    return BeginEnding(
+        kExitCancelled,
+        absl::StrCat("stopped by the operator; no checkpoint at the end, because ", words), true);
+  }
+  absl::StrAppend(&words, "; after ", FailureSentence(s_.history.Cause()));
+  BeginEnding(kExitNoNodesLeft, std::move(words), true);
 }
 
 void Coordinator::Fail(Failure failure) {

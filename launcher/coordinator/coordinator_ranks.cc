@@ -202,22 +202,38 @@ void Coordinator::OnExchangePut(Rank rank, const proto::ExchangePut& put) {
   SendToPlanned(std::move(message));
 }
 
+// Every member asks once for each table, so its ranks are found once and not for each of them.
+const ProcessGroup* Coordinator::GroupOfMember(const std::string& name, Rank rank) {
+  if (!groups_.mesh) {
+    absl::StatusOr<Mesh> mesh = MeshOf(s_.plan);
+    if (!mesh.ok()) return nullptr;  // never of a plan that was made here
+    groups_.mesh = *std::move(mesh);
+  }
+  auto found = groups_.by_name.find(name);
+  if (found == groups_.by_name.end()) {
+    absl::StatusOr<ProcessGroup> group = GroupNamed(*groups_.mesh, name);
+    // Who is no member leaves nothing here: a rank is in few groups, and could name many.
+    if (!group.ok() || !group->RankIn(rank)) return nullptr;
+    found = groups_.by_name.emplace(name, *std::move(group)).first;
+  }
+  return found->second.RankIn(rank) ? &found->second : nullptr;
+}
+
 // Only the nodes of the group's ranks hear of it: a job has as many groups as ranks, and more.
 void Coordinator::OnGroupPut(Rank rank, const proto::ExchangePut& put) {
-  const absl::StatusOr<Mesh> mesh = MeshOf(s_.plan);
-  if (!mesh.ok()) return;  // never of a plan that was made here
-  const absl::StatusOr<ProcessGroup> group = GroupNamed(*mesh, put.group());
-  if (!group.ok() || !group->RankIn(rank)) return;
+  const ProcessGroup* const group = GroupOfMember(put.group(), rank);
+  if (group == nullptr) return;
   auto table = s_.rendezvous.Put(put.group(), group->size(), rank, put.name(), put.value());
   if (!table) return;
   proto::CoordinatorMessage message;
   *message.mutable_exchange_table() = *std::move(table);
+  const Body body = Shared(std::move(message));
   NodeId last(-1);
   for (const Rank member : group->ranks) {  // sorted by node, as ranks are
     const NodeId node = WorkerOf(s_.plan, member).node;
     if (node == last) continue;
     last = node;
-    if (s_.members.IsOpen(node)) SendTo(node, message);
+    if (s_.members.IsOpen(node)) SendTo(node, s_.generation, body);
   }
 }
 

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "common/base/proto_duration.h"
 #include "common/plan/batch_plan.h"
+#include "common/topology/plan_places.h"
 #include "launcher/coordinator/coordinator.h"
 #include "launcher/coordinator/generation_memory.h"
 #include "launcher/coordinator/generation_planner.h"
@@ -154,7 +156,9 @@ absl::Status Coordinator::CheckInvariants() const {
   if (!ranks_count) return absl::OkStatus();
   if (s_.plan.generation() != s_.generation.value()) return Violated(*this, "the plan is old");
   if (width() == 0) return Violated(*this, "the plan is empty");
-  if (config_.is_train && config_.max_width > 0 && s_.plan.mesh().dp() > config_.max_width) {
+  const absl::StatusOr<Mesh> mesh = MeshOf(s_.plan);
+  if (!mesh.ok()) return Violated(*this, std::string(mesh.status().message()));
+  if (config_.is_train && config_.max_width > 0 && mesh->shape().dp > config_.max_width) {
     return Violated(*this, "the plan is wider than the batch has atoms");
   }
   for (int i = 0; i < width(); ++i) {

@@ -7,13 +7,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/base/status_macros.h"
 #include "common/topology/placement.h"
 #include "common/topology/plan_places.h"
 
 namespace dsrun::launcher {
 
-proto::GenerationPlan PlanGeneration(Generation generation, const std::vector<PlannedNode>& nodes,
-                                     int64_t max_width, const MeshShape& shape) {
+absl::StatusOr<proto::GenerationPlan> PlanGeneration(Generation generation,
+                                                     const std::vector<PlannedNode>& nodes,
+                                                     int64_t max_width, const MeshShape& shape) {
   proto::GenerationPlan plan;
   plan.set_generation(generation.value());
   std::vector<NodeSlots> slots;
@@ -22,10 +24,8 @@ proto::GenerationPlan PlanGeneration(Generation generation, const std::vector<Pl
     hosts[node.id] = &node.host;
     if (!node.slots.empty()) slots.push_back({node.id, node.slots, node.of});
   }
-  const absl::StatusOr<Placement> placement = PlaceRanks(std::move(slots), shape, max_width);
-  // What is wrong with the job's own nodes and shape was said when it was resolved.
-  if (!placement.ok()) return plan;
-  PutPlacement(*placement, plan);
+  ASSIGN_OR_RETURN(const Placement placement, PlaceRanks(std::move(slots), shape, max_width));
+  PutPlacement(placement, plan);
   for (proto::Member& member : *plan.mutable_members()) {
     member.set_host(*hosts[NodeId(member.node())]);
   }

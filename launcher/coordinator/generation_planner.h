@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "common/base/ids.h"
 #include "common/topology/mesh.h"
 #include "proto/worker.pb.h"
@@ -25,10 +26,13 @@ struct PlannedNode {
   int32_t of = 0;           // NodeSlots
 };
 
-// `nodes`: the live ones, ascending. `max_width`: the most replicas; 0: no limit. The plan has no
-// members when no replica can be placed.
-proto::GenerationPlan PlanGeneration(Generation generation, const std::vector<PlannedNode>& nodes,
-                                     int64_t max_width, const MeshShape& shape = {});
+// `nodes`: the live ones, ascending; those without slots are left out. `max_width`: the most
+// replicas; 0: no limit. Errors: those of PlaceRanks; RESOURCE_EXHAUSTED is the one that may come
+// after a loss.
+absl::StatusOr<proto::GenerationPlan> PlanGeneration(Generation generation,
+                                                     const std::vector<PlannedNode>& nodes,
+                                                     int64_t max_width,
+                                                     const MeshShape& shape = {});
 
 // The rank of a worker in `plan`; absent when it has none.
 std::optional<Rank> RankOf(const proto::GenerationPlan& plan, WorkerId worker);

@@ -224,7 +224,10 @@ class StandsApart {
     if (pid_ == 0) {
       close(stay[1]);
       char byte = 0;
-      if (fork() == 0) _exit(static_cast<int>(read(stay[0], &byte, 1)));
+      if (fork() == 0) {
+        close(ready[1]);  // the agent's alone: its end, ready or not, ends the wait below
+        _exit(static_cast<int>(read(stay[0], &byte, 1)));
+      }
       dup2(said[1], STDERR_FILENO);
       const std::string ready_fd = absl::StrCat("--ready-fd=", ready[1]);
       execl(binary.c_str(), "dsagent", "--one-job", ("--cluster-key-file=" + key).c_str(),

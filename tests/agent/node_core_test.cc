@@ -19,6 +19,7 @@ namespace dsrun::agent {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST(NodeCore, FirstGeneration_OpenSpawnHelloPlan) {
@@ -542,6 +543,47 @@ TEST(NodeCore, SpawnFailure_IsReportedLikeAnExit) {
               ElementsAre("exited@1 0"));
   EXPECT_EQ(node.exited().exit_code(), 127);
   EXPECT_EQ(node.exited().reason(), "no such file");
+}
+
+// A plan that only a coordinator of another version sends: its ranks here have ended, and why.
+TEST(NodeCore, APlanThatItCannotFollow_IsRefusedAloud) {
+  const auto begin = [](int64_t generation, const auto& spoil) {
+    proto::CoordinatorMessage message = Node::Message(generation);
+    proto::GenerationPlan& plan = *message.mutable_begin()->mutable_plan();
+    plan.set_generation(generation);
+    for (const int slot : {0, 1}) plan.add_members()->set_slot(slot);
+    spoil(plan);
+    return CoordinatorReceived{message};
+  };
+  Node node;
+  node.Run({0, 1});
+  const std::vector<std::string> ended = {"exited@2 0", "exited@2 1"};
+  EXPECT_EQ(node.Step(begin(2, [](auto& plan) { plan.mutable_members()->SwapElements(0, 1); })),
+            ended);
+  EXPECT_EQ(node.exited().exit_code(), 126);
+  EXPECT_THAT(node.exited().reason(), HasSubstr("cannot follow the plan of generation 2: rank 0"));
+  EXPECT_THAT(node.exited().reason(), HasSubstr("must be of one version"));
+  EXPECT_EQ(node.Step(begin(2, [](auto& plan) { plan.mutable_members(1)->set_slot(99); })),
+            (std::vector<std::string>{"exited@2 0", "exited@2 99"}));
+  EXPECT_THAT(node.exited().reason(), HasSubstr("a slot that the job does not have"));
+  EXPECT_EQ(node.state(0), WorkerState::kConnected) << "nothing else has changed";
+  EXPECT_EQ(node.Begin(2, {0, 1}), (std::vector<std::string>{"to 0: plan@2", "to 1: plan@2"}));
+}
+
+TEST(NodeCore, TableOfAGroup_GoesToItsRanksAlone) {
+  Node node;
+  node.Run({0, 1});  // ranks 0 and 1; rank 2 is elsewhere
+  const auto table = [&](const std::string& group) {
+    proto::CoordinatorMessage message = Node::Message(1);
+    message.mutable_exchange_table()->set_name("communicator");
+    message.mutable_exchange_table()->set_group(group);
+    return node.Step(CoordinatorReceived{message});
+  };
+  EXPECT_THAT(table(""), ElementsAre("to 0: table communicator", "to 1: table communicator"));
+  EXPECT_THAT(table("dp@0"), ElementsAre("to 0: table communicator", "to 1: table communicator"));
+  EXPECT_THAT(table("tp@1"), ElementsAre("to 1: table communicator"));
+  EXPECT_THAT(table("tp@2"), IsEmpty());
+  EXPECT_THAT(table("tp@3"), IsEmpty()) << "no group of this plan";
 }
 
 }  // namespace

@@ -106,11 +106,13 @@ class SupervisorTest : public ::testing::Test {
     MakeNode(/*gpus=*/0);
   }
   void MakeNode(int gpus, ProcessRunner* runner = nullptr,
-                std::function<void(const JobOver&)> on_job_over = nullptr) {
+                std::function<void(const JobOver&)> on_job_over = nullptr,
+                absl::Duration door_waits = Supervisor::kDoorWaits) {
     proto::Opened inventory;
     inventory.set_gpu_count(gpus);
     node_ = std::make_unique<AgentNode>(
-        AgentNode::Options{.runner = runner == nullptr ? &runner_ : runner,
+        AgentNode::Options{.runner = std::shared_ptr<ProcessRunner>(
+                               std::shared_ptr<void>(), runner == nullptr ? &runner_ : runner),
                            .clock = &clock_,
                            .incarnation = Incarnation(7),
                            .inventory = inventory,
@@ -124,6 +126,7 @@ class SupervisorTest : public ::testing::Test {
                                  swept_.push_back(tag);
                                  return std::string();
                                },
+                           .door_waits = door_waits,
                            .look_at_dying =
                                [this](int32_t pid) {
                                  MutexLock lock(mu_);
@@ -522,6 +525,21 @@ class HangingStartTest : public SupervisorTest {
     } while (absl::IsDeadlineExceeded(coordinator_->AwaitClosed(absl::Milliseconds(5))));
   }
 
+  // By a process's tag; the end of a job sweeps without one.
+  bool AwaitSwept() {
+    const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(20);
+    while (Clock::Real().SteadyNow() < deadline) {
+      {
+        MutexLock lock(mu_);
+        for (const std::string& tag : swept_) {
+          if (!tag.empty()) return true;
+        }
+      }
+      sched_yield();
+    }
+    return false;
+  }
+
   bool comes_back_at_the_end_ = false;
   HangingRunner hanging_;
 };
@@ -546,6 +564,7 @@ TEST_F(HangingStartTest, CallerAtTheDoor_WaitsShortlyForAPid_AndAHelloNotAtAll) 
 }
 
 TEST_F(HangingStartTest, CallerAtTheDoor_ComesInWhenItsPidIsTold) {
+  MakeNode(/*gpus=*/0, &hanging_, nullptr, /*door_waits=*/absl::Hours(1));
   StartThatHangs();
   // Told while it waits, or before: both is right.
   std::atomic<int> tid = 0;
@@ -567,6 +586,7 @@ TEST_F(HangingStartTest, ThatComesBackWhileTheJobEnds_IsKilled) {
   StartThatHangs();
   EndTheJob();
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept());
 }
 
 TEST_F(HangingStartTest, ThatComesBackAfterItsJob_IsKilled) {
@@ -574,6 +594,7 @@ TEST_F(HangingStartTest, ThatComesBackAfterItsJob_IsKilled) {
   EndTheJob();
   hanging_.ComeBack(kPid);
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept()) << "and what it had started";
 }
 
 TEST_F(HangingStartTest, ThatComesBackWhenNobodyIsThereAnyMore_IsKilled) {
@@ -583,6 +604,7 @@ TEST_F(HangingStartTest, ThatComesBackWhenNobodyIsThereAnyMore_IsKilled) {
   node_.reset();
   hanging_.ComeBack(kPid);
   EXPECT_TRUE(hanging_.AwaitKilled(kPid));
+  EXPECT_TRUE(AwaitSwept()) << "and what it had started";
 }
 
 TEST_F(SupervisorTest, CrashLoop_EveryGenerationGetsANewProcessAndANewTag) {

@@ -232,6 +232,7 @@ TEST(Mesh, RandomShapes_AreWhatAnOdometerCounts) {
     ASSERT_EQ(GroupsOf(*mesh, Axes("ep")), GroupsByLoop(counted, {"tp", "edp", "pp"}));
     ASSERT_EQ(GroupsOf(*mesh, Axes("edp")), GroupsByLoop(counted, {"tp", "ep", "pp"}));
     ASSERT_EQ(GroupsOf(*mesh, Axes("tp-ep")), GroupsByLoop(counted, {"edp", "pp"}));
+    ASSERT_EQ(GroupsOf(*mesh, Axes("ep-edp")), GroupsByLoop(counted, {"tp", "pp"}));
   }
   EXPECT_GT(refused, 0);
   EXPECT_GT(with_experts, 0);

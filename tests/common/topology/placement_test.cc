@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "common/topology/plan_places.h"
 #include "gtest/gtest.h"
 
@@ -146,6 +147,19 @@ TEST(WholeReplicas, AreThoseOfWhichNoRankIsLost) {
   EXPECT_EQ(WholeReplicas(*placement, alive), (std::vector<bool>{false, true, false}));
 }
 
+// What is accepted is placed after a loss, too: such an order would be refused only then.
+TEST(PlaceRanks, AnOrderThatALossWouldBreak_IsRefusedAtTheStart) {
+  const auto refused = [](const MeshShape& shape) {
+    const auto placement = PlaceRanks({Node(0, {0, 1, 2, 3}), Node(1, {0, 1, 2, 3})}, shape);
+    return absl::IsInvalidArgument(placement.status());
+  };
+  EXPECT_TRUE(refused({.tp = 2, .cp = 2, .order = "cp-tp-dp"}));
+  EXPECT_TRUE(refused({.tp = 2, .pp = 2, .order = "pp-tp-dp"}));
+  EXPECT_TRUE(refused({.tp = 2, .cp = 2, .pp = 2, .order = "dp-tp-cp-pp"}));
+  EXPECT_FALSE(refused({.tp = 2, .order = "cp-pp-ep-tp-dp"})) << "those are of size 1";
+  EXPECT_FALSE(refused({.cp = 2, .order = "cp-tp-dp"})) << "nothing is divided";
+}
+
 // Random clusters with lost slots, random meshes: what must hold whatever they are.
 TEST(PlaceRanks, RandomClusters_KeepTheRules) {
   const unsigned seed = std::random_device()();
@@ -157,6 +171,13 @@ TEST(PlaceRanks, RandomClusters_KeepTheRules) {
   int placed = 0, spared = 0;
   for (int round = 0; round < 400; ++round) {
     MeshShape shape{.tp = draw(1, 3), .cp = draw(1, 2), .ep = draw(1, 3), .pp = draw(1, 3)};
+    std::vector<std::string> axes = {"cp", "dp", "pp"};
+    if (shape.ep == 1) std::shuffle(axes.begin(), axes.end(), random);
+    if (shape.tp == 1) axes.insert(axes.begin() + draw(0, 3), "tp");
+    if (shape.tp > 1) axes.insert(axes.begin(), "tp");
+    axes.insert(std::find(axes.begin(), axes.end(), "dp") + draw(0, 1), "ep");
+    shape.order = absl::StrJoin(axes, "-");
+    SCOPED_TRACE("order " + shape.order);
     const int max_width = draw(0, 3);
     std::vector<NodeSlots> nodes;
     int64_t usable = 0;
@@ -237,9 +258,10 @@ TEST(PlaceRanks, ErrorsNameTheThing) {
   EXPECT_EQ(message({Node(0, {0, 1, 2, 3})}, {.ep = 4}, 3),
             "4 slots and at most 3 replicas are not enough for 4 replicas of 1 rank (tp 1, cp 1, "
             "pp 1, ep 4): 4 slots are needed");
-  EXPECT_EQ(message({Node(0, {0, 1}), Node(1, {0, 1})}, {.tp = 2, .order = "dp-tp"}),
-            "mesh order \"dp-tp\" puts ranks 0 and 2, parts of the same tensors, on nodes 0 and 1; "
-            "put tp first in the order");
+  EXPECT_EQ(
+      message({Node(0, {0, 1}), Node(1, {0, 1})}, {.tp = 2, .order = "dp-tp"}),
+      "mesh order \"dp-tp\" has dp before tp, whose size is 2: the parts of a tensor would not "
+      "stay inside one node; put tp first in the order");
   EXPECT_EQ(message({Node(0, {0})}, {.cp = 0}), "mesh: cp is 0, expected at least 1");
 }
 

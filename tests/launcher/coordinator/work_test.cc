@@ -190,6 +190,23 @@ TEST(WorkOfTheCore, TheTableOfAllAddresses_IsMadeOnceAndNotForEachNode) {
   ExpectLinear(of_few, of_many);
 }
 
+TEST(WorkOfTheCore, TheTableOfAGroup_IsMadeOnceAndItsRanksAreNotFoundAtEveryPut) {
+  BigJob few(kFewNodes), many(kFewNodes * kTimes);
+  const auto put = [](int rank, proto::WorkerMessage& message) {
+    message.mutable_exchange_put()->set_rank(rank);
+    message.mutable_exchange_put()->set_group("dp@0");  // all of them
+    message.mutable_exchange_put()->set_name("communicator");
+    message.mutable_exchange_put()->set_value(std::string(64, 'a'));
+  };
+  few.Run();
+  many.Run();
+  const int sent = many.sent();
+  const Work of_few = few.Count(few.OfEach(put));
+  const Work of_many = many.Count(many.OfEach(put));
+  EXPECT_EQ(many.sent() - sent, kFewNodes * kTimes) << "the table went out";
+  ExpectLinear(of_few, of_many);
+}
+
 TEST(WorkOfTheCore, AStepOfEveryRank_LooksAtNoOther) {
   BigJob few(kFewNodes), many(kFewNodes * kTimes);
   few.Run();
