@@ -305,6 +305,7 @@ void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
     {
       MutexLock lock(mu);
       unwritten_lines -= LinesIn(text);
+      changed.NotifyAll();
     }
     return Lose(stream, text, kTakesTooLittle, /*failed=*/false);  // the files have it
   }
