@@ -80,11 +80,13 @@ class Fields {
   }
   void Text(const char* key, std::string* value) {
     if (const Json* field = Find(key)) {
-      if (field->is_string()) {
-        *value = field->get<std::string>();
-      } else {
-        Fail(absl::StrCat("a text as ", key));
-      }
+      if (!field->is_string()) return Fail(absl::StrCat("a text as ", key));
+      *value = field->get<std::string>();
+      // What is printed later, by itself: no writer of ours puts a line's end or an escape there.
+      const bool plain = std::all_of(value->begin(), value->end(), [](char byte) {
+        return static_cast<unsigned char>(byte) >= 0x20 && byte != 0x7f;
+      });
+      if (!plain) Fail(absl::StrCat("a text without control bytes as ", key));
     }
   }
   void Hex(const char* key, uint64_t* value) {

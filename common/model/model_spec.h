@@ -22,8 +22,8 @@ struct ModelSpec {
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
 
-// Errors: INVALID_ARGUMENT: a size below 1, a vocabulary below 2, heads that do not divide the
-// width, ... (all findings in one message).
+// Errors: INVALID_ARGUMENT: a size below 1 or beyond all reason, a vocabulary below 2, heads that
+// do not divide the width, ... (all findings in one message).
 absl::Status Validate(const ModelSpec& spec);
 
 }  // namespace dsrun

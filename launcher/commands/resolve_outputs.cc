@@ -153,6 +153,13 @@ void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& co
   };
   check("metrics", train.metrics_path(), kMetricsBegin, "metrics");
   check("trace", train.trace_path(), kTraceBegin, "trace");
+  struct stat info;
+  if (!train.trace_path().empty() && stat(train.trace_path().c_str(), &info) == 0 &&
+      !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+    context.findings.AddFlag("--trace", train.trace_path() +
+                                            " is a device, pipe or socket, which a trace would "
+                                            "take the place of; name a file");
+  }
 }
 
 }  // namespace dsrun::launcher

@@ -151,7 +151,8 @@ void TrainResolver::Model() {
   model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
   if (spec.ok()) {
     if (shaped && !(model_ == unshaped)) model_.preset = "custom";
-    model_ok_ = HeadsDivideTheWidth();
+    // Those of a checkpoint were never looked at.
+    model_ok_ = model_.num_attention_heads < 1 || HeadsDivideTheWidth();
     const absl::Status valid = model_ok_ ? Validate(model_) : absl::OkStatus();
     if (!valid.ok()) Error("--model", std::string(valid.message()));
     model_ok_ = model_ok_ && valid.ok();
@@ -380,8 +381,9 @@ void TrainResolver::Engine() {
   const int64_t share = std::max<int64_t>(1, c_.machine.cores / std::max<int64_t>(1, LocalRanks()));
   train_.set_threads_per_rank(
       static_cast<int32_t>(v_.Int("threads-per-rank", 1, 4096).value_or(share)));
-  train_.set_bucket_bytes(v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
-                              .value_or(DefaultBucketBytes(ParameterCount(model_))));
+  train_.set_bucket_bytes(
+      v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
+          .value_or(DefaultBucketBytes(model_ok_ ? ParameterCount(model_) : 1)));
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
   train_.set_isa_cap(IsaCap());

@@ -143,8 +143,8 @@ TEST(OutputWriter, SlowReaderAtTheEnd_GetsTheLastScreenAndNotWhatMayBeLeftOut) {
                                                            .err_fd = reader.end(),
                                                            .most_bytes = 64 << 20,
                                                            .end_within = absl::Seconds(4)});
-  for (int i = 0; i < 6000; ++i) {
-    ASSERT_TRUE(writer->WriteDroppable(To::kOut, LinesOf('x', 100)));
+  for (int i = 0; i < 60'000; ++i) {
+    ASSERT_TRUE(writer->WriteDroppable(To::kOut, LinesOf('x', 1)));
   }
   writer->Write(To::kErr, "the last screen\n");
   const OutputWriter::Loss loss = writer->Close(kBound);

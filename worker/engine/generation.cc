@@ -276,9 +276,12 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
   if (trace_.enabled()) {
     // A name that nobody has: a file of another's is not written over.
     const std::string temporary = absl::StrCat(spec_.trace_path(), ".", RandomDigits());
+    const absl::StatusOr<FileInfo> there = setup_.file_system->Stat(spec_.trace_path());
     const absl::Status written =
-        WriteFileAtomically(*setup_.file_system, spec_.trace_path(), temporary, trace_.Json(),
-                            FileSystem::IfExists::kReplace);
+        there.ok() && there->kind != FileKind::kRegular
+            ? absl::FailedPreconditionError(spec_.trace_path() + " is no file by now")
+            : WriteFileAtomically(*setup_.file_system, spec_.trace_path(), temporary, trace_.Json(),
+                                  FileSystem::IfExists::kReplace);
     if (!written.ok()) Notice(true, absl::StrCat("no trace: ", written.message()));
   }
   if (rank_.value() == 0 && !spec_.prompt().empty() && !stopped) {

@@ -49,6 +49,19 @@ TEST(ValidateTest, VocabularyOfLessThanTwo_IsRefused) {
   EXPECT_TRUE(Validate(spec).ok());
 }
 
+TEST(ValidateTest, SizesBeyondAllReason_AreRefusedAtOnce) {
+  ModelSpec spec = *FindPreset("gpt2-nano");
+  spec.hidden_size = int64_t{1} << 40;
+  spec.num_layers = 1'000'000'000;
+  const std::string text(Validate(spec).message());
+  EXPECT_NE(text.find("hidden-size must be at most 1000000, got 1099511627776"), std::string::npos);
+  EXPECT_NE(text.find("num-layers must be at most 100000, got 1000000000"), std::string::npos);
+  spec.hidden_size = 999'996;
+  spec.num_layers = 100'000;
+  EXPECT_NE(std::string(Validate(spec).message()).find("parameters; at most 1e+13"),
+            std::string::npos);
+}
+
 TEST(ValidateTest, HeadsMustDivideTheWidth) {
   ModelSpec spec = *FindPreset("gpt2-nano");
   spec.num_attention_heads = 7;

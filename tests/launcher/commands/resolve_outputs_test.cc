@@ -75,6 +75,8 @@ TEST_F(ResolveOutputsTest, NewAndEmptyFilesDevicesAndThoseOfEarlierJobs_AreTaken
   }
   Good(Train("--trace", "trace"));
   EXPECT_THAT(Refused(Train("--trace", "metrics")), HasSubstr("that are no trace"));
+  // It is put there by a rename: root's /dev/null would be a file from then on.
+  EXPECT_THAT(Refused(Train("--trace", "/dev/null")), HasSubstr("is a device, pipe or socket"));
 }
 
 // A restart would find it in its text, and end the job.
