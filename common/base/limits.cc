@@ -230,13 +230,14 @@ void OnUncaught() {
 }
 
 // What is opened first must not become standard input, output or error: a pipe of ours there would
-// read what the ranks print.
+// read what the ranks print. What goes to a standard output that was closed is lost, and must not
+// look as if it had been written: there, writing fails.
 void FillStandardDescriptors() {
-  int fd;
-  do {
-    fd = open("/dev/null", O_RDWR);
-  } while (fd >= 0 && fd <= STDERR_FILENO);
-  if (fd > STDERR_FILENO) close(fd);
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    // The lowest number that is free, which is this one.
+    if (open("/dev/null", fd == STDERR_FILENO ? O_RDWR : O_RDONLY) < 0) return;
+  }
 }
 
 constexpr rlim_t kNotRaised = RLIM_INFINITY;  // what is not limited is not raised

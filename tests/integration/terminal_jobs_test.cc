@@ -210,6 +210,10 @@ TEST(OutputLost, CommandsWhoseOutputIsTheirResult_SayItAndExit99) {
     EXPECT_THAT(ended.errors,
                 HasSubstr("dsrun: standard output is not complete: No space left on device\n"));
     EXPECT_EQ(Dsrun(command + " >/dev/null").code, 0);
+    const Ended closed = Dsrun(command + " >&-");
+    EXPECT_EQ(closed.code, kOutputLost);
+    EXPECT_THAT(closed.errors,
+                HasSubstr("dsrun: standard output is not complete: Bad file descriptor\n"));
   }
 }
 
