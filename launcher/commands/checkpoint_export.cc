@@ -100,7 +100,21 @@ absl::StatusOr<Exported> WriteAll(WritableFile& file, Checkpoint& checkpoint,
   return exported;
 }
 
-absl::Status CheckTarget(FileSystem& fs, const ExportOptions& options) {
+// By whatever name: a shard that is exported over is lost.
+bool IsInFolder(FileSystem& fs, const std::string& path, const std::string& folder) {
+  const std::string own = FolderOf(path);
+  if (own == folder) return true;
+  const absl::StatusOr<FileInfo> a = fs.Stat(own);
+  const absl::StatusOr<FileInfo> b = fs.Stat(folder);
+  return a.ok() && b.ok() && a->inode != 0 && a->inode == b->inode && a->device == b->device;
+}
+
+absl::Status CheckTarget(FileSystem& fs, const std::string& folder, const ExportOptions& options) {
+  if (IsInFolder(fs, options.path, folder)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.path, " is inside ", folder,
+                     ", whose files are a checkpoint's; name a place outside of it"));
+  }
   const absl::StatusOr<FileInfo> there = fs.Stat(options.path);
   if (absl::IsNotFound(there.status())) return absl::OkStatus();
   RETURN_IF_ERROR(there.status());
@@ -134,7 +148,7 @@ int64_t Convert(std::span<const float> values, ElementType type, std::string& ou
 
 absl::StatusOr<Exported> ExportSafetensors(FileSystem& fs, Checkpoint& checkpoint,
                                            const ExportOptions& options) {
-  RETURN_IF_ERROR(CheckTarget(fs, options));
+  RETURN_IF_ERROR(CheckTarget(fs, checkpoint.folder(), options));
   if (ModelTensors(checkpoint.manifest()).empty()) {
     return absl::DataLossError(
         absl::StrCat(checkpoint.manifest_name(), " holds no tensor of a model"));

@@ -141,6 +141,8 @@ TEST_F(CheckpointExportTest, ReplacesNothingUnlessForced) {
   EXPECT_EQ(ReadFile(fs_, "/out/model").value(), "mine");
   EXPECT_EQ(Run({"export", "/save", "/out/model", "--force"}), 0) << err_.str();
   EXPECT_GT(fs_.Stat("/out/model")->bytes, 10'000);
+  EXPECT_EQ(Run({"export", "/save", "/save/model", "--force"}), 90);
+  EXPECT_THAT(err_.str(), HasSubstr("/save/model is inside /save, whose files are a checkpoint's"));
   EXPECT_EQ(Run({"export", "/save", "/out"}), 90);
   EXPECT_THAT(err_.str(), HasSubstr("/out is no file"));
 }
