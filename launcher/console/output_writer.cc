@@ -121,8 +121,9 @@ struct OutputWriter::Shared {
   void Put(Stream& stream, const Line& line);
   // The number of bytes written; all of them, unless something is in the way.
   size_t WriteAll(Stream& stream, std::string_view bytes);
-  // `failed`: it was to be seen.
-  void Lose(Stream& stream, std::string_view text, const std::string& why, bool failed = true);
+  // Of a text of `lines`, `rest` is lost. `failed`: it was to be seen.
+  void Lose(Stream& stream, std::string_view rest, int64_t lines, const std::string& why,
+            bool failed);
   // Says what a full disk, or a reader that takes nothing, has cost, on standard error.
   void SayLost(Stream& stream, const char* words);
   // Of the end: nothing was taken for too long.
@@ -301,37 +302,36 @@ void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
 
 void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
   const std::string& text = line.text;
+  const int64_t lines = LinesIn(text);
   if (line.droppable && stream.gone.empty() && IsOver(0.5)) {
-    {
-      MutexLock lock(mu);
-      unwritten_lines -= LinesIn(text);
-      changed.NotifyAll();
-    }
-    return Lose(stream, text, kTakesTooLittle, /*failed=*/false);  // the files have it
+    return Lose(stream, text, lines, kTakesTooLittle, /*failed=*/false);  // the files have it
   }
   if (!stream.failing.empty() && stream.torn && WriteAll(stream, "\n") == 1) stream.torn = false;
   const size_t written = WriteAll(stream, text);
-  {
-    MutexLock lock(mu);
-    unwritten_lines -= LinesIn(text);
-    changed.NotifyAll();
-  }
   if (written < text.size()) {
     if (written > 0) stream.torn = text[written - 1] != '\n';
-    return Lose(stream, std::string_view(text).substr(written),
-                stream.failing.empty() ? stream.gone : stream.failing);
+    return Lose(stream, std::string_view(text).substr(written), lines,
+                stream.failing.empty() ? stream.gone : stream.failing, /*failed=*/true);
+  }
+  {
+    MutexLock lock(mu);
+    unwritten_lines -= lines;
+    changed.NotifyAll();
   }
   if (!stream.failing.empty()) SayLost(stream, " were lost before this one: ");
 }
 
-void OutputWriter::Shared::Lose(Stream& stream, std::string_view text, const std::string& why,
-                                bool failed) {
-  const int64_t count = LinesIn(text);
+void OutputWriter::Shared::Lose(Stream& stream, std::string_view rest, int64_t lines,
+                                const std::string& why, bool failed) {
+  const int64_t count = LinesIn(rest);
   stream.lost_lines += count;
   MutexLock lock(mu);
+  // At once: Close, which may look at any time, finds each line in one of the two.
+  unwritten_lines -= lines;
   loss.lines += count;
   loss.why = absl::StrCat(stream.name, ": ", why);
   loss.failed = loss.failed || (failed && !stream.left);
+  changed.NotifyAll();
 }
 
 void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {

@@ -9,6 +9,7 @@
 #ifndef DSRUN_TESTS_FAKES_STOPPING_FILE_SYSTEM_H_
 #define DSRUN_TESTS_FAKES_STOPPING_FILE_SYSTEM_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -52,7 +53,7 @@ class StoppingFileSystem final : public FileSystem {
   FileSystem& real_;
   const int64_t at_;
   const std::function<void()> pause_;
-  int64_t operations_ = 0;
+  std::atomic<int64_t> operations_ = 0;
 };
 
 }  // namespace dsrun
