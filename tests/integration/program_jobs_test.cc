@@ -2,12 +2,15 @@
 // codes come back as they are, and whatever is killed, nothing stays behind. Long, because all of
 // it is about one program, whose ways to end it goes through.
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -121,8 +124,22 @@ TEST(ProgramJob, Restart_GetsAnotherMasterPort) {
   EXPECT_NE(ports[0], ports[1]);
 }
 
+// Of the kernel's own range, which jobs that are given no port do not take theirs from: no other
+// test's job gets it meanwhile.
+int FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
 TEST(ProgramJob, MasterPortThatIsGiven_IsUsedAsItIs_AlsoAfterARestart) {
-  const int port = [] { return agent::PortLease::TakeAny(0)->port(); }();  // free again
+  const int port = FreePort();
   Job job({"--max-restarts=1", "--master_port", std::to_string(port), "/bin/sh", "-c",
            "echo port $MASTER_PORT.; exit 3"});
   EXPECT_EQ(job.AwaitExit(), 3) << job.Words();
