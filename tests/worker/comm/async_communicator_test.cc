@@ -75,7 +75,7 @@ TEST_P(AsyncTest, AllGather_InPlaceAndNot_AndReduceScatter) {
     AsyncCommunicator& lane = At(lanes, rank);
     for (const size_t n : {size_t{0}, size_t{1}, size_t{5000}}) {
       const auto value = [](int of, size_t i) {
-        return INT64_MAX - static_cast<int64_t>(i) * 3 + of;  // sums run over
+        return INT64_MAX - static_cast<int64_t>(i) * 3 - of;  // sums run over
       };
       std::vector<int64_t> mine, apart(n * kSize), in_place(n * kSize), sums;
       for (size_t i = 0; i < n; ++i) mine.push_back(value(rank, i));
