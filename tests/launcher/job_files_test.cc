@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -70,15 +71,19 @@ TEST(JobFiles, AllThatAnswers_IsThere) {
 
 // One operation after the other is the one that hangs.
 TEST(JobFiles, AnyOperationThatHangs_IsGivenUpAndNamed) {
+  // They outlive the threads that are left behind.
+  static auto* const systems = new std::vector<std::unique_ptr<StoppingFileSystem>>();
   int hung = 0;
-  for (int at = 0;; ++at) {
+  for (int at = 0; at < 200; ++at) {
     SCOPED_TRACE("operation " + std::to_string(at));
     const std::string folder = NewFolder();
     const proto::JobSpec job = JobIn(folder);
     std::promise<void> answer;
-    // Outlives the thread that is left behind.
-    auto* fs = new StoppingFileSystem(
-        FileSystem::Real(), at, [answered = answer.get_future().share()] { answered.wait(); });
+    FileSystem* const fs = systems
+                               ->emplace_back(std::make_unique<StoppingFileSystem>(
+                                   FileSystem::Real(), at,
+                                   [answered = answer.get_future().share()] { answered.wait(); }))
+                               .get();
     const SteadyTime began = Clock::Real().SteadyNow();
     absl::Status status;
     {

@@ -316,8 +316,9 @@ TEST_F(StorageFaults, DyingInACommitWithoutHardLinks_LeavesATornManifestThatNobo
   }
   int torn = 0;
   using Crash = FaultyFileSystem::Crash;
+  // Every call, also under a sanitizer: few of them leave something torn.
   for (const Crash crash : {Crash::kProcess, Crash::kMachine, Crash::kMachineKeepNames}) {
-    for (int64_t n = 0; n < operations; n += kEveryCall) {
+    for (int64_t n = 0; n < operations; ++n) {
       FaultyFileSystem fs;
       fs.SetExclusiveRename(false);
       SaveOk(fs, At(10));
