@@ -12,6 +12,7 @@
 #include "common/base/counted.h"
 #include "common/base/crc32c.h"
 #include "common/base/range.h"
+#include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/format/shard_verifier.h"
 
@@ -135,7 +136,8 @@ absl::StatusOr<Checkpoint> OpenFilesOf(FileSystem& fs, const std::string& folder
       RETURN_IF_ERROR(status);
     }
   }
-  return Checkpoint(fs, folder, manifest_name, std::move(manifest));
+  return Checkpoint(fs, folder, manifest_name, std::move(manifest),
+                    /*check_tables=*/verify == Verify::kSizes);
 }
 
 // What is behind one listed name.
@@ -214,7 +216,23 @@ absl::StatusOr<CheckpointSearch> SearchOnce(FileSystem& fs, const std::string& f
 
 }  // namespace
 
-absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
+// A table that is damaged as its data is, or is another file's, would vouch for wrong bytes.
+absl::Status Checkpoint::CheckTable(ReadableFile& file, const ManifestFile& facts) {
+  Sha256 hash;
+  const auto update = [&](std::span<const std::byte> bytes) { hash.Update(bytes); };
+  RETURN_IF_ERROR(ReadInChunks(file, 0, facts.header_bytes, update));
+  RETURN_IF_ERROR(
+      ReadInChunks(file, facts.table_offset(), facts.bytes - facts.table_offset(), update));
+  const std::string digest = hash.HexDigest();
+  if (digest == facts.sha256) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("the header or the table of checksums is damaged: their "
+                   "SHA-256 is ",
+                   digest, ", the manifest says ", facts.sha256));
+}
+
+absl::StatusOr<ReadableFile*> Checkpoint::Open(const ManifestFile& facts) {
+  const std::string& file = facts.name;
   auto found = open_.find(file);
   if (found == open_.end()) {
     if (open_.size() >= kMaxOpenFiles) {
@@ -224,6 +242,10 @@ absl::StatusOr<ReadableFile*> Checkpoint::Open(const std::string& file) {
     }
     ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened,
                      fs_->OpenToRead(JoinPath(folder_, file)));
+    if (check_tables_ && facts.block_bytes > 0 && !checked_tables_.contains(file)) {
+      RETURN_IF_ERROR(CheckTable(*opened, facts));
+      checked_tables_.insert(file);
+    }
     found = open_.emplace(file, OpenFile{std::move(opened)}).first;
   }
   found->second.last_use = ++uses_;
@@ -361,7 +383,7 @@ absl::Status Checkpoint::ReadPart(const Part& part, const std::function<void()>&
   std::vector<CommonRun> runs = RunsOf(part);
   if (runs.empty()) return absl::OkStatus();
   const ManifestFile& facts = manifest_.FileOf(*part.piece);
-  ASSIGN_OR_RETURN(ReadableFile * file, Open(facts.name));
+  ASSIGN_OR_RETURN(ReadableFile * file, Open(facts));
   if (facts.block_bytes == 0) return ReadOldPart(*file, part, moved);
   const auto first_block = [&](const CommonRun& run) {
     return run.from * kFloatBytes / facts.block_bytes;

@@ -38,12 +38,15 @@ struct WantedPiece {
 // One checkpoint that has been found whole.
 class Checkpoint {
  public:
-  // `fs` must outlive this.
-  Checkpoint(FileSystem& fs, std::string folder, std::string manifest_name, Manifest manifest)
+  // `fs` must outlive this. `check_tables`: of each file that is read, header and table of
+  // checksums are compared with the manifest first; without it the caller has seen to that.
+  Checkpoint(FileSystem& fs, std::string folder, std::string manifest_name, Manifest manifest,
+             bool check_tables = false)
       : fs_(&fs),
         folder_(std::move(folder)),
         manifest_name_(std::move(manifest_name)),
-        manifest_(std::move(manifest)) {}
+        manifest_(std::move(manifest)),
+        check_tables_(check_tables) {}
   Checkpoint(Checkpoint&&) = default;
   Checkpoint& operator=(Checkpoint&&) = default;
 
@@ -84,7 +87,8 @@ class Checkpoint {
                            const std::function<void()>& moved);
   absl::Status CheckOldPiece(ReadableFile& file, const Part& part,
                              const std::function<void()>& moved);
-  absl::StatusOr<ReadableFile*> Open(const std::string& file);
+  absl::StatusOr<ReadableFile*> Open(const ManifestFile& file);
+  absl::Status CheckTable(ReadableFile& file, const ManifestFile& facts);
 
   struct OpenFile {
     std::unique_ptr<ReadableFile> file;
@@ -98,11 +102,14 @@ class Checkpoint {
   std::map<std::string, OpenFile> open_;  // at most kMaxOpenFiles
   int64_t uses_ = 0;
   std::set<const ManifestPiece*> checked_;
+  bool check_tables_;
+  std::set<std::string> checked_tables_;  // names of files
 };
 
 enum class Verify {
   kFull,   // every byte of every file is read and compared with its checksums
-  kSizes,  // the files are there and as long as they should be
+  kSizes,  // the files are there and as long as they should be; header and table of a file are
+           // compared with the manifest when the first of it is read
   kNone,   // only the manifest is read; for a rank whose peers have verified the rest. ReadRange
            // compares checksums in any case.
 };
