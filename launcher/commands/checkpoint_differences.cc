@@ -2,18 +2,15 @@
 
 #include <string>
 
+#include "common/model/model_spec_proto.h"
 #include "common/numerics/kernels_version.h"
 
 namespace dsrun::launcher {
 
 RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::TrainSpec& train,
                                      const std::string& corpus_sha256) {
-  ModelSpec model;
-  model.num_layers = train.model().num_layers();
-  model.hidden_size = train.model().hidden_size();
-  model.num_attention_heads = train.model().num_attention_heads();
-  model.seq_length = train.model().seq_length();
-  model.vocab_size = train.model().vocab_size();
+  ModelSpec model = FromProto(train.model());
+  model.preset.clear();  // a shape is compared, whatever it is called
   const BatchFacts batch = {train.global_batch_size(), train.micro_batch_size(), train.seed(),
                             corpus_sha256};
   NumericsFingerprint fingerprint;

@@ -11,6 +11,7 @@
 #include "common/base/escaped.h"
 #include "common/base/units.h"
 #include "common/model/model_plan.h"
+#include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/topology/rank_environment.h"
@@ -51,12 +52,6 @@ Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const 
     if (name == "MASTER_PORT" && input.master_port == 0) value = "picked";  // by rank 0's agent
   }
   return variables;
-}
-
-ModelSpec ModelOf(const proto::TrainSpec& train) {
-  const proto::ModelSpec& m = train.model();
-  return {m.preset(),     m.num_layers(), m.hidden_size(), m.num_attention_heads(),
-          m.seq_length(), m.vocab_size()};
 }
 
 // Bytes by group, in the plan's order.
@@ -112,7 +107,7 @@ std::string Atoms(const proto::TrainSpec& t) {
 
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
-  const ModelSpec model = ModelOf(t);
+  const ModelSpec model = FromProto(t.model());
   std::string paths;
   for (const std::string& path : t.data_paths()) paths += (paths.empty() ? "" : ", ") + path;
   std::string out = Line("model", t.model().preset() + ", " + CountText(ParameterCount(model)) +
@@ -243,7 +238,7 @@ std::string EnvironmentText(const Resolved& resolved, const Machine& machine) {
 
 Json TrainJson(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
-  const ModelSpec model = ModelOf(t);
+  const ModelSpec model = FromProto(t.model());
   return {{"model",
            {{"preset", model.preset},
             {"parameters", ParameterCount(model)},

@@ -16,6 +16,7 @@
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/model/model_plan.h"
+#include "common/model/model_spec_proto.h"
 #include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
@@ -157,13 +158,7 @@ void TrainResolver::Model() {
     if (!valid.ok()) Error("--model", std::string(valid.message()));
     model_ok_ = model_ok_ && valid.ok();
   }
-  proto::ModelSpec& out = *train_.mutable_model();
-  out.set_preset(model_.preset);
-  out.set_num_layers(model_.num_layers);
-  out.set_hidden_size(model_.hidden_size);
-  out.set_num_attention_heads(model_.num_attention_heads);
-  out.set_seq_length(model_.seq_length);
-  out.set_vocab_size(model_.vocab_size);
+  ToProto(model_, train_.mutable_model());
 }
 
 // The finding names the flag that was given, and the nearest values that fit.

@@ -8,9 +8,9 @@
 #include "common/base/counted.h"
 #include "common/base/units.h"
 #include "common/model/model_spec.h"
-#include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"
+#include "common/plan/memory_input.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -112,18 +112,8 @@ std::vector<PlannedNode> Keep(const std::vector<PlannedNode>& nodes,
 }  // namespace
 
 std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
-  MemoryInput input;
-  const proto::ModelSpec& model = train.model();
-  input.model = {model.preset(),      model.num_layers(),
-                 model.hidden_size(), model.num_attention_heads(),
-                 model.seq_length(),  model.vocab_size()};
-  input.micro_batch_size = train.micro_batch_size();
-  if (input.micro_batch_size < 1) return std::nullopt;
-  input.micro_batches = train.global_batch_size() / input.micro_batch_size;
-  input.fast_sums = train.sums() == kSumsFastFlag;
-  input.micro_batches_per_atom = std::max<int64_t>(train.micro_batches_per_atom(), 1);
-  input.bucket_bytes = train.bucket_bytes();
-  input.threads = train.threads_per_rank();
+  if (train.micro_batch_size() < 1) return std::nullopt;
+  const MemoryInput input = MemoryInputFromProto(train);
   if (!CanBePlanned(input)) return std::nullopt;
   return input;
 }

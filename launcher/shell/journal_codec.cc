@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "common/base/proto_duration.h"
+#include "common/model/model_spec_proto.h"
 #include "common/plan/memory_plan.h"
 #include "launcher/coordinator/generation_memory.h"
 #include "proto/job.pb.h"
@@ -47,13 +48,7 @@ struct Encoder {
 
 proto::JournalMemory ToJournal(const MemoryInput& memory) {
   proto::JournalMemory to;
-  proto::ModelSpec* model = to.mutable_model();
-  model->set_preset(memory.model.preset);
-  model->set_num_layers(memory.model.num_layers);
-  model->set_hidden_size(memory.model.hidden_size);
-  model->set_num_attention_heads(memory.model.num_attention_heads);
-  model->set_seq_length(memory.model.seq_length);
-  model->set_vocab_size(memory.model.vocab_size);
+  ToProto(memory.model, to.mutable_model());
   to.set_micro_batch_size(memory.micro_batch_size);
   to.set_micro_batches(memory.micro_batches);
   to.set_micro_batches_per_atom(memory.micro_batches_per_atom);
@@ -65,10 +60,7 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
 
 MemoryInput FromJournal(const proto::JournalMemory& from) {
   MemoryInput memory;
-  const proto::ModelSpec& model = from.model();
-  memory.model = {model.preset(),      model.num_layers(),
-                  model.hidden_size(), model.num_attention_heads(),
-                  model.seq_length(),  model.vocab_size()};
+  memory.model = FromProto(from.model());
   memory.micro_batch_size = from.micro_batch_size();
   memory.micro_batches = from.micro_batches();
   memory.micro_batches_per_atom = std::max<int64_t>(from.micro_batches_per_atom(), 1);

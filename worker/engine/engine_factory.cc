@@ -3,9 +3,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/status_macros.h"
+#include "common/model/model_spec_proto.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {

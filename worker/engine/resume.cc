@@ -12,11 +12,11 @@
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/model/model_spec_proto.h"
 #include "worker/checkpoint/find_checkpoint.h"
 #include "worker/checkpoint/shared_verification.h"
 #include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/engine/packed_status.h"
 #include "worker/model/init.h"
 
@@ -212,7 +212,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
 
 Patience::Limits ReadPatience(const proto::Limits& limits) {
   Patience::Limits patience;
-  if (limits.has_join_timeout()) patience.total = dsrun::FromProto(limits.join_timeout()) / 3;
+  if (limits.has_join_timeout()) patience.total = FromProto(limits.join_timeout()) / 3;
   return patience;
 }
 

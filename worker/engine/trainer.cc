@@ -11,10 +11,9 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
-#include "common/numerics/fingerprint.h"
+#include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "worker/data/token_ids.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/engine/verdict.h"
 #include "worker/engine/warm_up.h"
 #include "worker/optim/clip_factor.h"
@@ -35,35 +34,18 @@ class Span {
   const SteadyTime begin_;
 };
 
-int64_t MicroBatches(const proto::TrainSpec& spec) {
-  return spec.global_batch_size() / spec.micro_batch_size();
-}
-
-// A spec from before atoms has none of them.
-int64_t PerAtom(const proto::TrainSpec& spec) {
-  return std::max<int64_t>(spec.micro_batches_per_atom(), 1);
-}
-
-bool HasFastSums(const proto::TrainSpec& spec) { return spec.sums() == kSumsFastFlag; }
-
 MemoryInput PlanInput(const proto::TrainSpec& spec, int width, int rank) {
-  MemoryInput input;
-  input.model = FromProto(spec.model());
-  input.micro_batch_size = spec.micro_batch_size();
-  input.micro_batches = MicroBatches(spec);
-  input.micro_batches_per_atom = PerAtom(spec);
-  input.fast_sums = HasFastSums(spec);
+  MemoryInput input = MemoryInputFromProto(spec);
   input.width = width;
   input.rank = rank;
-  input.bucket_bytes = spec.bucket_bytes();
-  input.threads = spec.threads_per_rank();
   return input;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
-  RETURN_IF_ERROR(ValidateBatchPlan(MicroBatches(*setup.spec), PerAtom(*setup.spec),
+  const MemoryInput input = MemoryInputFromProto(*setup.spec);
+  RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
   std::unique_ptr<Trainer> trainer(new Trainer(setup));
   RETURN_IF_ERROR(trainer->Allocate());
@@ -74,11 +56,12 @@ Trainer::Trainer(const Setup& setup)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
-      model_(PlanModel(FromProto(spec_.model()))),
+      input_(PlanInput(spec_, setup.communicator->size(), rank_)),
+      model_(PlanModel(input_.model)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
-      batch_(MicroBatches(spec_), PerAtom(spec_), setup.communicator->size()),
+      batch_(input_.micro_batches, input_.micro_batches_per_atom, setup.communicator->size()),
       places_(Places()),
       schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
       adamw_(*setup.kernels, layout_,
@@ -109,7 +92,7 @@ std::vector<Trainer::Place> Trainer::Places() const {
 
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
-  const MemoryPlan plan = PlanMemory(PlanInput(spec_, setup_.communicator->size(), rank_));
+  const MemoryPlan plan = PlanMemory(input_);
   const auto allocate = [&](const char* name) -> absl::StatusOr<void*> {
     ASSIGN_OR_RETURN(Buffer buffer,
                      setup_.device->Allocate(static_cast<size_t>(plan.Find(name).bytes()), name));
@@ -130,7 +113,7 @@ absl::Status Trainer::Allocate() {
   RETURN_IF_ERROR(floats("adam_v", &state_.adam_v));
   RETURN_IF_ERROR(floats("gradients", &window_));
   RETURN_IF_ERROR(floats("reduced_gradients", &reduced_));
-  if (PerAtom(spec_) > 1) {
+  if (input_.micro_batches_per_atom > 1) {
     RETURN_IF_ERROR(floats("atom_gradients", &atom_));
   }
   RETURN_IF_ERROR(AllocateSums(plan));
@@ -192,9 +175,9 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
                                        "reduce_scratch"));
   const BatchSumsSetup setup{.layout = &layout_, .kernels = setup_.kernels, .route = setup_.route};
   const auto count = static_cast<size_t>(scratch_elements);
-  sums_ = HasFastSums(spec_) ? FastSums(setup, sums.floats(), std::span(scratch.floats(), count))
-                             : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums.data()),
-                                         std::span(static_cast<uint64_t*>(scratch.data()), count));
+  sums_ = input_.fast_sums ? FastSums(setup, sums.floats(), std::span(scratch.floats(), count))
+                           : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums.data()),
+                                       std::span(static_cast<uint64_t*>(scratch.data()), count));
   memory_.push_back(std::move(sums));
   memory_.push_back(std::move(scratch));
   return absl::OkStatus();
@@ -212,7 +195,7 @@ absl::Duration Trainer::EstimateStep() {
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
       .scratch = std::span(window_, static_cast<size_t>(space_.largest_window())),
   };
-  return EstimateTime(*setup_.kernels, warm_up, TrainFlops(FromProto(spec_.model()), most * rows));
+  return EstimateTime(*setup_.kernels, warm_up, TrainFlops(input_.model, most * rows));
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {

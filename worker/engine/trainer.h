@@ -161,6 +161,7 @@ class Trainer {
   const Setup setup_;
   const proto::TrainSpec& spec_;
   const int rank_;
+  const MemoryInput input_;
   const ModelPlan model_;
   const FlatLayout layout_;
   const ShardPlan shards_;

@@ -3,13 +3,14 @@
 #include <atomic>
 #include <memory>
 
+#include "common/model/model_spec_proto.h"
+#include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/engine/engine_factory.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {
@@ -62,15 +63,10 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
       };
       ASSERT_TRUE(Trainer::Create(setup).ok());
 
-      MemoryInput input;
-      input.model = FromProto(spec.model());
-      input.micro_batch_size = spec.micro_batch_size();
-      input.micro_batches = 4;
-      input.micro_batches_per_atom = spec.micro_batches_per_atom();
+      MemoryInput input = MemoryInputFromProto(spec);
+      EXPECT_EQ(input.micro_batches, 4);
       input.width = width;
       input.rank = rank;
-      input.bucket_bytes = spec.bucket_bytes();
-      input.threads = spec.threads_per_rank();
       const MemoryPlan plan = PlanMemory(input);
       EXPECT_EQ(device.allocated, plan.total_bytes()) << "rank " << rank << " of " << width;
     }

@@ -16,11 +16,11 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
+#include "common/model/model_spec_proto.h"
 #include "common/plan/shard_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/wrappers.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {

@@ -12,7 +12,6 @@
 #include "gtest/gtest.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/engine_factory.h"
-#include "worker/engine/model_spec_proto.h"
 #include "worker/model/init.h"
 
 namespace dsrun::worker {

@@ -1,0 +1,23 @@
+#include "common/plan/memory_input.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/model/model_spec_proto.h"
+#include "common/numerics/fingerprint.h"
+
+namespace dsrun {
+
+MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
+  MemoryInput input;
+  input.model = FromProto(train.model());
+  input.micro_batch_size = train.micro_batch_size();
+  input.micro_batches = train.global_batch_size() / input.micro_batch_size;
+  input.micro_batches_per_atom = std::max<int64_t>(train.micro_batches_per_atom(), 1);
+  input.fast_sums = train.sums() == kSumsFastFlag;
+  input.bucket_bytes = train.bucket_bytes();
+  input.threads = train.threads_per_rank();
+  return input;
+}
+
+}  // namespace dsrun
