@@ -1,5 +1,9 @@
 // dsrun: resolve what was typed, then run it. Only wires.
 
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
 #include <iostream>
 #include <memory>
 #include <string>
@@ -11,6 +15,7 @@
 #include "common/base/escaped.h"
 #include "common/base/limits.h"
 #include "common/base/logging.h"
+#include "common/base/nonblocking_output.h"
 #include "common/base/process_tree.h"
 #include "common/base/stand_apart.h"
 #include "common/base/start_signals.h"
@@ -22,9 +27,11 @@
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
 #include "launcher/commands/result_output.h"
+#include "launcher/commands/stop_flag.h"
 #include "launcher/coordinator/events.h"
 #include "launcher/shell/launch_job.h"
 #include "launcher/shell/operator_stops.h"
+#include "launcher/shell/signal_watch.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -72,6 +79,12 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   return LaunchJob(resolved.job, options, stops);
 }
 
+// Never destroyed: a signal may come at the very end.
+StopFlag& CheckpointStop() {
+  static auto* const flag = new StopFlag();
+  return *flag;
+}
+
 int Main(const std::vector<std::string>& args, OperatorStops& stops) {
   using Command = CommandLine::Command;
   Findings findings;
@@ -90,7 +103,14 @@ int Main(const std::vector<std::string>& args, OperatorStops& stops) {
       return Launch(line, std::move(notes), std::move(findings), stops);
     case Command::kCheckpoint:
       if (findings.has_errors()) return Refuse(findings);
-      return CheckpointCommand(line.checkpoint);
+      stops.HandTo([](int signal, bool) {
+        if (signal == SIGTSTP) return SignalWatch::ActByDefault(signal);
+        if (signal == SIGWINCH || !CheckpointStop().MayEndNow()) return;
+        const std::string words = std::string("dsrun: got ") + strsignal(signal) + ": stopped\n";
+        WriteLastWords(STDERR_FILENO, words.data(), words.size());
+        _exit(kExitCancelled);
+      });
+      return CheckpointCommand(line.checkpoint, CheckpointStop());
     case Command::kNone:
       return Refuse(findings);
   }

@@ -406,29 +406,29 @@ int ShowDifferences(FileSystem& fs, const Request& request, std::ostream& out, s
 }
 
 int ExportOrWhere(FileSystem& fs, const Request& request, const CheckpointPlace& place,
-                  std::ostream& out, std::ostream& err, std::ostream* terminal) {
+                  std::ostream& out, std::ostream& err, std::ostream* terminal, StopFlag* stop) {
   // What is read is compared with its checksum then.
   absl::StatusOr<Checkpoint> found = OpenAt(fs, place, request.job_id, Verify::kSizes, err);
   if (!found.ok()) return PrintCheckpointError(found.status(), err);
   if (request.verb->name == std::string_view("where")) {
     return WhereCommand(*found, request.param, request.json, out, err);
   }
-  return ExportCommand(fs, *found, {request.words[1], request.type, request.force, terminal}, out,
-                       err);
+  return ExportCommand(fs, *found, {request.words[1], request.type, request.force, terminal, stop},
+                       out, err);
 }
 
 }  // namespace
 
 std::string_view CheckpointUsage() { return kUsage; }
 
-int CheckpointCommand(std::span<const std::string> args) {
+int CheckpointCommand(std::span<const std::string> args, StopFlag& stop) {
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
   return CheckpointCommand(args, FileSystem::Real(), std::cout, std::cerr,
-                           terminal ? &std::cerr : nullptr);
+                           terminal ? &std::cerr : nullptr, &stop);
 }
 
 int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::ostream& out,
-                      std::ostream& err, std::ostream* terminal) {
+                      std::ostream& err, std::ostream* terminal, StopFlag* stop) {
   const absl::StatusOr<Request> request = ArgumentReader(args).Read();
   if (!request.ok()) {
     err << "dsrun checkpoint: " << Escaped(std::string(request.status().message()), "\n\t") << "\n"
@@ -450,7 +450,7 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
     return TagCommand(fs, *place, request->job_id, request->step, request->words[1], out, err);
   }
   if (verb == "export" || verb == "where") {
-    return ExportOrWhere(fs, *request, *place, out, err, terminal);
+    return ExportOrWhere(fs, *request, *place, out, err, terminal, stop);
   }
   if (verb == "untag") return UntagCommand(fs, *place, request->words[1], out, err);
   return ShowOne(fs, *request, *place, out, err);

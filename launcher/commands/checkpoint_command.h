@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "common/base/file_system.h"
+#include "launcher/commands/stop_flag.h"
 
 namespace dsrun::launcher {
 
@@ -18,12 +19,13 @@ namespace dsrun::launcher {
 std::string_view CheckpointUsage();
 
 // `args` begin after "checkpoint". Returns the exit code (checkpoint_place.h, docs/errors.md).
-int CheckpointCommand(std::span<const std::string> args);
+int CheckpointCommand(std::span<const std::string> args, StopFlag& stop);
 
 // The same, on any file system and streams. `terminal`: where the progress of long readings is
 // shown; nullptr: nowhere.
 int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::ostream& out,
-                      std::ostream& err, std::ostream* terminal = nullptr);
+                      std::ostream& err, std::ostream* terminal = nullptr,
+                      StopFlag* stop = nullptr);
 
 }  // namespace dsrun::launcher
 

@@ -13,6 +13,7 @@
 #include "common/format/tensor_names.h"
 #include "launcher/commands/byte_progress.h"
 #include "launcher/commands/checkpoint_place.h"
+#include "launcher/coordinator/events.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -85,6 +86,9 @@ absl::StatusOr<Exported> WriteAll(WritableFile& file, Checkpoint& checkpoint,
   for (const ManifestTensor* const tensor : tensors) {
     for (int64_t begin = 0; begin < tensor->size(); begin += kChunkElements) {
       const int64_t end = std::min(tensor->size(), begin + kChunkElements);
+      if (options.stop != nullptr && options.stop->asked()) {
+        return absl::CancelledError(absl::StrCat("stopped; there is no ", options.path, " of it"));
+      }
       values.resize(static_cast<size_t>(end - begin));
       RETURN_IF_ERROR(checkpoint.ReadRange(tensor->name, begin, end, values.data()));
       bytes.clear();
@@ -154,6 +158,7 @@ absl::StatusOr<Exported> ExportSafetensors(FileSystem& fs, Checkpoint& checkpoin
         absl::StrCat(checkpoint.manifest_name(), " holds no tensor of a model"));
   }
   const std::string folder = FolderOf(options.path);
+  const StopFlag::HalfDone half_done(options.stop);
   const std::string temporary = JoinPath(folder, absl::StrCat(".tmp.export.", RandomDigits()));
   absl::StatusOr<std::unique_ptr<WritableFile>> file = fs.CreateExclusive(temporary);
   RETURN_IF_ERROR(file.status()) << "export";
@@ -177,7 +182,10 @@ absl::StatusOr<Exported> ExportSafetensors(FileSystem& fs, Checkpoint& checkpoin
 int ExportCommand(FileSystem& fs, Checkpoint& checkpoint, const ExportOptions& options,
                   std::ostream& out, std::ostream& err) {
   const absl::StatusOr<Exported> exported = ExportSafetensors(fs, checkpoint, options);
-  if (!exported.ok()) return PrintCheckpointError(exported.status(), err);
+  if (!exported.ok()) {
+    const int code = PrintCheckpointError(exported.status(), err);
+    return absl::IsCancelled(exported.status()) ? kExitCancelled : code;
+  }
   if (exported->overflowed > 0) {
     err << "warning: " << Counted(exported->overflowed, "value") << " beyond what "
         << ElementTypeName(options.type) << " can hold became infinite\n";

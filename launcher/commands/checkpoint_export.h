@@ -15,6 +15,7 @@
 #include "common/base/file_system.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/piece.h"
+#include "launcher/commands/stop_flag.h"
 
 namespace dsrun::launcher {
 
@@ -23,6 +24,7 @@ struct ExportOptions {
   ElementType type = ElementType::kF32;
   bool force = false;                // replace what is there
   std::ostream* terminal = nullptr;  // for progress; nullptr: none
+  StopFlag* stop = nullptr;          // asks it to leave off; nullptr: nobody does
 };
 
 struct Exported {

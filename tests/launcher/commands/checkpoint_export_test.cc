@@ -177,6 +177,31 @@ TEST_F(CheckpointExportTest, AfterAnError_NothingIsLeft) {
   EXPECT_THAT(Left(), ElementsAre());
 }
 
+TEST_F(CheckpointExportTest, DamagedTableOrHeader_IsFoundBeforeAnythingIsBelieved) {
+  const std::string shard = "/save/step-00000100.gen-0001.0000000000001001.rank-0001.safetensors";
+  for (const int64_t at : {int64_t{40}, fs_.Stat(shard)->bytes - 1}) {
+    fs_.FlipBit(shard, at, 1);
+    EXPECT_EQ(Run({"export", "/save", "/out/model"}), 90);
+    EXPECT_THAT(err_.str(), HasSubstr("the header or the table of checksums is damaged"));
+    EXPECT_THAT(Left(), ElementsAre());
+    fs_.FlipBit(shard, at, 1);
+  }
+}
+
+TEST_F(CheckpointExportTest, AskedToLeaveOff_LeavesNothing) {
+  StopFlag stop;
+  EXPECT_TRUE(stop.MayEndNow()) << "nothing is half done";
+  {
+    const StopFlag::HalfDone half_done(&stop);
+    EXPECT_FALSE(stop.MayEndNow());
+    EXPECT_TRUE(stop.MayEndNow()) << "a second time";
+  }
+  const std::vector<std::string> args = {"export", "/save", "/out/model"};
+  EXPECT_EQ(CheckpointCommand(args, fs_, out_, err_, nullptr, &stop), 96);
+  EXPECT_THAT(err_.str(), HasSubstr("stopped; there is no /out/model of it"));
+  EXPECT_THAT(Left(), ElementsAre());
+}
+
 TEST_F(CheckpointExportTest, Where_NamesRanksFilesBytesAndNorms) {
   ASSERT_EQ(Run({"where", "--param", "wte.weight", "/save", "--json"}), 0) << err_.str();
   const auto json = nlohmann::json::parse(out_.str());
