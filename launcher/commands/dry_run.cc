@@ -14,6 +14,8 @@
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
+#include "common/schedule/lr_schedule.h"
+#include "common/schedule/schedule_of_spec.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
 #include "nlohmann/json.hpp"
@@ -105,6 +107,26 @@ std::string Atoms(const proto::TrainSpec& t) {
          " of up to " + std::to_string(t.micro_batches_per_atom()) + sums;
 }
 
+// "lr 0.002 to 0 after 30 of warm-up", or what another schedule than ours gives at some steps.
+std::string ScheduleText(const proto::TrainSpec& t) {
+  if (!t.has_lr_schedule() || t.lr_schedule().name() == "linear") {
+    return "lr " + Short(t.lr()) + " to " + Short(t.min_lr()) + " after " +
+           std::to_string(t.lr_warmup_iters()) + " of warm-up";
+  }
+  const auto schedule = ScheduleOfSpec(t);
+  if (!schedule.ok()) return t.lr_schedule().name();
+  std::string out = "lr by " + schedule->name();
+  int64_t shown = 0;
+  for (const int64_t tenths : {0, 1, 2, 5, 10}) {
+    const int64_t step = std::max<int64_t>(1, t.train_iters() * tenths / 10);
+    if (step == shown) continue;
+    shown = step;
+    out += (step == 1 ? ": " : ", ") + Short(schedule->At(step - 1).lr) + " at step " +
+           std::to_string(step);
+  }
+  return out;
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -121,11 +143,10 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("batch", Counted(t.global_batch_size(), "sequence") + " a step = " +
                            Counted(t.global_batch_size() / t.micro_batch_size(), "micro-batch") +
                            " of " + std::to_string(t.micro_batch_size()) + Atoms(t));
-  out += Line("steps", std::to_string(t.train_iters()) + ", lr " + Short(t.lr()) + " to " +
-                           Short(t.min_lr()) + " after " + std::to_string(t.lr_warmup_iters()) +
-                           " of warm-up, betas " + Short(t.adam_beta1()) + " " +
-                           Short(t.adam_beta2()) + ", weight decay " + Short(t.weight_decay()) +
-                           ", clip " + Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
+  out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", betas " +
+                           Short(t.adam_beta1()) + " " + Short(t.adam_beta2()) + ", weight decay " +
+                           Short(t.weight_decay()) + ", clip " + Short(t.clip_grad()) + ", seed " +
+                           std::to_string(t.seed()));
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +
@@ -236,6 +257,12 @@ std::string EnvironmentText(const Resolved& resolved, const Machine& machine) {
   return out;
 }
 
+Json ScheduleJson(const proto::TrainSpec& t) {
+  const auto& params = t.lr_schedule().params();
+  return {{"name", t.lr_schedule().name()},
+          {"params", std::map<std::string, double>(params.begin(), params.end())}};
+}
+
 Json TrainJson(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -258,6 +285,7 @@ Json TrainJson(const Resolved& resolved) {
           {"lr", t.lr()},
           {"min_lr", t.min_lr()},
           {"lr_warmup_iters", t.lr_warmup_iters()},
+          {"lr_schedule", ScheduleJson(t)},
           {"adam_beta1", t.adam_beta1()},
           {"adam_beta2", t.adam_beta2()},
           {"adam_eps", t.adam_eps()},

@@ -208,9 +208,20 @@ OptionGroup Training() {
               "of gradients over the batch. exact: the same bits at every width; fast: fp32 in the "
               "order in which they come, half the memory and bytes, another curve at every width"),
           Value("train-iters", "N", "300", "optimizer steps"),
-          Value("lr", "X", "the preset's", "peak learning rate; falls linearly to --min-lr"),
+          Value("lr", "X", "the preset's", "peak learning rate; falls to --min-lr"),
           Value("min-lr", "X", "0", "learning rate of the last step"),
           Value("lr-warmup-iters", "N", "a tenth of --train-iters", "steps of linear warm-up"),
+          Value("lr-schedule", "NAME", "linear",
+                "linear, cosine, constant, inverse-square-root, WSD (which use the three flags "
+                "above), or DeepSpeed's WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle, "
+                "LRRangeTest"),
+          {"lr-schedule-param",
+           {},
+           Kind::kRepeated,
+           "KEY=VALUE",
+           "",
+           "of --lr-schedule, by DeepSpeed's names (warmup_num_steps=100); decay_steps of WSD; may "
+           "be repeated"},
           Value("adam-beta1", "X", "0.9", "", {}),
           Value("adam-beta2", "X", "0.95", "", {}),
           Value("adam-eps", "X", "1e-8", "", {}),

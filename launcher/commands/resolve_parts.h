@@ -47,6 +47,9 @@ void ResolveTrain(ResolveContext& context);
 std::optional<std::string> LoadFolder(ResolveContext& context);
 // A note where the save folder has checkpoints beyond the step that is loaded. REQUIRES: save_dir.
 void NoteNewerInSaveFolder(ResolveContext& context, int64_t loaded_step);
+// lr_schedule, lr, min_lr, lr_warmup_iters. REQUIRES: train_iters. `preset_lr`: where --lr is not
+// given.
+void ResolveSchedule(ResolveContext& context, double preset_lr);
 // keep_last, keep_every, tag. REQUIRES: save_dir, save_interval.
 void ResolveRetention(ResolveContext& context);
 // Findings where --metrics or --trace would write over an input of the job (a text, a hostfile, a

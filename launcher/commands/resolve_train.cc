@@ -293,17 +293,7 @@ void TrainResolver::NoteShares(const BatchRequest& request, const BatchSizes& si
 void TrainResolver::Optimizer() {
   const int64_t iters = v_.Int("train-iters", 1, kMaxSize).value_or(300);
   train_.set_train_iters(iters);
-  train_.set_lr(v_.Real("lr", 0, 1e6).value_or(preset_.lr));
-  train_.set_min_lr(v_.Real("min-lr", 0, 1e6).value_or(0));
-  if (train_.min_lr() > train_.lr()) {
-    Error("--min-lr", "must not be above --lr (" + std::to_string(train_.lr()) + "), got " +
-                          v_.Text("min-lr").value_or(""));
-  }
-  train_.set_lr_warmup_iters(v_.Int("lr-warmup-iters", 0, kMaxSize).value_or(iters / 10));
-  if (train_.lr_warmup_iters() > iters) {
-    Error("--lr-warmup-iters", "must not be above --train-iters (" + std::to_string(iters) +
-                                   "), got " + std::to_string(train_.lr_warmup_iters()));
-  }
+  ResolveSchedule(c_, preset_.lr);
   train_.set_adam_beta1(v_.Real("adam-beta1", 0, 1, /*below=*/true).value_or(0.9));
   train_.set_adam_beta2(v_.Real("adam-beta2", 0, 1, /*below=*/true).value_or(0.95));
   train_.set_adam_eps(v_.Real("adam-eps", 1e-30, 1).value_or(1e-8));

@@ -13,6 +13,7 @@
 #include "common/model/model_plan.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
+#include "common/schedule/schedule_of_spec.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/verdict.h"
 #include "worker/engine/warm_up.h"
@@ -47,12 +48,13 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   const MemoryInput input = MemoryInputFromProto(*setup.spec);
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
-  std::unique_ptr<Trainer> trainer(new Trainer(setup));
+  ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
+  std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule)));
   RETURN_IF_ERROR(trainer->Allocate());
   return trainer;
 }
 
-Trainer::Trainer(const Setup& setup)
+Trainer::Trainer(const Setup& setup, LrSchedule schedule)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
@@ -63,7 +65,7 @@ Trainer::Trainer(const Setup& setup)
       space_(model_, layout_),
       batch_(input_.micro_batches, input_.micro_batches_per_atom, setup.communicator->size()),
       places_(Places()),
-      schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
+      schedule_(std::move(schedule)),
       adamw_(*setup.kernels, layout_,
              {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
       exchange_(*setup.communicator, layout_.entries().size()),
@@ -208,8 +210,8 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   const double loss = sums.loss / tokens_of_batch;
   RETURN_IF_ERROR(CheckFinite(sums, loss, norm));
   exponents_.Commit(sums.magnitudes);
-  const double lr = schedule_.At(state_.step);
-  if (sums.tokens > 0) Update(sums, norm, lr);
+  const ScheduledRates rates = schedule_.At(state_.step);
+  if (sums.tokens > 0) Update(sums, norm, rates);
   gatherer_->Start();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
@@ -219,7 +221,7 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   return StepResult{.step = state_.step,
                     .loss = loss,
                     .grad_norm = norm,
-                    .lr = lr,
+                    .lr = rates.lr,
                     .tokens = sums.tokens,
                     .stop = sums.stop,
                     .saving = sums.saving,
@@ -328,12 +330,12 @@ void Trainer::SumSquares(std::span<const float> sums) {
   for (int64_t leaf = 0; leaf < leaves; ++leaf) grad_square_.Add(leaf_squares_[leaf]);
 }
 
-void Trainer::Update(const StepExchange::Sums& sums, double norm, double lr) {
+void Trainer::Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates) {
   const Span span(setup_.trace, "adamw");
   const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
   int64_t moments = 0;
   for (const Range& range : owned()) {
-    adamw_.Step(state_.step + 1, lr, scale, range, reducer_->result() + moments,
+    adamw_.Step(state_.step + 1, rates, scale, range, reducer_->result() + moments,
                 state_.parameters + range.begin, state_.adam_m + moments, state_.adam_v + moments);
     moments += range.size();
   }

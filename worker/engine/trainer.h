@@ -32,6 +32,7 @@
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/schedule/lr_schedule.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
@@ -40,7 +41,6 @@
 #include "worker/engine/trace.h"
 #include "worker/model/model.h"
 #include "worker/optim/adamw.h"
-#include "worker/optim/lr_schedule.h"
 #include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
 #include "worker/parallel/gradient_collector.h"
@@ -94,7 +94,8 @@ class Trainer {
   };
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
-  // Errors: INVALID_ARGUMENT: width and batch do not fit; RESOURCE_EXHAUSTED: memory.
+  // Errors: INVALID_ARGUMENT: width and batch do not fit, the schedule is none; RESOURCE_EXHAUSTED:
+  // memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
   // How long a step of the rank with the most to do would take at the speed of this device now
@@ -131,7 +132,7 @@ class Trainer {
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
 
  private:
-  explicit Trainer(const Setup& setup);
+  Trainer(const Setup& setup, LrSchedule schedule);
   absl::Status Allocate();
   absl::Status AllocateSums(const MemoryPlan& plan);
   // Gradients and the sums over all ranks; again where the step was void.
@@ -155,7 +156,7 @@ class Trainer {
   void SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
-  void Update(const StepExchange::Sums& sums, double norm, double lr);
+  void Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
 
   // Constant after construction.
   const Setup setup_;

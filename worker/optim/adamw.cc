@@ -32,16 +32,18 @@ AdamW::AdamW(Kernels& kernels, const FlatLayout& layout, const AdamWOptions& opt
   }
 }
 
-void AdamW::Step(int64_t step, double lr, double grad_scale, Range range, const float* grad,
-                 float* param, float* m, float* v) {
+void AdamW::Step(int64_t step, const ScheduledRates& rates, double grad_scale, Range range,
+                 const float* grad, float* param, float* m, float* v) {
   CHECK_GE(step, 1);
+  const double beta1 = rates.sets_betas ? rates.beta1 : options_.beta1;
+  const double beta2 = rates.sets_betas ? rates.beta2 : options_.beta2;
   AdamWArguments arguments;
-  arguments.lr = static_cast<float>(lr);
-  arguments.beta1 = static_cast<float>(options_.beta1);
-  arguments.beta2 = static_cast<float>(options_.beta2);
+  arguments.lr = static_cast<float>(rates.lr);
+  arguments.beta1 = static_cast<float>(beta1);
+  arguments.beta2 = static_cast<float>(beta2);
   arguments.eps = static_cast<float>(options_.eps);
-  arguments.bias_correction1 = static_cast<float>(BiasCorrection(options_.beta1, step));
-  arguments.bias_correction2 = static_cast<float>(BiasCorrection(options_.beta2, step));
+  arguments.bias_correction1 = static_cast<float>(BiasCorrection(beta1, step));
+  arguments.bias_correction2 = static_cast<float>(BiasCorrection(beta2, step));
   arguments.grad_scale = static_cast<float>(grad_scale);
   for (const Piece& piece : pieces_) {
     const int64_t begin = std::max(range.begin, piece.flat.begin);

@@ -10,6 +10,7 @@
 
 #include "common/base/range.h"
 #include "common/plan/shard_plan.h"
+#include "common/schedule/lr_schedule.h"
 #include "worker/device/kernels.h"
 
 namespace dsrun::worker {
@@ -26,11 +27,12 @@ class AdamW {
   // `kernels` and `layout` must outlive this.
   AdamW(Kernels& kernels, const FlatLayout& layout, const AdamWOptions& options);
 
-  // Update number `step` (from 1) of flat range `range`. All four pointers stand at the element of
+  // Update number `step` (from 1) of flat range `range`, with the schedule's rate, and its betas
+  // where it sets them. All four pointers stand at the element of
   // range.begin. grad_scale: ClipFactor (clip_factor.h) / tokens.
   // REQUIRES: range lies in [0, layout.size()).
-  void Step(int64_t step, double lr, double grad_scale, Range range, const float* grad,
-            float* param, float* m, float* v);
+  void Step(int64_t step, const ScheduledRates& rates, double grad_scale, Range range,
+            const float* grad, float* param, float* m, float* v);
 
  private:
   struct Piece {

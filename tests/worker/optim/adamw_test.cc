@@ -41,7 +41,8 @@ TEST_F(AdamWTest, Step_DecaysMatricesAlone_MatchesTheFormula) {
   std::vector<float> param = start;
   std::vector<float> m(param.size());
   std::vector<float> v(param.size());
-  adamw_.Step(1, 0.01, 0.5, {0, layout_.size()}, grad.data(), param.data(), m.data(), v.data());
+  adamw_.Step(1, {.lr = 0.01}, 0.5, {0, layout_.size()}, grad.data(), param.data(), m.data(),
+              v.data());
   for (const FlatLayout::Entry& entry : layout_.entries()) {
     for (int64_t i = entry.offset; i < entry.padded().end; ++i) {
       const size_t at = static_cast<size_t>(i);
@@ -64,16 +65,39 @@ TEST_F(AdamWTest, Step_InRanges_HasTheBitsOfTheWhole) {
   std::vector<float> cut_m = m;
   std::vector<float> cut_v = v;
   for (int64_t step = 1; step <= 2; ++step) {
-    adamw_.Step(step, 0.01, 1, {0, layout_.size()}, grad.data(), param.data(), m.data(), v.data());
+    adamw_.Step(step, {.lr = 0.01}, 1, {0, layout_.size()}, grad.data(), param.data(), m.data(),
+                v.data());
     for (int64_t begin = 0; begin < layout_.size(); begin += 3 * kLeafElements) {
       const int64_t end = std::min(begin + 3 * kLeafElements, layout_.size());
-      adamw_.Step(step, 0.01, 1, {begin, end}, grad.data() + begin, cut_param.data() + begin,
-                  cut_m.data() + begin, cut_v.data() + begin);
+      adamw_.Step(step, {.lr = 0.01}, 1, {begin, end}, grad.data() + begin,
+                  cut_param.data() + begin, cut_m.data() + begin, cut_v.data() + begin);
     }
   }
   EXPECT_EQ(param, cut_param);
   EXPECT_EQ(m, cut_m);
   EXPECT_EQ(v, cut_v);
+}
+
+// OneCycle's betas stand in place of the optimizer's own, in the moments and in their corrections.
+TEST_F(AdamWTest, Step_WithBetasOfTheSchedule_TakesThose) {
+  const std::vector<float> grad = Numbers("grad", 1);
+  std::vector<float> param = Numbers("param", 1);
+  std::vector<float> m(param.size());
+  std::vector<float> v(param.size());
+  std::vector<float> expected = param;
+  std::vector<float> expected_m = m;
+  std::vector<float> expected_v = v;
+  adamw_.Step(3, {.lr = 0.01, .sets_betas = true, .beta1 = 0.85, .beta2 = 0.99}, 1,
+              {0, layout_.size()}, grad.data(), param.data(), m.data(), v.data());
+  AdamWOptions options = options_;
+  options.beta1 = 0.85;
+  options.beta2 = 0.99;
+  AdamW(kernels_, layout_, options)
+      .Step(3, {.lr = 0.01}, 1, {0, layout_.size()}, grad.data(), expected.data(),
+            expected_m.data(), expected_v.data());
+  EXPECT_EQ(param, expected);
+  EXPECT_EQ(m, expected_m);
+  EXPECT_EQ(v, expected_v);
 }
 
 TEST(ClipFactorTest, ScalesOnlyWhatIsTooLong) {
