@@ -62,6 +62,7 @@ TEST(LayoutInvarianceTest, AnyMicroBatchOnAnyRank_ByAnyRoute) {
 TEST(LayoutInvarianceTest, TwentyStepsOfLlamaNano_AtEveryWidthAndThreadCount) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   ToProto(FindPreset("llama-nano").value(), spec.mutable_model());
+  spec.mutable_model()->set_seq_length(32);
   spec.set_micro_batch_size(1);
   spec.set_global_batch_size(6);
   spec.set_train_iters(20);
