@@ -5,7 +5,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +18,7 @@
 #include "common/format/manifest.h"
 #include "common/format/name_reader.h"
 #include "common/format/tensor_names.h"
+#include "common/model/spec_fields.h"
 
 namespace dsrun {
 namespace {
@@ -65,6 +68,38 @@ class Fields {
       });
       if (!plain) Fail(absl::StrCat("a text without control bytes as ", key));
     }
+  }
+  void Real(const char* key, double* value) {
+    if (const Json* field = Find(key)) {
+      if (field->is_number()) {
+        *value = field->get<double>();
+      } else {
+        Fail(absl::StrCat("a number as ", key));
+      }
+    }
+  }
+  void Flag(const char* key, bool* value) {
+    if (const Json* field = Find(key)) {
+      if (field->is_boolean()) {
+        *value = field->get<bool>();
+      } else {
+        Fail(absl::StrCat("true or false as ", key));
+      }
+    }
+  }
+  // What is not there stays as it is.
+  void Optional(const SpecField& field, ModelSpec* spec) {
+    if (!json_.contains(field.key)) return;
+    std::visit(
+        [&](auto member) {
+          using Value = std::remove_cvref_t<decltype(spec->*member)>;
+          Value* const value = &(spec->*member);
+          if constexpr (std::is_same_v<Value, std::string>) Text(field.key, value);
+          if constexpr (std::is_same_v<Value, int64_t>) Int(field.key, value);
+          if constexpr (std::is_same_v<Value, double>) Real(field.key, value);
+          if constexpr (std::is_same_v<Value, bool>) Flag(field.key, value);
+        },
+        field.member);
   }
   void Hex(const char* key, uint64_t* value) {
     std::string text;
@@ -123,6 +158,11 @@ Json FactsToJson(const ManifestFacts& facts, int64_t version) {
                    {"num_attention_heads", facts.model.num_attention_heads},
                    {"seq_length", facts.model.seq_length},
                    {"vocab_size", facts.model.vocab_size}};
+  for (const SpecField& field : FamilyFields()) {
+    if (SameValue(field, facts.model, ModelSpec{})) continue;
+    json["model"][field.key] =
+        std::visit([&](auto member) { return Json(facts.model.*member); }, field.member);
+  }
   json["batch"] = {{"global_batch_size", facts.batch.global_batch_size},
                    {"micro_batch_size", facts.batch.micro_batch_size},
                    {"canonical_blocks", TreeBlocks(facts.fingerprint).value_or(kForOldReaders)},
@@ -257,6 +297,7 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   model.Int("num_attention_heads", &facts.model.num_attention_heads);
   model.Int("seq_length", &facts.model.seq_length);
   model.Int("vocab_size", &facts.model.vocab_size);
+  for (const SpecField& field : FamilyFields()) model.Optional(field, &facts.model);
   Fields batch(top.Child("batch"), "batch");
   batch.Int("global_batch_size", &facts.batch.global_batch_size);
   batch.Int("micro_batch_size", &facts.batch.micro_batch_size);

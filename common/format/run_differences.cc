@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include "common/model/spec_fields.h"
+
 namespace dsrun {
 namespace {
 
@@ -23,6 +25,11 @@ RunDifferences CompareRuns(const ManifestFacts& theirs, const ModelSpec& model,
           out.model);
   Compare("seq-length", theirs.model.seq_length, model.seq_length, out.model);
   Compare("vocab-size", theirs.model.vocab_size, model.vocab_size, out.model);
+
+  for (const SpecField& field : FamilyFields()) {
+    if (SameValue(field, theirs.model, model)) continue;
+    out.model.push_back({DashedName(field), TextOf(field, theirs.model), TextOf(field, model)});
+  }
 
   Compare("global-batch-size", theirs.batch.global_batch_size, batch.global_batch_size, out.curve);
   Compare("micro-batch-size", theirs.batch.micro_batch_size, batch.micro_batch_size, out.curve);

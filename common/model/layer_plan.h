@@ -38,10 +38,14 @@ constexpr int64_t AttentionScratch(int64_t head_size) {
 constexpr int64_t LogitsStride(int64_t vocab_size) { return (vocab_size + 15) / 16 * 16; }
 
 enum class LayerKind {
-  kEmbedding,  // tokens -> stream: token and learned position
-  kAttention,  // stream + projection(attention(qkv(layernorm(stream))))
-  kMlp,        // stream + down(gelu(up(layernorm(stream))))
-  kHead,       // layernorm, logits, cross-entropy; the stream ends here
+  kEmbedding,         // tokens -> stream: token and learned position
+  kAttention,         // stream + projection(attention(qkv(layernorm(stream))))
+  kMlp,               // stream + down(gelu(up(layernorm(stream))))
+  kHead,              // layernorm, logits, cross-entropy; the stream ends here
+  kTokenEmbedding,    // tokens -> stream: the token alone
+  kGroupedAttention,  // stream + projection(attention(rotated q, rotated k, v of rmsnorm(stream)))
+  kGatedMlp,          // stream + down(silu(gate) * up, both of rmsnorm(stream))
+  kRmsHead,           // rmsnorm, logits, cross-entropy; the stream ends here
 };
 
 namespace embedding_layer {
@@ -63,9 +67,53 @@ enum Kept { kMean, kRstd, kNormed };
 enum Work { kDNormed, kLogits, kLosses };
 }  // namespace head_layer
 
+namespace token_embedding_layer {
+enum Use { kTokenTable };
+}
+// Matrices as Hugging Face stores them, (outputs, inputs). Behind the uses that every such layer
+// has come those of `Optional` that the model has, in that order.
+namespace grouped_attention_layer {
+enum Use { kNormWeight, kQueryWeight, kKeyWeight, kValueWeight, kOutWeight, kUses };
+enum Optional { kQueryBias, kKeyBias, kValueBias, kOutBias, kQueryNorm, kKeyNorm, kOptionals };
+// From kRawQuery on: of models that normalise queries and keys alone.
+enum Kept {
+  kRstd,
+  kNormed,
+  kQuery,
+  kKey,
+  kValue,
+  kLogSumExp,
+  kContext,
+  kRawQuery,
+  kRawKey,
+  kQueryRstd,
+  kKeyRstd
+};
+enum Work { kDNormed, kDQuery, kDKey, kDValue, kScratch };  // kDNormed: also the context's gradient
+}  // namespace grouped_attention_layer
+namespace gated_mlp_layer {
+enum Use { kNormWeight, kGateWeight, kUpWeight, kDownWeight, kUses };
+enum Optional { kGateBias, kUpBias, kDownBias, kOptionals };
+enum Kept { kRstd, kNormed, kGate, kUp };
+// kActivated is computed again in backward; it becomes the gradient of `up`, and kDActivated that
+// of `gate`.
+enum Work { kDNormed, kActivated, kDActivated };
+}  // namespace gated_mlp_layer
+namespace rms_head_layer {
+enum Use { kNormWeight, kTokenTable };  // the table of the tokens, or one of the head's own
+enum Kept { kRstd, kNormed };
+enum Work { kDNormed, kLogits, kLosses };
+}  // namespace rms_head_layer
+
+// What a model computes once, before its first pass: see ModelPlan::tables.
+namespace rotary_tables {
+enum Table { kCosines, kSines };
+}
+
 // A buffer of one micro-batch.
 struct PlannedActivation {
-  enum class Per { kRow, kHeadRow, kThread };  // kHeadRow: of the rows, up to kHeadRows
+  // kHeadRow: of the rows, up to kHeadRows; kPosition: of one sequence.
+  enum class Per { kRow, kHeadRow, kThread, kPosition };
 
   std::string name;
   int64_t elements;     // for each `per`

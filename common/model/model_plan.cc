@@ -1,10 +1,13 @@
 #include "common/model/model_plan.h"
 
 #include "common/model/gpt2.h"
+#include "common/model/llama.h"
 
 namespace dsrun {
 
-ModelPlan PlanModel(const ModelSpec& spec) { return PlanGpt2(spec); }
+ModelPlan PlanModel(const ModelSpec& spec) {
+  return spec.family == "llama" ? PlanLlama(spec) : PlanGpt2(spec);
+}
 
 std::vector<LogicalTensor> LogicalTensors(const ModelSpec& spec) { return PlanModel(spec).tensors; }
 

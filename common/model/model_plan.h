@@ -1,6 +1,6 @@
 // ModelPlan: a model as a list of layers and tensors, made from its shape by its family's file
-// (gpt2.cc). Pure. Nothing else knows a family: the launcher plans with this, the worker builds
-// from it, a checkpoint is described by it.
+// (gpt2.cc, llama.cc). Pure. Nothing else knows a family: the launcher plans with this, the worker
+// builds from it, a checkpoint is described by it.
 
 #ifndef DSRUN_COMMON_MODEL_MODEL_PLAN_H_
 #define DSRUN_COMMON_MODEL_MODEL_PLAN_H_
@@ -21,6 +21,9 @@ struct ModelPlan {
   // From the tokens to the loss. A tensor may be used by several: every use is a contribution of
   // its own to its gradient.
   std::vector<LayerPlan> layers;
+  // Computed from the spec alone, for all layers and passes (rotary.h), by rotary_tables::Table;
+  // none where nothing is rotated.
+  std::vector<PlannedActivation> tables = {};
 };
 
 // REQUIRES: Validate(spec).

@@ -1,14 +1,21 @@
 #include "common/model/presets.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/model/gpt2.h"
+#include "common/model/llama.h"
 
 namespace dsrun {
 namespace {
 
 const std::vector<Preset>& Presets() {
-  static const auto* const presets = new std::vector<Preset>(Gpt2Presets());
+  static const auto* const presets = [] {
+    auto* const all = new std::vector<Preset>(Gpt2Presets());
+    for (Preset& preset : LlamaPresets()) all->push_back(std::move(preset));
+    return all;
+  }();
   return *presets;
 }
 

@@ -24,7 +24,8 @@ struct Preset {
   PresetDefaults defaults;
 };
 
-// All known presets, smallest first. The first is what is trained where no model is named.
+// All known presets, family by family, each smallest first. The first is what is trained where no
+// model is named.
 std::vector<std::string> PresetNames();
 
 // Errors: NOT_FOUND: no such preset; the message names all of them.

@@ -18,6 +18,8 @@ const char* NameOf(PlannedActivation::Per per) {
       return "rows of logits at a time x ";
     case PlannedActivation::Per::kThread:
       return "threads x ";
+    case PlannedActivation::Per::kPosition:
+      return "seq x ";
   }
   return "";
 }
@@ -45,10 +47,12 @@ class ActivationPlan::Packer {
 ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& input)
     : input_(input),
       rows_(input.micro_batch_size * model.spec.seq_length),
+      positions_(model.spec.seq_length),
       last_moment_(2 * static_cast<int64_t>(model.layers.size()) - 1),
       slots_(static_cast<size_t>(input.slots)) {
   Packer packer;
   for (Slot& slot : slots_) AddSlot(model, slot, packer);
+  AddTables(model, packer);
   AddWorkspace(model, packer);
   total_bytes_ = packer.Pack();
   int64_t kept = 0;
@@ -61,6 +65,7 @@ int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
   int64_t count = rows_;
   if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
   if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
+  if (activation.per == PlannedActivation::Per::kPosition) count = positions_;
   return count * activation.elements * activation.element_bytes;
 }
 
@@ -92,6 +97,16 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
       AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].element_bytes,
               NameOf(kept[i].per) + kept[i].formula);
     }
+  }
+}
+
+void ActivationPlan::AddTables(const ModelPlan& model, Packer& packer) {
+  tables_.resize(model.tables.size());
+  for (size_t i = 0; i < model.tables.size(); ++i) {
+    const PlannedActivation& table = model.tables[i];
+    packer.Add(Bytes(table), {0, last_moment_}, &tables_[i]);
+    AddLine(table.name, Aligned(Bytes(table)), table.element_bytes,
+            NameOf(table.per) + table.formula);
   }
 }
 

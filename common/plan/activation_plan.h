@@ -46,6 +46,8 @@ class ActivationPlan {
   // By the kind's Work: in the layer's forward and in its backward.
   const std::vector<int64_t>& forward_workspace(size_t layer) const { return forward_[layer]; }
   const std::vector<int64_t>& backward_workspace(size_t layer) const { return backward_[layer]; }
+  // By ModelPlan::tables.
+  const std::vector<int64_t>& tables() const { return tables_; }
   // The gradient of the stream, (rows, width): backward carries it from layer to layer.
   int64_t stream_gradient() const { return stream_gradient_; }
   int64_t total_bytes() const { return total_bytes_; }
@@ -60,17 +62,20 @@ class ActivationPlan {
   // beside it, whose passes come in between, always.
   Lifetime KeptBy(size_t layer) const;
   void AddSlot(const ModelPlan& model, Slot& slot, Packer& packer);
+  void AddTables(const ModelPlan& model, Packer& packer);
   void AddWorkspace(const ModelPlan& model, Packer& packer);
   void AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
                const std::string& formula);
 
   const ActivationInput input_;
-  const int64_t rows_;  // of one micro-batch
+  const int64_t rows_;       // of one micro-batch
+  const int64_t positions_;  // of one sequence
   // A moment is a layer's pass: forward from 0 up, then backward from there.
   const int64_t last_moment_;
   std::vector<Slot> slots_;
   std::vector<std::vector<int64_t>> forward_;  // by layer
   std::vector<std::vector<int64_t>> backward_;
+  std::vector<int64_t> tables_;
   int64_t stream_gradient_ = 0;
   int64_t total_bytes_ = 0;
   std::vector<PlannedBuffer> lines_;

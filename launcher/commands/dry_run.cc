@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "common/base/counted.h"
@@ -12,6 +13,7 @@
 #include "common/base/units.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
+#include "common/model/spec_fields.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/schedule/lr_schedule.h"
@@ -127,16 +129,40 @@ std::string ScheduleText(const proto::TrainSpec& t) {
   return out;
 }
 
+// "32 heads, 8 of keys and values".
+std::string Heads(const ModelSpec& model) {
+  const int64_t of_keys = model.heads_of_keys();
+  return Counted(model.num_attention_heads, "head") +
+         (of_keys == model.num_attention_heads
+              ? ""
+              : ", " + std::to_string(of_keys) + " of keys and values");
+}
+
+Json ModelJson(const ModelSpec& model) {
+  Json json = {{"preset", model.preset},
+               {"parameters", ParameterCount(model)},
+               {"num_layers", model.num_layers},
+               {"hidden_size", model.hidden_size},
+               {"num_attention_heads", model.num_attention_heads},
+               {"seq_length", model.seq_length},
+               {"vocab_size", model.vocab_size}};
+  for (const SpecField& field : FamilyFields()) {
+    if (SameValue(field, model, ModelSpec{})) continue;
+    json[field.key] = std::visit([&](auto member) { return Json(model.*member); }, field.member);
+  }
+  return json;
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
   std::string paths;
   for (const std::string& path : t.data_paths()) paths += (paths.empty() ? "" : ", ") + path;
-  std::string out = Line("model", t.model().preset() + ", " + CountText(ParameterCount(model)) +
-                                      " parameters: " + Counted(model.num_layers, "layer") +
-                                      ", width " + std::to_string(model.hidden_size) + ", " +
-                                      Counted(model.num_attention_heads, "head") + ", " +
-                                      Counted(model.seq_length, "byte") + " of context");
+  std::string out =
+      Line("model", t.model().preset() + ", " + CountText(ParameterCount(model)) +
+                        " parameters: " + Counted(model.num_layers, "layer") + ", width " +
+                        std::to_string(model.hidden_size) + ", " + Heads(model) + ", " +
+                        Counted(model.seq_length, "byte") + " of context");
   out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
                           CountText(resolved.corpus_files) +
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
@@ -266,14 +292,7 @@ Json ScheduleJson(const proto::TrainSpec& t) {
 Json TrainJson(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
-  return {{"model",
-           {{"preset", model.preset},
-            {"parameters", ParameterCount(model)},
-            {"num_layers", model.num_layers},
-            {"hidden_size", model.hidden_size},
-            {"num_attention_heads", model.num_attention_heads},
-            {"seq_length", model.seq_length},
-            {"vocab_size", model.vocab_size}}},
+  return {{"model", ModelJson(model)},
           {"data_paths", std::vector<std::string>(t.data_paths().begin(), t.data_paths().end())},
           {"data_files", resolved.corpus_files},
           {"data_bytes", resolved.corpus_bytes},

@@ -177,16 +177,38 @@ OptionGroup FromOthers() {
 }
 
 OptionGroup Model() {
-  return {"Model",
-          true,
-          {
-              Value("model", "PRESET", "gpt2-nano",
-                    "gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m"),
-              Value("num-layers", "N", "the preset's", "transformer blocks"),
-              Value("hidden-size", "N", "the preset's", "width"),
-              Value("num-attention-heads", "N", "the preset's", "must divide the width"),
-              Value("seq-length", "N", "the preset's", "bytes of context"),
-          }};
+  return {
+      "Model",
+      true,
+      {
+          Value("model", "PRESET", "gpt2-nano",
+                "gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m, llama-nano, "
+                "llama-135m, llama-1b, llama-7b, llama-70b; what follows changes its shape"),
+          Value("num-layers", "N", "the preset's", "transformer blocks"),
+          Value("hidden-size", "N", "the preset's", "width"),
+          Value("num-attention-heads", "N", "the preset's",
+                "must divide the width, unless --kv-channels is given"),
+          Value("seq-length", "N", "the preset's", "bytes of context"),
+          Value("num-query-groups", "N", "the preset's",
+                "llama: heads of keys and values; must divide the heads"),
+          Value("kv-channels", "N", "the width divided by the heads",
+                "llama: width of a head, an even number"),
+          Value("ffn-hidden-size", "N", "the preset's; with --hidden-size 8/3 of it, in whole 64s",
+                "llama: width inside the MLP"),
+          Value("window-size", "N", "the preset's",
+                "llama: how many bytes a byte sees, itself the last; 0: all before it"),
+          Value("norm-epsilon", "X", "the preset's", "llama: of every RMSNorm"),
+          Switch("untie-embeddings-and-output-weights",
+                 "llama: the output head has a table of its own"),
+          Switch("add-qkv-bias", "llama: biases of queries, keys and values, as in Qwen 2"),
+          Switch("qk-layernorm", "llama: normalise queries and keys, as in Qwen 3"),
+          Value("rotary-base", "X", "the preset's", "llama: base of the rotary frequencies"),
+          Value("rope-scaling", "none|linear|llama3|yarn", "the preset's",
+                "llama: how the frequencies are stretched over a longer context"),
+          Value("rope-scaling-factor", "X", "the preset's", "llama: how many times longer"),
+          Value("rope-original-length", "N", "the preset's",
+                "llama: bytes of context before, for llama3 and yarn"),
+      }};
 }
 
 OptionGroup Training() {

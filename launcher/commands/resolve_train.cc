@@ -61,6 +61,8 @@ class TrainResolver {
   void CompareCheckpoint();
   std::string HashOfText();
   void Model();
+  void FamilyShape();
+  void RopeScaling();
   bool HeadsDivideTheWidth();
   void Data();
   void Batch();
@@ -134,8 +136,6 @@ void TrainResolver::Model() {
   const std::string name = v_.Text("model").value_or(PresetNames().front());
   const auto spec = FindPreset(name);
   const auto defaults = FindPresetDefaults(name);
-  const bool shaped = v_.Has("num-layers") || v_.Has("hidden-size") ||
-                      v_.Has("num-attention-heads") || v_.Has("seq-length");
   if (spec.ok() && defaults.ok()) {
     model_ = *spec;
     preset_ = *defaults;
@@ -150,15 +150,55 @@ void TrainResolver::Model() {
   model_.num_attention_heads =
       v_.Int("num-attention-heads", 1, 100000).value_or(model_.num_attention_heads);
   model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
+  FamilyShape();
   if (spec.ok()) {
-    if (shaped && !(model_ == unshaped)) model_.preset = "custom";
+    if (!(model_ == unshaped)) model_.preset = "custom";
     // Those of a checkpoint were never looked at.
-    model_ok_ = model_.num_attention_heads < 1 || HeadsDivideTheWidth();
+    model_ok_ =
+        model_.num_attention_heads < 1 || model_.head_channels != 0 || HeadsDivideTheWidth();
     const absl::Status valid = model_ok_ ? Validate(model_) : absl::OkStatus();
     if (!valid.ok()) Error("--model", std::string(valid.message()));
     model_ok_ = model_ok_ && valid.ok();
   }
   ToProto(model_, train_.mutable_model());
+}
+
+// What only some families have; Validate refuses it for the others.
+void TrainResolver::FamilyShape() {
+  const auto size = [&](const char* flag, int64_t least, int64_t* value) {
+    if (const auto given = v_.Int(flag, least, 10'000'000)) *value = *given;
+  };
+  const auto on = [&](const char* flag, bool* value) { *value = *value || v_.Switch(flag); };
+  if (v_.Has("hidden-size") && model_.ffn_hidden_size > 0) {
+    model_.ffn_hidden_size = (8 * model_.hidden_size / 3 + 63) / 64 * 64;
+  }
+  size("num-query-groups", 1, &model_.query_groups);
+  size("kv-channels", 1, &model_.head_channels);
+  size("ffn-hidden-size", 1, &model_.ffn_hidden_size);
+  size("window-size", 0, &model_.window);
+  model_.norm_epsilon = v_.Real("norm-epsilon", 0, 1).value_or(model_.norm_epsilon);
+  model_.rope_base = v_.Real("rotary-base", 1).value_or(model_.rope_base);
+  on("untie-embeddings-and-output-weights", &model_.untied_output);
+  on("add-qkv-bias", &model_.qkv_bias);
+  on("qk-layernorm", &model_.qk_norm);
+  RopeScaling();
+  model_ = Canonical(model_);
+}
+
+void TrainResolver::RopeScaling() {
+  const auto kind = v_.OneOf("rope-scaling", {"none", "linear", "llama3", "yarn"});
+  if (kind.has_value() && *kind != model_.rope_scaling) {
+    model_.rope_scaling = *kind == "none" ? "" : *kind;
+    const bool by_turns = *kind == "llama3" || *kind == "yarn";
+    model_.rope_low_turns = by_turns ? 1 : 0;
+    model_.rope_high_turns = *kind == "llama3" ? 4 : *kind == "yarn" ? 32 : 0;
+    model_.rope_magnitude = 0;
+    if (*kind == "none") model_.rope_factor = 0;
+    if (!by_turns) model_.rope_original_length = 0;
+  }
+  model_.rope_factor = v_.Real("rope-scaling-factor", 0).value_or(model_.rope_factor);
+  model_.rope_original_length =
+      v_.Int("rope-original-length", 1, 10'000'000).value_or(model_.rope_original_length);
 }
 
 // The finding names the flag that was given, and the nearest values that fit.

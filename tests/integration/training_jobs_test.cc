@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -88,6 +89,44 @@ TEST_F(TrainingJob, EveryWidth_HasTheSameContent) {
     EXPECT_EQ(hashes.back(), hashes.front()) << "width " << width;
     EXPECT_TRUE(job.NothingIsLeft());
   }
+}
+
+// Of the other family, with grouped heads: from the middle on at another width, and out again as
+// one file with Hugging Face's names and orientation.
+TEST_F(TrainingJob, AnotherFamily_GoesOnAtAnotherWidthAndIsExported) {
+  const auto train = [](const char* width, const TemporaryFolder& folder, Args more) {
+    const Args model = {"--model",       "llama-nano", "--num-query-groups", "1",
+                        "--train-iters", "8",          "--save-interval",    "4",
+                        "--prompt",      "line "};
+    more.insert(more.end(), model.begin(), model.end());
+    return Train({"--num_gpus", width}, folder.path(), more);
+  };
+  Job whole(train("2", folder_, {}));
+  ASSERT_EQ(whole.AwaitExit(), 0) << whole.Words();
+  const std::string hash = ContentHash(folder_.path() + "/save");
+  EXPECT_EQ(hash.size(), 64u) << hash;
+
+  const TemporaryFolder other;
+  Job half(train("3", other, {"--load", folder_.path() + "/save", "--load-step", "4"}));
+  ASSERT_EQ(half.AwaitExit(), 0) << half.Words();
+  EXPECT_EQ(ContentHash(other.path() + "/save"), hash);
+  EXPECT_TRUE(half.NothingIsLeft());
+
+  const std::string file = folder_.path() + "/model.safetensors";
+  const std::string command =
+      DsrunBinary() + " checkpoint export '" + folder_.path() + "/save' '" + file + "'";
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  std::ifstream in(file, std::ios::binary);
+  uint64_t bytes = 0;
+  in.read(reinterpret_cast<char*>(&bytes), sizeof(bytes));
+  ASSERT_TRUE(in.good() && bytes < 100'000) << bytes;
+  std::string header(bytes, ' ');
+  in.read(header.data(), static_cast<std::streamsize>(bytes));
+  const nlohmann::json tensors = nlohmann::json::parse(header);
+  EXPECT_EQ(tensors["model.embed_tokens.weight"]["shape"], nlohmann::json({256, 32}));
+  EXPECT_EQ(tensors["model.layers.1.self_attn.k_proj.weight"]["shape"], nlohmann::json({16, 32}));
+  EXPECT_EQ(tensors["model.layers.1.mlp.down_proj.weight"]["shape"], nlohmann::json({32, 128}));
+  EXPECT_FALSE(tensors.contains("lm_head.weight"));
 }
 
 // The processes that joined `generation`, by the events that the coordinator wrote down.

@@ -52,7 +52,9 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.WorkerBootstrap.bind_address",
       // One of a list, or refused when the job is resolved.
       "dsrun.proto.MeshShape.order",
+      "dsrun.proto.ModelSpec.family",
       "dsrun.proto.ModelSpec.preset",
+      "dsrun.proto.ModelSpec.rope_scaling",
       "dsrun.proto.TrainSpec.check_collectives",
       "dsrun.proto.TrainSpec.device",
       "dsrun.proto.TrainSpec.isa_cap",

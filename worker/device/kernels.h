@@ -5,8 +5,9 @@
 // Rules, for every method unless it says otherwise:
 //   - It OVERWRITES its outputs. Only methods whose name begins with Accumulate add to them.
 //   - Outputs do not overlap inputs, except where "in place" is said.
-//   - Arrays are dense and row-major; `rows` counts tokens (batch x sequence); linear weights are
-//     (inputs, outputs). Nothing is allocated; scratch comes in as an argument.
+//   - Arrays are dense and row-major; `rows` counts tokens (batch x sequence). Nothing is
+//   allocated;
+//     scratch comes in as an argument.
 //   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
 //     products, never on the instruction set (docs/numerics.md, rules a, d, k).
 //
@@ -32,11 +33,36 @@ struct SequenceShape {
   int64_t head_size() const { return width / heads; }
 };
 
-// y (rows, outputs) = x (rows, inputs) * w (inputs, outputs).
+// y (rows, outputs) = x (rows, inputs) * w. A weight and its gradient stand in memory as (inputs,
+// outputs), or as (outputs, inputs): the methods say (inputs, outputs) for both.
+enum class WeightOrder { kInputsOutputs, kOutputsInputs };
 struct LinearShape {
   int64_t rows = 0;
   int64_t inputs = 0;
   int64_t outputs = 0;
+  WeightOrder order = WeightOrder::kInputsOutputs;
+};
+
+// Queries of `heads` heads, keys and values of `heads_of_keys`, of which each serves heads /
+// heads_of_keys consecutive heads of queries. window > 0: a query sees so many keys, itself the
+// last.
+struct GroupedAttentionShape {
+  int64_t batch = 0;
+  int64_t seq_length = 0;
+  int64_t heads = 1;
+  int64_t heads_of_keys = 1;
+  int64_t head_size = 0;
+  int64_t window = 0;
+  int64_t rows() const { return batch * seq_length; }
+};
+
+// (batch, seq_length, heads, head_size); head_size is even.
+struct RotaryShape {
+  int64_t batch = 0;
+  int64_t seq_length = 0;
+  int64_t heads = 1;
+  int64_t head_size = 0;
+  int64_t rows() const { return batch * seq_length; }
 };
 
 // The tied output head. A row of logits begins every `stride` elements, stride >= vocab_size; what
@@ -57,19 +83,20 @@ class Kernels {
   // the job knows.
   virtual NumericsFingerprint Fingerprint() const = 0;
 
-  // --- Embedding: out = token_table[token] + position_table[position].
+  // --- Embedding: out = token_table[token] + position_table[position]. Without positions
+  // `position_table` and its gradient are null, and out = token_table[token].
 
   virtual void EmbeddingForward(const SequenceShape& shape,
                                 const int32_t* tokens,        // (batch, seq_length)
                                 const float* token_table,     // (vocab_size, width)
-                                const float* position_table,  // (>= seq_length, width)
+                                const float* position_table,  // (>= seq_length, width) or null
                                 float* out) = 0;              // (rows, width)
   // Tokens are added in order. Positions from seq_length up get zeros.
   virtual void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
                                  const int32_t* tokens,        // (batch, seq_length)
                                  const float* dout,            // (rows, width)
                                  float* dtoken_table,          // (vocab_size, width)
-                                 float* dposition_table) = 0;  // (positions, width)
+                                 float* dposition_table) = 0;  // (positions, width) or null
 
   // --- Layernorm over the last dimension, epsilon 1e-5.
 
@@ -93,6 +120,37 @@ class Kernels {
                                  float* dweight,         // (width)
                                  float* dbias) = 0;      // (width)
 
+  // --- Root mean square norm (Zhang and Sennrich, 2019) over the last dimension: out = weight * (x
+  // * rstd), rstd = 1 / sqrt(mean(x^2) + epsilon). `rows` may count heads of tokens.
+
+  virtual void RmsNormForward(int64_t rows, int64_t width, float epsilon,
+                              const float* x,       // (rows, width)
+                              const float* weight,  // (width)
+                              float* out,           // (rows, width)
+                              float* rstd) = 0;     // (rows)
+  // dx = (gradient through the norm) + residual. `residual` may be null (nothing is added); dx may
+  // be it or dout (in place).
+  virtual void RmsNormBackward(int64_t rows, int64_t width,
+                               const float* x,         // (rows, width)
+                               const float* weight,    // (width)
+                               const float* rstd,      // (rows)
+                               const float* dout,      // (rows, width)
+                               const float* residual,  // (rows, width) or null
+                               float* dx,              // (rows, width)
+                               float* dweight) = 0;    // (width)
+
+  // --- Rotary positions (Su et al., 2021), in place: channel i of a head and channel i + head_size
+  // / 2 turn by the angle of (position, i), whose cosine and sine come in.
+
+  virtual void RotaryForward(const RotaryShape& shape,
+                             const float* cosines,  // (>= seq_length, head_size / 2)
+                             const float* sines,    // (>= seq_length, head_size / 2)
+                             float* x) = 0;         // (rows, heads, head_size), in place
+  virtual void RotaryBackward(const RotaryShape& shape,
+                              const float* cosines,  // (>= seq_length, head_size / 2)
+                              const float* sines,    // (>= seq_length, head_size / 2)
+                              float* dx) = 0;        // (rows, heads, head_size), in place
+
   // --- Linear layers.
 
   // out = x w + bias. `bias` may be null.
@@ -101,11 +159,11 @@ class Kernels {
                              const float* w,     // (inputs, outputs)
                              const float* bias,  // (outputs) or null
                              float* out) = 0;    // (rows, outputs)
-  // out = residual + (x w + bias).
+  // out = residual + (x w + bias). `bias` may be null.
   virtual void LinearResidualForward(const LinearShape& shape,
                                      const float* x,         // (rows, inputs)
                                      const float* w,         // (inputs, outputs)
-                                     const float* bias,      // (outputs)
+                                     const float* bias,      // (outputs) or null
                                      const float* residual,  // (rows, outputs)
                                      float* out) = 0;        // (rows, outputs)
   // With pre = x w + bias: out = gelu(pre), in its tanh form (Hendrycks and Gimpel, 2016), and
@@ -121,6 +179,11 @@ class Kernels {
                                    const float* dout,  // (rows, outputs)
                                    const float* w,     // (inputs, outputs)
                                    float* dx) = 0;     // (rows, inputs)
+  // dx += dout w^T.
+  virtual void AccumulateLinearBackwardInput(const LinearShape& shape,
+                                             const float* dout,  // (rows, outputs)
+                                             const float* w,     // (inputs, outputs)
+                                             float* dx) = 0;     // (rows, inputs)
   // dpre = (dout w^T) * slope: backward of a linear layer whose input was gelu(pre).
   virtual void LinearBackwardInputGelu(const LinearShape& shape,
                                        const float* dout,   // (rows, outputs)
@@ -137,7 +200,8 @@ class Kernels {
                                   const float* dout,  // (rows, outputs)
                                   float* dbias) = 0;  // (outputs)
 
-  // --- Tied output head.
+  // --- Output head: a table with a row for each token of the vocabulary, that of the embedding or
+  // another.
 
   // logits = x token_table^T.
   virtual void HeadForward(const HeadShape& shape,
@@ -161,6 +225,18 @@ class Kernels {
                                             float* dtoken_table) = 0;  // (vocab_size, width)
 
   // --- Elementwise.
+
+  // out = silu(gate) * up, silu(x) = x / (1 + e^-x) (SwiGLU: Shazeer, 2020).
+  virtual void SwiGluForward(int64_t n,
+                             const float* gate,  // (n)
+                             const float* up,    // (n)
+                             float* out) = 0;    // (n)
+  virtual void SwiGluBackward(int64_t n,
+                              const float* gate,  // (n)
+                              const float* up,    // (n)
+                              const float* dout,  // (n)
+                              float* dgate,       // (n), may be dout (in place)
+                              float* dup) = 0;    // (n)
 
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
@@ -198,6 +274,27 @@ class Kernels {
                                  const float* dout,         // (rows, width)
                                  float* scratch,            // (AttentionScratch)
                                  float* dqkv) = 0;          // (rows, 3 width)
+
+  // The same for queries, keys and values that stand apart, each dense. Scratch: that of a
+  // SequenceShape with as many heads of the same size.
+  virtual void GroupedAttentionForward(const GroupedAttentionShape& shape,
+                                       const float* q,           // (rows, heads, head_size)
+                                       const float* k,           // (rows, heads_of_keys, head_size)
+                                       const float* v,           // (rows, heads_of_keys, head_size)
+                                       float* scratch,           // (AttentionScratch)
+                                       float* out,               // (rows, heads, head_size)
+                                       float* log_sum_exp) = 0;  // (batch, heads, seq_length)
+  virtual void GroupedAttentionBackward(const GroupedAttentionShape& shape,
+                                        const float* q,    // (rows, heads, head_size)
+                                        const float* k,    // (rows, heads_of_keys, head_size)
+                                        const float* v,    // (rows, heads_of_keys, head_size)
+                                        const float* out,  // (rows, heads, head_size)
+                                        const float* log_sum_exp,  // (batch, heads, seq_length)
+                                        const float* dout,         // (rows, heads, head_size)
+                                        float* scratch,            // (AttentionScratch)
+                                        float* dq,                 // (rows, heads, head_size)
+                                        float* dk,       // (rows, heads_of_keys, head_size)
+                                        float* dv) = 0;  // (rows, heads_of_keys, head_size)
 
   // --- Cross-entropy, forward and backward at once. In place: logits become dlogits = softmax -
   // onehot(target). A row whose target is below 0 is masked: loss 0, gradient 0.

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "common/base/philox.h"
-#include "worker/device/portable_log.h"
+#include "common/numerics/portable_math.h"
 
 namespace dsrun::worker {
 namespace {

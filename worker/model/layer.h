@@ -33,7 +33,8 @@ struct Pass {
   const int32_t* tokens;   // (batch, seq_length)
   const int32_t* targets;  // (batch, seq_length); below 0: masked
   std::span<const float* const> parameters;
-  std::span<float* const> gradients;  // backward only
+  std::span<float* const> gradients;     // backward only
+  std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
   std::span<void* const> kept;
   std::span<void* const> workspace;
   LossSum* loss;  // backward and Loss of the head only: what it adds up
@@ -68,7 +69,7 @@ class Head : public Layer {
 
 // REQUIRES: `layer` is a layer of `model`. Both must outlive what is created.
 std::unique_ptr<Layer> CreateLayer(const ModelPlan& model, const LayerPlan& layer);
-// REQUIRES: its kind is kHead.
+// REQUIRES: its kind is kHead or kRmsHead.
 std::unique_ptr<Head> CreateHead(const ModelPlan& model, const LayerPlan& layer);
 
 }  // namespace dsrun::worker

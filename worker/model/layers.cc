@@ -4,6 +4,7 @@
 
 #include "common/base/logging.h"
 #include "worker/model/layer.h"
+#include "worker/model/rotary_layers.h"
 
 namespace dsrun::worker {
 namespace {
@@ -118,34 +119,28 @@ class Mlp final : public Layer {
   const ModelSpec& spec_;
 };
 
-class TiedHead final : public Head {
+// Logits and loss of what a norm gives. Heads differ in the norm, and so in the order of their uses
+// and of what they keep.
+class TableHead : public Head {
  public:
-  explicit TiedHead(const ModelSpec& spec) : spec_(spec) {}
-
-  void Forward(const Pass& pass, const float* in, float*) override {
-    using namespace head_layer;  // NOLINT
-    pass.kernels.LayerNormForward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
-                                  pass.parameters[kNormBias], pass.Kept(kNormed), pass.Kept(kMean),
-                                  pass.Kept(kRstd));
-  }
+  TableHead(const ModelSpec& spec, size_t table, size_t normed)
+      : spec_(spec), table_(table), normed_(normed) {}
 
   void Backward(const Pass& pass, const float* in, float* dstream) override {
     using namespace head_layer;  // NOLINT
     Kernels& k = pass.kernels;
-    const float* const table = pass.parameters[kTokenTable];
+    const float* const table = pass.parameters[table_];
     ForRows(pass, [&](const HeadShape& shape, int64_t first) {
       const float* const dlogits = pass.Work(kLogits);
-      const float* const normed = pass.Kept(kNormed) + first * spec_.hidden_size;
+      const float* const normed = pass.Kept(normed_) + first * spec_.hidden_size;
       if (first == 0) {
-        k.HeadBackwardWeight(shape, dlogits, normed, pass.gradients[kTokenTable]);
+        k.HeadBackwardWeight(shape, dlogits, normed, pass.gradients[table_]);
       } else {
-        k.AccumulateHeadBackwardWeight(shape, dlogits, normed, pass.gradients[kTokenTable]);
+        k.AccumulateHeadBackwardWeight(shape, dlogits, normed, pass.gradients[table_]);
       }
       k.HeadBackwardInput(shape, dlogits, table, pass.Work(kDNormed) + first * spec_.hidden_size);
     });
-    k.LayerNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
-                        pass.Kept(kMean), pass.Kept(kRstd), pass.Work(kDNormed), nullptr, dstream,
-                        pass.gradients[kNormWeight], pass.gradients[kNormBias]);
+    NormBackward(pass, in, dstream);
   }
 
   void Loss(const Pass& pass) override {
@@ -153,24 +148,29 @@ class TiedHead final : public Head {
   }
 
   void Logits(const Pass& pass, int64_t row, float* logits) override {
-    using namespace head_layer;  // NOLINT
     pass.kernels.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
-                             pass.Kept(kNormed) + row * spec_.hidden_size,
-                             pass.parameters[kTokenTable], logits);
+                             pass.Kept(normed_) + row * spec_.hidden_size, pass.parameters[table_],
+                             logits);
   }
+
+ protected:
+  // From the gradient of what the norm gave, in kDNormed, to that of the stream.
+  virtual void NormBackward(const Pass& pass, const float* in, float* dstream) = 0;
+
+  const ModelSpec& spec_;
 
  private:
   // each(shape of some rows, the first of them), whose losses are counted and whose logits have
   // become their gradient.
   template <typename Each>
   void ForRows(const Pass& pass, const Each& each) {
-    using namespace head_layer;  // NOLINT
+    using namespace head_layer;  // NOLINT: work that all heads have
     double* const losses = static_cast<double*>(pass.workspace[kLosses]);
     for (int64_t first = 0; first < pass.rows(); first += kHeadRows) {
       const HeadShape shape{std::min(kHeadRows, pass.rows() - first), spec_.hidden_size,
                             spec_.vocab_size, LogitsStride(spec_.vocab_size)};
-      pass.kernels.HeadForward(shape, pass.Kept(kNormed) + first * spec_.hidden_size,
-                               pass.parameters[kTokenTable], pass.Work(kLogits));
+      pass.kernels.HeadForward(shape, pass.Kept(normed_) + first * spec_.hidden_size,
+                               pass.parameters[table_], pass.Work(kLogits));
       pass.kernels.CrossEntropy(shape, pass.targets + first, pass.Work(kLogits), losses);
       for (int64_t row = 0; row < shape.rows; ++row) {
         pass.loss->loss += losses[row];
@@ -180,7 +180,54 @@ class TiedHead final : public Head {
     }
   }
 
-  const ModelSpec& spec_;
+  const size_t table_;   // of the uses
+  const size_t normed_;  // of what is kept
+};
+
+static_assert(int{head_layer::kDNormed} == int{rms_head_layer::kDNormed} &&
+              int{head_layer::kLogits} == int{rms_head_layer::kLogits} &&
+              int{head_layer::kLosses} == int{rms_head_layer::kLosses});
+
+class LayerNormHead final : public TableHead {
+ public:
+  explicit LayerNormHead(const ModelSpec& spec)
+      : TableHead(spec, head_layer::kTokenTable, head_layer::kNormed) {}
+
+  void Forward(const Pass& pass, const float* in, float*) override {
+    using namespace head_layer;  // NOLINT
+    pass.kernels.LayerNormForward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
+                                  pass.parameters[kNormBias], pass.Kept(kNormed), pass.Kept(kMean),
+                                  pass.Kept(kRstd));
+  }
+
+ private:
+  void NormBackward(const Pass& pass, const float* in, float* dstream) override {
+    using namespace head_layer;  // NOLINT
+    pass.kernels.LayerNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
+                                   pass.Kept(kMean), pass.Kept(kRstd), pass.Work(kDNormed), nullptr,
+                                   dstream, pass.gradients[kNormWeight], pass.gradients[kNormBias]);
+  }
+};
+
+class RmsHead final : public TableHead {
+ public:
+  explicit RmsHead(const ModelSpec& spec)
+      : TableHead(spec, rms_head_layer::kTokenTable, rms_head_layer::kNormed) {}
+
+  void Forward(const Pass& pass, const float* in, float*) override {
+    using namespace rms_head_layer;  // NOLINT
+    pass.kernels.RmsNormForward(pass.rows(), spec_.hidden_size,
+                                static_cast<float>(spec_.norm_epsilon), in,
+                                pass.parameters[kNormWeight], pass.Kept(kNormed), pass.Kept(kRstd));
+  }
+
+ private:
+  void NormBackward(const Pass& pass, const float* in, float* dstream) override {
+    using namespace rms_head_layer;  // NOLINT
+    pass.kernels.RmsNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
+                                 pass.Kept(kRstd), pass.Work(kDNormed), nullptr, dstream,
+                                 pass.gradients[kNormWeight]);
+  }
 };
 
 }  // namespace
@@ -193,15 +240,23 @@ std::unique_ptr<Layer> CreateLayer(const ModelPlan& model, const LayerPlan& laye
       return std::make_unique<Attention>(model.spec);
     case LayerKind::kMlp:
       return std::make_unique<Mlp>(model.spec);
+    case LayerKind::kTokenEmbedding:
+      return CreateTokenEmbedding(model.spec);
+    case LayerKind::kGroupedAttention:
+      return CreateGroupedAttention(model.spec);
+    case LayerKind::kGatedMlp:
+      return CreateGatedMlp(model.spec);
     case LayerKind::kHead:
+    case LayerKind::kRmsHead:
       return CreateHead(model, layer);
   }
   LOG(FATAL) << "no such kind of layer: " << static_cast<int>(layer.kind);
 }
 
 std::unique_ptr<Head> CreateHead(const ModelPlan& model, const LayerPlan& layer) {
+  if (layer.kind == LayerKind::kRmsHead) return std::make_unique<RmsHead>(model.spec);
   CHECK(layer.kind == LayerKind::kHead) << layer.name;
-  return std::make_unique<TiedHead>(model.spec);
+  return std::make_unique<LayerNormHead>(model.spec);
 }
 
 }  // namespace dsrun::worker

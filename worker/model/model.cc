@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
+#include "common/model/rotary.h"
 
 namespace dsrun::worker {
 namespace {
@@ -27,6 +28,7 @@ class LayeredModel final : public Model {
       layers_.push_back(CreateLayer(plan_, plan_.layers[index]));
     }
     head_ = CreateHead(plan_, plan_.layers.back());
+    FillTables();
     dstream_ = At<float>(activations_.stream_gradient());
     for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
     for (size_t layer = 0; layer < plan_.layers.size(); ++layer) {
@@ -62,6 +64,13 @@ class LayeredModel final : public Model {
     for (const int64_t offset : offsets) pointers.push_back(At<void>(offset));
     return pointers;
   }
+  void FillTables() {
+    if (plan_.tables.empty()) return;
+    const auto table = [&](size_t index) { return At<float>(activations_.tables()[index]); };
+    FillRotaryTables(PlanRotary(plan_.spec), plan_.spec.seq_length, table(rotary_tables::kCosines),
+                     table(rotary_tables::kSines));
+    for (size_t index = 0; index < plan_.tables.size(); ++index) tables_.push_back(table(index));
+  }
   void FindSlot(const ActivationPlan::Slot& plan, size_t index) {
     Slot& slot = slots_[index];
     slot.tokens = At<int32_t>(plan.tokens);
@@ -81,6 +90,7 @@ class LayeredModel final : public Model {
             .targets = slot.targets,
             .parameters = {},
             .gradients = {},
+            .tables = tables_,
             .kept = slot.kept[layer],
             .workspace = forward_workspace_[layer],
             .loss = nullptr};
@@ -113,6 +123,7 @@ class LayeredModel final : public Model {
   std::unique_ptr<Head> head_;
   std::vector<std::vector<void*>> forward_workspace_;  // by layer
   std::vector<std::vector<void*>> backward_workspace_;
+  std::vector<const float*> tables_;  // by rotary_tables::Table
   float* dstream_ = nullptr;
 };
 
@@ -185,8 +196,8 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
         "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
         "; check the batch arithmetic of the job"));
   }
-  const SequenceShape shape{input.micro_batch_size, spec.seq_length, spec.hidden_size,
-                            spec.num_attention_heads};
+  const SequenceShape shape{input.micro_batch_size, spec.seq_length,
+                            spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
   CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))
       << "the kernels' pool has more threads than the plan";
   auto model = std::make_unique<LayeredModel>(spec, input, kernels);

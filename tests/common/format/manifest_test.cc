@@ -46,6 +46,35 @@ TEST(ManifestTest, WhatIsEncodedIsParsed) {
   EXPECT_EQ(EncodeManifest(*parsed), text);
 }
 
+// A model of another family has its fields behind those of all; of GPT-2 nothing is added.
+TEST(ManifestTest, FieldsOfAFamily_AreWrittenWhereTheyAreUsedAlone) {
+  const auto keys = [](const Manifest& manifest) {
+    std::string all;
+    const auto json = nlohmann::ordered_json::parse(EncodeManifest(manifest));
+    for (const auto& [key, value] : json["model"].items()) all += key + " ";
+    return all;
+  };
+  const std::string of_all =
+      "preset num_layers hidden_size num_attention_heads seq_length vocab_size ";
+  EXPECT_EQ(keys(Small()), of_all);
+  Manifest manifest = Small();
+  ModelSpec& model = manifest.facts.model;
+  model.family = "llama";
+  model.query_groups = 1;
+  model.norm_epsilon = 1e-5;
+  model.qk_norm = true;
+  model.rope_base = 500000;
+  model.rope_scaling = "linear";
+  model.rope_factor = 0.1;
+  EXPECT_EQ(keys(manifest), of_all +
+                                "family num_query_groups norm_epsilon qk_layernorm rotary_base "
+                                "rope_scaling rope_scaling_factor ");
+  const auto parsed = ParseManifest(EncodeManifest(manifest));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->facts, manifest.facts);
+  EXPECT_EQ(EncodeManifest(*parsed), EncodeManifest(manifest));
+}
+
 // Any JSON reader sees the same; the checksum is over everything before it.
 TEST(ManifestTest, IsPlainJsonWithItsChecksumLast) {
   const std::string text = EncodeManifest(Small());

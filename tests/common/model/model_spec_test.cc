@@ -29,7 +29,7 @@ TEST(PresetTest, UnknownNameGetsAllThatThereAre) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(std::string(status.message()),
             "no model preset \"gpt2-nanoo\"; there are gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, "
-            "gpt2-1558m");
+            "gpt2-1558m, llama-nano, llama-135m, llama-1b, llama-7b, llama-70b");
 }
 
 TEST(ValidateTest, NamesEveryFinding) {

@@ -25,7 +25,12 @@ class Passes {
         input_(input),
         plan_(model, input),
         rows_(input.micro_batch_size * model.spec.seq_length),
-        owner_(static_cast<size_t>(plan_.total_bytes() / 64), -1) {}
+        owner_(static_cast<size_t>(plan_.total_bytes() / 64), -1) {
+    EXPECT_EQ(plan_.tables().size(), model.tables.size());
+    for (size_t i = 0; i < model.tables.size(); ++i) {
+      Write(plan_.tables()[i], TableBytes(i), Table(i));
+    }
+  }
 
   void Forward(int64_t slot) {
     const ActivationPlan::Slot& at = plan_.slot(static_cast<size_t>(slot));
@@ -40,12 +45,14 @@ class Passes {
       }
       ReadInput(slot, layer);
       ReadAll(model_.layers[layer].workspace, plan_.forward_workspace(layer), Id(-1, layer, 100));
+      ReadTables();
     }
   }
   void Backward(int64_t slot) {
     const ActivationPlan::Slot& at = plan_.slot(static_cast<size_t>(slot));
     for (size_t layer = model_.layers.size(); layer-- > 0;) {
       if (layer + 1 < model_.layers.size()) Read(plan_.stream_gradient(), Stream(), -7);
+      ReadTables();
       WriteAll(model_.layers[layer].workspace, plan_.backward_workspace(layer), Id(-1, layer, 300));
       Write(plan_.stream_gradient(), Stream(), -7);
       ReadInput(slot, layer);
@@ -59,6 +66,15 @@ class Passes {
  private:
   static int64_t Id(int64_t slot, size_t layer, int64_t what) {
     return ((slot + 1) * 1000 + static_cast<int64_t>(layer)) * 1000 + what;
+  }
+  static int64_t Table(size_t index) { return -100 - static_cast<int64_t>(index); }
+  int64_t TableBytes(size_t index) const {
+    return model_.spec.seq_length * model_.tables[index].elements * 4;
+  }
+  void ReadTables() {
+    for (size_t i = 0; i < model_.tables.size(); ++i) {
+      Read(plan_.tables()[i], TableBytes(i), Table(i));
+    }
   }
   int64_t Stream() const { return rows_ * model_.spec.hidden_size * 4; }
   void ReadInput(int64_t slot, size_t layer) {
@@ -99,13 +115,27 @@ class Passes {
   std::vector<int64_t> owner_;  // by 64 bytes
 };
 
+// One that rotates, so that it has tables, and normalises queries and keys.
+ModelSpec Rotated() {
+  ModelSpec spec{"", 2, 48, 4, 200, 300};
+  spec.family = "llama";
+  spec.query_groups = 2;
+  spec.head_channels = 16;
+  spec.ffn_hidden_size = 80;
+  spec.norm_epsilon = 1e-5;
+  spec.rope_base = 1e4;
+  spec.qk_norm = true;
+  return spec;
+}
+
 TEST(ActivationPlanTest, NothingIsWrittenOverWhileItIsNeeded) {
-  const ModelPlan model = PlanModel({"", 3, 48, 4, 200, 300});
-  for (const ActivationInput input : {ActivationInput{1, 1, 1}, ActivationInput{5, 2, 1}}) {
-    Passes passes(model, input);
-    for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
-      passes.Forward(0);
-      passes.Backward(0);
+  for (const ModelPlan& model : {PlanModel({"", 3, 48, 4, 200, 300}), PlanModel(Rotated())}) {
+    for (const ActivationInput input : {ActivationInput{1, 1, 1}, ActivationInput{5, 2, 1}}) {
+      Passes passes(model, input);
+      for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+        passes.Forward(0);
+        passes.Backward(0);
+      }
     }
   }
 }
@@ -124,17 +154,18 @@ TEST(ActivationPlanTest, MicroBatchesInFlight_DoNotTouchOneAnother) {
 }
 
 TEST(ActivationPlanTest, LinesAddUpToTheArena) {
-  const ModelPlan model = PlanModel({"", 3, 48, 4, 20, 300});
-  const ActivationPlan plan(model, {.micro_batch_size = 3, .threads = 2, .slots = 2});
-  int64_t total = 0;
-  std::vector<std::string> names;
-  for (const PlannedBuffer& line : plan.lines()) {
-    EXPECT_EQ(std::count(names.begin(), names.end(), line.name), 0) << line.name;
-    EXPECT_FALSE(line.formula.empty()) << line.name;
-    names.push_back(line.name);
-    total += line.bytes();
+  for (const ModelPlan& model : {PlanModel({"", 3, 48, 4, 20, 300}), PlanModel(Rotated())}) {
+    const ActivationPlan plan(model, {.micro_batch_size = 3, .threads = 2, .slots = 2});
+    int64_t total = 0;
+    std::vector<std::string> names;
+    for (const PlannedBuffer& line : plan.lines()) {
+      EXPECT_EQ(std::count(names.begin(), names.end(), line.name), 0) << line.name;
+      EXPECT_FALSE(line.formula.empty()) << line.name;
+      names.push_back(line.name);
+      total += line.bytes();
+    }
+    EXPECT_EQ(total, plan.total_bytes());
   }
-  EXPECT_EQ(total, plan.total_bytes());
 }
 
 // The arena is what lives at the turn of the passes: all that is kept, and the head's workspace.

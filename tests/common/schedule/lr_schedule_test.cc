@@ -13,8 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "common/schedule/deterministic_math.h"
-
 namespace dsrun {
 namespace {
 
@@ -152,21 +150,6 @@ TEST(LrScheduleTest, WhatCannotBe_IsSaidAllAtOnce) {
   EXPECT_THAT(error("linear", {{"lr", std::nan("")}, {"steps", 1}}), HasSubstr("finite"));
   EXPECT_THAT(error("linear", {{"lr", 1}, {"steps", 1.5}}), HasSubstr("whole number"));
   EXPECT_THAT(error("LRRangeTest", {{"lr_range_test_staircase", 2}}), HasSubstr("0 or 1"));
-}
-
-TEST(DeterministicMathTest, IsTheLibrarysToOneUlp) {
-  for (int i = 1; i < 20000; ++i) {
-    const double x = i * 0.37;
-    ASSERT_LE(Ulps(DeterministicLog(x), std::log(x)), 1) << x;
-    ASSERT_LE(Ulps(DeterministicLog(1 / x), std::log(1 / x)), 1) << 1 / x;
-    const double y = i / 20000.0 * M_PI;
-    if (i == 10000) continue;
-    ASSERT_LE(Ulps(DeterministicCos(y), std::cos(y)), 1) << y;
-  }
-  EXPECT_EQ(DeterministicLog(1), 0);
-  EXPECT_EQ(DeterministicCos(0), 1);
-  EXPECT_NEAR(DeterministicCos(M_PI / 2), 0, 1e-16);
-  EXPECT_EQ(DeterministicCos(M_PI), -1);
 }
 
 }  // namespace

@@ -128,6 +128,44 @@ void RunAttention(Kernels& k, Outputs& o, int64_t length) {
                       dqkv.data());
 }
 
+void RunRotated(Kernels& k, Outputs& o) {
+  const GroupedAttentionShape shape{2, 150, 6, 2, 22, 40};
+  const auto out = [&](const std::string& what, int64_t n) {
+    return (o["rotated " + what] = Floats(Z(n))).data();
+  };
+  const int64_t queries = shape.rows() * 6 * 22;
+  const int64_t keys = shape.rows() * 2 * 22;
+  const Floats q = Random(queries, 14, 2);
+  const Floats key = Random(keys, 15, 2);
+  const Floats value = Random(keys, 16, 2);
+  const Floats d = Random(queries, 17);
+  Floats scratch(Z(k.AttentionScratch({2, 150, 6 * 22, 6})));
+  float* const context = out("context", queries);
+  float* const lse = out("lse", 2 * 6 * 150);
+  k.GroupedAttentionForward(shape, q.data(), key.data(), value.data(), scratch.data(), context,
+                            lse);
+  k.GroupedAttentionBackward(shape, q.data(), key.data(), value.data(), context, lse, d.data(),
+                             scratch.data(), out("dq", queries), out("dk", keys), out("dv", keys));
+  o["rotated"] = q;
+  k.RotaryForward({2, 150, 6, 22}, key.data(), value.data(), o["rotated"].data());
+  o["rotated back"] = q;
+  k.RotaryBackward({2, 150, 6, 22}, key.data(), value.data(), o["rotated back"].data());
+  float* const rstd = out("rstd", queries / 22);
+  k.RmsNormForward(queries / 22, 22, 1e-5f, q.data(), key.data(), out("rmsnorm", queries), rstd);
+  k.RmsNormBackward(queries / 22, 22, q.data(), key.data(), rstd, d.data(), q.data(),
+                    out("rmsnorm dx", queries), out("rmsnorm dweight", 22));
+  k.SwiGluForward(queries - 5, q.data(), d.data(), out("swiglu", queries));
+  k.SwiGluBackward(queries - 5, q.data(), d.data(), d.data(), out("dgate", queries),
+                   out("dup", queries));
+  const LinearShape linear{300, 130, 401, WeightOrder::kOutputsInputs};
+  const Floats w = Random(130 * 401, 20);
+  k.LinearForward(linear, q.data(), w.data(), nullptr, out("linear", 300 * 401));
+  const Floats dout = Random(300 * 401, 18);
+  k.LinearBackwardWeight(linear, q.data(), dout.data(), out("linear dw", 130 * 401));
+  o["linear dx"] = Random(300 * 130, 19);
+  k.AccumulateLinearBackwardInput(linear, dout.data(), w.data(), o["linear dx"].data());
+}
+
 Outputs RunAll(CpuIsa isa, int threads) {
   ThreadPool pool(threads);
   CpuKernels kernels(pool, isa);
@@ -137,6 +175,7 @@ Outputs RunAll(CpuIsa isa, int threads) {
   RunProducts(kernels, outputs, 45, 33, 71);
   RunProducts(kernels, outputs, 512, 192, 576);
   RunProducts(kernels, outputs, 300, 130, 401);
+  RunRotated(kernels, outputs);
   RunAttention(kernels, outputs, 77);
   RunAttention(kernels, outputs, 300);
   return outputs;

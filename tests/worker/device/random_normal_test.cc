@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "worker/device/portable_log.h"
+#include "common/numerics/portable_math.h"
 
 namespace dsrun::worker {
 namespace {

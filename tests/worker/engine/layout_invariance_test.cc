@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "common/model/model_spec_proto.h"
+#include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
@@ -52,6 +54,26 @@ TEST(LayoutInvarianceTest, AnyMicroBatchOnAnyRank_ByAnyRoute) {
           Train(spec, width, kSteps, {.route = route, .atoms = RandomAtoms(12, width, random)});
       EXPECT_TRUE(one.SameBits(other))
           << "way " << static_cast<int>(route.way) << " width " << width;
+    }
+  }
+}
+
+// Of the other family: rotated, in groups, gated. Twenty steps of its smallest preset.
+TEST(LayoutInvarianceTest, TwentyStepsOfLlamaNano_AtEveryWidthAndThreadCount) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  ToProto(FindPreset("llama-nano").value(), spec.mutable_model());
+  spec.mutable_model()->set_seq_length(32);
+  spec.set_micro_batch_size(1);
+  spec.set_global_batch_size(6);
+  spec.set_train_iters(20);
+  const TrainedState one = Train(spec, 1, 20);
+  EXPECT_LT(one.losses.back(), one.losses.front() - 1);
+  for (const int width : {1, 2, 3}) {
+    for (const int threads : {1, 2}) {
+      spec.set_threads_per_rank(threads);
+      if (width == 1 && threads == 1) continue;
+      EXPECT_TRUE(one.SameBits(Train(spec, width, 20)))
+          << "width " << width << ", " << threads << " threads";
     }
   }
 }

@@ -25,8 +25,11 @@ struct AttentionTile {
   // How far the first query is behind the first key, a multiple of 16: query i sees the keys
   // 0 to behind + i. The keys that a query does not see are hidden.
   int64_t behind;
+  // 0, or query i does not see the keys up to behind + i - window: they are too old.
+  int64_t window;
   int64_t head_size;
-  int64_t stride;      // floats from one row of q, k, v or their gradients to the next
+  int64_t q_stride;    // floats from one row of q or its gradient to the next
+  int64_t stride;      // of k, v or their gradients
   int64_t out_stride;  // and of out and its gradient
   bool first_keys;     // no tile with earlier keys of these queries was before this one
   bool first_queries;  // no tile with other queries of these keys was before this one

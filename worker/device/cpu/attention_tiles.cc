@@ -128,6 +128,19 @@ DSRUN_INLINE int64_t HiddenLanes(const AttentionTile& tile, int64_t lane, int64_
   return j - tile.behind - lane;
 }
 
+// None before this one is too old for any query of the vector.
+DSRUN_INLINE int64_t FirstSeenByAll(const AttentionTile& tile, int64_t lane) {
+  const int64_t first = tile.window == 0 ? 0 : tile.behind + lane + kLanes - tile.window;
+  return first < 0 ? 0 : Least(first, SeenByAll(tile, lane));
+}
+// Key j for the queries of a vector, `fill` for those that do not see it.
+DSRUN_INLINE F16 Hide(const AttentionTile& tile, int64_t lane, int64_t j, const F16& x,
+                      float fill) {
+  const int64_t hidden = HiddenLanes(tile, lane, j);
+  const F16 seen = DropFirst(x, hidden, fill);
+  return tile.window == 0 ? seen : KeepFirst(seen, hidden + tile.window, fill);
+}
+
 // --- The five products. `tile_matrix` is (keys, kTileStride); only vectors with a seen score are
 // calculated, and read.
 
@@ -170,14 +183,17 @@ void SumOverQueries(const AttentionTile& tile, const float* tile_matrix, const f
 
 // Hides scores; the greatest ones.
 DSRUN_INLINE F16 HideAndMax(const AttentionTile& tile, int64_t lane, float* scores, F16 max) {
+  const int64_t first = FirstSeenByAll(tile, lane);
   const int64_t all = SeenByAll(tile, lane);
-  for (int64_t j = 0; j < all; ++j) max = Max(Load(scores + j * kTileStride), max);
-  for (int64_t j = all; j < SeenByAny(tile, lane); ++j) {
+  const auto hide = [&](int64_t j) {
     float* const at = scores + j * kTileStride;
-    const F16 seen = DropFirst(Load(at), HiddenLanes(tile, lane, j), kMinusInfinity);
+    const F16 seen = Hide(tile, lane, j, Load(at), kMinusInfinity);
     Store(at, seen);
     max = Max(seen, max);
-  }
+  };
+  for (int64_t j = 0; j < first; ++j) hide(j);
+  for (int64_t j = first; j < all; ++j) max = Max(Load(scores + j * kTileStride), max);
+  for (int64_t j = all; j < SeenByAny(tile, lane); ++j) hide(j);
   return max;
 }
 
@@ -206,15 +222,16 @@ void SoftmaxBackward(const AttentionTile& tile, const AttentionGradients& g) {
   for (int64_t lane = 0; lane < tile.queries; lane += kLanes) {
     const F16 shift = Load(g.log_sum_exp + lane);
     const F16 delta = Load(g.delta + lane);
+    const int64_t first = FirstSeenByAll(tile, lane);
     const int64_t all = SeenByAll(tile, lane);
     for (int64_t j = 0; j < SeenByAny(tile, lane); ++j) {
       float* const score = g.scores + j * kTileStride + lane;
       float* const dscore = g.dscores + j * kTileStride + lane;
       F16 p = Exp(Load(score) - shift);
       F16 ds = p * (Load(dscore) - delta) * scale;
-      if (j >= all) {
-        p = DropFirst(p, HiddenLanes(tile, lane, j), 0);
-        ds = DropFirst(ds, HiddenLanes(tile, lane, j), 0);
+      if (j < first || j >= all) {
+        p = Hide(tile, lane, j, p, 0);
+        ds = Hide(tile, lane, j, ds, 0);
       }
       Store(score, p);
       Store(dscore, ds);
@@ -286,8 +303,8 @@ void BackwardTile(const AttentionTile& tile, const AttentionGradients& g) {
   Scores(tile, g.v, tile.stride, g.dout_columns, g.dscores);
   SoftmaxBackward(tile, g);
   SumOverQueries(tile, g.scores, g.dout, tile.out_stride, g.dv);
-  SumOverQueries(tile, g.dscores, g.q, tile.stride, g.dk);
-  SumOverKeys(tile, g.dscores, g.k, {g.dq, tile.stride, !tile.first_keys});
+  SumOverQueries(tile, g.dscores, g.q, tile.q_stride, g.dk);
+  SumOverKeys(tile, g.dscores, g.k, {g.dq, tile.q_stride, !tile.first_keys});
 }
 
 }  // namespace

@@ -17,25 +17,39 @@
 
 namespace dsrun::worker {
 
-// One head of one sequence. Rows of q, k, v and their gradients are 3 width apart, those of out and
-// dout `width` apart.
+// Where the rows of one head of one sequence are, in floats from one to the next.
+struct HeadRows {
+  int64_t length;
+  int64_t head_size;
+  int64_t q_stride;    // of q and dq
+  int64_t kv_stride;   // of k, v, dk, dv
+  int64_t out_stride;  // of out and dout
+  int64_t window;      // 0, or the number of keys that a query sees, itself the last
+};
+
+// One head of one sequence.
 class HeadAttention {
  public:
   // `scratch`: AttentionScratch(head_size) floats. REQUIRES: this CPU has `isa`.
-  HeadAttention(const SequenceShape& shape, CpuIsa isa, float* scratch);
+  HeadAttention(const HeadRows& rows, CpuIsa isa, float* scratch);
 
   void Forward(const float* q, const float* k, const float* v, float* out,
                float* log_sum_exp) const;  // (seq_length)
+  // first_of_keys: dk and dv are overwritten; otherwise another head of queries has added to them.
   void Backward(const float* q, const float* k, const float* v, const float* out,
-                const float* log_sum_exp, const float* dout, float* dq, float* dk, float* dv) const;
+                const float* log_sum_exp, const float* dout, bool first_of_keys, float* dq,
+                float* dk, float* dv) const;
 
  private:
   // Queries from q0 on against keys from k0 on.
   AttentionTile Tile(int64_t q0, int64_t k0) const;
+  // Where the keys begin that queries from q0 on see: a multiple of the queries of a tile, and
+  // every query sees a key of the first tile.
+  int64_t FirstKey(int64_t q0) const;
 
+  const HeadRows rows_of_;
   const int64_t length_;
   const int64_t head_size_;
-  const int64_t width_;
   const float scale_;  // 1 / sqrt(head_size)
   const LoopTable& loops_;
   const AttentionTable& tiles_;

@@ -21,6 +21,16 @@ constexpr int64_t kColumnPiece = 192;
 constexpr int64_t kVocabPieces = 16;
 constexpr int64_t kLeafPiece = 64;
 
+// The weight as (inputs, outputs), however it stands, and as (outputs, inputs).
+Operand Weight(const LinearShape& shape, const float* w) {
+  if (shape.order == WeightOrder::kOutputsInputs) return {w, shape.inputs, true};
+  return {w, shape.outputs};
+}
+Operand WeightTransposed(const LinearShape& shape, const float* w) {
+  if (shape.order == WeightOrder::kOutputsInputs) return {w, shape.inputs};
+  return {w, shape.outputs, true};
+}
+
 }  // namespace
 
 CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
@@ -51,6 +61,10 @@ void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tok
   const int64_t width = shape.width;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
+      if (position_table == nullptr) {
+        std::copy_n(token_table + tokens[row] * width, width, out + row * width);
+        continue;
+      }
       loops_.add(width, token_table + tokens[row] * width,
                  position_table + row % shape.seq_length * width, out + row * width);
     }
@@ -71,6 +85,7 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
       loops_.accumulate(width, dout + row * width, dtoken_table + tokens[row] * width);
     }
   });
+  if (dposition_table == nullptr) return;
   ForPieces(positions, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
       float* const sum = dposition_table + position * width;
@@ -114,13 +129,62 @@ void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, 
   });
 }
 
+// --- Root mean square norm, rotary positions
+
+void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
+                                const float* weight, float* out, float* rstd) {
+  ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      loops_.rmsnorm_row(width, epsilon, x + row * width, weight, out + row * width, rstd + row);
+    }
+  });
+}
+
+void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                                 const float* rstd, const float* dout, const float* residual,
+                                 float* dx, float* dweight) {
+  ForPieces(width, kColumnPiece, [&](int64_t begin, int64_t end) {
+    loops_.rmsnorm_column_sums(rows, end - begin, width, x + begin, rstd, dout + begin,
+                               dweight + begin);
+  });
+  ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * width;
+      loops_.rmsnorm_backward_row(width, x + at, weight, rstd[row], dout + at,
+                                  residual == nullptr ? nullptr : residual + at, dx + at);
+    }
+  });
+}
+
+void CpuKernels::Rotate(const RotaryShape& shape, const float* cosines, const float* sines,
+                        float direction, float* x) {
+  const int64_t pairs = shape.head_size / 2;
+  ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t position = row % shape.seq_length;
+      loops_.rotate_row(shape.heads, pairs, cosines + position * pairs, sines + position * pairs,
+                        direction, x + row * shape.heads * shape.head_size);
+    }
+  });
+}
+
+void CpuKernels::RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
+                               float* x) {
+  Rotate(shape, cosines, sines, 1, x);
+}
+
+void CpuKernels::RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
+                                float* dx) {
+  Rotate(shape, cosines, sines, -1, dx);
+}
+
 // --- Linear layers
 
 void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const float* w,
                                const float* bias, float* out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n, TileWork::kLittle,
-              [&](Range rows, Range columns) {
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
+              TileWork::kLittle, [&](Range rows, Range columns) {
                 if (bias == nullptr) return;
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   loops_.accumulate(columns.size(), bias + columns.begin,
@@ -132,10 +196,14 @@ void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const f
 void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
                                        const float* bias, const float* residual, float* out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, out, n,
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
               TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
+                  if (bias == nullptr) {
+                    loops_.add(columns.size(), residual + at, out + at, out + at);
+                    continue;
+                  }
                   loops_.bias_residual(columns.size(), bias + columns.begin, residual + at,
                                        out + at);
                 }
@@ -145,7 +213,7 @@ void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x,
 void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
                                    const float* bias, float* slope, float* out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, {w, n}, slope, n,
+  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), slope, n,
               TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
@@ -157,13 +225,19 @@ void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, con
 void CpuKernels::LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
                                      float* dx) {
   matmul_.Run(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
-              {w, shape.outputs, true}, dx, shape.inputs);
+              WeightTransposed(shape, w), dx, shape.inputs);
+}
+
+void CpuKernels::AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout,
+                                               const float* w, float* dx) {
+  matmul_.Add(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
+              WeightTransposed(shape, w), dx, shape.inputs);
 }
 
 void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* dout,
                                          const float* w, const float* slope, float* dpre) {
   const int64_t n = shape.inputs;
-  matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, {w, shape.outputs, true}, dpre,
+  matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, WeightTransposed(shape, w), dpre,
               n, TileWork::kSecondMatrix, [&](Range rows, Range columns) {
                 for (int64_t row = rows.begin; row < rows.end; ++row) {
                   const int64_t at = row * n + columns.begin;
@@ -174,6 +248,11 @@ void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* 
 
 void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
                                       float* dw) {
+  if (shape.order == WeightOrder::kOutputsInputs) {
+    matmul_.Run(shape.outputs, shape.inputs, shape.rows, {dout, shape.outputs, true},
+                {x, shape.inputs}, dw, shape.inputs);
+    return;
+  }
   matmul_.Run(shape.inputs, shape.outputs, shape.rows, {x, shape.inputs, true},
               {dout, shape.outputs}, dw, shape.outputs);
 }
@@ -184,7 +263,7 @@ void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout,
   });
 }
 
-// --- Tied output head
+// --- Output head
 
 void CpuKernels::HeadForward(const HeadShape& shape, const float* x, const float* token_table,
                              float* logits) {
@@ -211,6 +290,20 @@ void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const floa
 }
 
 // --- Elementwise
+
+void CpuKernels::SwiGluForward(int64_t n, const float* gate, const float* up, float* out) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.swiglu(end - begin, gate + begin, up + begin, out + begin);
+  });
+}
+
+void CpuKernels::SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
+                                float* dgate, float* dup) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.swiglu_backward(end - begin, gate + begin, up + begin, dout + begin, dgate + begin,
+                           dup + begin);
+  });
+}
 
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
@@ -262,11 +355,12 @@ int64_t CpuKernels::AttentionScratch(const SequenceShape& shape) const {
 void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch,
                                   float* out, float* log_sum_exp) {
   const int64_t width = shape.width;
+  const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t column = index % shape.heads * shape.head_size();
     const float* const q = qkv + row * 3 * width + column;
-    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
+    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
         .Forward(q, q + width, q + 2 * width, out + row * width + column,
                  log_sum_exp + index * shape.seq_length);
   });
@@ -276,15 +370,58 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv,
                                    const float* log_sum_exp, const float* dout, float* scratch,
                                    float* dqkv) {
   const int64_t width = shape.width;
+  const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t column = index % shape.heads * shape.head_size();
     const float* const q = qkv + row * 3 * width + column;
     float* const dq = dqkv + row * 3 * width + column;
-    HeadAttention(shape, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
+    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
         .Backward(q, q + width, q + 2 * width, out + row * width + column,
-                  log_sum_exp + index * shape.seq_length, dout + row * width + column, dq,
-                  dq + width, dq + 2 * width);
+                  log_sum_exp + index * shape.seq_length, dout + row * width + column,
+                  /*first_of_keys=*/true, dq, dq + width, dq + 2 * width);
+  });
+}
+
+void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q,
+                                         const float* k, const float* v, float* scratch, float* out,
+                                         float* log_sum_exp) {
+  const int64_t size = shape.head_size;
+  const int64_t width = shape.heads * size;
+  const int64_t width_of_keys = shape.heads_of_keys * size;
+  const int64_t group = shape.heads / shape.heads_of_keys;
+  const HeadRows rows = {shape.seq_length, size, width, width_of_keys, width, shape.window};
+  pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
+    const int64_t row = index / shape.heads * shape.seq_length;
+    const int64_t head = index % shape.heads;
+    const int64_t at = row * width + head * size;
+    const int64_t keys_at = row * width_of_keys + head / group * size;
+    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(size))
+        .Forward(q + at, k + keys_at, v + keys_at, out + at,
+                 log_sum_exp + index * shape.seq_length);
+  });
+}
+
+// The gradients of a head of keys are sums over its heads of queries: one thread's work, in order.
+void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q,
+                                          const float* k, const float* v, const float* out,
+                                          const float* log_sum_exp, const float* dout,
+                                          float* scratch, float* dq, float* dk, float* dv) {
+  const int64_t size = shape.head_size;
+  const int64_t width = shape.heads * size;
+  const int64_t width_of_keys = shape.heads_of_keys * size;
+  const int64_t group = shape.heads / shape.heads_of_keys;
+  const HeadRows rows = {shape.seq_length, size, width, width_of_keys, width, shape.window};
+  pool_.ParallelFor(shape.batch * shape.heads_of_keys, [&](int64_t index, int thread) {
+    const int64_t row = index / shape.heads_of_keys * shape.seq_length;
+    const int64_t keys_at = row * width_of_keys + index % shape.heads_of_keys * size;
+    const HeadAttention attention(rows, isa_, scratch + thread * dsrun::AttentionScratch(size));
+    for (int64_t member = 0; member < group; ++member) {
+      const int64_t at = row * width + (index % shape.heads_of_keys * group + member) * size;
+      attention.Backward(q + at, k + keys_at, v + keys_at, out + at,
+                         log_sum_exp + (index * group + member) * shape.seq_length, dout + at,
+                         /*first_of_keys=*/member == 0, dq + at, dk + keys_at, dv + keys_at);
+    }
   });
 }
 

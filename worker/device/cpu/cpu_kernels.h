@@ -37,6 +37,17 @@ class CpuKernels final : public Kernels {
                          const float* mean, const float* rstd, const float* dout,
                          const float* residual, float* dx, float* dweight, float* dbias) override;
 
+  void RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
+                      const float* weight, float* out, float* rstd) override;
+  void RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                       const float* rstd, const float* dout, const float* residual, float* dx,
+                       float* dweight) override;
+
+  void RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
+                     float* x) override;
+  void RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
+                      float* dx) override;
+
   void LinearForward(const LinearShape& shape, const float* x, const float* w, const float* bias,
                      float* out) override;
   void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
@@ -45,6 +56,8 @@ class CpuKernels final : public Kernels {
                          const float* bias, float* slope, float* out) override;
   void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
                            float* dx) override;
+  void AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
+                                     float* dx) override;
   void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
                                const float* slope, float* dpre) override;
   void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
@@ -60,6 +73,9 @@ class CpuKernels final : public Kernels {
   void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
                                     float* dtoken_table) override;
 
+  void SwiGluForward(int64_t n, const float* gate, const float* up, float* out) override;
+  void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
+                      float* dgate, float* dup) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
 
   uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) override;
@@ -73,6 +89,14 @@ class CpuKernels final : public Kernels {
   void AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
                          const float* log_sum_exp, const float* dout, float* scratch,
                          float* dqkv) override;
+
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q, const float* k,
+                               const float* v, float* scratch, float* out,
+                               float* log_sum_exp) override;
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q, const float* k,
+                                const float* v, const float* out, const float* log_sum_exp,
+                                const float* dout, float* scratch, float* dq, float* dk,
+                                float* dv) override;
 
   void CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
                     double* losses) override;
@@ -90,6 +114,10 @@ class CpuKernels final : public Kernels {
       body(begin, begin + piece < n ? begin + piece : n);
     });
   }
+
+  // By `direction` times the angle.
+  void Rotate(const RotaryShape& shape, const float* cosines, const float* sines, float direction,
+              float* x);
 
   using FixedLoop = uint32_t (*)(int64_t, int, const float*, uint64_t*);
   uint32_t RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums);

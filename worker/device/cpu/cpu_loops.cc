@@ -4,10 +4,10 @@
 //
 // The source is longer than a room should be; it is one list of short loops.
 
+#include "common/numerics/portable_math.h"
 #include "worker/device/adamw_arguments.h"
 #include "worker/device/cpu/lanes.h"
 #include "worker/device/cpu/loop_table.h"
-#include "worker/device/portable_log.h"
 
 namespace dsrun::worker {
 extern const LoopTable DSRUN_LOOPS;
@@ -68,6 +68,47 @@ void Multiply(int64_t n, const float* __restrict factors, float* __restrict x) {
 void BiasResidual(int64_t n, const float* __restrict bias, const float* __restrict residual,
                   float* __restrict x) {
   for (int64_t i = 0; i < n; ++i) x[i] = residual[i] + (x[i] + bias[i]);
+}
+
+// --- SwiGLU. With s = 1 / (1 + e^-x): silu(x) = x s, and its slope is s + x s (1 - s).
+
+DSRUN_INLINE F16 Sigmoid(const F16& x) { return Set(1) / (Set(1) + Exp(Set(0) - x)); }
+
+void SwiGlu(int64_t n, const float* gate, const float* up, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F16 x = Load(gate + i);
+    Store(out + i, x * Sigmoid(x) * Load(up + i));
+  }
+  if (i < n) {
+    const F16 x = LoadTail(gate + i, n - i, 0);
+    StoreTail(out + i, n - i, x * Sigmoid(x) * LoadTail(up + i, n - i, 0));
+  }
+}
+
+DSRUN_INLINE void SwiGluGradients(const F16& x, const F16& up, const F16& d, F16& dgate, F16& dup) {
+  const F16 s = Sigmoid(x);
+  const F16 silu = x * s;
+  dgate = d * up * Fma(silu, Set(1) - s, s);
+  dup = d * silu;
+}
+
+void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout, float* dgate,
+                    float* dup) {
+  F16 of_gate;
+  F16 of_up;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    SwiGluGradients(Load(gate + i), Load(up + i), Load(dout + i), of_gate, of_up);
+    Store(dgate + i, of_gate);
+    Store(dup + i, of_up);
+  }
+  if (i < n) {
+    SwiGluGradients(LoadTail(gate + i, n - i, 0), LoadTail(up + i, n - i, 0),
+                    LoadTail(dout + i, n - i, 0), of_gate, of_up);
+    StoreTail(dgate + i, n - i, of_gate);
+    StoreTail(dup + i, n - i, of_up);
+  }
 }
 
 // --- Optimizer
@@ -331,6 +372,70 @@ void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const fl
   }
 }
 
+// --- Root mean square norm, rotary positions
+
+void RmsNormRow(int64_t width, float epsilon, const float* x, const float* weight, float* out,
+                float* rstd_out) {
+  const float mean = Dot(width, x, x) / static_cast<float>(width);
+  const float rstd = 1.0f / __builtin_sqrtf(mean + epsilon);
+  for (int64_t i = 0; i < width; ++i) out[i] = weight[i] * (x[i] * rstd);
+  *rstd_out = rstd;
+}
+
+// With y = dout * weight and h = x * rstd: dx = rstd (y - h mean(y h)).
+void RmsNormBackwardRow(int64_t width, const float* x, const float* weight, float rstd,
+                        const float* dout, const float* residual, float* dx) {
+  const int64_t whole = width / kLanes * kLanes;
+  const int64_t tail = width - whole;
+  const F16 scale = Set(rstd);
+  F16 sum = Set(0);
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    sum = sum + Load(dout + i) * Load(weight + i) * (Load(x + i) * scale);
+  }
+  if (tail > 0) {
+    sum = sum + LoadTail(dout + whole, tail, 0) * LoadTail(weight + whole, tail, 0) *
+                    (LoadTail(x + whole, tail, 0) * scale);
+  }
+  const float mean = Join(sum) / static_cast<float>(width);
+  if (residual == nullptr) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      dx[i] = rstd * (dout[i] * weight[i] - x[i] * rstd * mean);
+    }
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) {
+      dx[i] = residual[i] + rstd * (dout[i] * weight[i] - x[i] * rstd * mean);
+    }
+  }
+}
+
+void RmsNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
+                       const float* rstd, const float* dout, float* __restrict dweight) {
+  for (int64_t c = 0; c < columns; ++c) dweight[c] = dout[c] * (x[c] * rstd[0]);
+  for (int64_t r = 1; r < rows; ++r) {
+    const float* __restrict row = x + r * stride;
+    const float* __restrict drow = dout + r * stride;
+    const float scale = rstd[r];
+    for (int64_t c = 0; c < columns; ++c) dweight[c] += drow[c] * (row[c] * scale);
+  }
+}
+
+void RotateRow(int64_t heads, int64_t pairs, const float* __restrict cosines,
+               const float* __restrict sines, float direction, float* x) {
+  for (int64_t head = 0; head < heads; ++head) {
+    float* __restrict low = x + head * 2 * pairs;
+    float* __restrict high = low + pairs;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float a = low[i];
+      const float b = high[i];
+      const float sine = direction * sines[i];
+      low[i] = a * cosines[i] - b * sine;
+      high[i] = b * cosines[i] + a * sine;
+    }
+  }
+}
+
 // --- Cross-entropy
 
 constexpr float kMinusInfinity = -__builtin_inff();
@@ -392,6 +497,8 @@ const LoopTable DSRUN_LOOPS = {
     .multiply = Multiply,
     .bias_gelu = BiasGelu,
     .bias_residual = BiasResidual,
+    .swiglu = SwiGlu,
+    .swiglu_backward = SwiGluBackward,
     .adamw = AdamWLoop,
     .leaf_squares = LeafSquares,
     .dot = Dot,
@@ -401,9 +508,13 @@ const LoopTable DSRUN_LOOPS = {
     .round_fixed = RoundFixed,
     .layernorm_row = LayerNormRow,
     .layernorm_backward_row = LayerNormBackwardRow,
+    .rmsnorm_row = RmsNormRow,
+    .rmsnorm_backward_row = RmsNormBackwardRow,
+    .rotate_row = RotateRow,
     .cross_entropy_row = CrossEntropyRow,
     .column_sums = ColumnSums,
     .layernorm_column_sums = LayerNormColumnSums,
+    .rmsnorm_column_sums = RmsNormColumnSums,
 };
 
 }  // namespace dsrun::worker

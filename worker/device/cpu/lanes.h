@@ -162,6 +162,16 @@ DSRUN_INLINE F16 DropFirst(const F16& x, int64_t n, float fill) {
   return r;
 }
 
+// The first n lanes of x, the others `fill`; n may be anything.
+DSRUN_INLINE F16 KeepFirst(const F16& x, int64_t n, float fill) {
+  F16 r;
+  DSRUN_EACH_PART {
+    const NativeI kept = Iota() < NativeI{} + static_cast<int32_t>(n - k * kNative);
+    r.part[k] = kept ? x.part[k] : SetNative(fill);
+  }
+  return r;
+}
+
 // The lanes joined in one fixed tree: i with i + 8, then + 4, + 2, + 1.
 DSRUN_INLINE float Join(const F16& x) {
   NativeF sums[kParts];

@@ -20,6 +20,10 @@ struct LoopTable {
   // x = residual + (x + bias).
   void (*bias_gelu)(int64_t n, const float* bias, float* x, float* out);
   void (*bias_residual)(int64_t n, const float* bias, const float* residual, float* x);
+  // out = silu(gate) up, and its gradients; dgate may be dout.
+  void (*swiglu)(int64_t n, const float* gate, const float* up, float* out);
+  void (*swiglu_backward)(int64_t n, const float* gate, const float* up, const float* dout,
+                          float* dgate, float* dup);
   void (*adamw)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
                 float* m, float* v);
   void (*leaf_squares)(int64_t leaves, const float* x, double* squares);
@@ -36,6 +40,14 @@ struct LoopTable {
                         float* out, float* mean, float* rstd);
   void (*layernorm_backward_row)(int64_t width, const float* x, const float* weight, float mean,
                                  float rstd, const float* dout, const float* residual, float* dx);
+  void (*rmsnorm_row)(int64_t width, float epsilon, const float* x, const float* weight, float* out,
+                      float* rstd);
+  // dx may be dout or residual.
+  void (*rmsnorm_backward_row)(int64_t width, const float* x, const float* weight, float rstd,
+                               const float* dout, const float* residual, float* dx);
+  // x (heads, 2 pairs), in place; direction 1 or -1.
+  void (*rotate_row)(int64_t heads, int64_t pairs, const float* cosines, const float* sines,
+                     float direction, float* x);
   // logits become (softmax - onehot(target)); the row's loss.
   double (*cross_entropy_row)(int64_t vocab_size, int32_t target, float* logits);
 
@@ -44,6 +56,8 @@ struct LoopTable {
   void (*layernorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x,
                                 const float* mean, const float* rstd, const float* dout,
                                 float* dweight, float* dbias);
+  void (*rmsnorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x,
+                              const float* rstd, const float* dout, float* dweight);
 };
 
 }  // namespace dsrun::worker
