@@ -25,7 +25,7 @@ GradientReducer::GradientReducer(Setup setup) : setup_(std::move(setup)) {
 
 void GradientReducer::StartStep() {
   next_bucket_ = 0;
-  waited_ = absl::ZeroDuration();
+  waits_.clear();
 }
 
 absl::Status GradientReducer::Ready(int64_t position) {
@@ -44,20 +44,24 @@ absl::Status GradientReducer::Await(size_t bucket) {
 absl::Status GradientReducer::WaitInBackward(CommThread::Ticket ticket) {
   const SteadyTime begin = Clock::Real().SteadyNow();
   const absl::Status status = setup_.thread->Wait(ticket);
-  waited_ += Clock::Real().SteadyNow() - begin;
+  waits_.push_back({begin, Clock::Real().SteadyNow()});
   return status;
 }
 
 absl::Status GradientReducer::Finish() {
-  const SteadyTime called = Clock::Real().SteadyNow();
+  waits_.push_back({Clock::Real().SteadyNow(), absl::InfiniteDuration()});
   EnqueueFinishedBuckets(0);
   const absl::Status status = setup_.thread->Wait();
   times_ = {};
   for (const Busy& span : spans_) {
     times_.reducing += span.end - span.begin;
-    times_.hidden += std::max(absl::ZeroDuration(), std::min(span.end, called) - span.begin);
+    times_.hidden += span.end - span.begin;
+    for (const Busy& wait : waits_) {
+      times_.hidden -= std::max(absl::ZeroDuration(),
+                                std::min(span.end, wait.end) - std::max(span.begin, wait.begin));
+    }
   }
-  times_.hidden = std::max(absl::ZeroDuration(), times_.hidden - waited_);
+  if (!setup_.overlap) times_.hidden = absl::ZeroDuration();
   spans_.clear();
   return status;
 }

@@ -89,13 +89,13 @@ class GradientReducer {
   std::vector<Bucket> buckets_;
   std::vector<CommThread::Ticket> tickets_;  // by bucket, of this step
   Times times_;
-  absl::Duration waited_;   // by backward, in this step
   size_t next_bucket_ = 0;  // not yet handed over
   struct Busy {
     SteadyTime begin;
     SteadyTime end;
   };
   std::vector<Busy> spans_;  // of this step; the communication thread's until Finish has waited
+  std::vector<Busy> waits_;  // of this step, by backward; from Finish on, to its end
 };
 
 }  // namespace dsrun::worker
