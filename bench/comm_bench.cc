@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/cpu_isa.h"
 #include "common/base/range.h"
 #include "tests/worker/comm/barrier.h"
 #include "tests/worker/comm/rank_threads.h"
