@@ -22,6 +22,12 @@ Range BatchPlan::AtomMicroBatches(int64_t atom) const {
 
 Range BatchPlan::RankAtoms(int64_t rank) const { return EvenPart(atoms_, width_, rank); }
 
+std::vector<int64_t> BatchPlan::AtomCounts() const {
+  std::vector<int64_t> counts;
+  for (int64_t rank = 0; rank < width_; ++rank) counts.push_back(RankAtoms(rank).size());
+  return counts;
+}
+
 Range BatchPlan::RankMicroBatches(int64_t rank) const {
   const Range atoms = RankAtoms(rank);
   return {AtomMicroBatches(atoms.begin).begin, AtomMicroBatches(atoms.end - 1).end};

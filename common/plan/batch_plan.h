@@ -10,6 +10,7 @@
 #define DSRUN_COMMON_PLAN_BATCH_PLAN_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/range.h"
@@ -28,6 +29,7 @@ class BatchPlan {
   Range AtomMicroBatches(int64_t atom) const;  // micro-batches of one atom
   Range RankAtoms(int64_t rank) const;         // atoms of one rank
   Range RankMicroBatches(int64_t rank) const;
+  std::vector<int64_t> AtomCounts() const;  // by rank
 
  private:
   int64_t micro_batches_;

@@ -6,8 +6,10 @@
 
 #include "common/model/model_plan.h"
 #include "common/plan/activation_plan.h"
+#include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 
 namespace dsrun {
 namespace {
@@ -15,15 +17,19 @@ namespace {
 constexpr int64_t kFloat = 4;
 constexpr int64_t kDouble = 8;
 
-// What a rank owns of the largest bucket.
-int64_t LargestOwned(const ShardPlan& shards, int64_t rank) {
-  int64_t most = 0;
+// What a rank owns of each bucket, in elements.
+std::vector<int64_t> OwnedOfBuckets(const ShardPlan& shards, int64_t rank) {
+  std::vector<int64_t> owned;
   for (const Range& bucket : shards.buckets()) {
-    int64_t elements = 0;
-    for (const Range& range : shards.Owned(rank, bucket)) elements += range.size();
-    most = std::max(most, elements);
+    owned.push_back(0);
+    for (const Range& range : shards.Owned(rank, bucket)) owned.back() += range.size();
   }
-  return most;
+  return owned;
+}
+
+std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
+  if (!input.atoms_of_ranks.empty()) return input.atoms_of_ranks;
+  return BatchPlan(input.micro_batches, input.micro_batches_per_atom, input.width).AtomCounts();
 }
 
 }  // namespace
@@ -53,6 +59,10 @@ class Planner {
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
+        atoms_(AtomsOfRanks(input)),
+        ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
+        places_of_one_atom_(layout_, shards_, space_, 1),
+        places_of_several_(layout_, shards_, space_, 2),
         activations_(model_,
                      {.micro_batch_size = input.micro_batch_size, .threads = input.threads}) {}
   Planner(const Planner&) = delete;
@@ -60,7 +70,10 @@ class Planner {
 
   MemoryPlan Plan(int64_t rank) const {
     const int64_t sum_bytes = input_.fast_sums ? 4 : 8;
-    const int64_t largest = LargestOwned(shards_, rank);
+    const std::vector<int64_t> owned_of_buckets = OwnedOfBuckets(shards_, rank);
+    const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
+    const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
+    const SumPlaces& places = one_atom ? places_of_one_atom_ : places_of_several_;
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
     MemoryPlan plan;
@@ -75,16 +88,21 @@ class Planner {
       add("atom_gradients", "gradients", space_.size(), kFloat,
           "P + second uses of tensors, of one atom");
     }
-    add("gradient_sums", "gradients", layout_.size(), sum_bytes,
-        input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch");
+    add("gradient_sums", "gradients", places.held_elements(), sum_bytes, SumsFormula(one_atom));
+    if (one_atom) {
+      add("gradient_slots", "gradients", places.slot_elements(), kFloat,
+          "buckets of one contribution on their way to the wire");
+    }
     add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
     add("adam_m", "optimizer", owned, kFloat, "owned share of P");
     add("adam_v", "optimizer", owned, kFloat, "owned share of P");
     add("save_snapshot", "checkpoint", 3 * owned + static_cast<int64_t>(layout_.entries().size()),
         kFloat,
         "3 x owned share of P + tensors: parameters and moments, written behind the next steps");
-    add("reduce_scratch", "communication", largest * (input_.width - 1), sum_bytes,
-        "owned share of the largest bucket x other ranks");
+    add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum_bytes,
+        ranks_of_one_atom_ == 0 || input_.fast_sums
+            ? "owned share of the largest bucket x other ranks"
+            : "owned share of the largest bucket x other ranks, half of single contributions");
     add("leaf_squares", "communication", largest / kLeafElements, kDouble,
         "leaves of the owned share of the largest bucket");
     add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
@@ -94,11 +112,35 @@ class Planner {
   }
 
  private:
+  const char* SumsFormula(bool one_atom) const {
+    if (one_atom) return "buckets with tensors that are used twice; no others: one atom a step";
+    return input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch";
+  }
+
+  // What others send this rank of one bucket, each its sums, or floats where they are single
+  // contributions; and the total of it, where this rank's own are floats, too
+  // (ReduceScratchElements, kDirect).
+  int64_t ScratchElements(const std::vector<int64_t>& owned_of_buckets, bool one_atom) const {
+    int64_t most = 0;
+    for (size_t bucket = 0; bucket < owned_of_buckets.size(); ++bucket) {
+      const bool floats = !input_.fast_sums && places_of_one_atom_.used_once(bucket);
+      const int64_t owned = owned_of_buckets[bucket];
+      const int64_t halves = floats ? ranks_of_one_atom_ - (one_atom ? 1 : 0) : 0;
+      const int64_t total = floats && one_atom ? owned : 0;
+      most = std::max(most, owned * (input_.width - 1 - halves) + owned / 2 * halves + total);
+    }
+    return most;
+  }
+
   const MemoryInput input_;
   const ModelPlan model_;
   const FlatLayout layout_;
   const ShardPlan shards_;
   const GradientSpace space_;
+  const std::vector<int64_t> atoms_;  // by rank
+  const int64_t ranks_of_one_atom_;
+  const SumPlaces places_of_one_atom_;
+  const SumPlaces places_of_several_;
   const ActivationPlan activations_;
 };
 

@@ -24,6 +24,8 @@ struct MemoryInput {
   int64_t rank = 0;
   int64_t bucket_bytes = 0;
   int64_t threads = 1;
+  // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
+  std::vector<int64_t> atoms_of_ranks = {};
 };
 
 struct MemoryPlan {

@@ -35,10 +35,13 @@ class Span {
   const SteadyTime begin_;
 };
 
-MemoryInput PlanInput(const proto::TrainSpec& spec, int width, int rank) {
-  MemoryInput input = MemoryInputFromProto(spec);
-  input.width = width;
-  input.rank = rank;
+MemoryInput PlanInput(const Trainer::Setup& setup) {
+  MemoryInput input = MemoryInputFromProto(*setup.spec);
+  input.width = setup.communicator->size();
+  input.rank = setup.communicator->rank();
+  for (const std::vector<int64_t>& of_rank : setup.atoms) {
+    input.atoms_of_ranks.push_back(static_cast<int64_t>(of_rank.size()));
+  }
   return input;
 }
 
@@ -58,12 +61,14 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
-      input_(PlanInput(spec_, setup.communicator->size(), rank_)),
+      input_(PlanInput(setup)),
       model_(PlanModel(input_.model)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
       batch_(input_.micro_batches, input_.micro_batches_per_atom, setup.communicator->size()),
+      atoms_of_ranks_(setup.atoms.empty() ? batch_.AtomCounts() : input_.atoms_of_ranks),
+      places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
       places_(Places()),
       schedule_(std::move(schedule)),
       adamw_(*setup.kernels, layout_,
@@ -73,7 +78,8 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
                  GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
 
 std::vector<Trainer::Place> Trainer::Places() const {
-  std::vector<int64_t> atoms = setup_.atoms;
+  std::vector<int64_t> atoms;
+  if (!setup_.atoms.empty()) atoms = setup_.atoms[static_cast<size_t>(rank_)];
   const Range share = batch_.RankAtoms(rank_);
   for (int64_t atom = share.begin; setup_.atoms.empty() && atom < share.end; ++atom) {
     atoms.push_back(atom);
@@ -85,6 +91,7 @@ std::vector<Trainer::Place> Trainer::Places() const {
       places.push_back({.micro_batch = i,
                         .in_batch = {.first_of_atom = i == mine.begin,
                                      .last_of_atom = i + 1 == mine.end,
+                                     .first_atom = atom == atoms.front(),
                                      .last = false}});
     }
   }
@@ -136,6 +143,7 @@ absl::Status Trainer::Allocate() {
       .result = reduced_,
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
+      .passing = places_of_sums_.slot_elements() > 0,
       .on_reduced = [this](std::span<const float> sums) { SumSquares(sums); },
       .on_span = on_span,
   });
@@ -149,6 +157,7 @@ absl::Status Trainer::Allocate() {
   collector_ = std::make_unique<GradientCollector>(GradientCollector::Setup{
       .layout = &layout_,
       .space = &space_,
+      .places = &places_of_sums_,
       .kernels = setup_.kernels,
       .sums = sums_.get(),
       .reducer = reducer_.get(),
@@ -165,23 +174,37 @@ absl::Status Trainer::Allocate() {
 }
 
 absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
-  const PlannedBuffer& line = plan.Find("gradient_sums");
-  const int64_t scratch_elements = GradientReducer::ScratchElements(setup_.route, shards_, rank_);
-  if (setup_.route.way == ReduceWay::kDirect) {  // what the plan is for
-    CHECK_EQ(scratch_elements, plan.Find("reduce_scratch").elements);
+  const auto allocate = [&](const PlannedBuffer& line, int64_t elements) -> absl::StatusOr<void*> {
+    ASSIGN_OR_RETURN(
+        Buffer buffer,
+        setup_.device->Allocate(static_cast<size_t>(elements * line.element_bytes), line.name));
+    memory_.push_back(std::move(buffer));
+    return memory_.back().data();
+  };
+  BatchSumsSetup setup{.layout = &layout_,
+                       .shards = &shards_,
+                       .places = &places_of_sums_,
+                       .atoms_of_rank = atoms_of_ranks_,
+                       .kernels = setup_.kernels,
+                       .route = setup_.route,
+                       .slots = nullptr};
+  if (atoms_of_ranks_[static_cast<size_t>(rank_)] == 1) {
+    const PlannedBuffer& line = plan.Find("gradient_slots");
+    ASSIGN_OR_RETURN(void* const slots, allocate(line, line.elements));
+    setup.slots = static_cast<float*>(slots);
   }
-  ASSIGN_OR_RETURN(Buffer sums,
-                   setup_.device->Allocate(static_cast<size_t>(line.bytes()), line.name));
-  ASSIGN_OR_RETURN(Buffer scratch, setup_.device->Allocate(
-                                       static_cast<size_t>(scratch_elements * line.element_bytes),
-                                       "reduce_scratch"));
-  const BatchSumsSetup setup{.layout = &layout_, .kernels = setup_.kernels, .route = setup_.route};
-  const auto count = static_cast<size_t>(scratch_elements);
-  sums_ = input_.fast_sums ? FastSums(setup, sums.floats(), std::span(scratch.floats(), count))
-                           : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums.data()),
-                                       std::span(static_cast<uint64_t*>(scratch.data()), count));
-  memory_.push_back(std::move(sums));
-  memory_.push_back(std::move(scratch));
+  const PlannedBuffer& line = plan.Find("gradient_sums");
+  ASSIGN_OR_RETURN(void* const sums, allocate(line, line.elements));
+  const int64_t count =
+      input_.fast_sums ? FastSumsScratch(setup, rank_) : ExactSumsScratch(setup, rank_);
+  const PlannedBuffer& planned = plan.Find("reduce_scratch");
+  if (setup_.route.way == ReduceWay::kDirect) CHECK_EQ(count, planned.elements);  // planned for it
+  ASSIGN_OR_RETURN(void* const scratch, allocate(planned, count));
+  const auto size = static_cast<size_t>(count);
+  sums_ = input_.fast_sums ? FastSums(setup, static_cast<float*>(sums),
+                                      std::span(static_cast<float*>(scratch), size))
+                           : ExactSums(setup, exponents_, static_cast<uint64_t*>(sums),
+                                       std::span(static_cast<uint64_t*>(scratch), size));
   return absl::OkStatus();
 }
 
@@ -266,7 +289,7 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   }
   RETURN_IF_ERROR(reducer_->Finish());
   part->grad_square = grad_square_;
-  part->magnitudes = sums_->magnitudes();
+  part->magnitudes = sums_->Magnitudes();
   return absl::OkStatus();
 }
 

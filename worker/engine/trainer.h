@@ -32,6 +32,7 @@
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 #include "common/schedule/lr_schedule.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
@@ -86,10 +87,11 @@ class Trainer {
     std::function<bool()> saving = nullptr;
     // Memory that outlives this generation: the plan's line for snapshots. Empty: nothing is saved.
     std::function<absl::Status(size_t bytes)> reserve_snapshot = nullptr;
-    // How sums travel over the ranks, and which atoms this rank computes, in this order; empty: its
-    // share in order. All ranks together have every atom once. Neither changes a bit of exact sums.
+    // How sums travel over the ranks, and which atoms each rank computes, by rank, in this order;
+    // empty: its share in order. All ranks are told the same, and have every atom once. Neither
+    // changes a bit of exact sums.
     ReduceRoute route = {};
-    std::vector<int64_t> atoms = {};
+    std::vector<std::vector<int64_t>> atoms = {};
     Trace* trace;
   };
 
@@ -168,6 +170,8 @@ class Trainer {
   const ShardPlan shards_;
   const GradientSpace space_;
   const BatchPlan batch_;
+  const std::vector<int64_t> atoms_of_ranks_;
+  const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
   const LrSchedule schedule_;
   AdamW adamw_;

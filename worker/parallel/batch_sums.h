@@ -8,10 +8,12 @@
 //   fast    fp32, in the order in which they come: half the memory and bytes, other bits in every
 //           layout. What DeepSpeed does; here to measure against.
 //
-// The first contribution of a step is stored, the others are added.
+// The first contribution of a step is stored, the others are added. In buckets that only pass
+// (common/plan/sum_places.h) there is one for each element: it is kept as the floats that it is,
+// and exact sums make integers of it where it is reduced (reduce_scatter.h).
 //
-// Threads: one thread calls StartStep, Add and magnitudes; Reduce is the communicator's owner's,
-// for ranges in which every contribution of this rank is.
+// Threads: one thread calls StartStep, Add and Magnitudes; Reduce is the communicator's owner's,
+// for buckets in which every contribution of this rank is. Magnitudes: after the last Reduce.
 
 #ifndef DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
 #define DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
@@ -21,9 +23,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "common/base/range.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/kernels.h"
@@ -37,25 +42,37 @@ class BatchSums {
 
   // Nothing counts that went in before.
   virtual void StartStep() = 0;
-  // What one use of entry `tensor` of the layout has: `gradients`, of its size. Once an atom.
-  virtual void Add(size_t tensor, const float* gradients) = 0;
-  // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
-  virtual std::span<const uint32_t> magnitudes() const = 0;
+  // What one use of entry `tensor` of the layout has in `flat`, inside of `bucket`. Every element
+  // once an atom and use; `first`: in this step.
+  virtual void Add(size_t bucket, size_t tensor, Range flat, const float* gradients,
+                   bool first) = 0;
+  // By tensor: the greatest magnitude that this rank made integers of in the step
+  // (Kernels::StoreFixed); fast: all 0. Of single contributions that is their receiver.
+  virtual std::span<const uint32_t> Magnitudes() = 0;
 
   // Over the ranks. `result` gets what this rank owns of it, one range after the other.
   // `kernels`: for the calling thread. Errors: the communicator's.
-  virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
-                              float* result, const std::string& what) = 0;
+  virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
+                              const Owners& owners, float* result, const std::string& what) = 0;
 };
 
-// Memory is the caller's: `sums` has layout->size() elements, all 0 at first (padding stays so),
-// `scratch` as many as ReduceScratchElements says for the largest bucket. All must outlive the
-// sums.
+// Memory is the caller's: `sums` has places->held_elements(), all 0 at first (padding stays so),
+// `slots` places->slot_elements(), `scratch` as many as the Scratch function says. All must outlive
+// the sums.
 struct BatchSumsSetup {
   const FlatLayout* layout;
-  Kernels* kernels;  // for the thread that calls Add
+  const ShardPlan* shards;
+  const SumPlaces* places;             // of this rank
+  std::vector<int64_t> atoms_of_rank;  // in a step: the same on all ranks
+  Kernels* kernels;                    // for the thread that calls Add
   ReduceRoute route;
+  float* slots;
 };
+
+// Elements of scratch that the largest bucket needs on `rank`.
+int64_t ExactSumsScratch(const BatchSumsSetup& setup, int rank);
+int64_t FastSumsScratch(const BatchSumsSetup& setup, int rank);
+
 std::unique_ptr<BatchSums> ExactSums(const BatchSumsSetup& setup,
                                      const GradientExponents& exponents, uint64_t* sums,
                                      std::span<uint64_t> scratch);

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/base/status_macros.h"
+
 namespace dsrun::worker {
 
 GradientCollector::GradientCollector(Setup setup) : setup_(std::move(setup)) {
@@ -25,16 +27,33 @@ std::span<float* const> GradientCollector::Begin(size_t layer) {
 
 absl::Status GradientCollector::End(size_t layer) {
   const std::vector<GradientSpace::Place>& uses = setup_.space->uses(layer);
-  for (size_t use = 0; use < uses.size(); ++use) {
-    float* const atom = in_atom_[layer][use];
+  for (size_t use = 0; !place_.first_of_atom && use < uses.size(); ++use) {
     const FlatLayout::Entry& entry = setup_.layout->entries()[uses[use].tensor];
-    if (!place_.first_of_atom) {
-      setup_.kernels->Accumulate(entry.tensor.size(), in_window_[layer][use], atom);
-    }
-    if (place_.last_of_atom) setup_.sums->Add(uses[use].tensor, atom);
+    setup_.kernels->Accumulate(entry.tensor.size(), in_window_[layer][use], in_atom_[layer][use]);
   }
-  if (place_.last) setup_.reducer->Ready(setup_.space->FinalFrom(layer));
+  if (place_.last_of_atom) {
+    RETURN_IF_ERROR(EndOfAtom(layer));
+  }
   return setup_.check();
+}
+
+// Bucket by bucket, so that the first is on its way while the next is filled.
+absl::Status GradientCollector::EndOfAtom(size_t layer) {
+  for (const SumPlaces::Visit& visit : setup_.places->visits(layer)) {
+    if (visit.slot_after) {
+      RETURN_IF_ERROR(setup_.reducer->Await(*visit.slot_after));
+    }
+    for (const SumPlaces::Piece& piece : visit.pieces) {
+      const size_t tensor = setup_.space->uses(layer)[piece.use].tensor;
+      const int64_t begin = piece.flat.begin - setup_.layout->entries()[tensor].offset;
+      setup_.sums->Add(visit.bucket, tensor, piece.flat, in_atom_[layer][piece.use] + begin,
+                       piece.first && place_.first_atom);
+    }
+    if (place_.last) {
+      RETURN_IF_ERROR(setup_.reducer->Ready(visit.final_from));
+    }
+  }
+  return place_.last ? setup_.reducer->Ready(setup_.space->FinalFrom(layer)) : absl::OkStatus();
 }
 
 }  // namespace dsrun::worker

@@ -1,6 +1,7 @@
 // GradientCollector: takes the gradients of a rank's micro-batches, layer by layer, into the sums
-// over the batch, and tells the reducer what is final. Where an atom is several micro-batches
-// (docs/numerics.md) it adds them up in fp32 first.
+// over the batch, in the order of the plan (common/plan/sum_places.h), and tells the reducer what
+// is final. Where an atom is several micro-batches (docs/numerics.md) it adds them up in fp32
+// first.
 //
 // Threads: as GradientSink.
 
@@ -15,6 +16,7 @@
 #include "absl/status/status.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 #include "worker/device/kernels.h"
 #include "worker/model/pass_memory.h"
 #include "worker/parallel/batch_sums.h"
@@ -26,7 +28,8 @@ namespace dsrun::worker {
 struct InBatch {
   bool first_of_atom;
   bool last_of_atom;
-  bool last;  // of the rank
+  bool first_atom;  // of the rank
+  bool last;        // of the rank
 };
 
 class GradientCollector final : public GradientSink {
@@ -34,6 +37,7 @@ class GradientCollector final : public GradientSink {
   struct Setup {
     const FlatLayout* layout;
     const GradientSpace* space;
+    const SumPlaces* places;
     Kernels* kernels;
     BatchSums* sums;
     GradientReducer* reducer;
@@ -52,6 +56,8 @@ class GradientCollector final : public GradientSink {
   absl::Status End(size_t layer) override;
 
  private:
+  absl::Status EndOfAtom(size_t layer);
+
   using ByLayer = std::vector<std::vector<float*>>;
 
   const Setup setup_;

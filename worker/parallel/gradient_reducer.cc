@@ -4,19 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 
 namespace dsrun::worker {
-
-int64_t GradientReducer::ScratchElements(const ReduceRoute& route, const ShardPlan& shards,
-                                         int64_t rank) {
-  int64_t most = 0;
-  for (const Range& bucket : shards.buckets()) {
-    most = std::max(
-        most, ReduceScratchElements(route, shards.OwnedByRank(bucket), static_cast<int>(rank)));
-  }
-  return most;
-}
 
 GradientReducer::GradientReducer(Setup setup) : setup_(std::move(setup)) {
   const auto rank = static_cast<size_t>(setup_.communicator->rank());
@@ -29,23 +20,48 @@ GradientReducer::GradientReducer(Setup setup) : setup_(std::move(setup)) {
     }
     buckets_.push_back(std::move(bucket));
   }
+  tickets_.resize(buckets_.size());
 }
 
-void GradientReducer::StartStep() { next_bucket_ = 0; }
+void GradientReducer::StartStep() {
+  next_bucket_ = 0;
+  waits_.clear();
+}
 
-void GradientReducer::Ready(int64_t position) {
-  if (setup_.overlap) EnqueueFinishedBuckets(position);
+absl::Status GradientReducer::Ready(int64_t position) {
+  if (!setup_.overlap && !setup_.passing) return absl::OkStatus();
+  const size_t first = next_bucket_;
+  EnqueueFinishedBuckets(position);
+  if (setup_.overlap || next_bucket_ == first) return absl::OkStatus();
+  return WaitInBackward(tickets_[next_bucket_ - 1]);
+}
+
+absl::Status GradientReducer::Await(size_t bucket) {
+  CHECK(bucket < next_bucket_) << "bucket " << bucket << " is not on its way";
+  return WaitInBackward(tickets_[bucket]);
+}
+
+absl::Status GradientReducer::WaitInBackward(CommThread::Ticket ticket) {
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  const absl::Status status = setup_.thread->Wait(ticket);
+  waits_.push_back({begin, Clock::Real().SteadyNow()});
+  return status;
 }
 
 absl::Status GradientReducer::Finish() {
-  const SteadyTime called = Clock::Real().SteadyNow();
+  waits_.push_back({Clock::Real().SteadyNow(), absl::InfiniteDuration()});
   EnqueueFinishedBuckets(0);
   const absl::Status status = setup_.thread->Wait();
   times_ = {};
   for (const Busy& span : spans_) {
     times_.reducing += span.end - span.begin;
-    times_.hidden += std::max(absl::ZeroDuration(), std::min(span.end, called) - span.begin);
+    times_.hidden += span.end - span.begin;
+    for (const Busy& wait : waits_) {
+      times_.hidden -= std::max(absl::ZeroDuration(),
+                                std::min(span.end, wait.end) - std::max(span.begin, wait.begin));
+    }
   }
+  if (!setup_.overlap) times_.hidden = absl::ZeroDuration();
   spans_.clear();
   return status;
 }
@@ -54,7 +70,8 @@ absl::Status GradientReducer::Finish() {
 void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
   const std::vector<Range>& buckets = setup_.shards->buckets();
   while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
-    setup_.thread->Add([this, bucket = next_bucket_] { return ReduceBucket(bucket); });
+    tickets_[next_bucket_] =
+        setup_.thread->Add([this, bucket = next_bucket_] { return ReduceBucket(bucket); });
     ++next_bucket_;
   }
 }
@@ -71,8 +88,8 @@ absl::Status GradientReducer::ReduceBucket(size_t bucket) {
 absl::Status GradientReducer::Reduce(size_t index, const std::string& what) {
   const Bucket& bucket = buckets_[index];
   float* const result = setup_.result + bucket.offset;
-  RETURN_IF_ERROR(
-      setup_.sums->Reduce(*setup_.communicator, *setup_.kernels, bucket.owners, result, what));
+  RETURN_IF_ERROR(setup_.sums->Reduce(*setup_.communicator, *setup_.kernels, index, bucket.owners,
+                                      result, what));
   if (bucket.owned > 0) setup_.on_reduced({result, static_cast<size_t>(bucket.owned)});
   return absl::OkStatus();
 }

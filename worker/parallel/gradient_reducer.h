@@ -3,11 +3,11 @@
 //
 // The last micro-batch announces ranges of the arena whose sums this rank has finished, descending.
 // As soon as a whole bucket is finished, the communication thread reduces it over the ranks
-// (batch_sums.h). The owner's part ends in result().
+// (batch_sums.h). The owner's part ends in result(). Who needs the memory of a bucket waits for it.
 //
 // Exact sums are the same in any order: neither buckets nor overlap changes a bit.
 //
-// Threads: one thread calls StartStep, Ready, Finish. Between StartStep and Finish the
+// Threads: one thread calls StartStep, Ready, Await, Finish. Between StartStep and Finish the
 // communicator, the sums and results from the announced position up and the scratch belong to the
 // communication thread.
 
@@ -41,7 +41,10 @@ class GradientReducer {
     BatchSums* sums;
     float* result;     // (owned size): what the rank owns, one range after the other
     Kernels* kernels;  // for the communication thread alone
+    // Reduce inside the backward pass what is ready there, and go on meanwhile. Otherwise, at its
+    // end; but where buckets only pass (`passing`), each when it is ready, while backward waits.
     bool overlap;
+    bool passing;
     // `sums`, a piece of result(), are the sums over the whole batch, and still in the cache.
     // Called from the communication thread, before Finish returns.
     std::function<void(std::span<const float> sums)> on_reduced;
@@ -49,15 +52,15 @@ class GradientReducer {
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
 
-  // Elements of scratch that the sums need for the largest bucket.
-  static int64_t ScratchElements(const ReduceRoute& route, const ShardPlan& shards, int64_t rank);
-
   // The thread must be destroyed first.
   explicit GradientReducer(Setup setup);
 
   void StartStep();
-  // This rank's sums of everything from `position` of the arena up are finished.
-  void Ready(int64_t position);
+  // This rank's sums of everything from `position` of the arena up are finished. Errors: the
+  // communicator's first one.
+  absl::Status Ready(int64_t position);
+  // Until `bucket` is reduced. REQUIRES: all of it was Ready in this step. Errors: the same.
+  absl::Status Await(size_t bucket);
   // Waits until every bucket is reduced. Errors: the communicator's first one.
   absl::Status Finish();
 
@@ -67,11 +70,12 @@ class GradientReducer {
   // Of the last finished step.
   struct Times {
     absl::Duration reducing;  // in the communication thread
-    absl::Duration hidden;    // of it, before Finish was called: inside the backward pass
+    absl::Duration hidden;    // of it, inside the backward pass, while that did not wait for it
   };
   Times times() const { return times_; }
 
  private:
+  absl::Status WaitInBackward(CommThread::Ticket ticket);
   void EnqueueFinishedBuckets(int64_t position);
   absl::Status ReduceBucket(size_t bucket);
   absl::Status Reduce(size_t bucket, const std::string& what);
@@ -83,6 +87,7 @@ class GradientReducer {
     int64_t owned = 0;   // elements
   };
   std::vector<Bucket> buckets_;
+  std::vector<CommThread::Ticket> tickets_;  // by bucket, of this step
   Times times_;
   size_t next_bucket_ = 0;  // not yet handed over
   struct Busy {
@@ -90,6 +95,7 @@ class GradientReducer {
     SteadyTime end;
   };
   std::vector<Busy> spans_;  // of this step; the communication thread's until Finish has waited
+  std::vector<Busy> waits_;  // of this step, by backward; from Finish on, to its end
 };
 
 }  // namespace dsrun::worker

@@ -33,22 +33,54 @@ TEST(MemoryPlanTest, OptimizerStatesAreSharedOut) {
   }
 }
 
-// However many micro-batches a rank has: 4 bytes of the layer that is computed, 8 of their sum, and
-// 4 of what it owns of the result.
+// However many micro-batches a rank has, if more than one: 4 bytes of the layer that is computed, 8
+// of their sum, and 4 of what it owns of the result.
 TEST(MemoryPlanTest, GradientsTakeAWindowAndTheirSums) {
   const ModelPlan model = PlanModel(*FindPreset("gpt2-nano"));
   const FlatLayout layout(model.tensors);
   const GradientSpace space(model, layout);
-  for (const int64_t width : {1, 2, 8}) {
+  for (const int64_t width : {1, 2, 4}) {
     MemoryInput input = Nano(width, 0);
     const MemoryPlan plan = PlanMemory(input);
     EXPECT_EQ(plan.Find("gradients").bytes(), 4 * space.largest_window());
     EXPECT_EQ(plan.Find("gradient_sums").bytes(), 8 * layout.size());
     EXPECT_EQ(plan.Find("reduced_gradients").elements, plan.Find("adam_m").elements);
     input.micro_batches_per_atom = 2;
-    if (width == 8) continue;  // 4 atoms
     EXPECT_EQ(PlanMemory(input).Find("atom_gradients").bytes(), 4 * space.size());
   }
+}
+
+int64_t GradientBytes(const MemoryPlan& plan) {
+  int64_t bytes = 0;
+  for (const PlannedBuffer& buffer : plan.buffers) {
+    const bool sums = buffer.name == "gradient_sums" || buffer.name == "gradient_slots" ||
+                      buffer.name == "reduced_gradients";
+    if (sums) bytes += buffer.bytes();
+  }
+  return bytes;
+}
+
+// 8 ranks, 8 micro-batches: slots for three buckets, sums for those that the tied embedding is in,
+// and the owned share; less than the 8/N that sums of the owned share alone would take, beside
+// them.
+TEST(MemoryPlanTest, ARankWithOneMicroBatch_HoldsNoSumsButOfTiedTensors) {
+  const ModelPlan model = PlanModel(*FindPreset("gpt2-nano"));
+  const FlatLayout layout(model.tensors);
+  MemoryInput input = Nano(8, 0);
+  input.bucket_bytes = 256 << 10;
+  const MemoryPlan plan = PlanMemory(input);
+  const int64_t bucket = input.bucket_bytes / 4;
+  EXPECT_EQ(plan.Find("gradient_slots").elements, 3 * bucket);
+  const int64_t tied = layout.entries()[0].padded().size();
+  EXPECT_GE(plan.Find("gradient_sums").elements, tied);
+  EXPECT_LE(plan.Find("gradient_sums").elements, tied + bucket);
+  EXPECT_LE(GradientBytes(plan), 8 * layout.size() / 8 + 8 * (tied + bucket) + 4 * 3 * bucket);
+  input.width = 7;  // the first has two
+  EXPECT_EQ(PlanMemory(input).Find("gradient_sums").elements, layout.size());
+  input.rank = 6;
+  EXPECT_EQ(PlanMemory(input).Find("gradient_sums").elements, plan.Find("gradient_sums").elements);
+  input.atoms_of_ranks = {1, 1, 1, 1, 1, 1, 2};
+  EXPECT_EQ(PlanMemory(input).Find("gradient_sums").elements, layout.size());
 }
 
 TEST(MemoryPlanTest, OneRankNeedsNoCommunication) {

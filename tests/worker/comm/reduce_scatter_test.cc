@@ -96,6 +96,70 @@ TEST_P(ReduceScatterTest, EveryOwner_GetsTheTotal) {
   });
 }
 
+// A tensor's exponent is a number here; integers are the floats times it.
+constexpr float kFixed = 1024;
+
+void FixAll(Range range, const float* x, bool first, uint64_t* sums) {
+  for (int64_t i = 0; i < range.size(); ++i) {
+    const auto fixed = static_cast<uint64_t>(static_cast<int64_t>(x[i] * kFixed));
+    sums[i] = first ? fixed : sums[i] + fixed;
+  }
+}
+
+// Some ranks have floats, some have sums: of all mixtures, drawn by chance, the totals are those of
+// the integers.
+TEST_P(ReduceScatterTest, FloatsOfSomeRanks_GiveTheIntegersTotals) {
+  const auto [backend, width, route] = GetParam();
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937_64 random(kSeed);
+  constexpr int64_t kBegin = 150;  // of the bucket, and of what stands in a slot
+  constexpr int64_t kSize = 4749;
+  std::vector<std::vector<float>> floats(static_cast<size_t>(width), std::vector<float>(kSize));
+  for (int round = 0; round < 4; ++round) {
+    SingleRanks single;
+    for (int rank = 0; rank < width; ++rank) single.push_back(round == 0 || random() % 2 == 0);
+    std::vector<std::vector<uint64_t>> parts;
+    std::vector<uint64_t> totals(kSize);
+    for (std::vector<float>& of_rank : floats) {
+      for (float& x : of_rank) x = static_cast<float>(static_cast<int32_t>(random())) / kFixed;
+      std::vector<uint64_t>& part = parts.emplace_back(kSize);
+      FixAll({0, kSize}, of_rank.data(), true, part.data());
+      Add(kSize, part.data(), totals.data());
+    }
+    const Owners owners = UnevenOwners(width, {kBegin, kBegin + kSize}, random);
+    Group group = MakeGroup(backend, width);
+    RunRanks(width, [&, route = route](int rank) {
+      const auto r = static_cast<size_t>(rank);
+      std::vector<uint64_t> sums = single[r] ? std::vector<uint64_t>() : parts[r];
+      std::vector<uint64_t> got(kSize);
+      int64_t owned = 0;
+      const SingleParts how{
+          .single = single,
+          .own = {single[r] ? floats[r].data() : nullptr, kBegin},
+          .fix = FixAll,
+          .total =
+              [&](Range range, const uint64_t* total) {
+                owned += range.size();
+                std::copy_n(total, range.size(), got.begin() + (range.begin - kBegin));
+              },
+      };
+      std::vector<uint64_t> scratch(
+          static_cast<size_t>(ReduceScratchElements(route, owners, rank, single)));
+      const absl::Status status = ReduceScatterSingles(
+          *group[r], route, owners, how, {sums.data(), kBegin}, scratch, Add, "bucket 0");
+      ASSERT_TRUE(status.ok()) << status;
+      for (const Range& range : owners[r]) {
+        owned -= range.size();
+        for (int64_t i = range.begin; i < range.end; ++i) {
+          const auto at = static_cast<size_t>(i - kBegin);
+          ASSERT_EQ(got[at], totals[at]) << i;
+        }
+      }
+      EXPECT_EQ(owned, 0) << "every range of its own once";
+    });
+  }
+}
+
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const int width : {1, 2, 3, 4, 5, 6, 7, 12}) {
@@ -133,6 +197,10 @@ TEST(ReduceScatterArgumentsTest, Contradictions_AreInvalidArgumentsWithTheNumber
   const absl::Status scratch =
       ReduceScatterSums<uint64_t>(*two[0], {}, {{{0, 10}}, {}}, space.data(), {}, Add, "bucket 1");
   EXPECT_THAT(std::string(scratch.message()), ::testing::HasSubstr("needs 10 elements of scratch"));
+  const absl::Status singles = ReduceScatterSingles(
+      *two[0], {}, {{{0, 10}}, {}}, {.single = {true}, .own = {nullptr}, .fix = {}, .total = {}},
+      space.data(), {}, Add, "bucket 1");
+  EXPECT_THAT(std::string(singles.message()), ::testing::HasSubstr("floats is said of 1 ranks"));
   const absl::Status nodes = ReduceScatterSums<uint64_t>(
       *group[0], {ReduceWay::kTwoLevel, 0}, {{{0, 10}}}, space.data(), {}, Add, "bucket 1");
   EXPECT_THAT(std::string(nodes.message()), ::testing::HasSubstr("at least 1 rank on a node"));

@@ -1,6 +1,7 @@
 // Sums in fixed point against integers of 128 bits, which hold every sum of these tests exactly:
-// under every instruction set of this CPU, on ties, at the largest totals of either sign, in any
-// order. What is above 2^51, where the loops take another way, has its own share of cases.
+// under every instruction set of this CPU, in any order, over a million random cases and a million
+// hard ones on each: ties, subnormals, the largest totals of either sign, integers from 2^50 to
+// 2^62 (above 2^51 the loops take another way), totals that a second rounding would spoil.
 
 #include <gtest/gtest.h>
 
@@ -8,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -91,6 +93,95 @@ Cases RandomCases(std::mt19937_64& random, size_t count, size_t columns) {
   return cases;
 }
 
+float FloatOfBits(bool negative, int exponent, uint32_t mantissa) {
+  return std::bit_cast<float>((negative ? 0x80000000u : 0u) |
+                              (static_cast<uint32_t>(exponent + 127) << 23) |
+                              (mantissa & 0x7fffff));
+}
+
+// Kinds of hard cases. Each makes the contributions of one column, and says the scale and how many
+// contributions there are.
+struct Hard {
+  const char* name;
+  int scale;
+  size_t count;
+  std::function<void(std::mt19937_64& random, std::vector<float>& column)> make;
+};
+
+// n + 1/2, of either sign, to be rounded to even; n from 0 to 2^22.
+void MakeTies(std::mt19937_64& random, std::vector<float>& column) {
+  for (float& x : column) {
+    const uint64_t n = random() & ((uint64_t{1} << (1 + random() % 22)) - 1);
+    x = static_cast<float>(n) + 0.5f;
+    if (random() % 2 == 0) x = -x;
+  }
+}
+
+// Below the normal floats, which count as 0, and the smallest that do not.
+void MakeSubnormals(std::mt19937_64& random, std::vector<float>& column) {
+  for (float& x : column) {
+    const int exponent = random() % 2 == 0 ? -127 : -126 + static_cast<int>(random() % 3);
+    x = FloatOfBits(random() % 2 == 0, exponent, static_cast<uint32_t>(random()));
+  }
+}
+
+// Of one sign, and as large as they may be (docs/numerics.md) or a few units less.
+void MakeLargestTotals(std::mt19937_64& random, std::vector<float>& column) {
+  const bool negative = random() % 2 == 0;
+  for (float& x : column) {
+    x = FloatOfBits(negative, 0, 0x7fffffu - static_cast<uint32_t>(random() % 4));
+  }
+}
+
+// One from 2^50 to 2^62, and one near 2^51, where the loops change their way.
+void MakeLarge(std::mt19937_64& random, std::vector<float>& column) {
+  const auto exponent = [&](size_t i) {
+    return 50 + static_cast<int>(random() % (i == 0 ? 12 : 2));
+  };
+  for (size_t i = 0; i < column.size(); ++i) {
+    column[i] = FloatOfBits(random() % 2 == 0, exponent(i), static_cast<uint32_t>(random()));
+  }
+}
+
+// A float, half a unit of its last place, and one more, less, or not. By way of a double the one
+// would be lost where the float is above 2^53.
+void MakeSecondRoundings(std::mt19937_64& random, std::vector<float>& column) {
+  const int exponent = 24 + static_cast<int>(random() % 38);
+  const bool negative = random() % 2 == 0;
+  column[0] = FloatOfBits(negative, exponent, static_cast<uint32_t>(random()));
+  column[1] = FloatOfBits(negative != (random() % 4 == 0), exponent - 24, 0);
+  column[2] = static_cast<float>(static_cast<int>(random() % 3) - 1);
+}
+
+// 200,000 cases of each: a million.
+constexpr size_t kHardColumns = 2'000;
+constexpr int kHardRounds = 100;
+
+std::vector<Hard> HardKinds(std::mt19937_64& random) {
+  const size_t atoms = 1 + random() % 8;
+  const size_t contributions = 2 * atoms;  // a tied tensor: U = 2
+  const int room = std::bit_width(contributions - 1);
+  return {
+      {"ties", 0, 1 + random() % 4, MakeTies},
+      // So that the smallest normal float is a few units, or a fraction of one.
+      {"subnormals", 123 + static_cast<int>(random() % 10), 2, MakeSubnormals},
+      {"largest totals", 63 - room - 1, contributions, MakeLargestTotals},
+      {"2^50 to 2^62", 0, 2, MakeLarge},
+      {"second roundings", 0, 3, MakeSecondRoundings},
+  };
+}
+
+Cases HardCases(const Hard& kind, std::mt19937_64& random) {
+  Cases cases{.scale = kind.scale,
+              .contributions = std::vector<Floats>(kind.count, Floats(kHardColumns))};
+  std::vector<float> column(kind.count);
+  for (size_t i = 0; i < kHardColumns; ++i) {
+    kind.make(random, column);
+    for (size_t k = 0; k < kind.count; ++k) cases.contributions[k][i] = column[k];
+  }
+  return cases;
+}
+
 class ExactSumsTest : public ::testing::TestWithParam<CpuIsa> {
  protected:
   std::vector<uint64_t> SumsOf(const Cases& cases, const std::vector<size_t>& order) {
@@ -129,12 +220,12 @@ class ExactSumsTest : public ::testing::TestWithParam<CpuIsa> {
   CpuKernels kernels_{pool_, GetParam()};
 };
 
-// 336,000 columns for each instruction set, over a million altogether.
+// 1,002,000 columns.
 TEST_P(ExactSumsTest, RandomContributions_InAnyOrder_AreTheIntegersSum) {
   constexpr uint32_t kSeed = 20261127;
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   std::mt19937_64 random(kSeed);
-  for (int round = 0; round < 112; ++round) {
+  for (int round = 0; round < 334; ++round) {
     const size_t count = 1 + random() % 9;
     const Cases cases = RandomCases(random, count, 3'000);
     std::vector<size_t> order(count);
@@ -142,6 +233,22 @@ TEST_P(ExactSumsTest, RandomContributions_InAnyOrder_AreTheIntegersSum) {
     std::shuffle(order.begin(), order.end(), random);
     ExpectExact(cases, order);
     if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(ExactSumsTest, AMillionHardCases_AreTheIntegersSum) {
+  constexpr uint32_t kSeed = 20261128;
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937_64 random(kSeed);
+  for (int round = 0; round < kHardRounds; ++round) {
+    for (const Hard& kind : HardKinds(random)) {
+      SCOPED_TRACE(kind.name);
+      std::vector<size_t> order(kind.count);
+      std::iota(order.begin(), order.end(), size_t{0});
+      std::shuffle(order.begin(), order.end(), random);
+      ExpectExact(HardCases(kind, random), order);
+      if (HasFatalFailure()) return;
+    }
   }
 }
 

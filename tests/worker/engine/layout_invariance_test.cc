@@ -78,6 +78,48 @@ TEST(LayoutInvarianceTest, TwentyStepsOfLlamaNano_AtEveryWidthAndThreadCount) {
   }
 }
 
+// A rank with one atom holds no sums, and sends floats where it can; ranks beside it have several.
+// What is on its way is bounded: with buckets of a leaf backward waits for most of them, with one
+// bucket for none.
+TEST(LayoutInvarianceTest, RanksWithOneAtom_ByAnyRouteBucketAndOverlap) {
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937 random(kSeed);
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  const TrainedState one = Train(spec, 1, kSteps);
+  for (const int64_t bucket_bytes : {1, 10'000, 64 << 10, 1 << 30}) {
+    spec.set_bucket_bytes(bucket_bytes);
+    for (const bool overlap : {true, false}) {
+      spec.set_overlap_comm(overlap);
+      EXPECT_TRUE(one.SameBits(Train(spec, 6, kSteps)))
+          << "bucket_bytes " << bucket_bytes << " overlap " << overlap;
+    }
+  }
+  spec.set_overlap_comm(true);
+  spec.set_bucket_bytes(10'000);
+  for (const ReduceRoute route :
+       {ReduceRoute{ReduceWay::kDirect}, ReduceRoute{ReduceWay::kRing},
+        ReduceRoute{ReduceWay::kTree}, ReduceRoute{ReduceWay::kTwoLevel, 2},
+        ReduceRoute{ReduceWay::kTwoLevel, 3}}) {
+    for (const int width : {4, 5, 6}) {  // 2, 2, 1, 1; 2, 1, ...; 1, ...
+      const auto where = [&] {
+        return "way " + std::to_string(static_cast<int>(route.way)) + " width " +
+               std::to_string(width);
+      };
+      EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps, {.route = route}))) << where();
+      const HowTrained how{.route = route, .atoms = RandomAtoms(6, width, random)};
+      EXPECT_TRUE(one.SameBits(Train(spec, width, kSteps, how))) << where() << ", atoms by chance";
+    }
+  }
+}
+
+// One micro-batch on one rank: nothing is added, nothing travels, and it is rounded all the same.
+TEST(LayoutInvarianceTest, OneMicroBatch_IsItsOwnSum) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/1);
+  const TrainedState one = Train(spec, 1, kSteps);
+  spec.set_bucket_bytes(5'000);
+  EXPECT_TRUE(one.SameBits(Train(spec, 1, kSteps)));
+}
+
 // Atoms are summed in fp32, so their size makes another curve; where they stand does not.
 TEST(LayoutInvarianceTest, AtomsOfSeveralMicroBatches) {
   SCOPED_TRACE("seed " + std::to_string(kSeed));

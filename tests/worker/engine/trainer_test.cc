@@ -17,7 +17,9 @@
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/wrappers.h"
@@ -139,6 +141,56 @@ TEST(TrainerTest, SumsOverRanks_TravelAs64BitIntegers) {
     const int64_t theirs = shards.OwnedSize(1 - counting.rank());
     EXPECT_GT(theirs, 0);
     EXPECT_EQ(counting.bytes(), theirs * static_cast<int64_t>(sizeof(int64_t)));
+  });
+}
+
+// Without overlap backward waits for every bucket that only passes: nothing is hidden.
+TEST(TrainerTest, WithoutOverlap_BackwardWaitsForBucketsThatPass) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
+  spec.set_overlap_comm(false);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
+    ASSERT_TRUE(step.ok()) << step.status();
+    EXPECT_TRUE(trainer->Settle().ok());
+    EXPECT_GT(step->reducing, absl::ZeroDuration());
+    EXPECT_EQ(step->reducing_hidden, absl::ZeroDuration());
+  });
+}
+
+// Bytes that rank `from` sends in all buckets to the owners, with one use of a tensor a bucket at
+// most where `single`.
+int64_t BytesSent(const ShardPlan& shards, const SumPlaces& places, int from, bool single) {
+  int64_t bytes = 0;
+  for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
+    const int64_t each = single && places.used_once(bucket) ? 4 : 8;
+    for (int64_t owner = 0; owner < shards.width(); ++owner) {
+      if (owner == from) continue;
+      for (const Range& range : shards.Owned(owner, shards.buckets()[bucket])) {
+        bytes += each * range.size();
+      }
+    }
+  }
+  return bytes;
+}
+
+// Three atoms on two ranks: the second has one, and sends floats but where the tied embedding is.
+TEST(TrainerTest, SingleContributions_TravelAsTheFloatsThatTheyAre) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/3);
+  OnRanks(spec, 2, [&](Trainer::Setup& setup) {
+    CountingCommunicator counting(*setup.communicator, "reduce-scatter");
+    setup.communicator = &counting;
+    const std::unique_ptr<Trainer> trainer = NewRun(setup);
+    ASSERT_TRUE(trainer->TrainStep(/*stop_requested=*/false).ok());
+    const ShardPlan shards(trainer->layout(), 2, spec.bucket_bytes());
+    const ModelPlan model = PlanModel(FromProto(spec.model()));
+    const GradientSpace space(model, trainer->layout());
+    const SumPlaces places(trainer->layout(), shards, space, /*atoms=*/1);
+    const bool single = counting.rank() == 1;
+    EXPECT_EQ(counting.bytes(), BytesSent(shards, places, counting.rank(), single));
+    if (single) {
+      EXPECT_LT(counting.bytes(), BytesSent(shards, places, counting.rank(), false));
+    }
   });
 }
 
@@ -337,11 +389,12 @@ class ReductionCounter : public CommunicatorWrapper {
 };
 
 // Backward does not end before half of the buckets are reduced: a trainer that reduces after it
-// would wait for ever. Without overlap it ends before the first one is.
+// would wait for ever. Without overlap it ends before the first one is, on ranks that hold their
+// sums: with two micro-batches each.
 TEST(TrainerTest, ReductionsRunInsideTheBackwardPassAtLeastByHalf) {
-  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
-  spec.mutable_model()->set_num_layers(4);
   for (const bool overlap : {true, false}) {
+    proto::TrainSpec spec = TinySpec(/*micro_batches=*/overlap ? 2 : 4);
+    spec.mutable_model()->set_num_layers(4);
     spec.set_overlap_comm(overlap);
     OnRanks(spec, 2, [&](Trainer::Setup& setup) {
       ReductionCounter counter(*setup.communicator);

@@ -109,7 +109,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
   OnRanks(spec, width, [&](Trainer::Setup& setup) {
     const int rank = setup.communicator->rank();
     setup.route = how.route;
-    if (!how.atoms.empty()) setup.atoms = how.atoms[static_cast<size_t>(rank)];
+    setup.atoms = how.atoms;
     how.adjust(setup);
     absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
     ASSERT_TRUE(trainer.ok()) << trainer.status();

@@ -10,6 +10,12 @@
 //   kTwoLevel   first inside each node, then between ranks of the same place on their nodes: 1 /
 //               node_size of the bytes between nodes
 //
+// A rank that has a single contribution for each element of a bucket has nothing to add up: it need
+// not make integers of it, and sends its floats, half the bytes; who adds makes the integers. They
+// are a function of the float, so the totals have the same bits. Floats are sent where nothing of
+// others was added before: kDirect, and inside nodes by kTwoLevel. All ranks know of all who has
+// what, so a message needs no flag.
+//
 // Threads: the communicator's owner thread. Errors: the communicator's; INVALID_ARGUMENT when
 // arguments contradict each other.
 
@@ -43,16 +49,44 @@ struct ReduceRoute {
   int node_size = 1;
 };
 
+// Memory for positions of the space that ranges count in, `origin` the first of it.
+template <typename T>
+struct SumsAt {
+  SumsAt(T* d, int64_t o = 0) : data(d), origin(o) {}  // NOLINT: a base pointer is one
+  T* At(int64_t position) const { return data + (position - origin); }
+  T* data;
+  int64_t origin;
+};
+
+// By rank: it has single contributions, as floats. Empty: nobody.
+using SingleRanks = std::vector<bool>;
+
 // How many elements of scratch `rank` needs for one reduction.
-int64_t ReduceScratchElements(const ReduceRoute& route, const Owners& owners, int rank);
+int64_t ReduceScratchElements(const ReduceRoute& route, const Owners& owners, int rank,
+                              const SingleRanks& single = {});
 
 // `sums`: base of the space that the ranges count in; this rank's part of the sums stands in all
 // ranges. Afterwards the total stands in the rank's own ranges; the others are undefined.
 // For T uint64_t and float.
 template <typename T>
 absl::Status ReduceScatterSums(Communicator& comm, const ReduceRoute& route, const Owners& owners,
-                               T* sums, std::span<T> scratch, const AddSumsFn<T>& add,
+                               SumsAt<T> sums, std::span<T> scratch, const AddSumsFn<T>& add,
                                const std::string& what);
+
+// The same of integers, where ranks may have floats.
+struct SingleParts {
+  SingleRanks single;
+  const SumsAt<const float> own;  // read where single[rank]
+  // sums = x as integers where `first`, else sums += x; x and sums are those of `range`.
+  std::function<void(Range range, const float* x, bool first, uint64_t* sums)> fix;
+  // Called for every range of the rank's own, in order, when its total is there.
+  std::function<void(Range range, const uint64_t* total)> total;
+};
+// `sums`: as above, not touched where single[rank].
+absl::Status ReduceScatterSingles(Communicator& comm, const ReduceRoute& route,
+                                  const Owners& owners, const SingleParts& parts,
+                                  SumsAt<uint64_t> sums, std::span<uint64_t> scratch,
+                                  const AddSumsFn<uint64_t>& add, const std::string& what);
 
 }  // namespace dsrun::worker
 
