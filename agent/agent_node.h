@@ -24,6 +24,7 @@
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
+#include "common/base/process_tree.h"
 #include "proto/agent.pb.h"
 
 namespace dsrun::agent {
