@@ -240,6 +240,7 @@ absl::StatusOr<Supervisor::Options> AgentNode::CheckNode(const proto::Open& open
   options.door_waits = options_.door_waits;
   options.memory = options_.memory;
   options.look_at_dying = options_.look_at_dying;
+  options.may_be_child = options_.may_be_child;
   return options;
 }
 

@@ -24,6 +24,7 @@
 #include "common/base/ids.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
+#include "common/base/process_tree.h"
 #include "proto/agent.pb.h"
 
 namespace dsrun::agent {
@@ -44,6 +45,7 @@ class AgentNode {
     std::function<std::string(const std::string& tag)> sweep;  // Supervisor::Options::sweep
     absl::Duration door_waits = Supervisor::kDoorWaits;        // the same
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;  // the same
+    std::function<bool(int32_t pid)> may_be_child = MayBeOurChild;      // the same
     std::function<proto::NodeMemory(const std::string&, const std::vector<int32_t>&)> memory =
         ReadNodeMemory;  // the same
     // A job is over; `abandoned` if not by its coordinator. Called without a lock; must not block.

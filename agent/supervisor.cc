@@ -98,9 +98,10 @@ absl::Status Supervisor::CheckWorker(int32_t pid, uint32_t uid) const {
   }
   const auto is = [&](const auto& entry) { return entry.second == pid; };
   const auto is_starting = [](const auto& entry) { return entry.second == 0; };
+  const bool may_wait = options_.may_be_child(pid);
   const SteadyTime deadline = Clock::Real().SteadyNow() + options_.door_waits;
   MutexLock lock(mu_);
-  while (std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting)) {
+  while (may_wait && std::ranges::none_of(pids_, is) && std::ranges::any_of(pids_, is_starting)) {
     const absl::Duration left = deadline - Clock::Real().SteadyNow();
     if (left <= absl::ZeroDuration()) break;
     pids_changed_.WaitFor(mu_, left);

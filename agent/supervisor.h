@@ -13,8 +13,9 @@
 // back, be it after the job, its process is killed before anything is told of it.
 //
 // Who waits for a start: the workers' door, for kDoorWaits at most, because a process that calls
-// there runs already, and its pid is about to be told. A Hello does not: its caller has passed that
-// door. No lock is held while a process is started.
+// there runs already, and its pid is about to be told. That holds for a child of the agent alone;
+// whoever else calls is refused at once, and holds up nobody at the door, however often it calls. A
+// Hello does not wait: its caller has passed that door. No lock is held while a process is started.
 //
 // Before everything that the core hears it is told how long the machine was suspended (Slept).
 //
@@ -89,6 +90,7 @@ class Supervisor {
     // What the kernel says of a worker's process.
     std::function<KernelState(int32_t pid)> inspect = KernelStateOf;
     std::function<DyingLook(int32_t pid)> look_at_dying = LookAtDying;
+    std::function<bool(int32_t pid)> may_be_child = MayBeOurChild;
     // What the job's ranks can have here, said with Opened and with every Prepared.
     std::function<proto::NodeMemory(const std::string& job_id, const std::vector<int32_t>& pids)>
         memory = ReadNodeMemory;
@@ -107,8 +109,8 @@ class Supervisor {
   void OnCoordinatorMessage(const proto::CoordinatorMessage& message);
   void OnCoordinatorGone(const std::string& why);
 
-  // Whether process `pid` of user `uid` is the present process of one of this job's slots. Waits
-  // for the pids of starts that are under way, door_waits at most.
+  // Whether process `pid` of user `uid` is the present process of one of this job's slots. For a
+  // child of this process waits for the pids of starts that are under way, door_waits at most.
   // Errors: PERMISSION_DENIED: no; in words that go on from "it".
   absl::Status CheckWorker(int32_t pid, uint32_t uid) const;
   // A worker has opened a session with `hello`; by the kernel's word its process is `pid` (what it

@@ -277,6 +277,11 @@ KernelState KernelStateOf(int32_t pid) {
   return kernel;
 }
 
+bool MayBeOurChild(int32_t pid) {
+  const std::optional<ProcessInfo> info = ReadStat(pid);
+  return !info.has_value() || info->parent == getpid();
+}
+
 std::string ProcessWords(int32_t pid) {
   const KernelState kernel = KernelStateOf(pid);
   const std::string status = ReadAll(absl::StrCat("/proc/", pid, "/status"));

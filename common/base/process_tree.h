@@ -63,6 +63,10 @@ struct KernelState {
 };
 KernelState KernelStateOf(int32_t pid);
 
+// Whether this process is its parent: it has started it, or has taken it in as a subreaper. True
+// also where nothing is told of it (hidepid).
+bool MayBeOurChild(int32_t pid);
+
 // A process that did not end when it should have, for people: its name, its state, what the kernel
 // waits for in it and who debugs it, as far as these can be read. "process 71 (dsworker): state D
 // (uninterruptible sleep: a disk or file server that does not answer), waits in fuse_wait_answer".

@@ -144,12 +144,4 @@ absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshSha
   return Placement{mesh, TableOf(nodes, mesh), std::move(spares)};
 }
 
-std::vector<bool> WholeReplicas(const Placement& placement, const std::set<WorkerId>& alive) {
-  std::vector<bool> whole(static_cast<size_t>(placement.mesh.shape().dp), true);
-  for (const RankPlace& place : placement.ranks) {
-    if (!alive.contains(place.worker())) whole[static_cast<size_t>(place.at.dp)] = false;
-  }
-  return whole;
-}
-
 }  // namespace dsrun

@@ -17,7 +17,6 @@
 #define DSRUN_COMMON_TOPOLOGY_PLACEMENT_H_
 
 #include <cstdint>
-#include <set>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -61,11 +60,6 @@ struct Placement {
 // order with an axis before tp (one of size 1 may stand there, but for dp, whose size changes).
 absl::StatusOr<Placement> PlaceRanks(std::vector<NodeSlots> nodes, const MeshShape& shape = {},
                                      int64_t max_width = 0);
-
-// Which replicas have all of their ranks among `alive`; index = dp. A replica is what fails: the
-// rest of one that lost a rank has nothing to do until the next placement. Where experts are
-// divided (ep > cp), replicas that share them can go on only together, whole or not.
-std::vector<bool> WholeReplicas(const Placement& placement, const std::set<WorkerId>& alive);
 
 }  // namespace dsrun
 

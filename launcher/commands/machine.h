@@ -16,7 +16,7 @@ namespace dsrun::launcher {
 
 struct Machine {
   std::vector<std::string> environment;  // NAME=VALUE, bytes
-  std::string working_dir;               // absolute
+  std::string working_dir;               // absolute; empty: it has been removed
   std::string user;                      // who starts the job
   std::string program_dir;               // where dsrun itself lies, absolute
   int cores = 1;                         // that this process may use

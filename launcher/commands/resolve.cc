@@ -27,6 +27,7 @@ void CheckFutureFolder(ResolveContext& context, const std::string& flag, const s
   namespace fs = std::filesystem;
   std::error_code error;
   fs::path at = path;
+  if (at.is_relative()) return;  // said already: there is no current folder
   while (!at.empty() && at != at.parent_path() && !fs::exists(at, error)) at = at.parent_path();
   if (!fs::is_directory(at, error)) {
     context.findings.AddFlag(
@@ -98,6 +99,11 @@ Resolved Resolve(const CommandLine& line, const Machine& machine, Findings& find
   job.set_run_as_user(machine.user);
   job.set_run_dir(context.Absolute(values.Text("run-dir").value_or("runs/" + job.job_id())));
   resolved.run_dir_given = values.Has("run-dir");
+  if (machine.working_dir.empty()) {
+    findings.AddFlag("dsrun",
+                     "the current folder is not there any more, or cannot be looked at; "
+                     "change to another one (cd)");
+  }
   CheckFutureFolder(context, "--run-dir", job.run_dir());
 
   ResolveHosts(context);

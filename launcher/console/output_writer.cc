@@ -124,12 +124,18 @@ struct OutputWriter::Shared {
   // Of a text of `lines`, `rest` is lost. `failed`: it was to be seen.
   void Lose(Stream& stream, std::string_view rest, int64_t lines, const std::string& why,
             bool failed);
-  // Says what a full disk, or a reader that takes nothing, has cost, on standard error.
+  // Says what a full disk, or a reader that takes nothing, has cost, on standard error. While all
+  // ends the other lane keeps it for its last.
   void SayLost(Stream& stream, const char* words);
+  // Of the second lane, when both have nothing else any more.
+  void SayLastWords();
+  bool HasLastWords(size_t lane) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    return lane != kFirst && Clock::Real().SteadyNow() < last_words_by;
+  }
   // Of the end: nothing was taken for too long.
   bool OutOfPatience(size_t lane);
   // Of the end: so much of its time is over.
-  bool IsOver(double part);
+  bool IsOver(size_t lane, double part);
   void Moved(size_t lane);
 
   const Options options;
@@ -146,6 +152,8 @@ struct OutputWriter::Shared {
   SteadyTime closing_since ABSL_GUARDED_BY(mu);
   int64_t unwritten_lines ABSL_GUARDED_BY(mu) = 0;  // given, and neither written nor lost yet
   Loss loss ABSL_GUARDED_BY(mu);
+  std::string last_words ABSL_GUARDED_BY(mu);    // of the second lane
+  SteadyTime last_words_by ABSL_GUARDED_BY(mu);  // once it says them
 
   // Of the thread of their lane.
   Stream out;
@@ -231,9 +239,11 @@ OutputWriter::Loss OutputWriter::Close(absl::Duration patience) {
     // The threads give up by themselves, unless the system does not give them back.
     while (!shared_->IsDone()) {
       const SteadyTime moved_at = std::max(shared_->lanes[0].moved_at, shared_->lanes[1].moved_at);
-      const SteadyTime by = kGrace + std::min(moved_at + shared_->give_up_after,
-                                              shared_->closing_since + shared_->options.end_within);
-      if (!shared_->changed.WaitUntil(shared_->mu, by)) break;
+      const SteadyTime by = std::min(moved_at + shared_->give_up_after,
+                                     shared_->closing_since + shared_->options.end_within);
+      if (!shared_->changed.WaitUntil(shared_->mu, kGrace + std::max(by, shared_->last_words_by))) {
+        break;
+      }
     }
     for (const Shared::Lane& lane : shared_->lanes) done.push_back(lane.done);
     loss = shared_->loss;
@@ -284,6 +294,8 @@ void OutputWriter::Shared::Run(size_t lane) {
   if (lane == kFirst) {
     if (!out.gone.empty() && !out.left && out.lost_lines > 0) out.failing = out.gone;
     SayLost(out, " were lost: ");
+  } else {
+    SayLastWords();
   }
   MutexLock lock(mu);
   lanes[lane].done = true;
@@ -303,7 +315,7 @@ void OutputWriter::Shared::WriteBatch(const std::deque<Line>& batch,
 void OutputWriter::Shared::Put(Stream& stream, const Line& line) {
   const std::string& text = line.text;
   const int64_t lines = LinesIn(text);
-  if (line.droppable && stream.gone.empty() && IsOver(0.5)) {
+  if (line.droppable && stream.gone.empty() && IsOver(stream.lane, 0.5)) {
     return Lose(stream, text, lines, kTakesTooLittle, /*failed=*/false);  // the files have it
   }
   if (!stream.failing.empty() && stream.torn && WriteAll(stream, "\n") == 1) stream.torn = false;
@@ -345,7 +357,25 @@ void OutputWriter::Shared::SayLost(Stream& stream, const char* words) {
     return;
   }
   MutexLock lock(mu);
-  Push(To::kErr, std::move(text), /*droppable=*/false);
+  if (closing) {
+    last_words += text;
+  } else {
+    Push(To::kErr, std::move(text), /*droppable=*/false);
+  }
+}
+
+void OutputWriter::Shared::SayLastWords() {
+  std::string text;
+  {
+    MutexLock lock(mu);
+    text = last_words;
+    if (text.empty()) return;
+    last_words_by = Clock::Real().SteadyNow() + options.last_words_within;
+    changed.NotifyAll();
+  }
+  if (err.gone == kTakesNothing || err.gone == kTakesTooLittle) err.gone.clear();
+  if (err.torn) text.insert(0, "\n");
+  WriteAll(err, text);
 }
 
 size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
@@ -356,7 +386,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
     if (written > 0) {
       done_bytes += static_cast<size_t>(written);
       Moved(stream.lane);
-      if (done_bytes < bytes.size() && IsOver(1)) stream.gone = kTakesTooLittle;
+      if (done_bytes < bytes.size() && IsOver(stream.lane, 1)) stream.gone = kTakesTooLittle;
       continue;
     }
     switch (written == 0 ? EAGAIN : errno) {
@@ -366,7 +396,7 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
         // A terminal may have room, and not for what is to be written.
         if (stream.output.AwaitRoom(kLook)) poll(nullptr, 0, kAgainMs);
         if (OutOfPatience(stream.lane)) stream.gone = kTakesNothing;
-        if (stream.gone.empty() && IsOver(1)) stream.gone = kTakesTooLittle;
+        if (stream.gone.empty() && IsOver(stream.lane, 1)) stream.gone = kTakesTooLittle;
         break;
       case ENOSPC:
       case EDQUOT:
@@ -388,12 +418,14 @@ size_t OutputWriter::Shared::WriteAll(Stream& stream, std::string_view bytes) {
 
 bool OutputWriter::Shared::OutOfPatience(size_t lane) {
   MutexLock lock(mu);
-  return closing && Clock::Real().SteadyNow() - lanes[lane].moved_at >= give_up_after;
+  return closing && !HasLastWords(lane) &&
+         Clock::Real().SteadyNow() - lanes[lane].moved_at >= give_up_after;
 }
 
-bool OutputWriter::Shared::IsOver(double part) {
+bool OutputWriter::Shared::IsOver(size_t lane, double part) {
   MutexLock lock(mu);
-  return closing && Clock::Real().SteadyNow() - closing_since >= part * options.end_within;
+  return closing && !HasLastWords(lane) &&
+         Clock::Real().SteadyNow() - closing_since >= part * options.end_within;
 }
 
 void OutputWriter::Shared::Moved(size_t lane) {

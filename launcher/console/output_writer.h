@@ -43,6 +43,9 @@ class OutputWriter {
     // code with it. A last screen is a few KiB, a second on the slowest line; a terminal takes all
     // that may be queued in that time. After half of it droppable lines give way to the others.
     absl::Duration end_within = absl::Seconds(10);
+    // After that, where standard error is another file: what the line on it gets that says what was
+    // lost of standard output.
+    absl::Duration last_words_within = absl::Seconds(1);
   };
   enum class To { kOut, kErr };
   // Lines that were to be written and were not.
@@ -74,10 +77,11 @@ class OutputWriter {
   // Waits until everything queued is written or lost, `limit` at most.
   void Flush(absl::Duration limit);
   // Everything queued is written, or given up when the reader takes nothing for `patience`, or not
-  // all within Options::end_within; returns a second later at most, whatever the writing thread
-  // waits for. The status line, if any, stays
-  // on the screen as a line of its own. Nothing is written afterwards. What was lost, of all that
-  // was ever given to Write and WriteDroppable.
+  // all within Options::end_within; returns two seconds and last_words_within later at most,
+  // whatever the writing threads wait for. The status line, if any, stays on the screen as a line
+  // of its own. What was lost of standard output is said on standard error, which is tried once
+  // more for that. Nothing is written afterwards. What was lost, of all that was ever given to
+  // Write and WriteDroppable.
   Loss Close(absl::Duration patience);
 
  private:

@@ -98,7 +98,7 @@ absl::Status JobFiles::OpenMetrics(const std::string& path) {
   if (job_.train().load_dir().empty()) {
     ASSIGN_OR_RETURN(const bool moved, KeepEarlier(path, "metrics", kOrElseMetrics));
     if (moved) {  // and the lock with it
-      metrics_lock_ = PathLock();
+      RETURN_IF_ERROR(Unlock(path, "metrics file", kOrElseMetrics, metrics_lock_));
       RETURN_IF_ERROR(Lock(path, "metrics file", kOrElseMetrics, metrics_lock_));
     }
   }
@@ -129,6 +129,15 @@ absl::Status JobFiles::Lock(const std::string& path, const std::string& what,
                                     [path, what] { return PathLock::Take(path, what); }));
   if (!lock.missing().empty()) say_(absl::StrCat("warning: ", lock.missing()));
   return absl::OkStatus();
+}
+
+absl::Status JobFiles::Unlock(const std::string& path, const std::string& what,
+                              std::string_view or_else, PathLock& lock) {
+  const auto old = std::make_shared<PathLock>(std::move(lock));
+  return DoStep(limits_.step, absl::StrCat("unlock the ", what), path, or_else, [old] {
+    *old = PathLock();
+    return absl::OkStatus();
+  });
 }
 
 void JobFiles::TakeBack() {

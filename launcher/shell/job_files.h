@@ -82,6 +82,9 @@ class JobFiles {
  private:
   absl::Status Lock(const std::string& path, const std::string& what, std::string_view or_else,
                     PathLock& lock);
+  // The end of a lock is a close(2), which a disk may hold up, too.
+  absl::Status Unlock(const std::string& path, const std::string& what, std::string_view or_else,
+                      PathLock& lock);
   absl::Status OpenMetrics(const std::string& path);
   // True: what was there has another name now, which is said.
   absl::StatusOr<bool> KeepEarlier(const std::string& path, const std::string& what,

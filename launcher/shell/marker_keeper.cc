@@ -20,20 +20,22 @@
 namespace dsrun::launcher {
 namespace {
 
-absl::Status WriteNew(int folder, const std::string& name, const std::string& content) {
+// Errors name `marker`: who hears the same one again and again is told once.
+absl::Status WriteNew(int folder, const std::string& name, const std::string& marker,
+                      const std::string& content) {
   const int file = openat(folder, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (file < 0) return ErrnoStatus(errno, "put back the marker, by way of", name);
+  if (file < 0) return ErrnoStatus(errno, "put back the marker", marker);
   const ssize_t written = write(file, content.data(), content.size());
   const int error = written < 0 ? errno : ENOSPC;
   const bool whole = written == static_cast<ssize_t>(content.size());
   if (close(file) == 0 && whole) return absl::OkStatus();
-  return ErrnoStatus(error, "write", name);
+  return ErrnoStatus(error, "write the marker", marker);
 }
 
 // Under another name first: an agent that is about to read it sees all of it, or nothing.
 absl::Status PutBack(int folder, const std::string& name, const std::string& content) {
   const std::string temporary = absl::StrCat(name, ".", RandomDigits());
-  absl::Status done = WriteNew(folder, temporary, content);
+  absl::Status done = WriteNew(folder, temporary, name, content);
   if (done.ok() && renameat(folder, temporary.c_str(), folder, name.c_str()) != 0) {
     done = ErrnoStatus(errno, "put back the marker", name);
   }

@@ -75,7 +75,8 @@ class LogPumpTest : public ::testing::Test {
     return content.str();
   }
 
-  // Until the pump has done what there was to do: a second rank's end goes through its thread.
+  // Until the pump has done what there was to do: a second rank's end goes through its thread. That
+  // rank's file is closed by then: it must be in no call that takes long by clock_.
   void Settle() {
     const LogPump::Pipe other = *pump_->Open(Slot(1), Rank(4), path_ + ".other");
     close(other.write_fd);
@@ -85,8 +86,13 @@ class LogPumpTest : public ::testing::Test {
       passed = true;
       changed_.NotifyAll();
     });
-    MutexLock lock(mu_);
-    while (!passed) changed_.Wait(mu_);
+    {
+      MutexLock lock(mu_);
+      while (!passed) changed_.Wait(mu_);
+    }
+    other.file->Close();
+    EXPECT_EQ(other.file->AwaitWritten(absl::Seconds(20)), 0u);
+    EXPECT_TRUE(other.file->done());
   }
   void Pass(absl::Duration duration) {
     Settle();

@@ -132,6 +132,7 @@ class SupervisorTest : public ::testing::Test {
                                  MutexLock lock(mu_);
                                  return dying_[pid];
                                },
+                           .may_be_child = [this](int32_t pid) { return pid != stranger_; },
                            .memory =
                                [this](const std::string&, const auto& pids) {
                                  MutexLock lock(mu_);
@@ -243,7 +244,8 @@ class SupervisorTest : public ::testing::Test {
   Mutex mu_;
   std::vector<std::string> swept_;
   std::map<int32_t, DyingLook> dying_;
-  std::vector<int32_t> counted_;  // whose memory was counted as the job's
+  std::atomic<int32_t> stranger_ = 0;  // no child of the agent
+  std::vector<int32_t> counted_;       // whose memory was counted as the job's
   int64_t claim_ = 100;
   std::shared_ptr<FakeCoordinator> coordinator_;
   std::unique_ptr<AgentNode> node_;
@@ -561,6 +563,14 @@ TEST_F(HangingStartTest, CallerAtTheDoor_WaitsShortlyForAPid_AndAHelloNotAtAll) 
     EXPECT_TRUE(absl::IsAborted(status)) << status;
   }
   EXPECT_LT(Clock::Real().SteadyNow() - begin, kShortly);
+}
+
+// Any process of the ranks' user can call as often as it likes.
+TEST_F(HangingStartTest, CallerAtTheDoorThatIsNoChild_IsRefusedAtOnce) {
+  MakeNode(/*gpus=*/0, &hanging_, nullptr, /*door_waits=*/absl::Hours(1));
+  stranger_ = kPid + 1;
+  StartThatHangs();
+  EXPECT_TRUE(absl::IsPermissionDenied(supervisor_->CheckWorker(stranger_, geteuid())));
 }
 
 TEST_F(HangingStartTest, CallerAtTheDoor_ComesInWhenItsPidIsTold) {

@@ -163,5 +163,18 @@ TEST_F(MarkerTest, LookThatHangs_IsLeftBehind) {
   EXPECT_EQ(said, 0);
 }
 
+// It is looked for every second or so, and told when the words change.
+TEST(LookForMarker, InAFolderThatIsGone_FailsInTheSameWordsAgain) {
+  std::string folder = ::testing::TempDir() + "/goneXXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const MarkerLook look = LookForMarker(fd, "marker", "content");
+  close(fd);
+  ASSERT_EQ(rmdir(folder.c_str()), 0);
+  const absl::Status first = look().status();
+  EXPECT_FALSE(first.ok());
+  EXPECT_EQ(look().status(), first);
+}
+
 }  // namespace
 }  // namespace dsrun::launcher

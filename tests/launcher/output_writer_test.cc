@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
@@ -180,6 +181,74 @@ TEST(OutputWriter, ReaderOfOneStreamThatTakesNothing_DoesNotHoldUpTheOther) {
     EXPECT_TRUE(other.Await("heard"));
     EXPECT_EQ(writer.Close(absl::Milliseconds(100)).lines, 1);
   }
+}
+
+// A pipe that is full to its last byte. Its reader is the test.
+class FullPipe {
+ public:
+  FullPipe() {
+    EXPECT_EQ(pipe2(ends_, O_CLOEXEC | O_NONBLOCK), 0);
+    while (write(ends_[1], "x", 1) == 1) continue;
+    fcntl(ends_[1], F_SETFL, 0);
+  }
+  ~FullPipe() {
+    close(ends_[0]);
+    close(ends_[1]);
+  }
+  int end() const { return ends_[1]; }
+  // All that is in it and that comes until `last` was there, without what filled it.
+  std::string TakeUntil(const std::string& last) const {
+    std::string text;
+    pollfd input{.fd = ends_[0], .events = POLLIN, .revents = 0};
+    while (text.find(last) == std::string::npos && poll(&input, 1, 20'000) == 1) {
+      char bytes[4096];
+      const ssize_t count = read(ends_[0], bytes, sizeof(bytes));
+      if (count > 0) text.append(bytes, static_cast<size_t>(count));
+    }
+    return text.substr(std::min(text.find_first_not_of('x'), text.size()));
+  }
+
+ private:
+  int ends_[2];
+};
+
+int ThreadsNamed(const std::string& name) {
+  int count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string comm;
+    std::getline(std::ifstream(task.path() / "comm"), comm);
+    count += comm == name ? 1 : 0;
+  }
+  return count;
+}
+
+TEST(OutputWriter, PipesThatNobodyReads_HoldUpNobody) {
+  const FullPipe out;
+  const FullPipe err;
+  OutputWriter writer(
+      {.out_fd = out.end(), .err_fd = err.end(), .last_words_within = absl::Milliseconds(100)});
+  writer.Write(To::kOut, "one\n");
+  writer.Write(To::kErr, "two\n");
+  const SteadyTime begin = Clock::Real().SteadyNow();
+  const OutputWriter::Loss loss = writer.Close(absl::Milliseconds(100));
+  EXPECT_LT(Clock::Real().SteadyNow() - begin, kBound);
+  EXPECT_EQ(loss.lines, 2);
+  EXPECT_TRUE(loss.failed);
+}
+
+// The reader of standard error has its pause, too, and it is over when that of standard output has
+// used up the patience of both.
+TEST(OutputWriter, LineAboutTheLoss_HasTimeOfItsOwn) {
+  const FullPipe out;
+  const FullPipe err;
+  OutputWriter writer({.out_fd = out.end(), .err_fd = err.end(), .last_words_within = kBound});
+  writer.Write(To::kOut, "one\ntwo\n");
+  std::thread closing([&] { EXPECT_EQ(writer.Close(absl::Milliseconds(10)).lines, 2); });
+  while (ThreadsNamed("standard output") > 0) std::this_thread::yield();
+  poll(nullptr, 0, 200);  // the reader's pause; the line would come after any that is shorter, too
+  EXPECT_EQ(err.TakeUntil("\n"),
+            "dsrun: 2 lines of standard output were lost: its reader takes nothing\n");
+  closing.join();
 }
 
 TEST(OutputWriter, ReaderWhoWentAway_MissesNothing) {

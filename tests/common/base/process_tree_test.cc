@@ -341,6 +341,19 @@ TEST_F(StandApartTest, SignalsAndEnds_ArePassedOn) {
   waitpid(stopped, nullptr, 0);
 }
 
+TEST(MayBeOurChild, HoldsForOurChildrenAlone) {
+  const pid_t child = fork();
+  if (child == 0) {
+    while (true) pause();
+  }
+  ASSERT_GT(child, 0);
+  EXPECT_TRUE(MayBeOurChild(child));
+  EXPECT_FALSE(MayBeOurChild(getpid()));
+  EXPECT_FALSE(MayBeOurChild(getppid()));
+  kill(child, SIGKILL);
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+}
+
 // The kernel tells the leader of the session, which is the process that stays behind.
 TEST_F(StandApartTest, HangUpOfTheTerminal_ReachesTheChild) {
   auto terminal = std::make_unique<Terminal>();

@@ -2,9 +2,11 @@
 
 #include "common/config/source_file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -12,8 +14,10 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace dsrun {
 namespace {
@@ -49,6 +53,54 @@ TEST_F(SourceFileTest, FilesLinksAndPipes_AreRead) {
   EXPECT_EQ(ReadSourceFile(path, path).value_or("nothing"), "from a pipe");
   close(ends[0]);
   EXPECT_EQ(ReadSourceFile("/dev/null", "x").value_or("nothing"), "");
+}
+
+// As of `-H <(generate)`: text comes in pieces, and the writer's end is the text's.
+TEST_F(SourceFileTest, PipeWhoseWriterTakesItsTime_IsReadToItsEnd) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const std::string path = "/proc/self/fd/" + std::to_string(ends[0]);
+  std::string long_text;
+  for (int i = 0; i < 20'000; ++i) long_text += "host-" + std::to_string(i) + " slots=8\n";
+  std::thread writer([&] {
+    for (size_t done = 0; done < long_text.size();) {
+      const ssize_t count = write(ends[1], long_text.data() + done, long_text.size() - done);
+      if (count <= 0) break;
+      done += static_cast<size_t>(count);
+      std::this_thread::yield();
+    }
+    close(ends[1]);
+  });
+  EXPECT_EQ(ReadSourceFile(path, path).value_or("nothing"), long_text);
+  writer.join();
+  close(ends[0]);
+}
+
+TEST_F(SourceFileTest, NamedPipe_IsReadWhenSomebodyWritesToIt) {
+  const std::string path = folder_ + "/pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(path) << "localhost slots=2\n"; });
+  EXPECT_EQ(Read("pipe"), "localhost slots=2\n");
+  writer.join();
+}
+
+TEST_F(SourceFileTest, PipeThatIsSilent_IsGivenUpAndNamed) {
+  const std::string path = folder_ + "/pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const absl::Duration silence = absl::Milliseconds(20);
+  EXPECT_EQ(
+      ReadSourceFile(path, "pipe", silence).status(),
+      absl::DeadlineExceededError(
+          "\"pipe\" is a pipe, and nobody has written to it for 20ms; start what writes to it "
+          "first, or name a file"));
+  const int both = open(path.c_str(), O_RDWR | O_CLOEXEC);  // a writer who never ends
+  ASSERT_EQ(write(both, "a", 1), 1);
+  EXPECT_EQ(
+      ReadSourceFile(path, "pipe", silence).status(),
+      absl::DeadlineExceededError(
+          "\"pipe\" is a pipe, and what writes to it has neither said more nor ended for 20ms; "
+          "write to a file first and name that"));
+  close(both);
 }
 
 TEST_F(SourceFileTest, EverythingElse_IsSaidByItsCause) {

@@ -135,18 +135,6 @@ TEST(PlaceRanks, ReplicasThatShareExperts_ComeTogether) {
   EXPECT_EQ(placement->spares.size(), 4u);
 }
 
-TEST(WholeReplicas, AreThoseOfWhichNoRankIsLost) {
-  const auto placement = PlaceRanks(
-      {Node(0, {0, 1, 2, 3}), Node(1, {0, 1, 2, 3}), Node(2, {0, 1, 2, 3})}, {.tp = 2, .pp = 2});
-  ASSERT_TRUE(placement.ok()) << placement.status();
-  std::set<WorkerId> alive;
-  for (const RankPlace& place : placement->ranks) alive.insert(place.worker());
-  EXPECT_EQ(WholeReplicas(*placement, alive), (std::vector<bool>{true, true, true}));
-  // Node 1 has the first stage of replica 2 and the second of replica 0.
-  std::erase_if(alive, [](const WorkerId& worker) { return worker.node == NodeId(1); });
-  EXPECT_EQ(WholeReplicas(*placement, alive), (std::vector<bool>{false, true, false}));
-}
-
 // What is accepted is placed after a loss, too: such an order would be refused only then.
 TEST(PlaceRanks, AnOrderThatALossWouldBreak_IsRefusedAtTheStart) {
   const auto refused = [](const MeshShape& shape) {

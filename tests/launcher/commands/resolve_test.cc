@@ -119,6 +119,14 @@ TEST_F(ResolveTest, EverythingWrongIsFoundAtOnce) {
             "--metrics: there is no folder DIR/no; make it first\n");
 }
 
+// As after `rm -r` of it in another shell.
+TEST_F(ResolveTest, WithoutACurrentFolder_ThatIsAllThatIsSaid) {
+  machine_.working_dir = "";
+  EXPECT_EQ(Refused({"--num_gpus=1", "train", "--data", dir_ + "/text", "--model", "gpt2-nano"}),
+            "dsrun: the current folder is not there any more, or cannot be looked at; change to "
+            "another one (cd)\n");
+}
+
 TEST_F(ResolveTest, DataMustBeTextAndLongEnough) {
   EXPECT_EQ(Refused({"train"}),
             "--data: is missing: name a file or folder of text to train on, such as --data "
