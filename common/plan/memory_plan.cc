@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <utility>
 
 #include "common/model/model_plan.h"
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 
@@ -77,9 +80,9 @@ class Planner {
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
     MemoryPlan plan;
-    const auto add = [&](const char* name, const char* group, int64_t elements, int64_t bytes,
-                         const char* formula) {
-      plan.buffers.push_back({name, group, elements, bytes, formula});
+    const auto add = [&](std::string name, const char* group, int64_t elements, int64_t bytes,
+                         std::string formula) {
+      plan.buffers.push_back({std::move(name), group, elements, bytes, std::move(formula)});
     };
     add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
     add("gradients", "gradients", space_.largest_window(), kFloat,
@@ -94,11 +97,15 @@ class Planner {
           "buckets of one contribution on their way to the wire");
     }
     add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
-    add("adam_m", "optimizer", owned, kFloat, "owned share of P");
-    add("adam_v", "optimizer", owned, kFloat, "owned share of P");
-    add("save_snapshot", "checkpoint", 3 * owned + static_cast<int64_t>(layout_.entries().size()),
-        kFloat,
-        "3 x owned share of P + tensors: parameters and moments, written behind the next steps");
+    for (const OptimizerSlot& slot : kAdamW.slots) {
+      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype), "owned share of P");
+    }
+    // Files hold fp32 alone, and so do slots so far.
+    const auto copies = static_cast<int64_t>(1 + kAdamW.slots.size());
+    add("save_snapshot", "checkpoint",
+        copies * owned + static_cast<int64_t>(layout_.entries().size()), kFloat,
+        std::to_string(copies) +
+            " x owned share of P + tensors: parameters and moments, written behind the next steps");
     add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum_bytes,
         ranks_of_one_atom_ == 0 || input_.fast_sums
             ? "owned share of the largest bucket x other ranks"

@@ -10,7 +10,7 @@ namespace dsrun {
 
 // One arena (or part of one) of a rank.
 struct PlannedBuffer {
-  std::string name;   // "parameters", "adam_m", "activations.attn_out", ...
+  std::string name;   // "parameters", "optimizer.exp_avg", "activations.attn_out", ...
   std::string group;  // "parameters" | "gradients" | "optimizer" | "activations" | "communication"
                       // | "checkpoint" | "workspace"
   int64_t elements;

@@ -9,6 +9,7 @@
 #include "common/base/differences.h"
 #include "common/base/status_macros.h"
 #include "common/format/run_differences.h"
+#include "common/format/tensor_names.h"
 #include "worker/checkpoint/slices.h"
 
 namespace dsrun::worker {
@@ -53,14 +54,13 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
-                               float* params, float* adam_m, float* adam_v,
-                               const std::function<void()>& moved) {
+                               float* params, const OptimizerPlan& optimizer,
+                               std::span<float* const> slots, const std::function<void()>& moved) {
   RETURN_IF_ERROR(CheckCompatible(checkpoint.manifest().facts, expectation));
   int64_t owned_elements = 0;
   for (const Range& range : owned) owned_elements += range.size();
   std::fill_n(params, layout.size(), 0.0f);
-  std::fill_n(adam_m, owned_elements, 0.0f);
-  std::fill_n(adam_v, owned_elements, 0.0f);
+  for (float* const slot : slots) std::fill_n(slot, owned_elements, 0.0f);
   const Range everything{0, layout.size()};
   const std::vector<TensorRange> model =
       CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole);
@@ -68,8 +68,11 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   // All at once, so that every file is opened once.
   std::vector<WantedPiece> wanted;
   RETURN_IF_ERROR(Want(checkpoint, kModelPrefix, model, params, wanted));
-  RETURN_IF_ERROR(Want(checkpoint, kAdamMPrefix, state, adam_m, wanted));
-  RETURN_IF_ERROR(Want(checkpoint, kAdamVPrefix, state, adam_v, wanted));
+  for (size_t slot = 0; slot < slots.size(); ++slot) {
+    const std::string prefix =
+        absl::StrCat(std::string(kStatePrefix), std::string(optimizer.slots[slot].name), "/");
+    RETURN_IF_ERROR(Want(checkpoint, prefix, state, slots[slot], wanted));
+  }
   return checkpoint.Read(wanted, moved);
 }
 

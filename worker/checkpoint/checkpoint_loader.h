@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/manifest.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun::worker {
@@ -31,14 +32,15 @@ struct LoadExpectation {
 absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation);
 
 // Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
-// rank is not stuck. `params` is the whole arena (layout.size() elements); `adam_m` and
-// `adam_v` are compact (the owned ranges, concatenated). Padding becomes zero. After an error the
-// arenas hold anything. Where training stands is in checkpoint.manifest().facts.
+// rank is not stuck. `params` is the whole arena (layout.size() elements); `slots`, those of
+// `optimizer` in its order, are compact (the owned ranges, concatenated). Padding becomes zero.
+// After an error the arenas hold anything. Where training stands is in checkpoint.manifest().facts.
 // Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
 // than its model.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
-                               float* params, float* adam_m, float* adam_v,
+                               float* params, const OptimizerPlan& optimizer,
+                               std::span<float* const> slots,
                                const std::function<void()>& moved = {});
 
 // The values of kSumExponents; empty: the checkpoint is older than exact sums. Errors: those of

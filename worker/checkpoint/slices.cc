@@ -2,7 +2,18 @@
 
 #include <algorithm>
 
+#include "common/format/tensor_names.h"
+
 namespace dsrun::worker {
+
+std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer) {
+  // Of a prefix without its stroke.
+  std::vector<std::string> slots = {std::string(kModelPrefix.substr(0, kModelPrefix.size() - 1))};
+  for (const OptimizerSlot& slot : optimizer.slots) {
+    slots.push_back(std::string(kStatePrefix) + std::string(slot.name));
+  }
+  return slots;
+}
 
 std::vector<TensorRange> CutAtTensors(const FlatLayout& layout, std::span<const Range> owned,
                                       Arena arena) {
@@ -32,13 +43,14 @@ std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> own
   return slices;
 }
 
-LayoutRecipe RecipeOf(const FlatLayout& layout, int64_t width, int64_t bucket_bytes) {
+LayoutRecipe RecipeOf(const FlatLayout& layout, const OptimizerPlan& optimizer, int64_t width,
+                      int64_t bucket_bytes) {
   LayoutRecipe recipe;
   recipe.mesh = {{"dp", width}};
   recipe.leaf = kLeafElements;
   const int64_t elements = std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1);
   recipe.bucket = (elements + recipe.leaf - 1) / recipe.leaf * recipe.leaf;
-  recipe.slots = {std::string(kModelSlot), std::string(kAdamMSlot), std::string(kAdamVSlot)};
+  recipe.slots = SlotsOf(optimizer);
   for (const FlatLayout::Entry& entry : layout.entries()) {
     recipe.parameters.push_back({entry.tensor.name, entry.tensor.shape});
   }

@@ -11,17 +11,14 @@
 
 #include "common/format/layout_recipe.h"
 #include "common/format/piece.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 
 namespace dsrun::worker {
 
-// The slots of a training state: each is a family of logical tensors, "<slot>/<parameter>".
-inline constexpr std::string_view kModelSlot = "model";
-inline constexpr std::string_view kAdamMSlot = "state/exp_avg";
-inline constexpr std::string_view kAdamVSlot = "state/exp_avg_sq";
-inline constexpr std::string_view kModelPrefix = "model/";
-inline constexpr std::string_view kAdamMPrefix = "state/exp_avg/";
-inline constexpr std::string_view kAdamVPrefix = "state/exp_avg_sq/";
+// The slots of a training state in files: each is a family of logical tensors,
+// "<slot>/<parameter>". "model", then the optimizer's: "state/exp_avg", ...
+std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer);
 // And a small one beside them: a number for each tensor of the layout, in its order, that says
 // where the point of its gradient's exact sum stands (docs/numerics.md). The first rank's.
 inline constexpr std::string_view kSumExponents = "sums/exponents";
@@ -58,9 +55,10 @@ struct Slice {
 std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> owned,
                             std::string_view prefix, Arena arena, const float* base);
 
-// The recipe of what SlicesOf cuts by ShardPlan(layout, width, bucket_bytes), of the three slots,
-// with the exponents of sums beside them.
-LayoutRecipe RecipeOf(const FlatLayout& layout, int64_t width, int64_t bucket_bytes);
+// The recipe of what SlicesOf cuts by ShardPlan(layout, width, bucket_bytes), of
+// SlotsOf(optimizer), with the exponents of sums beside them.
+LayoutRecipe RecipeOf(const FlatLayout& layout, const OptimizerPlan& optimizer, int64_t width,
+                      int64_t bucket_bytes);
 
 }  // namespace dsrun::worker
 

@@ -13,6 +13,7 @@
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/optimizer_plan.h"
 #include "worker/checkpoint/find_checkpoint.h"
 #include "worker/checkpoint/shared_verification.h"
 #include "worker/checkpoint/slices.h"
@@ -100,7 +101,7 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   ShardedState& state = setup.trainer->state();
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
-      setup.trainer->layout(), setup.trainer->owned(), state.parameters, state.adam_m, state.adam_v,
+      setup.trainer->layout(), setup.trainer->owned(), state.parameters, kAdamW, state.slots,
       setup.moved));
   ASSIGN_OR_RETURN(const std::vector<float> exponents, LoadSumExponents(checkpoint));
   // Fast sums do not use them, and would leave them behind as they were.

@@ -183,15 +183,15 @@ void Saving::TakeSnapshot() {
   open_step_ = state.step;
   RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
   save.layout =
-      RecipeOf(setup_.trainer->layout(), setup_.width, setup_.job->train().bucket_bytes());
+      RecipeOf(setup_.trainer->layout(), kAdamW, setup_.width, setup_.job->train().bucket_bytes());
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);
   }
   setup_.writer->Write(std::move(save));
 }
 
-// The owned parts one after the other: parameters, then both moments; of the first rank also the
-// exponents of the sums.
+// The owned parts one after the other: parameters, then the optimizer's slots; of the first rank
+// also the exponents of the sums.
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
   const ShardedState& state = trainer.state();
@@ -199,26 +199,30 @@ absl::Status Saving::Copy(RankSave& save) {
   for (const Range& range : trainer.owned()) size += range.size();
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
-  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(3 * size + tensors)));
+  const std::vector<std::string> slots = SlotsOf(kAdamW);
+  const auto copies = static_cast<int64_t>(slots.size());
+  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(copies * size + tensors)));
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
   for (const Range& range : trainer.owned()) {
     pieces.push_back({snapshot + next, state.parameters + range.begin, bytes(range.size())});
     next += range.size();
   }
-  pieces.push_back({snapshot + size, state.adam_m, bytes(size)});
-  pieces.push_back({snapshot + 2 * size, state.adam_v, bytes(size)});
+  for (const float* const slot : state.slots) {
+    pieces.push_back({snapshot + next, slot, bytes(size)});
+    next += size;
+  }
   CopyInParallel(pieces, setup_.job->train().threads_per_rank());
   const float* base = snapshot;
-  for (const std::string_view prefix : {kModelPrefix, kAdamMPrefix, kAdamVPrefix}) {
+  for (const std::string& slot : slots) {
     std::vector<Slice> slices =
-        SlicesOf(trainer.layout(), trainer.owned(), prefix, Arena::kCompact, base);
+        SlicesOf(trainer.layout(), trainer.owned(), slot + "/", Arena::kCompact, base);
     save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
                        std::make_move_iterator(slices.end()));
     base += size;
   }
   if (setup_.rank == Rank(0)) {
-    float* const exponents = snapshot + 3 * size;
+    float* const exponents = snapshot + copies * size;
     trainer.exponents().WriteTo(std::span(exponents, static_cast<size_t>(tensors)));
     save.slices.push_back({std::string(kSumExponents), {tensors}, 0, tensors, exponents});
   }

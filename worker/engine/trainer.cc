@@ -13,6 +13,7 @@
 #include "common/model/model_plan.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/schedule/schedule_of_spec.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/verdict.h"
@@ -118,8 +119,9 @@ absl::Status Trainer::Allocate() {
         setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
   }
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
-  RETURN_IF_ERROR(floats("adam_m", &state_.adam_m));
-  RETURN_IF_ERROR(floats("adam_v", &state_.adam_v));
+  for (const OptimizerSlot& slot : kAdamW.slots) {
+    RETURN_IF_ERROR(floats(PlannedName(slot).c_str(), &state_.slots.emplace_back()));
+  }
   RETURN_IF_ERROR(floats("gradients", &window_));
   RETURN_IF_ERROR(floats("reduced_gradients", &reduced_));
   if (input_.micro_batches_per_atom > 1) {
@@ -359,7 +361,8 @@ void Trainer::Update(const StepExchange::Sums& sums, double norm, const Schedule
   int64_t moments = 0;
   for (const Range& range : owned()) {
     adamw_.Step(state_.step + 1, rates, scale, range, reducer_->result() + moments,
-                state_.parameters + range.begin, state_.adam_m + moments, state_.adam_v + moments);
+                state_.parameters + range.begin, state_.slots[adamw_optimizer::kExpAvg] + moments,
+                state_.slots[adamw_optimizer::kExpAvgSq] + moments);
     moments += range.size();
   }
 }

@@ -1,5 +1,5 @@
 // ShardedState: what a rank keeps from step to step under ZeRO-1 (Rajbhandari et al., 2020): all
-// parameters, and the optimizer's moments of the elements that it owns.
+// parameters, and the optimizer's slots of the elements that it owns.
 //
 // Threads: none of its own; the caller's.
 
@@ -7,15 +7,16 @@
 #define DSRUN_WORKER_PARALLEL_SHARDED_STATE_H_
 
 #include <cstdint>
+#include <vector>
 
 namespace dsrun::worker {
 
 struct ShardedState {
   float* parameters = nullptr;  // (layout.size()), the whole arena
-  float* adam_m = nullptr;      // (owned size), the owned ranges one after the other, ascending
-  float* adam_v = nullptr;      // (owned size), likewise
-  int64_t step = 0;             // finished optimizer steps
-  int64_t samples = 0;          // consumed: the data position
+  // By OptimizerPlan::slots, each (owned size): the owned ranges one after the other, ascending.
+  std::vector<float*> slots;
+  int64_t step = 0;     // finished optimizer steps
+  int64_t samples = 0;  // consumed: the data position
 };
 
 }  // namespace dsrun::worker

@@ -26,8 +26,9 @@ TEST(MemoryPlanTest, OptimizerStatesAreSharedOut) {
     for (int64_t rank = 0; rank < width; ++rank) {
       const MemoryPlan plan = PlanMemory(Nano(width, rank));
       EXPECT_EQ(plan.Find("parameters").elements, layout.size());
-      moments += plan.Find("adam_m").elements;
-      EXPECT_EQ(plan.Find("adam_m").elements, plan.Find("adam_v").elements);
+      moments += plan.Find("optimizer.exp_avg").elements;
+      EXPECT_EQ(plan.Find("optimizer.exp_avg").elements,
+                plan.Find("optimizer.exp_avg_sq").elements);
     }
     EXPECT_EQ(moments, layout.size()) << "width " << width;
   }
@@ -44,7 +45,7 @@ TEST(MemoryPlanTest, GradientsTakeAWindowAndTheirSums) {
     const MemoryPlan plan = PlanMemory(input);
     EXPECT_EQ(plan.Find("gradients").bytes(), 4 * space.largest_window());
     EXPECT_EQ(plan.Find("gradient_sums").bytes(), 8 * layout.size());
-    EXPECT_EQ(plan.Find("reduced_gradients").elements, plan.Find("adam_m").elements);
+    EXPECT_EQ(plan.Find("reduced_gradients").elements, plan.Find("optimizer.exp_avg").elements);
     input.micro_batches_per_atom = 2;
     EXPECT_EQ(PlanMemory(input).Find("atom_gradients").bytes(), 4 * space.size());
   }

@@ -92,7 +92,7 @@ class CheckpointExportTest : public ::testing::Test {
   }
   std::vector<std::string> Left() { return fs_.List("/out").value(); }
   std::vector<float> ValuesOf(const FlatLayout::Entry& entry) const {
-    const std::vector<float>& arena = state_.Arena(worker::kModelPrefix, Step(100));
+    const std::vector<float>& arena = state_.Arena(kModelPrefix, Step(100));
     const auto begin = arena.begin() + entry.offset;
     return std::vector<float>(begin, begin + entry.tensor.size());
   }

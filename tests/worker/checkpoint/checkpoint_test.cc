@@ -41,11 +41,11 @@ void ExpectLoadsAt(Checkpoint& checkpoint, const TrainingState& state, Step step
     std::vector<float> v = m;
     const absl::Status status =
         LoadModelAndState(checkpoint, state.Expectation(), layout, plan.Owned(rank), params.data(),
-                          m.data(), v.data());
+                          kAdamW, std::vector{m.data(), v.data()});
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_TRUE(params == state.Arena(kModelPrefix, step)) << "width " << width << " rank " << rank;
-    const std::vector<float>& all_m = state.Arena(kAdamMPrefix, step);
-    const std::vector<float>& all_v = state.Arena(kAdamVPrefix, step);
+    const std::vector<float>& all_m = state.Arena(kExpAvgPrefix, step);
+    const std::vector<float>& all_v = state.Arena(kExpAvgSqPrefix, step);
     size_t at = 0;
     for (const Range& range : plan.Owned(rank)) {
       for (int64_t i = range.begin; i < range.end; ++i, ++at) {
@@ -97,7 +97,8 @@ TEST_F(CheckpointTest, Load_MovesWithEveryPieceAndMegabyte) {
   std::vector<float> params(static_cast<size_t>(layout.size())), m = params, v = params;
   int64_t moves = 0;
   ASSERT_TRUE(LoadModelAndState(*checkpoint, state_.Expectation(), layout, plan.Owned(0),
-                                params.data(), m.data(), v.data(), [&] { ++moves; })
+                                params.data(), kAdamW, std::vector{m.data(), v.data()},
+                                [&] { ++moves; })
                   .ok());
   int64_t pieces = 0;
   for (const ManifestTensor& tensor : checkpoint->manifest().tensors) {

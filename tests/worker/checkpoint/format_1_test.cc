@@ -63,14 +63,14 @@ TEST_F(Format1Test, TheSameStateInFormat2_HasTheSameHash) {
   for (const int64_t width : {1, 4}) {
     FaultyFileSystem fs;
     ASSERT_TRUE(BeginJob(fs, "/new", "job-a").ok());
-    const LayoutRecipe recipe = RecipeOf(layout, width, /*bucket_bytes=*/9'000);
+    const LayoutRecipe recipe = RecipeOf(layout, kAdamW, width, /*bucket_bytes=*/9'000);
     const ShardPlan plan(layout, width, /*bucket_bytes=*/9'000);
     std::vector<ShardRecord> records;
     for (int64_t rank = 0; rank < width; ++rank) {
       std::vector<Slice> slices;
       for (const auto& [now, then] : {std::pair(kModelPrefix, kModelPrefix),
-                                      {kAdamMPrefix, "adam_m/"},
-                                      {kAdamVPrefix, "adam_v/"}}) {
+                                      {kExpAvgPrefix, "adam_m/"},
+                                      {kExpAvgSqPrefix, "adam_v/"}}) {
         const std::vector<Slice> more = SlicesOf(layout, plan.Owned(rank), now, Arena::kWhole,
                                                  state_.Arena(then, Step(40)).data());
         slices.insert(slices.end(), more.begin(), more.end());
@@ -106,7 +106,7 @@ TEST_F(Format1Test, LoadsAtAnyWidth) {
       std::vector<float> m(static_cast<size_t>(plan.OwnedSize(rank)), -1.0f), v = m;
       const absl::Status status =
           LoadModelAndState(*checkpoint, state_.Expectation(), layout, plan.Owned(rank),
-                            params.data(), m.data(), v.data());
+                            params.data(), kAdamW, std::vector{m.data(), v.data()});
       ASSERT_TRUE(status.ok()) << status;
       EXPECT_TRUE(params == state_.Arena(kModelPrefix, Step(40)));
       size_t at = 0;

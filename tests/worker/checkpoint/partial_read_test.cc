@@ -98,7 +98,7 @@ Share ShareOf(const FlatLayout& layout, const ShardPlan& plan, int64_t rank) {
   for (const TensorRange& part : parts) elements += part.end - part.begin;
   share.memory.resize(static_cast<size_t>(3 * elements), -1.0f);
   float* into = share.memory.data();
-  for (const std::string_view prefix : {kModelPrefix, kAdamMPrefix, kAdamVPrefix}) {
+  for (const std::string_view prefix : {kModelPrefix, kExpAvgPrefix, kExpAvgSqPrefix}) {
     for (const TensorRange& part : parts) {
       share.wanted.push_back({std::string(prefix) + part.tensor->name, part.begin, part.end, into});
       into += part.end - part.begin;

@@ -88,7 +88,7 @@ std::vector<Slice> SlicesOfRank(const TrainingState& state, const SaveOptions& o
   const ShardPlan plan(state.layout(), options.width, options.bucket_bytes);
   const std::vector<Range>& owned = plan.Owned(rank);
   std::vector<Slice> slices;
-  for (const std::string_view prefix : {kModelPrefix, kAdamMPrefix, kAdamVPrefix}) {
+  for (const std::string_view prefix : {kModelPrefix, kExpAvgPrefix, kExpAvgSqPrefix}) {
     memory.push_back(OwnedOf(state.Arena(prefix, options.step), owned));
     const std::vector<Slice> more =
         SlicesOf(state.layout(), owned, prefix, Arena::kCompact, memory.back().data());
@@ -109,7 +109,7 @@ absl::StatusOr<ShardRecord> SaveRank(FileSystem& fs, const std::string& folder,
                    {options.step, options.generation,
                     Incarnation(options.first_incarnation + static_cast<uint64_t>(rank)),
                     Rank(static_cast<int32_t>(rank))}};
-  LayoutRecipe recipe = RecipeOf(state.layout(), options.width, options.bucket_bytes);
+  LayoutRecipe recipe = RecipeOf(state.layout(), kAdamW, options.width, options.bucket_bytes);
   recipe.singles.clear();  // this state has none
   return WriteShard(fs, folder, id, slices, options.listed ? nullptr : &recipe);
 }

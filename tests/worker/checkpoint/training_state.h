@@ -14,11 +14,17 @@
 #include "absl/status/statusor.h"
 #include "common/base/file_system.h"
 #include "common/format/manifest.h"
+#include "common/format/tensor_names.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "worker/checkpoint/checkpoint_loader.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 
 namespace dsrun::worker {
+
+// What AdamW keeps, as files name it.
+inline constexpr std::string_view kExpAvgPrefix = "state/exp_avg/";
+inline constexpr std::string_view kExpAvgSqPrefix = "state/exp_avg_sq/";
 
 // All values depend on (tensor, element, step), on nothing else.
 class TrainingState {

@@ -18,6 +18,7 @@
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 #include "gtest/gtest.h"
@@ -230,8 +231,8 @@ TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
     int64_t owned = 0;
     for (const Range& range : trainer->owned()) owned += range.size();
     const std::vector<float> parameters = Floats(state.parameters, trainer->layout().size());
-    const std::vector<float> adam_m = Floats(state.adam_m, owned);
-    const std::vector<float> adam_v = Floats(state.adam_v, owned);
+    const std::vector<float> adam_m = Floats(state.slots[adamw_optimizer::kExpAvg], owned);
+    const std::vector<float> adam_v = Floats(state.slots[adamw_optimizer::kExpAvgSq], owned);
     masked = true;
     const absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/true);
     ASSERT_TRUE(step.ok()) << step.status();
@@ -243,8 +244,8 @@ TEST(TrainerTest, BatchWithoutAnUnmaskedTarget_IsAStepThatChangesNothing) {
     EXPECT_EQ(state.step, 2);
     EXPECT_EQ(state.samples, 2 * spec.global_batch_size());
     EXPECT_EQ(Floats(state.parameters, trainer->layout().size()), parameters);
-    EXPECT_EQ(Floats(state.adam_m, owned), adam_m);
-    EXPECT_EQ(Floats(state.adam_v, owned), adam_v);
+    EXPECT_EQ(Floats(state.slots[adamw_optimizer::kExpAvg], owned), adam_m);
+    EXPECT_EQ(Floats(state.slots[adamw_optimizer::kExpAvgSq], owned), adam_v);
     // And it goes on.
     masked = false;
     const absl::StatusOr<StepResult> next = trainer->TrainStep(/*stop_requested=*/false);

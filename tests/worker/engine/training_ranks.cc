@@ -9,6 +9,7 @@
 
 #include "common/base/cpu_isa.h"
 #include "common/base/philox.h"
+#include "common/plan/optimizer_plan.h"
 #include "gtest/gtest.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/engine_factory.h"
@@ -131,8 +132,10 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     result.adam_v.resize(static_cast<size_t>(layout.size()));
     int64_t moments = 0;
     for (const Range& range : (*trainer)->owned()) {
-      std::copy_n(state.adam_m + moments, range.size(), result.adam_m.data() + range.begin);
-      std::copy_n(state.adam_v + moments, range.size(), result.adam_v.data() + range.begin);
+      std::copy_n(state.slots[adamw_optimizer::kExpAvg] + moments, range.size(),
+                  result.adam_m.data() + range.begin);
+      std::copy_n(state.slots[adamw_optimizer::kExpAvgSq] + moments, range.size(),
+                  result.adam_v.data() + range.begin);
       moments += range.size();
     }
     const std::vector<float> parameters(state.parameters, state.parameters + layout.size());

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/plan/optimizer_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/wrappers.h"
@@ -146,8 +147,10 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
     EXPECT_EQ(trainer->TrainStep(false).status().code(), absl::StatusCode::kAborted);
     EXPECT_EQ(state.step, 2);
     parameters.assign(state.parameters, state.parameters + size);
-    adam_m.assign(state.adam_m, state.adam_m + size);
-    adam_v.assign(state.adam_v, state.adam_v + size);
+    adam_m.assign(state.slots[adamw_optimizer::kExpAvg],
+                  state.slots[adamw_optimizer::kExpAvg] + size);
+    adam_v.assign(state.slots[adamw_optimizer::kExpAvgSq],
+                  state.slots[adamw_optimizer::kExpAvgSq] + size);
   });
   Changes second(jump);
   OnRanks(spec, 1, [&](Trainer::Setup& setup) {
@@ -155,8 +158,8 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
     ShardedState& state = trainer->state();
     std::ranges::copy(parameters, state.parameters);
-    std::ranges::copy(adam_m, state.adam_m);
-    std::ranges::copy(adam_v, state.adam_v);
+    std::ranges::copy(adam_m, state.slots[adamw_optimizer::kExpAvg]);
+    std::ranges::copy(adam_v, state.slots[adamw_optimizer::kExpAvgSq]);
     state.step = 2;
     state.samples = 2 * spec.global_batch_size();
     trainer->exponents().Restore(exponents);

@@ -1,0 +1,56 @@
+// OptimizerPlan: what an optimizer keeps from step to step for every trainable element, as named
+// slots. One table; the memory plan, the engine's state, snapshots and checkpoints all walk it, so
+// that nothing else counts or names moments. Pure.
+
+#ifndef DSRUN_COMMON_PLAN_OPTIMIZER_PLAN_H_
+#define DSRUN_COMMON_PLAN_OPTIMIZER_PLAN_H_
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace dsrun {
+
+struct OptimizerSlot {
+  // As PyTorch calls it: "exp_avg". On disk "state/exp_avg/<tensor>" (common/format/
+  // tensor_names.h), in the memory plan "optimizer.exp_avg". Never renamed.
+  std::string_view name;
+  enum class DType { kF32 } dtype = DType::kF32;
+  enum class Start { kZeros } start = Start::kZeros;
+};
+
+struct OptimizerPlan {
+  std::string_view name;                 // "adamw"
+  std::span<const OptimizerSlot> slots;  // in the order of the files and of the hash
+};
+
+// Loshchilov and Hutter, 2019.
+namespace adamw_optimizer {
+enum Slot { kExpAvg, kExpAvgSq };
+inline constexpr std::array<OptimizerSlot, 2> kSlots = {{{"exp_avg"}, {"exp_avg_sq"}}};
+}  // namespace adamw_optimizer
+
+inline constexpr std::array<OptimizerPlan, 1> kOptimizers = {
+    {{"adamw", std::span<const OptimizerSlot>(adamw_optimizer::kSlots)}}};
+
+// The only one that jobs can ask for yet.
+inline constexpr const OptimizerPlan& kAdamW = kOptimizers[0];
+
+constexpr int64_t ElementBytes(OptimizerSlot::DType dtype) {
+  switch (dtype) {
+    case OptimizerSlot::DType::kF32:
+      return 4;
+  }
+  return 0;
+}
+
+// The slot's line of the memory plan.
+inline std::string PlannedName(const OptimizerSlot& slot) {
+  return "optimizer." + std::string(slot.name);
+}
+
+}  // namespace dsrun
+
+#endif  // DSRUN_COMMON_PLAN_OPTIMIZER_PLAN_H_
