@@ -52,7 +52,7 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        model_(PlanModel(input.model)),
+        model_(PlanModel(input.model, input.frozen)),
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
@@ -66,30 +66,36 @@ class Planner {
     const int64_t largest = LargestOwned(shards_, rank);
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
+    const bool frozen = !input_.frozen.empty();
+    const std::string trained = frozen ? "T (trainable of P)" : "P";
     MemoryPlan plan;
     const auto add = [&](std::string name, const char* group, int64_t elements, int64_t bytes,
                          std::string formula) {
       plan.buffers.push_back({std::move(name), group, elements, bytes, std::move(formula)});
     };
     add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
-    add("gradients", "gradients", space_.largest_window(), kFloat,
+    add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), kFloat,
         "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
       add("atom_gradients", "gradients", space_.size(), kFloat,
-          "P + second uses of tensors, of one atom");
+          trained + " + second uses of tensors, of one atom");
     }
-    add("gradient_sums", "gradients", layout_.size(), sum_bytes,
-        input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch");
-    add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
+    add("gradient_sums", "gradients", layout_.trainable_size(), sum_bytes,
+        trained + (input_.fast_sums ? ", sums over the batch" : ", exact sums over the batch"));
+    add("reduced_gradients", "gradients", owned, kFloat,
+        "owned share of " + trained + ", rounded once");
     for (const OptimizerSlot& slot : kAdamW.slots) {
-      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype), "owned share of P");
+      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype),
+          "owned share of " + trained);
     }
     // Files hold fp32 alone, and so do slots so far.
-    const auto copies = static_cast<int64_t>(1 + kAdamW.slots.size());
+    const auto slots = static_cast<int64_t>(kAdamW.slots.size());
     add("save_snapshot", "checkpoint",
-        copies * owned + static_cast<int64_t>(layout_.entries().size()), kFloat,
-        std::to_string(copies) +
-            " x owned share of P + tensors: parameters and moments, written behind the next steps");
+        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
+        kFloat,
+        (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
+                : std::to_string(1 + slots) + " x owned share of P") +
+            " + tensors: parameters and moments, written behind the next steps");
     add("reduce_scratch", "communication", largest * (input_.width - 1), sum_bytes,
         "owned share of the largest bucket x other ranks");
     add("leaf_squares", "communication", largest / kLeafElements, kDouble,

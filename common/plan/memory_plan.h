@@ -24,6 +24,7 @@ struct MemoryInput {
   int64_t rank = 0;
   int64_t bucket_bytes = 0;
   int64_t threads = 1;
+  std::vector<std::string> frozen = {};  // tensors, CheckFrozen
 };
 
 struct MemoryPlan {
@@ -33,7 +34,7 @@ struct MemoryPlan {
   const PlannedBuffer& Find(const std::string& name) const;
 };
 
-// REQUIRES: the input is valid (Validate, ValidateBatchPlan).
+// REQUIRES: the input is valid (Validate, ValidateBatchPlan, CheckFrozen).
 MemoryPlan PlanMemory(const MemoryInput& input);
 // Of every rank of `input.width`, without laying the model out anew for each; input.rank is not
 // read. REQUIRES: the same.

@@ -105,6 +105,21 @@ std::string Atoms(const proto::TrainSpec& t) {
          " of up to " + std::to_string(t.micro_batches_per_atom()) + sums;
 }
 
+// "1,234 of 5,678 parameters (4.8 KiB of 22.2 KiB); 3 tensors frozen".
+std::string TrainedText(const proto::TrainSpec& t, const ModelSpec& model) {
+  const std::set<std::string> frozen(t.frozen().begin(), t.frozen().end());
+  int64_t all = 0, trained = 0;
+  for (const LogicalTensor& tensor : LogicalTensors(model)) {
+    all += tensor.size();
+    if (!frozen.contains(tensor.name)) trained += tensor.size();
+  }
+  const auto bytes = [](int64_t elements) {
+    return BytesText(elements * static_cast<int64_t>(sizeof(float)));
+  };
+  return CountText(trained) + " of " + CountText(all) + " parameters (" + bytes(trained) + " of " +
+         bytes(all) + "); " + Counted(t.frozen_size(), "tensor") + " frozen";
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -115,6 +130,7 @@ std::string TrainText(const Resolved& resolved) {
                                       ", width " + std::to_string(model.hidden_size) + ", " +
                                       Counted(model.num_attention_heads, "head") + ", " +
                                       Counted(model.seq_length, "byte") + " of context");
+  if (t.frozen_size() > 0) out += Line("trains", TrainedText(t, model));
   out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
                           CountText(resolved.corpus_files) +
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);

@@ -48,6 +48,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   const MemoryInput input = MemoryInputFromProto(*setup.spec);
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
+  RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
   std::unique_ptr<Trainer> trainer(new Trainer(setup));
   RETURN_IF_ERROR(trainer->Allocate());
   return trainer;
@@ -58,7 +59,7 @@ Trainer::Trainer(const Setup& setup)
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
       input_(PlanInput(spec_, setup.communicator->size(), rank_)),
-      model_(PlanModel(input_.model)),
+      model_(PlanModel(input_.model, input_.frozen)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
@@ -67,7 +68,7 @@ Trainer::Trainer(const Setup& setup)
       schedule_{spec_.lr(), spec_.min_lr(), spec_.lr_warmup_iters(), spec_.train_iters()},
       adamw_(*setup.kernels, layout_,
              {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
-      exchange_(*setup.communicator, layout_.entries().size()),
+      exchange_(*setup.communicator, layout_.trainable_count()),
       exponents_(space_.Contributions(batch_.atoms()),
                  GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
 
@@ -195,7 +196,8 @@ absl::Duration Trainer::EstimateStep() {
       .width = spec_.model().hidden_size(),
       .rows = rows,
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
-      .scratch = std::span(window_, static_cast<size_t>(space_.largest_window())),
+      .scratch = std::span(
+          window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size()))),
   };
   return EstimateTime(*setup_.kernels, warm_up, TrainFlops(input_.model, most * rows));
 }

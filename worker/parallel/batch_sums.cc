@@ -13,7 +13,7 @@ namespace {
 class Sums : public BatchSums {
  public:
   explicit Sums(const BatchSumsSetup& setup)
-      : setup_(setup), magnitudes_(setup.layout->entries().size()), begun_(magnitudes_.size()) {}
+      : setup_(setup), magnitudes_(setup.layout->trainable_count()), begun_(magnitudes_.size()) {}
 
   void StartStep() override {
     std::fill(magnitudes_.begin(), magnitudes_.end(), 0u);

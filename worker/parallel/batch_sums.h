@@ -39,7 +39,7 @@ class BatchSums {
   virtual void StartStep() = 0;
   // What one use of entry `tensor` of the layout has: `gradients`, of its size. Once an atom.
   virtual void Add(size_t tensor, const float* gradients) = 0;
-  // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
+  // By trainable tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
   virtual std::span<const uint32_t> magnitudes() const = 0;
 
   // Over the ranks. `result` gets what this rank owns of it, one range after the other.
@@ -48,9 +48,9 @@ class BatchSums {
                               float* result, const std::string& what) = 0;
 };
 
-// Memory is the caller's: `sums` has layout->size() elements, all 0 at first (padding stays so),
-// `scratch` as many as ReduceScratchElements says for the largest bucket. All must outlive the
-// sums.
+// Memory is the caller's: `sums` has layout->trainable_size() elements, all 0 at first (padding
+// stays so), `scratch` as many as ReduceScratchElements says for the largest bucket. All must
+// outlive the sums.
 struct BatchSumsSetup {
   const FlatLayout* layout;
   Kernels* kernels;  // for the thread that calls Add
