@@ -19,6 +19,7 @@ struct LogicalTensor {
   Init init = Init::kZeros;
   double stddev = 0;          // of Init::kNormal; its mean is 0
   bool weight_decay = false;  // matrices: yes; biases and norms: no
+  bool trainable = true;      // false: frozen, a parameter without gradient and optimizer's state
 
   int64_t size() const {  // elements
     int64_t product = 1;

@@ -1,5 +1,11 @@
 #include "common/model/model_plan.h"
 
+#include <algorithm>
+#include <numeric>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "common/model/gpt2.h"
 #include "common/model/llama.h"
 
@@ -7,6 +13,42 @@ namespace dsrun {
 
 ModelPlan PlanModel(const ModelSpec& spec) {
   return spec.family == "llama" ? PlanLlama(spec) : PlanGpt2(spec);
+}
+
+ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen) {
+  ModelPlan plan = PlanModel(spec);
+  for (LogicalTensor& tensor : plan.tensors) {
+    tensor.trainable = std::find(frozen.begin(), frozen.end(), tensor.name) == frozen.end();
+  }
+  std::vector<size_t> order(plan.tensors.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_partition(order.begin(), order.end(),
+                        [&](size_t tensor) { return plan.tensors[tensor].trainable; });
+  std::vector<LogicalTensor> tensors;
+  std::vector<size_t> place(order.size());  // by what was the place before
+  for (const size_t tensor : order) {
+    place[tensor] = tensors.size();
+    tensors.push_back(std::move(plan.tensors[tensor]));
+  }
+  plan.tensors = std::move(tensors);
+  for (LayerPlan& layer : plan.layers) {
+    for (size_t& tensor : layer.uses) tensor = place[tensor];
+  }
+  return plan;
+}
+
+absl::Status CheckFrozen(const ModelSpec& spec, const std::vector<std::string>& frozen) {
+  std::set<std::string> left;
+  for (const LogicalTensor& tensor : LogicalTensors(spec)) left.insert(tensor.name);
+  for (const std::string& name : frozen) {
+    if (left.erase(name) == 1) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("frozen tensor ", name, ": the model has none of this name, or it is named ",
+                     "twice; give --freeze again"));
+  }
+  if (!left.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "all tensors of the model are frozen: nothing is left to train; freeze fewer");
 }
 
 std::vector<LogicalTensor> LogicalTensors(const ModelSpec& spec) { return PlanModel(spec).tensors; }

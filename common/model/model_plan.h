@@ -6,8 +6,10 @@
 #define DSRUN_COMMON_MODEL_MODEL_PLAN_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/model/layer_plan.h"
 #include "common/model/logical_tensor.h"
 #include "common/model/model_spec.h"
@@ -17,6 +19,8 @@ namespace dsrun {
 struct ModelPlan {
   ModelSpec spec;
   // Each once, in the order in which the layers first use them: the order of the parameter arena.
+  // Where some are frozen, all trainable ones come first, so that gradients, their sums and the
+  // optimizer's state cover a prefix of it.
   std::vector<LogicalTensor> tensors;
   // From the tokens to the loss. A tensor may be used by several: every use is a contribution of
   // its own to its gradient.
@@ -28,6 +32,12 @@ struct ModelPlan {
 
 // REQUIRES: Validate(spec).
 ModelPlan PlanModel(const ModelSpec& spec);
+
+// The same with these tensors frozen, by name. REQUIRES: CheckFrozen.
+ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen);
+// Errors: INVALID_ARGUMENT: a name that the model does not have, or twice; nothing is left to
+// train.
+absl::Status CheckFrozen(const ModelSpec& spec, const std::vector<std::string>& frozen);
 
 // PlanModel(spec).tensors.
 std::vector<LogicalTensor> LogicalTensors(const ModelSpec& spec);

@@ -17,6 +17,7 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.fast_sums = train.sums() == kSumsFastFlag;
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
+  input.frozen.assign(train.frozen().begin(), train.frozen().end());
   return input;
 }
 

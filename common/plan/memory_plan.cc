@@ -58,7 +58,7 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        model_(PlanModel(input.model)),
+        model_(PlanModel(input.model, input.frozen)),
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
@@ -79,33 +79,40 @@ class Planner {
     const SumPlaces& places = one_atom ? places_of_one_atom_ : places_of_several_;
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
+    const bool frozen = !input_.frozen.empty();
+    const std::string trained = frozen ? "T (trainable of P)" : "P";
     MemoryPlan plan;
     const auto add = [&](std::string name, const char* group, int64_t elements, int64_t bytes,
                          std::string formula) {
       plan.buffers.push_back({std::move(name), group, elements, bytes, std::move(formula)});
     };
     add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
-    add("gradients", "gradients", space_.largest_window(), kFloat,
+    add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), kFloat,
         "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
       add("atom_gradients", "gradients", space_.size(), kFloat,
-          "P + second uses of tensors, of one atom");
+          trained + " + second uses of tensors, of one atom");
     }
-    add("gradient_sums", "gradients", places.held_elements(), sum_bytes, SumsFormula(one_atom));
+    add("gradient_sums", "gradients", places.held_elements(), sum_bytes,
+        SumsFormula(one_atom, trained));
     if (one_atom) {
       add("gradient_slots", "gradients", places.slot_elements(), kFloat,
           "buckets of one contribution on their way to the wire");
     }
-    add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
+    add("reduced_gradients", "gradients", owned, kFloat,
+        "owned share of " + trained + ", rounded once");
     for (const OptimizerSlot& slot : kAdamW.slots) {
-      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype), "owned share of P");
+      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype),
+          "owned share of " + trained);
     }
     // Files hold fp32 alone, and so do slots so far.
-    const auto copies = static_cast<int64_t>(1 + kAdamW.slots.size());
+    const auto slots = static_cast<int64_t>(kAdamW.slots.size());
     add("save_snapshot", "checkpoint",
-        copies * owned + static_cast<int64_t>(layout_.entries().size()), kFloat,
-        std::to_string(copies) +
-            " x owned share of P + tensors: parameters and moments, written behind the next steps");
+        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
+        kFloat,
+        (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
+                : std::to_string(1 + slots) + " x owned share of P") +
+            " + tensors: parameters and moments, written behind the next steps");
     add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum_bytes,
         ranks_of_one_atom_ == 0 || input_.fast_sums
             ? "owned share of the largest bucket x other ranks"
@@ -119,9 +126,10 @@ class Planner {
   }
 
  private:
-  const char* SumsFormula(bool one_atom) const {
+  // `trained`: of what, in words.
+  std::string SumsFormula(bool one_atom, const std::string& trained) const {
     if (one_atom) return "buckets with tensors that are used twice; no others: one atom a step";
-    return input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch";
+    return trained + (input_.fast_sums ? ", sums over the batch" : ", exact sums over the batch");
   }
 
   // What others send this rank of one bucket, each its sums, or floats where they are single

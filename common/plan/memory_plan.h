@@ -26,6 +26,7 @@ struct MemoryInput {
   int64_t threads = 1;
   // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
   std::vector<int64_t> atoms_of_ranks = {};
+  std::vector<std::string> frozen = {};  // tensors, CheckFrozen
 };
 
 struct MemoryPlan {
@@ -35,7 +36,7 @@ struct MemoryPlan {
   const PlannedBuffer& Find(const std::string& name) const;
 };
 
-// REQUIRES: the input is valid (Validate, ValidateBatchPlan).
+// REQUIRES: the input is valid (Validate, ValidateBatchPlan, CheckFrozen).
 MemoryPlan PlanMemory(const MemoryInput& input);
 // Of every rank of `input.width`, without laying the model out anew for each; input.rank is not
 // read. REQUIRES: the same.

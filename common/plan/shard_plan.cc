@@ -13,6 +13,32 @@ int64_t RoundUpToLeaf(int64_t elements) {
   return (elements + kLeafElements - 1) / kLeafElements * kLeafElements;
 }
 
+// Gives every rank its part of every bucket; `buckets` descend, and lie above what was given.
+void Divide(const std::vector<Range>& buckets, int64_t width,
+            std::vector<std::vector<Range>>& by_rank) {
+  for (auto bucket = buckets.rbegin(); bucket != buckets.rend(); ++bucket) {  // ascending
+    const int64_t leaves = bucket->size() / kLeafElements;
+    for (int64_t rank = 0; rank < width; ++rank) {
+      const Range part = EvenPart(leaves, width, rank);
+      if (part.empty()) continue;
+      const Range flat{bucket->begin + part.begin * kLeafElements,
+                       bucket->begin + part.end * kLeafElements};
+      std::vector<Range>& mine = by_rank[static_cast<size_t>(rank)];
+      if (!mine.empty() && mine.back().end == flat.begin) {
+        mine.back().end = flat.end;
+      } else {
+        mine.push_back(flat);
+      }
+    }
+  }
+}
+
+int64_t SizeOf(const std::vector<Range>& ranges) {
+  int64_t elements = 0;
+  for (const Range& range : ranges) elements += range.size();
+  return elements;
+}
+
 }  // namespace
 
 int64_t DefaultBucketBytes(int64_t parameter_count) {
@@ -24,8 +50,14 @@ Range FlatLayout::Entry::padded() const { return {offset, offset + RoundUpToLeaf
 
 FlatLayout::FlatLayout(std::vector<LogicalTensor> tensors) {
   for (LogicalTensor& tensor : tensors) {
+    const bool trainable = tensor.trainable;
+    assert(!trainable || trainable_count_ == entries_.size());
     entries_.push_back({std::move(tensor), size_});
     size_ = entries_.back().padded().end;
+    if (trainable) {
+      trainable_count_ = entries_.size();
+      trainable_size_ = size_;
+    }
   }
 }
 
@@ -50,26 +82,19 @@ ShardPlan::ShardPlan(const FlatLayout& layout, int64_t width, int64_t bucket_byt
   // boundary.
   const int64_t bucket_elements =
       RoundUpToLeaf(std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1));
-  for (int64_t end = layout.size(); end > 0;) {
-    const int64_t begin = std::max<int64_t>(0, end - bucket_elements);
-    buckets_.push_back({begin, end});
-    end = begin;
-  }
-  for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {  // ascending
-    const int64_t leaves = bucket->size() / kLeafElements;
-    for (int64_t rank = 0; rank < width; ++rank) {
-      const Range part = EvenPart(leaves, width, rank);
-      if (part.empty()) continue;
-      const Range flat{bucket->begin + part.begin * kLeafElements,
-                       bucket->begin + part.end * kLeafElements};
-      std::vector<Range>& mine = owned_[static_cast<size_t>(rank)];
-      if (!mine.empty() && mine.back().end == flat.begin) {
-        mine.back().end = flat.end;
-      } else {
-        mine.push_back(flat);
-      }
+  const auto cut = [&](Range all) {
+    std::vector<Range> buckets;
+    for (int64_t end = all.end; end > all.begin;) {
+      const int64_t begin = std::max(all.begin, end - bucket_elements);
+      buckets.push_back({begin, end});
+      end = begin;
     }
-  }
+    return buckets;
+  };
+  buckets_ = cut({0, layout.trainable_size()});
+  Divide(buckets_, width, owned_);
+  stored_ = owned_;
+  Divide(cut({layout.trainable_size(), layout.size()}), width, stored_);
 }
 
 std::vector<Range> ShardPlan::Owned(int64_t rank, Range within) const {
@@ -87,11 +112,8 @@ std::vector<std::vector<Range>> ShardPlan::OwnedByRank(Range within) const {
   return owned;
 }
 
-int64_t ShardPlan::OwnedSize(int64_t rank) const {
-  int64_t elements = 0;
-  for (const Range& range : Owned(rank)) elements += range.size();
-  return elements;
-}
+int64_t ShardPlan::OwnedSize(int64_t rank) const { return SizeOf(Owned(rank)); }
+int64_t ShardPlan::StoredSize(int64_t rank) const { return SizeOf(Stored(rank)); }
 
 int64_t ShardPlan::OwnedOffset(int64_t rank, int64_t at) const {
   int64_t before = 0;

@@ -6,9 +6,12 @@
 //   zero). All boundaries below are leaves, so sums over elements are sums over whole leaves
 //   wherever they are computed (docs/numerics.md).
 //
+//   Frozen tensors come last: what has gradients and optimizer's state is a prefix of the arena.
+//
 //   Buckets: bucket_bytes of consecutive elements (whole leaves), from the end of the arena to its
 //   start: the order in which backward finishes them. Ownership: every bucket's leaves are divided
-//   evenly among the ranks, so that every bucket keeps all links busy.
+//   evenly among the ranks, so that every bucket keeps all links busy. Frozen tensors have no
+//   buckets; they are divided likewise among those who write them into checkpoints.
 
 #ifndef DSRUN_COMMON_PLAN_SHARD_PLAN_H_
 #define DSRUN_COMMON_PLAN_SHARD_PLAN_H_
@@ -40,12 +43,16 @@ class FlatLayout {
     Range padded() const;                                            // to the next leaf
   };
 
+  // REQUIRES: trainable tensors come before frozen ones.
   explicit FlatLayout(std::vector<LogicalTensor> tensors);
 
   const std::vector<Entry>& entries() const { return entries_; }
   const Entry& Find(const std::string& name) const;  // CHECK-fails on an unknown name
   int64_t size() const { return size_; }             // elements, padding included
-  int64_t padding() const;                           // elements
+  // Of the tensors that are not frozen, the first ones.
+  size_t trainable_count() const { return trainable_count_; }
+  int64_t trainable_size() const { return trainable_size_; }  // elements, padding included
+  int64_t padding() const;                                    // elements
   int64_t leaf_count() const { return size_ / kLeafElements; }
   // part(index of the entry, the part of `range` in its padded range), ascending.
   template <typename Part>
@@ -54,6 +61,8 @@ class FlatLayout {
  private:
   std::vector<Entry> entries_;
   int64_t size_ = 0;
+  size_t trainable_count_ = 0;
+  int64_t trainable_size_ = 0;
 };
 
 class ShardPlan {
@@ -63,7 +72,7 @@ class ShardPlan {
 
   int64_t width() const { return width_; }
   // Flat ranges, in the order in which backward finishes them: descending, adjacent, covering the
-  // arena.
+  // arena's trainable part. Owned below: of this part.
   const std::vector<Range>& buckets() const { return buckets_; }
   // What `rank` owns inside flat range `within`, ascending, maximal, leaf-aligned where `within`
   // is.
@@ -73,6 +82,12 @@ class ShardPlan {
   // All of it, and its size in elements.
   const std::vector<Range>& Owned(int64_t rank) const { return owned_[static_cast<size_t>(rank)]; }
   int64_t OwnedSize(int64_t rank) const;
+  // What `rank` writes into checkpoints, ascending: what it owns, and its part of frozen tensors.
+  // All ranks together: the arena.
+  const std::vector<Range>& Stored(int64_t rank) const {
+    return stored_[static_cast<size_t>(rank)];
+  }
+  int64_t StoredSize(int64_t rank) const;
   // Where flat position `at` stands among what `rank` owns, laid one after the other.
   // REQUIRES: `rank` owns it.
   int64_t OwnedOffset(int64_t rank, int64_t at) const;
@@ -80,7 +95,8 @@ class ShardPlan {
  private:
   int64_t width_;
   std::vector<Range> buckets_;
-  std::vector<std::vector<Range>> owned_;  // by rank
+  std::vector<std::vector<Range>> owned_;   // by rank
+  std::vector<std::vector<Range>> stored_;  // likewise
 };
 
 template <typename Part>

@@ -153,6 +153,27 @@ Json ModelJson(const ModelSpec& model) {
   return json;
 }
 
+// "1,234 of 5,678 parameters (4.8 KiB of 22.2 KiB); 2 tensors frozen: wte.weight, wpe.weight".
+std::string TrainedText(const proto::TrainSpec& t, const ModelSpec& model) {
+  const std::set<std::string> frozen(t.frozen().begin(), t.frozen().end());
+  int64_t all = 0, trained = 0;
+  for (const LogicalTensor& tensor : LogicalTensors(model)) {
+    all += tensor.size();
+    if (!frozen.contains(tensor.name)) trained += tensor.size();
+  }
+  const auto bytes = [](int64_t elements) {
+    return BytesText(elements * static_cast<int64_t>(sizeof(float)));
+  };
+  constexpr int kMostNamed = 4;
+  std::string names;
+  for (int i = 0; i < std::min(kMostNamed, t.frozen_size()); ++i) {
+    names += (i == 0 ? "" : ", ") + t.frozen(i);
+  }
+  return CountText(trained) + " of " + CountText(all) + " parameters (" + bytes(trained) + " of " +
+         bytes(all) + "); " + Counted(t.frozen_size(), "tensor") + " frozen: " + names +
+         (t.frozen_size() > kMostNamed ? ", ..." : "");
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -163,6 +184,7 @@ std::string TrainText(const Resolved& resolved) {
                         " parameters: " + Counted(model.num_layers, "layer") + ", width " +
                         std::to_string(model.hidden_size) + ", " + Heads(model) + ", " +
                         Counted(model.seq_length, "byte") + " of context");
+  if (t.frozen_size() > 0) out += Line("trains", TrainedText(t, model));
   out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
                           CountText(resolved.corpus_files) +
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
@@ -311,6 +333,7 @@ Json TrainJson(const Resolved& resolved) {
           {"weight_decay", t.weight_decay()},
           {"clip_grad", t.clip_grad()},
           {"seed", t.seed()},
+          {"frozen", std::vector<std::string>(t.frozen().begin(), t.frozen().end())},
           {"save", t.save_dir()},
           {"load", t.load_dir()},
           {"load_step", t.has_load_step() ? Json(t.load_step()) : Json()},

@@ -250,6 +250,13 @@ OptionGroup Training() {
           Value("weight-decay", "X", "0.1", "of matrices, decoupled"),
           Value("clip-grad", "X", "1", "largest global gradient norm; 0: no clipping"),
           Value("seed", "N", "1234", "of initialisation, data order and sampling"),
+          {"freeze",
+           {},
+           Kind::kRepeated,
+           "REGEX",
+           "",
+           "tensors whose names it matches somewhere (ECMAScript) keep their values: no gradient, "
+           "no optimizer's state; may be repeated"},
       }};
 }
 

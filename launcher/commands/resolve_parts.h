@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/corpus/corpus_files.h"
+#include "common/model/model_spec.h"
 #include "launcher/commands/flag_values.h"
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
@@ -42,6 +43,9 @@ void ResolveEnvironment(ResolveContext& context);
 void ResolveProgram(ResolveContext& context);
 // job.train, memory, corpus. REQUIRES: ResolveHosts; run_dir is set.
 void ResolveTrain(ResolveContext& context);
+// Of ResolveTrain: frozen, from --freeze. Findings: an expression that is none, or matches no
+// tensor; nothing left to train. REQUIRES: Validate(model).
+void ResolveFreeze(ResolveContext& context, const ModelSpec& model);
 // Of ResolveTrain: the folder of --load, or of a run folder its checkpoints. nullopt: there is no
 // --load, or a finding.
 std::optional<std::string> LoadFolder(ResolveContext& context);

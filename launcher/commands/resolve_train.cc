@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -15,6 +17,7 @@
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/frozen_in.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/model/presets.h"
@@ -59,6 +62,7 @@ class TrainResolver {
  private:
   void FindCheckpoint();
   void CompareCheckpoint();
+  void NoteOtherFrozen(const Manifest& manifest);
   std::string HashOfText();
   void Model();
   void FamilyShape();
@@ -161,6 +165,7 @@ void TrainResolver::Model() {
     model_ok_ = model_ok_ && valid.ok();
   }
   ToProto(model_, train_.mutable_model());
+  if (model_ok_) ResolveFreeze(c_, model_);
 }
 
 // What only some families have; Validate refuses it for the others.
@@ -470,6 +475,23 @@ std::string TrainResolver::HashOfText() {
   return "";
 }
 
+// Which tensors are frozen is no part of what must be equal; whoever changes it hears so.
+void TrainResolver::NoteOtherFrozen(const Manifest& manifest) {
+  const std::set<std::string> frozen(train_.frozen().begin(), train_.frozen().end());
+  const std::set<std::string> frozen_then = FrozenIn(manifest);
+  int64_t thawed = 0, newly = 0;
+  for (const LogicalTensor& tensor : LogicalTensors(model_)) {
+    const bool then = frozen_then.contains(tensor.name);
+    const bool now = frozen.contains(tensor.name);
+    thawed += then && !now ? 1 : 0;
+    newly += !then && now ? 1 : 0;
+  }
+  if (thawed == 0 && newly == 0) return;
+  c_.Note("the checkpoint froze other tensors: " + Counted(thawed, "tensor") +
+          " begin to train, with moments of zero, and " + Counted(newly, "tensor") +
+          " are frozen now, their moments dropped");
+}
+
 void TrainResolver::CompareCheckpoint() {
   if (loaded() == nullptr || !model_ok_ || !batch_ok_) return;
   const ManifestFacts& facts = *loaded();
@@ -491,6 +513,7 @@ void TrainResolver::CompareCheckpoint() {
                         "\n  give what it has (batch and seed are taken from it when they are left "
                         "out), or --accept-fingerprint to go on with another curve");
   }
+  NoteOtherFrozen(checkpoint_->manifest());
   if (facts.counters.optimizer_steps >= train_.train_iters()) {
     Error("--train-iters", "the checkpoint is at step " +
                                std::to_string(facts.counters.optimizer_steps) + " already, got " +

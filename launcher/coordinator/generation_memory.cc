@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
 #include "common/base/units.h"
+#include "common/model/model_plan.h"
 #include "common/model/model_spec.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"
@@ -120,7 +121,7 @@ std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
 
 bool CanBePlanned(const MemoryInput& job) {
   return Validate(job.model).ok() && job.micro_batch_size >= 1 && job.bucket_bytes >= 1 &&
-         job.threads >= 1 &&
+         job.threads >= 1 && CheckFrozen(job.model, job.frozen).ok() &&
          ValidateBatchPlan(job.micro_batches, job.micro_batches_per_atom, /*width=*/1).ok();
 }
 

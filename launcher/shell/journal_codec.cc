@@ -55,6 +55,7 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
   to.set_fast_sums(memory.fast_sums);
   to.set_bucket_bytes(memory.bucket_bytes);
   to.set_threads(memory.threads);
+  for (const std::string& name : memory.frozen) to.add_frozen(name);
   return to;
 }
 
@@ -67,6 +68,7 @@ MemoryInput FromJournal(const proto::JournalMemory& from) {
   memory.fast_sums = from.fast_sums();
   memory.bucket_bytes = from.bucket_bytes();
   memory.threads = from.threads();
+  memory.frozen.assign(from.frozen().begin(), from.frozen().end());
   return memory;
 }
 

@@ -1,6 +1,8 @@
 #include "worker/checkpoint/checkpoint_loader.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -8,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/differences.h"
 #include "common/base/status_macros.h"
+#include "common/format/frozen_in.h"
 #include "common/format/run_differences.h"
 #include "common/format/tensor_names.h"
 #include "worker/checkpoint/slices.h"
@@ -65,18 +68,25 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   const std::vector<TensorRange> model =
       CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole);
   const std::vector<TensorRange> state = CutAtTensors(layout, owned, Arena::kCompact);
+  const std::set<std::string> frozen = FrozenIn(checkpoint.manifest());
+  std::vector<TensorRange> trained;  // in the checkpoint, too
+  for (const TensorRange& part : state) {
+    if (!frozen.contains(part.tensor->name)) trained.push_back(part);
+  }
   // All at once, so that every file is opened once.
   std::vector<WantedPiece> wanted;
   RETURN_IF_ERROR(Want(checkpoint, kModelPrefix, model, params, wanted));
   for (size_t slot = 0; slot < slots.size(); ++slot) {
     const std::string prefix =
         absl::StrCat(std::string(kStatePrefix), std::string(optimizer.slots[slot].name), "/");
-    RETURN_IF_ERROR(Want(checkpoint, prefix, state, slots[slot], wanted));
+    RETURN_IF_ERROR(Want(checkpoint, prefix, trained, slots[slot], wanted));
   }
   return checkpoint.Read(wanted, moved);
 }
 
-absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint) {
+absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint,
+                                                    const std::vector<LogicalTensor>& tensors,
+                                                    const FlatLayout& layout, float new_value) {
   const std::string name(kSumExponents);
   const ManifestTensor* const stored = checkpoint.manifest().FindTensor(name);
   if (stored == nullptr) return std::vector<float>();
@@ -86,7 +96,22 @@ absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint) {
   }
   std::vector<float> values(static_cast<size_t>(stored->size()));
   RETURN_IF_ERROR(checkpoint.ReadRange(name, 0, stored->size(), values.data()));
-  return values;
+  const std::set<std::string> frozen = FrozenIn(checkpoint.manifest());
+  std::map<std::string, size_t> places;  // of those that were trained, in the model's order
+  for (const LogicalTensor& tensor : tensors) {
+    if (frozen.contains(tensor.name)) continue;
+    places.emplace(tensor.name, places.size());
+  }
+  if (places.size() != values.size()) {
+    return absl::DataLossError(absl::StrCat(name, ": expected ", places.size(), " numbers, ",
+                                            checkpoint.manifest_name(), " has ", values.size()));
+  }
+  std::vector<float> wanted;
+  for (size_t index = 0; index < layout.trainable_count(); ++index) {
+    const auto place = places.find(layout.entries()[index].tensor.name);
+    wanted.push_back(place == places.end() ? new_value : values[place->second]);
+  }
+  return wanted;
 }
 
 }  // namespace dsrun::worker

@@ -34,7 +34,8 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 // Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
 // rank is not stuck. `params` is the whole arena (layout.size() elements); `slots`, those of
 // `optimizer` in its order, are compact (the owned ranges, concatenated). Padding becomes zero.
-// After an error the arenas hold anything. Where training stands is in checkpoint.manifest().facts.
+// A trainable tensor that was frozen in the checkpoint (FrozenIn) begins with zeros. After an
+// error the arenas hold anything. Where training stands is in checkpoint.manifest().facts.
 // Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
 // than its model.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
@@ -43,9 +44,13 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                std::span<float* const> slots,
                                const std::function<void()>& moved = {});
 
-// The values of kSumExponents; empty: the checkpoint is older than exact sums. Errors: those of
-// Checkpoint::ReadRange; DATA_LOSS: it is no list.
-absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint);
+// The values of kSumExponents for the trainable tensors of `layout`, in its order;
+// `new_value` for those that were frozen in the checkpoint. Empty: the checkpoint is older than
+// exact sums. `tensors`: of the model, in its own order. Errors: those of Checkpoint::ReadRange;
+// DATA_LOSS: it is no list, or not one number for each tensor that was trained.
+absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint,
+                                                    const std::vector<LogicalTensor>& tensors,
+                                                    const FlatLayout& layout, float new_value);
 
 }  // namespace dsrun::worker
 

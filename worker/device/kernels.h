@@ -8,6 +8,8 @@
 //   - Arrays are dense and row-major; `rows` counts tokens (batch x sequence). Nothing is
 //   allocated;
 //     scratch comes in as an argument.
+//   - The gradient of a parameter (dw, dbias, dweight, a table's) may be null, where it is not
+//     wanted: nothing is computed for it, and all else has the same bits.
 //   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
 //     products, never on the instruction set (docs/numerics.md, rules a, d, k).
 //

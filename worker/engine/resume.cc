@@ -8,10 +8,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/counted.h"
 #include "common/base/logging.h"
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/frozen_in.h"
+#include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/plan/optimizer_plan.h"
 #include "worker/checkpoint/find_checkpoint.h"
@@ -93,6 +97,30 @@ absl::StatusOr<Resumed> AgreeOnCheckpoint(const ResumeSetup& setup, Findings& fi
   return Resumed{text.substr(0, line), text.substr(line + 1)};
 }
 
+// To the operator, once: what begins without moments, and whose moments are dropped.
+void TellOfOtherFrozen(const ResumeSetup& setup, const Manifest& manifest) {
+  if (setup.communicator->rank() != 0) return;
+  const std::set<std::string> frozen_then = FrozenIn(manifest);
+  std::vector<std::string> thawed, frozen;
+  for (const FlatLayout::Entry& entry : setup.trainer->layout().entries()) {
+    const std::string& name = entry.tensor.name;
+    const bool then = frozen_then.contains(name);
+    if (then && entry.tensor.trainable) thawed.push_back(name);
+    if (!then && !entry.tensor.trainable) frozen.push_back(name);
+  }
+  if (!thawed.empty()) {
+    setup.warn(absl::StrCat(Counted(static_cast<int64_t>(thawed.size()), "tensor"),
+                            " frozen in the checkpoint train from now on, with moments of zero: ",
+                            absl::StrJoin(thawed, ", ")));
+  }
+  if (!frozen.empty()) {
+    setup.warn(absl::StrCat(Counted(static_cast<int64_t>(frozen.size()), "tensor"),
+                            " that trained in the checkpoint are frozen from now on; their moments "
+                            "are dropped: ",
+                            absl::StrJoin(frozen, ", ")));
+  }
+}
+
 absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
   // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
@@ -103,7 +131,10 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
       setup.trainer->layout(), setup.trainer->owned(), state.parameters, kAdamW, state.slots,
       setup.moved));
-  ASSIGN_OR_RETURN(const std::vector<float> exponents, LoadSumExponents(checkpoint));
+  ASSIGN_OR_RETURN(
+      const std::vector<float> exponents,
+      LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),
+                       setup.trainer->layout(), GradientExponents::kProvisionalInFile));
   // Fast sums do not use them, and would leave them behind as they were.
   const bool exact = SumsOf(setup.job->train().sums()) == kExactSums;
   if (exact && !exponents.empty()) {
@@ -112,6 +143,7 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
     return absl::DataLossError(
         absl::StrCat(std::string(kSumExponents), " is missing in ", found.manifest));
   }
+  TellOfOtherFrozen(setup, checkpoint.manifest());
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
   return absl::OkStatus();

@@ -210,7 +210,8 @@ void SaveWriter::Do(const RankSave& save, SteadyTime given) {
     if (absl::IsAlreadyExists(record.status())) {
       setup_.file_system->RemoveFile(JoinPath(setup_.folder, ShardFileName(id.name))).IgnoreError();
     }
-    record = WriteShard(*setup_.file_system, setup_.folder, id, save.slices, &save.layout);
+    record = WriteShard(*setup_.file_system, setup_.folder, id, save.slices,
+                        save.layout.has_value() ? &*save.layout : nullptr);
     return record.status();
   });
   if (record.ok()) {

@@ -24,6 +24,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -58,8 +59,8 @@ struct RankSave {
   Rank rank;
   int width = 0;
   int64_t samples = 0;
-  std::vector<Slice> slices;  // of the snapshot
-  LayoutRecipe layout = {};   // of all ranks' slices
+  std::vector<Slice> slices;                // of the snapshot
+  std::optional<LayoutRecipe> layout = {};  // of all ranks' slices; absent: no rule describes it
 };
 
 class SaveWriter {

@@ -182,8 +182,11 @@ void Saving::TakeSnapshot() {
   const ShardedState& state = setup_.trainer->state();
   open_step_ = state.step;
   RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
-  save.layout =
-      RecipeOf(setup_.trainer->layout(), kAdamW, setup_.width, setup_.job->train().bucket_bytes());
+  // The rule of recipes is of states in which all parameters have all slots; others are listed.
+  const FlatLayout& layout = setup_.trainer->layout();
+  if (layout.trainable_count() == layout.entries().size()) {
+    save.layout = RecipeOf(layout, kAdamW, setup_.width, setup_.job->train().bucket_bytes());
+  }
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);
   }
@@ -195,34 +198,37 @@ void Saving::TakeSnapshot() {
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
   const ShardedState& state = trainer.state();
-  int64_t size = 0;
-  for (const Range& range : trainer.owned()) size += range.size();
+  int64_t stored = 0, owned = 0;
+  for (const Range& range : trainer.stored()) stored += range.size();
+  for (const Range& range : trainer.owned()) owned += range.size();
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
   const std::vector<std::string> slots = SlotsOf(kAdamW);
-  const auto copies = static_cast<int64_t>(slots.size());
-  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(copies * size + tensors)));
+  const int64_t elements = stored + static_cast<int64_t>(state.slots.size()) * owned;
+  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(elements + tensors)));
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
-  for (const Range& range : trainer.owned()) {
+  for (const Range& range : trainer.stored()) {
     pieces.push_back({snapshot + next, state.parameters + range.begin, bytes(range.size())});
     next += range.size();
   }
   for (const float* const slot : state.slots) {
-    pieces.push_back({snapshot + next, slot, bytes(size)});
-    next += size;
+    pieces.push_back({snapshot + next, slot, bytes(owned)});
+    next += owned;
   }
   CopyInParallel(pieces, setup_.job->train().threads_per_rank());
   const float* base = snapshot;
   for (const std::string& slot : slots) {
+    const bool parameters = base == snapshot;
     std::vector<Slice> slices =
-        SlicesOf(trainer.layout(), trainer.owned(), slot + "/", Arena::kCompact, base);
+        SlicesOf(trainer.layout(), parameters ? trainer.stored() : trainer.owned(), slot + "/",
+                 Arena::kCompact, base);
     save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
                        std::make_move_iterator(slices.end()));
-    base += size;
+    base += parameters ? stored : owned;
   }
   if (setup_.rank == Rank(0)) {
-    float* const exponents = snapshot + copies * size;
+    float* const exponents = snapshot + elements;
     trainer.exponents().WriteTo(std::span(exponents, static_cast<size_t>(tensors)));
     save.slices.push_back({std::string(kSumExponents), {tensors}, 0, tensors, exponents});
   }

@@ -52,6 +52,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   const MemoryInput input = MemoryInputFromProto(*setup.spec);
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
+  RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule)));
   RETURN_IF_ERROR(trainer->Allocate());
@@ -63,7 +64,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
       input_(PlanInput(setup)),
-      model_(PlanModel(input_.model)),
+      model_(PlanModel(input_.model, input_.frozen)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
@@ -74,7 +75,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
       schedule_(std::move(schedule)),
       adamw_(*setup.kernels, layout_,
              {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
-      exchange_(*setup.communicator, layout_.entries().size()),
+      exchange_(*setup.communicator, layout_.trainable_count()),
       exponents_(space_.Contributions(batch_.atoms()),
                  GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
 
@@ -220,7 +221,8 @@ absl::Duration Trainer::EstimateStep() {
       .width = spec_.model().hidden_size(),
       .rows = rows,
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
-      .scratch = std::span(window_, static_cast<size_t>(space_.largest_window())),
+      .scratch = std::span(
+          window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size()))),
   };
   return EstimateTime(*setup_.kernels, warm_up, TrainFlops(input_.model, most * rows));
 }

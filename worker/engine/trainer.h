@@ -96,8 +96,8 @@ class Trainer {
   };
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
-  // Errors: INVALID_ARGUMENT: width and batch do not fit, the schedule is none; RESOURCE_EXHAUSTED:
-  // memory.
+  // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule is none;
+  // RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
   // How long a step of the rank with the most to do would take at the speed of this device now
@@ -130,8 +130,10 @@ class Trainer {
   GradientExponents& exponents() { return exponents_; }
   const GradientExponents& exponents() const { return exponents_; }
   const FlatLayout& layout() const { return layout_; }
-  // What this rank owns of the arena.
+  // What this rank owns of the arena's trainable part: it updates it and has its slots.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
+  // What it writes into checkpoints: the same, and its part of frozen tensors.
+  const std::vector<Range>& stored() const { return shards_.Stored(rank_); }
 
  private:
   Trainer(const Setup& setup, LrSchedule schedule);

@@ -33,7 +33,7 @@ struct Pass {
   const int32_t* tokens;   // (batch, seq_length)
   const int32_t* targets;  // (batch, seq_length); below 0: masked
   std::span<const float* const> parameters;
-  std::span<float* const> gradients;     // backward only
+  std::span<float* const> gradients;     // backward only; null: not wanted
   std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
   std::span<void* const> kept;
   std::span<void* const> workspace;

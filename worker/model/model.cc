@@ -153,7 +153,7 @@ absl::StatusOr<LossSum> LayeredModel::Backward(size_t slot, ParameterStore& para
                                                GradientSink& gradients) {
   const Slot& at = slots_[slot];
   LossSum loss;
-  for (size_t index = plan_.layers.size(); index-- > 0;) {
+  for (size_t index = plan_.layers.size(); index-- > gradients.lowest_layer();) {
     Pass pass = PassOf(at, index);
     pass.workspace = backward_workspace_[index];
     pass.gradients = gradients.Begin(index);

@@ -30,9 +30,12 @@ class GradientSink {
  public:
   virtual ~GradientSink() = default;
 
-  // Where backward of `layer` writes the gradients of its uses, each of the tensor's size.
+  // Below this layer nothing wants a gradient: backward ends with it.
+  virtual size_t lowest_layer() const { return 0; }
+  // Where backward of `layer` writes the gradients of its uses, each of the tensor's size; null:
+  // not wanted (a frozen tensor).
   virtual std::span<float* const> Begin(size_t layer) = 0;
-  // They are written. From the last layer to the first. Errors end the pass.
+  // They are written. From the last layer to the lowest. Errors end the pass.
   virtual absl::Status End(size_t layer) = 0;
 };
 

@@ -29,10 +29,10 @@ LinearShape Stored(const Pass& pass, int64_t inputs, int64_t outputs) {
   return {pass.rows(), inputs, outputs, WeightOrder::kOutputsInputs};
 }
 
-// Gradients of a linear layer's weight and, where it has one, bias.
+// Gradients of a linear layer's weight and bias; null: it has none, or its gradient is not wanted.
 void WeightBackward(const Pass& pass, const LinearShape& shape, const float* x, const float* dout,
                     float* dweight, float* dbias) {
-  if (dbias != nullptr) pass.kernels.LinearBackwardBias(shape, dout, dbias);
+  pass.kernels.LinearBackwardBias(shape, dout, dbias);
   pass.kernels.LinearBackwardWeight(shape, x, dout, dweight);
 }
 

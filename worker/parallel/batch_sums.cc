@@ -25,7 +25,7 @@ class Sums : public BatchSums {
       : setup_(setup),
         scratch_(scratch),
         sums_(sums),
-        magnitudes_(setup.layout->entries().size()) {}
+        magnitudes_(setup.layout->trainable_count()) {}
 
   void StartStep() override { std::fill(magnitudes_.begin(), magnitudes_.end(), 0u); }
 
@@ -75,7 +75,7 @@ class Exact final : public Sums<uint64_t> {
         std::span<uint64_t> scratch)
       : Sums(setup, sums, scratch),
         exponents_(exponents),
-        seen_in_reduction_(setup.layout->entries().size()) {}
+        seen_in_reduction_(setup.layout->trainable_count()) {}
 
   void StartStep() override {
     Sums::StartStep();

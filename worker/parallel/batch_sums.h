@@ -46,7 +46,7 @@ class BatchSums {
   // once an atom and use; `first`: in this step.
   virtual void Add(size_t bucket, size_t tensor, Range flat, const float* gradients,
                    bool first) = 0;
-  // By tensor: the greatest magnitude that this rank made integers of in the step
+  // By trainable tensor: the greatest magnitude that this rank made integers of in the step
   // (Kernels::StoreFixed); fast: all 0. Of single contributions that is their receiver.
   virtual std::span<const uint32_t> Magnitudes() = 0;
 

@@ -17,12 +17,23 @@ GradientCollector::GradientCollector(Setup setup) : setup_(std::move(setup)) {
                             ? in_window.back()
                             : setup_.atom + space.window_begin(layer) + use.offset);
     }
+    backward_window_.push_back(ForBackward(layer, in_window));
+    backward_atom_.push_back(ForBackward(layer, in_atom));
   }
+}
+
+std::vector<float*> GradientCollector::ForBackward(size_t layer,
+                                                   const std::vector<float*>& places) const {
+  std::vector<float*> all(setup_.space->planned_uses(layer), nullptr);
+  for (size_t index = 0; index < places.size(); ++index) {
+    all[setup_.space->uses(layer)[index].use] = places[index];
+  }
+  return all;
 }
 
 // The first of an atom is stored where the atom is summed, the others are added to it.
 std::span<float* const> GradientCollector::Begin(size_t layer) {
-  return place_.first_of_atom ? in_atom_[layer] : in_window_[layer];
+  return place_.first_of_atom ? backward_atom_[layer] : backward_window_[layer];
 }
 
 absl::Status GradientCollector::End(size_t layer) {

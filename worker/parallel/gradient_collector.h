@@ -53,16 +53,22 @@ class GradientCollector final : public GradientSink {
   void Start(const InBatch& place) { place_ = place; }
 
   std::span<float* const> Begin(size_t layer) override;
+  size_t lowest_layer() const override { return setup_.space->lowest_layer(); }
   absl::Status End(size_t layer) override;
 
  private:
   absl::Status EndOfAtom(size_t layer);
+  // Null at the uses of frozen tensors.
+  std::vector<float*> ForBackward(size_t layer, const std::vector<float*>& places) const;
 
   using ByLayer = std::vector<std::vector<float*>>;
 
   const Setup setup_;
   ByLayer in_window_;
   ByLayer in_atom_;  // the same as in_window_ where an atom is one micro-batch
+  // The same, by all uses of the layer.
+  ByLayer backward_window_;
+  ByLayer backward_atom_;
   InBatch place_{};
 };
 

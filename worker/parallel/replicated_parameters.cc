@@ -15,7 +15,7 @@ ReplicatedParameters::ReplicatedParameters(const ModelPlan& model, const FlatLay
     for (const size_t tensor : layer.uses) {
       const FlatLayout::Entry& entry = layout.entries()[tensor];
       place.tensors.push_back(arena + entry.offset);
-      place.end = std::max(place.end, entry.padded().end);
+      if (entry.tensor.trainable) place.end = std::max(place.end, entry.padded().end);
     }
     layers_.push_back(std::move(place));
   }

@@ -62,5 +62,27 @@ TEST(GradientSpaceTest, EveryUseOfEveryAtomIsAContribution) {
   EXPECT_EQ(GradientSpace(plan, layout).Contributions(6), (std::vector<int64_t>{6, 12, 6, 6}));
 }
 
+TEST(GradientSpaceTest, FrozenTensors_HaveNoPlaceAndTheirLayersAreNotReached) {
+  ModelPlan plan = Tied();
+  // The order that PlanModel gives: t2, t3 train, t0 and t1 do not.
+  const std::vector<LogicalTensor> before = plan.tensors;
+  plan.tensors = {before[2], before[3], before[0], before[1]};
+  plan.tensors[2].trainable = plan.tensors[3].trainable = false;
+  plan.layers[0].uses = {2, 3};
+  plan.layers[1].uses = {0};
+  plan.layers[2].uses = {1, 3};
+  const FlatLayout layout(plan.tensors);
+  const GradientSpace space(plan, layout);
+  EXPECT_EQ(space.lowest_layer(), 1u);
+  EXPECT_TRUE(space.uses(0).empty());
+  ASSERT_EQ(space.uses(2).size(), 1u);
+  EXPECT_EQ(space.uses(2)[0].tensor, 1u);
+  EXPECT_EQ(space.uses(2)[0].use, 0u);
+  EXPECT_EQ(space.planned_uses(2), 2u);
+  EXPECT_EQ(space.Contributions(6), (std::vector<int64_t>{6, 6}));
+  EXPECT_EQ(space.size(), 3072 + 1024);
+  EXPECT_EQ(space.FinalFrom(1), 0);
+}
+
 }  // namespace
 }  // namespace dsrun

@@ -99,5 +99,34 @@ TEST(MemoryPlanTest, TotalIsTheSumOfItsLines) {
   EXPECT_EQ(plan.total_bytes(), total);
 }
 
+// Everything that training costs beside parameters and activations covers the trainable share.
+TEST(MemoryPlanTest, FrozenTensors_CostNoGradientsAndNoMoments) {
+  for (const int64_t width : {1, 2, 3}) {
+    MemoryInput input = Nano(width, 0);
+    int64_t trained = 0;
+    for (const LogicalTensor& tensor : LogicalTensors(input.model)) {
+      if (tensor.name.starts_with("h.1.")) {
+        trained += (tensor.size() + kLeafElements - 1) / kLeafElements * kLeafElements;
+      } else {
+        input.frozen.push_back(tensor.name);
+      }
+    }
+    const FlatLayout layout(LogicalTensors(input.model));
+    int64_t moments = 0, reduced = 0, saved = 0;
+    for (const MemoryPlan& plan : PlanMemoryOfRanks(input)) {
+      EXPECT_EQ(plan.Find("parameters").elements, layout.size());
+      EXPECT_EQ(plan.Find("gradient_sums").bytes(), 8 * trained);
+      EXPECT_EQ(plan.Find("optimizer.exp_avg_sq").elements,
+                plan.Find("optimizer.exp_avg").elements);
+      moments += plan.Find("optimizer.exp_avg").elements;
+      reduced += plan.Find("reduced_gradients").elements;
+      saved += plan.Find("save_snapshot").elements;
+    }
+    EXPECT_EQ(moments, trained);
+    EXPECT_EQ(reduced, trained);
+    EXPECT_EQ(saved, layout.size() + 2 * trained + 12 * width) << "12 tensors train";
+  }
+}
+
 }  // namespace
 }  // namespace dsrun

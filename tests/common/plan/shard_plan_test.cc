@@ -1,5 +1,8 @@
 #include "common/plan/shard_plan.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "common/model/model_plan.h"
 #include "gtest/gtest.h"
 
@@ -90,6 +93,32 @@ TEST(ShardPlanTest, OwnedWithinIsTheIntersection) {
     }
   }
   EXPECT_EQ(covered, within.size());
+}
+
+TEST(ShardPlanTest, FrozenTensors_AreStoredByOneRankEachAndOwnedByNone) {
+  const ModelPlan model = PlanModel(Small(), {"wte.weight", "h.0.mlp.c_fc.weight", "ln_f.bias"});
+  const FlatLayout layout(model.tensors);
+  EXPECT_EQ(layout.trainable_count() + 3, layout.entries().size());
+  for (const int64_t width : {1, 2, 5, 300}) {
+    const ShardPlan plan(layout, width, /*bucket_bytes=*/10'000);
+    std::vector<Range> stored;
+    int64_t owned = 0;
+    for (int64_t rank = 0; rank < width; ++rank) {
+      for (const Range& range : plan.Owned(rank)) EXPECT_LE(range.end, layout.trainable_size());
+      EXPECT_EQ(plan.Owned(rank, {layout.trainable_size(), layout.size()}).size(), 0u);
+      owned += plan.OwnedSize(rank);
+      stored.insert(stored.end(), plan.Stored(rank).begin(), plan.Stored(rank).end());
+    }
+    EXPECT_EQ(owned, layout.trainable_size());
+    std::sort(stored.begin(), stored.end(),
+              [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    int64_t next = 0;
+    for (const Range& range : stored) {
+      EXPECT_EQ(range.begin, next) << "width " << width;
+      next = range.end;
+    }
+    EXPECT_EQ(next, layout.size());
+  }
 }
 
 }  // namespace

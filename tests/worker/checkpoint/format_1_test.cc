@@ -12,6 +12,7 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 #include "common/format/shard_verifier.h"
+#include "common/model/model_plan.h"
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/checkpoint/training_state.h"
 #include "worker/checkpoint/checkpoint_loader.h"
@@ -118,7 +119,10 @@ TEST_F(Format1Test, LoadsAtAnyWidth) {
       }
     }
   }
-  const std::vector<float> exponents = LoadSumExponents(*checkpoint).value();
+  const std::vector<float> exponents =
+      LoadSumExponents(*checkpoint, LogicalTensors(state_.Expectation().model), layout,
+                       /*new_value=*/-1024)
+          .value();
   ASSERT_THAT(exponents, SizeIs(layout.entries().size()));
   for (size_t i = 0; i < exponents.size(); ++i) EXPECT_EQ(exponents[i], static_cast<float>(i) - 5);
 }

@@ -77,7 +77,9 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
   const int64_t width = shape.width;
   // Each piece owns a range of the vocabulary and looks at all tokens, in order.
   const int64_t piece = (vocab_size + kVocabPieces - 1) / kVocabPieces;
-  ForPieces(vocab_size, piece, [&](int64_t begin, int64_t end) {
+  const int64_t wanted_rows = dtoken_table == nullptr ? 0 : vocab_size;
+  const int64_t wanted_positions = dposition_table == nullptr ? 0 : positions;
+  ForPieces(wanted_rows, piece, [&](int64_t begin, int64_t end) {
     std::memset(dtoken_table + begin * width, 0,
                 static_cast<size_t>((end - begin) * width) * sizeof(float));
     for (int64_t row = 0; row < shape.rows(); ++row) {
@@ -85,8 +87,7 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
       loops_.accumulate(width, dout + row * width, dtoken_table + tokens[row] * width);
     }
   });
-  if (dposition_table == nullptr) return;
-  ForPieces(positions, kRowPiece, [&](int64_t begin, int64_t end) {
+  ForPieces(wanted_positions, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
       float* const sum = dposition_table + position * width;
       if (position >= shape.seq_length) {
@@ -116,9 +117,12 @@ void CpuKernels::LayerNormForward(int64_t rows, int64_t width, const float* x, c
 void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
                                    const float* mean, const float* rstd, const float* dout,
                                    const float* residual, float* dx, float* dweight, float* dbias) {
-  ForPieces(width, kColumnPiece, [&](int64_t begin, int64_t end) {
+  const int64_t wanted = dweight == nullptr && dbias == nullptr ? 0 : width;
+  ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
+    float unwanted[kColumnPiece];  // both come in one pass
     loops_.layernorm_column_sums(rows, end - begin, width, x + begin, mean, rstd, dout + begin,
-                                 dweight + begin, dbias + begin);
+                                 dweight == nullptr ? unwanted : dweight + begin,
+                                 dbias == nullptr ? unwanted : dbias + begin);
   });
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -143,7 +147,8 @@ void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, cons
 void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
                                  const float* rstd, const float* dout, const float* residual,
                                  float* dx, float* dweight) {
-  ForPieces(width, kColumnPiece, [&](int64_t begin, int64_t end) {
+  const int64_t wanted = dweight == nullptr ? 0 : width;
+  ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
     loops_.rmsnorm_column_sums(rows, end - begin, width, x + begin, rstd, dout + begin,
                                dweight + begin);
   });
@@ -248,6 +253,7 @@ void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* 
 
 void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
                                       float* dw) {
+  if (dw == nullptr) return;
   if (shape.order == WeightOrder::kOutputsInputs) {
     matmul_.Run(shape.outputs, shape.inputs, shape.rows, {dout, shape.outputs, true},
                 {x, shape.inputs}, dw, shape.inputs);
@@ -258,6 +264,7 @@ void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, 
 }
 
 void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) {
+  if (dbias == nullptr) return;
   ForPieces(shape.outputs, kColumnPiece, [&](int64_t begin, int64_t end) {
     loops_.column_sums(shape.rows, end - begin, shape.outputs, dout + begin, dbias + begin);
   });
@@ -279,12 +286,14 @@ void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits,
 
 void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
                                     float* dtoken_table) {
+  if (dtoken_table == nullptr) return;
   matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
               {x, shape.width}, dtoken_table, shape.width);
 }
 
 void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits,
                                               const float* x, float* dtoken_table) {
+  if (dtoken_table == nullptr) return;
   matmul_.Add(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
               {x, shape.width}, dtoken_table, shape.width);
 }
