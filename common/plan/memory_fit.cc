@@ -70,10 +70,11 @@ std::optional<std::string> MoreNodes(FitInput input) {
 
 std::optional<std::string> SmallerModel(FitInput input) {
   const int64_t parameters = ParameterCount(input.job.model);
-  const std::vector<std::string> presets = PresetNames();  // smallest first
+  const std::string family = input.job.model.family;
+  const std::vector<std::string> presets = PresetNames();  // of a family smallest first
   for (auto name = presets.rbegin(); name != presets.rend(); ++name) {
     const auto spec = FindPreset(*name);
-    if (!spec.ok() || ParameterCount(*spec) >= parameters) continue;
+    if (!spec.ok() || spec->family != family || ParameterCount(*spec) >= parameters) continue;
     input.job.model = *spec;
     if (Fits(input)) return "--model " + *name;
   }
