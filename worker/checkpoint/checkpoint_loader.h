@@ -34,15 +34,17 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 // rank is not stuck. `params` is the whole arena (layout.size() elements); `adam_m` and
 // `adam_v` are compact (the owned ranges, concatenated). Padding becomes zero. After an error the
 // arenas hold anything. Where training stands is in checkpoint.manifest().facts.
-// Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
-// than its model.
+// What is stored as BF16 or F16 becomes F32, exactly.
+// Errors: those of CheckCompatible and Checkpoint::ReadRange; FAILED_PRECONDITION: the manifest
+// contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is not there:
+// trying again, or an older checkpoint, is no remedy.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, float* adam_m, float* adam_v,
                                const std::function<void()>& moved = {});
 
 // The values of kSumExponents; empty: the checkpoint is older than exact sums. Errors: those of
-// Checkpoint::ReadRange; DATA_LOSS: it is no list.
+// Checkpoint::ReadRange; FAILED_PRECONDITION: it is no list.
 absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint);
 
 }  // namespace dsrun::worker
