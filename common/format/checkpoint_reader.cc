@@ -14,6 +14,7 @@
 #include "common/base/range.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
+#include "common/format/element_values.h"
 #include "common/format/shard_verifier.h"
 
 namespace dsrun {
@@ -124,7 +125,7 @@ absl::StatusOr<Checkpoint> OpenFilesOf(FileSystem& fs, const std::string& folder
                                        const std::string& manifest_name, Manifest manifest,
                                        Verify verify) {
   for (const ManifestFile& file : manifest.files) {
-    if (verify == Verify::kNone) break;
+    if (verify == Verify::kNone || verify == Verify::kHeaders) break;
     RETURN_IF_ERROR(CheckSize(fs, folder, file));
   }
   if (verify == Verify::kFull) {
@@ -136,8 +137,10 @@ absl::StatusOr<Checkpoint> OpenFilesOf(FileSystem& fs, const std::string& folder
       RETURN_IF_ERROR(status);
     }
   }
-  return Checkpoint(fs, folder, manifest_name, std::move(manifest),
-                    /*check_tables=*/verify == Verify::kSizes);
+  const auto check = verify == Verify::kSizes     ? Checkpoint::TableCheck::kHeader
+                     : verify == Verify::kHeaders ? Checkpoint::TableCheck::kHash
+                                                  : Checkpoint::TableCheck::kNone;
+  return Checkpoint(fs, folder, manifest_name, std::move(manifest), check);
 }
 
 // What is behind one listed name.
@@ -219,16 +222,27 @@ absl::StatusOr<CheckpointSearch> SearchOnce(FileSystem& fs, const std::string& f
 // A table that is damaged as its data is, or is another file's, would vouch for wrong bytes.
 absl::Status Checkpoint::CheckTable(ReadableFile& file, const ManifestFile& facts) {
   Sha256 hash;
+  std::string header;
   const auto update = [&](std::span<const std::byte> bytes) { hash.Update(bytes); };
-  RETURN_IF_ERROR(ReadInChunks(file, 0, facts.header_bytes, update));
+  RETURN_IF_ERROR(ReadInChunks(file, 0, facts.header_bytes, [&](std::span<const std::byte> bytes) {
+    update(bytes);
+    if (check_ != TableCheck::kHeader) return;
+    header.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }));
   RETURN_IF_ERROR(
       ReadInChunks(file, facts.table_offset(), facts.bytes - facts.table_offset(), update));
   const std::string digest = hash.HexDigest();
-  if (digest == facts.sha256) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat("the header or the table of checksums is damaged: their "
-                   "SHA-256 is ",
-                   digest, ", the manifest says ", facts.sha256));
+  if (digest != facts.sha256) {
+    return absl::DataLossError(
+        absl::StrCat("the header or the table of checksums is damaged: their "
+                     "SHA-256 is ",
+                     digest, ", the manifest says ", facts.sha256));
+  }
+  if (check_ != TableCheck::kHeader) return absl::OkStatus();
+  if (by_file_.empty()) by_file_ = PiecesByFile(*manifest_);
+  const auto index = static_cast<size_t>(&facts - manifest_->files.data());
+  const std::string contradiction = HeaderContradiction(*manifest_, facts, by_file_[index], header);
+  return contradiction.empty() ? absl::OkStatus() : absl::DataLossError(contradiction);
 }
 
 absl::StatusOr<ReadableFile*> Checkpoint::Open(const ManifestFile& facts) {
@@ -242,9 +256,9 @@ absl::StatusOr<ReadableFile*> Checkpoint::Open(const ManifestFile& facts) {
     }
     ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened,
                      fs_->OpenToRead(JoinPath(folder_, file)));
-    if (check_tables_ && facts.block_bytes > 0 && !checked_tables_.contains(file)) {
+    if (check_ != TableCheck::kNone && facts.block_bytes > 0 && !checked_files_.contains(file)) {
       RETURN_IF_ERROR(CheckTable(*opened, facts));
-      checked_tables_.insert(file);
+      checked_files_.insert(file);
     }
     found = open_.emplace(file, OpenFile{std::move(opened)}).first;
   }
@@ -258,6 +272,15 @@ absl::Status Checkpoint::ReadRange(const std::string& tensor, int64_t begin, int
   return Read(std::span(&wanted, 1), moved);
 }
 
+absl::Status Checkpoint::ReadStored(const std::string& tensor, const Box& shard, int64_t begin,
+                                    int64_t end, std::vector<std::byte>& into) {
+  const ManifestTensor* const found = manifest_->FindTensor(tensor);
+  const ElementType type = found == nullptr ? ElementType::kF32 : found->type;
+  into.resize(static_cast<size_t>(std::max<int64_t>(end - begin, 0) * ElementBytes(type)));
+  const WantedPiece wanted{tensor, begin, end, into.data(), shard, type};
+  return Read(std::span(&wanted, 1));
+}
+
 absl::Status Checkpoint::Read(std::span<const WantedPiece> wanted,
                               const std::function<void()>& moved) {
   std::vector<Part> parts;
@@ -269,16 +292,23 @@ absl::Status Checkpoint::Read(std::span<const WantedPiece> wanted,
     const absl::Status read = ReadPart(part, moved);
     // Its size was right when it was opened.
     if (absl::IsOutOfRange(read)) return absl::UnavailableError(read.message());
-    RETURN_IF_ERROR(read) << "shard " << JoinPath(folder_, manifest_.FileOf(*part.piece).name);
+    RETURN_IF_ERROR(read) << "shard " << JoinPath(folder_, manifest_->FileOf(*part.piece).name);
   }
   return absl::OkStatus();
 }
 
 absl::Status Checkpoint::FindParts(const WantedPiece& wanted, std::vector<Part>& parts) const {
-  const ManifestTensor* const found = manifest_.FindTensor(wanted.tensor);
+  const ManifestTensor* const found = manifest_->FindTensor(wanted.tensor);
   if (found == nullptr) {
     return absl::NotFoundError(
         absl::StrCat("no tensor ", wanted.tensor, " in ", JoinPath(folder_, manifest_name_)));
+  }
+  if (wanted.type != found->type &&
+      !(wanted.type == ElementType::kF32 && IsExactAsF32(found->type))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(wanted.tensor, ": expected it stored as ", ElementTypeName(wanted.type),
+                     wanted.type == ElementType::kF32 ? ", BF16 or F16" : "", ", ",
+                     JoinPath(folder_, manifest_name_), " has ", ElementTypeName(found->type)));
   }
   const Box box = wanted.shard.extent.empty() ? WholeBox(found->shape) : wanted.shard;
   if (!IsInside(box, found->shape)) {
@@ -325,13 +355,11 @@ std::vector<CommonRun> Checkpoint::RunsOf(const Part& part) {
 
 namespace {
 
-constexpr int64_t kFloatBytes = sizeof(float);
-
 // Reads runs of one piece by windows of adjacent blocks.
 class BlockWindows {
  public:
   BlockWindows(ReadableFile& file, const ManifestFile& facts, const ManifestPiece& piece)
-      : file_(file), facts_(facts), piece_(piece) {}
+      : file_(file), facts_(facts), piece_(piece), element_(ElementBytes(piece.type)) {}
 
   // The checksums of the blocks [first, last] of the piece, from the file's table.
   absl::Status ReadTable(int64_t first, int64_t last) {
@@ -358,12 +386,19 @@ class BlockWindows {
   }
 
   // The part of a run that lies in the window, which holds its start; the run is shortened by it.
-  void Take(CommonRun& run, float* into) const {
-    const int64_t at = run.from * kFloatBytes - begin_;
-    const int64_t bytes =
-        std::min(run.count * kFloatBytes, static_cast<int64_t>(window_.size()) - at);
-    std::memcpy(into + run.to, window_.data() + at, static_cast<size_t>(bytes));
-    const int64_t taken = bytes / kFloatBytes;
+  void Take(CommonRun& run, const WantedPiece& wanted) const {
+    const int64_t at = run.from * element_ - begin_;
+    const int64_t bytes = std::min(run.count * element_, static_cast<int64_t>(window_.size()) - at);
+    const auto from =
+        std::span(window_).subspan(static_cast<size_t>(at), static_cast<size_t>(bytes));
+    std::byte* const into =
+        static_cast<std::byte*>(wanted.into) + run.to * ElementBytes(wanted.type);
+    if (wanted.type == piece_.type) {
+      std::memcpy(into, from.data(), from.size());
+    } else {
+      ToF32(piece_.type, from, reinterpret_cast<float*>(into));
+    }
+    const int64_t taken = bytes / element_;
     run = {run.from + taken, run.to + taken, run.count - taken};
   }
 
@@ -371,6 +406,7 @@ class BlockWindows {
   ReadableFile& file_;
   const ManifestFile& facts_;
   const ManifestPiece& piece_;
+  const int64_t element_;  // bytes; blocks have whole ones (CheckManifest)
   std::vector<uint32_t> table_;
   int64_t first_known_ = 0;
   std::vector<std::byte> window_;
@@ -382,14 +418,15 @@ class BlockWindows {
 absl::Status Checkpoint::ReadPart(const Part& part, const std::function<void()>& moved) {
   std::vector<CommonRun> runs = RunsOf(part);
   if (runs.empty()) return absl::OkStatus();
-  const ManifestFile& facts = manifest_.FileOf(*part.piece);
+  const ManifestFile& facts = manifest_->FileOf(*part.piece);
+  const int64_t element = ElementBytes(part.piece->type);
   ASSIGN_OR_RETURN(ReadableFile * file, Open(facts));
   if (facts.block_bytes == 0) return ReadOldPart(*file, part, moved);
   const auto first_block = [&](const CommonRun& run) {
-    return run.from * kFloatBytes / facts.block_bytes;
+    return run.from * element / facts.block_bytes;
   };
   const auto last_block = [&](const CommonRun& run) {
-    return ((run.from + run.count) * kFloatBytes - 1) / facts.block_bytes;
+    return ((run.from + run.count) * element - 1) / facts.block_bytes;
   };
   BlockWindows windows(*file, facts, *part.piece);
   RETURN_IF_ERROR(windows.ReadTable(first_block(runs.front()), last_block(runs.back())));
@@ -406,11 +443,11 @@ absl::Status Checkpoint::ReadPart(const Part& part, const std::function<void()>&
     std::pair<uint32_t, uint32_t> sums;
     ASSIGN_OR_RETURN(const bool good, windows.ReadBlocks(first, last, &sums));
     if (!good) {
-      return Damaged(EntryName(manifest_, *part.tensor, *part.piece), sums.first, sums.second,
+      return Damaged(EntryName(*manifest_, *part.tensor, *part.piece), sums.first, sums.second,
                      "table");
     }
     while (next < runs.size() && first_block(runs[next]) <= last) {
-      windows.Take(runs[next], part.wanted->into);
+      windows.Take(runs[next], *part.wanted);
       if (runs[next].count > 0) break;
       ++next;
     }
@@ -422,6 +459,8 @@ absl::Status Checkpoint::ReadPart(const Part& part, const std::function<void()>&
 absl::Status Checkpoint::ReadOldPart(ReadableFile& file, const Part& part,
                                      const std::function<void()>& moved) {
   const ManifestPiece& piece = *part.piece;
+  auto* const wanted = static_cast<float*>(part.wanted->into);  // in format 1 all is F32
+  constexpr int64_t kFloatBytes = sizeof(float);
   const auto tell = [&](std::span<const std::byte>) {
     if (moved) moved();
   };
@@ -429,22 +468,22 @@ absl::Status Checkpoint::ReadOldPart(ReadableFile& file, const Part& part,
   // The whole of a piece is the usual case: one pass reads and checks it.
   if (runs.size() == 1 && runs[0].count == piece.end - piece.begin) {
     uint32_t crc32c = 0;
-    const auto into = std::as_writable_bytes(
-        std::span(part.wanted->into + runs[0].to, static_cast<size_t>(runs[0].count)));
+    const auto into =
+        std::as_writable_bytes(std::span(wanted + runs[0].to, static_cast<size_t>(runs[0].count)));
     RETURN_IF_ERROR(ReadInto(file, piece.offset, into, [&](std::span<const std::byte> bytes) {
       crc32c = ExtendCrc32c(crc32c, bytes);
       tell(bytes);
     }));
     if (crc32c == piece.crc32c) return absl::OkStatus();
-    return Damaged(EntryName(manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
+    return Damaged(EntryName(*manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
   }
   if (!checked_.contains(&piece)) {
     RETURN_IF_ERROR(CheckOldPiece(file, part, moved));
     checked_.insert(&piece);
   }
   for (const CommonRun& run : runs) {
-    const auto into = std::as_writable_bytes(
-        std::span(part.wanted->into + run.to, static_cast<size_t>(run.count)));
+    const auto into =
+        std::as_writable_bytes(std::span(wanted + run.to, static_cast<size_t>(run.count)));
     RETURN_IF_ERROR(ReadInto(file, piece.offset + run.from * kFloatBytes, into, tell));
   }
   return absl::OkStatus();
@@ -460,7 +499,7 @@ absl::Status Checkpoint::CheckOldPiece(ReadableFile& file, const Part& part,
         if (moved) moved();
       }));
   if (crc32c == piece.crc32c) return absl::OkStatus();
-  return Damaged(EntryName(manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
+  return Damaged(EntryName(*manifest_, *part.tensor, piece), crc32c, piece.crc32c, "manifest");
 }
 
 absl::StatusOr<Manifest> ReadManifest(FileSystem& fs, const std::string& folder,
@@ -475,6 +514,10 @@ absl::StatusOr<Manifest> ReadManifestFile(FileSystem& fs, const std::string& fol
   ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
   if (info.kind != FileKind::kRegular) {
     return absl::DataLossError(absl::StrCat("manifest ", path, " is no file"));
+  }
+  if (info.bytes > kMostManifestBytes) {
+    return absl::DataLossError(absl::StrCat("manifest ", path, ": expected at most ",
+                                            kMostManifestBytes, " bytes, got ", info.bytes));
   }
   const absl::StatusOr<std::string> text = ReadFile(fs, path);
   if (absl::IsOutOfRange(text.status())) return absl::UnavailableError(text.status().message());

@@ -23,6 +23,7 @@
 #include "common/base/patience.h"
 #include "common/format/manifest.h"
 #include "common/format/piece.h"
+#include "common/format/shard_header.h"
 
 namespace dsrun {
 
@@ -31,28 +32,40 @@ struct WantedPiece {
   std::string tensor;
   int64_t begin = 0;  // elements [begin, end) of the shard, row-major
   int64_t end = 0;
-  float* into = nullptr;
+  void* into = nullptr;
   Box shard = {};  // without dimensions: the whole tensor
+  // What stands in `into` then: the type in which it is stored, or F32 of what is exact as F32
+  // (element_values.h).
+  ElementType type = ElementType::kF32;
 };
 
 // One checkpoint that has been found whole.
 class Checkpoint {
  public:
-  // `fs` must outlive this. `check_tables`: of each file that is read, header and table of
-  // checksums are compared with the manifest first; without it the caller has seen to that.
+  // What is done with a file before the first of it is given out.
+  enum class TableCheck {
+    kNone,    // the caller has seen to it
+    kHash,    // its header and table of checksums are those that the manifest names
+    kHeader,  // and its header says of every piece what the manifest says (shard_header.h)
+  };
+
+  // `fs` must outlive this.
   Checkpoint(FileSystem& fs, std::string folder, std::string manifest_name, Manifest manifest,
-             bool check_tables = false)
+             TableCheck check = TableCheck::kNone)
       : fs_(&fs),
         folder_(std::move(folder)),
         manifest_name_(std::move(manifest_name)),
-        manifest_(std::move(manifest)),
-        check_tables_(check_tables) {}
+        manifest_(std::make_shared<const Manifest>(std::move(manifest))),
+        check_(check) {}
   Checkpoint(Checkpoint&&) = default;
   Checkpoint& operator=(Checkpoint&&) = default;
 
+  // The same checkpoint, with the same manifest in memory, for another thread.
+  Checkpoint ForAnotherThread() const { return Checkpoint(*this, OfAnother()); }
+
   const std::string& folder() const { return folder_; }
   const std::string& manifest_name() const { return manifest_name_; }
-  const Manifest& manifest() const { return manifest_; }
+  const Manifest& manifest() const { return *manifest_; }
 
   // Shards that are open at one time: a checkpoint of a thousand ranks must not need a thousand
   // descriptors. Beyond them, the one that was not used for longest is closed.
@@ -64,15 +77,28 @@ class Checkpoint {
   // Errors and `moved` as ReadRange.
   absl::Status Read(std::span<const WantedPiece> wanted, const std::function<void()>& moved = {});
 
-  // Elements [begin, end) of a logical tensor into `into`: Read of one.
-  // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; DATA_LOSS: a shard (named)
-  // is damaged; UNAVAILABLE: it ends earlier than when it was opened; those of FileSystem. `moved`
-  // (may be empty) is called after every megabyte that was read, and at least once a piece: the
-  // reader is not stuck.
+  // Elements [begin, end) of a logical tensor into `into`, as F32: Read of one.
+  // Errors: NOT_FOUND: no such tensor; OUT_OF_RANGE: not its elements; FAILED_PRECONDITION: its
+  // type is another, and not exact as F32; DATA_LOSS: a shard (named) is damaged, or its header
+  // contradicts the manifest; UNAVAILABLE: it ends earlier than when it was opened; those of
+  // FileSystem. `moved` (may be empty) is called after every megabyte that was read, and at least
+  // once a piece: the reader is not stuck.
   absl::Status ReadRange(const std::string& tensor, int64_t begin, int64_t end, float* into,
                          const std::function<void()>& moved = {});
 
+  // The same of part of a tensor's shard (without dimensions: of all of it), as it is stored.
+  absl::Status ReadStored(const std::string& tensor, const Box& shard, int64_t begin, int64_t end,
+                          std::vector<std::byte>& into);
+
  private:
+  struct OfAnother {};
+  Checkpoint(const Checkpoint& other, OfAnother)
+      : fs_(other.fs_),
+        folder_(other.folder_),
+        manifest_name_(other.manifest_name_),
+        manifest_(other.manifest_),
+        check_(other.check_) {}
+
   // A wanted piece, and one that holds a part of it.
   struct Part {
     const ManifestTensor* tensor;
@@ -98,20 +124,23 @@ class Checkpoint {
   FileSystem* fs_;
   std::string folder_;
   std::string manifest_name_;
-  Manifest manifest_;
+  std::shared_ptr<const Manifest> manifest_;
   std::map<std::string, OpenFile> open_;  // at most kMaxOpenFiles
   int64_t uses_ = 0;
   std::set<const ManifestPiece*> checked_;
-  bool check_tables_;
-  std::set<std::string> checked_tables_;  // names of files
+  TableCheck check_;
+  std::set<std::string> checked_files_;            // by name
+  std::vector<std::vector<PieceOfFile>> by_file_;  // PiecesByFile, when it is needed first
 };
 
 enum class Verify {
-  kFull,   // every byte of every file is read and compared with its checksums
-  kSizes,  // the files are there and as long as they should be; header and table of a file are
-           // compared with the manifest when the first of it is read
-  kNone,   // only the manifest is read; for a rank whose peers have verified the rest. ReadRange
-           // compares checksums in any case.
+  kFull,  // every byte of every file is read and compared with its checksums
+  // What follows compares the checksum of a block in any case before one of its bytes is given out.
+  kSizes,    // the files are there and as long as they should be; header and table of a file are
+             // compared with the manifest when the first of it is read (TableCheck::kHeader)
+  kHeaders,  // only the manifest is read, for a rank whose peers have verified the rest; when the
+             // first of a file is read it is seen to be the one that they had (TableCheck::kHash)
+  kNone,     // only the manifest is read
 };
 
 // What one manifest says. Errors: DATA_LOSS: torn, altered, contradicting itself, or no file;

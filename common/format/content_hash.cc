@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -29,16 +30,15 @@ void AddText(Sha256& hash, std::string_view text) {
 
 absl::Status AddTensor(Sha256& hash, Checkpoint& checkpoint, const ManifestTensor& tensor) {
   AddText(hash, ToFormat1Name(tensor.name));
-  AddText(hash, "F32");
+  AddText(hash, ElementTypeName(tensor.type));
   AddNumber(hash, static_cast<int64_t>(tensor.shape.size()));
   for (const int64_t extent : tensor.shape) AddNumber(hash, extent);
-  std::vector<float> chunk;
+  std::vector<std::byte> chunk;
   const auto add = [&](Range range) -> absl::Status {
     for (int64_t begin = range.begin; begin < range.end; begin += kChunkElements) {
       const int64_t end = std::min(range.end, begin + kChunkElements);
-      chunk.resize(static_cast<size_t>(end - begin));
-      RETURN_IF_ERROR(checkpoint.ReadRange(tensor.name, begin, end, chunk.data()));
-      hash.Update(std::as_bytes(std::span(chunk)));
+      RETURN_IF_ERROR(checkpoint.ReadStored(tensor.name, Box(), begin, end, chunk));
+      hash.Update(chunk);
     }
     return absl::OkStatus();
   };

@@ -24,7 +24,9 @@
 #ifndef DSRUN_COMMON_FORMAT_LAYOUT_RECIPE_H_
 #define DSRUN_COMMON_FORMAT_LAYOUT_RECIPE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +37,16 @@
 namespace dsrun {
 
 inline constexpr std::string_view kEvenBucketsRule = "even-buckets 1";
+
+// What no recipe goes beyond, so that a few lines of text cannot make a reader allocate or compute
+// without end: a job of 4,096 ranks with 10^12 parameters stays below all of them.
+inline constexpr int64_t kMostRanks = int64_t{1} << 20;
+inline constexpr int64_t kMostSlots = 64;
+inline constexpr size_t kMostDimensions = 32;                     // of one tensor
+inline constexpr int64_t kMostShards = int64_t{1} << 21;          // of all tensors together
+inline constexpr int64_t kMostPieces = int64_t{1} << 25;          // the same
+inline constexpr int64_t kMostRecipeElements = int64_t{1} << 56;  // the same
+inline constexpr int64_t kMostRecipeWork = int64_t{1} << 31;      // ranks times buckets
 
 struct MeshAxis {
   std::string name;  // "tp", "dp", "pp"; another axis holds copies: its first coordinate counts
@@ -64,20 +76,27 @@ struct LayoutRecipe {
   std::vector<std::string> slots;  // "model", "state/exp_avg": <slot>/<parameter> is a tensor
   std::vector<Parameter> parameters;
   std::vector<Single> singles;
+  // Of slots and singles, by name; one that is not in it: F32.
+  std::map<std::string, ElementType> types = {};
 
   int64_t ranks() const;
+  ElementType TypeOf(const std::string& slot_or_single) const;
   friend bool operator==(const LayoutRecipe&, const LayoutRecipe&) = default;
 };
 
-// Errors: DATA_LOSS: an unknown rule, sizes below 1, a split or stage that is not there, ...
+// Errors: DATA_LOSS: an unknown rule, sizes below 1 or beyond the limits above, a split or stage
+// that is not there, ... Allocates no more than the recipe itself has.
 absl::Status CheckRecipe(const LayoutRecipe& recipe);
 
 // Where a rank stands on an axis; 0 where there is no such axis.
 int64_t CoordinateOf(const LayoutRecipe& recipe, int64_t rank, std::string_view axis);
 int64_t AxisSize(const LayoutRecipe& recipe, std::string_view axis);  // 1 where there is none
 
-// The boxes into which a parameter is split, by "tp" coordinate; empty: it is not.
+// Whether a parameter is split, and into which boxes, by "tp" coordinate; empty: it is not.
+bool IsSplit(const LayoutRecipe& recipe, const LayoutRecipe::Parameter& parameter);
 std::vector<Box> ShardsOf(const LayoutRecipe& recipe, const LayoutRecipe::Parameter& parameter);
+// The box of one coordinate. REQUIRES: IsSplit(recipe, parameter).
+Box ShardAt(const LayoutRecipe& recipe, const LayoutRecipe::Parameter& parameter, int64_t tp);
 
 // A piece that the recipe computes.
 struct RecipePiece {
@@ -89,11 +108,14 @@ struct RecipePiece {
   friend bool operator==(const RecipePiece&, const RecipePiece&) = default;
 };
 
-// In the order of the rank's file. REQUIRES: CheckRecipe(recipe).ok(), 0 <= rank < ranks().
-std::vector<RecipePiece> PiecesOfRank(const LayoutRecipe& recipe, int64_t rank);
+// In the order of the rank's file. If there are more than `most`, only that many and some more are
+// computed. REQUIRES: CheckRecipe(recipe).ok(), 0 <= rank < ranks().
+std::vector<RecipePiece> PiecesOfRank(const LayoutRecipe& recipe, int64_t rank,
+                                      int64_t most = kMostPieces);
 
 // "model/wte.weight", "sums/exponents".
 std::string TensorName(const LayoutRecipe& recipe, const RecipePiece& piece);
+ElementType TypeOf(const LayoutRecipe& recipe, const RecipePiece& piece);
 
 }  // namespace dsrun
 

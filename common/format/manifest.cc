@@ -4,7 +4,6 @@
 #include "common/format/manifest.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,24 +13,35 @@
 namespace dsrun {
 namespace {
 
+// Each is compared with each.
+constexpr size_t kMostListedShards = 1024;
+
 bool IsPlainName(const std::string& name) {
   return !name.empty() && name != "." && name != ".." &&
          name.find_first_of(std::string("/\0", 2)) == std::string::npos;
 }
 
 absl::Status CheckShape(const ManifestTensor& tensor) {
+  if (tensor.shape.size() > kMostDimensions) {
+    return absl::DataLossError(absl::StrCat(tensor.name, ": expected at most ", kMostDimensions,
+                                            " dimensions, got ", tensor.shape.size()));
+  }
   int64_t size = 1;
   for (const int64_t extent : tensor.shape) {
-    if (extent < 0 || __builtin_mul_overflow(size, extent, &size) ||
-        size > std::numeric_limits<int64_t>::max() / 8) {
+    if (extent < 0 || __builtin_mul_overflow(size, extent, &size) || size > kMostRecipeElements) {
       return absl::DataLossError(tensor.name + ": its shape is too large");
     }
   }
   return absl::OkStatus();
 }
 
-// Apart, and together as large as the tensor.
-absl::Status CheckShards(const ManifestTensor& tensor) {
+// Apart, and together as large as the tensor. `listed`: nobody has computed them.
+absl::Status CheckShards(const ManifestTensor& tensor, bool listed) {
+  if (!listed) return absl::OkStatus();
+  if (tensor.shards.size() > kMostListedShards) {
+    return absl::DataLossError(absl::StrCat(tensor.name, ": expected at most ", kMostListedShards,
+                                            " shards, got ", tensor.shards.size()));
+  }
   int64_t covered = 0;
   for (size_t i = 0; i < tensor.shards.size(); ++i) {
     if (!IsInside(tensor.shards[i], tensor.shape)) {
@@ -67,7 +77,7 @@ absl::Status CheckPlace(const Manifest& manifest, const ManifestTensor& tensor,
 
 absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor) {
   RETURN_IF_ERROR(CheckShape(tensor));
-  RETURN_IF_ERROR(CheckShards(tensor));
+  RETURN_IF_ERROR(CheckShards(tensor, !manifest.layout.has_value()));
   const size_t shards = std::max<size_t>(tensor.shards.size(), 1);
   const auto volume = [&](size_t shard) {
     return tensor.shards.empty() ? tensor.size() : tensor.shards[shard].volume();
@@ -86,6 +96,11 @@ absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor)
                              : "",
                          "; the ranks that wrote it did not agree who owns what"));
       }
+      if (piece->type != tensor.type) {
+        return absl::DataLossError(absl::StrCat(tensor.name, ": expected pieces of ",
+                                                ElementTypeName(tensor.type), ", got one of ",
+                                                ElementTypeName(piece->type)));
+      }
       covered = piece->end;
       RETURN_IF_ERROR(CheckPlace(manifest, tensor, *piece));
     }
@@ -99,25 +114,88 @@ absl::Status CheckTensor(const Manifest& manifest, const ManifestTensor& tensor)
       absl::StrCat(tensor.name, ": a piece is of shard ", piece->shard, ", which it has not"));
 }
 
-// Header, pieces one after the other, table, and nothing else.
+// What one file says of itself, before anything is computed from it.
+absl::Status CheckFile(const ManifestFile& file, int64_t version) {
+  // A name with a slash could make a reader open anything.
+  if (!IsPlainName(file.name)) {
+    return absl::DataLossError(absl::StrCat("\"", file.name, "\" is no file of this folder"));
+  }
+  if (file.bytes < 0 || file.bytes > kMostFileBytes) {
+    return absl::DataLossError(absl::StrCat(file.name, ": no file has ", file.bytes, " bytes"));
+  }
+  if (version == 1) return absl::OkStatus();
+  if (file.header_bytes < 0 || file.header_bytes > std::min(file.bytes, kMostShardHeaderBytes) ||
+      file.blocks < 0 || file.blocks > (file.bytes - file.header_bytes) / 4) {
+    return absl::DataLossError(
+        absl::StrCat(file.name, ": expected a header of at most ", kMostShardHeaderBytes,
+                     " bytes, and 4 for each checksum, got ", file.header_bytes,
+                     " bytes of header and ", file.blocks, " checksums in ", file.bytes, " bytes"));
+  }
+  // An element never lies in two blocks.
+  if (file.block_bytes < 8 || file.block_bytes > kMostBlockBytes || file.block_bytes % 8 != 0) {
+    return absl::DataLossError(absl::StrCat(file.name, ": expected blocks of at most ",
+                                            kMostBlockBytes, " bytes, a multiple of 8, got ",
+                                            file.block_bytes));
+  }
+  return absl::OkStatus();
+}
+
+struct PlacedPiece {
+  const ManifestTensor* tensor;
+  const ManifestPiece* piece;
+};
+
+absl::Status Overlapping(const ManifestFile& file, const PlacedPiece& a, const PlacedPiece& b) {
+  const auto words = [](const PlacedPiece& p) {
+    return absl::StrCat("[", p.piece->begin, ", ", p.piece->end, ") of ", p.tensor->name,
+                        " at byte ", p.piece->offset);
+  };
+  return absl::DataLossError(absl::StrCat(file.name, ": two pieces have the same bytes: elements ",
+                                          words(a), ", and ", words(b)));
+}
+
+// One file: header, pieces one after the other, table, and nothing else. Of format 1 (`version`)
+// only that no two pieces overlap. `pieces`: of this file, by their offset.
+absl::Status CheckPiecesOf(const ManifestFile& file, int64_t version,
+                           const std::vector<PlacedPiece>& pieces) {
+  int64_t bytes = 0, blocks = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const ManifestPiece& piece = *pieces[i].piece;
+    if (i > 0) {
+      const ManifestPiece& before = *pieces[i - 1].piece;
+      if (piece.offset < before.offset + before.bytes()) {
+        return Overlapping(file, pieces[i - 1], pieces[i]);
+      }
+    }
+    bytes += piece.bytes();  // inside the file, and apart: no sum overflows
+    if (version > 1) blocks += BlockCount(piece.bytes(), file.block_bytes);
+  }
+  if (version == 1) return absl::OkStatus();
+  if (file.blocks != blocks || file.bytes != file.header_bytes + bytes + 4 * blocks) {
+    return absl::DataLossError(absl::StrCat(
+        file.name, ": expected ", file.header_bytes, " bytes of header, ", bytes, " of pieces and ",
+        blocks, " checksums, got ", file.bytes, " bytes with ", file.blocks, " checksums"));
+  }
+  if (static_cast<int64_t>(pieces.size()) * kLeastEntryBytes > file.header_bytes) {
+    return absl::DataLossError(absl::StrCat(file.name, ": ", pieces.size(),
+                                            " pieces do not fit into a header of ",
+                                            file.header_bytes, " bytes"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckFiles(const Manifest& manifest) {
-  std::vector<int64_t> bytes(manifest.files.size(), 0), blocks(manifest.files.size(), 0);
+  std::vector<std::vector<PlacedPiece>> by_file(manifest.files.size());
   for (const ManifestTensor& tensor : manifest.tensors) {
     for (const ManifestPiece& piece : tensor.pieces) {
-      const auto file = static_cast<size_t>(piece.file);
-      bytes[file] += piece.bytes();
-      blocks[file] += BlockCount(piece.bytes(), manifest.files[file].block_bytes);
+      by_file[static_cast<size_t>(piece.file)].push_back({&tensor, &piece});
     }
   }
-  for (size_t i = 0; i < manifest.files.size(); ++i) {
-    const ManifestFile& file = manifest.files[i];
-    if (file.header_bytes < 0 || file.blocks != blocks[i] ||
-        file.bytes != file.header_bytes + bytes[i] + 4 * blocks[i]) {
-      return absl::DataLossError(absl::StrCat(file.name, ": expected ", file.header_bytes,
-                                              " bytes of header, ", bytes[i], " of pieces and ",
-                                              blocks[i], " checksums, got ", file.bytes,
-                                              " bytes with ", file.blocks, " checksums"));
-    }
+  for (size_t i = 0; i < by_file.size(); ++i) {
+    std::sort(by_file[i].begin(), by_file[i].end(), [](const PlacedPiece& a, const PlacedPiece& b) {
+      return a.piece->offset < b.piece->offset;
+    });
+    RETURN_IF_ERROR(CheckPiecesOf(manifest.files[i], manifest.version, by_file[i]));
   }
   return absl::OkStatus();
 }
@@ -159,10 +237,10 @@ Box ManifestTensor::ShardOf(const ManifestPiece& piece) const {
   return shards.empty() ? WholeBox(shape) : shards[static_cast<size_t>(piece.shard)];
 }
 
-absl::Status ComputePieces(Manifest& manifest) {
-  const LayoutRecipe& recipe = *manifest.layout;
-  RETURN_IF_ERROR(CheckRecipe(recipe));
-  const auto ranks = static_cast<size_t>(recipe.ranks());
+namespace {
+
+// Which file is which rank's. Errors: DATA_LOSS: not each rank has one.
+absl::StatusOr<std::vector<int32_t>> FilesByRank(const Manifest& manifest, size_t ranks) {
   std::vector<int32_t> file_of_rank(ranks, -1);
   for (size_t i = 0; i < manifest.files.size(); ++i) {
     const std::optional<ShardName> name = ParseShardFileName(manifest.files[i].name);
@@ -173,31 +251,58 @@ absl::Status ComputePieces(Manifest& manifest) {
     }
     file_of_rank[rank] = static_cast<int32_t>(i);
   }
-  std::vector<ManifestTensor>& tensors = manifest.tensors;
-  tensors.clear();
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    if (file_of_rank[rank] >= 0) continue;
+    return absl::DataLossError(
+        absl::StrCat("layout: rank ", rank, " of ", ranks, " has no file; its shard is missing"));
+  }
+  return file_of_rank;
+}
+
+// All of a recipe, by slot and then parameter, singles behind them; without pieces.
+std::vector<ManifestTensor> TensorsOf(const LayoutRecipe& recipe) {
+  std::vector<ManifestTensor> tensors;
   for (size_t slot = 0; slot < recipe.slots.size(); ++slot) {
     for (size_t i = 0; i < recipe.parameters.size(); ++i) {
       const RecipePiece any{static_cast<int32_t>(slot), static_cast<int32_t>(i)};
       tensors.push_back({TensorName(recipe, any),
                          recipe.parameters[i].shape,
                          {},
-                         ShardsOf(recipe, recipe.parameters[i])});
+                         ShardsOf(recipe, recipe.parameters[i]),
+                         recipe.TypeOf(recipe.slots[slot])});
     }
   }
   for (const LayoutRecipe::Single& single : recipe.singles) {
-    tensors.push_back({single.name, single.shape, {}});
+    tensors.push_back({single.name, single.shape, {}, {}, recipe.TypeOf(single.name)});
   }
+  return tensors;
+}
+
+}  // namespace
+
+absl::Status ComputePieces(Manifest& manifest) {
+  const LayoutRecipe& recipe = *manifest.layout;
+  RETURN_IF_ERROR(CheckRecipe(recipe));
+  const auto ranks = static_cast<size_t>(recipe.ranks());
+  ASSIGN_OR_RETURN(const std::vector<int32_t> file_of_rank, FilesByRank(manifest, ranks));
+  std::vector<ManifestTensor>& tensors = manifest.tensors;
+  tensors = TensorsOf(recipe);
   for (size_t rank = 0; rank < ranks; ++rank) {
-    if (file_of_rank[rank] < 0) {
-      return absl::DataLossError(
-          absl::StrCat("layout: rank ", rank, " of ", ranks, " has no file; its shard is missing"));
-    }
     const ManifestFile& file = manifest.files[static_cast<size_t>(file_of_rank[rank])];
+    RETURN_IF_ERROR(CheckFile(file, manifest.version));
+    // More pieces than its header can have are not computed.
+    const int64_t most = file.header_bytes / kLeastEntryBytes;
+    const std::vector<RecipePiece> pieces = PiecesOfRank(recipe, static_cast<int64_t>(rank), most);
+    if (static_cast<int64_t>(pieces.size()) > most) {
+      return absl::DataLossError(absl::StrCat(file.name, ": the layout's pieces do not fit into ",
+                                              "a header of ", file.header_bytes, " bytes"));
+    }
     int64_t offset = file.header_bytes, block = 0;
-    for (const RecipePiece& from : PiecesOfRank(recipe, static_cast<int64_t>(rank))) {
+    for (const RecipePiece& from : pieces) {
       ManifestPiece piece{from.begin, from.end, file_of_rank[rank], from.shard, offset, block};
+      piece.type = TypeOf(recipe, from);
       offset += piece.bytes();
-      block += BlockCount(piece.bytes(), std::max<int64_t>(file.block_bytes, 1));
+      block += BlockCount(piece.bytes(), file.block_bytes);
       const size_t index = from.slot < 0
                                ? recipe.slots.size() * recipe.parameters.size()
                                : static_cast<size_t>(from.slot) * recipe.parameters.size();
@@ -219,15 +324,12 @@ absl::Status CheckManifest(const Manifest& manifest) {
   RETURN_IF_ERROR(CheckNames(manifest.tensors, "tensors"));
   RETURN_IF_ERROR(CheckNames(manifest.files, "files"));
   for (const ManifestFile& file : manifest.files) {
-    // A name with a slash could make a reader open anything.
-    if (!IsPlainName(file.name)) {
-      return absl::DataLossError(absl::StrCat("\"", file.name, "\" is no file of this folder"));
-    }
+    RETURN_IF_ERROR(CheckFile(file, manifest.version));
   }
   for (const ManifestTensor& tensor : manifest.tensors) {
     RETURN_IF_ERROR(CheckTensor(manifest, tensor));
   }
-  return manifest.version == 1 ? absl::OkStatus() : CheckFiles(manifest);
+  return CheckFiles(manifest);
 }
 
 }  // namespace dsrun

@@ -31,6 +31,14 @@ namespace dsrun {
 
 inline constexpr int64_t kManifestFormatVersion = 2;
 
+// What a file says of itself is bounded: by these, and by what its header must have for every
+// piece. A reader allocates in proportion to the manifest's own size, and to the headers that it
+// names, never beyond kMostPieces (layout_recipe.h).
+inline constexpr int64_t kMostManifestBytes = int64_t{1} << 30;
+inline constexpr int64_t kMostFileBytes = int64_t{1} << 60;
+inline constexpr int64_t kMostShardHeaderBytes = 8 + 100'000'000;  // safetensors' limit
+inline constexpr int64_t kLeastEntryBytes = 32;                    // of a piece, in the header
+
 // Which of several checkpoints of one folder is newest: the greatest.
 struct ManifestKey {
   Step step;
@@ -95,16 +103,18 @@ struct ManifestPiece {
   int64_t offset = 0;       // bytes from the start of the file
   int64_t first_block = 0;  // of its checksums in the file's table (format 2)
   uint32_t crc32c = 0;      // of all its bytes (format 1)
-  int64_t bytes() const { return (end - begin) * static_cast<int64_t>(sizeof(float)); }
+  ElementType type = ElementType::kF32;  // its tensor's
+  int64_t bytes() const { return (end - begin) * ElementBytes(type); }
   friend bool operator==(const ManifestPiece&, const ManifestPiece&) = default;
 };
 
 struct ManifestTensor {
   std::string name;  // tensor_names.h
   std::vector<int64_t> shape;
-  std::vector<ManifestPiece> pieces;  // by shard; ascending, adjacent, covering it
-  std::vector<Box> shards = {};       // apart, covering the tensor; none: it is whole
-  int64_t size() const;               // elements; all are F32 in the versions so far
+  std::vector<ManifestPiece> pieces;     // by shard; ascending, adjacent, covering it
+  std::vector<Box> shards = {};          // apart, covering the tensor; none: it is whole
+  ElementType type = ElementType::kF32;  // of all pieces; in format 1 F32
+  int64_t size() const;                  // elements
   Box ShardOf(const ManifestPiece& piece) const;
   friend bool operator==(const ManifestTensor&, const ManifestTensor&) = default;
 };
@@ -162,7 +172,7 @@ absl::StatusOr<LayoutRecipe> ParseLayout(std::string_view text);
 absl::StatusOr<Manifest> ParseManifest(std::string_view text);
 
 // Every element of every tensor exactly once, in files that are listed, have plain names, and hold
-// nothing else. Errors: DATA_LOSS, with tensor and element.
+// nothing else: no byte of a file is in two pieces. Errors: DATA_LOSS, with tensor and element.
 absl::Status CheckManifest(const Manifest& manifest);
 
 }  // namespace dsrun

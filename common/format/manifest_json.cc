@@ -2,9 +2,12 @@
 // it is long: a field and both of its directions are changed together.
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -34,6 +37,20 @@ constexpr std::string_view kEnd = "\"\n}\n";
 constexpr size_t kDigestChars = 64;
 constexpr int64_t kMostElements = int64_t{1} << 56;
 
+// What an int64_t holds: the parser gives what is beyond it as unsigned.
+bool IsInt64(const Json& json) {
+  return json.is_number_integer() &&
+         (!json.is_number_unsigned() ||
+          json.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
+}
+
+// What is printed later, by itself: no writer of ours puts a line's end or an escape there.
+bool IsPlainText(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char byte) {
+    return static_cast<unsigned char>(byte) >= 0x20 && byte != 0x7f;
+  });
+}
+
 // Reads fields of one JSON object; remembers the first that is missing or of another type.
 class Fields {
  public:
@@ -42,7 +59,7 @@ class Fields {
   }
   void Int(const char* key, int64_t* value) {
     if (const Json* field = Find(key)) {
-      if (field->is_number_integer()) {
+      if (IsInt64(*field)) {
         *value = field->get<int64_t>();
       } else {
         Fail(absl::StrCat("a whole number as ", key));
@@ -62,11 +79,7 @@ class Fields {
     if (const Json* field = Find(key)) {
       if (!field->is_string()) return Fail(absl::StrCat("a text as ", key));
       *value = field->get<std::string>();
-      // What is printed later, by itself: no writer of ours puts a line's end or an escape there.
-      const bool plain = std::all_of(value->begin(), value->end(), [](char byte) {
-        return static_cast<unsigned char>(byte) >= 0x20 && byte != 0x7f;
-      });
-      if (!plain) Fail(absl::StrCat("a text without control bytes as ", key));
+      if (!IsPlainText(*value)) Fail(absl::StrCat("a text without control bytes as ", key));
     }
   }
   void Real(const char* key, double* value) {
@@ -194,11 +207,15 @@ Json LayoutToJson(const LayoutRecipe& recipe) {
   for (const LayoutRecipe::Single& single : recipe.singles) {
     json["singles"].push_back({{"name", single.name}, {"shape", single.shape}});
   }
+  for (const auto& [name, type] : recipe.types)
+    json["types"][name] = std::string(ElementTypeName(type));
   return json;
 }
 
 Json TensorToJson(const Manifest& manifest, const ManifestTensor& tensor) {
-  Json json = {{"name", tensor.name}, {"dtype", "F32"}, {"shape", tensor.shape}};
+  Json json = {{"name", tensor.name},
+               {"dtype", std::string(ElementTypeName(tensor.type))},
+               {"shape", tensor.shape}};
   for (const Box& shard : tensor.shards) {
     json["shards"].push_back({{"offset", shard.offset}, {"extent", shard.extent}});
   }
@@ -313,7 +330,7 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
 
 absl::Status ParseInts(const Json& list, const std::string& what, std::vector<int64_t>& out) {
   for (const Json& item : list) {
-    if (!item.is_number_unsigned()) return absl::DataLossError("bad " + what);
+    if (!item.is_number_unsigned() || !IsInt64(item)) return absl::DataLossError("bad " + what);
     out.push_back(item.get<int64_t>());
   }
   return absl::OkStatus();
@@ -328,6 +345,21 @@ absl::StatusOr<LayoutRecipe::Parameter> ParseParameter(const Json& json) {
   if (json.contains("stage")) fields.Int("stage", &parameter.stage);
   RETURN_IF_ERROR(fields.status());
   return parameter;
+}
+
+absl::Status ParseTypes(const Json& json, LayoutRecipe& recipe) {
+  const auto types = json.find("types");
+  if (types == json.end()) return absl::OkStatus();
+  if (!types->is_object()) return absl::DataLossError("layout: expected an object as types");
+  for (const auto& [name, value] : types->items()) {
+    const auto type = value.is_string() ? ParseElementType(value.get<std::string>()) : std::nullopt;
+    if (!type.has_value()) {
+      return absl::DataLossError(
+          absl::StrCat("layout: expected a type as that of ", name, ", got ", value.dump()));
+    }
+    recipe.types[name] = *type;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LayoutRecipe> ParseLayoutJson(const Json& json) {
@@ -345,7 +377,9 @@ absl::StatusOr<LayoutRecipe> ParseLayoutJson(const Json& json) {
   fields.Int("leaf", &recipe.leaf);
   fields.Int("bucket", &recipe.bucket);
   for (const Json& slot : fields.List("slots")) {
-    if (!slot.is_string()) return absl::DataLossError("layout: a slot is a text");
+    if (!slot.is_string() || !IsPlainText(slot.get<std::string>())) {
+      return absl::DataLossError("layout: expected a text without control bytes as a slot");
+    }
     recipe.slots.push_back(slot.get<std::string>());
   }
   for (const Json& item : fields.List("parameters")) {
@@ -357,6 +391,7 @@ absl::StatusOr<LayoutRecipe> ParseLayoutJson(const Json& json) {
     recipe.singles.push_back({single.name, single.shape});
   }
   RETURN_IF_ERROR(fields.status());
+  RETURN_IF_ERROR(ParseTypes(json, recipe));
   RETURN_IF_ERROR(CheckRecipe(recipe));
   return recipe;
 }
@@ -400,8 +435,17 @@ absl::StatusOr<ManifestTensor> ParseTensor(const Json& json, int64_t version,
   fields.Text("name", &tensor.name);
   fields.Text("dtype", &dtype);
   RETURN_IF_ERROR(ParseInts(fields.List("shape"), "shape of " + tensor.name, tensor.shape));
+  RETURN_IF_ERROR(fields.status());
+  const std::optional<ElementType> type = ParseElementType(dtype);
+  if (!type.has_value() || (version == 1 && *type != ElementType::kF32)) {
+    return absl::DataLossError(absl::StrCat(tensor.name, ": expected dtype ",
+                                            version == 1 ? "F32" : "F32, BF16, ...", ", got ",
+                                            dtype));
+  }
+  tensor.type = *type;
   for (const Json& item : fields.List("pieces")) {
-    ASSIGN_OR_RETURN(const ManifestPiece piece, ParsePiece(item, tensor.name, version, files));
+    ASSIGN_OR_RETURN(ManifestPiece piece, ParsePiece(item, tensor.name, version, files));
+    piece.type = tensor.type;
     tensor.pieces.push_back(piece);
   }
   if (json.contains("shards")) {
@@ -415,9 +459,6 @@ absl::StatusOr<ManifestTensor> ParseTensor(const Json& json, int64_t version,
     }
   }
   RETURN_IF_ERROR(fields.status());
-  if (dtype != "F32") {
-    return absl::DataLossError(absl::StrCat(tensor.name, ": expected dtype F32, got ", dtype));
-  }
   if (version == 1) tensor.name = FromFormat1Name(tensor.name);
   return tensor;
 }
@@ -441,7 +482,7 @@ absl::StatusOr<ManifestFile> ParseFile(const Json& json, int64_t version) {
   return file;
 }
 
-// Of listed pieces: the order of their bytes is that of their blocks.
+// Of listed pieces: the order of their bytes is that of their blocks. REQUIRES: CheckManifest.
 void NumberBlocks(Manifest& manifest) {
   std::vector<std::vector<ManifestPiece*>> by_file(manifest.files.size());
   for (ManifestTensor& tensor : manifest.tensors) {
@@ -478,7 +519,6 @@ absl::Status ParsePieces(const Json& json, Fields& top, Manifest& manifest) {
     std::sort(manifest.tensors.begin(), manifest.tensors.end(),
               [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
   }
-  NumberBlocks(manifest);
   return absl::OkStatus();
 }
 
@@ -556,6 +596,7 @@ absl::StatusOr<Manifest> ParseManifest(std::string_view text) {
   RETURN_IF_ERROR(ParsePieces(json, top, manifest));
   RETURN_IF_ERROR(top.status());
   RETURN_IF_ERROR(CheckManifest(manifest));
+  if (!manifest.layout.has_value()) NumberBlocks(manifest);
   return manifest;
 }
 

@@ -1,27 +1,32 @@
 #include "common/format/piece.h"
 
+#include <iterator>
+
 namespace dsrun {
 
-std::string_view ElementTypeName(ElementType type) {
-  switch (type) {
-    case ElementType::kF32:
-      return "F32";
-    case ElementType::kBF16:
-      return "BF16";
-    case ElementType::kF16:
-      break;
-  }
-  return "F16";
-}
+namespace {
+
+struct TypeFacts {
+  const char* name;
+  int64_t bytes;
+};
+
+// In the order of ElementType.
+constexpr TypeFacts kTypes[] = {{"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8},
+                                {"I64", 8}, {"I32", 4},  {"U8", 1}};
+
+}  // namespace
+
+const char* ElementTypeName(ElementType type) { return kTypes[static_cast<size_t>(type)].name; }
 
 std::optional<ElementType> ParseElementType(std::string_view name) {
-  for (const ElementType type : {ElementType::kF32, ElementType::kBF16, ElementType::kF16}) {
-    if (name == ElementTypeName(type)) return type;
+  for (size_t i = 0; i < std::size(kTypes); ++i) {
+    if (name == kTypes[i].name) return static_cast<ElementType>(i);
   }
   return std::nullopt;
 }
 
-int64_t ElementBytes(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
+int64_t ElementBytes(ElementType type) { return kTypes[static_cast<size_t>(type)].bytes; }
 
 int64_t Box::volume() const {
   int64_t elements = 1;

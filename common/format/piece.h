@@ -21,10 +21,12 @@
 
 namespace dsrun {
 
-// How elements are stored. The logical tensor is fp32; what is stored otherwise was derived.
-enum class ElementType { kF32, kBF16, kF16 };
-std::string_view ElementTypeName(ElementType type);                  // as in safetensors
-std::optional<ElementType> ParseElementType(std::string_view name);  // "F32", "BF16", "F16"
+// How elements are stored, little-endian. All pieces of a tensor have its type. What the engine
+// trains is F32; the others are raw bytes to everybody but those who ask for conversion
+// (element_values.h).
+enum class ElementType : uint8_t { kF32, kBF16, kF16, kF64, kI64, kI32, kU8 };
+const char* ElementTypeName(ElementType type);  // as in safetensors: "F32", ...
+std::optional<ElementType> ParseElementType(std::string_view name);  // nullopt: none of these
 int64_t ElementBytes(ElementType type);
 
 // Part of a tensor: [offset[i], offset[i] + extent[i]) in dimension i.

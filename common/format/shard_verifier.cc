@@ -12,10 +12,11 @@
 #include "absl/strings/str_format.h"
 #include "common/base/counted.h"
 #include "common/base/crc32c.h"
+#include "common/base/in_parallel.h"
+#include "common/base/mutex.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/format/block_checksums.h"
-#include "common/format/safetensors.h"
 
 namespace dsrun {
 namespace {
@@ -99,17 +100,17 @@ absl::Status StatusOf(const ShardVerdict& verdict, const std::string& folder) {
   return absl::DataLossError(text);
 }
 
-ShardVerifier::ShardVerifier(FileSystem& fs, std::string folder, const Manifest& manifest)
-    : fs_(fs), folder_(std::move(folder)), manifest_(manifest) {
-  for (const ManifestTensor& tensor : manifest.tensors) {
-    for (const ManifestPiece& piece : tensor.pieces) {
-      pieces_[manifest.FileOf(piece).name].push_back({&tensor, &piece});
-    }
-  }
-  for (auto& [file, pieces] : pieces_) {
-    std::sort(pieces.begin(), pieces.end(),
-              [](const Piece& a, const Piece& b) { return a.piece->offset < b.piece->offset; });
-  }
+ShardVerifier::ShardVerifier(FileSystem& fs, std::string folder, const Manifest& manifest, int jobs)
+    : fs_(fs),
+      folder_(std::move(folder)),
+      manifest_(manifest),
+      jobs_(jobs),
+      pieces_(PiecesByFile(manifest)) {}
+
+const std::vector<PieceOfFile>& ShardVerifier::PiecesOf(const ManifestFile& file) const {
+  static const std::vector<PieceOfFile> none;
+  const ManifestFile* const found = manifest_.FindFile(file.name);
+  return found == nullptr ? none : pieces_[static_cast<size_t>(found - manifest_.files.data())];
 }
 
 ShardVerdict ShardVerifier::Verify(const ManifestFile& file,
@@ -182,10 +183,13 @@ ShardVerdict ShardVerifier::Look(const ManifestFile& file,
 absl::Status ShardVerifier::Compare(ReadableFile& file, const ManifestFile& expected,
                                     const std::function<void(int64_t)>& read,
                                     ShardVerdict& verdict) {
-  const std::vector<Piece>& pieces = pieces_[expected.name];
+  const std::vector<PieceOfFile>& pieces = PiecesOf(expected);
   std::vector<uint32_t> sums(pieces.size(), 0);
   size_t first = 0;  // the first piece that has bytes ahead
   Sha256 hash;
+  std::string header;  // what is in front of the pieces
+  const int64_t header_bytes = std::min(
+      pieces.empty() ? expected.bytes : pieces.front().piece->offset, kMostShardHeaderBytes);
   std::vector<std::byte> buffer(static_cast<size_t>(std::min(expected.bytes, kChunkBytes)));
   for (int64_t at = 0; at < expected.bytes; at += kChunkBytes) {
     const std::span<std::byte> chunk =
@@ -193,6 +197,10 @@ absl::Status ShardVerifier::Compare(ReadableFile& file, const ManifestFile& expe
     RETURN_IF_ERROR(file.ReadAt(at, chunk));
     hash.Update(chunk);
     const int64_t end = at + static_cast<int64_t>(chunk.size());
+    if (at < header_bytes) {
+      header.append(reinterpret_cast<const char*>(chunk.data()),
+                    static_cast<size_t>(std::min(header_bytes, end) - at));
+    }
     for (size_t i = first; i < pieces.size() && pieces[i].piece->offset < end; ++i) {
       sums[i] = ExtendCrc32c(sums[i], PartOf(*pieces[i].piece, chunk, at));
     }
@@ -211,61 +219,133 @@ absl::Status ShardVerifier::Compare(ReadableFile& file, const ManifestFile& expe
                               EntryName(manifest_, *pieces[i].tensor, piece), piece.crc32c,
                               sums[i]});
   }
-  return absl::OkStatus();
-}
-
-// One pass from the start of the file to its end.
-absl::Status ShardVerifier::CompareBlocks(ReadableFile& file, const ManifestFile& expected,
-                                          const std::function<void(int64_t)>& read,
-                                          ShardVerdict& verdict) {
-  const std::vector<Piece>& pieces = pieces_[expected.name];
-  Sha256 hash;
-  const auto use = [&](int64_t from, int64_t to, const auto& then) -> absl::Status {
-    std::vector<std::byte> buffer(static_cast<size_t>(std::min(to - from, kChunkBytes)));
-    for (int64_t at = from; at < to; at += kChunkBytes) {
-      const auto chunk =
-          std::span(buffer).first(static_cast<size_t>(std::min(to - at, kChunkBytes)));
-      RETURN_IF_ERROR(file.ReadAt(at, chunk));
-      then(std::span<const std::byte>(chunk));
-      if (read) read(static_cast<int64_t>(chunk.size()));
-    }
-    return absl::OkStatus();
-  };
-  std::string header;
-  RETURN_IF_ERROR(use(0, expected.header_bytes, [&](std::span<const std::byte> part) {
-    hash.Update(part);
-    header.append(reinterpret_cast<const char*>(part.data()), part.size());
-  }));
-  std::vector<int64_t> sizes;
-  for (const Piece& piece : pieces) sizes.push_back(piece.piece->bytes());
-  BlockChecksums computed(std::move(sizes), expected.block_bytes);
-  RETURN_IF_ERROR(use(expected.header_bytes, expected.table_offset(),
-                      [&](std::span<const std::byte> part) { computed.Update(part); }));
-  std::string table;
-  RETURN_IF_ERROR(
-      use(expected.table_offset(), expected.bytes, [&](std::span<const std::byte> part) {
-        hash.Update(part);
-        table.append(reinterpret_cast<const char*>(part.data()), part.size());
-      }));
-  verdict.expected_sha256 = expected.sha256;
-  verdict.computed_sha256 = hash.HexDigest();
-  std::vector<uint32_t> sums(static_cast<size_t>(expected.blocks));
-  table.resize(sums.size() * sizeof(uint32_t));  // as it is, unless the file changes meanwhile
-  if (!sums.empty()) std::memcpy(sums.data(), table.data(), table.size());
-  CompareTable(pieces, expected, sums, computed.sums(), verdict);
-  if (verdict.computed_sha256 == expected.sha256) {
-    verdict.contradiction = CompareHeader(header, expected, pieces);
+  if (verdict.computed_sha256 == expected.sha256 && verdict.pieces.empty()) {
+    verdict.contradiction = HeaderContradiction(manifest_, expected, pieces, header);
   }
   return absl::OkStatus();
 }
 
-void ShardVerifier::CompareTable(const std::vector<Piece>& pieces, const ManifestFile& file,
+namespace {
+
+// Reads [from, to) of a file from the front to the back.
+absl::Status ReadAll(ReadableFile& file, int64_t from, int64_t to,
+                     const std::function<void(std::span<const std::byte>)>& use) {
+  std::vector<std::byte> buffer(static_cast<size_t>(std::min(to - from, kChunkBytes)));
+  for (int64_t at = from; at < to; at += kChunkBytes) {
+    const auto chunk = std::span(buffer).first(static_cast<size_t>(std::min(to - at, kChunkBytes)));
+    RETURN_IF_ERROR(file.ReadAt(at, chunk));
+    use(chunk);
+  }
+  return absl::OkStatus();
+}
+
+// The checksums of all blocks of one file, by several threads: a window of adjacent blocks is read
+// and hashed by one of them.
+class BlockHasher {
+ public:
+  BlockHasher(ReadableFile& file, const std::vector<PieceOfFile>& pieces, int64_t block_bytes)
+      : file_(file), pieces_(pieces), block_bytes_(block_bytes) {
+    int64_t blocks = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const ManifestPiece& piece = *pieces[i].piece;
+      for (int64_t at = 0; at < piece.bytes(); at += block_bytes) {
+        const int64_t size = std::min(block_bytes, piece.bytes() - at);
+        const bool fits = !windows_.empty() && windows_.back().bytes + size <= kChunkBytes;
+        if (!fits) windows_.push_back({i, at, piece.offset + at, 0, blocks});
+        windows_.back().bytes += size;
+        ++blocks;
+      }
+    }
+    sums_.resize(static_cast<size_t>(blocks));
+  }
+
+  absl::Status Run(int jobs, const std::function<void(int64_t)>& read) {
+    buffers_.resize(static_cast<size_t>(std::max(jobs, 1)));
+    return InParallel("hashing", windows_.size(), jobs, [&](size_t item, size_t worker) {
+      const absl::Status hashed = Hash(windows_[item], buffers_[worker]);
+      if (hashed.ok() && read) {
+        const MutexLock lock(mu_);
+        read(windows_[item].bytes);
+      }
+      return hashed;
+    });
+  }
+  const std::vector<uint32_t>& sums() const { return sums_; }
+
+ private:
+  struct Window {
+    size_t piece;      // in which it begins
+    int64_t in_piece;  // bytes from its start
+    int64_t offset;    // bytes from the start of the file
+    int64_t bytes;
+    int64_t first_sum;
+  };
+
+  absl::Status Hash(const Window& window, std::vector<std::byte>& buffer) {
+    buffer.resize(std::max(buffer.size(), static_cast<size_t>(window.bytes)));
+    std::span<std::byte> rest = std::span(buffer).first(static_cast<size_t>(window.bytes));
+    RETURN_IF_ERROR(file_.ReadAt(window.offset, rest));
+    size_t piece = window.piece;
+    int64_t in_piece = window.in_piece;
+    for (auto sum = static_cast<size_t>(window.first_sum); !rest.empty(); ++sum) {
+      const int64_t bytes = pieces_[piece].piece->bytes();
+      const auto size = static_cast<size_t>(std::min(block_bytes_, bytes - in_piece));
+      sums_[sum] = ExtendCrc32c(0, rest.first(size));
+      rest = rest.subspan(size);
+      in_piece += static_cast<int64_t>(size);
+      if (in_piece < bytes) continue;
+      ++piece;
+      in_piece = 0;
+    }
+    return absl::OkStatus();
+  }
+
+  ReadableFile& file_;
+  const std::vector<PieceOfFile>& pieces_;
+  const int64_t block_bytes_;
+  std::vector<Window> windows_;
+  std::vector<uint32_t> sums_;
+  std::vector<std::vector<std::byte>> buffers_;  // by worker
+  Mutex mu_;
+};
+
+}  // namespace
+
+absl::Status ShardVerifier::CompareBlocks(ReadableFile& file, const ManifestFile& expected,
+                                          const std::function<void(int64_t)>& read,
+                                          ShardVerdict& verdict) {
+  const std::vector<PieceOfFile>& pieces = PiecesOf(expected);
+  Sha256 hash;
+  const auto into = [&](std::string& text) {
+    return [&](std::span<const std::byte> part) {
+      hash.Update(part);
+      text.append(reinterpret_cast<const char*>(part.data()), part.size());
+      if (read) read(static_cast<int64_t>(part.size()));
+    };
+  };
+  std::string header, table;
+  RETURN_IF_ERROR(ReadAll(file, 0, expected.header_bytes, into(header)));
+  BlockHasher hasher(file, pieces, expected.block_bytes);
+  RETURN_IF_ERROR(hasher.Run(jobs_, read));
+  RETURN_IF_ERROR(ReadAll(file, expected.table_offset(), expected.bytes, into(table)));
+  verdict.expected_sha256 = expected.sha256;
+  verdict.computed_sha256 = hash.HexDigest();
+  std::vector<uint32_t> sums(static_cast<size_t>(expected.blocks));
+  if (!sums.empty()) std::memcpy(sums.data(), table.data(), table.size());
+  CompareTable(pieces, expected, sums, hasher.sums(), verdict);
+  if (verdict.computed_sha256 == expected.sha256) {
+    verdict.contradiction = HeaderContradiction(manifest_, expected, pieces, header);
+  }
+  return absl::OkStatus();
+}
+
+void ShardVerifier::CompareTable(const std::vector<PieceOfFile>& pieces, const ManifestFile& file,
                                  const std::vector<uint32_t>& expected,
                                  const std::vector<uint32_t>& computed,
                                  ShardVerdict& verdict) const {
-  const int64_t block_elements = file.block_bytes / static_cast<int64_t>(sizeof(float));
-  for (const Piece& one : pieces) {
+  for (const PieceOfFile& one : pieces) {
     const ManifestPiece& piece = *one.piece;
+    const int64_t block_elements = file.block_bytes / ElementBytes(piece.type);
     const int64_t count = BlockCount(piece.bytes(), file.block_bytes);
     for (int64_t i = 0; i < count; ++i) {
       const auto block = static_cast<size_t>(piece.first_block + i);
@@ -276,32 +356,6 @@ void ShardVerifier::CompareTable(const std::vector<Piece>& pieces, const Manifes
            EntryName(manifest_, *one.tensor, piece), expected[block], computed[block]});
     }
   }
-}
-
-// Empty: every piece lies where its manifest says, or computes, and nothing else is there.
-std::string ShardVerifier::CompareHeader(const std::string& header, const ManifestFile& file,
-                                         const std::vector<Piece>& pieces) const {
-  const absl::StatusOr<SafetensorsHeader> parsed = ParseSafetensorsHeader(header, file.bytes);
-  if (!parsed.ok()) return std::string(parsed.status().message());
-  const std::vector<SafetensorsEntry>& entries = parsed->entries;
-  const size_t tables = file.blocks > 0 ? 1 : 0;
-  if (entries.size() != pieces.size() + tables || parsed->data_start != file.header_bytes) {
-    return absl::StrCat("its header has ", entries.size(), " entries", " behind byte ",
-                        parsed->data_start, ", its manifest says ", pieces.size() + tables,
-                        " behind byte ", file.header_bytes);
-  }
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const ManifestPiece& piece = *pieces[i].piece;
-    const std::string name = EntryName(manifest_, *pieces[i].tensor, piece);
-    if (entries[i].name == name && entries[i].dtype == "F32" &&
-        entries[i].begin + parsed->data_start == piece.offset) {
-      continue;
-    }
-    return absl::StrCat("its header has entry ", entries[i].name, " at byte ",
-                        entries[i].begin + parsed->data_start, ", its manifest says ", name,
-                        " at byte ", piece.offset);
-  }
-  return "";
 }
 
 }  // namespace dsrun

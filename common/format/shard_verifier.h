@@ -3,20 +3,21 @@
 // second look finds the same. For `dsrun checkpoint verify`, and for the ranks that share out the
 // verification of what they load.
 //
-// Threads: one at a time per object.
+// Threads: one at a time per object, which reads and hashes the blocks of a file with several of
+// its own where it is told to: the verdict is the same.
 
 #ifndef DSRUN_COMMON_FORMAT_SHARD_VERIFIER_H_
 #define DSRUN_COMMON_FORMAT_SHARD_VERIFIER_H_
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/file_system.h"
 #include "common/format/manifest.h"
+#include "common/format/shard_header.h"
 
 namespace dsrun {
 
@@ -59,10 +60,13 @@ absl::Status StatusOf(const ShardVerdict& verdict, const std::string& folder);
 
 class ShardVerifier {
  public:
-  // `fs` and `manifest` must outlive this.
-  ShardVerifier(FileSystem& fs, std::string folder, const Manifest& manifest);
+  // `fs` and `manifest` must outlive this. `jobs`: threads for the blocks of one file.
+  // REQUIRES: CheckManifest(manifest).ok(); with jobs > 1 that files of `fs` are read by several
+  // threads at once.
+  ShardVerifier(FileSystem& fs, std::string folder, const Manifest& manifest, int jobs = 1);
 
-  // `read(bytes)` is called for every part that has been read, those of a second look too.
+  // `read(bytes)` is called for every part that has been read, those of a second look too, by one
+  // thread at a time.
   ShardVerdict Verify(const ManifestFile& file, const std::function<void(int64_t bytes)>& read);
   // One look alone, for whoever takes the second one himself.
   ShardVerdict VerifyOnce(const ManifestFile& file,
@@ -71,27 +75,22 @@ class ShardVerifier {
   }
 
  private:
-  struct Piece {
-    const ManifestTensor* tensor;
-    const ManifestPiece* piece;
-  };
-
   ShardVerdict Look(const ManifestFile& file, const std::function<void(int64_t)>& read);
   absl::Status Compare(ReadableFile& file, const ManifestFile& expected,
                        const std::function<void(int64_t)>& read, ShardVerdict& verdict);
   absl::Status CompareBlocks(ReadableFile& file, const ManifestFile& expected,
                              const std::function<void(int64_t)>& read, ShardVerdict& verdict);
-  void CompareTable(const std::vector<Piece>& pieces, const ManifestFile& file,
+  void CompareTable(const std::vector<PieceOfFile>& pieces, const ManifestFile& file,
                     const std::vector<uint32_t>& expected, const std::vector<uint32_t>& computed,
                     ShardVerdict& verdict) const;
-  std::string CompareHeader(const std::string& header, const ManifestFile& file,
-                            const std::vector<Piece>& pieces) const;
+  const std::vector<PieceOfFile>& PiecesOf(const ManifestFile& file) const;
   ShardVerdict::State MissingOrNot(const std::string& name, absl::Status& error);
 
   FileSystem& fs_;
   const std::string folder_;
   const Manifest& manifest_;
-  std::map<std::string, std::vector<Piece>> pieces_;  // by file, in the order of their bytes
+  const int jobs_;
+  const std::vector<std::vector<PieceOfFile>> pieces_;  // PiecesByFile
 };
 
 }  // namespace dsrun

@@ -20,6 +20,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
+#include "common/base/in_parallel.h"
 #include "common/base/status_macros.h"
 #include "common/config/source_text.h"
 #include "common/format/checkpoint_reader.h"
@@ -42,12 +43,13 @@ constexpr std::string_view kUsage =
     "dsrun checkpoint hash DIR [--job ID] [--json]     SHA-256 over everything a checkpoint holds\n"
     "dsrun checkpoint inspect DIR [--job ID] [--json]  tensors, shapes, shards, sizes, "
     "fingerprint, tags\n"
-    "dsrun checkpoint verify DIR [--job ID] [--json]   every byte of a folder: what is damaged\n"
+    "dsrun checkpoint verify DIR [--job ID] [--jobs N] [--json]  every byte of a folder: what is "
+    "damaged\n"
     "dsrun checkpoint diff A B [--json]                which tensors differ, and by how much\n"
     "dsrun checkpoint tag DIR NAME [--step N] [--job ID]  keep a checkpoint until it is untagged\n"
     "dsrun checkpoint untag DIR NAME                   keep it no longer\n"
-    "dsrun checkpoint export DIR FILE [--format safetensors] [--dtype fp32|bf16|fp16] [--force] "
-    "[--job ID]\n"
+    "dsrun checkpoint export DIR FILE [--format safetensors] [--dtype f32|bf16|f16]\n"
+    "    [--allow-overflow] [--force] [--job ID] [--jobs N]\n"
     "                                                  the model alone, as one file for others\n"
     "dsrun where --param NAME DIR [--job ID] [--json]  which rank, file and bytes hold a "
     "parameter\n";
@@ -71,8 +73,13 @@ constexpr char kHelp[] =
     "  --step N  the checkpoint of that step\n"
     "  --param NAME  as inspect lists it, with or without model/ or state/<slot>/ in front\n"
     "  --format F  of an export: safetensors, which it is without this flag\n"
-    "  --dtype T   of an export: fp32 (what is trained), bf16 or fp16 (rounded to nearest)\n"
+    "  --dtype T   of an export: f32 (what is trained), bf16 or f16 (rounded to nearest, ties to\n"
+    "              even); fp32 and fp16 are the same\n"
+    "  --allow-overflow  values beyond what the type can hold become infinite; without it an "
+    "export\n"
+    "              that has any is refused, and says how many\n"
     "  --force     replace the file that is there\n"
+    "  --jobs N    threads that read and hash; without it one for each processor, at most 8\n"
     "  --json    one JSON object on standard output\n"
     "Exit codes:\n"
     "  0   done; verify: all that is there is whole; diff: nothing differs\n"
@@ -85,6 +92,8 @@ constexpr char kHelp[] =
     "      what a tag is asked for is wrong\n"
     "  96  stopped by Ctrl-C or another signal; 98 a limit of the system is too low to begin\n";
 
+constexpr int kMostJobs = 64;
+
 struct Verb {
   const char* name;
   size_t words;                         // after it
@@ -96,11 +105,14 @@ const std::vector<Verb>& Verbs() {
   static const auto* const verbs = new std::vector<Verb>{
       {"hash", 1, "one folder", {"--job", "--json"}},
       {"inspect", 1, "one folder", {"--job", "--json"}},
-      {"verify", 1, "one folder", {"--job", "--json"}},
+      {"verify", 1, "one folder", {"--job", "--jobs", "--json"}},
       {"diff", 2, "two checkpoints", {"--json"}},
       {"tag", 2, "a folder and a name", {"--job", "--step"}},
       {"untag", 2, "a folder and a name", {}},
-      {"export", 2, "a folder and a file", {"--job", "--format", "--dtype", "--force"}},
+      {"export",
+       2,
+       "a folder and a file",
+       {"--job", "--jobs", "--format", "--dtype", "--allow-overflow", "--force"}},
       {"where", 1, "one folder", {"--job", "--json", "--param"}},
   };
   return *verbs;
@@ -114,6 +126,8 @@ struct Request {
   std::string param;
   ElementType type = ElementType::kF32;
   bool force = false;
+  bool allow_overflow = false;
+  int jobs = UsualJobs();
   bool json = false;
 };
 
@@ -170,12 +184,17 @@ class ArgumentReader {
       request_.force = true;
       return absl::OkStatus();
     }
-    static const std::set<std::string_view> valued = {"--job", "--step", "--param", "--format",
-                                                      "--dtype"};
+    if (arg == "--allow-overflow") {
+      request_.allow_overflow = true;
+      return absl::OkStatus();
+    }
+    static const std::set<std::string_view> valued = {"--job",   "--jobs",   "--step",
+                                                      "--param", "--format", "--dtype"};
     if (!valued.contains(flag)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "unknown flag ", Quoted(arg),
-          "; known are --job, --step, --param, --format, --dtype, --force and --json"));
+          "; known are --job, --jobs, --step, --param, --format, --dtype, --allow-overflow, "
+          "--force and --json"));
     }
     std::string value;
     if (flag.size() < arg.size()) {
@@ -199,14 +218,23 @@ class ArgumentReader {
             absl::StrCat("--format: expected safetensors, got ", Quoted(value)));
       }
     } else if (flag == "--dtype") {
-      static const std::map<std::string, ElementType> types = {
-          {"fp32", ElementType::kF32}, {"bf16", ElementType::kBF16}, {"fp16", ElementType::kF16}};
+      static const std::map<std::string, ElementType> types = {{"f32", ElementType::kF32},
+                                                               {"fp32", ElementType::kF32},
+                                                               {"bf16", ElementType::kBF16},
+                                                               {"f16", ElementType::kF16},
+                                                               {"fp16", ElementType::kF16}};
       const auto found = types.find(value);
       if (found == types.end()) {
         return absl::InvalidArgumentError(
-            absl::StrCat("--dtype: expected fp32, bf16 or fp16, got ", Quoted(value)));
+            absl::StrCat("--dtype: expected f32, bf16 or f16, got ", Quoted(value)));
       }
       request_.type = found->second;
+    } else if (flag == "--jobs") {
+      if (!absl::SimpleAtoi(value, &request_.jobs) || request_.jobs < 1 ||
+          request_.jobs > kMostJobs) {
+        return absl::InvalidArgumentError(absl::StrCat("--jobs: expected a number from 1 to ",
+                                                       kMostJobs, ", got ", Quoted(value)));
+      }
     } else {
       int64_t step = 0;
       if (!absl::SimpleAtoi(value, &step) || step < 0) {
@@ -354,9 +382,9 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
   out << absl::StreamFormat("  %-*s  %-*s  type  %12s  %6s  shards\n", name_columns, "name",
                             shape_columns, "shape", "elements", "pieces");
   for (const ManifestTensor& tensor : manifest.tensors) {
-    out << absl::StreamFormat("  %-*s  %-*s  F32   %12d  %6d  %s\n", name_columns, tensor.name,
-                              shape_columns, Shape(tensor), tensor.size(), tensor.pieces.size(),
-                              Shards(tensor));
+    out << absl::StreamFormat("  %-*s  %-*s  %-4s  %12d  %6d  %s\n", name_columns, tensor.name,
+                              shape_columns, Shape(tensor), ElementTypeName(tensor.type),
+                              tensor.size(), tensor.pieces.size(), Shards(tensor));
   }
 }
 
@@ -413,7 +441,9 @@ int ExportOrWhere(FileSystem& fs, const Request& request, const CheckpointPlace&
   if (request.verb->name == std::string_view("where")) {
     return WhereCommand(*found, request.param, request.json, out, err);
   }
-  return ExportCommand(fs, *found, {request.words[1], request.type, request.force, terminal, stop},
+  return ExportCommand(fs, *found,
+                       {request.words[1], request.type, request.force, request.allow_overflow,
+                        request.jobs, terminal, stop},
                        out, err);
 }
 
@@ -444,7 +474,8 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
   const absl::StatusOr<CheckpointPlace> place = LocateCheckpoints(fs, request->words[0]);
   if (!place.ok()) return PrintCheckpointError(place.status(), err);
   if (verb == "verify") {
-    return VerifyCommand(fs, {*place, request->job_id, request->json, terminal}, out, err);
+    return VerifyCommand(fs, {*place, request->job_id, request->json, request->jobs, terminal}, out,
+                         err);
   }
   if (verb == "tag") {
     return TagCommand(fs, *place, request->job_id, request->step, request->words[1], out, err);

@@ -1,8 +1,9 @@
 #include "launcher/commands/checkpoint_diff.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/escaped.h"
 #include "common/base/status_macros.h"
+#include "common/format/element_values.h"
 #include "common/format/run_differences.h"
 #include "launcher/commands/byte_progress.h"
 #include "launcher/commands/checkpoint_place.h"
@@ -24,8 +26,8 @@ using Kind = TensorDifference::Kind;
 
 constexpr int64_t kChunkElements = 1 << 18;
 
-void CompareElement(int64_t index, float a, float b, TensorDifference& found) {
-  if (std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b)) return;
+// Of elements whose bits differ.
+void CompareElement(int64_t index, double a, double b, TensorDifference& found) {
   if (found.differing++ == 0) {
     found.first = index;
     found.first_a = a;
@@ -35,9 +37,8 @@ void CompareElement(int64_t index, float a, float b, TensorDifference& found) {
     ++found.not_finite;
     return;
   }
-  const double absolute = std::abs(static_cast<double>(a) - static_cast<double>(b));
-  const double greater =
-      std::max(std::abs(static_cast<double>(a)), std::abs(static_cast<double>(b)));
+  const double absolute = std::abs(a - b);
+  const double greater = std::max(std::abs(a), std::abs(b));
   found.greatest_absolute = std::max(found.greatest_absolute, absolute);
   if (greater > 0) found.greatest_relative = std::max(found.greatest_relative, absolute / greater);
 }
@@ -48,17 +49,18 @@ absl::StatusOr<TensorDifference> CompareTensor(const ManifestTensor& tensor, Che
   found.name = tensor.name;
   found.shape_a = found.shape_b = tensor.shape;
   found.elements = tensor.size();
-  std::vector<float> of_a, of_b;
+  const auto element = static_cast<size_t>(ElementBytes(tensor.type));
+  std::vector<std::byte> of_a, of_b;
   for (int64_t begin = 0; begin < found.elements; begin += kChunkElements) {
     const int64_t end = std::min(found.elements, begin + kChunkElements);
-    of_a.resize(static_cast<size_t>(end - begin));
-    of_b.resize(of_a.size());
-    RETURN_IF_ERROR(a.ReadRange(tensor.name, begin, end, of_a.data()));
-    RETURN_IF_ERROR(b.ReadRange(tensor.name, begin, end, of_b.data()));
-    for (size_t i = 0; i < of_a.size(); ++i) {
-      CompareElement(begin + static_cast<int64_t>(i), of_a[i], of_b[i], found);
+    RETURN_IF_ERROR(a.ReadStored(tensor.name, Box(), begin, end, of_a));
+    RETURN_IF_ERROR(b.ReadStored(tensor.name, Box(), begin, end, of_b));
+    for (size_t at = 0; at < of_a.size(); at += element) {
+      if (std::memcmp(&of_a[at], &of_b[at], element) == 0) continue;
+      CompareElement(begin + static_cast<int64_t>(at / element), ValueOf(tensor.type, &of_a[at]),
+                     ValueOf(tensor.type, &of_b[at]), found);
     }
-    progress.Add((end - begin) * static_cast<int64_t>(sizeof(float)));
+    progress.Add(static_cast<int64_t>(of_a.size()));
   }
   return found;
 }
@@ -107,6 +109,10 @@ std::string Words(const TensorDifference& tensor) {
     case Kind::kOnlyInB:
       return "only in B, " + Shape(tensor.shape_b);
     case Kind::kShapes:
+      if (tensor.type_a != tensor.type_b) {
+        return absl::StrCat(ElementTypeName(tensor.type_a), " ", Shape(tensor.shape_a), " in A, ",
+                            ElementTypeName(tensor.type_b), " ", Shape(tensor.shape_b), " in B");
+      }
       return "shape " + Shape(tensor.shape_a) + " in A, " + Shape(tensor.shape_b) + " in B";
     case Kind::kValues:
       break;
@@ -146,7 +152,7 @@ void PrintText(const CheckpointDiff& diff, const Checkpoint& a, const Checkpoint
 }
 
 // JSON has no word for what is not finite.
-Json Number(float value) {
+Json Number(double value) {
   if (std::isfinite(value)) return value;
   return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
 }
@@ -162,6 +168,8 @@ Json TensorJson(const TensorDifference& tensor) {
       break;
     case Kind::kShapes:
       json["kind"] = "shapes";
+      json["dtype_a"] = std::string(ElementTypeName(tensor.type_a));
+      json["dtype_b"] = std::string(ElementTypeName(tensor.type_b));
       break;
     case Kind::kValues:
       json["kind"] = "values";
@@ -202,16 +210,20 @@ absl::StatusOr<CheckpointDiff> DiffCheckpoints(Checkpoint& a, Checkpoint& b,
   CheckpointDiff diff;
   diff.facts = CompareFacts(a.manifest().facts, b.manifest().facts);
   int64_t total = 0;
-  for (const ManifestTensor& tensor : a.manifest().tensors) total += 4 * tensor.size();
+  for (const ManifestTensor& tensor : a.manifest().tensors) {
+    total += ElementBytes(tensor.type) * tensor.size();
+  }
   ByteProgress progress(terminal, "comparing", total);
   for (const ManifestTensor& tensor : a.manifest().tensors) {
     const ManifestTensor* const other = b.manifest().FindTensor(tensor.name);
     if (other == nullptr) {
       diff.tensors.push_back(OnlyIn(Kind::kOnlyInA, tensor));
-    } else if (other->shape != tensor.shape) {
+    } else if (other->shape != tensor.shape || other->type != tensor.type) {
       diff.tensors.push_back(OnlyIn(Kind::kOnlyInA, tensor));
       diff.tensors.back().kind = Kind::kShapes;
       diff.tensors.back().shape_b = other->shape;
+      diff.tensors.back().type_a = tensor.type;
+      diff.tensors.back().type_b = other->type;
     } else {
       ASSIGN_OR_RETURN(TensorDifference found, CompareTensor(tensor, a, b, progress));
       if (found.differing == 0) {

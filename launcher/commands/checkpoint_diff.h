@@ -30,8 +30,11 @@ struct TensorDifference {
   double greatest_absolute = 0;
   double greatest_relative = 0;  // |a - b| / max(|a|, |b|)
   int64_t first = 0;             // index in row-major order
-  float first_a = 0;
-  float first_b = 0;
+  double first_a = 0;
+  double first_b = 0;
+  // Of kShapes, which are shapes or types:
+  ElementType type_a = ElementType::kF32;
+  ElementType type_b = ElementType::kF32;
 };
 
 struct CheckpointDiff {

@@ -8,7 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/counted.h"
 #include "common/base/escaped.h"
+#include "common/base/in_parallel.h"
 #include "common/base/status_macros.h"
+#include "common/format/element_values.h"
+#include "common/format/model_tensors.h"
 #include "common/format/safetensors.h"
 #include "common/format/tensor_names.h"
 #include "launcher/commands/byte_progress.h"
@@ -74,6 +77,71 @@ std::string Header(const std::vector<const ManifestTensor*>& tensors, ElementTyp
   return EncodeSafetensorsHeader(header);
 }
 
+// Part of a tensor, as it is read and written at one time.
+struct Chunk {
+  const ManifestTensor* tensor;
+  int64_t begin;  // elements
+  int64_t end;
+};
+
+std::vector<Chunk> ChunksOf(const std::vector<const ManifestTensor*>& tensors) {
+  std::vector<Chunk> chunks;
+  for (const ManifestTensor* const tensor : tensors) {
+    for (int64_t begin = 0; begin < tensor->size(); begin += kChunkElements) {
+      chunks.push_back({tensor, begin, std::min(tensor->size(), begin + kChunkElements)});
+    }
+  }
+  return chunks;
+}
+
+// Reads and converts chunks, several at a time.
+class Converter {
+ public:
+  Converter(const Checkpoint& checkpoint, ElementType type, int jobs) : type_(type), jobs_(jobs) {
+    for (int i = 0; i < std::max(jobs, 1); ++i) {
+      readers_.push_back(checkpoint.ForAnotherThread());
+    }
+    values_.resize(readers_.size());
+    bytes_.resize(kChunksOfAWorker * readers_.size());
+    overflowed_.resize(bytes_.size());
+  }
+  size_t AtOnce() const { return bytes_.size(); }
+
+  // REQUIRES: at most AtOnce() of them.
+  absl::Status Run(std::span<const Chunk> chunks) {
+    return InParallel("exporting", chunks.size(), jobs_,
+                      [&](size_t item, size_t worker) -> absl::Status {
+                        const Chunk& chunk = chunks[item];
+                        std::vector<float>& values = values_[worker];
+                        values.resize(static_cast<size_t>(chunk.end - chunk.begin));
+                        RETURN_IF_ERROR(readers_[worker].ReadRange(chunk.tensor->name, chunk.begin,
+                                                                   chunk.end, values.data()));
+                        bytes_[item].clear();
+                        overflowed_[item] = Convert(values, type_, bytes_[item]);
+                        return absl::OkStatus();
+                      });
+  }
+  const std::string& bytes(size_t item) const { return bytes_[item]; }
+  int64_t overflowed(size_t item) const { return overflowed_[item]; }
+
+ private:
+  static constexpr size_t kChunksOfAWorker = 4;
+
+  const ElementType type_;
+  const int jobs_;
+  std::vector<Checkpoint> readers_;         // by worker
+  std::vector<std::vector<float>> values_;  // the same
+  std::vector<std::string> bytes_;          // by item
+  std::vector<int64_t> overflowed_;         // the same
+};
+
+absl::Status Overflowed(const ExportOptions& options, int64_t values, const std::string& first) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      Counted(values, "value"), ", the first in ", first, ", beyond what ",
+      ElementTypeName(options.type), " can hold; give --allow-overflow to make them infinite, or ",
+      options.type == ElementType::kF16 ? "--dtype bf16 or f32" : "--dtype f32"));
+}
+
 absl::StatusOr<Exported> WriteAll(WritableFile& file, Checkpoint& checkpoint,
                                   const ExportOptions& options) {
   const std::vector<const ManifestTensor*> tensors = ModelTensors(checkpoint.manifest());
@@ -81,21 +149,27 @@ absl::StatusOr<Exported> WriteAll(WritableFile& file, Checkpoint& checkpoint,
   const std::string header = Header(tensors, options.type, &exported.bytes);
   ByteProgress progress(options.terminal, "exporting", exported.bytes);
   RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(header))));
-  std::vector<float> values;
-  std::string bytes;
-  for (const ManifestTensor* const tensor : tensors) {
-    for (int64_t begin = 0; begin < tensor->size(); begin += kChunkElements) {
-      const int64_t end = std::min(tensor->size(), begin + kChunkElements);
-      if (options.stop != nullptr && options.stop->asked()) {
-        return absl::CancelledError(absl::StrCat("stopped; there is no ", options.path, " of it"));
-      }
-      values.resize(static_cast<size_t>(end - begin));
-      RETURN_IF_ERROR(checkpoint.ReadRange(tensor->name, begin, end, values.data()));
-      bytes.clear();
-      exported.overflowed += Convert(values, options.type, bytes);
-      RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(bytes))));
-      progress.Add(static_cast<int64_t>(bytes.size()));
+  const std::vector<Chunk> chunks = ChunksOf(tensors);
+  Converter converter(checkpoint, options.type, options.jobs);
+  std::string first_overflow;
+  for (size_t done = 0; done < chunks.size(); done += converter.AtOnce()) {
+    if (options.stop != nullptr && options.stop->asked()) {
+      return absl::CancelledError(absl::StrCat("stopped; there is no ", options.path, " of it"));
     }
+    const auto part =
+        std::span(chunks).subspan(done, std::min(converter.AtOnce(), chunks.size() - done));
+    RETURN_IF_ERROR(converter.Run(part));
+    for (size_t i = 0; i < part.size(); ++i) {
+      if (converter.overflowed(i) > 0 && exported.overflowed == 0) {
+        first_overflow = part[i].tensor->name.substr(kModelPrefix.size());
+      }
+      exported.overflowed += converter.overflowed(i);
+      RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(converter.bytes(i)))));
+      progress.Add(static_cast<int64_t>(converter.bytes(i).size()));
+    }
+  }
+  if (exported.overflowed > 0 && !options.allow_overflow) {
+    return Overflowed(options, exported.overflowed, first_overflow);
   }
   exported.tensors = static_cast<int64_t>(tensors.size());
   exported.bytes += static_cast<int64_t>(header.size());
@@ -113,7 +187,21 @@ bool IsInFolder(FileSystem& fs, const std::string& path, const std::string& fold
   return a.ok() && b.ok() && a->inode != 0 && a->inode == b->inode && a->device == b->device;
 }
 
-absl::Status CheckTarget(FileSystem& fs, const std::string& folder, const ExportOptions& options) {
+// A shard may be a link to a file elsewhere.
+bool IsShard(FileSystem& fs, const FileInfo& there, const Checkpoint& checkpoint) {
+  for (const ManifestFile& file : checkpoint.manifest().files) {
+    const absl::StatusOr<FileInfo> shard = fs.Stat(JoinPath(checkpoint.folder(), file.name));
+    if (shard.ok() && shard->inode != 0 && shard->inode == there.inode &&
+        shard->device == there.device) {
+      return true;
+    }
+  }
+  return false;
+}
+
+absl::Status CheckTarget(FileSystem& fs, const Checkpoint& checkpoint,
+                         const ExportOptions& options) {
+  const std::string& folder = checkpoint.folder();
   if (IsInFolder(fs, options.path, folder)) {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path, " is inside ", folder,
@@ -125,6 +213,11 @@ absl::Status CheckTarget(FileSystem& fs, const std::string& folder, const Export
   if (there->kind != FileKind::kRegular) {
     return absl::FailedPreconditionError(
         absl::StrCat(options.path, " is no file; expected the name of the file to write"));
+  }
+  if (IsShard(fs, *there, checkpoint)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options.path, " is a shard of ", checkpoint.manifest_name(),
+                     ", which has a link to it; give another name"));
   }
   if (options.force) return absl::OkStatus();
   return absl::AlreadyExistsError(
@@ -152,11 +245,19 @@ int64_t Convert(std::span<const float> values, ElementType type, std::string& ou
 
 absl::StatusOr<Exported> ExportSafetensors(FileSystem& fs, Checkpoint& checkpoint,
                                            const ExportOptions& options) {
-  RETURN_IF_ERROR(CheckTarget(fs, checkpoint.folder(), options));
-  if (ModelTensors(checkpoint.manifest()).empty()) {
+  RETURN_IF_ERROR(CheckTarget(fs, checkpoint, options));
+  const std::vector<const ManifestTensor*> tensors = ModelTensors(checkpoint.manifest());
+  if (tensors.empty()) {
     return absl::DataLossError(
         absl::StrCat(checkpoint.manifest_name(), " holds no tensor of a model"));
   }
+  for (const ManifestTensor* const tensor : tensors) {
+    if (IsExactAsF32(tensor->type)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("export: ", tensor->name, ": expected F32, BF16 or F16, ",
+                     checkpoint.manifest_name(), " has ", ElementTypeName(tensor->type)));
+  }
+  RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
   const std::string folder = FolderOf(options.path);
   const StopFlag::HalfDone half_done(options.stop);
   const std::string temporary = JoinPath(folder, absl::StrCat(".tmp.export.", RandomDigits()));

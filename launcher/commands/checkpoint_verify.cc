@@ -15,6 +15,7 @@
 #include "common/base/status_macros.h"
 #include "common/format/aside.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/model_tensors.h"
 #include "common/format/save_folder.h"
 #include "common/format/tags.h"
 #include "launcher/commands/byte_progress.h"
@@ -31,6 +32,8 @@ const char* StateName(State state) {
       return "whole";
     case State::kDamaged:
       return "damaged";
+    case State::kContradictory:
+      return "contradictory";
     case State::kUnreadable:
       return "unreadable";
     case State::kGone:
@@ -147,7 +150,7 @@ class FolderVerifier {
   }
 
   void VerifyShards(Opened& opened, ByteProgress& progress) {
-    ShardVerifier verifier(fs_, verdict_.folder, *opened.manifest);
+    ShardVerifier verifier(fs_, verdict_.folder, *opened.manifest, options_.jobs);
     VerifiedCheckpoint& result = opened.result;
     for (const ManifestFile& file : opened.manifest->files) {
       ShardVerdict shard = verifier.Verify(file, [&](int64_t bytes) { progress.Add(bytes); });
@@ -164,6 +167,9 @@ class FolderVerifier {
       result.state = State::kGone;
       result.shards_with_findings.clear();
     }
+    const absl::Status contents = CheckModelTensors(*opened.manifest);
+    result.contradiction = std::string(contents.message());
+    if (!contents.ok() && result.state == State::kWhole) result.state = State::kContradictory;
   }
 
   void CheckTags() {
@@ -277,6 +283,7 @@ void PrintCheckpoint(const VerifiedCheckpoint& checkpoint, std::ostream& out) {
   }
   out << "\n";
   if (!checkpoint.problem.empty()) out << "  " << checkpoint.problem << "\n";
+  if (!checkpoint.contradiction.empty()) out << "  " << checkpoint.contradiction << "\n";
   for (const ShardVerdict& shard : checkpoint.shards_with_findings) PrintShard(shard, out);
 }
 
@@ -298,9 +305,13 @@ void PrintText(const FolderVerdict& verdict, std::ostream& out) {
   list("foreign", verdict.foreign);
   const int64_t damaged = CountOf(verdict, State::kDamaged);
   const int64_t unreadable = CountOf(verdict, State::kUnreadable);
+  const int64_t contradictory = CountOf(verdict, State::kContradictory);
   const int64_t whole = CountOf(verdict, State::kWhole);
   out << verdict.folder << ": " << Counted(whole, "checkpoint") << " whole, " << damaged
       << " damaged, " << unreadable << " unreadable";
+  if (contradictory > 0) {
+    out << ", " << contradictory << " contradictory; a job that loads it ends with this error";
+  }
   if (damaged > 0) out << "; a job that loads passes the damaged ones over";
   if (unreadable > 0) {
     out << "; what could not be read may be whole: mend the disk or the mount, and ask again";
@@ -355,6 +366,7 @@ void PrintJson(const FolderVerdict& verdict, std::ostream& out) {
     } else {
       one["problem"] = checkpoint.problem;
     }
+    one["contradiction"] = checkpoint.contradiction;
     one["findings"] = Json::array();
     for (const ShardVerdict& shard : checkpoint.shards_with_findings) {
       one["findings"].push_back(ShardJson(shard));
@@ -367,7 +379,10 @@ void PrintJson(const FolderVerdict& verdict, std::ostream& out) {
 }  // namespace
 
 int FolderVerdict::Code() const {
-  if (CountOf(*this, State::kDamaged) > 0 || !broken_tags.empty()) return kCheckpointDamaged;
+  if (CountOf(*this, State::kDamaged) + CountOf(*this, State::kContradictory) > 0 ||
+      !broken_tags.empty()) {
+    return kCheckpointDamaged;
+  }
   const bool unread = CountOf(*this, State::kUnreadable) > 0 || !unreadable_tags.empty();
   return unread ? kCheckpointUnreadable : kCheckpointGood;
 }

@@ -25,17 +25,19 @@ namespace dsrun::launcher {
 struct VerifiedCheckpoint {
   enum class State {
     kWhole,
-    kDamaged,     // the manifest, or a shard of it, is damaged or missing
-    kUnreadable,  // nothing is damaged as far as it could be read
-    kGone,        // removed while it was read
-    kOtherJob,    // of another job than the one that was asked for: not read
+    kDamaged,        // the manifest, or a shard of it, is damaged or missing
+    kContradictory,  // whole, but its manifest is none of its model (common/format/model_tensors.h)
+    kUnreadable,     // nothing is damaged as far as it could be read
+    kGone,           // removed while it was read
+    kOtherJob,       // of another job than the one that was asked for: not read
   };
   std::string manifest;  // its name
   State state = State::kWhole;
-  std::string problem;  // of the manifest itself; empty: it is good
-  ManifestFacts facts;  // if the manifest is good
-  int64_t shards = 0;   // "
-  int64_t bytes = 0;    // ", of the shards
+  std::string problem;        // of the manifest itself; empty: it can be read
+  std::string contradiction;  // of manifest and model: what, expected, got
+  ManifestFacts facts;        // if the manifest is good
+  int64_t shards = 0;         // "
+  int64_t bytes = 0;          // ", of the shards
   std::vector<ShardVerdict> shards_with_findings;
 };
 
@@ -58,6 +60,7 @@ struct VerifyOptions {
   CheckpointPlace place;
   std::string job_id;  // that job's checkpoints only; empty: all
   bool json = false;
+  int jobs = 1;                      // threads that read and hash
   std::ostream* terminal = nullptr;  // for progress; nullptr: none
 };
 

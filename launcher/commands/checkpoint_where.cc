@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <sstream>
 #include <utility>
 
@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/escaped.h"
 #include "common/base/status_macros.h"
+#include "common/format/element_values.h"
 #include "common/format/tensor_names.h"
 #include "launcher/commands/checkpoint_place.h"
 
@@ -47,20 +48,19 @@ absl::Status NoSuchParameter(const Manifest& manifest, const std::string& parame
 
 absl::StatusOr<double> SumOfSquares(Checkpoint& checkpoint, const std::string& tensor,
                                     const PlaceOfPiece& piece) {
+  const ManifestTensor& stored = *checkpoint.manifest().FindTensor(tensor);
   double sum = 0;
-  std::vector<float> values;
+  std::vector<std::byte> bytes;
   for (int64_t begin = piece.begin; begin < piece.end; begin += kChunkElements) {
     const int64_t end = std::min(piece.end, begin + kChunkElements);
-    values.resize(static_cast<size_t>(end - begin));
-    const WantedPiece wanted{tensor, begin, end, values.data(), piece.shard};
-    RETURN_IF_ERROR(checkpoint.Read(std::span(&wanted, 1)));
-    for (const float value : values) sum += static_cast<double>(value) * value;
+    RETURN_IF_ERROR(checkpoint.ReadStored(tensor, piece.shard, begin, end, bytes));
+    ForValues(stored.type, bytes, [&](double value) { sum += value * value; });
   }
   return sum;
 }
 
 absl::StatusOr<PlacesOfTensor> PlacesOf(Checkpoint& checkpoint, const ManifestTensor& tensor) {
-  PlacesOfTensor places{tensor.name, tensor.shape, 0, {}};
+  PlacesOfTensor places{tensor.name, tensor.shape, tensor.type, 0, {}};
   double sum = 0;
   for (const ManifestPiece& piece : tensor.pieces) {
     const std::string& file = checkpoint.manifest().FileOf(piece).name;
@@ -94,8 +94,9 @@ void PrintText(const Checkpoint& checkpoint, const std::vector<PlacesOfTensor>& 
   out << JoinPath(checkpoint.folder(), checkpoint.manifest_name()) << "\n";
   for (const PlacesOfTensor& tensor : found) {
     out << "\n"
-        << tensor.name << "  (" << absl::StrJoin(tensor.shape, ", ") << ")  F32  norm "
-        << absl::StreamFormat("%.9g", tensor.norm) << "\n";
+        << tensor.name << "  (" << absl::StrJoin(tensor.shape, ", ") << ")  "
+        << ElementTypeName(tensor.type) << "  norm " << absl::StreamFormat("%.9g", tensor.norm)
+        << "\n";
     out << absl::StreamFormat("  %5s  %12s  %12s  %14s  %14s  %13s  file\n", "rank", "from element",
                               "to", "from byte", "to", "norm");
     for (const PlaceOfPiece& piece : tensor.pieces) {
@@ -120,7 +121,7 @@ void PrintJson(const Checkpoint& checkpoint, const std::string& parameter,
   for (const PlacesOfTensor& tensor : found) {
     Json one = {{"name", tensor.name},
                 {"shape", tensor.shape},
-                {"dtype", "F32"},
+                {"dtype", std::string(ElementTypeName(tensor.type))},
                 {"norm", Number(tensor.norm)},
                 {"pieces", Json::array()}};
     for (const PlaceOfPiece& piece : tensor.pieces) {
@@ -132,7 +133,7 @@ void PrintJson(const Checkpoint& checkpoint, const std::string& parameter,
                                {"shard_extent", piece.shard.extent},
                                {"begin", piece.begin},
                                {"end", piece.end},
-                               {"dtype", "F32"},
+                               {"dtype", std::string(ElementTypeName(tensor.type))},
                                {"norm", Number(piece.norm)}});
     }
     json["tensors"].push_back(std::move(one));

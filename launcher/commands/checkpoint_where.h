@@ -29,6 +29,7 @@ struct PlaceOfPiece {
 struct PlacesOfTensor {
   std::string name;  // "model/wte.weight", "state/exp_avg/wte.weight"
   std::vector<int64_t> shape;
+  ElementType type = ElementType::kF32;
   double norm = 0;  // of the whole tensor
   std::vector<PlaceOfPiece> pieces;
 };

@@ -18,6 +18,7 @@
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/frozen_in.h"
+#include "common/format/model_tensors.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/model/presets.h"
@@ -129,6 +130,13 @@ void TrainResolver::FindCheckpoint() {
     return;
   }
   for (const std::string& line : rejected) c_.Note("not used: " + line);
+  // It is whole: no older one is taken for it, and no rank could begin with it.
+  if (const absl::Status contents = CheckModelTensors(found->manifest()); !contents.ok()) {
+    Error(options.step.has_value() ? "--load-step" : "--load",
+          *folder + "/" + found->manifest_name() + ": " + std::string(contents.message()) +
+              "; name another step with --load-step, or mend the manifest");
+    return;
+  }
   checkpoint_ = *std::move(found);
   // The ranks load what was compared here, also if their view of the folder is older or newer.
   train_.set_load_step(loaded()->key.step.value());

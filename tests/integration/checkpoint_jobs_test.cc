@@ -19,12 +19,14 @@
 #include <random>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/file_system.h"
+#include "common/base/sha256.h"
 #include "common/format/checkpoint_reader.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/private_mounts.h"
@@ -236,6 +238,47 @@ TEST_F(CheckpointJob, VerifyNamesAFlippedBit_AndDiffComparesRuns) {
   EXPECT_THAT(damaged.words, HasSubstr("  " + flipped + ": damaged\n    "));
   EXPECT_THAT(damaged.words, HasSubstr(": CRC-32C expected "));
   EXPECT_THAT(damaged.words, HasSubstr("1 checkpoint whole, 1 damaged, 0 unreadable"));
+}
+
+// `change(json)` of a manifest, with a right checksum of its own.
+template <typename Change>
+void EditManifest(const std::string& path, const Change& change) {
+  auto json = nlohmann::ordered_json::parse(ReadWholeFile(path));
+  json.erase("sha256_of_all_above");
+  change(json);
+  std::string body = json.dump(1);
+  body.resize(body.size() - 2);
+  std::ofstream(path, std::ios::trunc)
+      << body << ",\n \"sha256_of_all_above\": \"" << Sha256Hex(body) << "\"\n}\n";
+}
+
+// Whole by every checksum, and not of its model: verify says so, and a job that loads it ends at
+// once, as for any other bad input, instead of trying again or taking an older one.
+TEST_F(CheckpointJob, ManifestThatContradictsItsModel_IsSaidByVerifyAndEndsTrainAtOnce) {
+  {
+    Job job(
+        Train({"--num_gpus=2"}, folder_.path(), {"--train-iters", "8", "--save-interval", "4"}));
+    ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
+  }
+  const std::string newest = NewestManifest(save());
+  EditManifest(save() + "/" + newest, [](nlohmann::ordered_json& json) {
+    for (auto& parameter : json["layout"]["parameters"]) {
+      if (parameter["name"] == "wpe.weight") {
+        std::swap(parameter["shape"][0], parameter["shape"][1]);
+      }
+    }
+  });
+  const Said verified = Checkpoint("verify " + save());
+  EXPECT_EQ(verified.code, 1) << verified.words;
+  EXPECT_THAT(verified.words, HasSubstr(newest + ": contradictory"));
+  EXPECT_THAT(verified.words, HasSubstr("model/wpe.weight: expected shape ("));
+  const TemporaryFolder second;
+  Job job(Train({"--num_gpus=2"}, second.path(), {"--train-iters", "12", "--load", save()}));
+  EXPECT_EQ(job.AwaitExit(), 90) << job.Words();
+  EXPECT_THAT(job.err(), HasSubstr("model/wpe.weight: expected shape ("));
+  EXPECT_THAT(job.err(), HasSubstr(newest));
+  EXPECT_FALSE(fs::exists(job.run_dir())) << "a job was started" << job.Words();
+  EXPECT_TRUE(job.NothingIsLeft());
 }
 
 // --load-step of a run folder's checkpoints, by real ranks: the older step, though a newer is

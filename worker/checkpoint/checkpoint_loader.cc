@@ -11,6 +11,7 @@
 #include "common/base/differences.h"
 #include "common/base/status_macros.h"
 #include "common/format/frozen_in.h"
+#include "common/format/model_tensors.h"
 #include "common/format/run_differences.h"
 #include "common/format/tensor_names.h"
 #include "worker/checkpoint/slices.h"
@@ -28,10 +29,12 @@ absl::Status Want(const Checkpoint& checkpoint, std::string_view prefix,
   for (const TensorRange& part : parts) {
     const std::string name = std::string(prefix) + part.tensor->name;
     const ManifestTensor* stored = checkpoint.manifest().FindTensor(name);
-    if (stored != nullptr && stored->shape != part.tensor->shape) {
-      return absl::DataLossError(absl::StrCat(
+    if (stored == nullptr || stored->shape != part.tensor->shape) {
+      return absl::FailedPreconditionError(absl::StrCat(
           name, ": expected shape [", absl::StrJoin(part.tensor->shape, ", "), "], ",
-          checkpoint.manifest_name(), " has [", absl::StrJoin(stored->shape, ", "), "]"));
+          checkpoint.manifest_name(), " has ",
+          stored == nullptr ? std::string("no such tensor")
+                            : absl::StrCat("[", absl::StrJoin(stored->shape, ", "), "]")));
     }
     wanted.push_back({name, part.begin, part.end, arena + part.arena_offset});
   }
@@ -60,6 +63,7 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                float* params, const OptimizerPlan& optimizer,
                                std::span<float* const> slots, const std::function<void()>& moved) {
   RETURN_IF_ERROR(CheckCompatible(checkpoint.manifest().facts, expectation));
+  RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
   int64_t owned_elements = 0;
   for (const Range& range : owned) owned_elements += range.size();
   std::fill_n(params, layout.size(), 0.0f);
@@ -91,8 +95,9 @@ absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint,
   const ManifestTensor* const stored = checkpoint.manifest().FindTensor(name);
   if (stored == nullptr) return std::vector<float>();
   if (stored->shape.size() != 1) {
-    return absl::DataLossError(absl::StrCat(name, ": expected a list, ", checkpoint.manifest_name(),
-                                            " has ", stored->shape.size(), " dimensions"));
+    return absl::FailedPreconditionError(absl::StrCat(name, ": expected a list, ",
+                                                      checkpoint.manifest_name(), " has ",
+                                                      stored->shape.size(), " dimensions"));
   }
   std::vector<float> values(static_cast<size_t>(stored->size()));
   RETURN_IF_ERROR(checkpoint.ReadRange(name, 0, stored->size(), values.data()));
@@ -103,8 +108,9 @@ absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint,
     places.emplace(tensor.name, places.size());
   }
   if (places.size() != values.size()) {
-    return absl::DataLossError(absl::StrCat(name, ": expected ", places.size(), " numbers, ",
-                                            checkpoint.manifest_name(), " has ", values.size()));
+    return absl::FailedPreconditionError(absl::StrCat(name, ": expected ", places.size(),
+                                                      " numbers, ", checkpoint.manifest_name(),
+                                                      " has ", values.size()));
   }
   std::vector<float> wanted;
   for (size_t index = 0; index < layout.trainable_count(); ++index) {

@@ -34,10 +34,12 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 // Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
 // rank is not stuck. `params` is the whole arena (layout.size() elements); `slots`, those of
 // `optimizer` in its order, are compact (the owned ranges, concatenated). Padding becomes zero.
-// A trainable tensor that was frozen in the checkpoint (FrozenIn) begins with zeros. After an
-// error the arenas hold anything. Where training stands is in checkpoint.manifest().facts.
-// Errors: those of CheckCompatible and Checkpoint::ReadRange; DATA_LOSS: a tensor has another shape
-// than its model.
+// What is stored as BF16 or F16 becomes F32, exactly. A trainable tensor that was frozen in the
+// checkpoint (FrozenIn) begins with zeros. After an error the arenas hold anything. Where training
+// stands is in checkpoint.manifest().facts.
+// Errors: those of CheckCompatible and Checkpoint::ReadRange; FAILED_PRECONDITION: the manifest
+// contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is not there:
+// trying again, or an older checkpoint, is no remedy.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, const OptimizerPlan& optimizer,
@@ -47,7 +49,7 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
 // The values of kSumExponents for the trainable tensors of `layout`, in its order;
 // `new_value` for those that were frozen in the checkpoint. Empty: the checkpoint is older than
 // exact sums. `tensors`: of the model, in its own order. Errors: those of Checkpoint::ReadRange;
-// DATA_LOSS: it is no list, or not one number for each tensor that was trained.
+// FAILED_PRECONDITION: it is no list, or not one number for each tensor that was trained.
 absl::StatusOr<std::vector<float>> LoadSumExponents(Checkpoint& checkpoint,
                                                     const std::vector<LogicalTensor>& tensors,
                                                     const FlatLayout& layout, float new_value);

@@ -16,6 +16,7 @@
 #include "common/format/block_checksums.h"
 #include "common/format/safetensors.h"
 #include "common/format/save_folder.h"
+#include "common/format/shard_header.h"
 #include "worker/checkpoint/commit_file.h"
 
 namespace dsrun::worker {
@@ -31,9 +32,6 @@ constexpr size_t kChunkBytes = 256 << 10;
 // file system has executed twice.
 constexpr int64_t kMostNames = 16;
 
-// The table of checksums, behind the pieces.
-constexpr char kTableEntry[] = "block_crc32c";
-
 std::string EntryOf(const Slice& slice) {
   return EntryName(slice.tensor, slice.shard.extent.empty() ? nullptr : &slice.shard, slice.begin,
                    slice.end);
@@ -42,7 +40,7 @@ std::string EntryOf(const Slice& slice) {
 std::vector<int64_t> SizesOf(std::span<const Slice> slices) {
   std::vector<int64_t> bytes;
   for (const Slice& slice : slices) {
-    bytes.push_back((slice.end - slice.begin) * static_cast<int64_t>(sizeof(float)));
+    bytes.push_back((slice.end - slice.begin) * ElementBytes(slice.type));
   }
   return bytes;
 }
@@ -61,13 +59,17 @@ ManifestFile PlanFile(const ShardId& id, std::span<const Slice> slices, std::str
                      {"block_bytes", absl::StrCat(file.block_bytes)}};
   int64_t bytes = 0;
   for (size_t i = 0; i < slices.size(); ++i) {
-    header.entries.push_back(
-        {EntryOf(slices[i]), "F32", {slices[i].end - slices[i].begin}, bytes, bytes + sizes[i]});
+    header.entries.push_back({EntryOf(slices[i]),
+                              std::string(ElementTypeName(slices[i].type)),
+                              {slices[i].end - slices[i].begin},
+                              bytes,
+                              bytes + sizes[i]});
     bytes += sizes[i];
     file.blocks += BlockCount(sizes[i], file.block_bytes);
   }
   if (file.blocks > 0) {
-    header.entries.push_back({kTableEntry, "U32", {file.blocks}, bytes, bytes + 4 * file.blocks});
+    header.entries.push_back(
+        {std::string(kTableEntry), "U32", {file.blocks}, bytes, bytes + 4 * file.blocks});
   }
   *text = EncodeSafetensorsHeader(header);
   file.header_bytes = static_cast<int64_t>(text->size());
@@ -101,7 +103,8 @@ bool IsBy(const LayoutRecipe& recipe, Rank rank, std::span<const Slice> slices) 
     const std::vector<int64_t>& shape =
         piece.slot < 0 ? recipe.singles[index].shape : recipe.parameters[index].shape;
     if (TensorName(recipe, piece) != slice.tensor || shape != slice.shape || shard != slice.shard ||
-        piece.begin != slice.begin || piece.end != slice.end) {
+        piece.begin != slice.begin || piece.end != slice.end ||
+        TypeOf(recipe, piece) != slice.type) {
       return false;
     }
   }
@@ -120,7 +123,8 @@ void Describe(const ShardId& id, std::span<const Slice> slices, const LayoutReci
   }
   int64_t offset = record.file.header_bytes, block = 0;
   for (const Slice& slice : slices) {
-    const ManifestPiece piece{slice.begin, slice.end, /*file=*/0, /*shard=*/0, offset, block};
+    ManifestPiece piece{slice.begin, slice.end, /*file=*/0, /*shard=*/0, offset, block};
+    piece.type = slice.type;
     offset += piece.bytes();
     block += BlockCount(piece.bytes(), record.file.block_bytes);
     record.pieces.push_back({slice.tensor, slice.shape, piece, slice.shard});
@@ -136,8 +140,10 @@ absl::StatusOr<ShardRecord> WriteContents(WritableFile& file, const ShardId& id,
   RETURN_IF_ERROR(AppendAll(file, std::as_bytes(std::span(header)), nullptr));
   BlockChecksums checksums(SizesOf(slices), record.file.block_bytes);
   for (const Slice& slice : slices) {
-    const std::span<const float> values(slice.data, static_cast<size_t>(slice.end - slice.begin));
-    RETURN_IF_ERROR(AppendAll(file, std::as_bytes(values), &checksums));
+    const std::span<const std::byte> bytes(
+        static_cast<const std::byte*>(slice.data),
+        static_cast<size_t>((slice.end - slice.begin) * ElementBytes(slice.type)));
+    RETURN_IF_ERROR(AppendAll(file, bytes, &checksums));
   }
   const auto table = std::as_bytes(std::span(checksums.sums()));
   RETURN_IF_ERROR(AppendAll(file, table, nullptr));
@@ -176,7 +182,8 @@ void List(const LayoutRecipe& recipe, ShardRecord& record) {
     const auto index = static_cast<size_t>(from.parameter);
     std::vector<Box> shards;
     if (from.slot >= 0) shards = ShardsOf(recipe, recipe.parameters[index]);
-    const ManifestPiece piece{from.begin, from.end, 0, 0, offset, block};
+    ManifestPiece piece{from.begin, from.end, 0, 0, offset, block};
+    piece.type = TypeOf(recipe, from);
     offset += piece.bytes();
     block += BlockCount(piece.bytes(), record.file.block_bytes);
     record.pieces.push_back(
@@ -192,6 +199,7 @@ absl::Status AddPiece(const ShardRecord::Piece& part, int32_t file,
   if (tensor.pieces.empty()) {
     tensor.name = part.tensor;
     tensor.shape = part.shape;
+    tensor.type = part.piece.type;
   }
   if (tensor.shape != part.shape) {
     return absl::DataLossError(absl::StrCat("two ranks give ", part.tensor, " different shapes"));
@@ -318,7 +326,7 @@ std::string ShardRecord::Serialize() const {
   for (const Piece& part : pieces) {
     json["pieces"].push_back({part.tensor, part.shape, part.piece.begin, part.piece.end,
                               part.piece.offset, part.piece.first_block, part.shard.offset,
-                              part.shard.extent});
+                              part.shard.extent, std::string(ElementTypeName(part.piece.type))});
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -342,10 +350,11 @@ bool IsList(const Json& json) {
 }
 
 bool IsPiece(const Json& item) {
-  return item.is_array() && item.size() == 8 && item[0].is_string() && IsList(item[1]) &&
+  return item.is_array() && item.size() == 9 && item[0].is_string() && IsList(item[1]) &&
          item[2].is_number_integer() && item[3].is_number_integer() &&
          item[4].is_number_integer() && item[5].is_number_integer() && IsList(item[6]) &&
-         IsList(item[7]);
+         IsList(item[7]) && item[8].is_string() &&
+         ParseElementType(item[8].get<std::string>()).has_value();
 }
 
 }  // namespace
@@ -367,8 +376,9 @@ absl::StatusOr<ShardRecord> ShardRecord::Parse(std::string_view text) {
   record.layout_sha256 = json["layout_sha256"].get<std::string>();
   for (const Json& item : json["pieces"]) {
     if (!IsPiece(item)) return bad;
-    const ManifestPiece piece{item[2].get<int64_t>(), item[3].get<int64_t>(), 0, 0,
-                              item[4].get<int64_t>(), item[5].get<int64_t>()};
+    ManifestPiece piece{item[2].get<int64_t>(), item[3].get<int64_t>(), 0, 0,
+                        item[4].get<int64_t>(), item[5].get<int64_t>()};
+    piece.type = *ParseElementType(item[8].get<std::string>());
     record.pieces.push_back(
         {item[0].get<std::string>(),
          item[1].get<std::vector<int64_t>>(),

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/format/layout_recipe.h"
+#include "common/format/model_tensors.h"
 #include "common/format/piece.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
@@ -21,7 +22,7 @@ namespace dsrun::worker {
 std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer);
 // And a small one beside them: a number for each tensor of the layout, in its order, that says
 // where the point of its gradient's exact sum stands (docs/numerics.md). The first rank's.
-inline constexpr std::string_view kSumExponents = "sums/exponents";
+inline constexpr std::string_view kSumExponents = kSumExponentsName;
 
 // Elements [begin, end) of a logical tensor, and where they lie in an arena.
 struct TensorRange {
@@ -47,8 +48,9 @@ struct Slice {
   std::vector<int64_t> shape;
   int64_t begin = 0;
   int64_t end = 0;
-  const float* data = nullptr;
-  Box shard = {};  // without dimensions: the whole tensor
+  const void* data = nullptr;
+  Box shard = {};                        // without dimensions: the whole tensor
+  ElementType type = ElementType::kF32;  // of what `data` points to
 };
 
 // `base` is the start of the arena; it must outlive the result.

@@ -124,8 +124,8 @@ void TellOfOtherFrozen(const ResumeSetup& setup, const Manifest& manifest) {
 absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
   // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
-  ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                   OpenCheckpoint(*setup.file_system, found.folder, found.manifest, Verify::kNone));
+  ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup.file_system, found.folder,
+                                                         found.manifest, Verify::kHeaders));
   ShardedState& state = setup.trainer->state();
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),

@@ -13,12 +13,15 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/format/checkpoint_reader.h"
 #include "common/format/safetensors.h"
 #include "launcher/commands/checkpoint_command.h"
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/checkpoint/training_state.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -151,7 +154,7 @@ TEST_F(CheckpointExportTest, BadInput_SaysWhatAndHow) {
   EXPECT_EQ(Run({"export", "/save"}), 90);
   EXPECT_THAT(err_.str(), HasSubstr("export: expected a folder and a file, got 1 word"));
   EXPECT_EQ(Run({"export", "/save", "/out/x", "--dtype", "fp8"}), 90);
-  EXPECT_THAT(err_.str(), HasSubstr("--dtype: expected fp32, bf16 or fp16, got \"fp8\""));
+  EXPECT_THAT(err_.str(), HasSubstr("--dtype: expected f32, bf16 or f16, got \"fp8\""));
   EXPECT_EQ(Run({"export", "/save", "/out/x", "--format=gguf"}), 90);
   EXPECT_THAT(err_.str(), HasSubstr("--format: expected safetensors, got \"gguf\""));
   EXPECT_EQ(Run({"export", "/save", "/out/x", "--step", "3"}), 90);
@@ -186,6 +189,95 @@ TEST_F(CheckpointExportTest, DamagedTableOrHeader_IsFoundBeforeAnythingIsBelieve
     EXPECT_THAT(Left(), ElementsAre());
     fs_.FlipBit(shard, at, 1);
   }
+}
+
+// The sizes and checksums are right, and two names are exchanged: no checksum knows.
+TEST_F(CheckpointExportTest, ManifestThatExchangesTwoTensors_IsRefusedByTheHeaders) {
+  const std::string name = ListManifests(fs_, "/save").value().at(0);
+  Manifest manifest = ReadManifest(fs_, "/save", name).value();
+  std::vector<LayoutRecipe::Parameter>& parameters = manifest.layout->parameters;
+  const auto find = [&](const std::string& parameter) {
+    return std::find_if(parameters.begin(), parameters.end(),
+                        [&](const auto& p) { return p.name == parameter; });
+  };
+  std::swap(find("h.0.ln_1.weight")->name, find("h.0.ln_2.weight")->name);
+  ASSERT_TRUE(ComputePieces(manifest).ok());
+  fs_.Write("/save/" + name, EncodeManifest(manifest));
+  for (const std::vector<std::string>& args :
+       {std::vector<std::string>{"export", "/save", "/out/model"},
+        {"where", "--param", "h.0.ln_1.weight", "/save"}}) {
+    EXPECT_EQ(Run(args), 90) << args[0];
+    EXPECT_THAT(err_.str(), HasSubstr("its header has entry model/h.0.ln_"));
+  }
+  EXPECT_THAT(Left(), ElementsAre());
+  EXPECT_EQ(Run({"verify", "/save"}), 1);
+}
+
+// Whole by its checksums, and none of its model: an error of the input, named, and no damage.
+TEST_F(CheckpointExportTest, ManifestThatContradictsItsModel_IsSaidByVerifyAndNotExported) {
+  const std::string name = ListManifests(fs_, "/save").value().at(0);
+  Manifest manifest = ReadManifest(fs_, "/save", name).value();
+  for (LayoutRecipe::Parameter& parameter : manifest.layout->parameters) {
+    if (parameter.name == "wte.weight") std::swap(parameter.shape[0], parameter.shape[1]);
+  }
+  ASSERT_TRUE(ComputePieces(manifest).ok());
+  fs_.Write("/save/" + name, EncodeManifest(manifest));
+  const std::string what = "model/wte.weight: expected shape (100, 32), got (32, 100)";
+  EXPECT_EQ(Run({"verify", "/save"}), 1);
+  EXPECT_THAT(out_.str(), HasSubstr(name + ": contradictory (job job-a"));
+  EXPECT_THAT(out_.str(), HasSubstr(what));
+  EXPECT_THAT(out_.str(), HasSubstr("0 checkpoints whole, 0 damaged, 0 unreadable, 1 "
+                                    "contradictory; a job that loads it ends with this error"));
+  EXPECT_EQ(Run({"verify", "/save", "--json"}), 1);
+  const auto json = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(json["checkpoints"][0]["state"], "contradictory");
+  EXPECT_THAT(json["checkpoints"][0]["contradiction"].get<std::string>(), HasSubstr(what));
+  EXPECT_EQ(Run({"export", "/save", "/out/model"}), 90);
+  EXPECT_THAT(err_.str(), HasSubstr(what));
+  EXPECT_THAT(Left(), ElementsAre());
+}
+
+TEST_F(CheckpointExportTest, AnyNumberOfJobs_WritesTheSame) {
+  ASSERT_EQ(Run({"export", "/save", "/out/one", "--jobs", "1", "--dtype", "f16"}), 0) << err_.str();
+  ASSERT_EQ(Run({"export", "/save", "/out/six", "--jobs=6", "--dtype", "fp16"}), 0) << err_.str();
+  EXPECT_EQ(ReadFile(fs_, "/out/one").value(), ReadFile(fs_, "/out/six").value());
+  EXPECT_EQ(Run({"export", "/save", "/out/x", "--jobs", "0"}), 90);
+  EXPECT_THAT(err_.str(), HasSubstr("--jobs: expected a number from 1 to 64, got \"0\""));
+}
+
+// One parameter of this model is beyond fp16.
+TEST_F(CheckpointExportTest, Overflow_IsCountedAndRefusedUnlessItIsAllowed) {
+  const worker::SaveOptions options;
+  std::vector<std::vector<float>> memory;
+  std::vector<worker::ShardRecord> records;
+  ASSERT_TRUE(worker::BeginJob(fs_, "/large", "job-a").ok());
+  LayoutRecipe recipe = worker::RecipeOf(state_.layout(), options.width, options.bucket_bytes);
+  recipe.singles.clear();
+  std::vector<float> large;
+  for (int64_t rank = 0; rank < options.width; ++rank) {
+    std::vector<worker::Slice> slices = worker::SlicesOfRank(state_, options, rank, memory);
+    for (worker::Slice& slice : slices) {
+      if (slice.tensor != "model/ln_f.bias") continue;
+      large.assign(static_cast<size_t>(slice.end - slice.begin), 1e6f);
+      slice.data = large.data();
+    }
+    const worker::ShardId id{
+        "job-a",
+        {options.step, options.generation, Incarnation(1), Rank(static_cast<int32_t>(rank))}};
+    records.push_back(worker::WriteShard(fs_, "/large", id, slices, &recipe).value());
+  }
+  ASSERT_EQ(large.size(), 32u);
+  ASSERT_TRUE(worker::CommitManifest(
+                  fs_, "/large", state_.Facts("job-a", options.step, options.generation), records)
+                  .ok());
+  EXPECT_EQ(Run({"export", "/large", "/out/model", "--dtype", "f16"}), 90);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("32 values, the first in ln_f.bias, beyond what F16 can hold; "
+                        "give --allow-overflow to make them infinite, or --dtype bf16"));
+  EXPECT_THAT(Left(), ElementsAre());
+  EXPECT_EQ(Run({"export", "/large", "/out/model", "--dtype", "f16", "--allow-overflow"}), 0);
+  EXPECT_THAT(err_.str(), HasSubstr("warning: 32 values beyond what F16 can hold became infinite"));
+  EXPECT_EQ(Run({"export", "/large", "/out/bf16", "--dtype", "bf16"}), 0) << err_.str();
 }
 
 TEST_F(CheckpointExportTest, AskedToLeaveOff_LeavesNothing) {

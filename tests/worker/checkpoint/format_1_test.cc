@@ -49,6 +49,7 @@ TEST_F(Format1Test, IsFoundWholeAndHasItsHash) {
   EXPECT_EQ(checkpoint->manifest().facts, [&] {
     ManifestFacts facts = state_.Facts("job-a", Step(40), Generation(1));
     facts.key.epoch = 1;
+    facts.fingerprint.sums = std::string(kExactSums);
     return facts;
   }());
   EXPECT_EQ(ContentHash(*checkpoint).value(), kHash);
@@ -100,14 +101,16 @@ TEST_F(Format1Test, LoadsAtAnyWidth) {
   auto checkpoint = Newest();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const FlatLayout& layout = state_.layout();
+  LoadExpectation expectation = state_.Expectation();
+  expectation.fingerprint.sums = std::string(kExactSums);
   for (const int64_t width : {1, 2, 5}) {
     const ShardPlan plan(layout, width, /*bucket_bytes=*/5'000);
     for (int64_t rank = 0; rank < width; ++rank) {
       std::vector<float> params(static_cast<size_t>(layout.size()), -1.0f);
       std::vector<float> m(static_cast<size_t>(plan.OwnedSize(rank)), -1.0f), v = m;
       const absl::Status status =
-          LoadModelAndState(*checkpoint, state_.Expectation(), layout, plan.Owned(rank),
-                            params.data(), kAdamW, std::vector{m.data(), v.data()});
+          LoadModelAndState(*checkpoint, expectation, layout, plan.Owned(rank), params.data(),
+                            kAdamW, std::vector{m.data(), v.data()});
       ASSERT_TRUE(status.ok()) << status;
       EXPECT_TRUE(params == state_.Arena(kModelPrefix, Step(40)));
       size_t at = 0;

@@ -1,0 +1,132 @@
+#include "common/format/model_tensors.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status_macros.h"
+#include "common/format/element_values.h"
+#include "common/format/tensor_names.h"
+#include "common/model/model_plan.h"
+#include "common/numerics/fingerprint.h"
+
+namespace dsrun {
+namespace {
+
+using Shape = std::vector<int64_t>;
+using Shapes = std::map<std::string, Shape, std::less<>>;
+
+absl::Status Bad(const std::string& what) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("it contradicts the model that it names: ", what));
+}
+
+std::string Words(const Shape& shape) { return absl::StrCat("(", absl::StrJoin(shape, ", "), ")"); }
+
+absl::Status CheckOne(const ManifestTensor& tensor, const Shape& expected) {
+  if (tensor.shape != expected) {
+    return Bad(absl::StrCat(tensor.name, ": expected shape ", Words(expected), ", got ",
+                            Words(tensor.shape)));
+  }
+  if (IsExactAsF32(tensor.type)) return absl::OkStatus();
+  return Bad(
+      absl::StrCat(tensor.name, ": expected F32, BF16 or F16, got ", ElementTypeName(tensor.type)));
+}
+
+// Of the tensors in `slot` ("model", "state/exp_avg"), the parameter; empty: it is in none.
+struct Place {
+  std::string_view slot;
+  std::string_view parameter;
+};
+Place PlaceOf(std::string_view name) {
+  size_t slash = std::string_view::npos;
+  if (name.starts_with(kModelPrefix)) slash = kModelPrefix.size() - 1;
+  if (name.starts_with(kStatePrefix)) slash = name.find('/', kStatePrefix.size());
+  if (slash == std::string_view::npos) return {};
+  return {name.substr(0, slash), name.substr(slash + 1)};
+}
+
+absl::StatusOr<Shapes> ShapesOfModel(const Manifest& manifest) {
+  const ModelSpec& spec = manifest.facts.model;
+  if (const absl::Status valid = Validate(spec); !valid.ok()) {
+    return Bad(std::string(valid.message()));
+  }
+  // Every layer has tensors: what is not listed need not be computed.
+  if (spec.num_layers > static_cast<int64_t>(manifest.tensors.size())) {
+    return Bad(absl::StrCat("expected the tensors of ", spec.num_layers, " layers, got ",
+                            manifest.tensors.size(), " tensors"));
+  }
+  Shapes shapes;
+  for (const LogicalTensor& tensor : LogicalTensors(spec)) shapes[tensor.name] = tensor.shape;
+  return shapes;
+}
+
+using Slots = std::map<std::string, std::set<std::string>>;
+
+// Parameters that an optimizer keeps something for.
+std::set<std::string> Trained(const Slots& slots) {
+  std::set<std::string> trained;
+  for (const auto& [slot, parameters] : slots) {
+    if (slot != "model") trained.insert(parameters.begin(), parameters.end());
+  }
+  return trained;
+}
+
+absl::Status CheckSlots(const Shapes& shapes, const Slots& slots) {
+  for (const auto& [parameter, shape] : shapes) {
+    const auto model = slots.find("model");
+    if (model == slots.end() || !model->second.contains(parameter)) {
+      return Bad(absl::StrCat("model/", parameter, ": expected shape ", Words(shape),
+                              ", got no such tensor"));
+    }
+  }
+  const std::set<std::string> trained = Trained(slots);
+  for (const auto& [slot, parameters] : slots) {
+    if (slot == "model") continue;
+    for (const std::string& parameter : trained) {
+      if (parameters.contains(parameter)) continue;
+      return Bad(absl::StrCat(slot, "/", parameter, ": expected shape ",
+                              Words(shapes.find(parameter)->second), ", got no such tensor"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckExponents(const Manifest& manifest, size_t parameters) {
+  if (manifest.facts.fingerprint.sums != kExactSums) return absl::OkStatus();
+  const std::string name(kSumExponentsName);
+  const Shape expected = {static_cast<int64_t>(parameters)};
+  const ManifestTensor* const found = manifest.FindTensor(name);
+  if (found != nullptr) return CheckOne(*found, expected);
+  return Bad(absl::StrCat(name, ": expected shape ", Words(expected), ", because its sums are \"",
+                          std::string(kExactSums), "\", got no such tensor"));
+}
+
+}  // namespace
+
+absl::Status CheckModelTensors(const Manifest& manifest) {
+  ASSIGN_OR_RETURN(const Shapes shapes, ShapesOfModel(manifest));
+  Slots slots;
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    const Place place = PlaceOf(tensor.name);
+    if (place.slot.empty()) continue;
+    const auto expected = shapes.find(place.parameter);
+    if (expected == shapes.end()) {
+      return Bad(absl::StrCat(tensor.name, ": expected no such tensor, got one of shape ",
+                              Words(tensor.shape)));
+    }
+    RETURN_IF_ERROR(CheckOne(tensor, expected->second));
+    slots[std::string(place.slot)].insert(std::string(place.parameter));
+  }
+  RETURN_IF_ERROR(CheckSlots(shapes, slots));
+  return CheckExponents(manifest, Trained(slots).size());
+}
+
+}  // namespace dsrun

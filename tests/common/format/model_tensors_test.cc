@@ -1,0 +1,95 @@
+#include "common/format/model_tensors.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/model/model_plan.h"
+#include "common/numerics/fingerprint.h"
+
+namespace dsrun {
+namespace {
+
+using ::testing::HasSubstr;
+
+Manifest OfAModel() {
+  Manifest manifest;
+  manifest.facts.model = {"small", 1, 32, 2, 16, 100};
+  manifest.facts.fingerprint.sums = std::string(kExactSums);
+  const std::vector<LogicalTensor> tensors = LogicalTensors(manifest.facts.model);
+  for (const std::string slot : {"model/", "state/exp_avg/", "state/exp_avg_sq/"}) {
+    for (const LogicalTensor& tensor : tensors) {
+      manifest.tensors.push_back({slot + tensor.name, tensor.shape, {}});
+    }
+  }
+  manifest.tensors.push_back({"sums/exponents", {static_cast<int64_t>(tensors.size())}, {}});
+  std::sort(manifest.tensors.begin(), manifest.tensors.end(),
+            [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
+  return manifest;
+}
+
+ManifestTensor& Find(Manifest& manifest, const std::string& name) {
+  return *std::find_if(manifest.tensors.begin(), manifest.tensors.end(),
+                       [&](const ManifestTensor& tensor) { return tensor.name == name; });
+}
+
+void Remove(Manifest& manifest, const std::string& name) {
+  std::erase_if(manifest.tensors, [&](const ManifestTensor& t) { return t.name == name; });
+}
+
+template <typename Change>
+std::string Refusal(const Change& change) {
+  Manifest manifest = OfAModel();
+  change(manifest);
+  const absl::Status status = CheckModelTensors(manifest);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  return std::string(status.message());
+}
+
+TEST(ModelTensors, WhatASaveWrites_IsGood) {
+  EXPECT_TRUE(CheckModelTensors(OfAModel()).ok()) << CheckModelTensors(OfAModel());
+  Manifest fast = OfAModel();
+  fast.facts.fingerprint.sums = std::string(kFastSums);
+  Remove(fast, "sums/exponents");
+  EXPECT_TRUE(CheckModelTensors(fast).ok()) << CheckModelTensors(fast);
+  // One that is not trained has no state.
+  Manifest frozen = OfAModel();
+  Remove(frozen, "state/exp_avg/wte.weight");
+  Remove(frozen, "state/exp_avg_sq/wte.weight");
+  EXPECT_TRUE(CheckModelTensors(frozen).ok()) << CheckModelTensors(frozen);
+}
+
+TEST(ModelTensors, WhatContradictsTheModel_IsNamedWithExpectedAndGot) {
+  EXPECT_THAT(
+      Refusal([](Manifest& m) { Remove(m, "sums/exponents"); }),
+      HasSubstr("sums/exponents: expected shape (16), because its sums are \"exact 1\", got "
+                "no such tensor"));
+  EXPECT_THAT(Refusal([](Manifest& m) {
+                Find(m, "sums/exponents").shape = {4, 4};
+              }),
+              HasSubstr("sums/exponents: expected shape (16), got (4, 4)"));
+  EXPECT_THAT(Refusal([](Manifest& m) {
+                Find(m, "model/wte.weight").shape = {32, 100};
+              }),
+              HasSubstr("model/wte.weight: expected shape (100, 32), got (32, 100)"));
+  EXPECT_THAT(Refusal([](Manifest& m) { Remove(m, "model/ln_f.bias"); }),
+              HasSubstr("model/ln_f.bias: expected shape (32), got no such tensor"));
+  EXPECT_THAT(Refusal([](Manifest& m) { Find(m, "model/ln_f.bias").name = "model/ln_f.other"; }),
+              HasSubstr("model/ln_f.other: expected no such tensor, got one of shape (32)"));
+  EXPECT_THAT(Refusal([](Manifest& m) { Remove(m, "state/exp_avg/wte.weight"); }),
+              HasSubstr("state/exp_avg/wte.weight: expected shape (100, 32), got no such tensor"));
+  EXPECT_THAT(Refusal([](Manifest& m) { Find(m, "model/wte.weight").type = ElementType::kI64; }),
+              HasSubstr("model/wte.weight: expected F32, BF16 or F16, got I64"));
+  EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.num_layers = 90'000; }),
+              HasSubstr("expected the tensors of 90000 layers, got "));
+  EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.hidden_size = 0; }),
+              HasSubstr("it contradicts the model that it names: "));
+}
+
+}  // namespace
+}  // namespace dsrun
