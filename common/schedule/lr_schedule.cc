@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/numerics/portable_math.h"
+#include "common/schedule/deterministic_math.h"
 
 namespace dsrun {
 namespace {
@@ -14,13 +14,6 @@ namespace {
 using Type = ScheduleParam::Type;
 
 constexpr double kNoLimit = -std::numeric_limits<double>::infinity();
-double Cosine(double angle) {
-  double sine = 0;
-  double cosine = 0;
-  PortableSinCos(angle, &sine, &cosine);
-  return cosine;
-}
-
 constexpr double kPi = 3.14159265358979323846;
 constexpr double kLargestCount = 1e15;  // whole numbers up to here are exact, and sums of them
 
@@ -204,7 +197,7 @@ double LrSchedule::WarmThenDecay(int64_t step) const {
   if (step < decay_from) return lr;
   const double left = static_cast<double>(steps - step) / static_cast<double>(steps - decay_from);
   if (name != "cosine") return min_lr + (lr - min_lr) * left;
-  return min_lr + (lr - min_lr) * ((1 + Cosine(kPi * (1 - left))) / 2);
+  return min_lr + (lr - min_lr) * ((1 + DeterministicCos(kPi * (1 - left))) / 2);
 }
 
 namespace {
@@ -212,7 +205,7 @@ namespace {
 // Of a warm-up over `steps`, at `it` < steps.
 double Warmth(double type, double it, double steps) {
   if (type == kWarmupLinear) return it / steps;
-  return 1.0 / PortableLog(steps) * PortableLog(it + 1);
+  return 1.0 / DeterministicLog(steps) * DeterministicLog(it + 1);
 }
 
 }  // namespace
@@ -239,7 +232,7 @@ double LrSchedule::WarmupCosine(double it) const {
   const double least = Param("cos_min_ratio");
   const double progress =
       std::min(1.0, (it - warmup + 1) / std::max(1.0, Param("total_num_steps") - warmup));
-  const double ratio = (1 + Cosine(kPi * progress)) / 2;
+  const double ratio = (1 + DeterministicCos(kPi * progress)) / 2;
   return lr * std::max(0.0, least + (1. - least) * ratio);
 }
 

@@ -1,6 +1,5 @@
 // LrSchedule: the learning rate by step. Pure, and the same bits on every machine: logarithm and
-// cosine are our own (common/numerics/portable_math.h), since the C library's differ between
-// processors.
+// cosine are our own (deterministic_math.h), since the C library's differ between processors.
 //
 // Update number `step` counts from 0. Two families:
 //
