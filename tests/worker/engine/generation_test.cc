@@ -169,7 +169,7 @@ class FailingModel : public ModelWrapper {
 TEST(GenerationTest, FailureWhileTheCommunicationThreadIsBlocked_EndsWithoutTheDeadline) {
   FaultyFileSystem fs;
   proto::JobSpec job = Job();
-  job.mutable_train()->set_global_batch_size(4);  // one micro-batch a rank
+  job.mutable_train()->set_global_batch_size(8);  // two micro-batches a rank: backward never waits
   job.mutable_limits()->mutable_collective_timeout()->set_seconds(3600);
   job.mutable_limits()->mutable_progress_timeout()->set_seconds(3600);
   WorkerCluster cluster(job, fs);
@@ -179,7 +179,7 @@ TEST(GenerationTest, FailureWhileTheCommunicationThreadIsBlocked_EndsWithoutTheD
   };
   cluster.adjust_engine = [&](Rank rank, Engine& engine) {
     if (rank != Rank(0)) return;
-    engine.model = std::make_unique<FailingModel>(std::move(engine.model), 2, [&] {
+    engine.model = std::make_unique<FailingModel>(std::move(engine.model), 4, [&] {
       while (cluster.beat(Rank(0)).has_patience()) std::this_thread::yield();  // it exchanges
     });
   };
