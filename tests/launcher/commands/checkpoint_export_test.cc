@@ -251,7 +251,8 @@ TEST_F(CheckpointExportTest, Overflow_IsCountedAndRefusedUnlessItIsAllowed) {
   std::vector<std::vector<float>> memory;
   std::vector<worker::ShardRecord> records;
   ASSERT_TRUE(worker::BeginJob(fs_, "/large", "job-a").ok());
-  LayoutRecipe recipe = worker::RecipeOf(state_.layout(), options.width, options.bucket_bytes);
+  LayoutRecipe recipe =
+      worker::RecipeOf(state_.layout(), kAdamW, options.width, options.bucket_bytes);
   recipe.singles.clear();
   std::vector<float> large;
   for (int64_t rank = 0; rank < options.width; ++rank) {

@@ -204,7 +204,7 @@ TEST(ElementTypes, ManifestThatContradictsItsModel_IsAnErrorOfTheInputToALoad) {
   std::vector<float> params(static_cast<size_t>(layout.size())), m = params, v = params;
   const absl::Status load =
       LoadModelAndState(*checkpoint, state.Expectation(), layout, std::span(&all, 1), params.data(),
-                        m.data(), v.data());
+                        kAdamW, std::vector{m.data(), v.data()});
   EXPECT_EQ(load.code(), absl::StatusCode::kFailedPrecondition) << load;
   EXPECT_THAT(std::string(load.message()),
               HasSubstr("model/wpe.weight: expected shape (16, 32), got (32, 16)"));

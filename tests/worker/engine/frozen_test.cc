@@ -69,8 +69,9 @@ FlatLayout LayoutOf(const proto::TrainSpec& spec) {
 }
 
 Values ByTensor(const proto::TrainSpec& spec, const std::vector<float>& arena) {
+  const FlatLayout layout = LayoutOf(spec);
   Values values;
-  for (const FlatLayout::Entry& entry : LayoutOf(spec).entries()) {
+  for (const FlatLayout::Entry& entry : layout.entries()) {
     values[entry.tensor.name] =
         std::vector<float>(arena.begin() + entry.flat().begin, arena.begin() + entry.flat().end);
   }
@@ -83,7 +84,6 @@ TEST(FrozenTest, GradientsOfTheOthers_HaveTheBitsThatTheyHaveWhenAllTrain) {
   const TrainedState whole = Train(all, 1, 1);
   // Of one step, exp_avg is the gradient times a constant.
   const Values gradients = ByTensor(all, whole.adam_m);
-  const Values after = ByTensor(all, whole.parameters);
   for (const int64_t per_atom : {1, 2}) {
     for (const Names& frozen : Sets()) {
       proto::TrainSpec spec = Freezing(all, frozen);
@@ -102,7 +102,6 @@ TEST(FrozenTest, GradientsOfTheOthers_HaveTheBitsThatTheyHaveWhenAllTrain) {
     }
   }
   EXPECT_NE(gradients.at("wte.weight"), Values::mapped_type(gradients.at("wte.weight").size()));
-  EXPECT_FALSE(after.empty());
 }
 
 // Every use of every layer of the other family, its optional ones too: each tensor alone frozen,
