@@ -77,6 +77,8 @@ class Planner {
     }
     add("gradient_sums", "gradients", layout_.size(), sum_bytes,
         input_.fast_sums ? "P, sums over the batch" : "P, exact sums over the batch");
+    add("magnitudes", "gradients", static_cast<int64_t>(layout_.entries().size()), kFloat,
+        "tensors, the greatest contribution to each");
     add("reduced_gradients", "gradients", owned, kFloat, "owned share of P, rounded once");
     add("adam_m", "optimizer", owned, kFloat, "owned share of P");
     add("adam_v", "optimizer", owned, kFloat, "owned share of P");

@@ -200,6 +200,7 @@ absl::Status Saving::Copy(RankSave& save) {
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
   ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(3 * size + tensors)));
+  ASSIGN_OR_RETURN(const std::vector<HostAccess> access, trainer.OpenState());
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
   for (const Range& range : trainer.owned()) {

@@ -156,12 +156,14 @@ class TiedHead final : public Head {
     using namespace head_layer;  // NOLINT
     pass.kernels.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
                              pass.Kept(kNormed) + row * spec_.hidden_size,
-                             pass.parameters[kTokenTable], logits);
+                             pass.parameters[kTokenTable], pass.Work(kLogits));
+    pass.kernels.stream().Copy(logits, pass.Work(kLogits),
+                               static_cast<size_t>(spec_.vocab_size) * sizeof(float));
   }
 
  private:
-  // each(shape of some rows, the first of them), whose losses are counted and whose logits have
-  // become their gradient.
+  // each(shape of some rows, the first of them), whose losses are on their way and whose logits
+  // have become their gradient.
   template <typename Each>
   void ForRows(const Pass& pass, const Each& each) {
     using namespace head_layer;  // NOLINT
@@ -172,10 +174,8 @@ class TiedHead final : public Head {
       pass.kernels.HeadForward(shape, pass.Kept(kNormed) + first * spec_.hidden_size,
                                pass.parameters[kTokenTable], pass.Work(kLogits));
       pass.kernels.CrossEntropy(shape, pass.targets + first, pass.Work(kLogits), losses);
-      for (int64_t row = 0; row < shape.rows; ++row) {
-        pass.loss->loss += losses[row];
-        pass.loss->tokens += pass.targets[first + row] >= 0 ? 1 : 0;
-      }
+      pass.kernels.stream().Copy(pass.losses + first, losses,
+                                 static_cast<size_t>(shape.rows) * sizeof(double));
       each(shape, first);
     }
   }

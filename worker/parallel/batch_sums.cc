@@ -9,6 +9,39 @@
 namespace dsrun::worker {
 namespace {
 
+// The host has the memory of `owners` for an exchange.
+template <typename T>
+absl::StatusOr<HostAccess> Open(Stream& stream, const Owners& owners, const T* sums) {
+  Range all;
+  for (const std::vector<Range>& ranges : owners) {
+    for (const Range& range : ranges) {
+      all = all.empty() ? range
+                        : Range{std::min(all.begin, range.begin), std::max(all.end, range.end)};
+    }
+  }
+  return stream.OpenForHost(sums + all.begin, static_cast<size_t>(all.size()) * sizeof(T));
+}
+
+// ReduceScatterSums by kernels: the host sends what they have finished. Errors: as there, and the
+// device's.
+template <typename T, typename AddUp>
+absl::Status ReduceOnHost(Communicator& communicator, const ReduceRoute& route, Stream& stream,
+                          const Owners& owners, T* sums, std::span<T> scratch, const AddUp& add_up,
+                          const std::string& what) {
+  ASSIGN_OR_RETURN(const HostAccess of_sums, Open(stream, owners, sums));
+  ASSIGN_OR_RETURN(const HostAccess of_scratch,
+                   stream.OpenForHost(scratch.data(), scratch.size_bytes()));
+  absl::Status device;
+  RETURN_IF_ERROR(ReduceScatterSums<T>(
+      communicator, route, owners, sums, scratch,
+      [&](int64_t n, const T* src, T* dst) {
+        add_up(n, src, dst);
+        device.Update(stream.Record().Await());
+      },
+      what));
+  return device;
+}
+
 // What both have: which tensors have a contribution already.
 class Sums : public BatchSums {
  public:
@@ -16,27 +49,31 @@ class Sums : public BatchSums {
       : setup_(setup), magnitudes_(setup.layout->entries().size()), begun_(magnitudes_.size()) {}
 
   void StartStep() override {
-    std::fill(magnitudes_.begin(), magnitudes_.end(), 0u);
+    setup_.kernels->stream().Zero(setup_.magnitudes, magnitudes_.size() * sizeof(uint32_t));
     std::fill(begun_.begin(), begun_.end(), false);
   }
 
   void Add(size_t tensor, const float* gradients) override {
     const Range flat = setup_.layout->entries()[tensor].flat();
-    const uint32_t magnitude = AddTensor(tensor, flat, gradients, !begun_[tensor]);
+    AddTensor(tensor, flat, gradients, !begun_[tensor]);
     begun_[tensor] = true;
-    magnitudes_[tensor] = std::max(magnitudes_[tensor], magnitude);
   }
 
-  std::span<const uint32_t> magnitudes() const override { return magnitudes_; }
+  absl::StatusOr<std::span<const uint32_t>> Magnitudes() override {
+    Stream& stream = setup_.kernels->stream();
+    stream.Copy(magnitudes_.data(), setup_.magnitudes, magnitudes_.size() * sizeof(uint32_t));
+    RETURN_IF_ERROR(stream.Record().Await());
+    return std::span<const uint32_t>(magnitudes_);
+  }
 
  protected:
-  // `flat`: of the tensor. The magnitude of what went in.
-  virtual uint32_t AddTensor(size_t tensor, Range flat, const float* gradients, bool first) = 0;
+  // `flat`: of the tensor.
+  virtual void AddTensor(size_t tensor, Range flat, const float* gradients, bool first) = 0;
 
   const BatchSumsSetup setup_;
 
  private:
-  std::vector<uint32_t> magnitudes_;
+  std::vector<uint32_t> magnitudes_;  // as read
   std::vector<bool> begun_;
 };
 
@@ -48,8 +85,8 @@ class Exact final : public Sums {
 
   absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
                       float* result, const std::string& what) override {
-    RETURN_IF_ERROR(ReduceScatterSums<uint64_t>(
-        communicator, setup_.route, owners, sums_, scratch_,
+    RETURN_IF_ERROR(ReduceOnHost(
+        communicator, setup_.route, kernels.stream(), owners, sums_, scratch_,
         [&](int64_t n, const uint64_t* src, uint64_t* dst) { kernels.AccumulateSums(n, src, dst); },
         what));
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
@@ -62,11 +99,15 @@ class Exact final : public Sums {
   }
 
  private:
-  uint32_t AddTensor(size_t tensor, Range flat, const float* gradients, bool first) override {
+  void AddTensor(size_t tensor, Range flat, const float* gradients, bool first) override {
     const int scale = exponents_.Scale(tensor);
     uint64_t* const to = sums_ + flat.begin;
-    return first ? setup_.kernels->StoreFixed(flat.size(), scale, gradients, to)
-                 : setup_.kernels->AccumulateFixed(flat.size(), scale, gradients, to);
+    uint32_t* const magnitude = setup_.magnitudes + tensor;
+    if (first) {
+      setup_.kernels->StoreFixed(flat.size(), scale, gradients, to, magnitude);
+    } else {
+      setup_.kernels->AccumulateFixed(flat.size(), scale, gradients, to, magnitude);
+    }
   }
 
   const GradientExponents& exponents_;
@@ -81,24 +122,24 @@ class Fast final : public Sums {
 
   absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
                       float* result, const std::string& what) override {
-    RETURN_IF_ERROR(ReduceScatterSums<float>(
-        communicator, setup_.route, owners, sums_, scratch_,
+    RETURN_IF_ERROR(ReduceOnHost(
+        communicator, setup_.route, kernels.stream(), owners, sums_, scratch_,
         [&](int64_t n, const float* src, float* dst) { kernels.Accumulate(n, src, dst); }, what));
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-      std::copy_n(sums_ + mine.begin, mine.size(), result);
+      kernels.stream().Copy(result, sums_ + mine.begin, Bytes(mine));
       result += mine.size();
     }
     return absl::OkStatus();
   }
 
  private:
-  uint32_t AddTensor(size_t, Range flat, const float* gradients, bool first) override {
+  static size_t Bytes(Range range) { return static_cast<size_t>(range.size()) * sizeof(float); }
+  void AddTensor(size_t, Range flat, const float* gradients, bool first) override {
     if (first) {
-      std::copy_n(gradients, flat.size(), sums_ + flat.begin);
+      setup_.kernels->stream().Copy(sums_ + flat.begin, gradients, Bytes(flat));
     } else {
       setup_.kernels->Accumulate(flat.size(), gradients, sums_ + flat.begin);
     }
-    return 0;
   }
 
   float* const sums_;

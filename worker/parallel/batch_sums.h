@@ -10,7 +10,7 @@
 //
 // The first contribution of a step is stored, the others are added.
 //
-// Threads: one thread calls StartStep, Add and magnitudes; Reduce is the communicator's owner's,
+// Threads: one thread calls StartStep, Add and Magnitudes; Reduce is the communicator's owner's,
 // for ranges in which every contribution of this rank is.
 
 #ifndef DSRUN_WORKER_PARALLEL_BATCH_SUMS_H_
@@ -23,6 +23,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
@@ -39,11 +40,13 @@ class BatchSums {
   virtual void StartStep() = 0;
   // What one use of entry `tensor` of the layout has: `gradients`, of its size. Once an atom.
   virtual void Add(size_t tensor, const float* gradients) = 0;
-  // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0.
-  virtual std::span<const uint32_t> magnitudes() const = 0;
+  // By tensor: the greatest magnitude of the step (Kernels::StoreFixed); fast: all 0. Waits for
+  // what was added. Errors: the device's.
+  virtual absl::StatusOr<std::span<const uint32_t>> Magnitudes() = 0;
 
-  // Over the ranks. `result` gets what this rank owns of it, one range after the other.
-  // `kernels`: for the calling thread. Errors: the communicator's.
+  // Over the ranks. `result` gets what this rank owns of it, one range after the other, when what
+  // was enqueued is finished. `kernels`: for the calling thread. REQUIRES: what was added to these
+  // ranges is finished. Errors: the communicator's, the device's.
   virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, const Owners& owners,
                               float* result, const std::string& what) = 0;
 };
@@ -53,7 +56,8 @@ class BatchSums {
 // sums.
 struct BatchSumsSetup {
   const FlatLayout* layout;
-  Kernels* kernels;  // for the thread that calls Add
+  Kernels* kernels;      // for the thread that calls Add
+  uint32_t* magnitudes;  // of the device, one a tensor
   ReduceRoute route;
 };
 std::unique_ptr<BatchSums> ExactSums(const BatchSumsSetup& setup,
