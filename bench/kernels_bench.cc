@@ -53,7 +53,8 @@ double FmaPeak(int threads) {
 }
 
 Buffer MustAllocate(CpuDevice& device, int64_t floats) {
-  absl::StatusOr<Buffer> buffer = device.Allocate(static_cast<size_t>(floats) * 4, "benchmark");
+  absl::StatusOr<Buffer> buffer =
+      device.Allocate(Space::kDevice, static_cast<size_t>(floats) * 4, "benchmark");
   if (!buffer.ok()) {
     std::fprintf(stderr, "%s\n", buffer.status().ToString().c_str());
     std::exit(1);

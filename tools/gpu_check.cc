@@ -21,7 +21,7 @@ double GigabytesPerSecond(SteadyTime begin) {
 }
 
 absl::Status CheckCopies(CudaDevice& device) {
-  ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(kBytes, "the copy check"));
+  ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(Space::kDevice, kBytes, "the copy check"));
   std::vector<unsigned char> sent(kBytes);
   std::vector<unsigned char> received(kBytes, 1);
   RETURN_IF_ERROR(device.CopyToHost(received.data(), buffer.data(), kBytes));

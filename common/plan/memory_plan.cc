@@ -99,6 +99,8 @@ class Planner {
       add("gradient_slots", "gradients", places.slot_elements(), kFloat,
           "buckets of one contribution on their way to the wire");
     }
+    add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), kFloat,
+        "2 x tensors, the greatest contribution to each");
     add("reduced_gradients", "gradients", owned, kFloat,
         "owned share of " + trained + ", rounded once");
     for (const OptimizerSlot& slot : kAdamW.slots) {

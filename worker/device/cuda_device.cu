@@ -45,7 +45,10 @@ std::string CudaDevice::name() const {
   return absl::StrCat("cuda:", info_.ordinal, " (", info_.name, ")");
 }
 
-absl::StatusOr<Buffer> CudaDevice::Allocate(size_t bytes, const std::string& what) {
+absl::StatusOr<Buffer> CudaDevice::Allocate(Space space, size_t bytes, const std::string& what) {
+  if (space != Space::kDevice) {
+    return absl::UnimplementedError(absl::StrCat(what, ": only memory of the GPU itself"));
+  }
   if (bytes == 0) return Buffer();
   void* data = nullptr;
   // A status of its own each: nvcc takes the value of an assignment for one that is thrown away.
@@ -58,7 +61,7 @@ absl::StatusOr<Buffer> CudaDevice::Allocate(size_t bytes, const std::string& wha
     cudaFree(data);
     return status;
   }
-  return Buffer(data, bytes, [](void* memory, size_t) { cudaFree(memory); });
+  return Buffer(space, data, bytes, [](void* memory, size_t) { cudaFree(memory); });
 }
 
 int64_t CudaDevice::MemoryAvailable() const {

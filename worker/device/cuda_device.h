@@ -34,7 +34,8 @@ class CudaDevice final : public Device {
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Create(int ordinal);
 
   std::string name() const override;
-  absl::StatusOr<Buffer> Allocate(size_t bytes, const std::string& what) override;
+  // Of Space::kDevice; UNIMPLEMENTED: another.
+  absl::StatusOr<Buffer> Allocate(Space space, size_t bytes, const std::string& what) override;
   int64_t MemoryAvailable() const override;
 
   // Copies between host and this device; finished when they return.

@@ -13,7 +13,8 @@
 //   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
 //     products, never on the instruction set (docs/numerics.md, rules a, d, k).
 //
-// Threads: one thread at a time per Kernels object. Calls are finished when they return.
+// Threads: one thread at a time per Kernels object. Calls enqueue on its stream (stream.h): what
+// they read and write belongs to them until an event that was recorded afterwards is reached.
 
 #ifndef DSRUN_WORKER_DEVICE_KERNELS_H_
 #define DSRUN_WORKER_DEVICE_KERNELS_H_
@@ -22,6 +23,7 @@
 
 #include "common/numerics/fingerprint.h"
 #include "worker/device/adamw_arguments.h"
+#include "worker/device/stream.h"
 
 namespace dsrun::worker {
 
@@ -79,6 +81,9 @@ struct HeadShape {
 class Kernels {
  public:
   virtual ~Kernels() = default;
+
+  // Where they run.
+  virtual Stream& stream() = 0;
 
   // What decides the bits: library and version, instruction set, tile sizes, code version; all of
   // the numerics fingerprint (docs/numerics.md, rule i) but how sums over the batch are made, which
@@ -247,13 +252,15 @@ class Kernels {
   // added up in 64 bits. The sums are int64 in two's complement; they wrap where they do not fit,
   // which the caller sees by the magnitudes. |scale| <= 1022. Subnormal x count as 0.
   //
-  // The first two return the greatest |x| as the bits of that float: 0 if all are 0, 0x7f800000 and
-  // more if one is infinite or NaN.
+  // The first two raise `magnitude`, one number, to the greatest |x| as the bits of that float: 0
+  // if all are 0, 0x7f800000 and more if one is infinite or NaN.
 
   // sums = x in fixed point.
-  virtual uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) = 0;
+  virtual void StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                          uint32_t* magnitude) = 0;
   // sums += x in fixed point.
-  virtual uint32_t AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) = 0;
+  virtual void AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                               uint32_t* magnitude) = 0;
   // dst += src.
   virtual void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) = 0;
   // out = sums * 2^-scale, rounded once; below the normal floats it is 0.

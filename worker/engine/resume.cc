@@ -127,6 +127,7 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup.file_system, found.folder,
                                                          found.manifest, Verify::kHeaders));
   ShardedState& state = setup.trainer->state();
+  ASSIGN_OR_RETURN(const std::vector<HostAccess> access, setup.trainer->OpenState());
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
       setup.trainer->layout(), setup.trainer->owned(), state.parameters, kAdamW, state.slots,
@@ -233,6 +234,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup.job->train();
     setup.enter(OperationClass::kInitialize);
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, setup.trainer->OpenState());
     InitParameters(setup.trainer->layout(), spec.seed(), setup.trainer->state().parameters);
     return found;
   }

@@ -72,7 +72,7 @@ absl::StatusOr<float*> SaveWriter::Snapshot(size_t bytes) {
   }
   if (buffer_.data() == nullptr || buffer_.bytes() != bytes) {
     buffer_ = Buffer();  // first: both would be more than is planned
-    ASSIGN_OR_RETURN(buffer_, setup_.device->Allocate(bytes, "save_snapshot"));
+    ASSIGN_OR_RETURN(buffer_, setup_.device->Allocate(Space::kHost, bytes, "save_snapshot"));
   }
   return buffer_.floats();
 }

@@ -206,6 +206,7 @@ absl::Status Saving::Copy(RankSave& save) {
   const std::vector<std::string> slots = SlotsOf(kAdamW);
   const int64_t elements = stored + static_cast<int64_t>(state.slots.size()) * owned;
   ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(elements + tensors)));
+  ASSIGN_OR_RETURN(const std::vector<HostAccess> access, trainer.OpenState());
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
   for (const Range& range : trainer.stored()) {

@@ -104,14 +104,14 @@ std::vector<Trainer::Place> Trainer::Places() const {
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
   const MemoryPlan plan = PlanMemory(input_);
-  const auto allocate = [&](const char* name) -> absl::StatusOr<void*> {
-    ASSIGN_OR_RETURN(Buffer buffer,
-                     setup_.device->Allocate(static_cast<size_t>(plan.Find(name).bytes()), name));
+  const auto allocate = [&](const char* name, Space space) -> absl::StatusOr<void*> {
+    ASSIGN_OR_RETURN(Buffer buffer, setup_.device->Allocate(
+                                        space, static_cast<size_t>(plan.Find(name).bytes()), name));
     memory_.push_back(std::move(buffer));
     return memory_.back().data();
   };
   const auto floats = [&](const char* name, float** out) -> absl::Status {
-    ASSIGN_OR_RETURN(void* const data, allocate(name));
+    ASSIGN_OR_RETURN(void* const data, allocate(name, Space::kDevice));
     *out = static_cast<float*>(data);
     return absl::OkStatus();
   };
@@ -128,10 +128,12 @@ absl::Status Trainer::Allocate() {
   if (input_.micro_batches_per_atom > 1) {
     RETURN_IF_ERROR(floats("atom_gradients", &atom_));
   }
-  RETURN_IF_ERROR(AllocateSums(plan));
-  ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares"));
+  ASSIGN_OR_RETURN(void* const magnitudes, allocate("magnitudes", Space::kDevice));
+  RETURN_IF_ERROR(AllocateSums(plan, static_cast<uint32_t*>(magnitudes)));
+  ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares", Space::kDevice));
+  squares_.resize(static_cast<size_t>(plan.Find("leaf_squares").elements));
   leaf_squares_ = static_cast<double*>(leaf_squares);
-  ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
+  ASSIGN_OR_RETURN(void* const tokens, allocate("tokens", Space::kHost));
   tokens_ = static_cast<int32_t*>(tokens);
   targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
   const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
@@ -144,15 +146,18 @@ absl::Status Trainer::Allocate() {
       .shards = &shards_,
       .sums = sums_.get(),
       .result = reduced_,
+      .compute = &setup_.kernels->stream(),
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
       .passing = places_of_sums_.slot_elements() > 0,
-      .on_reduced = [this](std::span<const float> sums) { SumSquares(sums); },
+      .on_reduced = [this](std::span<const float> sums) { return SumSquares(sums); },
       .on_span = on_span,
   });
   gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
       .communicator = setup_.communicator,
       .thread = &comm_thread_,
+      .compute = &setup_.kernels->stream(),
+      .stream = &setup_.comm_kernels->stream(),
       .shards = &shards_,
       .parameters = state_.parameters,
       .on_span = on_span,
@@ -176,11 +181,12 @@ absl::Status Trainer::Allocate() {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
+absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes) {
   const auto allocate = [&](const PlannedBuffer& line, int64_t elements) -> absl::StatusOr<void*> {
     ASSIGN_OR_RETURN(
         Buffer buffer,
-        setup_.device->Allocate(static_cast<size_t>(elements * line.element_bytes), line.name));
+        setup_.device->Allocate(Space::kDevice, static_cast<size_t>(elements * line.element_bytes),
+                                line.name));
     memory_.push_back(std::move(buffer));
     return memory_.back().data();
   };
@@ -189,6 +195,7 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan) {
                        .places = &places_of_sums_,
                        .atoms_of_rank = atoms_of_ranks_,
                        .kernels = setup_.kernels,
+                       .magnitudes = magnitudes,
                        .route = setup_.route,
                        .slots = nullptr};
   if (atoms_of_ranks_[static_cast<size_t>(rank_)] == 1) {
@@ -293,7 +300,7 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   }
   RETURN_IF_ERROR(reducer_->Finish());
   part->grad_square = grad_square_;
-  part->magnitudes = sums_->Magnitudes();
+  ASSIGN_OR_RETURN(part->magnitudes, sums_->Magnitudes());
   return absl::OkStatus();
 }
 
@@ -351,10 +358,41 @@ void Trainer::SetExchangeTimeout(absl::Duration timeout) {
   });
 }
 
-void Trainer::SumSquares(std::span<const float> sums) {
+absl::Status Trainer::Settle() {
+  RETURN_IF_ERROR(comm_thread_.Wait());
+  return setup_.kernels->stream().Record().Await();
+}
+
+Trainer::Drain::~Drain() {
+  (void)compute.Record().Await();
+  (void)communication.Record().Await();
+}
+
+absl::StatusOr<std::vector<HostAccess>> Trainer::OpenState() const {
+  Stream& stream = setup_.kernels->stream();
+  RETURN_IF_ERROR(stream.Record().Await());
+  const auto owned = static_cast<size_t>(shards_.OwnedSize(rank_));
+  std::vector<HostAccess> all;
+  const auto open = [&](float* begin, size_t elements) -> absl::Status {
+    ASSIGN_OR_RETURN(HostAccess access, stream.OpenForHost(begin, elements * sizeof(float)));
+    all.push_back(std::move(access));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(open(state_.parameters, static_cast<size_t>(layout_.size())));
+  for (float* const slot : state_.slots) RETURN_IF_ERROR(open(slot, owned));
+  return all;
+}
+
+absl::Status Trainer::SumSquares(std::span<const float> sums) {
   const int64_t leaves = static_cast<int64_t>(sums.size()) / kLeafElements;
   setup_.comm_kernels->LeafSquares(leaves, sums.data(), leaf_squares_);
-  for (int64_t leaf = 0; leaf < leaves; ++leaf) grad_square_.Add(leaf_squares_[leaf]);
+  Stream& stream = setup_.comm_kernels->stream();
+  stream.Copy(squares_.data(), leaf_squares_, static_cast<size_t>(leaves) * sizeof(double));
+  RETURN_IF_ERROR(stream.Record().Await());
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    grad_square_.Add(squares_[static_cast<size_t>(leaf)]);
+  }
+  return absl::OkStatus();
 }
 
 void Trainer::Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates) {

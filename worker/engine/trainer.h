@@ -116,11 +116,15 @@ class Trainer {
   absl::StatusOr<StepResult> TrainStep(bool stop_requested);
 
   // Waits for what the last step left under way: afterwards the parameters of other owners are of
-  // that step, too, and the communicator is the caller's. Errors: the communicator's first one.
-  absl::Status Settle() { return comm_thread_.Wait(); }
+  // that step, too, and the communicator is the caller's. Errors: the communicator's first one, the
+  // device's.
+  absl::Status Settle();
   // Communicator::SetTimeout, from the next exchange on that is not yet under way.
   void SetExchangeTimeout(absl::Duration timeout);
 
+  // The arenas of state() are the device's: the host reads and writes them while it holds what this
+  // returns, which waits for the kernels' last step. Errors: the device's.
+  absl::StatusOr<std::vector<HostAccess>> OpenState() const;
   // Parameters: before the first step, and after Settle; those owned here between any two steps.
   ShardedState& state() { return state_; }
   const ShardedState& state() const { return state_; }
@@ -138,7 +142,7 @@ class Trainer {
  private:
   Trainer(const Setup& setup, LrSchedule schedule);
   absl::Status Allocate();
-  absl::Status AllocateSums(const MemoryPlan& plan);
+  absl::Status AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes);
   // Gradients and the sums over all ranks; again where the step was void.
   absl::StatusOr<StepExchange::Sums> ComputeStep(bool stop_requested, int* voids);
   // Backward of all micro-batches, and the reduction over the ranks. Fills `part` but for the
@@ -157,7 +161,7 @@ class Trainer {
   // the generation is over or an exchange under way has failed.
   absl::Status CheckCancelled();
   // For the norm: the squares of what the communication thread, which calls this, has just reduced.
-  void SumSquares(std::span<const float> sums);
+  absl::Status SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
   void Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
@@ -187,13 +191,20 @@ class Trainer {
   int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
   int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
   double* leaf_squares_ = nullptr;
-  ExactSum grad_square_;  // of this step; the communication thread's until Finish has waited
+  std::vector<double> squares_;  // of the host; the communication thread's
+  ExactSum grad_square_;         // of this step; the communication thread's until Finish has waited
   ShardedState state_;
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
   std::unique_ptr<GradientCollector> collector_;
   std::unique_ptr<ReplicatedParameters> parameters_;
+  // What is enqueued uses the memory above, which goes when nothing of it is left.
+  struct Drain {
+    Stream& compute;
+    Stream& communication;
+    ~Drain();
+  } drain_{setup_.kernels->stream(), setup_.comm_kernels->stream()};
   CommThread comm_thread_;  // last: its tasks use everything above
 };
 

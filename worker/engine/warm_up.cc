@@ -28,6 +28,7 @@ absl::Duration EstimateTime(Kernels& kernels, const WarmUp& warm_up, double flop
   float* const in = out + 4 * width * rows;
   const auto product = [&] {
     kernels.LinearForward({rows, width, 4 * width}, in, warm_up.weights.data(), nullptr, out);
+    (void)kernels.stream().Record().Await();  // what is wrong is said by the step
   };
   product();  // builds what the library builds once for a shape
   std::vector<absl::Duration> took;

@@ -5,7 +5,7 @@
 // for. Losses and gradients are plain sums over the micro-batch's unmasked tokens, never divided
 // here (docs/numerics.md, rule f).
 //
-// Threads: one thread at a time; kernels use the thread pool given at their construction.
+// Everything is enqueued on the kernels' stream. Threads: one thread at a time.
 
 #ifndef DSRUN_WORKER_MODEL_LAYER_H_
 #define DSRUN_WORKER_MODEL_LAYER_H_
@@ -37,7 +37,7 @@ struct Pass {
   std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
   std::span<void* const> kept;
   std::span<void* const> workspace;
-  LossSum* loss;  // backward and Loss of the head only: what it adds up
+  double* losses;  // of the host, (rows): written by backward and Loss of the head, in nats
 
   int64_t rows() const { return batch * seq_length; }
   float* Kept(size_t index) const { return static_cast<float*>(kept[index]); }
@@ -63,7 +63,7 @@ class Head : public Layer {
  public:
   // The loss alone, after Forward.
   virtual void Loss(const Pass& pass) = 0;
-  // After Forward: logits (vocab_size) of one row.
+  // After Forward: logits (vocab_size) of one row, to the host.
   virtual void Logits(const Pass& pass, int64_t row, float* logits) = 0;
 };
 

@@ -150,7 +150,9 @@ class TableHead : public Head {
   void Logits(const Pass& pass, int64_t row, float* logits) override {
     pass.kernels.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
                              pass.Kept(normed_) + row * spec_.hidden_size, pass.parameters[table_],
-                             logits);
+                             pass.Work(head_layer::kLogits));
+    pass.kernels.stream().Copy(logits, pass.Work(head_layer::kLogits),
+                               static_cast<size_t>(spec_.vocab_size) * sizeof(float));
   }
 
  protected:
@@ -160,8 +162,8 @@ class TableHead : public Head {
   const ModelSpec& spec_;
 
  private:
-  // each(shape of some rows, the first of them), whose losses are counted and whose logits have
-  // become their gradient.
+  // each(shape of some rows, the first of them), whose losses are on their way and whose logits
+  // have become their gradient.
   template <typename Each>
   void ForRows(const Pass& pass, const Each& each) {
     using namespace head_layer;  // NOLINT: work that all heads have
@@ -172,10 +174,8 @@ class TableHead : public Head {
       pass.kernels.HeadForward(shape, pass.Kept(normed_) + first * spec_.hidden_size,
                                pass.parameters[table_], pass.Work(kLogits));
       pass.kernels.CrossEntropy(shape, pass.targets + first, pass.Work(kLogits), losses);
-      for (int64_t row = 0; row < shape.rows; ++row) {
-        pass.loss->loss += losses[row];
-        pass.loss->tokens += pass.targets[first + row] >= 0 ? 1 : 0;
-      }
+      pass.kernels.stream().Copy(pass.losses + first, losses,
+                                 static_cast<size_t>(shape.rows) * sizeof(double));
       each(shape, first);
     }
   }

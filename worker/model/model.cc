@@ -19,16 +19,20 @@ class LayeredModel final : public Model {
         activations_(plan_, input),
         micro_batch_size_(input.micro_batch_size),
         slots_(static_cast<size_t>(input.slots)),
+        losses_(static_cast<size_t>(input.micro_batch_size * spec.seq_length)),
         kernels_(kernels) {}
+  // What was enqueued uses the memory that goes.
+  ~LayeredModel() override { (void)kernels_.stream().Record().Await(); }
 
   absl::Status Allocate(Device& device) {
     ASSIGN_OR_RETURN(
-        memory_, device.Allocate(static_cast<size_t>(activations_.total_bytes()), "activations"));
+        memory_, device.Allocate(Space::kDevice, static_cast<size_t>(activations_.total_bytes()),
+                                 "activations"));
     for (size_t index = 0; index + 1 < plan_.layers.size(); ++index) {
       layers_.push_back(CreateLayer(plan_, plan_.layers[index]));
     }
     head_ = CreateHead(plan_, plan_.layers.back());
-    FillTables();
+    RETURN_IF_ERROR(FillTables());
     dstream_ = At<float>(activations_.stream_gradient());
     for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
     for (size_t layer = 0; layer < plan_.layers.size(); ++layer) {
@@ -51,6 +55,7 @@ class LayeredModel final : public Model {
   struct Slot {
     int32_t* tokens;
     int32_t* targets;
+    int64_t unmasked;                      // of the targets
     std::vector<float*> streams;           // the output of each layer but the last
     std::vector<std::vector<void*>> kept;  // by layer
   };
@@ -64,12 +69,15 @@ class LayeredModel final : public Model {
     for (const int64_t offset : offsets) pointers.push_back(At<void>(offset));
     return pointers;
   }
-  void FillTables() {
-    if (plan_.tables.empty()) return;
+  absl::Status FillTables() {
+    if (plan_.tables.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const HostAccess access,
+                     kernels_.stream().OpenForHost(memory_.data(), memory_.bytes()));
     const auto table = [&](size_t index) { return At<float>(activations_.tables()[index]); };
     FillRotaryTables(PlanRotary(plan_.spec), plan_.spec.seq_length, table(rotary_tables::kCosines),
                      table(rotary_tables::kSines));
     for (size_t index = 0; index < plan_.tables.size(); ++index) tables_.push_back(table(index));
+    return absl::OkStatus();
   }
   void FindSlot(const ActivationPlan::Slot& plan, size_t index) {
     Slot& slot = slots_[index];
@@ -81,7 +89,7 @@ class LayeredModel final : public Model {
 
   size_t last() const { return plan_.layers.size() - 1; }
   Layer& layer(size_t index) { return index == last() ? *head_ : *layers_[index]; }
-  // Forward, of all sequences; parameters, gradients and loss come in afterwards.
+  // Forward, of all sequences; parameters, gradients and losses come in afterwards.
   Pass PassOf(const Slot& slot, size_t layer) const {
     return {.kernels = kernels_,
             .batch = micro_batch_size_,
@@ -93,7 +101,7 @@ class LayeredModel final : public Model {
             .tables = tables_,
             .kept = slot.kept[layer],
             .workspace = forward_workspace_[layer],
-            .loss = nullptr};
+            .losses = nullptr};
   }
   static const float* In(const Slot& slot, size_t layer) {
     return layer == 0 ? nullptr : slot.streams[layer - 1];
@@ -109,6 +117,12 @@ class LayeredModel final : public Model {
     parameters.Release(layer);
     return absl::OkStatus();
   }
+  // To device memory; `tokens` may change when it returns.
+  void CopyIn(int32_t* to, const int32_t* tokens, int64_t count) {
+    kernels_.stream().Copy(to, tokens, static_cast<size_t>(count) * sizeof(int32_t));
+  }
+  // Waits for the losses, and adds them up in the order of rows.
+  absl::StatusOr<LossSum> SumLosses(const Slot& slot);
   // Every layer, for (batch, seq_length) tokens of the slot.
   absl::Status PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
                            ParameterStore& parameters);
@@ -117,6 +131,7 @@ class LayeredModel final : public Model {
   const ActivationPlan activations_;
   const int64_t micro_batch_size_;
   std::vector<Slot> slots_;
+  std::vector<double> losses_;  // by row, of the slot that was played last
   Kernels& kernels_;
   Buffer memory_;
   std::vector<std::unique_ptr<Layer>> layers_;  // but the head
@@ -142,46 +157,53 @@ absl::Status LayeredModel::PlayForward(const Slot& slot, int64_t batch, int64_t 
 
 absl::Status LayeredModel::Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
                                    ParameterStore& parameters) {
-  const Slot& at = slots_[slot];
+  Slot& at = slots_[slot];
   const int64_t rows = micro_batch_size_ * plan_.spec.seq_length;
-  std::copy_n(tokens, rows, at.tokens);
-  std::copy_n(targets, rows, at.targets);
+  CopyIn(at.tokens, tokens, rows);
+  CopyIn(at.targets, targets, rows);
+  at.unmasked = std::count_if(targets, targets + rows, [](int32_t target) { return target >= 0; });
   return PlayForward(at, micro_batch_size_, plan_.spec.seq_length, parameters);
 }
 
 absl::StatusOr<LossSum> LayeredModel::Backward(size_t slot, ParameterStore& parameters,
                                                GradientSink& gradients) {
   const Slot& at = slots_[slot];
-  LossSum loss;
   for (size_t index = plan_.layers.size(); index-- > gradients.lowest_layer();) {
     Pass pass = PassOf(at, index);
     pass.workspace = backward_workspace_[index];
     pass.gradients = gradients.Begin(index);
-    pass.loss = &loss;
+    pass.losses = losses_.data();
     RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
       layer(index).Backward(with, In(at, index), dstream_);
     }));
     RETURN_IF_ERROR(gradients.End(index));
   }
-  return loss;
+  return SumLosses(at);
 }
 
 absl::StatusOr<LossSum> LayeredModel::Loss(size_t slot, ParameterStore& parameters) {
-  LossSum loss;
   Pass pass = PassOf(slots_[slot], last());
-  pass.loss = &loss;
+  pass.losses = losses_.data();
   RETURN_IF_ERROR(With(parameters, last(), pass, [&](const Pass& with) { head_->Loss(with); }));
-  return loss;
+  return SumLosses(slots_[slot]);
+}
+
+absl::StatusOr<LossSum> LayeredModel::SumLosses(const Slot& slot) {
+  RETURN_IF_ERROR(kernels_.stream().Record().Await());
+  LossSum sum{.loss = 0, .tokens = slot.unmasked};
+  for (const double loss : losses_) sum.loss += loss;
+  return sum;
 }
 
 absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length,
                                            ParameterStore& parameters, float* logits) {
   CHECK(length >= 1 && length <= plan_.spec.seq_length) << "length " << length;
   const Slot& slot = slots_[0];
-  std::copy_n(tokens, length, slot.tokens);
+  CopyIn(slot.tokens, tokens, length);
   RETURN_IF_ERROR(PlayForward(slot, 1, length, parameters));
-  return With(parameters, last(), PassOf(slot, last()),
-              [&](const Pass& with) { head_->Logits(with, length - 1, logits); });
+  RETURN_IF_ERROR(With(parameters, last(), PassOf(slot, last()),
+                       [&](const Pass& with) { head_->Logits(with, length - 1, logits); }));
+  return kernels_.stream().Record().Await();
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 namespace dsrun::worker {
 namespace {
 
+size_t Bytes(Range floats) { return static_cast<size_t>(floats.size()) * sizeof(float); }
+
 // Who has floats of a bucket: whoever has one atom, of tensors that are used once.
 SingleRanks SinglesOf(const BatchSumsSetup& setup, size_t bucket) {
   SingleRanks single;
@@ -25,30 +27,57 @@ class Sums : public BatchSums {
       : setup_(setup),
         scratch_(scratch),
         sums_(sums),
-        magnitudes_(setup.layout->trainable_count()) {}
+        magnitudes_(2 * setup.layout->trainable_count()) {}
 
-  void StartStep() override { std::fill(magnitudes_.begin(), magnitudes_.end(), 0u); }
+  void StartStep() override {
+    setup_.kernels->stream().Zero(setup_.magnitudes, magnitudes_.size() * sizeof(uint32_t));
+  }
 
   void Add(size_t bucket, size_t tensor, Range flat, const float* gradients, bool first) override {
     if (setup_.places->place(bucket).passing) {
       Pass(tensor, flat, gradients, Slot(bucket));
     } else {
-      See(tensor, AddHeld(tensor, flat, gradients, first, Held(bucket).At(flat.begin)));
+      AddHeld(tensor, flat, gradients, first, Held(bucket).At(flat.begin));
     }
   }
 
-  std::span<const uint32_t> Magnitudes() override { return magnitudes_; }
+  absl::StatusOr<std::span<const uint32_t>> Magnitudes() override {
+    Stream& stream = setup_.kernels->stream();
+    stream.Copy(magnitudes_.data(), setup_.magnitudes, magnitudes_.size() * sizeof(uint32_t));
+    RETURN_IF_ERROR(stream.Record().Await());
+    const size_t tensors = setup_.layout->trainable_count();
+    for (size_t tensor = 0; tensor < tensors; ++tensor) {
+      magnitudes_[tensor] = std::max(magnitudes_[tensor], magnitudes_[tensors + tensor]);
+    }
+    return std::span<const uint32_t>(magnitudes_).first(tensors);
+  }
 
  protected:
-  // The magnitude of what went in.
-  virtual uint32_t AddHeld(size_t tensor, Range flat, const float* gradients, bool first,
-                           T* sums) = 0;
+  virtual void AddHeld(size_t tensor, Range flat, const float* gradients, bool first, T* sums) = 0;
 
-  void See(size_t tensor, uint32_t magnitude) {
-    magnitudes_[tensor] = std::max(magnitudes_[tensor], magnitude);
+  uint32_t* MagnitudeOfAdded(size_t tensor) const { return setup_.magnitudes + tensor; }
+  // Apart, since another stream raises it.
+  uint32_t* MagnitudeOfReduced(size_t tensor) const {
+    return setup_.magnitudes + setup_.layout->trainable_count() + tensor;
   }
   SumsAt<T> Held(size_t bucket) const { return {sums_ + Offset(bucket), Begin(bucket)}; }
   SumsAt<float> Slot(size_t bucket) const { return {setup_.slots + Offset(bucket), Begin(bucket)}; }
+
+  // The host has what a bucket's exchange reads and writes, but for what it gives: it sends what
+  // kernels have finished. Until the last of them is destroyed.
+  absl::StatusOr<std::vector<HostAccess>> OpenForExchange(Stream& stream, size_t bucket) const {
+    const auto size = static_cast<size_t>(setup_.shards->buckets()[bucket].size());
+    std::vector<HostAccess> all;
+    ASSIGN_OR_RETURN(HostAccess own,
+                     setup_.places->place(bucket).passing
+                         ? stream.OpenForHost(Slot(bucket).data, size * sizeof(float))
+                         : stream.OpenForHost(Held(bucket).data, size * sizeof(T)));
+    all.push_back(std::move(own));
+    ASSIGN_OR_RETURN(HostAccess of_scratch,
+                     stream.OpenForHost(scratch_.data(), scratch_.size_bytes()));
+    all.push_back(std::move(of_scratch));
+    return all;
+  }
 
   const BatchSumsSetup setup_;
   const std::span<T> scratch_;
@@ -59,45 +88,38 @@ class Sums : public BatchSums {
 
   // A slot had another bucket before: padding is made 0 again.
   void Pass(size_t tensor, Range flat, const float* gradients, SumsAt<float> slot) const {
-    std::copy_n(gradients, flat.size(), slot.At(flat.begin));
+    Stream& stream = setup_.kernels->stream();
+    stream.Copy(slot.At(flat.begin), gradients, Bytes(flat));
     const FlatLayout::Entry& entry = setup_.layout->entries()[tensor];
-    if (flat.end != entry.flat().end) return;
-    std::fill(slot.At(flat.end), slot.At(entry.padded().end), 0.0f);
+    const Range padding{flat.end, entry.padded().end};
+    if (flat.end != entry.flat().end || padding.empty()) return;
+    stream.Zero(slot.At(padding.begin), Bytes(padding));
   }
 
   T* const sums_;
-  std::vector<uint32_t> magnitudes_;
+  std::vector<uint32_t> magnitudes_;  // as read
 };
 
 class Exact final : public Sums<uint64_t> {
  public:
   Exact(const BatchSumsSetup& setup, const GradientExponents& exponents, uint64_t* sums,
         std::span<uint64_t> scratch)
-      : Sums(setup, sums, scratch),
-        exponents_(exponents),
-        seen_in_reduction_(setup.layout->trainable_count()) {}
-
-  void StartStep() override {
-    Sums::StartStep();
-    std::fill(seen_in_reduction_.begin(), seen_in_reduction_.end(), 0u);
-  }
-
-  std::span<const uint32_t> Magnitudes() override {
-    for (size_t tensor = 0; tensor < seen_in_reduction_.size(); ++tensor) {
-      See(tensor, seen_in_reduction_[tensor]);
-    }
-    return Sums::Magnitudes();
-  }
+      : Sums(setup, sums, scratch), exponents_(exponents) {}
 
   absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
                       const Owners& owners, float* result, const std::string& what) override {
+    Stream& stream = kernels.stream();
     const bool passing = setup_.places->place(bucket).passing;
     const SumsAt<float> slot = passing ? Slot(bucket) : SumsAt<float>(nullptr);
+    absl::Status device;
     const SingleParts parts{
         .single = SinglesOf(setup_, bucket),
         .own = {slot.data, slot.origin},
-        .fix = [&](Range range, const float* x, bool first,
-                   uint64_t* sums) { Fix(kernels, range, x, first, sums); },
+        .fix =
+            [&](Range range, const float* x, bool first, uint64_t* sums) {
+              Fix(kernels, range, x, first, sums);
+              device.Update(stream.Record().Await());
+            },
         .total =
             [&](Range range, const uint64_t* total) {
               setup_.layout->ForTensors(range, [&](size_t tensor, Range part) {
@@ -107,38 +129,46 @@ class Exact final : public Sums<uint64_t> {
               });
             },
     };
-    return ReduceScatterSingles(
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenForExchange(stream, bucket));
+    absl::Status status = ReduceScatterSingles(
         communicator, setup_.route, owners, parts,
         passing ? SumsAt<uint64_t>(nullptr) : Held(bucket), scratch_,
-        [&](int64_t n, const uint64_t* src, uint64_t* dst) { kernels.AccumulateSums(n, src, dst); },
+        [&](int64_t n, const uint64_t* src, uint64_t* dst) {
+          kernels.AccumulateSums(n, src, dst);
+          device.Update(stream.Record().Await());
+        },
         what);
+    status.Update(device);
+    status.Update(stream.Record().Await());
+    return status;
   }
 
  private:
-  uint32_t AddHeld(size_t tensor, Range flat, const float* gradients, bool first,
-                   uint64_t* sums) override {
-    return FixPart(*setup_.kernels, tensor, flat.size(), gradients, first, sums);
+  void AddHeld(size_t tensor, Range flat, const float* gradients, bool first,
+               uint64_t* sums) override {
+    FixPart(*setup_.kernels, tensor, flat.size(), gradients, first, sums, MagnitudeOfAdded(tensor));
   }
 
-  uint32_t FixPart(Kernels& kernels, size_t tensor, int64_t size, const float* x, bool first,
-                   uint64_t* sums) const {
+  void FixPart(Kernels& kernels, size_t tensor, int64_t size, const float* x, bool first,
+               uint64_t* sums, uint32_t* magnitude) const {
     const int scale = exponents_.Scale(tensor);
-    return first ? kernels.StoreFixed(size, scale, x, sums)
-                 : kernels.AccumulateFixed(size, scale, x, sums);
+    if (first) {
+      kernels.StoreFixed(size, scale, x, sums, magnitude);
+    } else {
+      kernels.AccumulateFixed(size, scale, x, sums, magnitude);
+    }
   }
 
   // Single contributions of this rank or another.
-  void Fix(Kernels& kernels, Range range, const float* x, bool first, uint64_t* sums) {
+  void Fix(Kernels& kernels, Range range, const float* x, bool first, uint64_t* sums) const {
     setup_.layout->ForTensors(range, [&](size_t tensor, Range part) {
-      uint32_t& seen = seen_in_reduction_[tensor];
-      seen = std::max(seen, FixPart(kernels, tensor, part.size(), x, first, sums));
+      FixPart(kernels, tensor, part.size(), x, first, sums, MagnitudeOfReduced(tensor));
       x += part.size();
       sums += part.size();
     });
   }
 
   const GradientExponents& exponents_;
-  std::vector<uint32_t> seen_in_reduction_;  // by tensor; the communicator's owner's
 };
 
 class Fast final : public Sums<float> {
@@ -147,25 +177,32 @@ class Fast final : public Sums<float> {
 
   absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
                       const Owners& owners, float* result, const std::string& what) override {
+    Stream& stream = kernels.stream();
     const SumsAt<float> sums = setup_.places->place(bucket).passing ? Slot(bucket) : Held(bucket);
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenForExchange(stream, bucket));
+    absl::Status device;
     RETURN_IF_ERROR(ReduceScatterSums<float>(
         communicator, setup_.route, owners, sums, scratch_,
-        [&](int64_t n, const float* src, float* dst) { kernels.Accumulate(n, src, dst); }, what));
+        [&](int64_t n, const float* src, float* dst) {
+          kernels.Accumulate(n, src, dst);
+          device.Update(stream.Record().Await());
+        },
+        what));
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-      std::copy_n(sums.At(mine.begin), mine.size(), result);
+      stream.Copy(result, sums.At(mine.begin), Bytes(mine));
       result += mine.size();
     }
-    return absl::OkStatus();
+    device.Update(stream.Record().Await());
+    return device;
   }
 
  private:
-  uint32_t AddHeld(size_t, Range flat, const float* gradients, bool first, float* sums) override {
+  void AddHeld(size_t, Range flat, const float* gradients, bool first, float* sums) override {
     if (first) {
-      std::copy_n(gradients, flat.size(), sums);
+      setup_.kernels->stream().Copy(sums, gradients, Bytes(flat));
     } else {
       setup_.kernels->Accumulate(flat.size(), gradients, sums);
     }
-    return 0;
   }
 };
 

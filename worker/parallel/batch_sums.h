@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/base/range.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
@@ -47,11 +48,13 @@ class BatchSums {
   virtual void Add(size_t bucket, size_t tensor, Range flat, const float* gradients,
                    bool first) = 0;
   // By trainable tensor: the greatest magnitude that this rank made integers of in the step
-  // (Kernels::StoreFixed); fast: all 0. Of single contributions that is their receiver.
-  virtual std::span<const uint32_t> Magnitudes() = 0;
+  // (Kernels::StoreFixed); fast: all 0. Of single contributions that is their receiver. Waits for
+  // what was added. Errors: the device's.
+  virtual absl::StatusOr<std::span<const uint32_t>> Magnitudes() = 0;
 
-  // Over the ranks. `result` gets what this rank owns of it, one range after the other.
-  // `kernels`: for the calling thread. Errors: the communicator's.
+  // Over the ranks. `result` gets what this rank owns of it, one range after the other; it has
+  // waited for its kernels when it returns. `kernels`: for the calling thread. REQUIRES: what was
+  // added to this bucket is finished. Errors: the communicator's, the device's.
   virtual absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
                               const Owners& owners, float* result, const std::string& what) = 0;
 };
@@ -65,6 +68,8 @@ struct BatchSumsSetup {
   const SumPlaces* places;             // of this rank
   std::vector<int64_t> atoms_of_rank;  // in a step: the same on all ranks
   Kernels* kernels;                    // for the thread that calls Add
+  // Of the device, two for each trainable tensor: of what was added, and of what was reduced.
+  uint32_t* magnitudes;
   ReduceRoute route;
   float* slots;
 };

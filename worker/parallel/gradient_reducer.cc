@@ -69,9 +69,14 @@ absl::Status GradientReducer::Finish() {
 // Everything from `position` up is final.
 void GradientReducer::EnqueueFinishedBuckets(int64_t position) {
   const std::vector<Range>& buckets = setup_.shards->buckets();
+  if (next_bucket_ == buckets.size() || buckets[next_bucket_].begin < position) return;
+  const Event summed = setup_.compute->Record();
   while (next_bucket_ < buckets.size() && buckets[next_bucket_].begin >= position) {
     tickets_[next_bucket_] =
-        setup_.thread->Add([this, bucket = next_bucket_] { return ReduceBucket(bucket); });
+        setup_.thread->Add([this, bucket = next_bucket_, summed]() -> absl::Status {
+          RETURN_IF_ERROR(summed.Await());
+          return ReduceBucket(bucket);
+        });
     ++next_bucket_;
   }
 }
@@ -90,8 +95,8 @@ absl::Status GradientReducer::Reduce(size_t index, const std::string& what) {
   float* const result = setup_.result + bucket.offset;
   RETURN_IF_ERROR(setup_.sums->Reduce(*setup_.communicator, *setup_.kernels, index, bucket.owners,
                                       result, what));
-  if (bucket.owned > 0) setup_.on_reduced({result, static_cast<size_t>(bucket.owned)});
-  return absl::OkStatus();
+  if (bucket.owned == 0) return absl::OkStatus();
+  return setup_.on_reduced({result, static_cast<size_t>(bucket.owned)});
 }
 
 }  // namespace dsrun::worker

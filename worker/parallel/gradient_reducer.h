@@ -27,6 +27,7 @@
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/kernels.h"
+#include "worker/device/stream.h"
 #include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
 
@@ -40,14 +41,16 @@ class GradientReducer {
     const ShardPlan* shards;
     BatchSums* sums;
     float* result;     // (owned size): what the rank owns, one range after the other
+    Stream* compute;   // where the sums are made
     Kernels* kernels;  // for the communication thread alone
     // Reduce inside the backward pass what is ready there, and go on meanwhile. Otherwise, at its
     // end; but where buckets only pass (`passing`), each when it is ready, while backward waits.
     bool overlap;
     bool passing;
-    // `sums`, a piece of result(), are the sums over the whole batch, and still in the cache.
-    // Called from the communication thread, before Finish returns.
-    std::function<void(std::span<const float> sums)> on_reduced;
+    // `sums`, a piece of result(), are the sums over the whole batch, and still in the cache, when
+    // what was enqueued on the kernels' stream is finished; it has waited for that when it returns.
+    // Called from the communication thread, before Finish returns. Errors end the step.
+    std::function<absl::Status(std::span<const float> sums)> on_reduced;
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
@@ -56,12 +59,12 @@ class GradientReducer {
   explicit GradientReducer(Setup setup);
 
   void StartStep();
-  // This rank's sums of everything from `position` of the arena up are finished. Errors: the
-  // communicator's first one.
+  // This rank's sums of everything from `position` of the arena up are enqueued on `compute`.
+  // Errors: the first one, of communicator or device.
   absl::Status Ready(int64_t position);
   // Until `bucket` is reduced. REQUIRES: all of it was Ready in this step. Errors: the same.
   absl::Status Await(size_t bucket);
-  // Waits until every bucket is reduced. Errors: the communicator's first one.
+  // Waits until every bucket is reduced. Errors: the same.
   absl::Status Finish();
 
   // What the rank owns, one range after the other: the sums over the whole batch.

@@ -16,8 +16,12 @@ void ParameterGatherer::Start() {
   tickets_.clear();
   next_ = 0;
   if (setup_.communicator->size() == 1) return;
+  const Event updated = setup_.compute->Record();
   for (size_t piece = 0; piece < pieces_.size(); ++piece) {
-    tickets_.push_back(setup_.thread->Add([this, piece] { return Gather(piece); }));
+    tickets_.push_back(setup_.thread->Add([this, piece, updated]() -> absl::Status {
+      RETURN_IF_ERROR(updated.Await());
+      return Gather(piece);
+    }));
   }
 }
 
@@ -33,10 +37,18 @@ absl::Status ParameterGatherer::Await(int64_t end) {
 absl::Status ParameterGatherer::Gather(size_t piece) {
   const std::string what = absl::StrCat("all-gather bucket ", piece);
   const SteadyTime begin = Clock::Real().SteadyNow();
-  const absl::Status status = AllGatherRanges(
-      *setup_.communicator, setup_.shards->OwnedByRank(pieces_[piece]), setup_.parameters, what);
+  const absl::Status status = GatherOnHost(piece, what);
   if (setup_.on_span) setup_.on_span(what, begin, Clock::Real().SteadyNow());
   return status;
+}
+
+absl::Status ParameterGatherer::GatherOnHost(size_t piece, const std::string& what) {
+  const Range& range = pieces_[piece];
+  ASSIGN_OR_RETURN(const HostAccess access,
+                   setup_.stream->OpenForHost(setup_.parameters + range.begin,
+                                              static_cast<size_t>(range.size()) * sizeof(float)));
+  return AllGatherRanges(*setup_.communicator, setup_.shards->OwnedByRank(range), setup_.parameters,
+                         what);
 }
 
 }  // namespace dsrun::worker

@@ -18,6 +18,7 @@
 #include "common/base/clock.h"
 #include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/device/stream.h"
 #include "worker/parallel/comm_thread.h"
 
 namespace dsrun::worker {
@@ -27,6 +28,8 @@ class ParameterGatherer {
   struct Setup {
     Communicator* communicator;
     CommThread* thread;
+    Stream* compute;  // where they are updated
+    Stream* stream;   // of the communication thread
     const ShardPlan* shards;
     float* parameters;  // the arena
     // For the trace: called from the communication thread.
@@ -36,7 +39,7 @@ class ParameterGatherer {
   // The thread must be destroyed first.
   explicit ParameterGatherer(Setup setup);
 
-  // Every rank has updated what it owns. Does not wait.
+  // Every rank has enqueued the update of what it owns. Does not wait.
   void Start();
   // Until the elements below `end` are those of every owner. Errors: the communicator's first one;
   // the elements are undefined then.
@@ -44,6 +47,7 @@ class ParameterGatherer {
 
  private:
   absl::Status Gather(size_t piece);
+  absl::Status GatherOnHost(size_t piece, const std::string& what);
 
   const Setup setup_;
   std::vector<Range> pieces_;                // ascending, adjacent, covering the arena

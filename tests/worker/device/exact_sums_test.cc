@@ -187,13 +187,14 @@ class ExactSumsTest : public ::testing::TestWithParam<CpuIsa> {
   std::vector<uint64_t> SumsOf(const Cases& cases, const std::vector<size_t>& order) {
     const auto n = static_cast<int64_t>(cases.contributions[0].size());
     std::vector<uint64_t> sums(Z(n), 0xdeadbeef);
+    uint32_t magnitude = 0;
     bool first = true;
     for (const size_t k : order) {
       const float* const x = cases.contributions[k].data();
       if (first) {
-        kernels_.StoreFixed(n, cases.scale, x, sums.data());
+        kernels_.StoreFixed(n, cases.scale, x, sums.data(), &magnitude);
       } else {
-        kernels_.AccumulateFixed(n, cases.scale, x, sums.data());
+        kernels_.AccumulateFixed(n, cases.scale, x, sums.data(), &magnitude);
       }
       first = false;
     }
@@ -321,7 +322,9 @@ TEST_P(ExactSumsTest, Magnitude_IsTheGreatestOfAll) {
   Floats x(40'000, 0.25f);
   std::vector<uint64_t> sums(x.size());
   const auto magnitude = [&] {
-    return kernels_.StoreFixed(static_cast<int64_t>(x.size()), 10, x.data(), sums.data());
+    uint32_t greatest = 0;
+    kernels_.StoreFixed(static_cast<int64_t>(x.size()), 10, x.data(), sums.data(), &greatest);
+    return greatest;
   };
   EXPECT_EQ(magnitude(), std::bit_cast<uint32_t>(0.25f));
   x[39'999] = -3.5f;
@@ -334,6 +337,17 @@ TEST_P(ExactSumsTest, Magnitude_IsTheGreatestOfAll) {
   EXPECT_EQ(magnitude(), 0u);
   std::fill(x.begin(), x.end(), 0x1p-126f);
   EXPECT_EQ(magnitude(), std::bit_cast<uint32_t>(0x1p-126f));
+}
+
+TEST_P(ExactSumsTest, Magnitude_IsRaisedAndNeverLowered) {
+  const Floats x(100, -2.0f);
+  std::vector<uint64_t> sums(x.size());
+  uint32_t magnitude = std::bit_cast<uint32_t>(3.0f);
+  kernels_.StoreFixed(100, 10, x.data(), sums.data(), &magnitude);
+  EXPECT_EQ(magnitude, std::bit_cast<uint32_t>(3.0f));
+  magnitude = std::bit_cast<uint32_t>(1.0f);
+  kernels_.AccumulateFixed(100, 10, x.data(), sums.data(), &magnitude);
+  EXPECT_EQ(magnitude, std::bit_cast<uint32_t>(2.0f));
 }
 
 TEST_P(ExactSumsTest, SumsOfSums_WrapAndComeBack) {

@@ -19,9 +19,9 @@ namespace {
 class CountingDevice : public Device {
  public:
   std::string name() const override { return inner_.name(); }
-  absl::StatusOr<Buffer> Allocate(size_t bytes, const std::string& what) override {
+  absl::StatusOr<Buffer> Allocate(Space space, size_t bytes, const std::string& what) override {
     allocated += static_cast<int64_t>(bytes);
-    return inner_.Allocate(bytes, what);
+    return inner_.Allocate(space, bytes, what);
   }
   int64_t MemoryAvailable() const override { return inner_.MemoryAvailable(); }
   std::atomic<int64_t> allocated{0};
@@ -57,7 +57,7 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
       setup.trace = &trace;
       Buffer snapshot;  // outlives the trainer
       setup.reserve_snapshot = [&](size_t bytes) -> absl::Status {
-        absl::StatusOr<Buffer> buffer = device.Allocate(bytes, "save_snapshot");
+        absl::StatusOr<Buffer> buffer = device.Allocate(Space::kHost, bytes, "save_snapshot");
         if (buffer.ok()) snapshot = *std::move(buffer);
         return buffer.status();
       };

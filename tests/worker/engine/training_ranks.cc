@@ -116,7 +116,11 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     ASSERT_TRUE(trainer.ok()) << trainer.status();
     ShardedState& state = (*trainer)->state();
     const FlatLayout& layout = (*trainer)->layout();
-    InitParameters(layout, spec.seed(), state.parameters);
+    {
+      const auto access = (*trainer)->OpenState();
+      ASSERT_TRUE(access.ok()) << access.status();
+      InitParameters(layout, spec.seed(), state.parameters);
+    }
     for (int step = 0; step < steps; ++step) {
       const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
       ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();
@@ -127,6 +131,8 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
       }
     }
     ASSERT_TRUE((*trainer)->Settle().ok());
+    const auto access = (*trainer)->OpenState();
+    ASSERT_TRUE(access.ok()) << access.status();
     MutexLock lock(mu);
     result.adam_m.resize(static_cast<size_t>(layout.size()));
     result.adam_v.resize(static_cast<size_t>(layout.size()));

@@ -28,7 +28,8 @@ absl::Status Exhausted(const std::string& what, size_t bytes, int64_t available)
 
 std::string CpuDevice::name() const { return "cpu (" + IsaName(BestIsa()) + ")"; }
 
-absl::StatusOr<Buffer> CpuDevice::Allocate(size_t bytes, const std::string& what) {
+// All spaces are the same memory here.
+absl::StatusOr<Buffer> CpuDevice::Allocate(Space space, size_t bytes, const std::string& what) {
   // An anonymous mapping succeeds beyond what there is and kills the process on touch: ask first.
   const int64_t available = MemoryAvailable();
   if (bytes > static_cast<size_t>(available)) return Exhausted(what, bytes, available);
@@ -37,7 +38,7 @@ absl::StatusOr<Buffer> CpuDevice::Allocate(size_t bytes, const std::string& what
   void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return Exhausted(what, bytes, available);
   if (page == kHugePage) madvise(data, mapped, MADV_HUGEPAGE);  // advice: refusal changes nothing
-  return Buffer(data, bytes, [mapped](void* start, size_t) { munmap(start, mapped); });
+  return Buffer(space, data, bytes, [mapped](void* start, size_t) { munmap(start, mapped); });
 }
 
 int64_t CpuDevice::MemoryAvailable() const {

@@ -16,7 +16,7 @@ namespace dsrun::worker {
 class CpuDevice final : public Device {
  public:
   std::string name() const override;
-  absl::StatusOr<Buffer> Allocate(size_t bytes, const std::string& what) override;
+  absl::StatusOr<Buffer> Allocate(Space space, size_t bytes, const std::string& what) override;
   int64_t MemoryAvailable() const override;
 };
 

@@ -323,24 +323,26 @@ void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
 // --- Exact sums
 
 // The greatest of all pieces, whichever comes last.
-uint32_t CpuKernels::RunFixed(FixedLoop loop, int64_t n, int scale, const float* x,
-                              uint64_t* sums) {
-  std::atomic<uint32_t> greatest = 0;
+void CpuKernels::RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums,
+                          uint32_t* raised) {
+  std::atomic<uint32_t> greatest = *raised;
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     const uint32_t magnitude = loop(end - begin, scale, x + begin, sums + begin);
     uint32_t seen = greatest.load();
     while (magnitude > seen && !greatest.compare_exchange_weak(seen, magnitude)) {
     }
   });
-  return greatest.load();
+  *raised = greatest.load();
 }
 
-uint32_t CpuKernels::StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
-  return RunFixed(loops_.store_fixed, n, scale, x, sums);
+void CpuKernels::StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                            uint32_t* magnitude) {
+  RunFixed(loops_.store_fixed, n, scale, x, sums, magnitude);
 }
 
-uint32_t CpuKernels::AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) {
-  return RunFixed(loops_.accumulate_fixed, n, scale, x, sums);
+void CpuKernels::AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                                 uint32_t* magnitude) {
+  RunFixed(loops_.accumulate_fixed, n, scale, x, sums, magnitude);
 }
 
 void CpuKernels::AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) {

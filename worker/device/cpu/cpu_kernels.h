@@ -11,6 +11,7 @@
 #include "common/base/cpu_isa.h"
 #include "common/numerics/fingerprint.h"
 #include "worker/device/cpu/cpu_matmul.h"
+#include "worker/device/cpu/inline_stream.h"
 #include "worker/device/cpu/loop_table.h"
 #include "worker/device/cpu/thread_pool.h"
 #include "worker/device/kernels.h"
@@ -23,6 +24,7 @@ class CpuKernels final : public Kernels {
   // REQUIRES: this CPU has `isa`.
   CpuKernels(ThreadPool& pool, CpuIsa isa);
 
+  Stream& stream() override { return stream_; }
   NumericsFingerprint Fingerprint() const override;
 
   void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* token_table,
@@ -78,8 +80,10 @@ class CpuKernels final : public Kernels {
                       float* dgate, float* dup) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
 
-  uint32_t StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums) override;
-  uint32_t AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums) override;
+  void StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                  uint32_t* magnitude) override;
+  void AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                       uint32_t* magnitude) override;
   void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) override;
   void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override;
 
@@ -120,8 +124,10 @@ class CpuKernels final : public Kernels {
               float* x);
 
   using FixedLoop = uint32_t (*)(int64_t, int, const float*, uint64_t*);
-  uint32_t RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums);
+  void RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums,
+                uint32_t* raised);
 
+  InlineStream stream_;
   ThreadPool& pool_;
   const CpuIsa isa_;
   const LoopTable& loops_;

@@ -1,0 +1,304 @@
+#include "tests/worker/device/lazy_kernels.h"
+
+#include <cstdint>
+#include <utility>
+
+namespace dsrun::worker {
+namespace {
+
+// How many elements at a pointer; of an unknown number the first ones.
+template <typename T>
+Touched Of(const T* begin, int64_t elements) {
+  return {begin, static_cast<size_t>(elements) * sizeof(T)};
+}
+
+class LazyKernels final : public Kernels {
+ public:
+  LazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane, std::unique_ptr<Stream> stream,
+              Kernels& inner)
+      : core_(std::move(core)), lane_(lane), stream_(std::move(stream)), inner_(inner) {}
+
+  Stream& stream() override { return *stream_; }
+  NumericsFingerprint Fingerprint() const override { return inner_.Fingerprint(); }
+  int64_t AttentionScratch(const SequenceShape& shape) const override {
+    return inner_.AttentionScratch(shape);
+  }
+
+  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* token_table,
+                        const float* position_table, float* out) override {
+    core_->Enqueue(
+        lane_, "EmbeddingForward",
+        {Of(tokens, shape.rows()), Of(token_table, shape.width),
+         Of(position_table, shape.seq_length * shape.width), Of(out, shape.rows() * shape.width)},
+        [=, this] { inner_.EmbeddingForward(shape, tokens, token_table, position_table, out); });
+  }
+  void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
+                         const int32_t* tokens, const float* dout, float* dtoken_table,
+                         float* dposition_table) override {
+    core_->Enqueue(
+        lane_, "EmbeddingBackward",
+        {Of(tokens, shape.rows()), Of(dout, shape.rows() * shape.width),
+         Of(dtoken_table, vocab_size * shape.width), Of(dposition_table, positions * shape.width)},
+        [=, this] {
+          inner_.EmbeddingBackward(shape, vocab_size, positions, tokens, dout, dtoken_table,
+                                   dposition_table);
+        });
+  }
+  void LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
+                        const float* bias, float* out, float* mean, float* rstd) override {
+    core_->Enqueue(
+        lane_, "LayerNormForward",
+        {Of(x, rows * width), Of(weight, width), Of(bias, width), Of(out, rows * width),
+         Of(mean, rows), Of(rstd, rows)},
+        [=, this] { inner_.LayerNormForward(rows, width, x, weight, bias, out, mean, rstd); });
+  }
+  void LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                         const float* mean, const float* rstd, const float* dout,
+                         const float* residual, float* dx, float* dweight, float* dbias) override {
+    core_->Enqueue(lane_, "LayerNormBackward",
+                   {Of(x, rows * width), Of(weight, width), Of(mean, rows), Of(rstd, rows),
+                    Of(dout, rows * width), Of(residual, rows * width), Of(dx, rows * width),
+                    Of(dweight, width), Of(dbias, width)},
+                   [=, this] {
+                     inner_.LayerNormBackward(rows, width, x, weight, mean, rstd, dout, residual,
+                                              dx, dweight, dbias);
+                   });
+  }
+  void LinearForward(const LinearShape& shape, const float* x, const float* w, const float* bias,
+                     float* out) override {
+    core_->Enqueue(lane_, "LinearForward",
+                   {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
+                    Of(bias, shape.outputs), Of(out, shape.rows * shape.outputs)},
+                   [=, this] { inner_.LinearForward(shape, x, w, bias, out); });
+  }
+  void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
+                             const float* bias, const float* residual, float* out) override {
+    core_->Enqueue(lane_, "LinearResidualForward",
+                   {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
+                    Of(bias, shape.outputs), Of(residual, shape.rows * shape.outputs),
+                    Of(out, shape.rows * shape.outputs)},
+                   [=, this] { inner_.LinearResidualForward(shape, x, w, bias, residual, out); });
+  }
+  void LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
+                         const float* bias, float* slope, float* out) override {
+    core_->Enqueue(lane_, "LinearGeluForward",
+                   {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
+                    Of(bias, shape.outputs), Of(slope, shape.rows * shape.outputs),
+                    Of(out, shape.rows * shape.outputs)},
+                   [=, this] { inner_.LinearGeluForward(shape, x, w, bias, slope, out); });
+  }
+  void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
+                           float* dx) override {
+    core_->Enqueue(lane_, "LinearBackwardInput",
+                   {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
+                    Of(dx, shape.rows * shape.inputs)},
+                   [=, this] { inner_.LinearBackwardInput(shape, dout, w, dx); });
+  }
+  void AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
+                                     float* dx) override {
+    core_->Enqueue(lane_, "AccumulateLinearBackwardInput",
+                   {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
+                    Of(dx, shape.rows * shape.inputs)},
+                   [=, this] { inner_.AccumulateLinearBackwardInput(shape, dout, w, dx); });
+  }
+  void RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
+                      const float* weight, float* out, float* rstd) override {
+    core_->Enqueue(
+        lane_, "RmsNormForward",
+        {Of(x, rows * width), Of(weight, width), Of(out, rows * width), Of(rstd, rows)},
+        [=, this] { inner_.RmsNormForward(rows, width, epsilon, x, weight, out, rstd); });
+  }
+  void RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
+                       const float* rstd, const float* dout, const float* residual, float* dx,
+                       float* dweight) override {
+    core_->Enqueue(lane_, "RmsNormBackward",
+                   {Of(x, rows * width), Of(weight, width), Of(rstd, rows), Of(dout, rows * width),
+                    Of(residual, rows * width), Of(dx, rows * width), Of(dweight, width)},
+                   [=, this] {
+                     inner_.RmsNormBackward(rows, width, x, weight, rstd, dout, residual, dx,
+                                            dweight);
+                   });
+  }
+  void RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
+                     float* x) override {
+    core_->Enqueue(lane_, "RotaryForward",
+                   {Angles(shape, cosines), Angles(shape, sines), Of(x, Elements(shape))},
+                   [=, this] { inner_.RotaryForward(shape, cosines, sines, x); });
+  }
+  void RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
+                      float* dx) override {
+    core_->Enqueue(lane_, "RotaryBackward",
+                   {Angles(shape, cosines), Angles(shape, sines), Of(dx, Elements(shape))},
+                   [=, this] { inner_.RotaryBackward(shape, cosines, sines, dx); });
+  }
+  void SwiGluForward(int64_t n, const float* gate, const float* up, float* out) override {
+    core_->Enqueue(lane_, "SwiGluForward", {Of(gate, n), Of(up, n), Of(out, n)},
+                   [=, this] { inner_.SwiGluForward(n, gate, up, out); });
+  }
+  void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
+                      float* dgate, float* dup) override {
+    core_->Enqueue(lane_, "SwiGluBackward",
+                   {Of(gate, n), Of(up, n), Of(dout, n), Of(dgate, n), Of(dup, n)},
+                   [=, this] { inner_.SwiGluBackward(n, gate, up, dout, dgate, dup); });
+  }
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q, const float* k,
+                               const float* v, float* scratch, float* out,
+                               float* log_sum_exp) override {
+    core_->Enqueue(
+        lane_, "GroupedAttentionForward",
+        {Queries(shape, q), Keys(shape, k), Keys(shape, v), Scratch(shape, scratch),
+         Queries(shape, out), Of(log_sum_exp, shape.rows() * shape.heads)},
+        [=, this] { inner_.GroupedAttentionForward(shape, q, k, v, scratch, out, log_sum_exp); });
+  }
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q, const float* k,
+                                const float* v, const float* out, const float* log_sum_exp,
+                                const float* dout, float* scratch, float* dq, float* dk,
+                                float* dv) override {
+    core_->Enqueue(lane_, "GroupedAttentionBackward",
+                   {Queries(shape, q), Keys(shape, k), Keys(shape, v), Queries(shape, out),
+                    Of(log_sum_exp, shape.rows() * shape.heads), Queries(shape, dout),
+                    Scratch(shape, scratch), Queries(shape, dq), Keys(shape, dk), Keys(shape, dv)},
+                   [=, this] {
+                     inner_.GroupedAttentionBackward(shape, q, k, v, out, log_sum_exp, dout,
+                                                     scratch, dq, dk, dv);
+                   });
+  }
+  void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
+                               const float* slope, float* dpre) override {
+    core_->Enqueue(lane_, "LinearBackwardInputGelu",
+                   {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
+                    Of(slope, shape.rows * shape.inputs), Of(dpre, shape.rows * shape.inputs)},
+                   [=, this] { inner_.LinearBackwardInputGelu(shape, dout, w, slope, dpre); });
+  }
+  void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+                            float* dw) override {
+    core_->Enqueue(lane_, "LinearBackwardWeight",
+                   {Of(x, shape.rows * shape.inputs), Of(dout, shape.rows * shape.outputs),
+                    Of(dw, shape.inputs * shape.outputs)},
+                   [=, this] { inner_.LinearBackwardWeight(shape, x, dout, dw); });
+  }
+  void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override {
+    core_->Enqueue(lane_, "LinearBackwardBias",
+                   {Of(dout, shape.rows * shape.outputs), Of(dbias, shape.outputs)},
+                   [=, this] { inner_.LinearBackwardBias(shape, dout, dbias); });
+  }
+  void HeadForward(const HeadShape& shape, const float* x, const float* token_table,
+                   float* logits) override {
+    core_->Enqueue(
+        lane_, "HeadForward",
+        {Of(x, shape.rows * shape.width), Of(token_table, shape.vocab_size * shape.width),
+         Of(logits, shape.rows * shape.stride)},
+        [=, this] { inner_.HeadForward(shape, x, token_table, logits); });
+  }
+  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* token_table,
+                         float* dx) override {
+    core_->Enqueue(
+        lane_, "HeadBackwardInput",
+        {Of(dlogits, shape.rows * shape.stride), Of(token_table, shape.vocab_size * shape.width),
+         Of(dx, shape.rows * shape.width)},
+        [=, this] { inner_.HeadBackwardInput(shape, dlogits, token_table, dx); });
+  }
+  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                          float* dtoken_table) override {
+    core_->Enqueue(lane_, "HeadBackwardWeight",
+                   {Of(dlogits, shape.rows * shape.stride), Of(x, shape.rows * shape.width),
+                    Of(dtoken_table, shape.vocab_size * shape.width)},
+                   [=, this] { inner_.HeadBackwardWeight(shape, dlogits, x, dtoken_table); });
+  }
+  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+                                    float* dtoken_table) override {
+    core_->Enqueue(
+        lane_, "AccumulateHeadBackwardWeight",
+        {Of(dlogits, shape.rows * shape.stride), Of(x, shape.rows * shape.width),
+         Of(dtoken_table, shape.vocab_size * shape.width)},
+        [=, this] { inner_.AccumulateHeadBackwardWeight(shape, dlogits, x, dtoken_table); });
+  }
+  void Accumulate(int64_t n, const float* src, float* dst) override {
+    core_->Enqueue(lane_, "Accumulate", {Of(src, n), Of(dst, n)},
+                   [=, this] { inner_.Accumulate(n, src, dst); });
+  }
+  void StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                  uint32_t* magnitude) override {
+    core_->Enqueue(lane_, "StoreFixed", {Of(x, n), Of(sums, n), Of(magnitude, 1)},
+                   [=, this] { inner_.StoreFixed(n, scale, x, sums, magnitude); });
+  }
+  void AccumulateFixed(int64_t n, int scale, const float* x, uint64_t* sums,
+                       uint32_t* magnitude) override {
+    core_->Enqueue(lane_, "AccumulateFixed", {Of(x, n), Of(sums, n), Of(magnitude, 1)},
+                   [=, this] { inner_.AccumulateFixed(n, scale, x, sums, magnitude); });
+  }
+  void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) override {
+    core_->Enqueue(lane_, "AccumulateSums", {Of(src, n), Of(dst, n)},
+                   [=, this] { inner_.AccumulateSums(n, src, dst); });
+  }
+  void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override {
+    core_->Enqueue(lane_, "RoundFixed", {Of(sums, n), Of(out, n)},
+                   [=, this] { inner_.RoundFixed(n, scale, sums, out); });
+  }
+  void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
+                        float* log_sum_exp) override {
+    core_->Enqueue(
+        lane_, "AttentionForward",
+        {Of(qkv, 3 * shape.rows() * shape.width), Of(scratch, inner_.AttentionScratch(shape)),
+         Of(out, shape.rows() * shape.width), Of(log_sum_exp, shape.rows() * shape.heads)},
+        [=, this] { inner_.AttentionForward(shape, qkv, scratch, out, log_sum_exp); });
+  }
+  void AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
+                         const float* log_sum_exp, const float* dout, float* scratch,
+                         float* dqkv) override {
+    core_->Enqueue(
+        lane_, "AttentionBackward",
+        {Of(qkv, 3 * shape.rows() * shape.width), Of(out, shape.rows() * shape.width),
+         Of(log_sum_exp, shape.rows() * shape.heads), Of(dout, shape.rows() * shape.width),
+         Of(scratch, inner_.AttentionScratch(shape)), Of(dqkv, 3 * shape.rows() * shape.width)},
+        [=, this] { inner_.AttentionBackward(shape, qkv, out, log_sum_exp, dout, scratch, dqkv); });
+  }
+  void CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
+                    double* losses) override {
+    core_->Enqueue(
+        lane_, "CrossEntropy",
+        {Of(targets, shape.rows), Of(logits, shape.rows * shape.stride), Of(losses, shape.rows)},
+        [=, this] { inner_.CrossEntropy(shape, targets, logits, losses); });
+  }
+  void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
+             float* v) override {
+    core_->Enqueue(lane_, "AdamW", {Of(grad, n), Of(param, n), Of(m, n), Of(v, n)},
+                   [=, this] { inner_.AdamW(n, arguments, grad, param, m, v); });
+  }
+  void LeafSquares(int64_t leaves, const float* x, double* squares) override {
+    core_->Enqueue(lane_, "LeafSquares", {Of(x, leaves * 1024), Of(squares, leaves)},
+                   [=, this] { inner_.LeafSquares(leaves, x, squares); });
+  }
+
+ private:
+  static int64_t Elements(const RotaryShape& shape) {
+    return shape.rows() * shape.heads * shape.head_size;
+  }
+  static Touched Angles(const RotaryShape& shape, const float* table) {
+    return Of(table, shape.seq_length * shape.head_size / 2);
+  }
+  static Touched Queries(const GroupedAttentionShape& shape, const float* x) {
+    return Of(x, shape.rows() * shape.heads * shape.head_size);
+  }
+  static Touched Keys(const GroupedAttentionShape& shape, const float* x) {
+    return Of(x, shape.rows() * shape.heads_of_keys * shape.head_size);
+  }
+  Touched Scratch(const GroupedAttentionShape& shape, const float* scratch) const {
+    return Of(scratch, inner_.AttentionScratch({shape.batch, shape.seq_length,
+                                                shape.heads * shape.head_size, shape.heads}));
+  }
+
+  const std::shared_ptr<LazyDevice::Core> core_;
+  const size_t lane_;
+  const std::unique_ptr<Stream> stream_;
+  Kernels& inner_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> CreateLazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane,
+                                           std::unique_ptr<Stream> stream, Kernels& inner) {
+  return std::make_unique<LazyKernels>(std::move(core), lane, std::move(stream), inner);
+}
+
+}  // namespace dsrun::worker

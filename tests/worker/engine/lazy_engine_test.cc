@@ -1,0 +1,151 @@
+// The CPU engine on a device whose streams run late (tests/worker/device/lazy_device.h): the same
+// bits, or somebody forgot to wait.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/cpu_isa.h"
+#include "common/model/model_spec_proto.h"
+#include "tests/worker/device/lazy_device.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "worker/device/cpu/cpu_kernels.h"
+#include "worker/device/cpu/thread_pool.h"
+#include "worker/model/init.h"
+#include "worker/model/model.h"
+
+namespace dsrun::worker {
+namespace {
+
+constexpr uint64_t kSeeds = 20;
+constexpr int kSteps = 3;
+
+// What BuildEngine builds, on a LazyDevice.
+struct LazyEngine {
+  LazyEngine(const proto::TrainSpec& spec, uint64_t seed, LazyDevice::Forgets forgets = nullptr)
+      : device(seed, std::move(forgets)),
+        kernels(device.CreateKernels("compute", cpu)),
+        comm_kernels(device.CreateKernels("communication", comm_cpu)),
+        model(CreateModel(FromProto(spec.model()),
+                          {.micro_batch_size = spec.micro_batch_size(), .threads = 1}, *kernels,
+                          device)
+                  .value()) {}
+
+  void PutInto(Trainer::Setup& setup) {
+    setup.device = &device;
+    setup.kernels = kernels.get();
+    setup.comm_kernels = comm_kernels.get();
+    setup.model = model.get();
+  }
+
+  ThreadPool pool{1};
+  ThreadPool comm_pool{1};
+  CpuKernels cpu{pool, BestIsa()};
+  CpuKernels comm_cpu{comm_pool, BestIsa()};
+  LazyDevice device;
+  std::unique_ptr<Kernels> kernels;
+  std::unique_ptr<Kernels> comm_kernels;
+  std::unique_ptr<Model> model;
+};
+
+class LazyEngineTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(LazyEngineTest, Training_HasTheBitsOfTheCpuUnderEverySeed) {
+  const int width = GetParam();
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  for (const bool fast : {false, true}) {
+    spec.set_sums(fast ? "fast" : "exact");
+    spec.set_micro_batches_per_atom(fast ? 2 : 1);
+    const TrainedState plain = Train(spec, width, kSteps);
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      SCOPED_TRACE("seed " + std::to_string(seed) + (fast ? ", fast sums" : ", exact sums"));
+      std::vector<std::unique_ptr<LazyEngine>> engines;
+      for (int rank = 0; rank < width; ++rank) {
+        engines.push_back(
+            std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
+      }
+      const TrainedState lazy =
+          Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
+                  engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
+                }});
+      EXPECT_TRUE(lazy.SameBits(plain));
+      for (const std::unique_ptr<LazyEngine>& engine : engines) {
+        engine->model.reset();
+        EXPECT_GT(engine->device.postponed(), 0);
+        EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
+      }
+      if (HasFailure()) return;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, LazyEngineTest, ::testing::Values(1, 2, 3));
+
+TEST(LazyEngineTest, Sampling_HasTheLogitsOfTheCpuUnderEverySeed) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/1);
+  const std::vector<int32_t> tokens = {5, 250, 17};
+  const auto logits = [&](Trainer::Setup& setup) {
+    const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+    {
+      const std::vector<HostAccess> access = trainer->OpenState().value();
+      InitParameters(trainer->layout(), spec.seed(), trainer->state().parameters);
+    }
+    EXPECT_GT(trainer->EstimateStep(), absl::ZeroDuration());
+    std::vector<float> logits(256);
+    EXPECT_TRUE(
+        setup.model->NextTokenLogits(tokens.data(), 3, trainer->parameters(), logits.data()).ok());
+    return logits;
+  };
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    const std::vector<float> plain = logits(setup);
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      LazyEngine engine(spec, seed);
+      engine.PutInto(setup);
+      EXPECT_EQ(logits(setup), plain) << "seed " << seed;
+      EXPECT_EQ(engine.device.problems(), std::vector<std::string>()) << "seed " << seed;
+    }
+  });
+}
+
+// A trainer that waits for nothing of one stream: the loss of its steps, or what was found.
+std::string TrainForgetting(const proto::TrainSpec& spec, uint64_t seed, const std::string& lane) {
+  std::string found;
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    bool forgets = false;
+    LazyEngine engine(spec, seed, [&](const std::string& of) { return forgets && of == lane; });
+    engine.PutInto(setup);
+    const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+    {
+      const std::vector<HostAccess> access = trainer->OpenState().value();
+      InitParameters(trainer->layout(), spec.seed(), trainer->state().parameters);
+    }
+    forgets = true;
+    for (int step = 0; step < kSteps; ++step) {
+      const absl::StatusOr<StepResult> done = trainer->TrainStep(/*stop_requested=*/false);
+      if (!done.ok()) {
+        found = std::string(done.status().message());
+        break;
+      }
+      found += std::to_string(done->loss) + " " + std::to_string(done->grad_norm) + "\n";
+    }
+    forgets = false;
+  });
+  return found;
+}
+
+TEST(LazyEngineTest, TrainerThatForgetsToWait_IsFound) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
+  const std::string right = TrainForgetting(spec, 0, "nobody");
+  for (const std::string lane : {"compute", "communication"}) {
+    int wrong = 0;
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      wrong += TrainForgetting(spec, seed, lane) != right ? 1 : 0;
+    }
+    EXPECT_GT(wrong, 0) << lane;
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::worker
