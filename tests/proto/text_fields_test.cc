@@ -51,6 +51,8 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.NodeSpec.address",
       "dsrun.proto.WorkerBootstrap.bind_address",
       // One of a list, or refused when the job is resolved.
+      "dsrun.proto.LrSchedule.ParamsEntry.key",
+      "dsrun.proto.LrSchedule.name",
       "dsrun.proto.MeshShape.order",
       "dsrun.proto.ModelSpec.family",
       "dsrun.proto.ModelSpec.preset",
