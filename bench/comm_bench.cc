@@ -126,12 +126,13 @@ void BenchSingles(Backend backend, Group& group, bool as_floats, int64_t element
     kernels.push_back(std::make_unique<CpuKernels>(*pools.back(), BestIsa()));
   }
   constexpr int kScale = 40;
+  std::vector<uint32_t> magnitudes(kernels.size());  // by rank
   const auto us = Measure(group, count, [&](Communicator& comm) {
     const auto i = static_cast<size_t>(comm.rank());
     if (as_floats) {
       std::copy(gradients[i].begin(), gradients[i].end(), slots[i].begin());
     } else {
-      kernels[i]->StoreFixed(elements, kScale, gradients[i].data(), sums[i].data());
+      kernels[i]->StoreFixed(elements, kScale, gradients[i].data(), sums[i].data(), &magnitudes[i]);
     }
     const SingleParts parts{
         .single = single,
@@ -139,9 +140,9 @@ void BenchSingles(Backend backend, Group& group, bool as_floats, int64_t element
         .fix =
             [&](Range range, const float* x, bool first, uint64_t* to) {
               if (first) {
-                kernels[i]->StoreFixed(range.size(), kScale, x, to);
+                kernels[i]->StoreFixed(range.size(), kScale, x, to, &magnitudes[i]);
               } else {
-                kernels[i]->AccumulateFixed(range.size(), kScale, x, to);
+                kernels[i]->AccumulateFixed(range.size(), kScale, x, to, &magnitudes[i]);
               }
             },
         .total = [](Range, const uint64_t*) {},
