@@ -1,10 +1,14 @@
 // A run that loads a checkpoint: what it takes from it, and what is refused before anything starts.
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "common/base/sha256.h"
 #include "common/format/manifest.h"
+#include "common/model/model_plan.h"
 #include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
 #include "common/numerics/kernels_version.h"
@@ -28,8 +32,35 @@ class ResolveCheckpointTest : public ResolveTest {
     return out;
   }
 
-  // A checkpoint of gpt2-nano, at step 50 in the folder ck if nothing else is said, without
-  // tensors.
+  // All that a checkpoint of this model has, in one file that nobody reads here: it is long enough,
+  // and empty.
+  void AddTensors(const std::string& folder, Manifest& manifest) {
+    constexpr int64_t kBlock = 1 << 20;
+    ManifestFile file{"tensors-" + std::to_string(manifest.facts.key.step.value()), 0,
+                      std::string(64, '0'), /*header_bytes=*/1 << 16, kBlock};
+    int64_t end = file.header_bytes;
+    std::map<std::string, std::vector<int64_t>> shapes;  // in name order
+    for (const LogicalTensor& tensor : LogicalTensors(manifest.facts.model)) {
+      for (const std::string slot : {"model/", "state/exp_avg/", "state/exp_avg_sq/"}) {
+        shapes[slot + tensor.name] = tensor.shape;
+      }
+    }
+    shapes["sums/exponents"] = {static_cast<int64_t>(shapes.size()) / 3};
+    for (const auto& [name, shape] : shapes) {
+      ManifestTensor tensor{name, shape, {}};
+      tensor.pieces = {{.end = tensor.size(), .offset = end, .first_block = file.blocks}};
+      end += tensor.pieces[0].bytes();
+      file.blocks += (tensor.pieces[0].bytes() + kBlock - 1) / kBlock;
+      manifest.tensors.push_back(tensor);
+    }
+    file.bytes = end + 4 * file.blocks;
+    Write(folder + "/" + file.name, "");
+    std::filesystem::resize_file(dir_ + "/" + folder + "/" + file.name,
+                                 static_cast<uintmax_t>(file.bytes));
+    manifest.files = {file};
+  }
+
+  // A checkpoint of gpt2-nano, at step 50 in the folder ck if nothing else is said.
   void WriteCheckpoint(const BatchFacts& batch, const NumericsFingerprint& fingerprint = Ours(),
                        int64_t step = 50, const std::string& folder = "ck") {
     std::filesystem::create_directories(dir_ + "/" + folder);
@@ -41,6 +72,7 @@ class ResolveCheckpointTest : public ResolveTest {
     manifest.facts.model = *FindPreset("gpt2-nano");
     manifest.facts.batch = batch;
     manifest.facts.fingerprint = fingerprint;
+    AddTensors(folder, manifest);
     checkpoint_ = ManifestName(manifest.facts.key);
     Write(folder + "/" + checkpoint_, EncodeManifest(manifest));
   }

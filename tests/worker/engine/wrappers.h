@@ -88,6 +88,7 @@ class ModelWrapper : public Model {
   class Sink : public GradientSink {
    public:
     Sink(ModelWrapper& model, GradientSink& inner) : model_(model), inner_(inner) {}
+    size_t lowest_layer() const override { return inner_.lowest_layer(); }
     std::span<float* const> Begin(size_t layer) override {
       const std::span<float* const> pointers = inner_.Begin(layer);
       const ModelPlan& plan = model_.plan();
