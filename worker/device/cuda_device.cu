@@ -45,8 +45,7 @@ std::string CudaDevice::name() const {
   return absl::StrCat("cuda:", info_.ordinal, " (", info_.name, ")");
 }
 
-absl::StatusOr<Buffer> CudaDevice::Allocate(Space space, size_t bytes,
-                                            const std::string& what) {
+absl::StatusOr<Buffer> CudaDevice::Allocate(Space space, size_t bytes, const std::string& what) {
   if (space != Space::kDevice) {
     return absl::UnimplementedError(absl::StrCat(what, ": only memory of the GPU itself"));
   }
