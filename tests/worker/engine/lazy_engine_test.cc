@@ -3,16 +3,23 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/base/cpu_isa.h"
+#include "common/base/mutex.h"
 #include "common/model/model_spec_proto.h"
+#include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/device/lazy_device.h"
+#include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/worker_cluster.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/cpu/thread_pool.h"
+#include "worker/engine/engine_factory.h"
 #include "worker/model/init.h"
 #include "worker/model/model.h"
 
@@ -107,6 +114,68 @@ TEST(LazyEngineTest, Sampling_HasTheLogitsOfTheCpuUnderEverySeed) {
       EXPECT_EQ(engine.device.problems(), std::vector<std::string>()) << "seed " << seed;
     }
   });
+}
+
+// A step that is given up in the middle: what it has enqueued still uses the trainer's memory.
+TEST(LazyEngineTest, TrainerThatIsCancelledInAStep_FreesNothingEarly) {
+  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    for (uint64_t seed = 0; seed < kSeeds; ++seed) {
+      int asked = 0;
+      setup.cancelled = [&] { return ++asked > 7; };  // of the 6 layers: the second of backward
+      LazyEngine engine(spec, seed);
+      engine.PutInto(setup);
+      std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
+      const absl::Status status = trainer->TrainStep(/*stop_requested=*/false).status();
+      EXPECT_TRUE(absl::IsAborted(status)) << status;
+      trainer.reset();
+      engine.model.reset();
+      EXPECT_EQ(engine.device.problems(), std::vector<std::string>()) << "seed " << seed;
+    }
+  });
+}
+
+// Loading, saving behind the next steps, going on with other widths: as SupersededGenerations_...
+// of generation_test.cc, with every worker on a device of its own.
+TEST(LazyEngineTest, GenerationsThatSaveAndResume_EndWithTheHashOfTheCpu) {
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    FaultyFileSystem fs;
+    Mutex mu;
+    std::vector<std::unique_ptr<Kernels>> inner;  // outlive the workers
+    std::vector<LazyDevice*> devices;             // of the workers
+    WorkerCluster cluster(Job(), fs);
+    cluster.adjust_engine = [&](Rank rank, Engine& engine) {
+      auto device = std::make_unique<LazyDevice>(100 * seed + static_cast<uint64_t>(rank.value()));
+      engine.model.reset();
+      std::unique_ptr<Kernels> kernels = device->CreateKernels("compute", *engine.kernels);
+      std::unique_ptr<Kernels> comm = device->CreateKernels("communication", *engine.comm_kernels);
+      const proto::TrainSpec spec = Job().train();
+      engine.model = CreateModel(FromProto(spec.model()),
+                                 {.micro_batch_size = spec.micro_batch_size(), .threads = 1},
+                                 *kernels, *device)
+                         .value();
+      MutexLock lock(mu);
+      inner.push_back(std::exchange(engine.kernels, std::move(kernels)));
+      inner.push_back(std::exchange(engine.comm_kernels, std::move(comm)));
+      devices.push_back(device.get());
+      engine.device = std::move(device);
+    };
+    std::atomic<int64_t> disturb_at{3};
+    cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+      if (message.has_step_done() && message.step_done().step() == disturb_at) cluster.Announce();
+    };
+    const auto outcomes = cluster.Run(3);
+    EXPECT_EQ(outcomes[0].status().code(), absl::StatusCode::kAborted) << outcomes[0].status();
+    disturb_at = -1;
+    for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+    EXPECT_EQ(devices.size(), 3u);
+    for (const LazyDevice* const device : devices) {
+      EXPECT_GT(device->postponed(), 0);
+      EXPECT_EQ(device->problems(), std::vector<std::string>());
+    }
+  }
 }
 
 // A trainer that waits for nothing of one stream: the loss of its steps, or what was found.
