@@ -1,8 +1,8 @@
 // A run that loads a checkpoint: what it takes from it, and what is refused before anything starts.
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -15,7 +15,10 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/commands/resolve.h"
+#include "tests/fakes/faulty_file_system.h"
 #include "tests/launcher/commands/resolve_fixture.h"
+#include "tests/worker/checkpoint/training_state.h"
+#include "worker/checkpoint/checkpoint_writer.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -32,32 +35,44 @@ class ResolveCheckpointTest : public ResolveTest {
     return out;
   }
 
-  // All that a checkpoint of this model has, in one file that nobody reads here: it is long enough,
-  // and empty.
-  void AddTensors(const std::string& folder, Manifest& manifest) {
-    constexpr int64_t kBlock = 1 << 20;
-    ManifestFile file{"tensors-" + std::to_string(manifest.facts.key.step.value()), 0,
-                      std::string(64, '0'), /*header_bytes=*/1 << 16, kBlock};
-    int64_t end = file.header_bytes;
-    std::map<std::string, std::vector<int64_t>> shapes;  // in name order
-    for (const LogicalTensor& tensor : LogicalTensors(manifest.facts.model)) {
-      for (const std::string slot : {"model/", "state/exp_avg/", "state/exp_avg_sq/"}) {
-        shapes[slot + tensor.name] = tensor.shape;
+  // All that a checkpoint of this model has, as zeros in one file, which nobody looks into here.
+  struct Shard {
+    worker::ShardRecord record;
+    std::string bytes;
+  };
+  static const Shard& ShardOfZeros() {
+    static const Shard* const shard = [] {
+      std::vector<worker::Slice> slices;
+      std::vector<LogicalTensor> tensors = LogicalTensors(*FindPreset("gpt2-nano"));
+      int64_t most = 0;
+      for (const LogicalTensor& tensor : tensors) {
+        most = std::max(most, tensor.size());
+        for (const std::string slot : {"model/", "state/exp_avg/", "state/exp_avg_sq/"}) {
+          slices.push_back({slot + tensor.name, tensor.shape, 0, tensor.size()});
+        }
       }
+      const auto count = static_cast<int64_t>(tensors.size());
+      slices.push_back({"sums/exponents", {count}, 0, count});
+      const std::vector<float> zeros(static_cast<size_t>(most));
+      for (worker::Slice& slice : slices) slice.data = zeros.data();
+      FaultyFileSystem fs;
+      EXPECT_TRUE(worker::BeginJob(fs, "/ck", "first").ok());
+      const worker::ShardId id{"first", {Step(50), Generation(1), Incarnation(1), Rank(0)}};
+      auto* const made = new Shard{worker::WriteShard(fs, "/ck", id, slices).value(), ""};
+      made->bytes = ReadFile(fs, "/ck/" + made->record.file.name).value();
+      return made;
+    }();
+    return *shard;
+  }
+  void AddTensors(const std::string& folder, Manifest& manifest) {
+    const Shard& shard = ShardOfZeros();
+    Write(folder + "/" + shard.record.file.name, shard.bytes);
+    manifest.files = {shard.record.file};
+    for (const worker::ShardRecord::Piece& piece : shard.record.pieces) {
+      manifest.tensors.push_back({piece.tensor, piece.shape, {piece.piece}});
     }
-    shapes["sums/exponents"] = {static_cast<int64_t>(shapes.size()) / 3};
-    for (const auto& [name, shape] : shapes) {
-      ManifestTensor tensor{name, shape, {}};
-      tensor.pieces = {{.end = tensor.size(), .offset = end, .first_block = file.blocks}};
-      end += tensor.pieces[0].bytes();
-      file.blocks += (tensor.pieces[0].bytes() + kBlock - 1) / kBlock;
-      manifest.tensors.push_back(tensor);
-    }
-    file.bytes = end + 4 * file.blocks;
-    Write(folder + "/" + file.name, "");
-    std::filesystem::resize_file(dir_ + "/" + folder + "/" + file.name,
-                                 static_cast<uintmax_t>(file.bytes));
-    manifest.files = {file};
+    std::sort(manifest.tensors.begin(), manifest.tensors.end(),
+              [](const ManifestTensor& a, const ManifestTensor& b) { return a.name < b.name; });
   }
 
   // A checkpoint of gpt2-nano, at step 50 in the folder ck if nothing else is said.
