@@ -67,7 +67,7 @@ TEST_F(CheckpointJob, DiskFullToTheEnd_TrainsOnSaysSoAndKeepsTheOldCheckpoint) {
     Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
     EXPECT_EQ(job.AwaitExit(), 1) << job.Words();  // docs/errors.md
     EXPECT_EQ(StepsDone(folder_.path()), kSteps);
-    EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 160 COULD NOT BE WRITTEN"));
+    // One in the middle may be left out, where the one before is not through; the last is waited for.
     EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 480 COULD NOT BE WRITTEN"));
     EXPECT_THAT(job.err(), HasSubstr("No space left on device"));
     EXPECT_TRUE(job.NothingIsLeft());
@@ -264,7 +264,8 @@ TEST_F(CheckpointJob, ManifestThatContradictsItsModel_IsSaidByVerifyAndEndsTrain
   EditManifest(save() + "/" + newest, [](nlohmann::ordered_json& json) {
     for (auto& parameter : json["layout"]["parameters"]) {
       if (parameter["name"] == "wpe.weight") {
-        std::swap(parameter["shape"][0], parameter["shape"][1]);
+        parameter["shape"][0] = parameter["shape"][0].get<int64_t>() * 2;
+        parameter["shape"][1] = parameter["shape"][1].get<int64_t>() / 2;
       }
     }
   });
