@@ -13,6 +13,7 @@ namespace {
 
 // Beyond it plans of layouts would take longer than anybody waits.
 constexpr double kMostParameters = 1e13;
+constexpr double kMostActivations = 1e16;
 
 class Checker {
  public:
@@ -58,7 +59,7 @@ class Checker {
 };
 
 void Checker::Sizes() {
-  Size("num-layers", spec_.num_layers, 1, 100'000);
+  Size("num-layers", spec_.num_layers, 1, 10'000);
   Size("hidden-size", spec_.hidden_size, 1, 1'000'000);
   Size("num-attention-heads", spec_.num_attention_heads, 1, 100'000);
   Size("seq-length", spec_.seq_length, 1, 10'000'000);
@@ -85,7 +86,7 @@ void Checker::Rotating() {
   Size("kv-channels", spec_.head_channels, 0, 100'000);
   Size("ffn-hidden-size", spec_.ffn_hidden_size, 1, 10'000'000);
   Size("window-size", spec_.window, 0, 10'000'000);
-  Real("norm-epsilon", spec_.norm_epsilon, 0, 1);
+  Real("norm-epsilon", spec_.norm_epsilon, 1e-30, 1);  // below, it is 0 in fp32
   Real("rotary-base", spec_.rope_base, 1, 1e15);
   if (findings_.empty() && spec_.num_attention_heads % spec_.heads_of_keys() != 0) {
     Add(absl::StrCat("num-attention-heads ", spec_.num_attention_heads,
@@ -109,7 +110,10 @@ void Checker::Scaling() {
     Add(absl::StrCat("rope-scaling and rope-scaling-factor belong together, got \"",
                      spec_.rope_scaling, "\" and ", spec_.rope_factor));
   } else if (!spec_.rope_scaling.empty()) {
-    Real("rope-scaling-factor", spec_.rope_factor, 0, 1e6);
+    if (!(spec_.rope_factor >= 1 && spec_.rope_factor <= 1e6)) {
+      Add(absl::StrCat("rope-scaling-factor must be at least 1 and at most 1e6, got ",
+                       spec_.rope_factor));
+    }
   }
   if (by_turns) {
     Size("rope-original-length", spec_.rope_original_length, 1, 10'000'000);
@@ -131,11 +135,13 @@ void Checker::Scaling() {
 void Checker::Total() {
   const double width = static_cast<double>(spec_.hidden_size);
   double block = 12 * width * width;
+  double row = 16 * width;  // of activations, in one block
   if (spec_.ffn_hidden_size > 0) {
     const double heads = 2 *
                          static_cast<double>(spec_.num_attention_heads + spec_.heads_of_keys()) *
                          static_cast<double>(spec_.head_size());
     block = width * (heads + 3 * static_cast<double>(spec_.ffn_hidden_size));
+    row += 2 * heads + 6 * static_cast<double>(spec_.ffn_hidden_size);
   }
   const double parameters =
       block * static_cast<double>(spec_.num_layers) + width * static_cast<double>(spec_.vocab_size);
@@ -143,6 +149,14 @@ void Checker::Total() {
     Add(absl::StrCat("num-layers ", spec_.num_layers, " of hidden-size ", spec_.hidden_size,
                      " would have ", parameters, " parameters; at most ", kMostParameters,
                      " are planned for"));
+  }
+  // One sequence's: what plans count in bytes stays far inside of 64 bits.
+  const double activations =
+      row * static_cast<double>(spec_.num_layers) * static_cast<double>(spec_.seq_length);
+  if (activations > kMostActivations) {
+    Add(absl::StrCat("seq-length ", spec_.seq_length, " in num-layers ", spec_.num_layers,
+                     " would keep ", activations, " numbers of one sequence; at most ",
+                     kMostActivations, " are planned for"));
   }
 }
 

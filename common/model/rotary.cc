@@ -21,9 +21,10 @@ double KeptByTurns(const ModelSpec& spec, double frequency) {
 double KeptByPair(const ModelSpec& spec, int64_t pair) {
   const double channels = static_cast<double>(spec.head_size());
   const auto pair_of = [&](double turns) {
-    return channels *
-           PortableLog(static_cast<double>(spec.rope_original_length) / (turns * kTwoPi)) /
-           (2 * PortableLog(spec.rope_base));
+    const double place =
+        channels * PortableLog(static_cast<double>(spec.rope_original_length) / (turns * kTwoPi)) /
+        (2 * PortableLog(spec.rope_base));
+    return std::clamp(place, -1.0, channels);  // for a base near 1 it is beyond any integer
   };
   const auto down = [](double x) {
     const double whole = static_cast<double>(static_cast<int64_t>(x));

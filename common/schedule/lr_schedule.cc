@@ -15,7 +15,13 @@ using Type = ScheduleParam::Type;
 
 constexpr double kNoLimit = -std::numeric_limits<double>::infinity();
 constexpr double kPi = 3.14159265358979323846;
+constexpr double kMostBeta = 0.999;
 constexpr double kLargestCount = 1e15;  // whole numbers up to here are exact, and sums of them
+
+// A beta1: at 1 its correction would divide by 0.
+ScheduleParam Momentum(std::string key, double fallback, std::string about) {
+  return {std::move(key), Type::kNumber, fallback, /*required=*/false, 0, std::move(about), 1};
+}
 
 ScheduleParam Needed(std::string key, Type type, double least, std::string about) {
   return {std::move(key), type, 0, /*required=*/true, least, std::move(about)};
@@ -78,14 +84,14 @@ std::vector<ScheduleForm> Forms() {
         Optional("cycle_second_stair_count", Type::kCount, -1, -1, "stairs on the way down"),
         Optional("decay_step_size", Type::kCount, 0, 0, "unit of the decays; 0: no decay"),
         Optional("cycle_momentum", Type::kFlag, 1, 0, "beta1 moves the other way"),
-        Optional("cycle_min_mom", Type::kNumber, 0.8, 0, "beta1 in the middle of the cycle"),
-        Optional("cycle_max_mom", Type::kNumber, 0.9, 0, "beta1 at both ends of the cycle"),
+        Momentum("cycle_min_mom", 0.8, "beta1 in the middle of the cycle"),
+        Momentum("cycle_max_mom", 0.9, "beta1 at both ends of the cycle"),
         Optional("decay_mom_rate", Type::kNumber, 0, kNoLimit,
-                 "how fast beta1 grows after the cycle")}},
+                 "how fast beta1 grows after the cycle; it stays in [0, 0.999]")}},
       {"LRRangeTest",
        {Optional("lr_range_test_min_lr", Type::kNumber, 0.001, 0, "rate of the first step"),
         Optional("lr_range_test_step_size", Type::kCount, 2000, 1, "unit of the growth"),
-        Optional("lr_range_test_step_rate", Type::kNumber, 1, kNoLimit, "growth in one unit"),
+        Optional("lr_range_test_step_rate", Type::kNumber, 1, 0, "growth in one unit"),
         Optional("lr_range_test_staircase", Type::kFlag, 0, 0, "grows at the ends of units")}},
   };
 }
@@ -97,6 +103,7 @@ std::string Objection(const ScheduleParam& param, double value) {
   };
   if (!std::isfinite(value)) return expected("a finite number");
   if (value < param.least) return expected(absl::StrCat("at least ", param.least));
+  if (value >= param.below) return expected(absl::StrCat("below ", param.below));
   switch (param.type) {
     case Type::kNumber:
       return "";
@@ -282,7 +289,9 @@ ScheduledRates LrSchedule::OneCycle(double it) const {
   const double unit = Param("decay_step_size");
   const double after = unit == 0 ? 0 : (it - total + 1) / unit;
   rates.lr = min_lr / (1 + Param("decay_lr_rate") * after);
-  rates.beta1 = max_beta * (1 + Param("decay_mom_rate") * after);
+  // DeepSpeed lets it pass 1, where AdamW's correction of the moments turns round.
+  const double decayed = max_beta * (1 + Param("decay_mom_rate") * after);
+  rates.beta1 = std::clamp(decayed, 0.0, std::max(max_beta, kMostBeta));
   return rates;
 }
 

@@ -17,6 +17,7 @@
 #define DSRUN_COMMON_SCHEDULE_LR_SCHEDULE_H_
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -34,6 +35,7 @@ struct ScheduleParam {
   bool required;      // no default
   double least;       // smallest value that is allowed
   std::string about;  // for people, one phrase
+  double below = std::numeric_limits<double>::infinity();
 };
 
 // Of Type::kWarmupType: how the rate grows in a warm-up.

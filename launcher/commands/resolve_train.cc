@@ -66,7 +66,7 @@ class TrainResolver {
   void NoteOtherFrozen(const Manifest& manifest);
   std::string HashOfText();
   void Model();
-  void FamilyShape();
+  void FamilyShape(const ModelSpec& unshaped);
   void RopeScaling();
   bool HeadsDivideTheWidth();
   void Data();
@@ -162,7 +162,7 @@ void TrainResolver::Model() {
   model_.num_attention_heads =
       v_.Int("num-attention-heads", 1, 100000).value_or(model_.num_attention_heads);
   model_.seq_length = v_.Int("seq-length", 1, 10000000).value_or(model_.seq_length);
-  FamilyShape();
+  FamilyShape(unshaped);
   if (spec.ok()) {
     if (!(model_ == unshaped)) model_.preset = "custom";
     // Those of a checkpoint were never looked at.
@@ -177,12 +177,12 @@ void TrainResolver::Model() {
 }
 
 // What only some families have; Validate refuses it for the others.
-void TrainResolver::FamilyShape() {
+void TrainResolver::FamilyShape(const ModelSpec& unshaped) {
   const auto size = [&](const char* flag, int64_t least, int64_t* value) {
     if (const auto given = v_.Int(flag, least, 10'000'000)) *value = *given;
   };
   const auto on = [&](const char* flag, bool* value) { *value = *value || v_.Switch(flag); };
-  if (v_.Has("hidden-size") && model_.ffn_hidden_size > 0) {
+  if (model_.hidden_size != unshaped.hidden_size && model_.ffn_hidden_size > 0) {
     model_.ffn_hidden_size = (8 * model_.hidden_size / 3 + 63) / 64 * 64;
   }
   size("num-query-groups", 1, &model_.query_groups);

@@ -67,7 +67,8 @@ TEST_F(CheckpointJob, DiskFullToTheEnd_TrainsOnSaysSoAndKeepsTheOldCheckpoint) {
     Job job(Train({"--num_gpus=2"}, folder_.path(), Long()));
     EXPECT_EQ(job.AwaitExit(), 1) << job.Words();  // docs/errors.md
     EXPECT_EQ(StepsDone(folder_.path()), kSteps);
-    // One in the middle may be left out, where the one before is not through; the last is waited for.
+    // One in the middle may be left out, where the one before is not through; the last is waited
+    // for.
     EXPECT_THAT(job.err(), HasSubstr("CHECKPOINT OF STEP 480 COULD NOT BE WRITTEN"));
     EXPECT_THAT(job.err(), HasSubstr("No space left on device"));
     EXPECT_TRUE(job.NothingIsLeft());

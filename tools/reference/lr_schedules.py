@@ -55,7 +55,7 @@ def one_cycle(it, low, high, first, second, stairs, unit, lr_rate, low_beta, hig
             scale = math.floor(at * stairs / first if at <= first else (total - at) * stairs / second) / stairs
         return low + (high - low) * scale, high_beta - (high_beta - low_beta) * scale
     after = (it - total + 1) / unit if unit else 0.0
-    return low / (1 + lr_rate * after), high_beta * (1 + beta_rate * after)
+    return low / (1 + lr_rate * after), min(max(high_beta * (1 + beta_rate * after), 0.0), 0.999)
 
 
 def steps():

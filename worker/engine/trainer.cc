@@ -224,8 +224,12 @@ absl::Duration Trainer::EstimateStep() {
     most = std::max(most, batch_.RankMicroBatches(rank).size());
   }
   const int64_t rows = spec_.micro_batch_size() * spec_.model().seq_length();
+  // A wide stream with narrow heads and a narrow MLP has fewer weights than the product of the
+  // warm-up would read.
+  int64_t width = spec_.model().hidden_size();
+  while (4 * width * width > layout_.size()) width /= 2;
   const WarmUp warm_up{
-      .width = spec_.model().hidden_size(),
+      .width = width,
       .rows = rows,
       .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
       .scratch = std::span(

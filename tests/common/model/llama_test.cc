@@ -8,6 +8,7 @@
 #include "common/model/model_plan.h"
 #include "common/model/model_spec.h"
 #include "common/model/presets.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -120,7 +121,19 @@ TEST(LlamaTest, Validate_NamesWhatDoesNotFit) {
   EXPECT_EQ(Found([](ModelSpec& spec) { spec.ffn_hidden_size = 0; }),
             "ffn-hidden-size must be at least 1, got 0");
   EXPECT_EQ(Found([](ModelSpec& spec) { spec.norm_epsilon = 0; }),
-            "norm-epsilon must be above 0 and at most 1, got 0");
+            "norm-epsilon must be above 1e-30 and at most 1, got 0");
+  EXPECT_EQ(Found([](ModelSpec& spec) {
+              spec.rope_scaling = "linear";
+              spec.rope_factor = 1e-30;
+            }),
+            "rope-scaling-factor must be at least 1 and at most 1e6, got 1e-30");
+  EXPECT_THAT(Found([](ModelSpec& spec) {  // few parameters, and more bytes than 64 bits count
+                spec.hidden_size = 1;
+                spec.num_attention_heads = spec.query_groups = 100'000;
+                spec.head_channels = 100'000;
+                spec.seq_length = 10'000'000;
+              }),
+              testing::HasSubstr("numbers of one sequence; at most 1e+16 are planned for"));
   EXPECT_EQ(Found([](ModelSpec& spec) { spec.rope_scaling = "dynamic"; }),
             "rope-scaling must be linear, llama3 or yarn, got \"dynamic\"");
   EXPECT_EQ(Found([](ModelSpec& spec) { spec.rope_scaling = "linear"; }),

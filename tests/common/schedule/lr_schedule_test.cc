@@ -104,6 +104,20 @@ TEST(LrScheduleTest, OneCycle_MovesBetasOnlyWhereItIsAskedTo) {
   EXPECT_FALSE(Schedule("constant", {{"lr", 1}, {"steps", 1}}).At(7).sets_betas);
 }
 
+// At 1 the correction of AdamW's moments divides by 0, beyond it turns round.
+TEST(LrScheduleTest, DecayOfMomentum_StaysBelowOneForEver) {
+  const Params params = {{"cycle_min_lr", 1},
+                         {"cycle_max_lr", 2},
+                         {"cycle_first_step_size", 5},
+                         {"decay_step_size", 1},
+                         {"decay_mom_rate", 0.5}};
+  const LrSchedule grows = Schedule("OneCycle", params);
+  EXPECT_EQ(grows.At(1000).beta1, 0.999);
+  Params falling = params;
+  falling["decay_mom_rate"] = -0.5;
+  EXPECT_EQ(Schedule("OneCycle", falling).At(1000).beta1, 0);
+}
+
 TEST(LrScheduleTest, OurSchedules_WarmUpAndDecay) {
   const Params params = {{"lr", 1.0}, {"min_lr", 0.2}, {"warmup", 2}, {"steps", 6}};
   for (const std::string name : {"linear", "cosine", "constant", "inverse-square-root"}) {
@@ -150,6 +164,9 @@ TEST(LrScheduleTest, WhatCannotBe_IsSaidAllAtOnce) {
   EXPECT_THAT(error("linear", {{"lr", std::nan("")}, {"steps", 1}}), HasSubstr("finite"));
   EXPECT_THAT(error("linear", {{"lr", 1}, {"steps", 1.5}}), HasSubstr("whole number"));
   EXPECT_THAT(error("LRRangeTest", {{"lr_range_test_staircase", 2}}), HasSubstr("0 or 1"));
+  EXPECT_THAT(error("LRRangeTest", {{"lr_range_test_step_rate", -1}}), HasSubstr("at least 0"));
+  EXPECT_THAT(error("OneCycle", {{"cycle_min_lr", 1}, {"cycle_max_lr", 2}, {"cycle_max_mom", 1}}),
+              HasSubstr("cycle_max_mom: expected below 1, got 1"));
 }
 
 }  // namespace

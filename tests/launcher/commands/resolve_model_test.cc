@@ -54,6 +54,8 @@ TEST_F(ResolveModelTest, EveryFlagOfAShape_IsTaken) {
 }
 
 TEST_F(ResolveModelTest, WithAnotherWidth_TheMlpIsEightThirdsOfItUnlessItIsGiven) {
+  // The preset's own width is no other.
+  EXPECT_EQ(Model({"--model=llama-1b", "--hidden-size=2048"}), FindPreset("llama-1b").value());
   EXPECT_EQ(Model({"--model=llama-nano", "--hidden-size=96"}).ffn_hidden_size, 256);
   EXPECT_EQ(
       Model({"--model=llama-nano", "--hidden-size=96", "--ffn-hidden-size=7"}).ffn_hidden_size, 7);

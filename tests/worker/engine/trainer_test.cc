@@ -17,6 +17,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
+#include "common/model/presets.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
@@ -284,6 +285,24 @@ TEST(TrainerTest, IdThatTheVocabularyDoesNotHave_EndsTheStepBeforeAnythingIsComp
       EXPECT_EQ(model.forwards, 0);
     });
   }
+}
+
+// Narrow heads and a narrow MLP on a wide stream: fewer weights than four times the width squared.
+TEST(TrainerTest, EstimateStep_OfAModelWithFewWeightsForItsWidth_IsATime) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/1);
+  ModelSpec model = FindPreset("llama-nano").value();
+  model.preset = "custom";
+  model.num_layers = 1;
+  model.head_channels = 8;
+  model.ffn_hidden_size = 64;
+  ASSERT_TRUE(Validate(model).ok()) << Validate(model);
+  ASSERT_LT(ParameterCount(model), 4 * model.hidden_size * model.hidden_size);
+  ToProto(model, spec.mutable_model());
+  OnRanks(spec, 1, [&](Trainer::Setup& setup) {
+    const absl::Duration estimate = NewRun(setup)->EstimateStep();
+    EXPECT_GT(estimate, absl::ZeroDuration());
+    EXPECT_LT(estimate, absl::InfiniteDuration());
+  });
 }
 
 // The warm-up uses the gradients' memory, and leaves no trace in what comes after it.
