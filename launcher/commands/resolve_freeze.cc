@@ -14,6 +14,8 @@ namespace dsrun::launcher {
 namespace {
 
 constexpr size_t kMostNamed = 8;
+// The library goes as deep as an expression nests.
+constexpr size_t kMostPattern = 1000;  // bytes
 
 // A few that may be meant.
 std::string NearNames(const std::string& pattern, const std::vector<std::string>& names) {
@@ -29,9 +31,15 @@ std::string NearNames(const std::string& pattern, const std::vector<std::string>
 // The names that one expression matches somewhere. The library throws; nothing of it goes further.
 absl::StatusOr<std::vector<std::string>> Matching(const std::string& pattern,
                                                   const std::vector<std::string>& names) {
+  if (pattern.size() > kMostPattern) {
+    return absl::InvalidArgumentError("it has more than " + std::to_string(kMostPattern) +
+                                      " bytes");
+  }
   std::vector<std::string> matching;
   try {
-    const std::regex expression(pattern, std::regex::ECMAScript);
+    // Without going back (which `(.*)*(.*)*@` would do for ever), so without back-references.
+    const std::regex expression(pattern,
+                                std::regex::ECMAScript | std::regex_constants::__polynomial);
     for (const std::string& name : names) {
       if (std::regex_search(name, expression)) matching.push_back(name);
     }

@@ -72,6 +72,7 @@ class ScheduleResolver {
     Flags();
     Given(*form);
     Derived(*form);
+    Betas(*form);
     const auto schedule = LrSchedule::Create(name, params_);
     if (!schedule.ok()) {
       // What a flag of its own got wrong was said there.
@@ -114,6 +115,9 @@ class ScheduleResolver {
       return;
     }
     train_.set_min_lr(c_.values.Real("min-lr", 0, 1e6).value_or(0));
+    if (c_.values.Has("min-lr") && c_.values.Text("lr-schedule") == "constant") {
+      Error("--min-lr", "has no effect with --lr-schedule constant; leave it out");
+    }
     if (train_.min_lr() > train_.lr()) {
       Error("--min-lr", "must not be above --lr (" + std::to_string(train_.lr()) + "), got " +
                             c_.values.Text("min-lr").value_or(""));
@@ -140,6 +144,8 @@ class ScheduleResolver {
         Error(kParamFlag, key + " of " + form.name +
                               " has a flag of its own: --lr, --min-lr, --lr-warmup-iters, "
                               "--train-iters");
+      } else if (params_.contains(key)) {
+        Error(kParamFlag, key + " is given twice");
       } else if (const auto value = ParamValue(param->type, text.substr(equals + 1))) {
         params_[key] = *value;
       } else {
@@ -163,7 +169,8 @@ class ScheduleResolver {
     }
     // DeepSpeed's default is the optimizer's rate for WarmupLR alone, and 0.001 for the other;
     // whoever writes --lr means it.
-    const bool has_rate = FindParam(form, "warmup_max_lr") != nullptr;
+    const bool has_rate =
+        FindParam(form, "warmup_max_lr") != nullptr && !params_.contains("warmup_max_lr");
     const bool given = c_.values.Has("lr");
     if (has_rate && (form.name == "WarmupLR" || given)) {
       params_.emplace("warmup_max_lr", train_.lr());
@@ -171,6 +178,20 @@ class ScheduleResolver {
     if (given && !has_rate && FindParam(form, "lr") == nullptr) {
       Error("--lr", "has no effect with --lr-schedule " + form.name +
                         "; give its own parameters by " + kParamFlag);
+    }
+  }
+
+  // OneCycle's stand in place of the optimizer's.
+  void Betas(const ScheduleForm& form) {
+    if (form.name != "OneCycle") return;
+    const auto moves = params_.find("cycle_momentum");
+    if (moves != params_.end() && moves->second == 0) return;
+    for (const char* const flag : {"adam-beta1", "adam-beta2"}) {
+      if (!c_.values.Has(flag)) continue;
+      Error(std::string("--") + flag,
+            std::string("has no effect with --lr-schedule OneCycle, which moves beta1 and sets "
+                        "beta2; leave it out, or give ") +
+                kParamFlag + " cycle_momentum=false");
     }
   }
 

@@ -134,7 +134,7 @@ void TrainResolver::FindCheckpoint() {
   if (const absl::Status contents = CheckModelTensors(found->manifest()); !contents.ok()) {
     Error(options.step.has_value() ? "--load-step" : "--load",
           *folder + "/" + found->manifest_name() + ": " + std::string(contents.message()) +
-              "; name another step with --load-step, or mend the manifest");
+              "; name another step with --load-step, or move this manifest out of the folder");
     return;
   }
   checkpoint_ = *std::move(found);

@@ -34,6 +34,12 @@ TEST_F(ResolveTest, Freeze_OfNothingOrEverything_IsAFinding) {
   EXPECT_THAT(Refused({"train", "--data=text", "--freeze=(h"}),
               HasSubstr("--freeze: expected a regular expression"));
   EXPECT_THAT(Refused({"train", "--data=text", "--freeze=."}), HasSubstr("nothing is left"));
+  const std::string deep(20'000, '(');
+  EXPECT_THAT(Refused({"train", "--data=text", "--freeze=" + deep}),
+              HasSubstr("it has more than 1000 bytes"));
+  // Ends.
+  EXPECT_THAT(Refused({"train", "--data=text", "--freeze=(.*)*(.*)*(.*)*@"}),
+              HasSubstr("no tensor of the model matches"));
 }
 
 TEST_F(ResolveTest, Freeze_IsInTheTableOfADryRunAndItsMemory) {

@@ -81,6 +81,18 @@ TEST_F(ScheduleTest, WhatIsWrong_IsNamedWithTheNextBest) {
   EXPECT_THAT(Refused(Train({"--lr-schedule-param", "warmup=3"})),
               HasSubstr("has a flag of its own"));
   EXPECT_THAT(Refused(Train({"--lr-schedule", "WSD"})), HasSubstr("decay_steps: must be given"));
+  EXPECT_THAT(Refused(Train({"--lr-schedule", "constant", "--min-lr", "0.0001"})),
+              HasSubstr("has no effect with --lr-schedule constant"));
+  EXPECT_THAT(Refused(Train({"--lr-schedule", "WarmupLR", "--lr", "0.5", "--lr-schedule-param",
+                             "warmup_max_lr=0.001"})),
+              HasSubstr("has no effect with --lr-schedule WarmupLR"));
+  EXPECT_THAT(Refused(Train({"--lr-schedule", "WarmupLR", "--lr-schedule-param",
+                             "warmup_num_steps=3", "--lr-schedule-param", "warmup_num_steps=5"})),
+              HasSubstr("warmup_num_steps is given twice"));
+  EXPECT_THAT(
+      Refused(Train({"--lr-schedule", "OneCycle", "--adam-beta2", "0.9", "--lr-schedule-param",
+                     "cycle_min_lr=1e-4", "--lr-schedule-param", "cycle_max_lr=1e-3"})),
+      HasSubstr("has no effect with --lr-schedule OneCycle"));
 }
 
 }  // namespace

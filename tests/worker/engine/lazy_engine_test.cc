@@ -27,7 +27,14 @@
 namespace dsrun::worker {
 namespace {
 
+#ifdef __SANITIZE_THREAD__
+constexpr bool kThreadSanitizer = true;
+constexpr uint64_t kSeeds =
+    3;  // minutes otherwise; what it finds does not hang on the order of queues
+#else
+constexpr bool kThreadSanitizer = false;
 constexpr uint64_t kSeeds = 20;
+#endif
 constexpr int kSteps = 3;
 constexpr ReduceRoute kRoutes[] = {
     {ReduceWay::kDirect}, {ReduceWay::kRing}, {ReduceWay::kTree}, {ReduceWay::kTwoLevel, 2}};
@@ -214,6 +221,7 @@ std::string TrainForgetting(const proto::TrainSpec& spec, uint64_t seed, const s
 }
 
 TEST(LazyEngineTest, TrainerThatForgetsToWait_IsFound) {
+  if (kThreadSanitizer) GTEST_SKIP() << "the sanitizer finds the race that this plants";
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/2);
   const std::string right = TrainForgetting(spec, 0, "nobody");
   for (const std::string lane : {"compute", "communication"}) {
