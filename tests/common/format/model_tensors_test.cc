@@ -86,8 +86,8 @@ TEST(ModelTensors, WhatContradictsTheModel_IsNamedWithExpectedAndGot) {
               HasSubstr("state/exp_avg/wte.weight: expected shape (100, 32), got no such tensor"));
   EXPECT_THAT(Refusal([](Manifest& m) { Find(m, "model/wte.weight").type = ElementType::kI64; }),
               HasSubstr("model/wte.weight: expected F32, BF16 or F16, got I64"));
-  EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.num_layers = 90'000; }),
-              HasSubstr("expected the tensors of 90000 layers, got "));
+  EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.num_layers = 9'000; }),
+              HasSubstr("expected the tensors of 9000 layers, got "));
   EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.hidden_size = 0; }),
               HasSubstr("it contradicts the model that it names: "));
 }
