@@ -1,6 +1,5 @@
 #include "agent/inventory.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <string>
@@ -9,6 +8,7 @@
 #include "agent/worker_command.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/machine_memory.h"
+#include "common/base/usable_processors.h"
 
 namespace dsrun::agent {
 namespace {
@@ -33,10 +33,7 @@ proto::Opened ReadInventory() {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
   opened.set_host_name(name);
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  sched_getaffinity(0, sizeof(cpus), &cpus);
-  opened.set_cpu_count(CPU_COUNT(&cpus));
+  opened.set_cpu_count(UsableProcessors());
   opened.set_memory_bytes(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE));
   opened.set_isa(IsaName(BestIsa()));
   opened.set_gpu_count(CountGpus());

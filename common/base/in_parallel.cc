@@ -1,7 +1,5 @@
 #include "common/base/in_parallel.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -10,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/base/thread.h"
+#include "common/base/usable_processors.h"
 
 namespace dsrun {
 
@@ -50,11 +49,6 @@ absl::Status InParallel(const char* name, size_t items, int threads,
   return first == nullptr ? absl::OkStatus() : first->status;
 }
 
-int UsualJobs() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  return std::clamp(processors, 1, kMostUsualJobs);
-}
+int UsualJobs() { return std::min(UsableProcessors(), kMostUsualJobs); }
 
 }  // namespace dsrun

@@ -1,10 +1,8 @@
 #include "launcher/commands/machine.h"
 
 #include <pwd.h>
-#include <sched.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
@@ -13,6 +11,7 @@
 
 #include "common/base/cpu_isa.h"
 #include "common/base/machine_memory.h"
+#include "common/base/usable_processors.h"
 
 extern char** environ;
 
@@ -32,12 +31,6 @@ std::string ProgramDir() {
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
   return error ? "" : self.parent_path().string();
-}
-
-int Cores() {
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
 }
 
 int Gpus() {
@@ -69,7 +62,7 @@ Machine ReadMachine(Clock& clock) {
   machine.working_dir = fs::current_path(error).string();
   machine.user = UserName();
   machine.program_dir = ProgramDir();
-  machine.cores = Cores();
+  machine.cores = UsableProcessors();
   machine.gpus = Gpus();
   machine.memory_available = MemoryReader{.arenas_of = kWorkerName}.Read().available_bytes;
   machine.isa = IsaName(BestIsa());

@@ -1,13 +1,10 @@
 #include "worker/engine/parallel_copy.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <thread>
-#include <utility>
 
-#include "absl/status/statusor.h"
-#include "common/base/thread.h"
+#include "absl/status/status.h"
+#include "common/base/in_parallel.h"
 
 namespace dsrun::worker {
 namespace {
@@ -26,21 +23,10 @@ void CopyInParallel(const std::vector<CopyPiece>& pieces, int threads) {
                         std::min(kChunkBytes, piece.bytes - done)});
     }
   }
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i = next++; i < chunks.size(); i = next++) {
-      std::memcpy(chunks[i].to, chunks[i].from, chunks[i].bytes);
-    }
-  };
-  std::vector<std::thread> others;
-  const size_t wanted = std::min(static_cast<size_t>(std::max(threads, 1)), chunks.size());
-  for (size_t i = 1; i < wanted; ++i) {
-    absl::StatusOr<std::thread> other = StartThread("a part of the snapshot", work);
-    if (!other.ok()) break;  // a process limit: those that are there do it
-    others.push_back(*std::move(other));
-  }
-  work();
-  for (std::thread& other : others) other.join();
+  InParallel("a part of the snapshot", chunks.size(), threads, [&](size_t chunk, size_t) {
+    std::memcpy(chunks[chunk].to, chunks[chunk].from, chunks[chunk].bytes);
+    return absl::OkStatus();
+  }).IgnoreError();  // a copy has none
 }
 
 }  // namespace dsrun::worker
