@@ -418,7 +418,7 @@ absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardR
 absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
                                            const ManifestFacts& facts,
                                            const std::vector<ShardRecord>& records,
-                                           Patience* patience) {
+                                           Patience* patience, int64_t most_bytes) {
   absl::StatusOr<Manifest> manifest = Assemble(facts, records);
   RETURN_IF_ERROR(manifest.status()) << "checkpoint not committed";
   ASSIGN_OR_RETURN(const int64_t first, FirstEpoch(fs, folder, facts));
@@ -432,8 +432,14 @@ absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& fo
     manifest->facts.key.epoch = epoch;
     const std::string name = ManifestName(manifest->facts.key);
     const std::string temporary = JoinPath(folder, TemporaryName(facts, name));
-    const CommitOutcome outcome =
-        CommitFile(fs, JoinPath(folder, name), temporary, EncodeManifest(*manifest));
+    const std::string text = EncodeManifest(*manifest);
+    // No reader would take it (ReadManifestFile).
+    if (static_cast<int64_t>(text.size()) > most_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "checkpoint not committed: its manifest would have ", text.size(), " bytes, at most ",
+          most_bytes, " are read; a larger --bucket-bytes or fewer ranks list fewer pieces"));
+    }
+    const CommitOutcome outcome = CommitFile(fs, JoinPath(folder, name), temporary, text);
     switch (outcome.state) {
       case CommitOutcome::State::kCommitted:
         // A mount may have gone since the look at the shards.

@@ -80,15 +80,18 @@ absl::Status RemoveShard(FileSystem& fs, const std::string& folder, const ShardR
 // Commits. The manifest gets facts.key.epoch, or if that is 0 the one after the last in its
 // generation, and the next ones while a name is taken. Returns the manifest's name. Then points
 // `latest` at it; that is advice for people, and no error if it fails.
+// `most_bytes`: of the manifest.
 // Errors: UNKNOWN: it may be committed; no shard must be removed (see MayBeCommitted); also where
 // the folder is another one afterwards than the job began with. After all others nothing is
-// committed. DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION: a
-// shard cannot be seen from here, also not while `patience` lasts (nullptr: one look): a network
-// file system may show the others' shards late; those of FileSystem.
+// committed. DATA_LOSS: the records do not cover every tensor exactly once; FAILED_PRECONDITION:
+// the manifest would be larger than readers take, or a shard cannot be seen from here, also not
+// while `patience` lasts (nullptr: one look): a network file system may show the others' shards
+// late; those of FileSystem.
 absl::StatusOr<std::string> CommitManifest(FileSystem& fs, const std::string& folder,
                                            const ManifestFacts& facts,
                                            const std::vector<ShardRecord>& records,
-                                           Patience* patience = nullptr);
+                                           Patience* patience = nullptr,
+                                           int64_t most_bytes = kMostManifestBytes);
 
 // What CommitManifest returned leaves it open: every shard it names has to stay.
 inline bool MayBeCommitted(const absl::Status& status) {

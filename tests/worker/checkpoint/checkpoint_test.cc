@@ -175,6 +175,21 @@ TEST_F(CheckpointTest, Hash_ChangesWithCountersAlone) {
   EXPECT_NE(HashOf(Newest()), before);
 }
 
+// Whoever said "saved" of it would be believed until the next load.
+TEST_F(CheckpointTest, ManifestThatNoReaderWouldTake_IsNotCommitted) {
+  SaveOptions options;
+  options.width = 1;
+  const ShardRecord record = SaveRank(fs_, kFolder, state_, options, 0).value();
+  const ManifestFacts facts = state_.Facts("job-a", Step(100), Generation(1));
+  const absl::Status status =
+      CommitManifest(fs_, kFolder, facts, {record}, nullptr, /*most_bytes=*/100).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_NE(std::string(status.message()).find("at most 100 are read"), std::string::npos)
+      << status;
+  EXPECT_TRUE(ListManifests(fs_, kFolder)->empty());
+  EXPECT_TRUE(CommitManifest(fs_, kFolder, facts, {record}).ok());
+}
+
 TEST_F(CheckpointTest, Newest_IsByStepThenGenerationThenEpoch) {
   SaveStep(9);
   SaveStep(100);
