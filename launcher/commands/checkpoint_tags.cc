@@ -9,6 +9,7 @@
 #include "common/base/status_macros.h"
 #include "common/format/aside.h"
 #include "common/format/checkpoint_reader.h"
+#include "common/format/model_tensors.h"
 #include "common/format/tags.h"
 
 namespace dsrun::launcher {
@@ -26,6 +27,12 @@ absl::StatusOr<std::string> ManifestOf(FileSystem& fs, const std::string& folder
   return std::string();
 }
 
+// A name for what no job could load would keep it for nothing.
+absl::StatusOr<std::string> NameOfLoadable(const Checkpoint& checkpoint) {
+  RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
+  return checkpoint.manifest_name();
+}
+
 absl::StatusOr<std::string> Choose(FileSystem& fs, const CheckpointPlace& place,
                                    const std::string& job_id, std::optional<int64_t> step,
                                    std::ostream& err) {
@@ -34,14 +41,14 @@ absl::StatusOr<std::string> Choose(FileSystem& fs, const CheckpointPlace& place,
   }
   if (!step.has_value()) {
     ASSIGN_OR_RETURN(const Checkpoint found, OpenAt(fs, place, job_id, Verify::kSizes, err));
-    return found.manifest_name();
+    return NameOfLoadable(found);
   }
   FindOptions options;
   options.job_id = job_id;
   options.step = step;
   options.verify = Verify::kSizes;
   const auto found = FindNewestCheckpoint(fs, place.folder, options, nullptr);
-  if (found.ok()) return found->manifest_name();
+  if (found.ok()) return NameOfLoadable(*found);
   if (!absl::IsNotFound(found.status())) return found.status();
   ASSIGN_OR_RETURN(const std::string steps, StepsIn(fs, place.folder));
   return absl::NotFoundError(

@@ -274,6 +274,9 @@ TEST_F(CheckpointJob, ManifestThatContradictsItsModel_IsSaidByVerifyAndEndsTrain
   EXPECT_EQ(verified.code, 1) << verified.words;
   EXPECT_THAT(verified.words, HasSubstr(newest + ": contradictory"));
   EXPECT_THAT(verified.words, HasSubstr("model/wpe.weight: expected shape ("));
+  const Said tagged = Checkpoint("tag " + save() + " best");
+  EXPECT_NE(tagged.code, 0) << tagged.words;
+  EXPECT_THAT(tagged.words, HasSubstr("model/wpe.weight: expected shape ("));
   const TemporaryFolder second;
   Job job(Train({"--num_gpus=2"}, second.path(), {"--train-iters", "12", "--load", save()}));
   EXPECT_EQ(job.AwaitExit(), 90) << job.Words();
