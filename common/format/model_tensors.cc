@@ -101,7 +101,7 @@ absl::Status CheckSlots(const Shapes& shapes, const Slots& slots) {
 
 absl::Status CheckExponents(const Manifest& manifest, size_t parameters) {
   if (manifest.facts.fingerprint.sums != kExactSums) return absl::OkStatus();
-  const std::string name(kSumExponentsName);
+  const std::string name(kSumExponents);
   const Shape expected = {static_cast<int64_t>(parameters)};
   const ManifestTensor* const found = manifest.FindTensor(name);
   if (found != nullptr) return CheckOne(*found, expected);

@@ -19,7 +19,7 @@
 namespace dsrun {
 
 // A number for each trained tensor of the model, in its order (docs/checkpoint_format.md).
-inline constexpr std::string_view kSumExponentsName = "sums/exponents";
+inline constexpr std::string_view kSumExponents = "sums/exponents";
 
 // Of "model/": every tensor of the model and no other. Of "state/<slot>/": tensors of the model,
 // in their shapes; a parameter that is in one slot is in all of them (one that is not trained is in

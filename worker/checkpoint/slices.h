@@ -20,9 +20,8 @@ namespace dsrun::worker {
 // The slots of a training state in files: each is a family of logical tensors,
 // "<slot>/<parameter>". "model", then the optimizer's: "state/exp_avg", ...
 std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer);
-// And a small one beside them: a number for each tensor of the layout, in its order, that says
-// where the point of its gradient's exact sum stands (docs/numerics.md). The first rank's.
-inline constexpr std::string_view kSumExponents = kSumExponentsName;
+// And a small one beside them, kSumExponents (common/format/model_tensors.h): a number for each
+// tensor of the layout that trains, in its order. The first rank's.
 
 // Elements [begin, end) of a logical tensor, and where they lie in an arena.
 struct TensorRange {

@@ -205,8 +205,7 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes)
   }
   const PlannedBuffer& line = plan.Find("gradient_sums");
   ASSIGN_OR_RETURN(void* const sums, allocate(line, line.elements));
-  const int64_t count =
-      input_.fast_sums ? FastSumsScratch(setup, rank_) : ExactSumsScratch(setup, rank_);
+  const int64_t count = SumsScratch(setup, /*exact=*/!input_.fast_sums, rank_);
   const PlannedBuffer& planned = plan.Find("reduce_scratch");
   if (setup_.route.way == ReduceWay::kDirect) CHECK_EQ(count, planned.elements);  // planned for it
   ASSIGN_OR_RETURN(void* const scratch, allocate(planned, count));

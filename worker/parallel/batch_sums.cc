@@ -11,12 +11,15 @@ namespace {
 
 size_t Bytes(Range floats) { return static_cast<size_t>(floats.size()) * sizeof(float); }
 
-// Who has floats of a bucket: whoever has one atom, of tensors that are used once.
-SingleRanks SinglesOf(const BatchSumsSetup& setup, size_t bucket) {
-  SingleRanks single;
-  if (!setup.places->used_once(bucket)) return single;
-  for (const int64_t atoms : setup.atoms_of_rank) single.push_back(atoms == 1);
-  return single;
+// Who has floats of a bucket: whoever has one atom, of tensors that are used once. Of exact sums.
+std::vector<SingleRanks> SinglesOf(const BatchSumsSetup& setup) {
+  SingleRanks one_atom;
+  for (const int64_t atoms : setup.atoms_of_rank) one_atom.push_back(atoms == 1);
+  std::vector<SingleRanks> singles;
+  for (size_t bucket = 0; bucket < setup.shards->buckets().size(); ++bucket) {
+    singles.push_back(setup.places->used_once(bucket) ? one_atom : SingleRanks());
+  }
+  return singles;
 }
 
 // What both have: where the sums of a bucket stand. T: of sums that are held.
@@ -104,7 +107,7 @@ class Exact final : public Sums<uint64_t> {
  public:
   Exact(const BatchSumsSetup& setup, const GradientExponents& exponents, uint64_t* sums,
         std::span<uint64_t> scratch)
-      : Sums(setup, sums, scratch), exponents_(exponents) {}
+      : Sums(setup, sums, scratch), exponents_(exponents), singles_(SinglesOf(setup)) {}
 
   absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
                       const Owners& owners, float* result, const std::string& what) override {
@@ -113,7 +116,7 @@ class Exact final : public Sums<uint64_t> {
     const SumsAt<float> slot = passing ? Slot(bucket) : SumsAt<float>(nullptr);
     absl::Status device;
     const SingleParts parts{
-        .single = SinglesOf(setup_, bucket),
+        .single = singles_[bucket],
         .own = {slot.data, slot.origin},
         .fix =
             [&](Range range, const float* x, bool first, uint64_t* sums) {
@@ -169,6 +172,7 @@ class Exact final : public Sums<uint64_t> {
   }
 
   const GradientExponents& exponents_;
+  const std::vector<SingleRanks> singles_;  // by bucket
 };
 
 class Fast final : public Sums<float> {
@@ -208,21 +212,15 @@ class Fast final : public Sums<float> {
 
 }  // namespace
 
-int64_t ExactSumsScratch(const BatchSumsSetup& setup, int rank) {
+int64_t SumsScratch(const BatchSumsSetup& setup, bool exact, int rank) {
+  const std::vector<Range>& buckets = setup.shards->buckets();
+  const std::vector<SingleRanks> singles =
+      exact ? SinglesOf(setup) : std::vector<SingleRanks>(buckets.size());
   int64_t most = 0;
-  for (size_t bucket = 0; bucket < setup.shards->buckets().size(); ++bucket) {
-    const Owners owners = setup.shards->OwnedByRank(setup.shards->buckets()[bucket]);
-    most =
-        std::max(most, ReduceScratchElements(setup.route, owners, rank, SinglesOf(setup, bucket)));
-  }
-  return most;
-}
-
-int64_t FastSumsScratch(const BatchSumsSetup& setup, int rank) {
-  int64_t most = 0;
-  for (const Range& bucket : setup.shards->buckets()) {
-    const Owners owners = setup.shards->OwnedByRank(bucket);
-    most = std::max(most, ReduceScratchElements(setup.route, owners, rank));
+  for (size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    most = std::max(
+        most, ReduceScratchElements(setup.route, setup.shards->OwnedByRank(buckets[bucket]), rank,
+                                    singles[bucket]));
   }
   return most;
 }

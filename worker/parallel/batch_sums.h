@@ -60,7 +60,7 @@ class BatchSums {
 };
 
 // Memory is the caller's: `sums` has places->held_elements(), all 0 at first (padding stays so),
-// `slots` places->slot_elements(), `scratch` as many as the Scratch function says. All must outlive
+// `slots` places->slot_elements(), `scratch` as many as SumsScratch says. All must outlive
 // the sums.
 struct BatchSumsSetup {
   const FlatLayout* layout;
@@ -75,8 +75,7 @@ struct BatchSumsSetup {
 };
 
 // Elements of scratch that the largest bucket needs on `rank`.
-int64_t ExactSumsScratch(const BatchSumsSetup& setup, int rank);
-int64_t FastSumsScratch(const BatchSumsSetup& setup, int rank);
+int64_t SumsScratch(const BatchSumsSetup& setup, bool exact, int rank);
 
 std::unique_ptr<BatchSums> ExactSums(const BatchSumsSetup& setup,
                                      const GradientExponents& exponents, uint64_t* sums,
