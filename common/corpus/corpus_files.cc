@@ -84,7 +84,10 @@ class Lister {
 
   void AddFile(const std::string& path, const FileInfo& info) {
     if (info.kind != FileKind::kRegular) {
-      return Find(absl::StrCat(path, ": neither a file nor a folder"));
+      return Find(
+          absl::StrCat(path,
+                       ": neither a file nor a folder; a text is read more than once, so write "
+                       "what a pipe or device gives to a file first"));
     }
     const absl::Status readable = CheckText(path, info.bytes);
     if (!readable.ok()) return Find(path, readable);

@@ -15,6 +15,7 @@ using Type = ScheduleParam::Type;
 
 constexpr double kNoLimit = -std::numeric_limits<double>::infinity();
 constexpr double kPi = 3.14159265358979323846;
+constexpr double kMostRate = 1e6;  // as --lr
 constexpr double kMostBeta = 0.999;
 constexpr double kLargestCount = 1e15;  // whole numbers up to here are exact, and sums of them
 
@@ -33,8 +34,8 @@ ScheduleParam Optional(std::string key, Type type, double fallback, double least
 }
 
 std::vector<ScheduleParam> OurParams() {
-  return {Needed("lr", Type::kNumber, 0, "reached at the end of the warm-up"),
-          Optional("min_lr", Type::kNumber, 0, 0, "reached at the end of the decay"),
+  return {Needed("lr", Type::kRate, 0, "reached at the end of the warm-up"),
+          Optional("min_lr", Type::kRate, 0, 0, "reached at the end of the decay"),
           Optional("warmup", Type::kCount, 0, 0, "steps of the linear warm-up"),
           Needed("steps", Type::kCount, 1, "after which the decay has ended")};
 }
@@ -47,7 +48,7 @@ std::vector<ScheduleParam> With(std::vector<ScheduleParam> params, ScheduleParam
 // `warmup_max_lr` of DeepSpeed's WarmupLR is the optimizer's rate where it is not given: whoever
 // reads the configuration fills that in.
 std::vector<ScheduleParam> WarmupParams(ScheduleParam max_lr) {
-  return {Optional("warmup_min_lr", Type::kNumber, 0, 0, "rate of the first two steps"),
+  return {Optional("warmup_min_lr", Type::kRate, 0, 0, "rate of the first two steps"),
           std::move(max_lr),
           Optional("warmup_num_steps", Type::kCount, 1000, 1, "steps of the warm-up"),
           Optional("warmup_type", Type::kWarmupType, kWarmupLog, 0, "log or linear")};
@@ -64,18 +65,18 @@ std::vector<ScheduleForm> Forms() {
       {"inverse-square-root", OurParams()},
       {"WSD", With(OurParams(), Needed("decay_steps", Type::kCount, 1,
                                        "the last steps, in which it decays linearly"))},
-      {"WarmupLR", WarmupParams(Needed("warmup_max_lr", Type::kNumber, 0, at_end))},
+      {"WarmupLR", WarmupParams(Needed("warmup_max_lr", Type::kRate, 0, at_end))},
       {"WarmupDecayLR",
-       With(WarmupParams(Optional("warmup_max_lr", Type::kNumber, 0.001, 0, at_end)), total)},
+       With(WarmupParams(Optional("warmup_max_lr", Type::kRate, 0.001, 0, at_end)), total)},
       {"WarmupCosineLR",
-       {Needed("lr", Type::kNumber, 0, "the optimizer's rate, which the ratios count in"), total,
+       {Needed("lr", Type::kRate, 0, "the optimizer's rate, which the ratios count in"), total,
         Optional("warmup_min_ratio", Type::kNumber, 0, 0, "ratio at which the warm-up starts"),
         Optional("warmup_num_steps", Type::kCount, 1000, 1, "steps of the warm-up"),
         Optional("cos_min_ratio", Type::kNumber, 0.0001, 0, "ratio at which the decay ends"),
         Optional("warmup_type", Type::kWarmupType, kWarmupLog, 0, "log or linear")}},
       {"OneCycle",
-       {Needed("cycle_min_lr", Type::kNumber, 0, "rate at both ends of the cycle"),
-        Needed("cycle_max_lr", Type::kNumber, 0, "rate in the middle of the cycle"),
+       {Needed("cycle_min_lr", Type::kRate, 0, "rate at both ends of the cycle"),
+        Needed("cycle_max_lr", Type::kRate, 0, "rate in the middle of the cycle"),
         Optional("decay_lr_rate", Type::kNumber, 0, 0, "how fast the rate decays after the cycle"),
         Optional("cycle_first_step_size", Type::kCount, 2000, 1, "steps in which it grows"),
         // -1: as the first.
@@ -89,7 +90,7 @@ std::vector<ScheduleForm> Forms() {
         Optional("decay_mom_rate", Type::kNumber, 0, kNoLimit,
                  "how fast beta1 grows after the cycle; it stays in [0, 0.999]")}},
       {"LRRangeTest",
-       {Optional("lr_range_test_min_lr", Type::kNumber, 0.001, 0, "rate of the first step"),
+       {Optional("lr_range_test_min_lr", Type::kRate, 0.001, 0, "rate of the first step"),
         Optional("lr_range_test_step_size", Type::kCount, 2000, 1, "unit of the growth"),
         Optional("lr_range_test_step_rate", Type::kNumber, 1, 0, "growth in one unit"),
         Optional("lr_range_test_staircase", Type::kFlag, 0, 0, "grows at the ends of units")}},
@@ -107,6 +108,8 @@ std::string Objection(const ScheduleParam& param, double value) {
   switch (param.type) {
     case Type::kNumber:
       return "";
+    case Type::kRate:
+      return value <= kMostRate ? "" : expected(absl::StrCat("at most ", kMostRate));
     case Type::kCount:
       if (value != std::floor(value) || value > kLargestCount) {
         return expected(absl::StrCat("a whole number up to ", kLargestCount));

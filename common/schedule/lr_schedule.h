@@ -27,7 +27,8 @@
 namespace dsrun {
 
 struct ScheduleParam {
-  enum class Type { kNumber, kCount, kFlag, kWarmupType };  // a count is whole; kWarmupType: below
+  // A count is whole; a learning rate is bounded as --lr is; kWarmupType: below.
+  enum class Type { kNumber, kRate, kCount, kFlag, kWarmupType };
 
   std::string key;  // as DeepSpeed's JSON or our flag spells it
   Type type;

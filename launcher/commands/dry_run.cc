@@ -174,6 +174,13 @@ std::string TrainedText(const proto::TrainSpec& t, const ModelSpec& model) {
          (t.frozen_size() > kMostNamed ? ", ..." : "");
 }
 
+// OneCycle's stand in place of the optimizer's.
+std::string BetasText(const proto::TrainSpec& t) {
+  const auto schedule = ScheduleOfSpec(t);
+  if (schedule.ok() && schedule->At(0).sets_betas) return "betas by " + schedule->name();
+  return "betas " + Short(t.adam_beta1()) + " " + Short(t.adam_beta2());
+}
+
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -191,10 +198,9 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("batch", Counted(t.global_batch_size(), "sequence") + " a step = " +
                            Counted(t.global_batch_size() / t.micro_batch_size(), "micro-batch") +
                            " of " + std::to_string(t.micro_batch_size()) + Atoms(t));
-  out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", betas " +
-                           Short(t.adam_beta1()) + " " + Short(t.adam_beta2()) + ", weight decay " +
-                           Short(t.weight_decay()) + ", clip " + Short(t.clip_grad()) + ", seed " +
-                           std::to_string(t.seed()));
+  out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", " +
+                           BetasText(t) + ", weight decay " + Short(t.weight_decay()) + ", clip " +
+                           Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +

@@ -18,7 +18,7 @@ constexpr size_t kWidth = 100;
 
 std::string Usage() {
   std::string out =
-      "dsrun [launcher flags] train [train flags]     train a GPT-2 on text\n"
+      "dsrun [launcher flags] train [train flags]     train a model on text\n"
       "dsrun [launcher flags] PROGRAM [arguments]     run any program once per slot\n";
   out += CheckpointUsage();
   return out +

@@ -234,7 +234,7 @@ OptionGroup Training() {
           Value("min-lr", "X", "0", "learning rate of the last step"),
           Value("lr-warmup-iters", "N", "a tenth of --train-iters", "steps of linear warm-up"),
           Value("lr-schedule", "NAME", "linear",
-                "linear, cosine, constant, inverse-square-root, WSD (which use the three flags "
+                "linear, cosine, constant, inverse-square-root, WSD (which use the flags "
                 "above), or DeepSpeed's WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle, "
                 "LRRangeTest"),
           {"lr-schedule-param",
@@ -255,8 +255,8 @@ OptionGroup Training() {
            Kind::kRepeated,
            "REGEX",
            "",
-           "tensors whose names it matches somewhere (ECMAScript) keep their values: no gradient, "
-           "no optimizer's state; may be repeated"},
+           "tensors whose names it matches somewhere (ECMAScript without back-references) keep "
+           "their values: no gradient, no optimizer's state; may be repeated"},
       }};
 }
 

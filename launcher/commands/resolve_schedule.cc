@@ -48,6 +48,7 @@ std::optional<double> ParamValue(ScheduleParam::Type type, const std::string& te
 std::string ExpectedOf(ScheduleParam::Type type) {
   switch (type) {
     case ScheduleParam::Type::kNumber:
+    case ScheduleParam::Type::kRate:
       return "a number";
     case ScheduleParam::Type::kCount:
       return "a whole number";

@@ -164,6 +164,8 @@ TEST(LrScheduleTest, WhatCannotBe_IsSaidAllAtOnce) {
   EXPECT_THAT(error("linear", {{"lr", std::nan("")}, {"steps", 1}}), HasSubstr("finite"));
   EXPECT_THAT(error("linear", {{"lr", 1}, {"steps", 1.5}}), HasSubstr("whole number"));
   EXPECT_THAT(error("LRRangeTest", {{"lr_range_test_staircase", 2}}), HasSubstr("0 or 1"));
+  EXPECT_THAT(error("OneCycle", {{"cycle_min_lr", 1}, {"cycle_max_lr", 1e308}}),
+              HasSubstr("cycle_max_lr: expected at most 1e+06, got 1e+308"));
   EXPECT_THAT(error("LRRangeTest", {{"lr_range_test_step_rate", -1}}), HasSubstr("at least 0"));
   EXPECT_THAT(error("OneCycle", {{"cycle_min_lr", 1}, {"cycle_max_lr", 2}, {"cycle_max_mom", 1}}),
               HasSubstr("cycle_max_mom: expected below 1, got 1"));

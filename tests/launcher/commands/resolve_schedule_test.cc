@@ -58,6 +58,11 @@ TEST_F(ScheduleTest, DryRun_ShowsRatesOverTheRun) {
   const Resolved resolved = Good(Train({"--lr-schedule", "cosine", "--lr", "0.5"}));
   EXPECT_THAT(DryRunText(resolved, machine_),
               HasSubstr("lr by cosine: 0.05 at step 1, 0.5 at step 10"));
+  EXPECT_THAT(DryRunText(resolved, machine_), HasSubstr(", betas 0.9 0.95, "));
+  const Resolved cycle =
+      Good(Train({"--lr-schedule", "OneCycle", "--lr-schedule-param", "cycle_min_lr=1e-4",
+                  "--lr-schedule-param", "cycle_max_lr=1e-3"}));
+  EXPECT_THAT(DryRunText(cycle, machine_), HasSubstr(", betas by OneCycle, "));
 }
 
 TEST_F(ScheduleTest, WhatIsWrong_IsNamedWithTheNextBest) {
