@@ -51,8 +51,8 @@ constexpr std::string_view kUsage =
     "dsrun checkpoint export DIR FILE [--format safetensors] [--dtype f32|bf16|f16]\n"
     "    [--allow-overflow] [--force] [--job ID] [--jobs N]\n"
     "                                                  the model alone, as one file for others\n"
-    "dsrun where --param NAME DIR [--job ID] [--json]  which rank, file and bytes hold a "
-    "parameter\n";
+    "dsrun where --param NAME DIR [--job ID] [--json]  which ranks, files and bytes hold "
+    "a parameter\n";
 constexpr char kHelp[] =
     "  hash      SHA-256 over everything a checkpoint holds: tensors, optimizer state, counters,\n"
     "            data position; equal for equal training, whatever the number of ranks\n"
@@ -66,7 +66,8 @@ constexpr char kHelp[] =
     "            streamed, and there under its name when all of it is on the disk\n"
     "  where     (dsrun where) of a parameter and the optimizer's state for it: the ranks that "
     "wrote\n"
-    "            its pieces, files, bytes, type and norm; of a checkpoint, not of a running job\n"
+    "            its pieces, files, bytes, type and norm; of a run folder whose job has not ended\n"
+    "            also the ranks that have it in memory now\n"
     "  DIR A B   a save folder, of which the newest whole checkpoint is taken (verify: all), a\n"
     "            run folder, which means its checkpoints/, or one manifest\n"
     "  --job ID  that job's checkpoints only; with one manifest, which must be that job's\n"
@@ -433,14 +434,11 @@ int ShowDifferences(FileSystem& fs, const Request& request, std::ostream& out, s
   return DiffCommand(both[0], both[1], request.json, terminal, out, err);
 }
 
-int ExportOrWhere(FileSystem& fs, const Request& request, const CheckpointPlace& place,
-                  std::ostream& out, std::ostream& err, std::ostream* terminal, StopFlag* stop) {
+int Export(FileSystem& fs, const Request& request, const CheckpointPlace& place, std::ostream& out,
+           std::ostream& err, std::ostream* terminal, StopFlag* stop) {
   // What is read is compared with its checksum then.
   absl::StatusOr<Checkpoint> found = OpenAt(fs, place, request.job_id, Verify::kSizes, err);
   if (!found.ok()) return PrintCheckpointError(found.status(), err);
-  if (request.verb->name == std::string_view("where")) {
-    return WhereCommand(*found, request.param, request.json, out, err);
-  }
   return ExportCommand(fs, *found,
                        {request.words[1], request.type, request.force, request.allow_overflow,
                         request.jobs, terminal, stop},
@@ -480,9 +478,12 @@ int CheckpointCommand(std::span<const std::string> args, FileSystem& fs, std::os
   if (verb == "tag") {
     return TagCommand(fs, *place, request->job_id, request->step, request->words[1], out, err);
   }
-  if (verb == "export" || verb == "where") {
-    return ExportOrWhere(fs, *request, *place, out, err, terminal, stop);
+  if (verb == "where") {
+    const std::string& path = request->words[0];
+    return WhereCommand(fs, {path, *place, request->job_id, request->param, request->json}, out,
+                        err);
   }
+  if (verb == "export") return Export(fs, *request, *place, out, err, terminal, stop);
   if (verb == "untag") return UntagCommand(fs, *place, request->words[1], out, err);
   return ShowOne(fs, *request, *place, out, err);
 }

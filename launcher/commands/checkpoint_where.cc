@@ -15,7 +15,7 @@
 #include "common/base/status_macros.h"
 #include "common/format/element_values.h"
 #include "common/format/tensor_names.h"
-#include "launcher/commands/checkpoint_place.h"
+#include "launcher/commands/where_in_job.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -112,12 +112,10 @@ void PrintText(const Checkpoint& checkpoint, const std::vector<PlacesOfTensor>& 
 // JSON has no word for what is not finite.
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-void PrintJson(const Checkpoint& checkpoint, const std::string& parameter,
-               const std::vector<PlacesOfTensor>& found, std::ostream& out) {
-  Json json = {{"param", parameter},
-               {"manifest", checkpoint.manifest_name()},
-               {"folder", checkpoint.folder()},
-               {"tensors", Json::array()}};
+void AddJson(const Checkpoint& checkpoint, const std::vector<PlacesOfTensor>& found, Json& json) {
+  json["manifest"] = checkpoint.manifest_name();
+  json["folder"] = checkpoint.folder();
+  json["tensors"] = Json::array();
   for (const PlacesOfTensor& tensor : found) {
     Json one = {{"name", tensor.name},
                 {"shape", tensor.shape},
@@ -138,7 +136,53 @@ void PrintJson(const Checkpoint& checkpoint, const std::string& parameter,
     }
     json["tensors"].push_back(std::move(one));
   }
-  out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+}
+
+// Of a run folder whose job has not ended. A journal that cannot be read hides no checkpoint.
+absl::StatusOr<std::optional<JobThen>> LiveJob(const WhereRequest& request, std::ostream& err) {
+  absl::StatusOr<std::optional<JobThen>> job = ReadJobOf(request.path);
+  if (!job.ok()) {
+    err << "warning: what runs in this folder is not known: "
+        << Escaped(std::string(job.status().message()), "\t") << "\n";
+    return std::nullopt;
+  }
+  if (!job->has_value() || (*job)->core.state() == Coordinator::State::kEnded) return std::nullopt;
+  const std::string& id = (*job)->core.config().job_id;
+  if (!request.job_id.empty() && request.job_id != id) {
+    return absl::InvalidArgumentError(absl::StrCat("--job: expected ", request.job_id, ", but ",
+                                                   request.path, " is the run folder of job ", id));
+  }
+  return job;
+}
+
+// Prints what is in memory, or puts it into `json`. Returns whether there was anything.
+absl::StatusOr<bool> TellMemory(const WhereRequest& request, Json& json, std::ostream& text,
+                                std::ostream& err) {
+  ASSIGN_OR_RETURN(const std::optional<JobThen> job, LiveJob(request, err));
+  if (!job.has_value()) return false;
+  const absl::StatusOr<JobPlaces> places = WhereInJob(job->core, request.parameter);
+  if (absl::IsFailedPrecondition(places.status())) {  // nothing is in memory yet
+    err << "dsrun: " << Escaped(std::string(places.status().message()), "\t") << "\n";
+    return false;
+  }
+  RETURN_IF_ERROR(places.status());
+  if (job->behind) {
+    err << "warning: the job's journal is behind: it may have another generation by now\n";
+  }
+  PrintText(*places, *job, text);
+  json["job"] = ToJson(*places, *job);
+  return true;
+}
+
+absl::Status TellCheckpoint(FileSystem& fs, const WhereRequest& request, Json& json,
+                            std::ostream& text, std::ostream& err) {
+  // What is read is compared with its checksum then.
+  ASSIGN_OR_RETURN(Checkpoint checkpoint,
+                   OpenAt(fs, request.place, request.job_id, Verify::kSizes, err));
+  ASSIGN_OR_RETURN(const std::vector<PlacesOfTensor> found, WhereIs(checkpoint, request.parameter));
+  PrintText(checkpoint, found, text);
+  AddJson(checkpoint, found, json);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -155,15 +199,21 @@ absl::StatusOr<std::vector<PlacesOfTensor>> WhereIs(Checkpoint& checkpoint,
   return found;
 }
 
-int WhereCommand(Checkpoint& checkpoint, const std::string& parameter, bool json, std::ostream& out,
+int WhereCommand(FileSystem& fs, const WhereRequest& request, std::ostream& out,
                  std::ostream& err) {
-  const auto found = WhereIs(checkpoint, parameter);
-  if (!found.ok()) return PrintCheckpointError(found.status(), err);
-  if (json) {
-    PrintJson(checkpoint, parameter, *found, out);
+  Json json = {{"param", request.parameter}};
+  std::ostringstream text;  // the names in it came from files
+  const absl::StatusOr<bool> in_memory = TellMemory(request, json, text, err);
+  if (!in_memory.ok()) return PrintCheckpointError(in_memory.status(), err);
+  if (*in_memory) text << "\n";
+  if (const absl::Status told = TellCheckpoint(fs, request, json, text, err); !told.ok()) {
+    if (!*in_memory || !absl::IsNotFound(told)) return PrintCheckpointError(told, err);
+    text << "no checkpoint in " << request.path
+         << " yet, so no norm; of one that was saved elsewhere (--save) name its folder\n";
+  }
+  if (request.json) {
+    out << json.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
   } else {
-    std::ostringstream text;  // the names in it came from files
-    PrintText(checkpoint, *found, text);
     out << Escaped(text.str(), "\n\t");
   }
   return kCheckpointGood;

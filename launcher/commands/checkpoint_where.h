@@ -1,5 +1,7 @@
-// dsrun where --param NAME CHECKPOINT: where a parameter and the optimizer's state for it lie:
-// which rank wrote which elements, into which bytes of which file, in which type, and their norm.
+// dsrun where --param NAME DIR: where a parameter and the optimizer's state for it lie. In a
+// checkpoint: which rank wrote which elements, into which bytes of which file, in which type, and
+// their norm. Of a run folder whose job has not ended also which rank has which of them in memory
+// (where_in_job.h).
 
 #ifndef DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_WHERE_H_
 #define DSRUN_LAUNCHER_COMMANDS_CHECKPOINT_WHERE_H_
@@ -10,8 +12,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/base/file_system.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/piece.h"
+#include "launcher/commands/checkpoint_place.h"
 
 namespace dsrun::launcher {
 
@@ -40,9 +44,17 @@ struct PlacesOfTensor {
 absl::StatusOr<std::vector<PlacesOfTensor>> WhereIs(Checkpoint& checkpoint,
                                                     const std::string& parameter);
 
-// Prints it; returns the exit code (checkpoint_place.h).
-int WhereCommand(Checkpoint& checkpoint, const std::string& parameter, bool json, std::ostream& out,
-                 std::ostream& err);
+struct WhereRequest {
+  std::string path;  // as it was typed
+  CheckpointPlace place;
+  std::string job_id;  // empty: any
+  std::string parameter;
+  bool json = false;
+};
+
+// Prints it; returns the exit code (checkpoint_place.h). Of a job that has not saved yet it prints
+// what is in memory, and says that there is no norm.
+int WhereCommand(FileSystem& fs, const WhereRequest& request, std::ostream& out, std::ostream& err);
 
 }  // namespace dsrun::launcher
 

@@ -161,6 +161,8 @@ class Coordinator {
   // The highest number claimed. 0 before the first.
   Generation generation() const { return s_.generation; }
   const CoordinatorConfig& config() const { return config_; }
+  // Of the generation begun last: its ranks, and where they are. No members before the first.
+  const proto::GenerationPlan& plan() const { return s_.plan; }
   // The whole state, as bytes (proto/snapshot.proto) without the config. Between two steps; equal
   // states have equal bytes.
   std::string Snapshot() const;
