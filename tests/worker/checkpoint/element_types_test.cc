@@ -138,6 +138,7 @@ TEST(ElementTypes, WhatIsRead_IsWhatWasWritten) {
       ASSERT_TRUE(asked.ok()) << asked;
       std::vector<float> expected(values.size());
       ToF32(tensor.type, got, expected.data());
+      if (values.empty()) continue;  // there is nothing to compare, nor a place for it
       ASSERT_EQ(std::memcmp(values.data(), expected.data(), 4 * values.size()), 0) << tensor.name;
     }
   }
