@@ -25,13 +25,16 @@ PlannedActivation ScratchOfAttention(int64_t head_size) {
 
 // By head_layer::Work.
 std::vector<PlannedActivation> HeadWorkspace(const ModelSpec& spec) {
-  return {
-      OfRow("dnormed", spec.hidden_size, "width"),
-      {.name = "logits",
-       .elements = LogitsStride(spec.vocab_size),
-       .formula = "(vocabulary, padded to 16)",
-       .per = Per::kHeadRow},
-      {.name = "losses", .elements = 1, .formula = "1", .per = Per::kHeadRow, .element_bytes = 8}};
+  return {OfRow("dnormed", spec.hidden_size, "width"),
+          {.name = "logits",
+           .elements = LogitsStride(spec.vocab_size),
+           .formula = "(vocabulary, padded to 16)",
+           .per = Per::kHeadRow},
+          {.name = "losses",
+           .elements = 1,
+           .formula = "1",
+           .per = Per::kHeadRow,
+           .dtype = DType::kF64}};
 }
 
 std::vector<size_t> WithOptional(std::vector<size_t> uses,

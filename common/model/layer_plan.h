@@ -17,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "common/base/dtype.h"
+
 namespace dsrun {
 
 // A tile of attention scores: constants of the model, never of the memory at hand
@@ -119,7 +121,7 @@ struct PlannedActivation {
   int64_t elements;     // for each `per`
   std::string formula;  // of them, for people: "3 width"
   Per per = Per::kRow;
-  int64_t element_bytes = 4;
+  DType dtype = DType::kF32;
 };
 
 struct LayerPlan {

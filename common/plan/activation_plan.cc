@@ -10,7 +10,7 @@ constexpr int64_t kFloat = 4;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes; }
 
-const char* NameOf(PlannedActivation::Per per) {
+const char* WordsOf(PlannedActivation::Per per) {
   switch (per) {
     case PlannedActivation::Per::kRow:
       return "batch x seq x ";
@@ -57,8 +57,11 @@ ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& in
   total_bytes_ = packer.Pack();
   int64_t kept = 0;
   for (const PlannedBuffer& line : lines_) kept += line.bytes();
-  lines_.push_back({"workspace.layer", "workspace", (total_bytes_ - kept) / kFloat, kFloat,
-                    "what is needed beside them at the moment that needs most"});
+  lines_.push_back({.name = "workspace.layer",
+                    .group = "workspace",
+                    .elements = (total_bytes_ - kept) / kFloat,
+                    .formula = "what is needed beside them at the moment that needs most",
+                    .life = {0, last_moment_}});
 }
 
 int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
@@ -66,7 +69,7 @@ int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
   if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
   if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
   if (activation.per == PlannedActivation::Per::kPosition) count = positions_;
-  return count * activation.elements * activation.element_bytes;
+  return count * activation.elements * BytesOf(activation.dtype);
 }
 
 Lifetime ActivationPlan::KeptBy(size_t layer) const {
@@ -79,14 +82,14 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
   const int64_t stream = rows_ * model.spec.hidden_size * kFloat;
   packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.tokens);
   packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
-  AddLine("tokens", 2 * Aligned(rows_ * kFloat), kFloat, "2 x batch x seq");
+  AddLine("tokens", 2 * Aligned(rows_ * kFloat), DType::kI32, {0, last_moment_}, "2 x batch x seq");
   slot.streams.resize(layers - 1);
   for (size_t layer = 0; layer + 1 < layers; ++layer) {
     // Of use to the layer behind it in both passes.
     const Lifetime reader = KeptBy(layer + 1);
-    packer.Add(stream, {std::min(KeptBy(layer).first, reader.first), reader.last},
-               &slot.streams[layer]);
-    AddLine("stream", Aligned(stream), kFloat, "batch x seq x width");
+    const Lifetime life = {std::min(KeptBy(layer).first, reader.first), reader.last};
+    packer.Add(stream, life, &slot.streams[layer]);
+    AddLine("stream", Aligned(stream), DType::kF32, life, "batch x seq x width");
   }
   slot.kept.resize(layers);
   for (size_t layer = 0; layer < layers; ++layer) {
@@ -94,8 +97,8 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
     slot.kept[layer].resize(kept.size());
     for (size_t i = 0; i < kept.size(); ++i) {
       packer.Add(Bytes(kept[i]), KeptBy(layer), &slot.kept[layer][i]);
-      AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].element_bytes,
-              NameOf(kept[i].per) + kept[i].formula);
+      AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].dtype, KeptBy(layer),
+              WordsOf(kept[i].per) + kept[i].formula);
     }
   }
 }
@@ -105,8 +108,8 @@ void ActivationPlan::AddTables(const ModelPlan& model, Packer& packer) {
   for (size_t i = 0; i < model.tables.size(); ++i) {
     const PlannedActivation& table = model.tables[i];
     packer.Add(Bytes(table), {0, last_moment_}, &tables_[i]);
-    AddLine(table.name, Aligned(Bytes(table)), table.element_bytes,
-            NameOf(table.per) + table.formula);
+    AddLine(table.name, Aligned(Bytes(table)), table.dtype, {0, last_moment_},
+            WordsOf(table.per) + table.formula);
   }
 }
 
@@ -129,16 +132,22 @@ void ActivationPlan::AddWorkspace(const ModelPlan& model, Packer& packer) {
   }
 }
 
-void ActivationPlan::AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
+void ActivationPlan::AddLine(const std::string& name, int64_t bytes, DType dtype, Lifetime life,
                              const std::string& formula) {
   const std::string full = "activations." + name;
   const auto line = std::find_if(lines_.begin(), lines_.end(),
                                  [&](const PlannedBuffer& buffer) { return buffer.name == full; });
   if (line == lines_.end()) {
-    lines_.push_back({full, "activations", bytes / element_bytes, element_bytes, formula});
+    lines_.push_back({.name = full,
+                      .group = "activations",
+                      .dtype = dtype,
+                      .elements = bytes / BytesOf(dtype),
+                      .formula = formula,
+                      .life = life});
     return;
   }
-  line->elements += bytes / element_bytes;
+  line->elements += bytes / BytesOf(dtype);
+  line->life = {std::min(line->life.first, life.first), std::max(line->life.last, life.last)};
   if (!line->formula.starts_with("layers x ")) line->formula = "layers x " + line->formula;
 }
 

@@ -64,7 +64,7 @@ class ActivationPlan {
   void AddSlot(const ModelPlan& model, Slot& slot, Packer& packer);
   void AddTables(const ModelPlan& model, Packer& packer);
   void AddWorkspace(const ModelPlan& model, Packer& packer);
-  void AddLine(const std::string& name, int64_t bytes, int64_t element_bytes,
+  void AddLine(const std::string& name, int64_t bytes, DType dtype, Lifetime life,
                const std::string& formula);
 
   const ActivationInput input_;

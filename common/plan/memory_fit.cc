@@ -8,6 +8,7 @@
 #include "common/model/model_plan.h"
 #include "common/model/presets.h"
 #include "common/plan/batch_plan.h"
+#include "common/plan/library_plan.h"
 
 namespace dsrun {
 namespace {
@@ -89,10 +90,12 @@ std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
   std::vector<MachineNeed> needs(input.machines.size());
   if (job.width == 0) return {};
   const std::vector<MemoryPlan> plans = PlanMemoryOfRanks(job);
+  for (size_t rank = 0; rank < plans.size(); ++rank) ++needs[input.places[rank]].ranks;
   for (size_t rank = 0; rank < plans.size(); ++rank) {
     MachineNeed& need = needs[input.places[rank]];
-    const int64_t bytes = plans[rank].total_bytes() + kRankOverheadBytes;
-    ++need.ranks;
+    const int64_t bytes =
+        plans[rank].total_bytes() +
+        LibraryBytes({.threads = job.threads, .width = job.width, .ranks_of_machine = need.ranks});
     need.needed_bytes += bytes;
     need.largest_rank_bytes = std::max(need.largest_rank_bytes, bytes);
   }

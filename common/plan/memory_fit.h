@@ -2,7 +2,8 @@
 //
 // A machine is what shares memory: a node with others of the same boot and control group. Ranks of
 // ZeRO-1 that lose some of their number each hold more of the optimizer: a narrower generation may
-// need more on a machine than a wider one did.
+// need more on a machine than a wider one did. What its process and libraries take counts, too
+// (library_plan.h).
 
 #ifndef DSRUN_COMMON_PLAN_MEMORY_FIT_H_
 #define DSRUN_COMMON_PLAN_MEMORY_FIT_H_
@@ -15,11 +16,6 @@
 #include "common/plan/memory_plan.h"
 
 namespace dsrun {
-
-// What a rank takes beside its plan: heap, stacks, connections, and a ring of 1 MiB in shared
-// memory from every other rank of its node. Seen of a small model with four ranks on a node and two
-// threads each: 9 MiB of its own and 4 MiB of rings; the rest is for nodes with dozens of ranks.
-inline constexpr int64_t kRankOverheadBytes = int64_t{64} << 20;
 
 struct FitMachine {
   std::string name;         // for people

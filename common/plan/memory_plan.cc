@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/model/model_plan.h"
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
@@ -16,9 +17,6 @@
 
 namespace dsrun {
 namespace {
-
-constexpr int64_t kFloat = 4;
-constexpr int64_t kDouble = 8;
 
 // What a rank owns of each bucket, in elements.
 std::vector<int64_t> OwnedOfBuckets(const ShardPlan& shards, int64_t rank) {
@@ -40,6 +38,14 @@ std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
 int64_t MemoryPlan::total_bytes() const {
   int64_t total = 0;
   for (const PlannedBuffer& buffer : buffers) total += buffer.bytes();
+  return total;
+}
+
+int64_t MemoryPlan::bytes_in(Space space) const {
+  int64_t total = 0;
+  for (const PlannedBuffer& buffer : buffers) {
+    if (buffer.space == space) total += buffer.bytes();
+  }
   return total;
 }
 
@@ -72,7 +78,7 @@ class Planner {
   Planner& operator=(const Planner&) = delete;
 
   MemoryPlan Plan(int64_t rank) const {
-    const int64_t sum_bytes = input_.fast_sums ? 4 : 8;
+    const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
     const std::vector<int64_t> owned_of_buckets = OwnedOfBuckets(shards_, rank);
     const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
@@ -82,46 +88,50 @@ class Planner {
     const bool frozen = !input_.frozen.empty();
     const std::string trained = frozen ? "T (trainable of P)" : "P";
     MemoryPlan plan;
-    const auto add = [&](std::string name, const char* group, int64_t elements, int64_t bytes,
-                         std::string formula) {
-      plan.buffers.push_back({std::move(name), group, elements, bytes, std::move(formula)});
+    const auto add = [&](std::string name, const char* group, int64_t elements, DType dtype,
+                         std::string formula, Space space = Space::kDevice) {
+      plan.buffers.push_back({.name = std::move(name),
+                              .group = group,
+                              .space = space,
+                              .dtype = dtype,
+                              .elements = elements,
+                              .formula = std::move(formula)});
     };
-    add("parameters", "parameters", layout_.size(), kFloat, "P (leaf padding included)");
-    add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), kFloat,
+    add("parameters", "parameters", layout_.size(), DType::kF32, "P (leaf padding included)");
+    add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), DType::kF32,
         "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
-      add("atom_gradients", "gradients", space_.size(), kFloat,
+      add("atom_gradients", "gradients", space_.size(), DType::kF32,
           trained + " + second uses of tensors, of one atom");
     }
-    add("gradient_sums", "gradients", places.held_elements(), sum_bytes,
-        SumsFormula(one_atom, trained));
+    add("gradient_sums", "gradients", places.held_elements(), sum, SumsFormula(one_atom, trained));
     if (one_atom) {
-      add("gradient_slots", "gradients", places.slot_elements(), kFloat,
+      add("gradient_slots", "gradients", places.slot_elements(), DType::kF32,
           "buckets of one contribution on their way to the wire");
     }
-    add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), kFloat,
+    add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), DType::kU32,
         "2 x tensors, the greatest contribution to each");
-    add("reduced_gradients", "gradients", owned, kFloat,
+    add("reduced_gradients", "gradients", owned, DType::kF32,
         "owned share of " + trained + ", rounded once");
     for (const OptimizerSlot& slot : kAdamW.slots) {
-      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype),
-          "owned share of " + trained);
+      add(PlannedName(slot), "optimizer", owned, slot.dtype, "owned share of " + trained);
     }
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(kAdamW.slots.size());
     add("save_snapshot", "checkpoint",
         shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
-        kFloat,
+        DType::kF32,
         (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
                 : std::to_string(1 + slots) + " x owned share of P") +
-            " + tensors: parameters and moments, written behind the next steps");
-    add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum_bytes,
+            " + tensors: parameters and moments, written behind the next steps",
+        Space::kHost);
+    add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
         ranks_of_one_atom_ == 0 || input_.fast_sums
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
-    add("leaf_squares", "communication", largest / kLeafElements, kDouble,
+    add("leaf_squares", "communication", largest / kLeafElements, DType::kF64,
         "leaves of the owned share of the largest bucket");
-    add("tokens", "activations", 2 * tokens, kFloat, "2 x B x T");
+    add("tokens", "activations", 2 * tokens, DType::kI32, "2 x B x T", Space::kHost);
     const std::vector<PlannedBuffer>& lines = activations_.lines();
     plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());
     return plan;
@@ -162,6 +172,43 @@ class Planner {
 };
 
 }  // namespace
+
+absl::Status CheckPlannable(const MemoryInput& input) {
+  constexpr double kMostBytes = 1e18;
+  const ModelPlan model = PlanModel(input.model, input.frozen);
+  const double rows =
+      static_cast<double>(input.micro_batch_size) * static_cast<double>(input.model.seq_length);
+  double activations = 0;
+  const auto add = [&](const PlannedActivation& activation) {
+    const bool of_threads = activation.per == PlannedActivation::Per::kThread;
+    const double count = of_threads ? static_cast<double>(input.threads) : rows;
+    activations += count * static_cast<double>(activation.elements) *
+                   static_cast<double>(BytesOf(activation.dtype));
+  };
+  for (const LayerPlan& layer : model.layers) {
+    activations += rows * static_cast<double>(input.model.hidden_size) * 4;
+    for (const PlannedActivation& kept : layer.kept) add(kept);
+    for (const PlannedActivation& work : layer.workspace) add(work);
+  }
+  // Of parameters: themselves, sums, slots, snapshot, and scratch for the sums of other ranks.
+  double states = 0;
+  for (const LogicalTensor& tensor : model.tensors)
+    states += 64.0 * static_cast<double>(tensor.size());
+  states += 8.0 * static_cast<double>(input.bucket_bytes) * static_cast<double>(input.width);
+  if (activations > kMostBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a micro-batch of ", input.micro_batch_size, " sequences of ",
+                     input.model.seq_length, " tokens needs about ", activations,
+                     " bytes of activations a rank, more than an exabyte; use a smaller "
+                     "micro-batch, or shorter sequences"));
+  }
+  if (states > kMostBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parameters, gradients and optimizer need about ", states,
+        " bytes a rank, more than an exabyte; use a smaller model or smaller buckets"));
+  }
+  return absl::OkStatus();
+}
 
 MemoryPlan PlanMemory(const MemoryInput& input) { return Planner(input).Plan(input.rank); }
 

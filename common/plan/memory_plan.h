@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/model/model_spec.h"
 #include "common/plan/planned_buffer.h"
 
@@ -32,11 +33,17 @@ struct MemoryInput {
 struct MemoryPlan {
   std::vector<PlannedBuffer> buffers;
   int64_t total_bytes() const;
+  int64_t bytes_in(Space space) const;
   // CHECK-fails on an unknown name.
   const PlannedBuffer& Find(const std::string& name) const;
 };
 
-// REQUIRES: the input is valid (Validate, ValidateBatchPlan, CheckFrozen).
+// Whether the plan's numbers mean something: a micro-batch times a sequence times a layer may be
+// more than 64 bits can count. REQUIRES: the model is valid, and every size at least 1. Errors:
+// INVALID_ARGUMENT: more than an exabyte; with the number, and what to make smaller.
+absl::Status CheckPlannable(const MemoryInput& input);
+
+// REQUIRES: the input is valid (Validate, ValidateBatchPlan, CheckFrozen, CheckPlannable).
 MemoryPlan PlanMemory(const MemoryInput& input);
 // Of every rank of `input.width`, without laying the model out anew for each; input.rank is not
 // read. REQUIRES: the same.

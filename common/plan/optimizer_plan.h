@@ -11,13 +11,15 @@
 #include <string>
 #include <string_view>
 
+#include "common/base/dtype.h"
+
 namespace dsrun {
 
 struct OptimizerSlot {
   // As PyTorch calls it: "exp_avg". On disk "state/exp_avg/<tensor>" (common/format/
   // tensor_names.h), in the memory plan "optimizer.exp_avg". Never renamed.
   std::string_view name;
-  enum class DType { kF32 } dtype = DType::kF32;
+  DType dtype = DType::kF32;
   enum class Start { kZeros } start = Start::kZeros;
 };
 
@@ -37,14 +39,6 @@ inline constexpr std::array<OptimizerPlan, 1> kOptimizers = {
 
 // The only one that jobs can ask for yet.
 inline constexpr const OptimizerPlan& kAdamW = kOptimizers[0];
-
-constexpr int64_t ElementBytes(OptimizerSlot::DType dtype) {
-  switch (dtype) {
-    case OptimizerSlot::DType::kF32:
-      return 4;
-  }
-  return 0;
-}
 
 // The slot's line of the memory plan.
 inline std::string PlannedName(const OptimizerSlot& slot) {

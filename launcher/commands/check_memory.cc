@@ -9,7 +9,11 @@
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
 #include "common/base/units.h"
+#include "common/model/model_plan.h"
+#include "common/model/model_spec.h"
 #include "common/plan/memory_fit.h"
+#include "common/plan/memory_input.h"
+#include "common/plan/memory_plan.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/resolve_parts.h"
 #include "launcher/coordinator/generation_memory.h"
@@ -30,7 +34,15 @@ bool IsStartedHere(const proto::NodeSpec& node) {
 void CheckMemory(ResolveContext& context) {
   const proto::JobSpec& job = context.resolved.job;
   const std::optional<MemoryInput> input = MemoryInputOf(job.train());
-  if (!input) return;  // there is a finding about it
+  if (!input) {  // there is a finding about it, but for what is too large to count
+    if (job.train().micro_batch_size() < 1) return;
+    const MemoryInput of_job = MemoryInputFromProto(job.train());
+    if (!Validate(of_job.model).ok() || !CheckFrozen(of_job.model, of_job.frozen).ok()) return;
+    if (const absl::Status fits = CheckPlannable(of_job); !fits.ok()) {
+      context.findings.AddFlag("--micro-batch-size", std::string(fits.message()));
+    }
+    return;
+  }
   MemoryInput planned = *input;
   planned.width = static_cast<int64_t>(context.resolved.ranks.size());
   context.resolved.memory = PlanMemoryOfRanks(planned);

@@ -20,6 +20,8 @@
 #include "common/schedule/schedule_of_spec.h"
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
+#include "launcher/commands/dry_run_memory.h"
+#include "launcher/commands/text_table.h"
 #include "nlohmann/json.hpp"
 
 namespace dsrun::launcher {
@@ -56,41 +58,6 @@ Variables EnvironmentOf(const Resolved& resolved, const Machine& machine, const 
     if (name == "MASTER_PORT" && input.master_port == 0) value = "picked";  // by rank 0's agent
   }
   return variables;
-}
-
-// Bytes by group, in the plan's order.
-std::vector<std::pair<std::string, int64_t>> Groups(const MemoryPlan& plan) {
-  std::vector<std::pair<std::string, int64_t>> out;
-  for (const PlannedBuffer& buffer : plan.buffers) {
-    auto found = std::find_if(out.begin(), out.end(),
-                              [&](const auto& entry) { return entry.first == buffer.group; });
-    if (found == out.end()) found = out.insert(out.end(), {buffer.group, 0});
-    found->second += buffer.bytes();
-  }
-  return out;
-}
-
-// Rows of equal columns; the first row is the heading. Numbers stand to the right.
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string out;
-  for (const auto& row : rows) {
-    std::string line = " ";
-    for (size_t i = 0; i < row.size(); ++i) {
-      // The column of a number: its first entry below the heading begins with a digit.
-      const bool right = rows.size() > 1 && !rows[1][i].empty() && rows[1][i].front() >= '0' &&
-                         rows[1][i].front() <= '9' && rows[1][i].find('.') == std::string::npos;
-      const std::string fill(widths[i] - row[i].size(), ' ');
-      line += " " + (right ? fill + row[i] : row[i] + fill) + " ";
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  return out;
 }
 
 std::string Line(const std::string& name, const std::string& value) {
@@ -256,22 +223,7 @@ std::string RankTable(const Resolved& resolved) {
     rows.back().push_back(
         BytesText(resolved.memory[static_cast<size_t>(p.rank.value())].total_bytes()));
   }
-  return "Ranks\n" + Table(rows);
-}
-
-std::string MemoryTable(const Resolved& resolved) {
-  if (resolved.memory.empty()) return "";
-  std::vector<std::vector<std::string>> rows = {{"rank"}};
-  for (const auto& [group, bytes] : Groups(resolved.memory.front())) rows[0].push_back(group);
-  rows[0].push_back("total");
-  for (size_t rank = 0; rank < resolved.memory.size(); ++rank) {
-    rows.push_back({std::to_string(rank)});
-    for (const auto& [group, bytes] : Groups(resolved.memory[rank])) {
-      rows.back().push_back(BytesText(bytes));
-    }
-    rows.back().push_back(BytesText(resolved.memory[rank].total_bytes()));
-  }
-  return "\nMemory by plan\n" + Table(rows);
+  return "Ranks\n" + TextTable(rows);
 }
 
 // What all ranks share is said once; then one line a rank with its own.
@@ -372,11 +324,7 @@ Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace&
   for (const auto& [name, value] : EnvironmentOf(resolved, machine, p)) environment[name] = value;
   out["environment"] = std::move(environment);
   if (!resolved.memory.empty()) {
-    const MemoryPlan& plan = resolved.memory[static_cast<size_t>(p.rank.value())];
-    Json memory = Json::object();
-    for (const auto& [group, bytes] : Groups(plan)) memory[group] = bytes;
-    memory["total"] = plan.total_bytes();
-    out["memory_bytes"] = std::move(memory);
+    out["memory_bytes"] = MemoryJson(resolved, p);
   }
   return out;
 }
@@ -391,7 +339,7 @@ std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   out += job.has_train() ? TrainText(resolved) : ProgramText(job.program());
   out += Line("run folder", job.run_dir());
   out += Line("works in", job.working_dir()) + "\n";
-  out += RankTable(resolved) + MemoryTable(resolved) + EnvironmentText(resolved, machine);
+  out += RankTable(resolved) + MemoryText(resolved) + EnvironmentText(resolved, machine);
   return Escaped(out, "\n\t");
 }
 
@@ -416,6 +364,7 @@ std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
   for (const RankPlace& place : resolved.ranks) {
     out["ranks"].push_back(RankJson(resolved, machine, place));
   }
+  if (!resolved.memory.empty()) out["memory_of_rank_0"] = MemoryLinesJson(resolved);
   out["notes"] = resolved.notes;
   // Paths and arguments are bytes; what is not UTF-8 is replaced, as JSON must be text.
   return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

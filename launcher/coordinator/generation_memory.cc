@@ -122,7 +122,8 @@ std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
 bool CanBePlanned(const MemoryInput& job) {
   return Validate(job.model).ok() && job.micro_batch_size >= 1 && job.bucket_bytes >= 1 &&
          job.threads >= 1 && CheckFrozen(job.model, job.frozen).ok() &&
-         ValidateBatchPlan(job.micro_batches, job.micro_batches_per_atom, /*width=*/1).ok();
+         ValidateBatchPlan(job.micro_batches, job.micro_batches_per_atom, /*width=*/1).ok() &&
+         CheckPlannable(job).ok();
 }
 
 MemoryAnswer AskMemory(const MemoryInput& job, const std::vector<PlannedNode>& nodes,

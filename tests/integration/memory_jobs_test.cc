@@ -23,7 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
-#include "common/plan/memory_fit.h"
+#include "common/plan/library_plan.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/training_job.h"
 
@@ -97,13 +97,18 @@ MemoryInput Model(int64_t width) {
   return input;
 }
 
-// What the largest rank of this width may take.
+int64_t LibrariesOf(int64_t width) {
+  return LibraryBytes(
+      {.threads = 1, .width = width, .ranks_of_machine = std::min<int64_t>(width, 2)});
+}
+
+// What the largest rank of this width may take, of two on each machine.
 int64_t RankBytes(int64_t width) {
   int64_t most = 0;
   for (const MemoryPlan& plan : PlanMemoryOfRanks(Model(width))) {
     most = std::max(most, plan.total_bytes());
   }
-  return most + kRankOverheadBytes;
+  return most + LibrariesOf(width);
 }
 
 Args TrainModel(Args launcher, const std::string& folder) {
@@ -249,7 +254,7 @@ TEST_F(MemoryJob, NoWidthFits_EndsWithWhatWouldFitAndACheckpoint) {
 // The test of the tester: without the check, the same is what the kernel answers.
 TEST_F(MemoryJob, WithoutTheCheck_TheKernelKills) {
   // Less than the arenas of one rank alone, and what two of half the optimizer really take.
-  if (!MakeGroups(2, RankBytes(1) - kRankOverheadBytes - 16 * kMiB)) return;
+  if (!MakeGroups(2, RankBytes(1) - LibrariesOf(1) - 16 * kMiB)) return;
   Args args = TrainModel({"--hostfile", TwoNodesOf(1), "--max-restarts", "1"}, folder_.path());
   args.push_back("--no-memory-check");
   Job job(args, {.agent_binary = AgentInItsGroup()});

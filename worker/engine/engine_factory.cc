@@ -4,6 +4,8 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/memory_input.h"
+#include "common/plan/memory_plan.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/model/model.h"
@@ -21,6 +23,7 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
         absl::StrCat("--isa-cap ", spec.isa_cap(), " is more than this CPU has (",
                      IsaName(BestIsa()), "); use the least of all nodes"));
   }
+  RETURN_IF_ERROR(CheckPlannable(MemoryInputFromProto(spec)));
   Engine engine;
   engine.device = std::make_unique<CpuDevice>();
   engine.pool = std::make_unique<ThreadPool>(spec.threads_per_rank());

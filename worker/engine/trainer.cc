@@ -104,14 +104,15 @@ std::vector<Trainer::Place> Trainer::Places() const {
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
   const MemoryPlan plan = PlanMemory(input_);
-  const auto allocate = [&](const char* name, Space space) -> absl::StatusOr<void*> {
-    ASSIGN_OR_RETURN(Buffer buffer, setup_.device->Allocate(
-                                        space, static_cast<size_t>(plan.Find(name).bytes()), name));
+  const auto allocate = [&](const char* name) -> absl::StatusOr<void*> {
+    const PlannedBuffer& line = plan.Find(name);
+    ASSIGN_OR_RETURN(Buffer buffer,
+                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
     memory_.push_back(std::move(buffer));
     return memory_.back().data();
   };
   const auto floats = [&](const char* name, float** out) -> absl::Status {
-    ASSIGN_OR_RETURN(void* const data, allocate(name, Space::kDevice));
+    ASSIGN_OR_RETURN(void* const data, allocate(name));
     *out = static_cast<float*>(data);
     return absl::OkStatus();
   };
@@ -128,12 +129,12 @@ absl::Status Trainer::Allocate() {
   if (input_.micro_batches_per_atom > 1) {
     RETURN_IF_ERROR(floats("atom_gradients", &atom_));
   }
-  ASSIGN_OR_RETURN(void* const magnitudes, allocate("magnitudes", Space::kDevice));
+  ASSIGN_OR_RETURN(void* const magnitudes, allocate("magnitudes"));
   RETURN_IF_ERROR(AllocateSums(plan, static_cast<uint32_t*>(magnitudes)));
-  ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares", Space::kDevice));
+  ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares"));
   squares_.resize(static_cast<size_t>(plan.Find("leaf_squares").elements));
   leaf_squares_ = static_cast<double*>(leaf_squares);
-  ASSIGN_OR_RETURN(void* const tokens, allocate("tokens", Space::kHost));
+  ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
   targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
   const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
@@ -185,7 +186,7 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes)
   const auto allocate = [&](const PlannedBuffer& line, int64_t elements) -> absl::StatusOr<void*> {
     ASSIGN_OR_RETURN(
         Buffer buffer,
-        setup_.device->Allocate(Space::kDevice, static_cast<size_t>(elements * line.element_bytes),
+        setup_.device->Allocate(line.space, static_cast<size_t>(elements * BytesOf(line.dtype)),
                                 line.name));
     memory_.push_back(std::move(buffer));
     return memory_.back().data();

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "common/plan/library_plan.h"
+
 namespace dsrun {
 namespace {
 
@@ -26,12 +28,15 @@ MemoryInput Job() {
   return job;
 }
 
-int64_t BytesOf(const MemoryInput& job, int64_t width) {
+// Of a rank beside `ranks_of_machine` - 1 others.
+int64_t BytesOf(const MemoryInput& job, int64_t width, int64_t ranks_of_machine = 1) {
   MemoryInput of = job;
   of.width = width;
   int64_t most = 0;
   for (const MemoryPlan& plan : PlanMemoryOfRanks(of)) most = std::max(most, plan.total_bytes());
-  return most + kRankOverheadBytes;
+  return most + LibraryBytes({.threads = job.threads,
+                              .width = width,
+                              .ranks_of_machine = std::min(width, ranks_of_machine)});
 }
 
 FitInput On(std::vector<int64_t> there, std::vector<size_t> places) {
@@ -60,7 +65,7 @@ TEST(MemoryFitTest, PlansOfAllRanks_AreThoseOfEach) {
 TEST(MemoryFitTest, NarrowerNeedsMoreOfARank) {
   EXPECT_GT(BytesOf(Job(), 2), BytesOf(Job(), 4));
   EXPECT_GT(BytesOf(Job(), 1), BytesOf(Job(), 2));
-  const int64_t enough_for_two = 2 * BytesOf(Job(), 4);
+  const int64_t enough_for_two = 2 * BytesOf(Job(), 4, 2);
   EXPECT_THAT(MemoryShortages(On({enough_for_two, enough_for_two}, {0, 0, 1, 1})), IsEmpty());
   const std::vector<MachineNeed> after = MemoryShortages(On({enough_for_two}, {0, 0}));
   ASSERT_EQ(after.size(), 1u);
@@ -70,7 +75,7 @@ TEST(MemoryFitTest, NarrowerNeedsMoreOfARank) {
 }
 
 TEST(MemoryFitTest, NodesOfOneMachine_ShareItsMemoryOnce) {
-  const int64_t enough_for_two = 2 * BytesOf(Job(), 4);
+  const int64_t enough_for_two = 2 * BytesOf(Job(), 4, 2);
   EXPECT_EQ(MemoryShortages(On({enough_for_two}, {0, 0, 0, 0})).size(), 1u);
 }
 
@@ -120,7 +125,7 @@ TEST(MemoryFitTest, WhatIsKept_Fits) {
 
 // Every change that is offered does what it says.
 TEST(MemoryFitTest, WhatWouldFit_NamesTheNextBestOfEachKind) {
-  const FitInput tight = On({2 * BytesOf(Job(), 4)}, {0, 0});
+  const FitInput tight = On({2 * BytesOf(Job(), 4, 2)}, {0, 0});
   const std::vector<std::string> changes = WhatWouldFit(tight, /*goes_on=*/false);
   EXPECT_THAT(changes, Contains("1 rank"));
   EXPECT_THAT(changes, Contains(HasSubstr("1 more node like m0 (2 ranks, ")));

@@ -94,7 +94,7 @@ TEST(MemoryPlanTest, TotalIsTheSumOfItsLines) {
   int64_t total = 0;
   for (const PlannedBuffer& buffer : plan.buffers) {
     EXPECT_FALSE(buffer.formula.empty()) << buffer.name;
-    total += buffer.elements * buffer.element_bytes;
+    total += buffer.elements * BytesOf(buffer.dtype);
   }
   EXPECT_EQ(plan.total_bytes(), total);
 }

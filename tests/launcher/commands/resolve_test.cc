@@ -515,8 +515,23 @@ TEST_F(ResolveTest, DryRunOfTrainShowsBatchAndMemory) {
   EXPECT_EQ(json["ranks"][2]["environment"]["RANK"], "2");
   EXPECT_EQ(json["ranks"][1]["dp"], 1);
   EXPECT_EQ(json["train"]["global_batch_size"], 32);
-  EXPECT_EQ(json["ranks"][0]["memory_bytes"]["total"], r.memory[0].total_bytes());
+  const auto& memory = json["ranks"][0]["memory_bytes"];
+  EXPECT_EQ(memory["total"].get<int64_t>() - memory["libraries"].get<int64_t>(),
+            r.memory[0].total_bytes());
+  int64_t lines = 0;
+  for (const auto& line : json["memory_of_rank_0"]) lines += line["bytes"].get<int64_t>();
+  EXPECT_EQ(lines, memory["total"]);
+  EXPECT_THAT(text, testing::HasSubstr(" of the device, "));
   EXPECT_GT(r.memory[0].total_bytes(), 0);
+}
+
+// 2^31 sequences are a legal number, and times a sequence and a layer more than 64 bits count.
+TEST_F(ResolveTest, MicroBatchBeyondCounting_IsOneFinding) {
+  const std::string why =
+      Refused({"train", "--data=text", "--model=gpt2-1558m", "--seq-length=1048576",
+               "--micro-batch-size=1073741824", "--global-batch-size=1073741824"});
+  EXPECT_THAT(why, testing::HasSubstr("--micro-batch-size: a micro-batch of 1073741824 sequences"));
+  EXPECT_THAT(why, testing::HasSubstr("more than an exabyte"));
 }
 
 TEST(Units, NumbersForPeople) {
