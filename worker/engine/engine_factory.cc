@@ -4,6 +4,7 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/memory_input.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/model/model.h"
@@ -29,7 +30,8 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
   engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
   ASSIGN_OR_RETURN(engine.model, CreateModel(FromProto(spec.model()),
                                              {.micro_batch_size = spec.micro_batch_size(),
-                                              .threads = spec.threads_per_rank()},
+                                              .threads = spec.threads_per_rank(),
+                                              .recompute = FromProto(spec.recompute())},
                                              *engine.kernels, *engine.device));
   return engine;
 }

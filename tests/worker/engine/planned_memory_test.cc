@@ -34,15 +34,18 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
   for (const int width : {1, 2, 3, 4}) {  // 3: one rank has two atoms; 4: all have one
     spec.set_micro_batches_per_atom(width == 2 ? 2 : 1);
+    spec.clear_recompute();
+    if (width > 2) spec.mutable_recompute()->set_every(width - 2);
     std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
     for (int rank = 0; rank < width; ++rank) {
       absl::StatusOr<Engine> engine = BuildEngine(spec);
       ASSERT_TRUE(engine.ok()) << engine.status();
       CountingDevice device;
-      const auto model = CreateModel(
-          FromProto(spec.model()),
-          {.micro_batch_size = spec.micro_batch_size(), .threads = spec.threads_per_rank()},
-          *engine->kernels, device);
+      const auto model = CreateModel(FromProto(spec.model()),
+                                     {.micro_batch_size = spec.micro_batch_size(),
+                                      .threads = spec.threads_per_rank(),
+                                      .recompute = FromProto(spec.recompute())},
+                                     *engine->kernels, device);
       ASSERT_TRUE(model.ok()) << model.status();
       Trace trace(/*enabled=*/false, rank);
       Trainer::Setup setup;
