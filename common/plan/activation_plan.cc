@@ -48,13 +48,21 @@ ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& in
     : input_(input),
       rows_(input.micro_batch_size * model.spec.seq_length),
       positions_(model.spec.seq_length),
-      last_moment_(2 * static_cast<int64_t>(model.layers.size()) - 1),
+      segments_(RecomputedSegments(model, rows_, input.slots, input.recompute)),
       slots_(static_cast<size_t>(input.slots)) {
+  FindMoments(model.layers.size());
   Packer packer;
   for (Slot& slot : slots_) AddSlot(model, slot, packer);
   AddTables(model, packer);
   AddWorkspace(model, packer);
+  AddReplays(model, packer);
   total_bytes_ = packer.Pack();
+  for (Slot& slot : slots_) {
+    for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+      if (IsRecomputed(layer)) slot.kept[layer] = slots_.front().kept[layer];
+      if (IsInside(layer)) slot.streams[layer] = slots_.front().streams[layer];
+    }
+  }
   int64_t kept = 0;
   for (const PlannedBuffer& line : lines_) kept += line.bytes();
   lines_.push_back({.name = "workspace.layer",
@@ -74,7 +82,32 @@ int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
 
 Lifetime ActivationPlan::KeptBy(size_t layer) const {
   if (input_.slots > 1) return {0, last_moment_};
-  return {static_cast<int64_t>(layer), last_moment_ - static_cast<int64_t>(layer)};
+  return {static_cast<int64_t>(layer), backward_at_[layer]};
+}
+
+void ActivationPlan::FindMoments(size_t layers) {
+  again_.assign(layers, -1);
+  backward_at_.resize(layers);
+  replays_.resize(layers);
+  auto moment = static_cast<int64_t>(layers);
+  auto segment = segments_.rbegin();
+  for (size_t layer = layers; layer-- > 0;) {
+    if (segment != segments_.rend() && segment->end == static_cast<int64_t>(layer) + 1) {
+      for (int64_t i = segment->begin; i < segment->end; ++i) {
+        again_[static_cast<size_t>(i)] = moment++;
+      }
+      ++segment;
+    }
+    backward_at_[layer] = moment++;
+  }
+  last_moment_ = moment - 1;
+}
+
+bool ActivationPlan::IsInside(size_t layer) const {
+  const auto index = static_cast<int64_t>(layer);
+  return std::any_of(segments_.begin(), segments_.end(), [&](const Range& segment) {
+    return segment.begin <= index && index + 1 < segment.end;
+  });
 }
 
 void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer) {
@@ -84,7 +117,13 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
   packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
   AddLine("tokens", 2 * Aligned(rows_ * kFloat), DType::kI32, {0, last_moment_}, "2 x batch x seq");
   slot.streams.resize(layers - 1);
+  const bool first_slot = &slot == &slots_.front();
   for (size_t layer = 0; layer + 1 < layers; ++layer) {
+    if (IsInside(layer)) {
+      const auto now = static_cast<int64_t>(layer);
+      if (first_slot) packer.Add(stream, {now, now + 1}, &slot.streams[layer]);
+      continue;
+    }
     // Of use to the layer behind it in both passes.
     const Lifetime reader = KeptBy(layer + 1);
     const Lifetime life = {std::min(KeptBy(layer).first, reader.first), reader.last};
@@ -96,6 +135,11 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
     const std::vector<PlannedActivation>& kept = model.layers[layer].kept;
     slot.kept[layer].resize(kept.size());
     for (size_t i = 0; i < kept.size(); ++i) {
+      if (IsRecomputed(layer)) {
+        const auto now = static_cast<int64_t>(layer);
+        if (first_slot) packer.Add(Bytes(kept[i]), {now, now}, &slot.kept[layer][i]);
+        continue;
+      }
       packer.Add(Bytes(kept[i]), KeptBy(layer), &slot.kept[layer][i]);
       AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].dtype, KeptBy(layer),
               WordsOf(kept[i].per) + kept[i].formula);
@@ -122,12 +166,32 @@ void ActivationPlan::AddWorkspace(const ModelPlan& model, Packer& packer) {
   for (size_t layer = 0; layer < layers; ++layer) {
     const std::vector<PlannedActivation>& workspace = model.layers[layer].workspace;
     const auto forward = static_cast<int64_t>(layer);
-    const int64_t backward = last_moment_ - forward;
+    const int64_t backward = backward_at_[layer];
     forward_[layer].resize(workspace.size());
     backward_[layer].resize(workspace.size());
     for (size_t i = 0; i < workspace.size(); ++i) {
       packer.Add(Bytes(workspace[i]), {forward, forward}, &forward_[layer][i]);
       packer.Add(Bytes(workspace[i]), {backward, backward}, &backward_[layer][i]);
+    }
+  }
+}
+
+void ActivationPlan::AddReplays(const ModelPlan& model, Packer& packer) {
+  for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+    if (!IsRecomputed(layer)) continue;
+    const LayerPlan& of = model.layers[layer];
+    Replay& replay = replays_[layer];
+    const int64_t again = again_[layer];
+    // Nobody reads what a segment's last layer gives on: backward is past the layer that did.
+    const int64_t read = IsInside(layer) ? backward_at_[layer + 1] : again;
+    packer.Add(rows_ * model.spec.hidden_size * kFloat, {again, read}, &replay.out);
+    replay.kept.resize(of.kept.size());
+    for (size_t i = 0; i < of.kept.size(); ++i) {
+      packer.Add(Bytes(of.kept[i]), {again, backward_at_[layer]}, &replay.kept[i]);
+    }
+    replay.workspace.resize(of.workspace.size());
+    for (size_t i = 0; i < of.workspace.size(); ++i) {
+      packer.Add(Bytes(of.workspace[i]), {again, again}, &replay.workspace[i]);
     }
   }
 }

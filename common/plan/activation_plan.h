@@ -5,6 +5,10 @@
 //   A slot holds what one micro-batch in flight keeps from forward to backward: tokens, targets,
 //   the stream between layers, what the layers keep. A pipeline has several in flight, everybody
 //   else one.
+//   Recomputed layers (recompute_plan.h) keep nothing in a slot: what they compute lives until the
+//   next layer has read it, then again from where backward plays them forward a second time. Both
+//   are buffers that share bytes with all others that are not needed then, those of other segments
+//   first of all, and one set serves all slots.
 //   Workspace is needed while its layer computes, so it shares bytes with that of other layers and
 //   with what is kept earlier or later (interval_packing.h).
 //
@@ -21,6 +25,7 @@
 #include "common/model/model_plan.h"
 #include "common/plan/interval_packing.h"
 #include "common/plan/planned_buffer.h"
+#include "common/plan/recompute_plan.h"
 
 namespace dsrun {
 
@@ -28,6 +33,7 @@ struct ActivationInput {
   int64_t micro_batch_size = 1;  // sequences
   int64_t threads = 1;
   int64_t slots = 1;
+  Recompute recompute = {};
 };
 
 class ActivationPlan {
@@ -42,7 +48,18 @@ class ActivationPlan {
   // REQUIRES: every part of `input` is at least 1.
   ActivationPlan(const ModelPlan& model, const ActivationInput& input);
 
+  // Where forward writes.
   const Slot& slot(size_t index) const { return slots_[index]; }
+  // Ranges of layers, ascending.
+  const std::vector<Range>& segments() const { return segments_; }
+  // What a layer of a segment writes when it is played again, and its workspace then.
+  struct Replay {
+    int64_t out = 0;
+    std::vector<int64_t> kept;
+    std::vector<int64_t> workspace;
+  };
+  // By layer; meaningless where the layer is of no segment.
+  const Replay& replay(size_t layer) const { return replays_[layer]; }
   // By the kind's Work: in the layer's forward and in its backward.
   const std::vector<int64_t>& forward_workspace(size_t layer) const { return forward_[layer]; }
   const std::vector<int64_t>& backward_workspace(size_t layer) const { return backward_[layer]; }
@@ -61,6 +78,11 @@ class ActivationPlan {
   // Of one micro-batch in flight: alive from the layer's forward to its backward; with others
   // beside it, whose passes come in between, always.
   Lifetime KeptBy(size_t layer) const;
+  void FindMoments(size_t layers);
+  bool IsRecomputed(size_t layer) const { return again_[layer] >= 0; }
+  // The stream between `layer` and the next is inside a segment.
+  bool IsInside(size_t layer) const;
+  void AddReplays(const ModelPlan& model, Packer& packer);
   void AddSlot(const ModelPlan& model, Slot& slot, Packer& packer);
   void AddTables(const ModelPlan& model, Packer& packer);
   void AddWorkspace(const ModelPlan& model, Packer& packer);
@@ -70,11 +92,16 @@ class ActivationPlan {
   const ActivationInput input_;
   const int64_t rows_;       // of one micro-batch
   const int64_t positions_;  // of one sequence
-  // A moment is a layer's pass: forward from 0 up, then backward from there.
-  const int64_t last_moment_;
+  const std::vector<Range> segments_;
+  // A moment is a layer's pass: forward from 0 up, then backward from the last layer down; before a
+  // segment's backward, its second forward.
+  std::vector<int64_t> again_;  // by layer: its second forward, or -1
+  std::vector<int64_t> backward_at_;
+  int64_t last_moment_ = 0;
   std::vector<Slot> slots_;
   std::vector<std::vector<int64_t>> forward_;  // by layer
   std::vector<std::vector<int64_t>> backward_;
+  std::vector<Replay> replays_;  // by layer
   std::vector<int64_t> tables_;
   int64_t stream_gradient_ = 0;
   int64_t total_bytes_ = 0;

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/base/counted.h"
 #include "common/base/units.h"
 #include "common/model/model_plan.h"
 #include "common/model/presets.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/library_plan.h"
+#include "common/plan/recompute_plan.h"
 
 namespace dsrun {
 namespace {
@@ -38,6 +41,35 @@ std::optional<std::string> SmallerMicroBatch(FitInput input, bool goes_on) {
            (goes_on ? " (another curve: --accept-fingerprint)" : "");
   }
   return std::nullopt;
+}
+
+// The fewest blocks whose second forward makes room, as a budget; the lowest, as by budget.
+std::optional<std::string> Recomputed(FitInput input) {
+  if (input.job.recompute.every == 1) return std::nullopt;
+  const ModelPlan model = PlanModel(input.job.model, input.job.frozen);
+  const int64_t rows = input.job.micro_batch_size * input.job.model.seq_length;
+  const int64_t blocks = input.job.model.num_layers;
+  const auto segments_of = [&](int64_t lowest) {
+    std::vector<Range> segments = RecomputedSegments(model, rows, /*slots=*/1, {.every = 1});
+    segments.resize(static_cast<size_t>(lowest));
+    return segments;
+  };
+  const auto fits = [&](int64_t lowest) {
+    input.job.recompute = {.budget_bytes = KeptBytes(model, rows, 1, segments_of(lowest))};
+    return Fits(input);
+  };
+  if (!fits(blocks)) return std::nullopt;
+  int64_t too_few = 0, enough = blocks;
+  while (enough - too_few > 1) {
+    const int64_t middle = too_few + (enough - too_few) / 2;
+    (fits(middle) ? enough : too_few) = middle;
+  }
+  const std::vector<Range> segments = segments_of(enough);
+  const double more = RecomputedFlopsOfToken(model, segments) /
+                      (TrainFlops(input.job.model, rows) / static_cast<double>(rows));
+  return absl::StrCat("--recompute budget=", KeptBytes(model, rows, 1, segments), " (", enough,
+                      " of ", Counted(blocks, "layer"), " twice forward, ",
+                      absl::StrFormat("%.1f", 100 * more), " % more arithmetic)");
 }
 
 std::optional<std::string> FewerRanks(const FitInput& input) {
@@ -136,6 +168,8 @@ std::vector<std::string> WhatWouldFit(const FitInput& input, bool goes_on) {
     if (change) changes.push_back(*std::move(change));
   };
   add(SmallerMicroBatch(input, goes_on));
+  add(Recomputed(input));
+  // Here a higher ZeRO stage gets its line.
   add(FewerRanks(input));
   add(MoreNodes(input));
   if (!goes_on) add(SmallerModel(input));

@@ -18,7 +18,12 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
   input.frozen.assign(train.frozen().begin(), train.frozen().end());
+  input.recompute = FromProto(train.recompute());
   return input;
+}
+
+Recompute FromProto(const proto::Recompute& recompute) {
+  return {.every = recompute.every(), .budget_bytes = recompute.budget_bytes()};
 }
 
 }  // namespace dsrun

@@ -13,6 +13,8 @@ namespace dsrun {
 // REQUIRES: train.micro_batch_size() >= 1.
 MemoryInput MemoryInputFromProto(const proto::TrainSpec& train);
 
+Recompute FromProto(const proto::Recompute& recompute);
+
 }  // namespace dsrun
 
 #endif  // DSRUN_COMMON_PLAN_MEMORY_INPUT_H_

@@ -72,8 +72,9 @@ class Planner {
         ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
         places_of_one_atom_(layout_, shards_, space_, 1),
         places_of_several_(layout_, shards_, space_, 2),
-        activations_(model_,
-                     {.micro_batch_size = input.micro_batch_size, .threads = input.threads}) {}
+        activations_(model_, {.micro_batch_size = input.micro_batch_size,
+                              .threads = input.threads,
+                              .recompute = input.recompute}) {}
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 

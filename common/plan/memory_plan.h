@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "common/model/model_spec.h"
 #include "common/plan/planned_buffer.h"
+#include "common/plan/recompute_plan.h"
 
 namespace dsrun {
 
@@ -28,6 +29,7 @@ struct MemoryInput {
   // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
   std::vector<int64_t> atoms_of_ranks = {};
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
+  Recompute recompute = {};
 };
 
 struct MemoryPlan {

@@ -21,6 +21,7 @@
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
 #include "launcher/commands/dry_run_memory.h"
+#include "launcher/commands/recompute_text.h"
 #include "launcher/commands/text_table.h"
 #include "nlohmann/json.hpp"
 
@@ -159,6 +160,7 @@ std::string TrainText(const Resolved& resolved) {
                         std::to_string(model.hidden_size) + ", " + Heads(model) + ", " +
                         Counted(model.seq_length, "byte") + " of context");
   if (t.frozen_size() > 0) out += Line("trains", TrainedText(t, model));
+  if (const std::string again = RecomputeText(t); !again.empty()) out += Line("recomputes", again);
   out += Line("data", CountText(resolved.corpus_bytes) + " bytes in " +
                           CountText(resolved.corpus_files) +
                           (resolved.corpus_files == 1 ? " file: " : " files: ") + paths);
@@ -303,6 +305,8 @@ Json TrainJson(const Resolved& resolved) {
           {"isa_cap", t.isa_cap()},
           {"threads_per_rank", t.threads_per_rank()},
           {"bucket_bytes", t.bucket_bytes()},
+          {"recompute",
+           {{"every", t.recompute().every()}, {"budget_bytes", t.recompute().budget_bytes()}}},
           {"overlap", t.overlap_comm()},
           {"shared_memory", t.shared_memory()}};
 }

@@ -305,6 +305,10 @@ OptionGroup Engine() {
           Value("threads-per-rank", "N", "cores / ranks of this machine, at least 1", ""),
           Value("bucket-bytes", "N", "an eighth of the model, 256 KiB to 25 MiB",
                 "gradient bytes that are reduced together"),
+          Value("recompute", "none|all|every=K|budget=BYTES", "none",
+                "keep only the inputs of layers, and compute the rest again in backward: of all "
+                "layers, the input of every K-th, or of the fewest that let kept activations fit "
+                "into so many bytes"),
           {"overlap", {}, Kind::kOnOff, "", "on", "communicate while the model computes"},
           {"shared-memory",
            {},
@@ -329,6 +333,15 @@ OptionGroup Engine() {
                   "ranks are data parallel only; leave it out"),
           Foreign(Fate::kRefused, Kind::kValue, "pipeline-model-parallel-size",
                   "ranks are data parallel only; leave it out"),
+          Foreign(
+              Fate::kRefused, Kind::kSwitch, "partition-activations",
+              "kept inputs are spread over a model-parallel group, and there is none yet; leave "
+              "it out"),
+          Foreign(Fate::kNoted, Kind::kSwitch, "contiguous-checkpointing",
+                  "kept inputs lie in one piece of memory anyway",
+                  {"contiguous-memory-optimization"}),
+          Foreign(Fate::kRefused, Kind::kValue, "recompute-granularity",
+                  "that is Megatron's: write --recompute all or every=K"),
           Foreign(Fate::kRefused, Kind::kSwitch, "bf16", "the engine computes in fp32", {"fp16"}),
       }};
 }

@@ -46,6 +46,9 @@ void ResolveTrain(ResolveContext& context);
 // Of ResolveTrain: frozen, from --freeze. Findings: an expression that is none, or matches no
 // tensor; nothing left to train. REQUIRES: Validate(model).
 void ResolveFreeze(ResolveContext& context, const ModelSpec& model);
+// Of ResolveTrain: recompute, from --recompute. Findings: a value that is none, a budget that the
+// inputs of all layers do not fit into. REQUIRES: Validate(model); micro_batch_size.
+void ResolveRecompute(ResolveContext& context, const ModelSpec& model);
 // Of ResolveTrain: the folder of --load, or of a run folder its checkpoints. nullopt: there is no
 // --load, or a finding.
 std::optional<std::string> LoadFolder(ResolveContext& context);

@@ -57,6 +57,7 @@ class TrainResolver {
     Folders();
     Engine();
     CompareCheckpoint();
+    if (model_ok_ && batch_ok_) ResolveRecompute(c_, model_);
     if (model_ok_ && batch_ok_) CheckMemory(c_);
   }
 

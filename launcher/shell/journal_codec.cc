@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "common/base/proto_duration.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "launcher/coordinator/generation_memory.h"
 #include "proto/job.pb.h"
@@ -56,6 +57,10 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
   to.set_bucket_bytes(memory.bucket_bytes);
   to.set_threads(memory.threads);
   for (const std::string& name : memory.frozen) to.add_frozen(name);
+  if (memory.recompute.any()) {
+    to.mutable_recompute()->set_every(memory.recompute.every);
+    to.mutable_recompute()->set_budget_bytes(memory.recompute.budget_bytes);
+  }
   return to;
 }
 
@@ -69,6 +74,7 @@ MemoryInput FromJournal(const proto::JournalMemory& from) {
   memory.bucket_bytes = from.bucket_bytes();
   memory.threads = from.threads();
   memory.frozen.assign(from.frozen().begin(), from.frozen().end());
+  memory.recompute = FromProto(from.recompute());
   return memory;
 }
 

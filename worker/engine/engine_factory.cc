@@ -32,7 +32,8 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
   engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
   ASSIGN_OR_RETURN(engine.model, CreateModel(FromProto(spec.model()),
                                              {.micro_batch_size = spec.micro_batch_size(),
-                                              .threads = spec.threads_per_rank()},
+                                              .threads = spec.threads_per_rank(),
+                                              .recompute = FromProto(spec.recompute())},
                                              *engine.kernels, *engine.device));
   return engine;
 }

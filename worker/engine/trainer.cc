@@ -14,6 +14,7 @@
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/recompute_plan.h"
 #include "common/schedule/schedule_of_spec.h"
 #include "worker/data/token_ids.h"
 #include "worker/engine/verdict.h"
@@ -235,7 +236,12 @@ absl::Duration Trainer::EstimateStep() {
       .scratch = std::span(
           window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size()))),
   };
-  return EstimateTime(*setup_.kernels, warm_up, TrainFlops(input_.model, most * rows));
+  const ModelPlan& model = setup_.model->plan();
+  const double again =
+      RecomputedFlopsOfToken(model, RecomputedSegments(model, rows, 1, input_.recompute));
+  return EstimateTime(
+      *setup_.kernels, warm_up,
+      TrainFlops(input_.model, most * rows) + again * static_cast<double>(most * rows));
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {

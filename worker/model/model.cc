@@ -1,6 +1,7 @@
 #include "worker/model/model.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model/rotary.h"
+#include "common/plan/recompute_plan.h"
 
 namespace dsrun::worker {
 namespace {
@@ -39,6 +41,7 @@ class LayeredModel final : public Model {
       forward_workspace_.push_back(AllAt(activations_.forward_workspace(layer)));
       backward_workspace_.push_back(AllAt(activations_.backward_workspace(layer)));
     }
+    FindReplays();
     return absl::OkStatus();
   }
 
@@ -58,6 +61,16 @@ class LayeredModel final : public Model {
     int64_t unmasked;                      // of the targets
     std::vector<float*> streams;           // the output of each layer but the last
     std::vector<std::vector<void*>> kept;  // by layer
+  };
+
+  // A layer's second forward, and what its backward reads in place of the slot's.
+  struct Replay {
+    const float* in = nullptr;  // null: that of the slot, which the segment has kept
+    float* out = nullptr;
+    std::vector<void*> kept;
+    std::vector<void*> workspace;
+    bool ends_segment = false;
+    size_t segment_begin = 0;
   };
 
   template <typename T>
@@ -87,6 +100,24 @@ class LayeredModel final : public Model {
     for (const std::vector<int64_t>& kept : plan.kept) slot.kept.push_back(AllAt(kept));
   }
 
+  void FindReplays() {
+    replays_.resize(plan_.layers.size());
+    for (const Range& segment : activations_.segments()) {
+      const auto begin = static_cast<size_t>(segment.begin);
+      const auto end = static_cast<size_t>(segment.end);
+      for (size_t layer = begin; layer < end; ++layer) {
+        const ActivationPlan::Replay& plan = activations_.replay(layer);
+        Replay replay{.in = layer == begin ? nullptr : replays_[layer - 1]->out,
+                      .out = At<float>(plan.out),
+                      .kept = AllAt(plan.kept),
+                      .workspace = AllAt(plan.workspace),
+                      .ends_segment = layer + 1 == end,
+                      .segment_begin = begin};
+        replays_[layer] = std::move(replay);
+      }
+    }
+  }
+
   size_t last() const { return plan_.layers.size() - 1; }
   Layer& layer(size_t index) { return index == last() ? *head_ : *layers_[index]; }
   // Forward, of all sequences; parameters, gradients and losses come in afterwards.
@@ -109,6 +140,11 @@ class LayeredModel final : public Model {
   static float* Out(const Slot& slot, size_t layer) {
     return layer < slot.streams.size() ? slot.streams[layer] : nullptr;
   }
+  // What backward of a layer reads: the stream as forward has kept it, or as it was played again.
+  const float* BackwardIn(const Slot& slot, size_t layer) const {
+    const bool again = replays_[layer] && replays_[layer]->in != nullptr;
+    return again ? replays_[layer]->in : In(slot, layer);
+  }
   // play(pass) with the parameters of `layer`.
   template <typename Play>
   static absl::Status With(ParameterStore& parameters, size_t layer, Pass pass, const Play& play) {
@@ -126,6 +162,8 @@ class LayeredModel final : public Model {
   // Every layer, for (batch, seq_length) tokens of the slot.
   absl::Status PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
                            ParameterStore& parameters);
+  // Forward once more, of the segment that `end` is the last layer of.
+  absl::Status PlaySegmentAgain(const Slot& slot, size_t end, ParameterStore& parameters);
 
   const ModelPlan plan_;
   const ActivationPlan activations_;
@@ -138,7 +176,8 @@ class LayeredModel final : public Model {
   std::unique_ptr<Head> head_;
   std::vector<std::vector<void*>> forward_workspace_;  // by layer
   std::vector<std::vector<void*>> backward_workspace_;
-  std::vector<const float*> tables_;  // by rotary_tables::Table
+  std::vector<std::optional<Replay>> replays_;  // by layer
+  std::vector<const float*> tables_;            // by rotary_tables::Table
   float* dstream_ = nullptr;
 };
 
@@ -165,16 +204,34 @@ absl::Status LayeredModel::Forward(size_t slot, const int32_t* tokens, const int
   return PlayForward(at, micro_batch_size_, plan_.spec.seq_length, parameters);
 }
 
+absl::Status LayeredModel::PlaySegmentAgain(const Slot& slot, size_t end,
+                                            ParameterStore& parameters) {
+  for (size_t index = replays_[end]->segment_begin; index <= end; ++index) {
+    Pass pass = PassOf(slot, index);
+    pass.kept = replays_[index]->kept;
+    pass.workspace = replays_[index]->workspace;
+    RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
+      layer(index).Forward(with, BackwardIn(slot, index), replays_[index]->out);
+    }));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LossSum> LayeredModel::Backward(size_t slot, ParameterStore& parameters,
                                                GradientSink& gradients) {
   const Slot& at = slots_[slot];
   for (size_t index = plan_.layers.size(); index-- > gradients.lowest_layer();) {
+    const std::optional<Replay>& replay = replays_[index];
+    if (replay && replay->ends_segment) {
+      RETURN_IF_ERROR(PlaySegmentAgain(at, index, parameters));
+    }
     Pass pass = PassOf(at, index);
+    if (replay) pass.kept = replay->kept;
     pass.workspace = backward_workspace_[index];
     pass.gradients = gradients.Begin(index);
     pass.losses = losses_.data();
     RETURN_IF_ERROR(With(parameters, index, pass, [&](const Pass& with) {
-      layer(index).Backward(with, In(at, index), dstream_);
+      layer(index).Backward(with, BackwardIn(at, index), dstream_);
     }));
     RETURN_IF_ERROR(gradients.End(index));
   }
@@ -218,6 +275,8 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
         "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
         "; check the batch arithmetic of the job"));
   }
+  RETURN_IF_ERROR(CheckRecompute(PlanModel(spec), input.micro_batch_size * spec.seq_length,
+                                 input.slots, input.recompute));
   const SequenceShape shape{input.micro_batch_size, spec.seq_length,
                             spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
   CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))

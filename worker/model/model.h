@@ -4,6 +4,10 @@
 //
 // A slot names a micro-batch in flight, from its Forward to its Backward.
 //
+// Layers that ActivationInput::recompute names keep their segment's input alone; Backward plays the
+// segment forward again before it, each layer between an Acquire and a Release of its own. No bit
+// depends on it.
+//
 // Threads: one thread at a time.
 
 #ifndef DSRUN_WORKER_MODEL_MODEL_H_
@@ -53,8 +57,8 @@ class Model {
 
 // `kernels` and `device` must outlive the model. `input.threads`: those of the pool behind the
 // kernels; the plan holds scratch for each.
-// Errors: INVALID_ARGUMENT: the spec is not valid, or a size below 1; RESOURCE_EXHAUSTED: the
-// activations do not fit.
+// Errors: INVALID_ARGUMENT: the spec is not valid, a size below 1, or CheckRecompute;
+// RESOURCE_EXHAUSTED: the activations do not fit.
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
                                                    const ActivationInput& input, Kernels& kernels,
                                                    Device& device);

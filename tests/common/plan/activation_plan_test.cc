@@ -51,12 +51,18 @@ class Passes {
   void Backward(int64_t slot) {
     const ActivationPlan::Slot& at = plan_.slot(static_cast<size_t>(slot));
     for (size_t layer = model_.layers.size(); layer-- > 0;) {
+      const Range* const segment = SegmentOf(layer);
+      if (segment != nullptr && segment->end == static_cast<int64_t>(layer) + 1) {
+        PlayAgain(slot, *segment);
+      }
       if (layer + 1 < model_.layers.size()) Read(plan_.stream_gradient(), Stream(), -7);
       ReadTables();
       WriteAll(model_.layers[layer].workspace, plan_.backward_workspace(layer), Id(-1, layer, 300));
       Write(plan_.stream_gradient(), Stream(), -7);
-      ReadInput(slot, layer);
-      ReadAll(model_.layers[layer].kept, at.kept[layer], Id(slot, layer, 200));
+      ReadBackwardInput(slot, layer);
+      ReadAll(model_.layers[layer].kept,
+              segment != nullptr ? plan_.replay(layer).kept : at.kept[layer],
+              Id(slot, layer, segment != nullptr ? 500 : 200));
       ReadAll(model_.layers[layer].workspace, plan_.backward_workspace(layer), Id(-1, layer, 300));
       Read(at.tokens, 4 * rows_, Id(slot, 0, 0));
       Read(at.targets, 4 * rows_, Id(slot, 0, 1));
@@ -64,6 +70,33 @@ class Passes {
   }
 
  private:
+  const Range* SegmentOf(size_t layer) const {
+    for (const Range& segment : plan_.segments()) {
+      const auto index = static_cast<int64_t>(layer);
+      if (segment.begin <= index && index < segment.end) return &segment;
+    }
+    return nullptr;
+  }
+  void PlayAgain(int64_t slot, const Range& segment) {
+    for (int64_t index = segment.begin; index < segment.end; ++index) {
+      const auto layer = static_cast<size_t>(index);
+      const ActivationPlan::Replay& at = plan_.replay(layer);
+      WriteAll(model_.layers[layer].workspace, at.workspace, Id(-1, layer, 400));
+      WriteAll(model_.layers[layer].kept, at.kept, Id(slot, layer, 500));
+      Write(at.out, Stream(), Id(slot, layer, 3));
+      ReadBackwardInput(slot, layer);
+      ReadAll(model_.layers[layer].workspace, at.workspace, Id(-1, layer, 400));
+      ReadTables();
+    }
+  }
+  void ReadBackwardInput(int64_t slot, size_t layer) {
+    const Range* const segment = SegmentOf(layer);
+    if (segment == nullptr || segment->begin == static_cast<int64_t>(layer)) {
+      ReadInput(slot, layer);
+    } else {
+      Read(plan_.replay(layer - 1).out, Stream(), Id(slot, layer - 1, 3));
+    }
+  }
   static int64_t Id(int64_t slot, size_t layer, int64_t what) {
     return ((slot + 1) * 1000 + static_cast<int64_t>(layer)) * 1000 + what;
   }
@@ -153,18 +186,70 @@ TEST(ActivationPlanTest, MicroBatchesInFlight_DoNotTouchOneAnother) {
   passes.Backward(0);
 }
 
+// As above, where layers are played again.
+TEST(ActivationPlanTest, SegmentsArePlayedAgainFromWhatIsStillThere) {
+  for (const ModelPlan& model : {PlanModel({"", 5, 48, 4, 40, 300}), PlanModel(Rotated())}) {
+    const int64_t most = KeptBytes(model, 40 * 3, 1, {});
+    for (const Recompute recompute :
+         {Recompute{.every = 1}, Recompute{.every = 2}, Recompute{.every = 9},
+          Recompute{.budget_bytes = most / 2}, Recompute{.budget_bytes = 1}}) {
+      SCOPED_TRACE("every " + std::to_string(recompute.every));
+      ActivationInput input{
+          .micro_batch_size = 3, .threads = 2, .slots = 1, .recompute = recompute};
+      Passes one(model, input);
+      for (int micro_batch = 0; micro_batch < 2; ++micro_batch) {
+        one.Forward(0);
+        one.Backward(0);
+      }
+      input.slots = 2;
+      Passes two(model, input);
+      two.Forward(0);
+      two.Forward(1);
+      two.Backward(0);
+      two.Forward(0);
+      two.Backward(1);
+      two.Backward(0);
+    }
+  }
+}
+
+// From forward to backward the streams between segments stay, and of one segment what it computes.
+TEST(ActivationPlanTest, ArenaOfRecomputedLayersHasTheirInputsAndOneSet) {
+  const ModelPlan model = PlanModel({"", 24, 64, 4, 128, 300});
+  ActivationInput input{.micro_batch_size = 4};
+  const int64_t plain = ActivationPlan(model, input).total_bytes();
+  input.recompute.every = 1;
+  const ActivationPlan all(model, input);
+  const int64_t rows = 4 * 128;
+  const int64_t inputs = KeptBytes(model, rows, 1, all.segments());
+  const int64_t of_all_blocks = KeptBytes(model, rows, 1, {}) - inputs;
+  EXPECT_LT(all.total_bytes(), inputs + 3 * of_all_blocks / 24);
+  EXPECT_LT(all.total_bytes(), plain / 5);
+  int64_t kept = 0;
+  for (const PlannedBuffer& line : all.lines()) {
+    if (line.group == "activations" && line.name != "activations.tokens") kept += line.bytes();
+  }
+  EXPECT_EQ(kept, inputs);
+  input.recompute.every = 5;  // fewer inputs, a larger set
+  EXPECT_LT(ActivationPlan(model, input).total_bytes(), plain / 2);
+}
+
 TEST(ActivationPlanTest, LinesAddUpToTheArena) {
   for (const ModelPlan& model : {PlanModel({"", 3, 48, 4, 20, 300}), PlanModel(Rotated())}) {
-    const ActivationPlan plan(model, {.micro_batch_size = 3, .threads = 2, .slots = 2});
-    int64_t total = 0;
-    std::vector<std::string> names;
-    for (const PlannedBuffer& line : plan.lines()) {
-      EXPECT_EQ(std::count(names.begin(), names.end(), line.name), 0) << line.name;
-      EXPECT_FALSE(line.formula.empty()) << line.name;
-      names.push_back(line.name);
-      total += line.bytes();
+    for (const int64_t every : {0, 1, 2}) {
+      const ActivationPlan plan(
+          model, {.micro_batch_size = 3, .threads = 2, .slots = 2, .recompute = {.every = every}});
+      int64_t total = 0;
+      std::vector<std::string> names;
+      for (const PlannedBuffer& line : plan.lines()) {
+        EXPECT_EQ(std::count(names.begin(), names.end(), line.name), 0) << line.name;
+        EXPECT_FALSE(line.formula.empty()) << line.name;
+        EXPECT_GE(line.bytes(), 0) << line.name;
+        names.push_back(line.name);
+        total += line.bytes();
+      }
+      EXPECT_EQ(total, plan.total_bytes());
     }
-    EXPECT_EQ(total, plan.total_bytes());
   }
 }
 

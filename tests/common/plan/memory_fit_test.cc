@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "common/model/model_plan.h"
 #include "common/plan/library_plan.h"
+#include "common/plan/recompute_plan.h"
 
 namespace dsrun {
 namespace {
@@ -132,6 +134,36 @@ TEST(MemoryFitTest, WhatWouldFit_NamesTheNextBestOfEachKind) {
   EXPECT_THAT(changes, Contains(HasSubstr("--model ")));
   EXPECT_THAT(WhatWouldFit(tight, /*goes_on=*/true), Not(Contains(HasSubstr("--model"))));
   EXPECT_THAT(WhatWouldFit(On({1 << 20}, {0}), /*goes_on=*/true), IsEmpty());
+}
+
+// What is offered fits, with one block less it would not; nothing, where all are not enough.
+TEST(MemoryFitTest, Recomputation_IsOfferedWithItsNumbers) {
+  FitInput input = On({0}, {0});
+  input.job.micro_batch_size = 64;
+  input.job.micro_batches = 1;
+  const int64_t plain = BytesOf(input.job, 1);
+  MemoryInput all = input.job;
+  all.recompute = {.every = 1};
+  for (const int64_t tenths : {3, 6, 9}) {
+    input.machines[0].there_bytes = BytesOf(all, 1) + (plain - BytesOf(all, 1)) * tenths / 10;
+    const std::vector<std::string> changes = WhatWouldFit(input, /*goes_on=*/true);
+    EXPECT_THAT(changes, Contains(HasSubstr(" of 12 layers twice forward, "))) << tenths;
+    for (const std::string& change : changes) {
+      const std::string flag = "--recompute budget=";
+      if (!change.starts_with(flag)) continue;
+      FitInput after = input;
+      after.job.recompute.budget_bytes = std::stoll(change.substr(flag.size()));
+      EXPECT_THAT(MemoryShortages(after), IsEmpty()) << change;
+      ++after.job.recompute.budget_bytes;  // one block less
+      const ModelPlan model = PlanModel(after.job.model);
+      const auto block = RecomputedSegments(model, 64 * 16, 1, {.every = 1}).front();
+      after.job.recompute.budget_bytes +=
+          KeptBytes(model, 64 * 16, 1, {}) - KeptBytes(model, 64 * 16, 1, {block}) - 1;
+      EXPECT_EQ(MemoryShortages(after).size(), 1u) << change;
+    }
+  }
+  input.machines[0].there_bytes = BytesOf(all, 1) - 1;
+  EXPECT_THAT(WhatWouldFit(input, true), Not(Contains(HasSubstr("--recompute"))));
 }
 
 TEST(MemoryFitTest, SmallerMicroBatch_IsOfferedWhereItHelps) {

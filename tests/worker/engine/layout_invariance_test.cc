@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/model/presets.h"
 #include "common/numerics/fingerprint.h"
+#include "common/plan/recompute_plan.h"
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 
@@ -78,6 +80,42 @@ TEST(LayoutInvarianceTest, TwentyStepsOfLlamaNano_AtEveryWidthAndThreadCount) {
       if (width == 1 && threads == 1) continue;
       EXPECT_TRUE(one.SameBits(Train(spec, width, 20)))
           << "width " << width << ", " << threads << " threads";
+    }
+  }
+}
+
+// What backward plays forward again has the bits that it had: losses, gradients and parameters, of
+// both families, at any width and thread count, with frozen tensors below and inside a segment.
+TEST(LayoutInvarianceTest, RecomputedLayers_OfBothFamilies) {
+  for (const char* preset : {"gpt2-nano", "llama-nano"}) {
+    proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
+    ModelSpec model = FindPreset(preset).value();
+    model.num_layers = 3;
+    model.seq_length = 32;
+    ToProto(model, spec.mutable_model());
+    spec.set_micro_batch_size(1);
+    spec.set_global_batch_size(4);
+    for (const bool frozen : {false, true}) {
+      spec.clear_frozen();
+      if (frozen) {
+        for (const LogicalTensor& tensor : LogicalTensors(model)) {
+          const bool in_second = tensor.name.find(".1.mlp") != std::string::npos;
+          const bool later = tensor.name.find(".2.") != std::string::npos;
+          if (!in_second && !later) spec.add_frozen(tensor.name);
+        }
+      }
+      spec.clear_recompute();
+      spec.set_threads_per_rank(1);
+      const TrainedState plain = Train(spec, 1, kSteps);
+      for (const int every : {0, 1, 2}) {
+        spec.mutable_recompute()->set_every(every);
+        const int64_t rows = model.seq_length;
+        spec.mutable_recompute()->set_budget_bytes(
+            every > 0 ? 0 : KeptBytes(PlanModel(model), rows, 1, {}) * 2 / 3);
+        spec.set_threads_per_rank(1 + every);
+        EXPECT_TRUE(plain.SameBits(Train(spec, 1 + every, kSteps)))
+            << preset << ", every " << every << (frozen ? ", frozen" : "");
+      }
     }
   }
 }

@@ -13,6 +13,7 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/mutex.h"
 #include "common/model/model_spec_proto.h"
+#include "common/plan/memory_input.h"
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/device/lazy_device.h"
 #include "tests/worker/engine/small_job.h"
@@ -46,8 +47,10 @@ struct LazyEngine {
         kernels(device.CreateKernels("compute", cpu)),
         comm_kernels(device.CreateKernels("communication", comm_cpu)),
         model(CreateModel(FromProto(spec.model()),
-                          {.micro_batch_size = spec.micro_batch_size(), .threads = 1}, *kernels,
-                          device)
+                          {.micro_batch_size = spec.micro_batch_size(),
+                           .threads = 1,
+                           .recompute = FromProto(spec.recompute())},
+                          *kernels, device)
                   .value()) {}
 
   void PutInto(Trainer::Setup& setup) {
@@ -75,9 +78,11 @@ TEST_P(LazyEngineTest, Training_HasTheBitsOfTheCpuUnderEverySeed) {
   for (const bool fast : {false, true}) {
     spec.set_sums(fast ? "fast" : "exact");
     spec.set_micro_batches_per_atom(fast ? 2 : 1);
+    spec.clear_recompute();
     const TrainedState plain = Train(spec, width, kSteps);
     for (uint64_t seed = 0; seed < kSeeds; ++seed) {
       SCOPED_TRACE("seed " + std::to_string(seed) + (fast ? ", fast sums" : ", exact sums"));
+      spec.mutable_recompute()->set_every(static_cast<int64_t>(seed % 3));  // 0: nothing
       std::vector<std::unique_ptr<LazyEngine>> engines;
       for (int rank = 0; rank < width; ++rank) {
         engines.push_back(

@@ -51,6 +51,8 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("small buckets").set_bucket_bytes(4096);
   add("three threads").set_threads_per_rank(3);
   add("frozen").add_frozen("wte.weight");
+  add("recomputed").mutable_recompute()->set_every(1);
+  add("every second recomputed").mutable_recompute()->set_every(2);
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());
@@ -67,10 +69,11 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
         absl::StatusOr<Engine> engine = BuildEngine(spec);
         ASSERT_TRUE(engine.ok()) << engine.status();
         CountingDevice device;
-        const auto model = CreateModel(
-            FromProto(spec.model()),
-            {.micro_batch_size = spec.micro_batch_size(), .threads = spec.threads_per_rank()},
-            *engine->kernels, device);
+        const auto model = CreateModel(FromProto(spec.model()),
+                                       {.micro_batch_size = spec.micro_batch_size(),
+                                        .threads = spec.threads_per_rank(),
+                                        .recompute = FromProto(spec.recompute())},
+                                       *engine->kernels, device);
         ASSERT_TRUE(model.ok()) << model.status();
         Trace trace(/*enabled=*/false, rank);
         Trainer::Setup setup;

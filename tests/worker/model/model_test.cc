@@ -15,6 +15,7 @@
 
 #include "common/model/presets.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
 #include "tests/worker/model/reference_gpt2.h"
 #include "worker/device/cpu/cpu_device.h"
@@ -70,16 +71,19 @@ class AllGradients : public GradientSink {
 // A model with everything around it.
 struct Engine {
   Engine(const ModelSpec& spec, int64_t micro_batch, int threads, CpuIsa isa = BestIsa(),
-         int64_t slots = 1)
+         int64_t slots = 1, const Recompute& recompute = {})
       : plan(PlanModel(spec)),
         layout(plan.tensors),
         pool(threads),
         kernels(pool, isa),
         parameters(static_cast<size_t>(layout.size())),
         store(plan, layout, parameters.data()) {
-    absl::StatusOr<std::unique_ptr<Model>> created =
-        CreateModel(spec, {.micro_batch_size = micro_batch, .threads = threads, .slots = slots},
-                    kernels, device);
+    absl::StatusOr<std::unique_ptr<Model>> created = CreateModel(spec,
+                                                                 {.micro_batch_size = micro_batch,
+                                                                  .threads = threads,
+                                                                  .slots = slots,
+                                                                  .recompute = recompute},
+                                                                 kernels, device);
     EXPECT_TRUE(created.ok()) << created.status();
     model = std::move(created).value();
     InitParameters(layout, /*seed=*/1, parameters.data());
@@ -310,6 +314,50 @@ TEST(ModelTest, MicroBatchesInFlight_HaveSlotsOfTheirOwn) {
               0)
         << "slot " << slot;
   }
+}
+
+// The same bits as without, whatever is played again; with several micro-batches in flight, too.
+TEST(ModelTest, RecomputedLayers_ChangeNoBit) {
+  for (const char* preset : {"gpt2-nano", "llama-nano"}) {
+    ModelSpec spec = FindPreset(preset).value();
+    spec.num_layers = 3;
+    const ModelPlan plan = PlanModel(spec);
+    const int64_t rows = 2 * spec.seq_length;
+    const int64_t half = KeptBytes(plan, rows, 2, {}) / 2;
+    Engine plain(spec, 2, 1);
+    const auto tokens = [&](size_t i) {
+      return Tokens(rows, spec.vocab_size, "tokens" + std::to_string(i));
+    };
+    for (const Recompute recompute : {Recompute{.every = 1}, Recompute{.every = 2},
+                                      Recompute{.every = 3}, Recompute{.budget_bytes = half}}) {
+      SCOPED_TRACE(std::string(preset) + ", every " + std::to_string(recompute.every));
+      Engine again(spec, 2, 3, BestIsa(), /*slots=*/2, recompute);
+      for (size_t slot = 0; slot < 2; ++slot) again.Forward(tokens(slot), tokens(slot + 2), slot);
+      for (size_t slot = 0; slot < 2; ++slot) {
+        plain.Forward(tokens(slot), tokens(slot + 2));
+        AllGradients right(plain.plan, plain.layout);
+        const LossSum loss = plain.Backward(right);
+        AllGradients got(again.plan, again.layout);
+        EXPECT_EQ(again.Backward(got, slot).loss, loss.loss);
+        EXPECT_EQ(got.ended, right.ended);
+        EXPECT_EQ(std::memcmp(got.values.data(), right.values.data(),
+                              right.values.size() * sizeof(float)),
+                  0);
+      }
+    }
+  }
+}
+
+TEST(ModelTest, BudgetBelowTheInputsOfAllLayers_IsInvalid) {
+  ThreadPool pool(1);
+  CpuKernels kernels(pool, BestIsa());
+  CpuDevice device;
+  const absl::Status status =
+      CreateModel(Tiny(), {.micro_batch_size = 2, .recompute = {.budget_bytes = 1000}}, kernels,
+                  device)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("give at least that"), std::string::npos) << status;
 }
 
 TEST(ModelTest, Nano_HasTheSameBitsForAllThreadCountsAndInstructionSets) {
