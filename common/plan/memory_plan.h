@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/model/model_spec.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {
@@ -27,6 +28,7 @@ struct MemoryInput {
   // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
   std::vector<int64_t> atoms_of_ranks = {};
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
+  OptimizerPlan optimizer = kAdamW;
 };
 
 struct MemoryPlan {
