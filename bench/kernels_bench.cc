@@ -199,6 +199,42 @@ void MeasureAdam(int64_t n, int threads) {
       100 * adam_rate / std::max(copy_rate, triad_rate), 100 * adam_rate / bound);
 }
 
+// The other optimizers, by the bytes that each must move: gradient and slots read, parameters and
+// slots read and written.
+void MeasureOptimizers(int64_t n, int threads) {
+  CpuDevice device;
+  ThreadPool pool(threads);
+  CpuKernels kernels(pool, BestIsa());
+  Buffer buffers[4] = {MustAllocate(device, n), MustAllocate(device, n), MustAllocate(device, n),
+                       MustAllocate(device, n)};
+  for (const Buffer& buffer : buffers) std::fill_n(buffer.floats(), n, 0.01f);
+  float* const g = buffers[0].floats();
+  float* const p = buffers[1].floats();
+  float* const m = buffers[2].floats();
+  float* const v = buffers[3].floats();
+  AdamWArguments adam;
+  adam.lr = 1e-6f;
+  const LionArguments lion{.lr = 1e-6f};
+  const AdagradArguments adagrad{.lr = 1e-6f};
+  const SgdArguments sgd{.lr = 1e-6f, .momentum = 0.9f};
+  const auto print = [&](const char* name, int bytes, const auto& run) {
+    const double seconds = BestSeconds(5, run);
+    std::printf("%-14s %.0fM parameters, %d threads: %.1f ms, %.1f GB/s\n", name,
+                static_cast<double>(n) * 1e-6, threads, seconds * 1e3,
+                1e-9 * bytes * static_cast<double>(n) / seconds);
+  };
+  print("AdamW", 28, [&] { kernels.AdamW(n, adam, g, p, m, v); });
+  print("Adam", 28, [&] { kernels.Adam(n, adam, g, p, m, v); });
+  print("Lion", 20, [&] { kernels.Lion(n, lion, g, p, m); });
+  print("Adagrad", 20, [&] { kernels.Adagrad(n, adagrad, g, p, v); });
+  print("SGD", 12, [&] { kernels.Sgd(n, sgd, g, p); });
+  print("SGD, momentum", 20, [&] { kernels.SgdMomentum(n, sgd, g, p, m); });
+  print("LAMB", 28 + 12, [&] {
+    kernels.LambDirection(n, adam, p, g, m, v);
+    kernels.Descend(n, 1e-6f, g, p);
+  });
+}
+
 void Main(bool small) {
   const MatrixLibrary library = MatrixLibraryInUse();
   std::printf("%s %s %s\n", library.name.c_str(), library.version.c_str(), library.isa.c_str());
@@ -211,6 +247,7 @@ void Main(bool small) {
   for (const int threads : {1, 2}) MeasureModel(nano, 4, threads, 20, peak[threads]);
   MeasureAttention(nano, 4, 200, peak[1]);
   for (const int threads : {1, 2}) MeasureAdam(small ? 16 << 20 : 124 << 20, threads);
+  for (const int threads : {1, 2}) MeasureOptimizers(small ? 16 << 20 : 124 << 20, threads);
   if (small) return;
   ModelSpec large = FindPreset("gpt2-124m").value();
   large.seq_length = 64;

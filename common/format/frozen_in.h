@@ -1,5 +1,5 @@
-// Which parameters were frozen in a checkpoint: those without any of the optimizer's state. A
-// checkpoint says it in no other way. Pure.
+// Which parameters were frozen in a checkpoint: those without any of the optimizer's state, or,
+// where the optimizer keeps none, those that the manifest lists. Pure.
 
 #ifndef DSRUN_COMMON_FORMAT_FROZEN_IN_H_
 #define DSRUN_COMMON_FORMAT_FROZEN_IN_H_
@@ -14,6 +14,8 @@ namespace dsrun {
 
 // Names of parameters, without prefix.
 inline std::set<std::string> FrozenIn(const Manifest& manifest) {
+  const OptimizerFacts& optimizer = manifest.facts.optimizer;
+  if (optimizer.slots.empty()) return {optimizer.frozen.begin(), optimizer.frozen.end()};
   std::set<std::string> frozen;
   for (const ManifestTensor& tensor : manifest.tensors) {
     if (tensor.name.starts_with(kModelPrefix)) {

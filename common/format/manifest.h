@@ -81,6 +81,16 @@ struct Counters {
   friend bool operator==(const Counters&, const Counters&) = default;
 };
 
+// Whose state a checkpoint holds. Manifests from before there were others say nothing of it: AdamW.
+struct OptimizerFacts {
+  std::string name = "adamw";
+  std::vector<std::string> slots = {"exp_avg", "exp_avg_sq"};  // "state/<slot>/<parameter>"
+  // Parameters that were frozen, by name, ascending: only where there are no slots, whose absence
+  // says it otherwise (frozen_in.h).
+  std::vector<std::string> frozen = {};
+  friend bool operator==(const OptimizerFacts&, const OptimizerFacts&) = default;
+};
+
 // What a checkpoint says besides its tensors; the writer's job.
 struct ManifestFacts {
   std::string job_id;
@@ -90,6 +100,7 @@ struct ManifestFacts {
   ModelSpec model;
   BatchFacts batch;
   NumericsFingerprint fingerprint;
+  OptimizerFacts optimizer = {};
   friend bool operator==(const ManifestFacts&, const ManifestFacts&) = default;
 };
 

@@ -185,6 +185,10 @@ Json FactsToJson(const ManifestFacts& facts, int64_t version) {
   for (const FingerprintField& field : FieldsOf(facts.fingerprint)) {
     json["numerics_fingerprint"][field.key] = field.value;
   }
+  // As before there were others.
+  if (facts.optimizer == OptimizerFacts()) return json;
+  json["optimizer"] = {{"name", facts.optimizer.name}, {"slots", facts.optimizer.slots}};
+  if (!facts.optimizer.frozen.empty()) json["optimizer"]["frozen"] = facts.optimizer.frozen;
   return json;
 }
 
@@ -281,6 +285,30 @@ absl::Status ParseNamedCounters(const Json& json, Counters& counters) {
   return absl::OkStatus();
 }
 
+absl::Status ParseTexts(const Json& list, const std::string& what, std::vector<std::string>& out) {
+  for (const Json& item : list) {
+    if (!item.is_string() || !IsPlainText(item.get<std::string>())) {
+      return absl::DataLossError("expected texts without control bytes as " + what);
+    }
+    out.push_back(item.get<std::string>());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseOptimizer(const Json& json, OptimizerFacts& optimizer) {
+  const auto found = json.find("optimizer");
+  if (found == json.end()) return absl::OkStatus();
+  Fields fields(*found, "optimizer");
+  RETURN_IF_ERROR(fields.status());
+  optimizer.slots.clear();
+  fields.Text("name", &optimizer.name);
+  RETURN_IF_ERROR(ParseTexts(fields.List("slots"), "slots of the optimizer", optimizer.slots));
+  if (found->contains("frozen")) {
+    RETURN_IF_ERROR(ParseTexts(fields.List("frozen"), "frozen tensors", optimizer.frozen));
+  }
+  return fields.status();
+}
+
 absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
   ManifestFacts facts;
   Fields top(json, "manifest");
@@ -325,6 +353,7 @@ absl::StatusOr<ManifestFacts> ParseFacts(const Json& json) {
     RETURN_IF_ERROR(fields->status());
   }
   ASSIGN_OR_RETURN(facts.fingerprint, ParseFingerprint(fingerprint, top.Child("batch")));
+  RETURN_IF_ERROR(ParseOptimizer(json, facts.optimizer));
   return facts;
 }
 

@@ -70,16 +70,46 @@ absl::StatusOr<Shapes> ShapesOfModel(const Manifest& manifest) {
 
 using Slots = std::map<std::string, std::set<std::string>>;
 
-// Parameters that an optimizer keeps something for.
-std::set<std::string> Trained(const Slots& slots) {
+// Parameters that are not frozen: an optimizer keeps something for them, or nothing for any.
+std::set<std::string> Trained(const OptimizerFacts& optimizer, const Shapes& shapes,
+                              const Slots& slots) {
   std::set<std::string> trained;
+  if (optimizer.slots.empty()) {
+    for (const auto& [parameter, shape] : shapes) trained.insert(parameter);
+    for (const std::string& parameter : optimizer.frozen) trained.erase(parameter);
+  }
   for (const auto& [slot, parameters] : slots) {
     if (slot != "model") trained.insert(parameters.begin(), parameters.end());
   }
   return trained;
 }
 
-absl::Status CheckSlots(const Shapes& shapes, const Slots& slots) {
+// The optimizer that is named, and what it keeps. AdamW need not be named: then the tensors say it.
+absl::Status CheckOptimizerFacts(const OptimizerFacts& optimizer, const Shapes& shapes,
+                                 const Slots& slots) {
+  for (const std::string& parameter : optimizer.frozen) {
+    if (shapes.contains(parameter) && optimizer.slots.empty()) continue;
+    return Bad(absl::StrCat("its optimizer ", optimizer.name, " has \"", parameter,
+                            "\" as a frozen tensor, ",
+                            optimizer.slots.empty() ? "which the model has not"
+                                                    : "which the absence of slots says already"));
+  }
+  if (optimizer == OptimizerFacts()) return absl::OkStatus();
+  std::set<std::string> expected, got;
+  for (const std::string& slot : optimizer.slots) {
+    expected.insert(absl::StrCat(std::string(kStatePrefix), slot));
+  }
+  for (const auto& [slot, parameters] : slots) {
+    if (slot != "model") got.insert(slot);
+  }
+  if (got == expected) return absl::OkStatus();
+  return Bad(absl::StrCat("expected the slots of its optimizer ", optimizer.name, " (",
+                          absl::StrJoin(expected, ", "), "), got (", absl::StrJoin(got, ", "),
+                          ")"));
+}
+
+absl::Status CheckSlots(const Shapes& shapes, const Slots& slots,
+                        const std::set<std::string>& trained) {
   for (const auto& [parameter, shape] : shapes) {
     const auto model = slots.find("model");
     if (model == slots.end() || !model->second.contains(parameter)) {
@@ -87,7 +117,6 @@ absl::Status CheckSlots(const Shapes& shapes, const Slots& slots) {
                               ", got no such tensor"));
     }
   }
-  const std::set<std::string> trained = Trained(slots);
   for (const auto& [slot, parameters] : slots) {
     if (slot == "model") continue;
     for (const std::string& parameter : trained) {
@@ -125,8 +154,11 @@ absl::Status CheckModelTensors(const Manifest& manifest) {
     RETURN_IF_ERROR(CheckOne(tensor, expected->second));
     slots[std::string(place.slot)].insert(std::string(place.parameter));
   }
-  RETURN_IF_ERROR(CheckSlots(shapes, slots));
-  return CheckExponents(manifest, Trained(slots).size());
+  const OptimizerFacts& optimizer = manifest.facts.optimizer;
+  RETURN_IF_ERROR(CheckOptimizerFacts(optimizer, shapes, slots));
+  const std::set<std::string> trained = Trained(optimizer, shapes, slots);
+  RETURN_IF_ERROR(CheckSlots(shapes, slots, trained));
+  return CheckExponents(manifest, trained.size());
 }
 
 }  // namespace dsrun

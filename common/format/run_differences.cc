@@ -3,6 +3,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/model/spec_fields.h"
 
 namespace dsrun {
@@ -11,6 +13,13 @@ namespace {
 template <typename T>
 void Compare(const char* name, const T& theirs, const T& ours, std::vector<Difference>& found) {
   if (theirs != ours) found.push_back({name, std::to_string(theirs), std::to_string(ours)});
+}
+
+// "sgd with state momentum_buffer", "sgd without state".
+std::string Named(const std::string& name, const std::vector<std::string>& slots) {
+  return absl::StrCat(name, slots.empty()
+                                ? " without state"
+                                : absl::StrCat(" with state ", absl::StrJoin(slots, ", ")));
 }
 
 }  // namespace
@@ -42,6 +51,17 @@ RunDifferences CompareRuns(const ManifestFacts& theirs, const ModelSpec& model,
     out.curve.push_back(std::move(difference));
   }
   return out;
+}
+
+absl::Status CheckOptimizer(const OptimizerFacts& theirs, const std::string& name,
+                            const std::vector<std::string>& slots) {
+  if (theirs.name == name && theirs.slots == slots) return absl::OkStatus();
+  const bool same = theirs.name == name;
+  return absl::FailedPreconditionError(
+      absl::StrCat("it holds the state of another optimizer: expected ", Named(name, slots),
+                   " (this run), got ", Named(theirs.name, theirs.slots), "; give ",
+                   same ? "the parameters that it was trained with (--optimizer-param)"
+                        : absl::StrCat("--optimizer ", theirs.name)));
 }
 
 }  // namespace dsrun

@@ -5,8 +5,10 @@
 #ifndef DSRUN_COMMON_FORMAT_RUN_DIFFERENCES_H_
 #define DSRUN_COMMON_FORMAT_RUN_DIFFERENCES_H_
 
+#include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "common/base/differences.h"
 #include "common/format/manifest.h"
 #include "common/model/model_spec.h"
@@ -25,6 +27,11 @@ struct RunDifferences {
 RunDifferences CompareRuns(const ManifestFacts& theirs, const ModelSpec& model,
                            const BatchFacts& batch, const NumericsFingerprint& fingerprint,
                            OurFields known);
+
+// Errors: FAILED_PRECONDITION: the checkpoint holds the state of another optimizer, or of the same
+// one with other slots: which, and what this run has.
+absl::Status CheckOptimizer(const OptimizerFacts& theirs, const std::string& name,
+                            const std::vector<std::string>& slots);
 
 }  // namespace dsrun
 

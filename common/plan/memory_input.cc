@@ -5,6 +5,7 @@
 
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
+#include "common/plan/optimizer_of_spec.h"
 
 namespace dsrun {
 
@@ -17,6 +18,7 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.fast_sums = train.sums() == kSumsFastFlag;
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
+  input.optimizer = OptimizerPlanOfSpec(train);
   input.frozen.assign(train.frozen().begin(), train.frozen().end());
   input.recompute = FromProto(train.recompute());
   return input;

@@ -11,7 +11,6 @@
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
-#include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 
@@ -114,11 +113,11 @@ class Planner {
         "2 x tensors, the greatest contribution to each");
     add("reduced_gradients", "gradients", owned, DType::kF32,
         "owned share of " + trained + ", rounded once");
-    for (const OptimizerSlot& slot : kAdamW.slots) {
+    for (const OptimizerSlot& slot : input_.optimizer.slots) {
       add(PlannedName(slot), "optimizer", owned, slot.dtype, "owned share of " + trained);
     }
     // Files hold fp32 alone, and so do slots so far.
-    const auto slots = static_cast<int64_t>(kAdamW.slots.size());
+    const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());
     add("save_snapshot", "checkpoint",
         shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
         DType::kF32,

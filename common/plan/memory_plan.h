@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "common/model/model_spec.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/planned_buffer.h"
 #include "common/plan/recompute_plan.h"
 
@@ -30,6 +31,7 @@ struct MemoryInput {
   std::vector<int64_t> atoms_of_ranks = {};
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
   Recompute recompute = {};
+  OptimizerPlan optimizer = kAdamW;
 };
 
 struct MemoryPlan {

@@ -1,6 +1,6 @@
 // OptimizerPlan: what an optimizer keeps from step to step for every trainable element, as named
-// slots. One table; the memory plan, the engine's state, snapshots and checkpoints all walk it, so
-// that nothing else counts or names moments. Pure.
+// slots. The memory plan, the engine's state, snapshots and checkpoints all walk it, so that
+// nothing else counts or names moments. Which optimizers there are: optimizer_settings.h. Pure.
 
 #ifndef DSRUN_COMMON_PLAN_OPTIMIZER_PLAN_H_
 #define DSRUN_COMMON_PLAN_OPTIMIZER_PLAN_H_
@@ -23,22 +23,23 @@ struct OptimizerSlot {
   enum class Start { kZeros } start = Start::kZeros;
 };
 
+// Name and slots have static storage.
 struct OptimizerPlan {
   std::string_view name;                 // "adamw"
-  std::span<const OptimizerSlot> slots;  // in the order of the files and of the hash
+  std::span<const OptimizerSlot> slots;  // in the order of the files and of the hash; may be none
 };
 
-// Loshchilov and Hutter, 2019.
+// Of AdamW, Adam and LAMB.
 namespace adamw_optimizer {
 enum Slot { kExpAvg, kExpAvgSq };
 inline constexpr std::array<OptimizerSlot, 2> kSlots = {{{"exp_avg"}, {"exp_avg_sq"}}};
 }  // namespace adamw_optimizer
 
-inline constexpr std::array<OptimizerPlan, 1> kOptimizers = {
-    {{"adamw", std::span<const OptimizerSlot>(adamw_optimizer::kSlots)}}};
+inline constexpr OptimizerPlan kAdamW = {"adamw",
+                                         std::span<const OptimizerSlot>(adamw_optimizer::kSlots)};
 
-// The only one that jobs can ask for yet.
-inline constexpr const OptimizerPlan& kAdamW = kOptimizers[0];
+// No optimizer has more.
+inline constexpr size_t kMostOptimizerSlots = 2;
 
 // The slot's line of the memory plan.
 inline std::string PlannedName(const OptimizerSlot& slot) {

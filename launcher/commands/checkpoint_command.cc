@@ -355,6 +355,9 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
       << ", width " << facts.model.hidden_size << ", "
       << Counted(facts.model.num_attention_heads, "head") << ", sequence " << facts.model.seq_length
       << ", vocabulary " << facts.model.vocab_size << "\n"
+      << "optimizer   " << facts.optimizer.name << ", state: "
+      << (facts.optimizer.slots.empty() ? "none" : absl::StrJoin(facts.optimizer.slots, ", "))
+      << "\n"
       << "batch       global " << facts.batch.global_batch_size << ", micro "
       << facts.batch.micro_batch_size << ", seed " << facts.batch.seed << "\n";
   if (!facts.batch.corpus_sha256.empty()) {

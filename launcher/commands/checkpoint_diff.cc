@@ -81,6 +81,9 @@ std::vector<Difference> CompareFacts(const ManifestFacts& a, const ManifestFacts
   compare("step", a.key.step.value(), b.key.step.value());
   compare("optimizer steps", a.counters.optimizer_steps, b.counters.optimizer_steps);
   compare("samples consumed", a.counters.samples_consumed, b.counters.samples_consumed);
+  if (a.optimizer.name != b.optimizer.name) {
+    found.push_back({"optimizer", a.optimizer.name, b.optimizer.name});
+  }
   RunDifferences runs = CompareRuns(a, b.model, b.batch, b.fingerprint, OurFields::kAll);
   for (auto* list : {&runs.model, &runs.curve}) {
     found.insert(found.end(), list->begin(), list->end());

@@ -21,6 +21,7 @@
 #include "common/topology/rank_environment.h"
 #include "common/topology/rank_files.h"
 #include "launcher/commands/dry_run_memory.h"
+#include "launcher/commands/optimizer_text.h"
 #include "launcher/commands/recompute_text.h"
 #include "launcher/commands/text_table.h"
 #include "nlohmann/json.hpp"
@@ -142,13 +143,6 @@ std::string TrainedText(const proto::TrainSpec& t, const ModelSpec& model) {
          (t.frozen_size() > kMostNamed ? ", ..." : "");
 }
 
-// OneCycle's stand in place of the optimizer's.
-std::string BetasText(const proto::TrainSpec& t) {
-  const auto schedule = ScheduleOfSpec(t);
-  if (schedule.ok() && schedule->At(0).sets_betas) return "betas by " + schedule->name();
-  return "betas " + Short(t.adam_beta1()) + " " + Short(t.adam_beta2());
-}
-
 std::string TrainText(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -167,9 +161,9 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("batch", Counted(t.global_batch_size(), "sequence") + " a step = " +
                            Counted(t.global_batch_size() / t.micro_batch_size(), "micro-batch") +
                            " of " + std::to_string(t.micro_batch_size()) + Atoms(t));
-  out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", " +
-                           BetasText(t) + ", weight decay " + Short(t.weight_decay()) + ", clip " +
+  out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", clip " +
                            Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
+  out += Line("optimizer", OptimizerText(t));
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +
@@ -287,6 +281,7 @@ Json TrainJson(const Resolved& resolved) {
           {"min_lr", t.min_lr()},
           {"lr_warmup_iters", t.lr_warmup_iters()},
           {"lr_schedule", ScheduleJson(t)},
+          {"optimizer", OptimizerJson(t)},
           {"adam_beta1", t.adam_beta1()},
           {"adam_beta2", t.adam_beta2()},
           {"adam_eps", t.adam_eps()},
@@ -343,6 +338,7 @@ std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   out += job.has_train() ? TrainText(resolved) : ProgramText(job.program());
   out += Line("run folder", job.run_dir());
   out += Line("works in", job.working_dir()) + "\n";
+  if (job.has_train()) out += TextTable(ParameterGroupRows(job.train())) + "\n";
   out += RankTable(resolved) + MemoryText(resolved) + EnvironmentText(resolved, machine);
   return Escaped(out, "\n\t");
 }

@@ -1,5 +1,9 @@
 #include "launcher/commands/options.h"
 
+#include <cstdio>
+
+#include "common/plan/optimizer_settings.h"
+
 namespace dsrun::launcher {
 namespace {
 
@@ -25,6 +29,34 @@ Option Foreign(Fate fate, Kind kind, std::string name, std::string words,
   option.fate = fate;
   option.words = std::move(words);
   return option;
+}
+
+std::string Short(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
+
+// "adamw (decoupled decay; ...), adam (...)".
+std::string OptimizersText() {
+  std::string text;
+  for (const OptimizerForm& form : OptimizerForms()) {
+    text +=
+        (text.empty() ? "" : ", ") + std::string(form.name) + " (" + std::string(form.about) + ")";
+  }
+  return text;
+}
+
+// "adamw beta1=0.9 beta2=0.95; sgd momentum=0 ...": by optimizer, with its defaults.
+std::string OptimizerParamsText() {
+  std::string text;
+  for (const OptimizerForm& form : OptimizerForms()) {
+    text += (text.empty() ? "" : "; ") + std::string(form.name);
+    for (const OptimizerParam& param : form.params) {
+      text += " " + std::string(param.key) + "=" + Short(param.fallback);
+    }
+  }
+  return text;
 }
 
 OptionGroup Hosts() {
@@ -244,10 +276,26 @@ OptionGroup Training() {
            "",
            "of --lr-schedule, by DeepSpeed's names (warmup_num_steps=100); decay_steps of WSD; may "
            "be repeated"},
-          Value("adam-beta1", "X", "0.9", "", {}),
-          Value("adam-beta2", "X", "0.95", "", {}),
-          Value("adam-eps", "X", "1e-8", "", {}),
-          Value("weight-decay", "X", "0.1", "of matrices, decoupled"),
+          Value("optimizer", "NAME", "the checkpoint's, else adamw", OptimizersText()),
+          {"optimizer-param",
+           {},
+           Kind::kRepeated,
+           "KEY=VALUE",
+           OptimizerParamsText(),
+           "of --optimizer; several with commas between them; may be repeated"},
+          Value("adam-beta1", "X", "", "--optimizer-param beta1=X"),
+          Value("adam-beta2", "X", "", "--optimizer-param beta2=X"),
+          Value("adam-eps", "X", "", "--optimizer-param eps=X"),
+          Value("weight-decay", "X", "0.1 of adamw, 0 of the others",
+                "of matrices; norms and biases have none unless a group says so"),
+          {"param-group",
+           {},
+           Kind::kRepeated,
+           "PATTERN:lr=X,weight-decay=X",
+           "",
+           "tensors whose names PATTERN matches somewhere (as of --freeze) have the schedule's "
+           "rate times lr, and this decay whatever they are; a tensor belongs to the first group "
+           "that matches it; may be repeated"},
           Value("clip-grad", "X", "1", "largest global gradient norm; 0: no clipping"),
           Value("seed", "N", "1234", "of initialisation, data order and sampling"),
           {"freeze",

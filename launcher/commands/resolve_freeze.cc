@@ -1,6 +1,5 @@
 // Which tensors a job leaves as they are: --freeze.
 
-#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -8,17 +7,13 @@
 #include "common/base/escaped.h"
 #include "common/config/nearest.h"
 #include "common/model/model_plan.h"
+#include "common/model/name_pattern.h"
 #include "launcher/commands/resolve_parts.h"
 
 namespace dsrun::launcher {
-namespace {
 
-constexpr size_t kMostNamed = 8;
-// The library goes as deep as an expression nests.
-constexpr size_t kMostPattern = 1000;  // bytes
-
-// A few that may be meant.
 std::string NearNames(const std::string& pattern, const std::vector<std::string>& names) {
+  constexpr size_t kMostNamed = 8;
   const std::string near = DidYouMean(pattern, names);
   if (!near.empty()) return near;
   std::string text = "; there are ";
@@ -28,35 +23,12 @@ std::string NearNames(const std::string& pattern, const std::vector<std::string>
   return text + (names.size() > kMostNamed ? ", ..." : "");
 }
 
-// The names that one expression matches somewhere. The library throws; nothing of it goes further.
-absl::StatusOr<std::vector<std::string>> Matching(const std::string& pattern,
-                                                  const std::vector<std::string>& names) {
-  if (pattern.size() > kMostPattern) {
-    return absl::InvalidArgumentError("it has more than " + std::to_string(kMostPattern) +
-                                      " bytes");
-  }
-  std::vector<std::string> matching;
-  try {
-    // Without going back (which `(.*)*(.*)*@` would do for ever), so without back-references.
-    const std::regex expression(pattern,
-                                std::regex::ECMAScript | std::regex_constants::__polynomial);
-    for (const std::string& name : names) {
-      if (std::regex_search(name, expression)) matching.push_back(name);
-    }
-  } catch (const std::regex_error& error) {
-    return absl::InvalidArgumentError(error.what());
-  }
-  return matching;
-}
-
-}  // namespace
-
 void ResolveFreeze(ResolveContext& context, const ModelSpec& model) {
   std::vector<std::string> names;
   for (const LogicalTensor& tensor : LogicalTensors(model)) names.push_back(tensor.name);
   std::set<std::string> frozen;
   for (const std::string& pattern : context.values.Texts("freeze")) {
-    const auto matching = Matching(pattern, names);
+    const auto matching = MatchingNames(pattern, names);
     if (!matching.ok()) {
       context.findings.AddFlag("--freeze", "expected a regular expression (ECMAScript), got " +
                                                Quoted(pattern) + ": " +

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/corpus/corpus_files.h"
+#include "common/format/manifest.h"
 #include "common/model/model_spec.h"
 #include "launcher/commands/flag_values.h"
 #include "launcher/commands/machine.h"
@@ -49,6 +50,8 @@ void ResolveFreeze(ResolveContext& context, const ModelSpec& model);
 // Of ResolveTrain: recompute, from --recompute. Findings: a value that is none, a budget that the
 // inputs of all layers do not fit into. REQUIRES: Validate(model); micro_batch_size.
 void ResolveRecompute(ResolveContext& context, const ModelSpec& model);
+// Names of tensors that a pattern which matches none may mean: "; did you mean X?", or the first.
+std::string NearNames(const std::string& pattern, const std::vector<std::string>& names);
 // Of ResolveTrain: the folder of --load, or of a run folder its checkpoints. nullopt: there is no
 // --load, or a finding.
 std::optional<std::string> LoadFolder(ResolveContext& context);
@@ -57,6 +60,11 @@ void NoteNewerInSaveFolder(ResolveContext& context, int64_t loaded_step);
 // lr_schedule, lr, min_lr, lr_warmup_iters. REQUIRES: train_iters. `preset_lr`: where --lr is not
 // given.
 void ResolveSchedule(ResolveContext& context, double preset_lr);
+// optimizer, adam_*, weight_decay. `manifest`: of the checkpoint that is loaded, whose optimizer is
+// the default; may be null. `model`: null where it is not valid: then groups are not looked at.
+// Findings: no such optimizer or parameter, a value out of its bounds, a group of no tensor,
+// another optimizer than the checkpoint's. REQUIRES: ResolveFreeze, ResolveSchedule.
+void ResolveOptimizer(ResolveContext& context, const ModelSpec* model, const Manifest* manifest);
 // keep_last, keep_every, tag. REQUIRES: save_dir, save_interval.
 void ResolveRetention(ResolveContext& context);
 // Findings where --metrics or --trace would write over an input of the job (a text, a hostfile, a

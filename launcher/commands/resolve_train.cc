@@ -348,10 +348,8 @@ void TrainResolver::Optimizer() {
   const int64_t iters = v_.Int("train-iters", 1, kMaxSize).value_or(300);
   train_.set_train_iters(iters);
   ResolveSchedule(c_, preset_.lr);
-  train_.set_adam_beta1(v_.Real("adam-beta1", 0, 1, /*below=*/true).value_or(0.9));
-  train_.set_adam_beta2(v_.Real("adam-beta2", 0, 1, /*below=*/true).value_or(0.95));
-  train_.set_adam_eps(v_.Real("adam-eps", 1e-30, 1).value_or(1e-8));
-  train_.set_weight_decay(v_.Real("weight-decay", 0, 1e6).value_or(0.1));
+  ResolveOptimizer(c_, model_ok_ ? &model_ : nullptr,
+                   checkpoint_.has_value() ? &checkpoint_->manifest() : nullptr);
   train_.set_clip_grad(v_.Real("clip-grad", 0, 1e12).value_or(1.0));
   const int64_t seed = loaded() != nullptr ? static_cast<int64_t>(loaded()->batch.seed) : 1234;
   train_.set_seed(static_cast<uint64_t>(v_.Int("seed", 0).value_or(seed)));

@@ -140,7 +140,7 @@ absl::StatusOr<JobPlaces> WhereInJob(const Coordinator& core, const std::string&
       places.tensors.push_back(holders.Everywhere(entry, of_model));
     }
     if (!entry.tensor.trainable) continue;
-    for (const OptimizerSlot& slot : kAdamW.slots) {
+    for (const OptimizerSlot& slot : input.optimizer.slots) {
       const std::string of_state = std::string(kStatePrefix) + std::string(slot.name) + "/" + name;
       if (wanted(of_state)) places.tensors.push_back(holders.Shared(entry, of_state));
     }

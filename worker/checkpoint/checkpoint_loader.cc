@@ -63,6 +63,9 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                float* params, const OptimizerPlan& optimizer,
                                std::span<float* const> slots, const std::function<void()>& moved) {
   RETURN_IF_ERROR(CheckCompatible(checkpoint.manifest().facts, expectation));
+  RETURN_IF_ERROR(CheckOptimizer(checkpoint.manifest().facts.optimizer, std::string(optimizer.name),
+                                 SlotNames(optimizer)))
+      << checkpoint.manifest_name();
   RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
   int64_t owned_elements = 0;
   for (const Range& range : owned) owned_elements += range.size();

@@ -37,9 +37,9 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 // What is stored as BF16 or F16 becomes F32, exactly. A trainable tensor that was frozen in the
 // checkpoint (FrozenIn) begins with zeros. After an error the arenas hold anything. Where training
 // stands is in checkpoint.manifest().facts.
-// Errors: those of CheckCompatible and Checkpoint::ReadRange; FAILED_PRECONDITION: the manifest
-// contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is not there:
-// trying again, or an older checkpoint, is no remedy.
+// Errors: those of CheckCompatible, CheckOptimizer and Checkpoint::ReadRange; FAILED_PRECONDITION:
+// the manifest contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is
+// not there: trying again, or an older checkpoint, is no remedy.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, const OptimizerPlan& optimizer,

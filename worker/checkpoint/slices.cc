@@ -15,6 +15,12 @@ std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer) {
   return slots;
 }
 
+std::vector<std::string> SlotNames(const OptimizerPlan& optimizer) {
+  std::vector<std::string> names;
+  for (const OptimizerSlot& slot : optimizer.slots) names.emplace_back(slot.name);
+  return names;
+}
+
 std::vector<TensorRange> CutAtTensors(const FlatLayout& layout, std::span<const Range> owned,
                                       Arena arena) {
   std::vector<TensorRange> parts;

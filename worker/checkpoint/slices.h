@@ -20,6 +20,8 @@ namespace dsrun::worker {
 // The slots of a training state in files: each is a family of logical tensors,
 // "<slot>/<parameter>". "model", then the optimizer's: "state/exp_avg", ...
 std::vector<std::string> SlotsOf(const OptimizerPlan& optimizer);
+// The same without prefix: "exp_avg", ... (OptimizerFacts::slots).
+std::vector<std::string> SlotNames(const OptimizerPlan& optimizer);
 // And a small one beside them, kSumExponents (common/format/model_tensors.h): a number for each
 // tensor of the layout that trains, in its order. The first rank's.
 

@@ -23,6 +23,7 @@
 
 #include "common/numerics/fingerprint.h"
 #include "worker/device/adamw_arguments.h"
+#include "worker/device/optimizer_arguments.h"
 #include "worker/device/stream.h"
 
 namespace dsrun::worker {
@@ -320,6 +321,39 @@ class Kernels {
                      float* param,       // (n)
                      float* m,           // (n)
                      float* v) = 0;      // (n)
+  // Adam (Kingma and Ba, 2015): as AdamW, but decay is part of the gradient, g + weight_decay p.
+  virtual void Adam(int64_t n, const AdamWArguments& arguments,
+                    const float* grad,  // (n)
+                    float* param,       // (n)
+                    float* m,           // (n)
+                    float* v) = 0;      // (n)
+  // The first half of LAMB (You et al., 2020, algorithm 2): AdamW's moments, and instead of the
+  // step its direction, without lr, in place of the gradient. Descend is the second half.
+  virtual void LambDirection(int64_t n, const AdamWArguments& arguments,
+                             const float* param,  // (n)
+                             float* grad,         // (n), becomes the direction
+                             float* m,            // (n)
+                             float* v) = 0;       // (n)
+  // param = param - rate direction
+  virtual void Descend(int64_t n, float rate,
+                       const float* direction,  // (n)
+                       float* param) = 0;       // (n)
+  virtual void Lion(int64_t n, const LionArguments& arguments,
+                    const float* grad,  // (n)
+                    float* param,       // (n)
+                    float* m) = 0;      // (n)
+  virtual void Adagrad(int64_t n, const AdagradArguments& arguments,
+                       const float* grad,  // (n)
+                       float* param,       // (n)
+                       float* sum) = 0;    // (n)
+  // The first without momentum, the second with it.
+  virtual void Sgd(int64_t n, const SgdArguments& arguments,
+                   const float* grad,  // (n)
+                   float* param) = 0;  // (n)
+  virtual void SgdMomentum(int64_t n, const SgdArguments& arguments,
+                           const float* grad,   // (n)
+                           float* param,        // (n)
+                           float* buffer) = 0;  // (n)
   // Sum of squares of each leaf (1,024 elements), in 16 fixed lanes in double precision.
   virtual void LeafSquares(int64_t leaves,
                            const float* x,        // (leaves, 1024)

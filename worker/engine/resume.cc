@@ -17,7 +17,7 @@
 #include "common/format/frozen_in.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
-#include "common/plan/optimizer_plan.h"
+#include "common/plan/optimizer_of_spec.h"
 #include "worker/checkpoint/find_checkpoint.h"
 #include "worker/checkpoint/shared_verification.h"
 #include "worker/checkpoint/slices.h"
@@ -130,8 +130,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   ASSIGN_OR_RETURN(const std::vector<HostAccess> access, setup.trainer->OpenState());
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
-      setup.trainer->layout(), setup.trainer->owned(), state.parameters, kAdamW, state.slots,
-      setup.moved));
+      setup.trainer->layout(), setup.trainer->owned(), state.parameters,
+      OptimizerPlanOfSpec(setup.job->train()), state.slots, setup.moved));
   ASSIGN_OR_RETURN(
       const std::vector<float> exponents,
       LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),

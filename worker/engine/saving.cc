@@ -1,5 +1,6 @@
 #include "worker/engine/saving.h"
 
+#include <algorithm>
 #include <iterator>
 #include <span>
 #include <string>
@@ -13,6 +14,8 @@
 #include "common/base/proto_duration.h"
 #include "common/base/status_macros.h"
 #include "common/format/save_outcome.h"
+#include "common/plan/optimizer_of_spec.h"
+#include "common/plan/optimizer_plan.h"
 #include "worker/checkpoint/slices.h"
 #include "worker/engine/parallel_copy.h"
 #include "worker/engine/resume.h"
@@ -54,6 +57,12 @@ ManifestFacts FactsOfJob(const proto::JobSpec& job, const NumericsFingerprint& k
   facts.model = expectation.model;
   facts.batch = expectation.batch;
   facts.fingerprint = expectation.fingerprint;
+  const OptimizerPlan optimizer = OptimizerPlanOfSpec(job.train());
+  facts.optimizer = {std::string(optimizer.name), SlotNames(optimizer), {}};
+  if (optimizer.slots.empty()) {
+    facts.optimizer.frozen.assign(job.train().frozen().begin(), job.train().frozen().end());
+    std::sort(facts.optimizer.frozen.begin(), facts.optimizer.frozen.end());
+  }
   return facts;
 }
 
@@ -185,7 +194,8 @@ void Saving::TakeSnapshot() {
   // The rule of recipes is of states in which all parameters have all slots; others are listed.
   const FlatLayout& layout = setup_.trainer->layout();
   if (layout.trainable_count() == layout.entries().size()) {
-    save.layout = RecipeOf(layout, kAdamW, setup_.width, setup_.job->train().bucket_bytes());
+    save.layout = RecipeOf(layout, OptimizerPlanOfSpec(setup_.job->train()), setup_.width,
+                           setup_.job->train().bucket_bytes());
   }
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);
@@ -203,7 +213,7 @@ absl::Status Saving::Copy(RankSave& save) {
   for (const Range& range : trainer.owned()) owned += range.size();
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
-  const std::vector<std::string> slots = SlotsOf(kAdamW);
+  const std::vector<std::string> slots = SlotsOf(OptimizerPlanOfSpec(setup_.job->train()));
   const int64_t elements = stored + static_cast<int64_t>(state.slots.size()) * owned;
   ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(elements + tensors)));
   ASSIGN_OR_RETURN(const std::vector<HostAccess> access, trainer.OpenState());

@@ -1,6 +1,7 @@
 #include "worker/engine/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -13,6 +14,7 @@
 #include "common/model/model_plan.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_of_spec.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/recompute_plan.h"
 #include "common/schedule/schedule_of_spec.h"
@@ -55,12 +57,13 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
                                     setup.communicator->size()));
   RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
-  std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule)));
+  ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
+  std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule), std::move(optimizer)));
   RETURN_IF_ERROR(trainer->Allocate());
   return trainer;
 }
 
-Trainer::Trainer(const Setup& setup, LrSchedule schedule)
+Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
@@ -74,8 +77,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
       places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
       places_(Places()),
       schedule_(std::move(schedule)),
-      adamw_(*setup.kernels, layout_,
-             {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
+      optimizer_(*setup.kernels, layout_, std::move(optimizer)),
       exchange_(*setup.communicator, layout_.trainable_count()),
       exponents_(space_.Contributions(batch_.atoms()),
                  GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
@@ -122,7 +124,7 @@ absl::Status Trainer::Allocate() {
         setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
   }
   RETURN_IF_ERROR(floats("parameters", &state_.parameters));
-  for (const OptimizerSlot& slot : kAdamW.slots) {
+  for (const OptimizerSlot& slot : input_.optimizer.slots) {
     RETURN_IF_ERROR(floats(PlannedName(slot).c_str(), &state_.slots.emplace_back()));
   }
   RETURN_IF_ERROR(floats("gradients", &window_));
@@ -135,6 +137,16 @@ absl::Status Trainer::Allocate() {
   ASSIGN_OR_RETURN(void* const leaf_squares, allocate("leaf_squares"));
   squares_.resize(static_cast<size_t>(plan.Find("leaf_squares").elements));
   leaf_squares_ = static_cast<double*>(leaf_squares);
+  if (optimizer_.needs_norms()) {
+    // A rank without a leaf of its own has no square to take, but hears of the others'.
+    squares_.resize(std::max<size_t>(squares_.size(), 1));
+    norms_ = std::make_unique<TensorNorms>(TensorNorms::Setup{.communicator = setup_.communicator,
+                                                              .layout = &layout_,
+                                                              .shards = &shards_,
+                                                              .kernels = setup_.kernels,
+                                                              .leaf_squares = leaf_squares_,
+                                                              .squares = squares_});
+  }
   ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
   targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
@@ -255,7 +267,9 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   RETURN_IF_ERROR(CheckFinite(sums, loss, norm));
   exponents_.Commit(sums.magnitudes);
   const ScheduledRates rates = schedule_.At(state_.step);
-  if (sums.tokens > 0) Update(sums, norm, rates);
+  if (sums.tokens > 0) {
+    RETURN_IF_ERROR(Update(sums, norm, rates));
+  }
   gatherer_->Start();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
@@ -405,16 +419,39 @@ absl::Status Trainer::SumSquares(std::span<const float> sums) {
   return absl::OkStatus();
 }
 
-void Trainer::Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates) {
-  const Span span(setup_.trace, "adamw");
+absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
+                             const ScheduledRates& rates) {
+  const Span span(setup_.trace, std::string(input_.optimizer.name));
   const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
-  int64_t moments = 0;
+  int64_t at = 0;  // among what is owned
   for (const Range& range : owned()) {
-    adamw_.Step(state_.step + 1, rates, scale, range, reducer_->result() + moments,
-                state_.parameters + range.begin, state_.slots[adamw_optimizer::kExpAvg] + moments,
-                state_.slots[adamw_optimizer::kExpAvgSq] + moments);
-    moments += range.size();
+    std::array<float*, kMostOptimizerSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + at;
+    optimizer_.Step(state_.step + 1, rates, scale, range, reduced_ + at,
+                    state_.parameters + range.begin, std::span(slots.data(), state_.slots.size()));
+    at += range.size();
   }
+  return norms_ == nullptr ? absl::OkStatus() : Descend(rates);
+}
+
+absl::Status Trainer::Descend(const ScheduledRates& rates) {
+  // reduced_ holds directions now.
+  int64_t at = 0;
+  for (const Range& range : owned()) {
+    RETURN_IF_ERROR(norms_->Add(range, state_.parameters + range.begin, reduced_ + at));
+    at += range.size();
+  }
+  ASSIGN_OR_RETURN(const std::vector<TensorNorms::Norms> norms, norms_->Gather());
+  std::vector<double> trust;
+  for (const TensorNorms::Norms& of : norms) {
+    trust.push_back(optimizer_.TrustRatio(of.parameter, of.direction));
+  }
+  at = 0;
+  for (const Range& range : owned()) {
+    optimizer_.Descend(rates, trust, range, reduced_ + at, state_.parameters + range.begin);
+    at += range.size();
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace dsrun::worker

@@ -1,7 +1,7 @@
 // Trainer: one rank's training step in one generation. The step reads top to bottom in TrainStep:
 // backward of every micro-batch of the rank's atoms, whose gradients go into exact sums,
-// reduce-scatter hidden behind the last one, norm, clip, AdamW on the owned elements, all-gather
-// hidden behind the next step's first forward pass.
+// reduce-scatter hidden behind the last one, norm, clip, the optimizer on the owned elements,
+// all-gather hidden behind the next step's first forward pass.
 //
 // For one global batch, seed and fingerprint the result has the same bits for every width, every
 // assignment of atoms to ranks, every route and bucket size of the reduction, every thread count,
@@ -31,6 +31,7 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 #include "common/schedule/lr_schedule.h"
@@ -41,7 +42,7 @@
 #include "worker/device/kernels.h"
 #include "worker/engine/trace.h"
 #include "worker/model/model.h"
-#include "worker/optim/adamw.h"
+#include "worker/optim/optimizer.h"
 #include "worker/parallel/batch_sums.h"
 #include "worker/parallel/comm_thread.h"
 #include "worker/parallel/gradient_collector.h"
@@ -51,6 +52,7 @@
 #include "worker/parallel/replicated_parameters.h"
 #include "worker/parallel/sharded_state.h"
 #include "worker/parallel/step_exchange.h"
+#include "worker/parallel/tensor_norms.h"
 
 namespace dsrun::worker {
 
@@ -96,7 +98,8 @@ class Trainer {
   };
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
-  // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule is none;
+  // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule or
+  // the optimizer is none;
   // RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
@@ -140,7 +143,7 @@ class Trainer {
   const std::vector<Range>& stored() const { return shards_.Stored(rank_); }
 
  private:
-  Trainer(const Setup& setup, LrSchedule schedule);
+  Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer);
   absl::Status Allocate();
   absl::Status AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes);
   // Gradients and the sums over all ranks; again where the step was void.
@@ -164,7 +167,10 @@ class Trainer {
   absl::Status SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
-  void Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
+  // Of what this rank owns. Errors: the communicator's, the device's.
+  absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
+  // The second half, of an optimizer that needs norms.
+  absl::Status Descend(const ScheduledRates& rates);
 
   // Constant after construction.
   const Setup setup_;
@@ -180,7 +186,7 @@ class Trainer {
   const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
   const LrSchedule schedule_;
-  AdamW adamw_;
+  Optimizer optimizer_;
   StepExchange exchange_;
   GradientExponents exponents_;
 
@@ -193,6 +199,7 @@ class Trainer {
   double* leaf_squares_ = nullptr;
   std::vector<double> squares_;  // of the host; the communication thread's
   ExactSum grad_square_;         // of this step; the communication thread's until Finish has waited
+  std::unique_ptr<TensorNorms> norms_;  // null: the optimizer needs none
   ShardedState state_;
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;

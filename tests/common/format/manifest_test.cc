@@ -46,6 +46,21 @@ TEST(ManifestTest, WhatIsEncodedIsParsed) {
   EXPECT_EQ(EncodeManifest(*parsed), text);
 }
 
+// One that does not say is AdamW's: so were those that were written before there were others.
+TEST(ManifestTest, AnOptimizer_IsWrittenWhereItIsNotAdamW) {
+  EXPECT_EQ(EncodeManifest(Small()).find("optimizer\""), std::string::npos);
+  EXPECT_EQ(ParseManifest(EncodeManifest(Small()))->facts.optimizer.name, "adamw");
+  for (const OptimizerFacts& optimizer :
+       {OptimizerFacts{"sgd", {}, {"a", "b"}}, OptimizerFacts{"lion", {"exp_avg"}, {}},
+        OptimizerFacts{"adam"}}) {
+    Manifest manifest = Small();
+    manifest.facts.optimizer = optimizer;
+    const auto parsed = ParseManifest(EncodeManifest(manifest));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->facts.optimizer, optimizer);
+  }
+}
+
 // A model of another family has its fields behind those of all; of GPT-2 nothing is added.
 TEST(ManifestTest, FieldsOfAFamily_AreWrittenWhereTheyAreUsedAlone) {
   const auto keys = [](const Manifest& manifest) {

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "common/format/frozen_in.h"
 #include "common/model/model_plan.h"
 #include "common/numerics/fingerprint.h"
 
@@ -90,6 +92,38 @@ TEST(ModelTensors, WhatContradictsTheModel_IsNamedWithExpectedAndGot) {
               HasSubstr("expected the tensors of 9000 layers, got "));
   EXPECT_THAT(Refusal([](Manifest& m) { m.facts.model.hidden_size = 0; }),
               HasSubstr("it contradicts the model that it names: "));
+}
+
+TEST(ModelTensors, OfAnotherOptimizer_HaveItsSlotsAndNoOthers) {
+  Manifest lion = OfAModel();
+  lion.facts.optimizer = {"lion", {"exp_avg"}, {}};
+  EXPECT_THAT(std::string(CheckModelTensors(lion).message()),
+              HasSubstr("expected the slots of its optimizer lion (state/exp_avg), got "
+                        "(state/exp_avg, state/exp_avg_sq)"));
+  std::erase_if(lion.tensors, [](const ManifestTensor& tensor) {
+    return tensor.name.starts_with("state/exp_avg_sq/");
+  });
+  EXPECT_TRUE(CheckModelTensors(lion).ok()) << CheckModelTensors(lion);
+}
+
+// Nothing of the tensors tells all frozen from no slots: the optimizer that is named does.
+TEST(ModelTensors, WithoutSlots_WhatIsFrozenIsListed) {
+  Manifest sgd = OfAModel();
+  std::erase_if(sgd.tensors,
+                [](const ManifestTensor& tensor) { return tensor.name.starts_with("state/"); });
+  EXPECT_FALSE(CheckModelTensors(sgd).ok()) << "AdamW: all are frozen, and have no exponents";
+  EXPECT_EQ(FrozenIn(sgd).size(), LogicalTensors(sgd.facts.model).size());
+  sgd.facts.optimizer = {"sgd", {}, {}};
+  EXPECT_TRUE(CheckModelTensors(sgd).ok()) << CheckModelTensors(sgd);
+  EXPECT_TRUE(FrozenIn(sgd).empty());
+  sgd.facts.optimizer.frozen = {"wte.weight"};
+  EXPECT_THAT(std::string(CheckModelTensors(sgd).message()), HasSubstr("sums/exponents"));
+  --Find(sgd, "sums/exponents").shape[0];
+  EXPECT_TRUE(CheckModelTensors(sgd).ok()) << CheckModelTensors(sgd);
+  EXPECT_EQ(FrozenIn(sgd), std::set<std::string>{"wte.weight"});
+  sgd.facts.optimizer.frozen = {"wte"};
+  EXPECT_THAT(std::string(CheckModelTensors(sgd).message()),
+              HasSubstr("\"wte\" as a frozen tensor, which the model has not"));
 }
 
 }  // namespace

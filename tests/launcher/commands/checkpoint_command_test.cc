@@ -70,7 +70,7 @@ TEST_F(CheckpointCommandTest, Inspect_ShowsTensorsShardsAndFingerprint) {
   EXPECT_EQ(Run({"inspect", "/save"}), 0);
   for (const std::string expected :
        {"job         job-a, generation 1", "step        20 (20 optimizer steps, 160 samples)",
-        "  instruction set (--isa-cap): avx2\n",
+        "optimizer   adamw, state: exp_avg, exp_avg_sq\n", "  instruction set (--isa-cap): avx2\n",
         "step-00000020.gen-0001.0000000000001001.rank-0001.safetensors",
         "state/exp_avg/h.0.attn.c_attn.weight", "(32, 96)", "model/wte.weight"}) {
     EXPECT_THAT(out_.str(), HasSubstr(expected));

@@ -87,12 +87,14 @@ class ResolveCheckpointTest : public ResolveTest {
     manifest.facts.model = *FindPreset("gpt2-nano");
     manifest.facts.batch = batch;
     manifest.facts.fingerprint = fingerprint;
+    manifest.facts.optimizer = optimizer_;
     AddTensors(folder, manifest);
     checkpoint_ = ManifestName(manifest.facts.key);
     Write(folder + "/" + checkpoint_, EncodeManifest(manifest));
   }
 
-  std::string checkpoint_;  // the manifest's name
+  std::string checkpoint_;    // the manifest's name
+  OptimizerFacts optimizer_;  // of the next one
 };
 
 TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
@@ -133,6 +135,24 @@ TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
   EXPECT_EQ(r.job.train().seed(), 7u);
   EXPECT_NE(Refused({"train", "--data=text", "--load=nowhere"}).find("--load: "),
             std::string::npos);
+}
+
+// State of one optimizer is none of another's; what is not said is the checkpoint's.
+TEST_F(ResolveCheckpointTest, ACheckpointOfAnotherOptimizer_IsRefused) {
+  WriteCheckpoint({32, 4, 7, ""});
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--optimizer=lion"}),
+            "--load: DIR/ck/" + checkpoint_ +
+                ": it holds the state of another optimizer: expected lion with state exp_avg (this "
+                "run), got adamw with state exp_avg, exp_avg_sq; give --optimizer adamw\n");
+  EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--optimizer=adam"}),
+            "--load: DIR/ck/" + checkpoint_ +
+                ": it holds the state of another optimizer: expected adam with state exp_avg, "
+                "exp_avg_sq (this run), got adamw with state exp_avg, exp_avg_sq; give --optimizer "
+                "adamw\n");
+  optimizer_.name = "adam";
+  WriteCheckpoint({32, 4, 7, ""}, Ours(), 60);
+  EXPECT_EQ(Good({"train", "--data=text", "--load=ck", "--save=ck"}).job.train().optimizer().name(),
+            "adam");
 }
 
 TEST_F(ResolveCheckpointTest, AcceptedDifferencesOfACheckpoint_AreSaidAndUsed) {

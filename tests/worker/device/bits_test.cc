@@ -52,6 +52,25 @@ void RunElementwise(Kernels& k, Outputs& o) {
   o["v"] = Random(n, 4);
   for (float& v : o["v"]) v *= v;
   k.AdamW(n, arguments, b.data(), o["param"].data(), o["m"].data(), o["v"].data());
+  const auto start = [&](const char* name) { return (o[name] = a).data(); };
+  const auto slot = [&](const char* name, uint32_t seed) {
+    o[name] = Random(n, seed);
+    for (float& v : o[name]) v *= v;
+    return o[name].data();
+  };
+  k.Adam(n, arguments, b.data(), start("adam"), slot("adam m", 3), slot("adam v", 4));
+  o["lamb"] = b;
+  k.LambDirection(n, arguments, a.data(), o["lamb"].data(), slot("lamb m", 3), slot("lamb v", 4));
+  k.Descend(n, 0.013f, o["lamb"].data(), start("descend"));
+  LionArguments lion{.lr = 0.01f, .weight_decay = 0.1f, .grad_scale = 0.37f};
+  k.Lion(n, lion, b.data(), start("lion"), slot("lion m", 3));
+  AdagradArguments adagrad{.lr = 0.01f, .weight_decay = 0.1f, .grad_scale = 0.37f};
+  k.Adagrad(n, adagrad, b.data(), start("adagrad"), slot("adagrad sum", 3));
+  SgdArguments sgd{.lr = 0.01f, .momentum = 0.9f, .weight_decay = 0.1f, .grad_scale = 0.37f};
+  k.Sgd(n, sgd, b.data(), start("sgd"));
+  k.SgdMomentum(n, sgd, b.data(), start("momentum"), slot("buffer", 3));
+  sgd.nesterov = true;
+  k.SgdMomentum(n, sgd, b.data(), start("nesterov"), slot("nesterov buffer", 3));
   std::vector<double> squares(48);
   k.LeafSquares(48, a.data(), squares.data());
   o["squares"].resize(96);

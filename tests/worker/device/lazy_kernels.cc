@@ -265,6 +265,39 @@ class LazyKernels final : public Kernels {
     core_->Enqueue(lane_, "AdamW", {Of(grad, n), Of(param, n), Of(m, n), Of(v, n)},
                    [=, this] { inner_.AdamW(n, arguments, grad, param, m, v); });
   }
+  void Adam(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
+            float* v) override {
+    core_->Enqueue(lane_, "Adam", {Of(grad, n), Of(param, n), Of(m, n), Of(v, n)},
+                   [=, this] { inner_.Adam(n, arguments, grad, param, m, v); });
+  }
+  void LambDirection(int64_t n, const AdamWArguments& arguments, const float* param, float* grad,
+                     float* m, float* v) override {
+    core_->Enqueue(lane_, "LambDirection", {Of(param, n), Of(grad, n), Of(m, n), Of(v, n)},
+                   [=, this] { inner_.LambDirection(n, arguments, param, grad, m, v); });
+  }
+  void Descend(int64_t n, float rate, const float* direction, float* param) override {
+    core_->Enqueue(lane_, "Descend", {Of(direction, n), Of(param, n)},
+                   [=, this] { inner_.Descend(n, rate, direction, param); });
+  }
+  void Lion(int64_t n, const LionArguments& arguments, const float* grad, float* param,
+            float* m) override {
+    core_->Enqueue(lane_, "Lion", {Of(grad, n), Of(param, n), Of(m, n)},
+                   [=, this] { inner_.Lion(n, arguments, grad, param, m); });
+  }
+  void Adagrad(int64_t n, const AdagradArguments& arguments, const float* grad, float* param,
+               float* sum) override {
+    core_->Enqueue(lane_, "Adagrad", {Of(grad, n), Of(param, n), Of(sum, n)},
+                   [=, this] { inner_.Adagrad(n, arguments, grad, param, sum); });
+  }
+  void Sgd(int64_t n, const SgdArguments& arguments, const float* grad, float* param) override {
+    core_->Enqueue(lane_, "Sgd", {Of(grad, n), Of(param, n)},
+                   [=, this] { inner_.Sgd(n, arguments, grad, param); });
+  }
+  void SgdMomentum(int64_t n, const SgdArguments& arguments, const float* grad, float* param,
+                   float* buffer) override {
+    core_->Enqueue(lane_, "SgdMomentum", {Of(grad, n), Of(param, n), Of(buffer, n)},
+                   [=, this] { inner_.SgdMomentum(n, arguments, grad, param, buffer); });
+  }
   void LeafSquares(int64_t leaves, const float* x, double* squares) override {
     core_->Enqueue(lane_, "LeafSquares", {Of(x, leaves * 1024), Of(squares, leaves)},
                    [=, this] { inner_.LeafSquares(leaves, x, squares); });

@@ -9,7 +9,6 @@
 
 #include "common/base/cpu_isa.h"
 #include "common/base/philox.h"
-#include "common/plan/optimizer_plan.h"
 #include "gtest/gtest.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/engine_factory.h"
@@ -31,7 +30,8 @@ std::string MakeText() {
 
 template <typename T>
 bool SameBytes(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 }  // namespace
@@ -134,15 +134,14 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     const auto access = (*trainer)->OpenState();
     ASSERT_TRUE(access.ok()) << access.status();
     MutexLock lock(mu);
-    result.adam_m.resize(static_cast<size_t>(layout.size()));
-    result.adam_v.resize(static_cast<size_t>(layout.size()));
-    int64_t moments = 0;
-    for (const Range& range : (*trainer)->owned()) {
-      std::copy_n(state.slots[adamw_optimizer::kExpAvg] + moments, range.size(),
-                  result.adam_m.data() + range.begin);
-      std::copy_n(state.slots[adamw_optimizer::kExpAvgSq] + moments, range.size(),
-                  result.adam_v.data() + range.begin);
-      moments += range.size();
+    std::vector<float>* const arenas[] = {&result.adam_m, &result.adam_v};
+    for (size_t slot = 0; slot < state.slots.size(); ++slot) {
+      arenas[slot]->resize(static_cast<size_t>(layout.size()));
+      int64_t at = 0;
+      for (const Range& range : (*trainer)->owned()) {
+        std::copy_n(state.slots[slot] + at, range.size(), arenas[slot]->data() + range.begin);
+        at += range.size();
+      }
     }
     const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
     if (result.parameters.empty()) result.parameters = parameters;

@@ -17,7 +17,9 @@ namespace dsrun::worker {
 // Everything that must have the same bits in every layout, and what may differ.
 struct TrainedState {
   std::vector<float> parameters;  // the whole arena
-  std::vector<float> adam_m;      // gathered from all owners, in arena order
+  // The optimizer's first and second slot, gathered from all owners, in arena order; empty: it has
+  // none.
+  std::vector<float> adam_m;
   std::vector<float> adam_v;
   GradientExponents::State exponents;
   std::vector<double> losses;  // of every step

@@ -453,6 +453,54 @@ void CpuKernels::AdamW(int64_t n, const AdamWArguments& arguments, const float* 
   });
 }
 
+void CpuKernels::Adam(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
+                      float* m, float* v) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.adam(end - begin, arguments, grad + begin, param + begin, m + begin, v + begin);
+  });
+}
+
+void CpuKernels::LambDirection(int64_t n, const AdamWArguments& arguments, const float* param,
+                               float* grad, float* m, float* v) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.lamb_direction(end - begin, arguments, param + begin, grad + begin, m + begin,
+                          v + begin);
+  });
+}
+
+void CpuKernels::Descend(int64_t n, float rate, const float* direction, float* param) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.descend(end - begin, rate, direction + begin, param + begin);
+  });
+}
+
+void CpuKernels::Lion(int64_t n, const LionArguments& arguments, const float* grad, float* param,
+                      float* m) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.lion(end - begin, arguments, grad + begin, param + begin, m + begin);
+  });
+}
+
+void CpuKernels::Adagrad(int64_t n, const AdagradArguments& arguments, const float* grad,
+                         float* param, float* sum) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.adagrad(end - begin, arguments, grad + begin, param + begin, sum + begin);
+  });
+}
+
+void CpuKernels::Sgd(int64_t n, const SgdArguments& arguments, const float* grad, float* param) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.sgd(end - begin, arguments, grad + begin, param + begin);
+  });
+}
+
+void CpuKernels::SgdMomentum(int64_t n, const SgdArguments& arguments, const float* grad,
+                             float* param, float* buffer) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.sgd_momentum(end - begin, arguments, grad + begin, param + begin, buffer + begin);
+  });
+}
+
 void CpuKernels::LeafSquares(int64_t leaves, const float* x, double* squares) {
   ForPieces(leaves, kLeafPiece, [&](int64_t begin, int64_t end) {
     loops_.leaf_squares(end - begin, x + begin * 1024, squares + begin);

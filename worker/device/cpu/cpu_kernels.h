@@ -107,6 +107,18 @@ class CpuKernels final : public Kernels {
 
   void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
              float* v) override;
+  void Adam(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
+            float* v) override;
+  void LambDirection(int64_t n, const AdamWArguments& arguments, const float* param, float* grad,
+                     float* m, float* v) override;
+  void Descend(int64_t n, float rate, const float* direction, float* param) override;
+  void Lion(int64_t n, const LionArguments& arguments, const float* grad, float* param,
+            float* m) override;
+  void Adagrad(int64_t n, const AdagradArguments& arguments, const float* grad, float* param,
+               float* sum) override;
+  void Sgd(int64_t n, const SgdArguments& arguments, const float* grad, float* param) override;
+  void SgdMomentum(int64_t n, const SgdArguments& arguments, const float* grad, float* param,
+                   float* buffer) override;
   void LeafSquares(int64_t leaves, const float* x, double* squares) override;
 
  private:

@@ -8,6 +8,7 @@
 #include "worker/device/adamw_arguments.h"
 #include "worker/device/cpu/lanes.h"
 #include "worker/device/cpu/loop_table.h"
+#include "worker/device/optimizer_arguments.h"
 
 namespace dsrun::worker {
 extern const LoopTable DSRUN_LOOPS;
@@ -135,6 +136,109 @@ void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
     m[i] = mi;
     v[i] = vi;
     param[i] -= lr * direction;
+  }
+}
+
+void AdamLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
+              float* __restrict param, float* __restrict m, float* __restrict v) {
+  const float beta1 = a.beta1;
+  const float beta2 = a.beta2;
+  const float new1 = 1.0f - beta1;
+  const float new2 = 1.0f - beta2;
+  const float unbias1 = 1.0f / a.bias_correction1;
+  const float unbias2 = 1.0f / a.bias_correction2;
+  const float eps = a.eps;
+  const float lr = a.lr;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale + decay * param[i];
+    const float mi = beta1 * m[i] + new1 * g;
+    const float vi = beta2 * v[i] + new2 * (g * g);
+    m[i] = mi;
+    v[i] = vi;
+    param[i] -= lr * ((mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps));
+  }
+}
+
+void LambDirectionLoop(int64_t n, const AdamWArguments& a, const float* __restrict param,
+                       float* __restrict grad, float* __restrict m, float* __restrict v) {
+  const float beta1 = a.beta1;
+  const float beta2 = a.beta2;
+  const float new1 = 1.0f - beta1;
+  const float new2 = 1.0f - beta2;
+  const float unbias1 = 1.0f / a.bias_correction1;
+  const float unbias2 = 1.0f / a.bias_correction2;
+  const float eps = a.eps;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale;
+    const float mi = beta1 * m[i] + new1 * g;
+    const float vi = beta2 * v[i] + new2 * (g * g);
+    m[i] = mi;
+    v[i] = vi;
+    grad[i] = (mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps) + decay * param[i];
+  }
+}
+
+void DescendLoop(int64_t n, float rate, const float* __restrict direction,
+                 float* __restrict param) {
+  for (int64_t i = 0; i < n; ++i) param[i] -= rate * direction[i];
+}
+
+void LionLoop(int64_t n, const LionArguments& a, const float* __restrict grad,
+              float* __restrict param, float* __restrict m) {
+  const float beta1 = a.beta1;
+  const float beta2 = a.beta2;
+  const float new1 = 1.0f - beta1;
+  const float new2 = 1.0f - beta2;
+  const float lr = a.lr;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale;
+    const float mixed = beta1 * m[i] + new1 * g;
+    const float sign = (mixed > 0 ? 1.0f : 0.0f) - (mixed < 0 ? 1.0f : 0.0f);
+    m[i] = beta2 * m[i] + new2 * g;
+    param[i] -= lr * (sign + decay * param[i]);
+  }
+}
+
+void AdagradLoop(int64_t n, const AdagradArguments& a, const float* __restrict grad,
+                 float* __restrict param, float* __restrict sum) {
+  const float lr = a.lr;
+  const float eps = a.eps;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale + decay * param[i];
+    const float total = sum[i] + g * g;
+    sum[i] = total;
+    param[i] -= lr * (g / (__builtin_sqrtf(total) + eps));
+  }
+}
+
+void SgdLoop(int64_t n, const SgdArguments& a, const float* __restrict grad,
+             float* __restrict param) {
+  const float lr = a.lr;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) param[i] -= lr * (grad[i] * scale + decay * param[i]);
+}
+
+void SgdMomentumLoop(int64_t n, const SgdArguments& a, const float* __restrict grad,
+                     float* __restrict param, float* __restrict buffer) {
+  const float lr = a.lr;
+  const float momentum = a.momentum;
+  const float decay = a.weight_decay;
+  const float scale = a.grad_scale;
+  const bool nesterov = a.nesterov;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * scale + decay * param[i];
+    const float b = momentum * buffer[i] + g;
+    buffer[i] = b;
+    param[i] -= lr * (nesterov ? g + momentum * b : b);
   }
 }
 
@@ -500,6 +604,13 @@ const LoopTable DSRUN_LOOPS = {
     .swiglu = SwiGlu,
     .swiglu_backward = SwiGluBackward,
     .adamw = AdamWLoop,
+    .adam = AdamLoop,
+    .lamb_direction = LambDirectionLoop,
+    .descend = DescendLoop,
+    .lion = LionLoop,
+    .adagrad = AdagradLoop,
+    .sgd = SgdLoop,
+    .sgd_momentum = SgdMomentumLoop,
     .leaf_squares = LeafSquares,
     .dot = Dot,
     .store_fixed = StoreFixed,

@@ -9,6 +9,9 @@
 namespace dsrun::worker {
 
 struct AdamWArguments;  // adamw_arguments.h
+struct LionArguments;   // optimizer_arguments.h
+struct AdagradArguments;
+struct SgdArguments;
 
 struct LoopTable {
   // --- n elements
@@ -26,6 +29,18 @@ struct LoopTable {
                           float* dgate, float* dup);
   void (*adamw)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
                 float* m, float* v);
+  void (*adam)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
+               float* m, float* v);
+  void (*lamb_direction)(int64_t n, const AdamWArguments& arguments, const float* param,
+                         float* grad, float* m, float* v);
+  void (*descend)(int64_t n, float rate, const float* direction, float* param);
+  void (*lion)(int64_t n, const LionArguments& arguments, const float* grad, float* param,
+               float* m);
+  void (*adagrad)(int64_t n, const AdagradArguments& arguments, const float* grad, float* param,
+                  float* sum);
+  void (*sgd)(int64_t n, const SgdArguments& arguments, const float* grad, float* param);
+  void (*sgd_momentum)(int64_t n, const SgdArguments& arguments, const float* grad, float* param,
+                       float* buffer);
   void (*leaf_squares)(int64_t leaves, const float* x, double* squares);
   float (*dot)(int64_t n, const float* a, const float* b);
 

@@ -1,0 +1,148 @@
+// Training with every optimizer: the same bits at every width, through checkpoints and restarts.
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/format/checkpoint_reader.h"
+#include "common/format/content_hash.h"
+#include "common/format/frozen_in.h"
+#include "common/plan/optimizer_settings.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/faulty_file_system.h"
+#include "tests/worker/engine/small_job.h"
+#include "tests/worker/engine/training_ranks.h"
+#include "tests/worker/engine/worker_cluster.h"
+
+namespace dsrun::worker {
+namespace {
+
+using Params = std::map<std::string, double>;
+
+struct Choice {
+  std::string name;
+  Params params = {};
+  double lr = 3e-3;
+};
+
+std::vector<Choice> All() {
+  std::vector<Choice> all;
+  for (const OptimizerForm& form : OptimizerForms()) {
+    const bool by_gradient = form.rule == OptimizerForm::Rule::kSgd;
+    all.push_back({std::string(form.name), {}, by_gradient ? 0.1 : 3e-3});
+  }
+  all.push_back({"sgd", {{"momentum", 0.9}, {"nesterov", 1}}, 0.03});
+  return all;
+}
+
+void Choose(const Choice& choice, proto::TrainSpec* spec) {
+  spec->set_lr(choice.lr);
+  spec->mutable_optimizer()->set_name(choice.name);
+  for (const auto& [key, value] : choice.params) {
+    (*spec->mutable_optimizer()->mutable_params())[key] = value;
+  }
+}
+
+TEST(OptimizersTest, EveryOptimizer_LearnsTheSameBitsAtEveryWidth) {
+  std::set<double> losses;
+  for (const Choice& choice : All()) {
+    SCOPED_TRACE(choice.name);
+    proto::TrainSpec spec = TinySpec(/*micro_batches=*/3);
+    Choose(choice, &spec);
+    const TrainedState one = Train(spec, 1, 20);
+    EXPECT_LT(one.losses.back(), one.losses.front() - 0.1);
+    for (const int width : {2, 3}) {
+      EXPECT_TRUE(one.SameBits(Train(spec, width, 20))) << "width " << width;
+    }
+    losses.insert(one.losses.back());
+  }
+  EXPECT_EQ(losses.size(), All().size()) << "the comparison can fail";
+}
+
+// Not a bit of what was trained before there were others.
+TEST(OptimizersTest, AdamWOfTheTable_IsThatOfTheOldFields) {
+  proto::TrainSpec old = TinySpec(/*micro_batches=*/2);
+  proto::TrainSpec named = old;
+  Choose({"adamw"}, &named);
+  EXPECT_TRUE(Train(old, 1, 5).SameBits(Train(named, 2, 5)));
+}
+
+TEST(OptimizersTest, Groups_HaveTheSameBitsAtEveryWidth_AndChangeThem) {
+  for (const char* const name : {"adamw", "lamb"}) {
+    proto::TrainSpec plain = TinySpec(/*micro_batches=*/3);
+    Choose({name}, &plain);
+    proto::TrainSpec spec = plain;
+    proto::ParameterGroup& group = *spec.mutable_optimizer()->add_groups();
+    group.set_pattern("\\.bias$|ln_");
+    group.set_lr_scale(0.5);
+    group.set_weight_decay(0.3);
+    const TrainedState one = Train(spec, 1, 5);
+    EXPECT_TRUE(one.SameBits(Train(spec, 3, 5))) << name;
+    EXPECT_FALSE(one.SameBits(Train(plain, 1, 5))) << name;
+  }
+}
+
+TEST(OptimizersTest, AGroupOfNoTensor_OrNoSuchOptimizer_IsRefusedBeforeAnythingStarts) {
+  proto::TrainSpec group = TinySpec(1);
+  Choose({"adamw"}, &group);
+  group.mutable_optimizer()->add_groups()->set_pattern("zzz");
+  proto::TrainSpec unknown = TinySpec(1);
+  Choose({"adamx"}, &unknown);
+  for (const proto::TrainSpec& spec : {group, unknown}) {
+    OnRanks(spec, 1, [](Trainer::Setup& setup) { EXPECT_FALSE(Trainer::Create(setup).ok()); });
+  }
+}
+
+// With and without frozen tensors, which no slot tells of where there are none.
+TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
+  for (const Choice& choice : All()) {
+    for (const bool freeze : {false, true}) {
+      SCOPED_TRACE(choice.name + (freeze ? ", frozen" : ""));
+      proto::JobSpec job = Job();
+      Choose(choice, job.mutable_train());
+      if (freeze) job.mutable_train()->add_frozen("wte.weight");
+      FaultyFileSystem fs;
+      WorkerCluster cluster(job, fs);
+      cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+        if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
+      };
+      cluster.Run(3);
+      cluster.on_message = nullptr;
+      for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+      EXPECT_EQ(NewestHash(fs), UndisturbedHash(job));
+      const auto checkpoint = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+      ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+      EXPECT_EQ(checkpoint->manifest().facts.optimizer.name, choice.name);
+      EXPECT_EQ(FrozenIn(checkpoint->manifest()),
+                freeze ? std::set<std::string>{"wte.weight"} : std::set<std::string>());
+    }
+  }
+}
+
+TEST(OptimizersTest, ACheckpointOfAnotherOptimizer_IsRefused) {
+  FaultyFileSystem fs;
+  proto::JobSpec first = Job("first");
+  first.mutable_train()->set_save_dir("/first");
+  first.mutable_train()->set_train_iters(4);
+  WorkerCluster cluster(first, fs);
+  for (const auto& outcome : cluster.Run(2)) ASSERT_TRUE(outcome.ok()) << outcome.status();
+  for (const Choice& choice : {Choice{"adam"}, Choice{"sgd"}, Choice{"lion"}}) {
+    proto::JobSpec second = Job("second");
+    second.mutable_train()->set_load_dir("/first");
+    Choose(choice, second.mutable_train());
+    WorkerCluster next(second, fs);
+    for (const auto& outcome : next.Run(2)) {
+      EXPECT_EQ(outcome.status().code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_THAT(std::string(outcome.status().message()),
+                  testing::HasSubstr("another optimizer: expected " + choice.name));
+      EXPECT_THAT(std::string(outcome.status().message()),
+                  testing::HasSubstr("got adamw with state exp_avg, exp_avg_sq; give --optimizer "
+                                     "adamw"));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dsrun::worker
