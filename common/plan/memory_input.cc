@@ -5,6 +5,7 @@
 
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 
@@ -18,6 +19,7 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
   input.frozen.assign(train.frozen().begin(), train.frozen().end());
+  input.zero_stage = train.has_zero_stage() ? train.zero_stage() : kDefaultZeroStage;
   return input;
 }
 

@@ -13,6 +13,7 @@
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 namespace {
@@ -101,11 +102,12 @@ class Planner {
     }
     add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), kFloat,
         "2 x tensors, the greatest contribution to each");
-    add("reduced_gradients", "gradients", owned, kFloat,
-        "owned share of " + trained + ", rounded once");
+    const bool all = ZeroStageOf(input_.zero_stage).slots == ZeroPart::kAll;
+    const int64_t updated = all ? layout_.trainable_size() : owned;
+    const std::string updated_of = (all ? "all of " : "owned share of ") + trained;
+    add("reduced_gradients", "gradients", updated, kFloat, updated_of + ", rounded once");
     for (const OptimizerSlot& slot : kAdamW.slots) {
-      add(PlannedName(slot), "optimizer", owned, ElementBytes(slot.dtype),
-          "owned share of " + trained);
+      add(PlannedName(slot), "optimizer", updated, ElementBytes(slot.dtype), updated_of);
     }
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(kAdamW.slots.size());

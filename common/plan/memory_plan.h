@@ -11,6 +11,7 @@
 
 #include "common/model/model_spec.h"
 #include "common/plan/planned_buffer.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 
@@ -27,6 +28,7 @@ struct MemoryInput {
   // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
   std::vector<int64_t> atoms_of_ranks = {};
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
+  int zero_stage = kDefaultZeroStage;
 };
 
 struct MemoryPlan {

@@ -53,6 +53,11 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
   RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
+  if (input.zero_stage < 0 || input.zero_stage > kLastBuiltZeroStage) {
+    return absl::InvalidArgumentError(absl::StrCat("ZeRO stage ", input.zero_stage,
+                                                   " is none of this engine's: it has stages 0 to ",
+                                                   kLastBuiltZeroStage));
+  }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule)));
   RETURN_IF_ERROR(trainer->Allocate());
@@ -72,6 +77,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule)
       atoms_of_ranks_(setup.atoms.empty() ? batch_.AtomCounts() : input_.atoms_of_ranks),
       places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
       places_(Places()),
+      stage_(ZeroStageOf(input_.zero_stage)),
       schedule_(std::move(schedule)),
       adamw_(*setup.kernels, layout_,
              {spec_.adam_beta1(), spec_.adam_beta2(), spec_.adam_eps(), spec_.weight_decay()}),
@@ -162,6 +168,7 @@ absl::Status Trainer::Allocate() {
       .parameters = state_.parameters,
       .on_span = on_span,
   });
+  shares_ = std::make_unique<ShareGather>(*setup_.communicator, setup_.kernels->stream(), shards_);
   collector_ = std::make_unique<GradientCollector>(GradientCollector::Setup{
       .layout = &layout_,
       .space = &space_,
@@ -248,8 +255,10 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   RETURN_IF_ERROR(CheckFinite(sums, loss, norm));
   exponents_.Commit(sums.magnitudes);
   const ScheduledRates rates = schedule_.At(state_.step);
-  if (sums.tokens > 0) Update(sums, norm, rates);
-  gatherer_->Start();
+  if (sums.tokens > 0) {
+    RETURN_IF_ERROR(Update(sums, norm, rates));
+  }
+  if (stage_.slots == ZeroPart::kOwned) gatherer_->Start();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
   }
@@ -398,16 +407,38 @@ absl::Status Trainer::SumSquares(std::span<const float> sums) {
   return absl::OkStatus();
 }
 
-void Trainer::Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates) {
-  const Span span(setup_.trace, "adamw");
-  const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
-  int64_t moments = 0;
-  for (const Range& range : owned()) {
-    adamw_.Step(state_.step + 1, rates, scale, range, reducer_->result() + moments,
-                state_.parameters + range.begin, state_.slots[adamw_optimizer::kExpAvg] + moments,
-                state_.slots[adamw_optimizer::kExpAvgSq] + moments);
-    moments += range.size();
+absl::Status Trainer::GatherUpdated() {
+  RETURN_IF_ERROR(shares_->Gather(reduced_, "all-gather gradients"));
+  if (slots_gathered_) return absl::OkStatus();
+  for (float* const slot : state_.slots) {
+    RETURN_IF_ERROR(shares_->Gather(slot, "all-gather optimizer"));
   }
+  slots_gathered_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
+                             const ScheduledRates& rates) {
+  const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
+  int64_t at = 0;  // in slots and gradients
+  const auto update = [&](int rank) {
+    for (const Range& range : shards_.Owned(rank)) {
+      adamw_.Step(state_.step + 1, rates, scale, range, reducer_->result() + at,
+                  state_.parameters + range.begin, state_.slots[adamw_optimizer::kExpAvg] + at,
+                  state_.slots[adamw_optimizer::kExpAvgSq] + at);
+      at += range.size();
+    }
+  };
+  const bool all = stage_.slots == ZeroPart::kAll;
+  if (all) {
+    RETURN_IF_ERROR(GatherUpdated());
+  }
+  const Span span(setup_.trace, "adamw");
+  update(rank_);
+  for (const int rank : shares_->others()) {
+    if (all) update(rank);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace dsrun::worker

@@ -7,6 +7,9 @@
 // assignment of atoms to ranks, every route and bucket size of the reduction, every thread count,
 // and with or without overlap (docs/numerics.md); not so with fast sums (batch_sums.h).
 //
+// Under ZeRO-0 every rank updates all elements, after an all-gather of the reduced gradients, and
+// parameters are not gathered. Stages above 1 are refused (common/plan/zero_stage.h).
+//
 // A step whose gradients jump beyond the headroom of the sums is void (gradient_exponents.h):
 // nothing of it counts, and TrainStep computes it again.
 //
@@ -33,6 +36,7 @@
 #include "common/plan/memory_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
+#include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
@@ -50,6 +54,7 @@
 #include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/replicated_parameters.h"
 #include "worker/parallel/sharded_state.h"
+#include "worker/parallel/share_gather.h"
 #include "worker/parallel/step_exchange.h"
 
 namespace dsrun::worker {
@@ -96,7 +101,8 @@ class Trainer {
   };
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
-  // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule is none;
+  // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule is none,
+  // a ZeRO stage that is not built;
   // RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
@@ -164,7 +170,10 @@ class Trainer {
   absl::Status SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
-  void Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
+  // Under ZeRO-0: the reduced gradients of all owners; the first time their slots, too, of which
+  // this rank was given its own share alone.
+  absl::Status GatherUpdated();
+  absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
 
   // Constant after construction.
   const Setup setup_;
@@ -179,6 +188,7 @@ class Trainer {
   const std::vector<int64_t> atoms_of_ranks_;
   const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
+  const ZeroStage stage_;
   const LrSchedule schedule_;
   AdamW adamw_;
   StepExchange exchange_;
@@ -187,7 +197,7 @@ class Trainer {
   std::vector<Buffer> memory_;
   float* window_ = nullptr;     // gradients of one micro-batch and layer
   float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
-  float* reduced_ = nullptr;    // the batch's, (owned size)
+  float* reduced_ = nullptr;    // the batch's, (owned size), of ZeRO-0 as share_gather.h
   int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
   int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
   double* leaf_squares_ = nullptr;
@@ -197,6 +207,8 @@ class Trainer {
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
+  std::unique_ptr<ShareGather> shares_;
+  bool slots_gathered_ = false;
   std::unique_ptr<GradientCollector> collector_;
   std::unique_ptr<ReplicatedParameters> parameters_;
   // What is enqueued uses the memory above, which goes when nothing of it is left.

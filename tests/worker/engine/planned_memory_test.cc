@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <utility>
 
 #include "common/model/model_spec_proto.h"
 #include "common/plan/memory_input.h"
@@ -32,7 +33,10 @@ class CountingDevice : public Device {
 
 TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
-  for (const int width : {1, 2, 3, 4}) {  // 3: one rank has two atoms; 4: all have one
+  // 3 ranks: one has two atoms; 4: all have one.
+  for (const auto& [width, stage] :
+       {std::pair(1, 1), {2, 1}, {3, 1}, {4, 1}, {1, 0}, {3, 0}, {4, 0}}) {
+    spec.set_zero_stage(stage);
     spec.set_micro_batches_per_atom(width == 2 ? 2 : 1);
     std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
     for (int rank = 0; rank < width; ++rank) {
