@@ -38,7 +38,9 @@ inline constexpr std::array<ZeroStage, 4> kZeroStages = {{
      .parameters = ZeroPart::kOwned},
 }};
 
-// REQUIRES: 0 <= number <= 3.
+constexpr bool IsZeroStage(int number) { return number >= 0 && number <= 3; }
+
+// REQUIRES: IsZeroStage(number).
 constexpr const ZeroStage& ZeroStageOf(int number) {
   return kZeroStages[static_cast<size_t>(number)];
 }

@@ -4,13 +4,21 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
 #include <string>
 #include <tuple>
+#include <vector>
 
+#include "common/plan/memory_input.h"
+#include "common/plan/traffic_plan.h"
 #include "tests/fakes/faulty_file_system.h"
 #include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
+#include "tests/worker/engine/wrappers.h"
 
 namespace dsrun::worker {
 namespace {
@@ -51,6 +59,51 @@ TEST(ZeroStageTest, StageThatIsNotBuilt_IsRefused) {
       EXPECT_NE(status.message().find("ZeRO stage " + std::to_string(stage)), std::string::npos)
           << status;
     });
+  }
+}
+
+class CountingCommunicator : public CommunicatorWrapper {
+ public:
+  using CommunicatorWrapper::CommunicatorWrapper;
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    for (const SendOp& send : sends) {
+      sent[what.substr(0, what.find(" bucket"))] += static_cast<int64_t>(send.bytes);
+    }
+    return CommunicatorWrapper::Exchange(sends, recvs, what);
+  }
+  std::map<std::string, int64_t> sent;  // bytes, by what they are
+};
+
+TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
+  constexpr int kSteps = 2;
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  for (const auto& [width, stage, sums] : {std::tuple(4, 0, "exact"),
+                                           {4, 1, "exact"},
+                                           {6, 0, "exact"},
+                                           {3, 1, "fast"},
+                                           {1, 0, "exact"}}) {
+    SCOPED_TRACE(std::to_string(width) + " ranks, stage " + std::to_string(stage) + ", " + sums);
+    spec.set_zero_stage(stage);
+    spec.set_sums(sums);
+    MemoryInput input = MemoryInputFromProto(spec);
+    input.width = width;
+    const std::vector<PlannedTraffic> plan = PlanTraffic(input);
+    std::vector<std::unique_ptr<CountingCommunicator>> counting(static_cast<size_t>(width));
+    Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
+            auto& mine = counting[static_cast<size_t>(setup.communicator->rank())];
+            mine = std::make_unique<CountingCommunicator>(*setup.communicator);
+            setup.communicator = mine.get();
+          }});
+    for (size_t rank = 0; rank < plan.size(); ++rank) {
+      std::map<std::string, int64_t>& sent = counting[rank]->sent;
+      EXPECT_EQ(sent["reduce-scatter"], kSteps * plan[rank].reduce) << rank;
+      EXPECT_EQ(sent[stage == 0 ? "all-gather gradients" : "all-gather"],
+                kSteps * plan[rank].gather)
+          << rank;
+      EXPECT_EQ(sent[stage == 0 ? "all-gather" : "all-gather gradients"], 0) << rank;
+      EXPECT_EQ(sent["all-gather optimizer"], plan[rank].once) << rank;
+    }
   }
 }
 
