@@ -305,6 +305,8 @@ OptionGroup Engine() {
           Value("threads-per-rank", "N", "cores / ranks of this machine, at least 1", ""),
           Value("bucket-bytes", "N", "an eighth of the model, 256 KiB to 25 MiB",
                 "gradient bytes that are reduced together"),
+          Value("zero-stage", "0|1", "1",
+                "who holds the optimizer's state: 0, every rank all of it; 1, its owner"),
           {"overlap", {}, Kind::kOnOff, "", "on", "communicate while the model computes"},
           {"shared-memory",
            {},
