@@ -6,6 +6,7 @@
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/optimizer_of_spec.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 
@@ -21,6 +22,7 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.optimizer = OptimizerPlanOfSpec(train);
   input.frozen.assign(train.frozen().begin(), train.frozen().end());
   input.recompute = FromProto(train.recompute());
+  input.zero_stage = train.has_zero_stage() ? train.zero_stage() : kDefaultZeroStage;
   return input;
 }
 

@@ -13,6 +13,7 @@
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 namespace {
@@ -111,10 +112,12 @@ class Planner {
     }
     add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), DType::kU32,
         "2 x tensors, the greatest contribution to each");
-    add("reduced_gradients", "gradients", owned, DType::kF32,
-        "owned share of " + trained + ", rounded once");
+    const bool all = ZeroStageOf(input_.zero_stage).slots == ZeroPart::kAll;
+    const int64_t updated = all ? layout_.trainable_size() : owned;
+    const std::string updated_of = (all ? "all of " : "owned share of ") + trained;
+    add("reduced_gradients", "gradients", updated, DType::kF32, updated_of + ", rounded once");
     for (const OptimizerSlot& slot : input_.optimizer.slots) {
-      add(PlannedName(slot), "optimizer", owned, slot.dtype, "owned share of " + trained);
+      add(PlannedName(slot), "optimizer", updated, slot.dtype, updated_of);
     }
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());

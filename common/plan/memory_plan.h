@@ -14,6 +14,7 @@
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/planned_buffer.h"
 #include "common/plan/recompute_plan.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 
@@ -32,6 +33,7 @@ struct MemoryInput {
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
   Recompute recompute = {};
   OptimizerPlan optimizer = kAdamW;
+  int zero_stage = kDefaultZeroStage;
 };
 
 struct MemoryPlan {

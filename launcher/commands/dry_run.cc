@@ -16,6 +16,9 @@
 #include "common/model/spec_fields.h"
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
+#include "common/plan/memory_input.h"
+#include "common/plan/traffic_plan.h"
+#include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
 #include "common/schedule/schedule_of_spec.h"
 #include "common/topology/rank_environment.h"
@@ -222,6 +225,25 @@ std::string RankTable(const Resolved& resolved) {
   return "Ranks\n" + TextTable(rows);
 }
 
+// REQUIRES: the memory is planned.
+std::vector<PlannedTraffic> TrafficOf(const Resolved& resolved) {
+  MemoryInput input = MemoryInputFromProto(resolved.job.train());
+  input.width = static_cast<int64_t>(resolved.ranks.size());
+  return PlanTraffic(input);
+}
+
+std::string TrafficTable(const Resolved& resolved) {
+  if (resolved.memory.empty()) return "";
+  const proto::TrainSpec& train = resolved.job.train();
+  const int stage = train.has_zero_stage() ? train.zero_stage() : kDefaultZeroStage;
+  std::vector<std::vector<std::string>> rows = {{"rank", "reduction", "gather"}};
+  for (const PlannedTraffic& sent : TrafficOf(resolved)) {
+    rows.push_back(
+        {std::to_string(rows.size() - 1), BytesText(sent.reduce), BytesText(sent.gather)});
+  }
+  return "\nSent in a step, ZeRO stage " + std::to_string(stage) + "\n" + TextTable(rows);
+}
+
 // What all ranks share is said once; then one line a rank with its own.
 std::string EnvironmentText(const Resolved& resolved, const Machine& machine) {
   std::vector<Variables> all;
@@ -339,7 +361,8 @@ std::string DryRunText(const Resolved& resolved, const Machine& machine) {
   out += Line("run folder", job.run_dir());
   out += Line("works in", job.working_dir()) + "\n";
   if (job.has_train()) out += TextTable(ParameterGroupRows(job.train())) + "\n";
-  out += RankTable(resolved) + MemoryText(resolved) + EnvironmentText(resolved, machine);
+  out += RankTable(resolved) + MemoryText(resolved) + TrafficTable(resolved) +
+         EnvironmentText(resolved, machine);
   return Escaped(out, "\n\t");
 }
 

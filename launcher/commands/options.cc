@@ -357,6 +357,8 @@ OptionGroup Engine() {
                 "keep only the inputs of layers, and compute the rest again in backward: of all "
                 "layers, the input of every K-th, or of the fewest that let kept activations fit "
                 "into so many bytes"),
+          Value("zero-stage", "0|1", "1",
+                "who holds the optimizer's state: 0, every rank all of it; 1, its owner"),
           {"overlap", {}, Kind::kOnOff, "", "on", "communicate while the model computes"},
           {"shared-memory",
            {},

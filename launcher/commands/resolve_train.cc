@@ -25,6 +25,7 @@
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/zero_stage.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/checkpoint_differences.h"
 #include "launcher/commands/checkpoint_place.h"
@@ -76,6 +77,8 @@ class TrainResolver {
   void Optimizer();
   void Folders();
   void CheckSaveFolder(bool given);
+  // Absent stays absent: the engine's default.
+  void ZeroStage();
   void Engine();
   std::string IsaCap();
   void Device();
@@ -413,6 +416,18 @@ void TrainResolver::CheckSaveFolder(bool given) {
                       ", or choose another folder");
 }
 
+void TrainResolver::ZeroStage() {
+  if (!v_.Has("zero-stage")) return;
+  const auto stage = v_.Int("zero-stage", 0, 3);
+  if (!stage.has_value()) return;
+  if (*stage > kLastBuiltZeroStage) {
+    Error("--zero-stage", "stage " + std::to_string(*stage) +
+                              " is not built yet; the engine has 0 and 1, and 1 is the default");
+    return;
+  }
+  train_.set_zero_stage(static_cast<int32_t>(*stage));
+}
+
 void TrainResolver::Engine() {
   Device();
   const int64_t share = std::max<int64_t>(1, c_.machine.cores / std::max<int64_t>(1, LocalRanks()));
@@ -421,6 +436,7 @@ void TrainResolver::Engine() {
   train_.set_bucket_bytes(
       v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
           .value_or(DefaultBucketBytes(model_ok_ ? ParameterCount(model_) : 1)));
+  ZeroStage();
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
   train_.set_isa_cap(IsaCap());

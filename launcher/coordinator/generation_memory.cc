@@ -12,6 +12,7 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"
 #include "common/plan/memory_input.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun::launcher {
 namespace {
@@ -121,7 +122,8 @@ std::optional<MemoryInput> MemoryInputOf(const proto::TrainSpec& train) {
 
 bool CanBePlanned(const MemoryInput& job) {
   return Validate(job.model).ok() && job.micro_batch_size >= 1 && job.bucket_bytes >= 1 &&
-         job.threads >= 1 && CheckFrozen(job.model, job.frozen).ok() &&
+         job.threads >= 1 && IsZeroStage(job.zero_stage) &&
+         CheckFrozen(job.model, job.frozen).ok() &&
          ValidateBatchPlan(job.micro_batches, job.micro_batches_per_atom, /*width=*/1).ok() &&
          CheckPlannable(job).ok();
 }

@@ -56,6 +56,11 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
   RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
+  if (input.zero_stage < 0 || input.zero_stage > kLastBuiltZeroStage) {
+    return absl::InvalidArgumentError(absl::StrCat("ZeRO stage ", input.zero_stage,
+                                                   " is none of this engine's: it has stages 0 to ",
+                                                   kLastBuiltZeroStage));
+  }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
   std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule), std::move(optimizer)));
@@ -76,6 +81,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings opti
       atoms_of_ranks_(setup.atoms.empty() ? batch_.AtomCounts() : input_.atoms_of_ranks),
       places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
       places_(Places()),
+      stage_(ZeroStageOf(input_.zero_stage)),
       schedule_(std::move(schedule)),
       optimizer_(*setup.kernels, layout_, std::move(optimizer)),
       exchange_(*setup.communicator, layout_.trainable_count()),
@@ -176,6 +182,8 @@ absl::Status Trainer::Allocate() {
       .parameters = state_.parameters,
       .on_span = on_span,
   });
+  shares_ = std::make_unique<ShareGather>(*setup_.communicator, setup_.kernels->stream(), shards_);
+  updated_ = UpdatedRanges();
   collector_ = std::make_unique<GradientCollector>(GradientCollector::Setup{
       .layout = &layout_,
       .space = &space_,
@@ -270,7 +278,7 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   if (sums.tokens > 0) {
     RETURN_IF_ERROR(Update(sums, norm, rates));
   }
-  gatherer_->Start();
+  if (stage_.slots == ZeroPart::kOwned) gatherer_->Start();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
   }
@@ -419,37 +427,61 @@ absl::Status Trainer::SumSquares(std::span<const float> sums) {
   return absl::OkStatus();
 }
 
+std::vector<Trainer::Updated> Trainer::UpdatedRanges() const {
+  std::vector<Updated> updated;
+  int64_t at = 0;
+  const auto add = [&](int rank) {
+    for (const Range& range : shards_.Owned(rank)) {
+      updated.push_back({range, at, state_.parameters + range.begin, rank == rank_});
+      at += range.size();
+    }
+  };
+  add(rank_);
+  if (stage_.slots == ZeroPart::kAll) {
+    for (const int rank : shares_->others()) add(rank);
+  }
+  return updated;
+}
+
+absl::Status Trainer::GatherUpdated() {
+  RETURN_IF_ERROR(shares_->Gather(reduced_, "all-gather gradients"));
+  if (slots_gathered_) return absl::OkStatus();
+  for (float* const slot : state_.slots) {
+    RETURN_IF_ERROR(shares_->Gather(slot, "all-gather optimizer"));
+  }
+  slots_gathered_ = true;
+  return absl::OkStatus();
+}
+
 absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
                              const ScheduledRates& rates) {
+  if (stage_.slots == ZeroPart::kAll) {
+    RETURN_IF_ERROR(GatherUpdated());
+  }
   const Span span(setup_.trace, std::string(input_.optimizer.name));
   const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
-  int64_t at = 0;  // among what is owned
-  for (const Range& range : owned()) {
+  for (const Updated& part : updated_) {
     std::array<float*, kMostOptimizerSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + at;
-    optimizer_.Step(state_.step + 1, rates, scale, range, reduced_ + at,
-                    state_.parameters + range.begin, std::span(slots.data(), state_.slots.size()));
-    at += range.size();
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + part.at;
+    optimizer_.Step(state_.step + 1, rates, scale, part.range, reduced_ + part.at, part.parameters,
+                    std::span(slots.data(), state_.slots.size()));
   }
   return norms_ == nullptr ? absl::OkStatus() : Descend(rates);
 }
 
 absl::Status Trainer::Descend(const ScheduledRates& rates) {
   // reduced_ holds directions now.
-  int64_t at = 0;
-  for (const Range& range : owned()) {
-    RETURN_IF_ERROR(norms_->Add(range, state_.parameters + range.begin, reduced_ + at));
-    at += range.size();
+  for (const Updated& part : updated_) {
+    if (!part.owned) continue;
+    RETURN_IF_ERROR(norms_->Add(part.range, part.parameters, reduced_ + part.at));
   }
   ASSIGN_OR_RETURN(const std::vector<TensorNorms::Norms> norms, norms_->Gather());
   std::vector<double> trust;
   for (const TensorNorms::Norms& of : norms) {
     trust.push_back(optimizer_.TrustRatio(of.parameter, of.direction));
   }
-  at = 0;
-  for (const Range& range : owned()) {
-    optimizer_.Descend(rates, trust, range, reduced_ + at, state_.parameters + range.begin);
-    at += range.size();
+  for (const Updated& part : updated_) {
+    optimizer_.Descend(rates, trust, part.range, reduced_ + part.at, part.parameters);
   }
   return absl::OkStatus();
 }

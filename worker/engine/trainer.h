@@ -7,6 +7,9 @@
 // assignment of atoms to ranks, every route and bucket size of the reduction, every thread count,
 // and with or without overlap (docs/numerics.md); not so with fast sums (batch_sums.h).
 //
+// Under ZeRO-0 every rank updates all elements, after an all-gather of the reduced gradients, and
+// parameters are not gathered. Stages above 1 are refused (common/plan/zero_stage.h).
+//
 // A step whose gradients jump beyond the headroom of the sums is void (gradient_exponents.h):
 // nothing of it counts, and TrainStep computes it again.
 //
@@ -34,6 +37,7 @@
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
+#include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
 #include "proto/job.pb.h"
 #include "worker/comm/core/communicator.h"
@@ -51,6 +55,7 @@
 #include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/replicated_parameters.h"
 #include "worker/parallel/sharded_state.h"
+#include "worker/parallel/share_gather.h"
 #include "worker/parallel/step_exchange.h"
 #include "worker/parallel/tensor_norms.h"
 
@@ -99,7 +104,7 @@ class Trainer {
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
   // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule or
-  // the optimizer is none;
+  // the optimizer is none, a ZeRO stage that is not built;
   // RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
@@ -167,10 +172,22 @@ class Trainer {
   absl::Status SumSquares(std::span<const float> sums);
   // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
   absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
-  // Of what this rank owns. Errors: the communicator's, the device's.
+  // Of what this rank updates. Errors: the communicator's, the device's.
   absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
   // The second half, of an optimizer that needs norms.
   absl::Status Descend(const ScheduledRates& rates);
+  // A range that this rank updates.
+  struct Updated {
+    Range range;
+    int64_t at;         // where it stands in slots and reduced gradients
+    float* parameters;  // its own
+    bool owned;         // by this rank
+  };
+  // What it owns comes first; under ZeRO-0 the shares of the others follow.
+  std::vector<Updated> UpdatedRanges() const;
+  // Under ZeRO-0: the reduced gradients of all owners; the first time their slots, too, of which
+  // this rank was given its own share alone.
+  absl::Status GatherUpdated();
 
   // Constant after construction.
   const Setup setup_;
@@ -185,6 +202,7 @@ class Trainer {
   const std::vector<int64_t> atoms_of_ranks_;
   const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
+  const ZeroStage stage_;
   const LrSchedule schedule_;
   Optimizer optimizer_;
   StepExchange exchange_;
@@ -193,7 +211,7 @@ class Trainer {
   std::vector<Buffer> memory_;
   float* window_ = nullptr;     // gradients of one micro-batch and layer
   float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
-  float* reduced_ = nullptr;    // the batch's, (owned size)
+  float* reduced_ = nullptr;    // the batch's, (owned size), of ZeRO-0 as share_gather.h
   int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
   int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
   double* leaf_squares_ = nullptr;
@@ -204,7 +222,10 @@ class Trainer {
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
+  std::unique_ptr<ShareGather> shares_;
+  bool slots_gathered_ = false;
   std::unique_ptr<GradientCollector> collector_;
+  std::vector<Updated> updated_;
   std::unique_ptr<ReplicatedParameters> parameters_;
   // What is enqueued uses the memory above, which goes when nothing of it is left.
   struct Drain {

@@ -14,6 +14,7 @@ namespace dsrun::worker {
 struct ShardedState {
   float* parameters = nullptr;  // (layout.size()), the whole arena
   // By OptimizerPlan::slots, each (owned size): the owned ranges one after the other, ascending.
+  // Under ZeRO-0 those of the other owners follow (share_gather.h).
   std::vector<float*> slots;
   int64_t step = 0;     // finished optimizer steps
   int64_t samples = 0;  // consumed: the data position

@@ -3,6 +3,7 @@
 #include "common/model/presets.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/traffic_plan.h"
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -97,6 +98,40 @@ TEST(MemoryPlanTest, TotalIsTheSumOfItsLines) {
     total += buffer.elements * BytesOf(buffer.dtype);
   }
   EXPECT_EQ(plan.total_bytes(), total);
+}
+
+TEST(MemoryPlanTest, ZeroStage0_HoldsGradientsAndSlotsOfAllOwners) {
+  for (const int64_t width : {1, 3}) {
+    MemoryInput input = Nano(width, 0);
+    input.zero_stage = 0;
+    const int64_t all = FlatLayout(LogicalTensors(input.model)).size();
+    for (const MemoryPlan& plan : PlanMemoryOfRanks(input)) {
+      EXPECT_EQ(plan.Find("optimizer.exp_avg").elements, all);
+      EXPECT_EQ(plan.Find("optimizer.exp_avg_sq").elements, all);
+      EXPECT_EQ(plan.Find("reduced_gradients").elements, all);
+    }
+  }
+}
+
+// What leaves a rank arrives: all owners' shares at width - 1 others, all ranks' sums at owners.
+TEST(TrafficPlanTest, TotalsOverRanks_AreThoseOfTheModel) {
+  for (const int64_t width : {1, 2, 3}) {
+    MemoryInput input = Nano(width, 0);
+    const int64_t elements = FlatLayout(LogicalTensors(input.model)).size();
+    input.fast_sums = true;
+    for (const int stage : {0, 1}) {
+      input.zero_stage = stage;
+      PlannedTraffic total;
+      for (const PlannedTraffic& sent : PlanTraffic(input)) {
+        total.reduce += sent.reduce;
+        total.gather += sent.gather;
+        total.once += sent.once;
+      }
+      EXPECT_EQ(total.reduce, 4 * elements * (width - 1));
+      EXPECT_EQ(total.gather, 4 * elements * (width - 1));
+      EXPECT_EQ(total.once, stage == 0 ? 8 * elements * (width - 1) : 0);
+    }
+  }
 }
 
 // Everything that training costs beside parameters and activations covers the trainable share.

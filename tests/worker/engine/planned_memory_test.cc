@@ -53,6 +53,7 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("frozen").add_frozen("wte.weight");
   add("recomputed").mutable_recompute()->set_every(1);
   add("every second recomputed").mutable_recompute()->set_every(2);
+  add("stage 0").set_zero_stage(0);
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());

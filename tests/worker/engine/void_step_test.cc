@@ -80,7 +80,7 @@ void Scale(std::span<float> gradients, float factor) {
 bool IsOf(int64_t sample) { return sample == kJumping - 1; }  // its micro-batch begins there
 
 TEST(VoidStepTest, AJumpInOneMicroBatch_IsComputedAgain_WithTheSameBitsAtEveryWidth) {
-  const proto::TrainSpec spec = TinySpec(kMicroBatches);
+  proto::TrainSpec spec = TinySpec(kMicroBatches);
   const auto train = [&](int width) {
     Changes changes([](int64_t sample, bool last, std::span<float> gradients) {
       if (IsOf(sample)) Scale(gradients, 0x1p20f);
@@ -93,6 +93,8 @@ TEST(VoidStepTest, AJumpInOneMicroBatch_IsComputedAgain_WithTheSameBitsAtEveryWi
     EXPECT_EQ(one.steps[static_cast<size_t>(step)].voids, step == 2 ? 1 : 0) << step;
   }
   for (const int width : {2, 3, 6}) EXPECT_TRUE(one.SameBits(train(width))) << "width " << width;
+  spec.set_zero_stage(0);
+  EXPECT_TRUE(one.SameBits(train(4)));
   EXPECT_FALSE(one.SameBits(Train(spec, 1, kSteps)));  // it did jump
 }
 
