@@ -7,6 +7,20 @@
 #include "common/numerics/fingerprint.h"
 
 namespace dsrun {
+namespace {
+
+// What is not said stays negative: the model's default.
+ZeroSettings ZeroFromProto(const proto::ZeroSettings& said) {
+  ZeroSettings zero;
+  if (said.has_prefetch()) zero.prefetch = said.prefetch();
+  if (said.has_persistence_threshold()) zero.persistence_threshold = said.persistence_threshold();
+  if (said.has_max_live_parameters()) zero.max_live_parameters = said.max_live_parameters();
+  if (said.has_max_reuse_distance()) zero.max_reuse_distance = said.max_reuse_distance();
+  if (said.has_sub_group_size()) zero.sub_group_size = said.sub_group_size();
+  return zero;
+}
+
+}  // namespace
 
 MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   MemoryInput input;
@@ -18,6 +32,8 @@ MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   input.bucket_bytes = train.bucket_bytes();
   input.threads = train.threads_per_rank();
   input.frozen.assign(train.frozen().begin(), train.frozen().end());
+  if (train.has_zero_stage()) input.zero_stage = train.zero_stage();
+  input.zero = ZeroFromProto(train.zero());
   return input;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/model/model_spec.h"
+#include "common/plan/gather_plan.h"
 #include "common/plan/planned_buffer.h"
 
 namespace dsrun {
@@ -27,6 +28,9 @@ struct MemoryInput {
   // Atoms of each rank, where they are not BatchPlan's shares (trainer.h); empty: they are.
   std::vector<int64_t> atoms_of_ranks = {};
   std::vector<std::string> frozen = {};  // tensors, CheckFrozen
+  // 3: a rank keeps its part of the parameters and gathers the others; below: all of them.
+  int zero_stage = 1;
+  ZeroSettings zero = {};  // of stage 3
 };
 
 struct MemoryPlan {
