@@ -91,8 +91,7 @@ class Planner {
 
   size_t NextUse(size_t tensor, size_t after) const {
     size_t at = after + 1;
-    while (at < needs_.size() &&
-           std::count(needs_[at].begin(), needs_[at].end(), tensor) == 0) {
+    while (at < needs_.size() && std::count(needs_[at].begin(), needs_[at].end(), tensor) == 0) {
       ++at;
     }
     return at;
@@ -157,9 +156,9 @@ class Planner {
   void FindPlaces() {
     std::vector<PackedBuffer> buffers;
     for (const Residency& one : all_) {
-      buffers.push_back({.bytes = Elements(layout_, one.tensor) * kFloatBytes,
-                         .life = {static_cast<int64_t>(one.gathered_at),
-                                  static_cast<int64_t>(one.last_use)}});
+      buffers.push_back(
+          {.bytes = Elements(layout_, one.tensor) * kFloatBytes,
+           .life = {static_cast<int64_t>(one.gathered_at), static_cast<int64_t>(one.last_use)}});
     }
     plan_.pool_elements = buffers.empty() ? 0 : PackIntervals(buffers) / kFloatBytes;
     const auto place = [&](size_t tensor, size_t at) -> int64_t {
@@ -194,8 +193,7 @@ class Planner {
 
 }  // namespace
 
-ZeroSettings WithDefaults(ZeroSettings settings, const ModelPlan& model,
-                          const FlatLayout& layout) {
+ZeroSettings WithDefaults(ZeroSettings settings, const ModelPlan& model, const FlatLayout& layout) {
   const auto otherwise = [](int64_t& setting, int64_t value) {
     if (setting < 0) setting = value;
   };

@@ -58,8 +58,8 @@ struct GatherPlan {
   };
   // One exchange.
   struct Gather {
-    size_t at;   // enqueued before this position plays
-    size_t for_; // awaited before this one does
+    size_t at;    // enqueued before this position plays
+    size_t for_;  // awaited before this one does
     std::vector<Place> tensors;
   };
   struct Position {
@@ -68,10 +68,10 @@ struct GatherPlan {
     std::vector<int64_t> offsets;
   };
   std::vector<Position> positions;
-  std::vector<Gather> gathers;     // in the order of `at`, and of `for_`
-  int64_t pool_elements = 0;       // what the places need; at least most_live
-  int64_t most_live = 0;           // elements, over the positions
-  int64_t gathered_elements = 0;   // of all gathers: the traffic of a pass
+  std::vector<Gather> gathers;    // in the order of `at`, and of `for_`
+  int64_t pool_elements = 0;      // what the places need; at least most_live
+  int64_t most_live = 0;          // elements, over the positions
+  int64_t gathered_elements = 0;  // of all gathers: the traffic of a pass
 };
 
 // Entries of the layout that are persistent, ascending.

@@ -39,10 +39,13 @@ int64_t SizeOf(const std::vector<Range>& ranges) {
   return elements;
 }
 
+// `ranges` ascend.
 std::vector<Range> Inside(const std::vector<Range>& ranges, Range within) {
   std::vector<Range> parts;
-  for (const Range& range : ranges) {
-    const Range part{std::max(range.begin, within.begin), std::min(range.end, within.end)};
+  auto range = std::upper_bound(ranges.begin(), ranges.end(), within.begin,
+                                [](int64_t at, const Range& one) { return at < one.end; });
+  for (; range != ranges.end() && range->begin < within.end; ++range) {
+    const Range part{std::max(range->begin, within.begin), std::min(range->end, within.end)};
     if (!part.empty()) parts.push_back(part);
   }
   return parts;
