@@ -32,7 +32,9 @@ class CountingDevice : public Device {
 
 TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
-  for (const int width : {1, 2, 3, 4}) {  // 3: one rank has two atoms; 4: all have one
+  for (const int layout : {1, 2, 3, 4, 5, 6}) {
+    const int width = layout > 4 ? layout - 2 : layout;  // 3: one rank has two atoms; 4: all one
+    spec.set_zero_stage(layout > 4 ? 3 : 1);
     spec.set_micro_batches_per_atom(width == 2 ? 2 : 1);
     std::vector<std::unique_ptr<Communicator>> group = CreateInProcessGroup(width, {});
     for (int rank = 0; rank < width; ++rank) {
