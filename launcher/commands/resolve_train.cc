@@ -422,6 +422,7 @@ void TrainResolver::Engine() {
   train_.set_bucket_bytes(
       v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
           .value_or(DefaultBucketBytes(model_ok_ ? ParameterCount(model_) : 1)));
+  ResolveZero3(c_);
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
   train_.set_isa_cap(IsaCap());
