@@ -14,6 +14,9 @@ namespace dsrun {
 MemoryInput MemoryInputFromProto(const proto::TrainSpec& train);
 
 Recompute FromProto(const proto::Recompute& recompute);
+// What is not said stays negative: the model's default.
+ZeroSettings FromProto(const proto::ZeroSettings& said);
+void ToProto(const ZeroSettings& settings, proto::ZeroSettings* out);
 
 }  // namespace dsrun
 

@@ -98,7 +98,11 @@ class Planner {
                               .elements = elements,
                               .formula = std::move(formula)});
     };
-    add("parameters", "parameters", layout_.size(), DType::kF32, "P (leaf padding included)");
+    if (input_.zero_stage == 3) {
+      AddPartitioned(rank, add);
+    } else {
+      add("parameters", "parameters", layout_.size(), DType::kF32, "P (leaf padding included)");
+    }
     add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), DType::kF32,
         "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
@@ -141,6 +145,23 @@ class Planner {
   }
 
  private:
+  // The lines of parameters that are gathered for their use (gather_plan.h).
+  template <typename Add>
+  void AddPartitioned(int64_t rank, const Add& add) const {
+    const ZeroSettings zero = WithDefaults(input_.zero, model_, layout_);
+    int64_t pool = 0;
+    for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
+      pool = std::max(
+          pool, PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero).pool_elements);
+    }
+    add("parameters", "parameters", shards_.StoredSize(rank), DType::kF32, "owned share of P");
+    add("gathered_parameters", "parameters", pool, DType::kF32,
+        "layers between their gather and their release");
+    add("persistent_parameters", "parameters",
+        PersistentElements(layout_, zero.persistence_threshold), DType::kF32,
+        "tensors below the persistence threshold, gathered for good");
+  }
+
   // `trained`: of what, in words.
   std::string SumsFormula(bool one_atom, const std::string& trained) const {
     if (one_atom) return "buckets with tensors that are used twice; no others: one atom a step";

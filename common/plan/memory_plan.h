@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "common/model/model_spec.h"
+#include "common/plan/gather_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/planned_buffer.h"
 #include "common/plan/recompute_plan.h"
@@ -34,6 +35,7 @@ struct MemoryInput {
   Recompute recompute = {};
   OptimizerPlan optimizer = kAdamW;
   int zero_stage = kDefaultZeroStage;
+  ZeroSettings zero = {};  // of stage 3
 };
 
 struct MemoryPlan {

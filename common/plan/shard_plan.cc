@@ -39,6 +39,38 @@ int64_t SizeOf(const std::vector<Range>& ranges) {
   return elements;
 }
 
+// `ranges` ascend.
+std::vector<Range> Inside(const std::vector<Range>& ranges, Range within) {
+  std::vector<Range> parts;
+  auto range = std::upper_bound(ranges.begin(), ranges.end(), within.begin,
+                                [](int64_t at, const Range& one) { return at < one.end; });
+  for (; range != ranges.end() && range->begin < within.end; ++range) {
+    const Range part{std::max(range->begin, within.begin), std::min(range->end, within.end)};
+    if (!part.empty()) parts.push_back(part);
+  }
+  return parts;
+}
+
+// Of `at` among `ranges`, laid one after the other; -1: it is in none.
+int64_t OffsetIn(const std::vector<Range>& ranges, int64_t at) {
+  int64_t before = 0;
+  for (const Range& range : ranges) {
+    if (at >= range.begin && at < range.end) return before + (at - range.begin);
+    before += range.size();
+  }
+  return -1;
+}
+
+// The same; ends the program where it is in none.
+int64_t OffsetOrEnd(const char* function, const std::vector<Range>& ranges, int64_t rank,
+                    int64_t at) {
+  const int64_t offset = OffsetIn(ranges, at);
+  if (offset >= 0) return offset;
+  std::fprintf(stderr, "ShardPlan::%s: rank %lld does not have position %lld\n", function,
+               static_cast<long long>(rank), static_cast<long long>(at));
+  std::abort();
+}
+
 }  // namespace
 
 int64_t DefaultBucketBytes(int64_t parameter_count) {
@@ -98,12 +130,10 @@ ShardPlan::ShardPlan(const FlatLayout& layout, int64_t width, int64_t bucket_byt
 }
 
 std::vector<Range> ShardPlan::Owned(int64_t rank, Range within) const {
-  std::vector<Range> parts;
-  for (const Range& range : Owned(rank)) {
-    const Range part{std::max(range.begin, within.begin), std::min(range.end, within.end)};
-    if (!part.empty()) parts.push_back(part);
-  }
-  return parts;
+  return Inside(Owned(rank), within);
+}
+std::vector<Range> ShardPlan::Stored(int64_t rank, Range within) const {
+  return Inside(Stored(rank), within);
 }
 
 std::vector<std::vector<Range>> ShardPlan::OwnedByRank(Range within) const {
@@ -116,14 +146,10 @@ int64_t ShardPlan::OwnedSize(int64_t rank) const { return SizeOf(Owned(rank)); }
 int64_t ShardPlan::StoredSize(int64_t rank) const { return SizeOf(Stored(rank)); }
 
 int64_t ShardPlan::OwnedOffset(int64_t rank, int64_t at) const {
-  int64_t before = 0;
-  for (const Range& range : Owned(rank)) {
-    if (at >= range.begin && at < range.end) return before + (at - range.begin);
-    before += range.size();
-  }
-  std::fprintf(stderr, "ShardPlan::OwnedOffset: rank %lld does not own position %lld\n",
-               static_cast<long long>(rank), static_cast<long long>(at));
-  std::abort();
+  return OffsetOrEnd("OwnedOffset", Owned(rank), rank, at);
+}
+int64_t ShardPlan::StoredOffset(int64_t rank, int64_t at) const {
+  return OffsetOrEnd("StoredOffset", Stored(rank), rank, at);
 }
 
 }  // namespace dsrun

@@ -88,6 +88,11 @@ class ShardPlan {
     return stored_[static_cast<size_t>(rank)];
   }
   int64_t StoredSize(int64_t rank) const;
+  // As Owned, of what is stored.
+  std::vector<Range> Stored(int64_t rank, Range within) const;
+  // Where flat position `at` stands among what `rank` stores, laid one after the other; what it
+  // owns comes first. REQUIRES: `rank` stores it.
+  int64_t StoredOffset(int64_t rank, int64_t at) const;
   // Where flat position `at` stands among what `rank` owns, laid one after the other.
   // REQUIRES: `rank` owns it.
   int64_t OwnedOffset(int64_t rank, int64_t at) const;

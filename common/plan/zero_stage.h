@@ -32,9 +32,10 @@ inline constexpr std::array<ZeroStage, 4> kZeroStages = {{
      .slots = ZeroPart::kOwned,
      .sums = ZeroPart::kOwned,
      .parameters = ZeroPart::kAll},
+    // Its sums will be its owners', too, when stage 2 is built.
     {.number = 3,
      .slots = ZeroPart::kOwned,
-     .sums = ZeroPart::kOwned,
+     .sums = ZeroPart::kAll,
      .parameters = ZeroPart::kOwned},
 }};
 
@@ -45,8 +46,9 @@ constexpr const ZeroStage& ZeroStageOf(int number) {
   return kZeroStages[static_cast<size_t>(number)];
 }
 
-// The last stage whose parts this engine has; those above are refused (Trainer::Create, dsrun run).
-inline constexpr int kLastBuiltZeroStage = 1;
+// Whose parts this engine has; the others are refused (Trainer::Create, dsrun).
+constexpr bool IsBuiltZeroStage(int number) { return IsZeroStage(number) && number != 2; }
+inline constexpr char kBuiltZeroStages[] = "0, 1 and 3";
 
 }  // namespace dsrun
 

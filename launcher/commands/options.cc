@@ -357,8 +357,19 @@ OptionGroup Engine() {
                 "keep only the inputs of layers, and compute the rest again in backward: of all "
                 "layers, the input of every K-th, or of the fewest that let kept activations fit "
                 "into so many bytes"),
-          Value("zero-stage", "0|1", "1",
-                "who holds the optimizer's state: 0, every rank all of it; 1, its owner"),
+          Value("zero-stage", "0|1|3", "1",
+                "who holds the optimizer's state: 0, every rank all of it; 1, its owner; 3, also "
+                "parameters lie with their owners alone, and are gathered for their use"),
+          Value("zero3-prefetch", "N", "the largest layer",
+                "of ZeRO 3, elements gathered ahead of their use, at most"),
+          Value("zero3-persistence-threshold", "N", "a 64th of the largest tensor, at most 100000",
+                "of ZeRO 3, tensors of fewer elements stay gathered"),
+          Value("zero3-max-live-parameters", "N", "twice the largest layer",
+                "of ZeRO 3, elements gathered at a time; a layer that has more gets them"),
+          Value("zero3-max-reuse-distance", "N", "the largest layer",
+                "of ZeRO 3, a tensor stays gathered if it is used again within so many elements"),
+          Value("zero3-sub-group-size", "N", "all",
+                "of ZeRO 3, elements that the optimizer updates at a time"),
           {"overlap", {}, Kind::kOnOff, "", "on", "communicate while the model computes"},
           {"shared-memory",
            {},

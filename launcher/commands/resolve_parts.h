@@ -44,6 +44,9 @@ void ResolveEnvironment(ResolveContext& context);
 void ResolveProgram(ResolveContext& context);
 // job.train, memory, corpus. REQUIRES: ResolveHosts; run_dir is set.
 void ResolveTrain(ResolveContext& context);
+// Of ResolveTrain: zero, from --zero3-*. Findings: a number that is none; the stage is not 3.
+// REQUIRES: zero_stage.
+void ResolveZero3(ResolveContext& context);
 // Of ResolveTrain: frozen, from --freeze. Findings: an expression that is none, or matches no
 // tensor; nothing left to train. REQUIRES: Validate(model).
 void ResolveFreeze(ResolveContext& context, const ModelSpec& model);

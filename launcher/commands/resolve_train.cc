@@ -420,9 +420,9 @@ void TrainResolver::ZeroStage() {
   if (!v_.Has("zero-stage")) return;
   const auto stage = v_.Int("zero-stage", 0, 3);
   if (!stage.has_value()) return;
-  if (*stage > kLastBuiltZeroStage) {
-    Error("--zero-stage", "stage " + std::to_string(*stage) +
-                              " is not built yet; the engine has 0 and 1, and 1 is the default");
+  if (!IsBuiltZeroStage(static_cast<int>(*stage))) {
+    Error("--zero-stage", "stage " + std::to_string(*stage) + " is not built yet; the engine has " +
+                              kBuiltZeroStages + ", and 1 is the default");
     return;
   }
   train_.set_zero_stage(static_cast<int32_t>(*stage));
@@ -437,6 +437,7 @@ void TrainResolver::Engine() {
       v_.Int("bucket-bytes", 4096, int64_t{1} << 40)
           .value_or(DefaultBucketBytes(model_ok_ ? ParameterCount(model_) : 1)));
   ZeroStage();
+  ResolveZero3(c_);
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
   train_.set_isa_cap(IsaCap());

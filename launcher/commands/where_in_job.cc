@@ -14,6 +14,7 @@
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/zero_stage.h"
 #include "launcher/shell/journal.h"
 
 namespace dsrun::launcher {
@@ -79,6 +80,19 @@ class Holders {
       : core_(core),
         shards_(layout, core.plan().members_size(), core.config().memory->bucket_bytes) {}
 
+  // Of parameters, or of the optimizer's slots.
+  TensorInJob Parameters(const FlatLayout::Entry& entry, std::string name) const {
+    if (Stage().parameters == ZeroPart::kAll) return Everywhere(entry, std::move(name));
+    return Shared(entry, std::move(name), /*frozen=*/!entry.tensor.trainable);
+  }
+  TensorInJob Slots(const FlatLayout::Entry& entry, std::string name) const {
+    if (Stage().slots == ZeroPart::kAll) return Everywhere(entry, std::move(name));
+    return Shared(entry, std::move(name), /*frozen=*/false);
+  }
+
+ private:
+  const ZeroStage& Stage() const { return ZeroStageOf(core_.config().memory->zero_stage); }
+
   TensorInJob Everywhere(const FlatLayout::Entry& entry, std::string name) const {
     TensorInJob tensor{std::move(name), entry.tensor.shape, {}, true};
     for (int rank = 0; rank < core_.plan().members_size(); ++rank) {
@@ -87,17 +101,17 @@ class Holders {
     return tensor;
   }
 
-  TensorInJob Shared(const FlatLayout::Entry& entry, std::string name) const {
+  TensorInJob Shared(const FlatLayout::Entry& entry, std::string name, bool frozen) const {
     TensorInJob tensor{std::move(name), entry.tensor.shape, {}, false};
     for (int rank = 0; rank < core_.plan().members_size(); ++rank) {
-      for (const Range& part : PartsOf(entry, shards_.Owned(rank))) {
+      for (const Range& part :
+           PartsOf(entry, frozen ? shards_.Stored(rank) : shards_.Owned(rank))) {
         tensor.pieces.push_back(Piece(rank, part));
       }
     }
     return tensor;
   }
 
- private:
   HeldByRank Piece(int rank, Range elements) const {
     const proto::Member& member = core_.plan().members(rank);
     const auto node = static_cast<size_t>(member.node());
@@ -137,12 +151,12 @@ absl::StatusOr<JobPlaces> WhereInJob(const Coordinator& core, const std::string&
       return parameter == name || parameter == tensor;
     };
     if (const std::string of_model = std::string(kModelPrefix) + name; wanted(of_model)) {
-      places.tensors.push_back(holders.Everywhere(entry, of_model));
+      places.tensors.push_back(holders.Parameters(entry, of_model));
     }
     if (!entry.tensor.trainable) continue;
     for (const OptimizerSlot& slot : input.optimizer.slots) {
       const std::string of_state = std::string(kStatePrefix) + std::string(slot.name) + "/" + name;
-      if (wanted(of_state)) places.tensors.push_back(holders.Shared(entry, of_state));
+      if (wanted(of_state)) places.tensors.push_back(holders.Slots(entry, of_state));
     }
   }
   if (places.tensors.empty()) return NoSuchParameter(layout, parameter);

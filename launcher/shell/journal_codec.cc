@@ -9,6 +9,7 @@
 #include "common/model/model_spec_proto.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_settings.h"
 #include "launcher/coordinator/generation_memory.h"
 #include "proto/job.pb.h"
 
@@ -61,6 +62,10 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
     to.mutable_recompute()->set_every(memory.recompute.every);
     to.mutable_recompute()->set_budget_bytes(memory.recompute.budget_bytes);
   }
+  to.set_optimizer(std::string(memory.optimizer.name));
+  to.set_optimizer_slots(static_cast<int32_t>(memory.optimizer.slots.size()));
+  to.set_zero_stage(memory.zero_stage);
+  ToProto(memory.zero, to.mutable_zero());
   return to;
 }
 
@@ -75,6 +80,12 @@ MemoryInput FromJournal(const proto::JournalMemory& from) {
   memory.threads = from.threads();
   memory.frozen.assign(from.frozen().begin(), from.frozen().end());
   memory.recompute = FromProto(from.recompute());
+  if (const OptimizerForm* const form = FindOptimizer(from.optimizer()); form != nullptr) {
+    const size_t slots = std::clamp<size_t>(from.optimizer_slots(), 0, form->slots.size());
+    memory.optimizer = {form->name, form->slots.first(slots)};
+  }
+  if (from.has_zero_stage()) memory.zero_stage = from.zero_stage();
+  memory.zero = FromProto(from.zero());
   return memory;
 }
 

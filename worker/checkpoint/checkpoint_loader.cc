@@ -61,7 +61,8 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, const OptimizerPlan& optimizer,
-                               std::span<float* const> slots, const std::function<void()>& moved) {
+                               std::span<float* const> slots, const std::function<void()>& moved,
+                               const std::vector<Range>* stored) {
   RETURN_IF_ERROR(CheckCompatible(checkpoint.manifest().facts, expectation));
   RETURN_IF_ERROR(CheckOptimizer(checkpoint.manifest().facts.optimizer, std::string(optimizer.name),
                                  SlotNames(optimizer)))
@@ -69,11 +70,13 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
   RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
   int64_t owned_elements = 0;
   for (const Range& range : owned) owned_elements += range.size();
-  std::fill_n(params, layout.size(), 0.0f);
   for (float* const slot : slots) std::fill_n(slot, owned_elements, 0.0f);
-  const Range everything{0, layout.size()};
-  const std::vector<TensorRange> model =
-      CutAtTensors(layout, std::span(&everything, 1), Arena::kWhole);
+  const std::vector<Range> whole = {{0, layout.size()}};
+  const std::vector<Range>& kept = stored != nullptr ? *stored : whole;
+  int64_t kept_elements = 0;
+  for (const Range& range : kept) kept_elements += range.size();
+  std::fill_n(params, kept_elements, 0.0f);
+  const std::vector<TensorRange> model = CutAtTensors(layout, kept, Arena::kCompact);
   const std::vector<TensorRange> state = CutAtTensors(layout, owned, Arena::kCompact);
   const std::set<std::string> frozen = FrozenIn(checkpoint.manifest());
   std::vector<TensorRange> trained;  // in the checkpoint, too

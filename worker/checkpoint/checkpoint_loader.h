@@ -1,5 +1,5 @@
-// Going on from a checkpoint, whatever layout wrote it: every rank reads the whole model and its
-// own part of the optimizer's state.
+// Going on from a checkpoint, whatever layout wrote it: every rank reads the whole model, or what
+// it stores of it, and its own part of the optimizer's state.
 
 #ifndef DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
 #define DSRUN_WORKER_CHECKPOINT_CHECKPOINT_LOADER_H_
@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/base/range.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/manifest.h"
 #include "common/plan/optimizer_plan.h"
@@ -32,7 +33,8 @@ struct LoadExpectation {
 absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& expectation);
 
 // Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
-// rank is not stuck. `params` is the whole arena (layout.size() elements); `slots`, those of
+// rank is not stuck. `params` is the whole arena (layout.size() elements), or where `stored` is not
+// null these ranges of it, concatenated, and nothing else is read; `slots`, those of
 // `optimizer` in its order, are compact (the owned ranges, concatenated). Padding becomes zero.
 // What is stored as BF16 or F16 becomes F32, exactly. A trainable tensor that was frozen in the
 // checkpoint (FrozenIn) begins with zeros. After an error the arenas hold anything. Where training
@@ -44,7 +46,8 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, const OptimizerPlan& optimizer,
                                std::span<float* const> slots,
-                               const std::function<void()>& moved = {});
+                               const std::function<void()>& moved = {},
+                               const std::vector<Range>* stored = nullptr);
 
 // The values of kSumExponents for the trainable tensors of `layout`, in its order;
 // `new_value` for those that were frozen in the checkpoint. Empty: the checkpoint is older than

@@ -284,15 +284,16 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
                                   FileSystem::IfExists::kReplace);
     if (!written.ok()) Notice(true, absl::StrCat("no trace: ", written.message()));
   }
-  if (rank_.value() == 0 && !spec_.prompt().empty() && !stopped) {
+  const bool plays = rank_.value() == 0 || trainer_->gathers_for_passes();
+  if (plays && !spec_.prompt().empty() && !stopped) {
     Enter(OperationClass::kEvaluate);
     GenerateOptions options;
     options.length = spec_.sample_tokens();
     options.seed = spec_.seed();
     options.on_byte = [this] { setup_.progress->Moved(); };
-    ASSIGN_OR_RETURN(
-        *finished.mutable_sample(),
-        Generate(*setup_.engine->model, trainer_->parameters(), spec_.prompt(), options));
+    ASSIGN_OR_RETURN(std::string sample, Generate(*setup_.engine->model, trainer_->parameters(),
+                                                  spec_.prompt(), options));
+    if (rank_.value() == 0) finished.set_sample(std::move(sample));
   }
   return finished;
 }

@@ -23,7 +23,6 @@
 #include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/packed_status.h"
-#include "worker/model/init.h"
 
 namespace dsrun::worker {
 namespace {
@@ -123,7 +122,7 @@ void TellOfOtherFrozen(const ResumeSetup& setup, const Manifest& manifest) {
 
 absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
-  // reads the whole model, which data parallel fp32 needs, and its part of the optimizer's state.
+  // reads the whole model, or under ZeRO-3 its part, and its part of the optimizer's state.
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup.file_system, found.folder,
                                                          found.manifest, Verify::kHeaders));
   ShardedState& state = setup.trainer->state();
@@ -131,7 +130,9 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   RETURN_IF_ERROR(LoadModelAndState(
       checkpoint, ExpectationOf(setup.job->train(), setup.kernels_fingerprint, setup.corpus_sha256),
       setup.trainer->layout(), setup.trainer->owned(), state.parameters,
-      OptimizerPlanOfSpec(setup.job->train()), state.slots, setup.moved));
+      OptimizerPlanOfSpec(setup.job->train()), state.slots, setup.moved,
+      state.partitioned ? &setup.trainer->stored() : nullptr));
+  setup.trainer->ParametersChanged();
   ASSIGN_OR_RETURN(
       const std::vector<float> exponents,
       LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),
@@ -234,8 +235,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
   if (found.manifest.empty()) {
     const proto::TrainSpec& spec = setup.job->train();
     setup.enter(OperationClass::kInitialize);
-    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, setup.trainer->OpenState());
-    InitParameters(setup.trainer->layout(), spec.seed(), setup.trainer->state().parameters);
+    RETURN_IF_ERROR(setup.trainer->InitializeParameters(spec.seed()));
     return found;
   }
   absl::Status verdict;

@@ -220,7 +220,8 @@ absl::Status Saving::Copy(RankSave& save) {
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
   for (const Range& range : trainer.stored()) {
-    pieces.push_back({snapshot + next, state.parameters + range.begin, bytes(range.size())});
+    const float* const from = state.parameters + (state.partitioned ? next : range.begin);
+    pieces.push_back({snapshot + next, from, bytes(range.size())});
     next += range.size();
   }
   for (const float* const slot : state.slots) {

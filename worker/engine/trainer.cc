@@ -21,6 +21,7 @@
 #include "worker/data/token_ids.h"
 #include "worker/engine/verdict.h"
 #include "worker/engine/warm_up.h"
+#include "worker/model/init.h"
 #include "worker/optim/clip_factor.h"
 
 namespace dsrun::worker {
@@ -56,10 +57,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
   RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
-  if (input.zero_stage < 0 || input.zero_stage > kLastBuiltZeroStage) {
+  if (!IsBuiltZeroStage(input.zero_stage)) {
     return absl::InvalidArgumentError(absl::StrCat("ZeRO stage ", input.zero_stage,
-                                                   " is none of this engine's: it has stages 0 to ",
-                                                   kLastBuiltZeroStage));
+                                                   " is none of this engine's: it has stages ",
+                                                   kBuiltZeroStages));
+  }
+  if (input.zero_stage == 3 && input.recompute.any()) {
+    return absl::InvalidArgumentError(
+        "ZeRO stage 3 gathers each layer once in backward: it does not compute layers again yet");
   }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
@@ -82,6 +87,8 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings opti
       places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
       places_(Places()),
       stage_(ZeroStageOf(input_.zero_stage)),
+      idle_passes_(IdlePasses()),
+      zero_(WithDefaults(input_.zero, model_, layout_)),
       schedule_(std::move(schedule)),
       optimizer_(*setup.kernels, layout_, std::move(optimizer)),
       exchange_(*setup.communicator, layout_.trainable_count()),
@@ -110,6 +117,79 @@ std::vector<Trainer::Place> Trainer::Places() const {
   return places;
 }
 
+int64_t Trainer::IdlePasses() const {
+  int64_t most = 0;
+  if (setup_.atoms.empty()) {
+    for (int64_t rank = 0; rank < batch_.width(); ++rank) {
+      most = std::max(most, batch_.RankMicroBatches(rank).size());
+    }
+  }
+  for (const std::vector<int64_t>& atoms : setup_.atoms) {
+    int64_t passes = 0;
+    for (const int64_t atom : atoms) passes += batch_.AtomMicroBatches(atom).size();
+    most = std::max(most, passes);
+  }
+  return most - static_cast<int64_t>(places_.size());
+}
+
+absl::Status Trainer::AllocateParameters(const MemoryPlan& plan) {
+  const auto allocate = [&](const char* name, float** out) -> absl::Status {
+    const PlannedBuffer& line = plan.Find(name);
+    ASSIGN_OR_RETURN(Buffer buffer,
+                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
+    memory_.push_back(std::move(buffer));
+    *out = static_cast<float*>(memory_.back().data());
+    return absl::OkStatus();
+  };
+  state_.partitioned = input_.zero_stage == 3;
+  RETURN_IF_ERROR(allocate("parameters", &state_.parameters));
+  if (!state_.partitioned) return absl::OkStatus();
+  RETURN_IF_ERROR(allocate("gathered_parameters", &pool_));
+  return allocate("persistent_parameters", &persistent_);
+}
+
+void Trainer::BuildStore() {
+  const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
+                                              SteadyTime end) {
+    trace->Add(Trace::Lane::kCommunication, name, begin, end);
+  };
+  if (state_.partitioned) {
+    partitioned_ = std::make_unique<PartitionedParameters>(PartitionedParameters::Setup{
+        .communicator = setup_.communicator,
+        .thread = &comm_thread_,
+        .compute = &setup_.kernels->stream(),
+        .stream = &setup_.comm_kernels->stream(),
+        .model = &model_,
+        .layout = &layout_,
+        .shards = &shards_,
+        .lowest_layer = space_.lowest_layer(),
+        .settings = zero_,
+        .shard = state_.parameters,
+        .pool = pool_,
+        .persistent = persistent_,
+        .check = [this] { return CheckCancelled(); },
+        .on_span = on_span,
+    });
+    store_ = partitioned_.get();
+    return;
+  }
+  gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
+      .communicator = setup_.communicator,
+      .thread = &comm_thread_,
+      .compute = &setup_.kernels->stream(),
+      .stream = &setup_.comm_kernels->stream(),
+      .shards = &shards_,
+      .parameters = state_.parameters,
+      .on_span = on_span,
+  });
+  replicated_ = std::make_unique<ReplicatedParameters>(model_, layout_, state_.parameters,
+                                                       [this](int64_t end) -> absl::Status {
+                                                         RETURN_IF_ERROR(CheckCancelled());
+                                                         return gatherer_->Await(end);
+                                                       });
+  store_ = replicated_.get();
+}
+
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
   const MemoryPlan plan = PlanMemory(input_);
@@ -129,7 +209,7 @@ absl::Status Trainer::Allocate() {
     RETURN_IF_ERROR(
         setup_.reserve_snapshot(static_cast<size_t>(plan.Find("save_snapshot").bytes())));
   }
-  RETURN_IF_ERROR(floats("parameters", &state_.parameters));
+  RETURN_IF_ERROR(AllocateParameters(plan));
   for (const OptimizerSlot& slot : input_.optimizer.slots) {
     RETURN_IF_ERROR(floats(PlannedName(slot).c_str(), &state_.slots.emplace_back()));
   }
@@ -169,17 +249,9 @@ absl::Status Trainer::Allocate() {
       .compute = &setup_.kernels->stream(),
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
-      .passing = places_of_sums_.slot_elements() > 0,
+      // Gathers go between the reductions: these come at the same layers on all ranks.
+      .passing = places_of_sums_.slot_elements() > 0 || state_.partitioned,
       .on_reduced = [this](std::span<const float> sums) { return SumSquares(sums); },
-      .on_span = on_span,
-  });
-  gatherer_ = std::make_unique<ParameterGatherer>(ParameterGatherer::Setup{
-      .communicator = setup_.communicator,
-      .thread = &comm_thread_,
-      .compute = &setup_.kernels->stream(),
-      .stream = &setup_.comm_kernels->stream(),
-      .shards = &shards_,
-      .parameters = state_.parameters,
       .on_span = on_span,
   });
   shares_ = std::make_unique<ShareGather>(*setup_.communicator, setup_.kernels->stream(), shards_);
@@ -195,11 +267,7 @@ absl::Status Trainer::Allocate() {
       .atom = atom_,
       .check = [this] { return CheckCancelled(); },
   });
-  parameters_ = std::make_unique<ReplicatedParameters>(model_, layout_, state_.parameters,
-                                                       [this](int64_t end) -> absl::Status {
-                                                         RETURN_IF_ERROR(CheckCancelled());
-                                                         return gatherer_->Await(end);
-                                                       });
+  BuildStore();
   return absl::OkStatus();
 }
 
@@ -248,11 +316,11 @@ absl::Duration Trainer::EstimateStep() {
   // A wide stream with narrow heads and a narrow MLP has fewer weights than the product of the
   // warm-up would read.
   int64_t width = spec_.model().hidden_size();
-  while (4 * width * width > layout_.size()) width /= 2;
+  while (4 * width * width > parameter_elements()) width /= 2;
   const WarmUp warm_up{
       .width = width,
       .rows = rows,
-      .weights = std::span(state_.parameters, static_cast<size_t>(layout_.size())),
+      .weights = std::span(state_.parameters, static_cast<size_t>(parameter_elements())),
       .scratch = std::span(
           window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size()))),
   };
@@ -278,7 +346,8 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   if (sums.tokens > 0) {
     RETURN_IF_ERROR(Update(sums, norm, rates));
   }
-  if (stage_.slots == ZeroPart::kOwned) gatherer_->Start();
+  if (gatherer_ != nullptr && stage_.slots == ZeroPart::kOwned) gatherer_->Start();
+  ParametersChanged();
   if (!spec_.overlap_comm()) {
     RETURN_IF_ERROR(Settle());
   }
@@ -325,6 +394,10 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   reducer_->StartStep();
   sums_->StartStep();
   grad_square_ = ExactSum();
+  // First, so that the last passes of all ranks, in which sums are reduced, are one.
+  for (int64_t pass = 0; partitioned_ != nullptr && pass < idle_passes_; ++pass) {
+    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kTraining));
+  }
   for (const Place& place : places_) {
     ASSIGN_OR_RETURN(const LossSum sum, ForwardBackward(place));
     part->tokens += sum.tokens;
@@ -370,11 +443,12 @@ absl::StatusOr<LossSum> Trainer::ForwardBackward(const Place& place) {
   constexpr size_t kSlot = 0;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", place.micro_batch));
-    RETURN_IF_ERROR(setup_.model->Forward(kSlot, tokens_, targets_, *parameters_));
+    store_->BeginPass(PassKind::kTraining);
+    RETURN_IF_ERROR(setup_.model->Forward(kSlot, tokens_, targets_, *store_));
   }
   const Span span(setup_.trace, absl::StrCat("backward micro-batch ", place.micro_batch));
   collector_->Start(place.in_batch);
-  return setup_.model->Backward(kSlot, *parameters_, *collector_);
+  return setup_.model->Backward(kSlot, *store_, *collector_);
 }
 
 absl::Status Trainer::CheckCancelled() {
@@ -410,9 +484,24 @@ absl::StatusOr<std::vector<HostAccess>> Trainer::OpenState() const {
     all.push_back(std::move(access));
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(open(state_.parameters, static_cast<size_t>(layout_.size())));
+  RETURN_IF_ERROR(open(state_.parameters, static_cast<size_t>(parameter_elements())));
   for (float* const slot : state_.slots) RETURN_IF_ERROR(open(slot, owned));
   return all;
+}
+
+absl::Status Trainer::InitializeParameters(uint64_t seed) {
+  ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenState());
+  ParametersChanged();
+  if (!state_.partitioned) {
+    InitParameters(layout_, seed, state_.parameters);
+    return absl::OkStatus();
+  }
+  float* out = state_.parameters;
+  for (const Range& range : stored()) {
+    InitParameterRange(layout_, seed, range, out);
+    out += range.size();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::SumSquares(std::span<const float> sums) {
@@ -432,8 +521,13 @@ std::vector<Trainer::Updated> Trainer::UpdatedRanges() const {
   int64_t at = 0;
   const auto add = [&](int rank) {
     for (const Range& range : shards_.Owned(rank)) {
-      updated.push_back({range, at, state_.parameters + range.begin, rank == rank_});
-      at += range.size();
+      for (int64_t begin = range.begin; begin < range.end;) {
+        const Range part{begin, begin + std::min(zero_.sub_group_size, range.end - begin)};
+        float* const own = state_.parameters + (state_.partitioned ? at : begin);
+        updated.push_back({part, at, own, rank == rank_});
+        at += part.size();
+        begin = part.end;
+      }
     }
   };
   add(rank_);

@@ -32,6 +32,7 @@
 #include "common/model/model_plan.h"
 #include "common/numerics/exact_sum.h"
 #include "common/plan/batch_plan.h"
+#include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_settings.h"
@@ -53,6 +54,7 @@
 #include "worker/parallel/gradient_exponents.h"
 #include "worker/parallel/gradient_reducer.h"
 #include "worker/parallel/parameter_gatherer.h"
+#include "worker/parallel/partitioned_parameters.h"
 #include "worker/parallel/replicated_parameters.h"
 #include "worker/parallel/sharded_state.h"
 #include "worker/parallel/share_gather.h"
@@ -130,14 +132,27 @@ class Trainer {
   // Communicator::SetTimeout, from the next exchange on that is not yet under way.
   void SetExchangeTimeout(absl::Duration timeout);
 
+  // Parameters as a run without a checkpoint begins: what state() has of them.
+  // Errors: the device's.
+  absl::Status InitializeParameters(uint64_t seed);
+  // Under ZeRO-3, between steps, by all ranks: PartitionedParameters::WithGathered. REQUIRES: it
+  // is.
+  PartitionedParameters& partitioned() { return *partitioned_; }
+  // Whoever has written state().parameters says so, on all ranks, before the next pass.
+  void ParametersChanged() {
+    if (partitioned_ != nullptr) partitioned_->Changed();
+  }
+  // All ranks must take part in passes outside of steps: parameters are gathered for them.
+  bool gathers_for_passes() const { return partitioned_ != nullptr; }
+
   // The arenas of state() are the device's: the host reads and writes them while it holds what this
   // returns, which waits for the kernels' last step. Errors: the device's.
   absl::StatusOr<std::vector<HostAccess>> OpenState() const;
   // Parameters: before the first step, and after Settle; those owned here between any two steps.
   ShardedState& state() { return state_; }
   const ShardedState& state() const { return state_; }
-  // For passes outside of steps: after Settle.
-  ParameterStore& parameters() { return *parameters_; }
+  // For passes outside of steps: after Settle; all ranks play the same where gathers_for_passes().
+  ParameterStore& parameters() { return *store_; }
   // Where the points of the exact sums stand: state, like the parameters.
   GradientExponents& exponents() { return exponents_; }
   const GradientExponents& exponents() const { return exponents_; }
@@ -151,6 +166,13 @@ class Trainer {
   Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer);
   absl::Status Allocate();
   absl::Status AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes);
+  absl::Status AllocateParameters(const MemoryPlan& plan);
+  void BuildStore();
+  int64_t parameter_elements() const {  // of state_
+    return state_.partitioned ? shards_.StoredSize(rank_) : layout_.size();
+  }
+  // Passes of this rank's that are only gathers: another has more micro-batches.
+  int64_t IdlePasses() const;
   // Gradients and the sums over all ranks; again where the step was void.
   absl::StatusOr<StepExchange::Sums> ComputeStep(bool stop_requested, int* voids);
   // Backward of all micro-batches, and the reduction over the ranks. Fills `part` but for the
@@ -203,12 +225,16 @@ class Trainer {
   const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
   const ZeroStage stage_;
+  const int64_t idle_passes_;  // of a step
+  const ZeroSettings zero_;
   const LrSchedule schedule_;
   Optimizer optimizer_;
   StepExchange exchange_;
   GradientExponents exponents_;
 
   std::vector<Buffer> memory_;
+  float* pool_ = nullptr;  // of gathered parameters, and persistent ones; ZeRO-3's
+  float* persistent_ = nullptr;
   float* window_ = nullptr;     // gradients of one micro-batch and layer
   float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
   float* reduced_ = nullptr;    // the batch's, (owned size), of ZeRO-0 as share_gather.h
@@ -226,7 +252,10 @@ class Trainer {
   bool slots_gathered_ = false;
   std::unique_ptr<GradientCollector> collector_;
   std::vector<Updated> updated_;
-  std::unique_ptr<ReplicatedParameters> parameters_;
+  // One of the two, by the stage of ZeRO.
+  std::unique_ptr<ReplicatedParameters> replicated_;
+  std::unique_ptr<PartitionedParameters> partitioned_;
+  ParameterStore* store_ = nullptr;
   // What is enqueued uses the memory above, which goes when nothing of it is left.
   struct Drain {
     Stream& compute;

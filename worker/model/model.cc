@@ -9,6 +9,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model/rotary.h"
+#include "common/plan/gather_plan.h"
 #include "common/plan/recompute_plan.h"
 
 namespace dsrun::worker {
@@ -257,6 +258,7 @@ absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length
   CHECK(length >= 1 && length <= plan_.spec.seq_length) << "length " << length;
   const Slot& slot = slots_[0];
   CopyIn(slot.tokens, tokens, length);
+  parameters.BeginPass(PassKind::kForwardOnly);
   RETURN_IF_ERROR(PlayForward(slot, 1, length, parameters));
   RETURN_IF_ERROR(With(parameters, last(), PassOf(slot, last()),
                        [&](const Pass& with) { head_->Logits(with, length - 1, logits); }));

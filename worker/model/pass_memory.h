@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/plan/gather_plan.h"
 
 namespace dsrun::worker {
 
@@ -19,6 +20,9 @@ class ParameterStore {
  public:
   virtual ~ParameterStore() = default;
 
+  // A pass begins: its layers are acquired in their order (gather_plan.h), each once more where
+  // the kind says so. A pass that has failed needs no end.
+  virtual void BeginPass(PassKind) {}
   // Before `layer` is played, forward or backward: the tensors that it uses, in the order of its
   // plan, whole, until Release. Errors end the pass.
   virtual absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) = 0;

@@ -1,5 +1,6 @@
-// ShardedState: what a rank keeps from step to step under ZeRO-1 (Rajbhandari et al., 2020): all
-// parameters, and the optimizer's slots of the elements that it owns.
+// ShardedState: what a rank keeps from step to step under ZeRO (Rajbhandari et al., 2020): all
+// parameters, or under ZeRO-3 its part of them, and the optimizer's slots of the elements that it
+// owns.
 //
 // Threads: none of its own; the caller's.
 
@@ -12,7 +13,10 @@
 namespace dsrun::worker {
 
 struct ShardedState {
-  float* parameters = nullptr;  // (layout.size()), the whole arena
+  // (layout.size()), the whole arena; partitioned: (stored size), the ranges that the rank stores,
+  // one after the other, ascending, so that those it owns come first.
+  float* parameters = nullptr;
+  bool partitioned = false;
   // By OptimizerPlan::slots, each (owned size): the owned ranges one after the other, ascending.
   // Under ZeRO-0 those of the other owners follow (share_gather.h).
   std::vector<float*> slots;

@@ -33,10 +33,24 @@ TEST_F(ResolveTest, ZeroStage_IsInTheJobAndItsMemory) {
   EXPECT_THAT(DryRunText(plain, machine_), HasSubstr("\nSent in a step, ZeRO stage 1\n"));
 }
 
+TEST_F(ResolveTest, SettingsOfStage3_AreInTheJobAndItsMemory) {
+  const Resolved three =
+      Good({"--dry-run", "-H", "two.hosts", "train", "--data=text", "--zero-stage=3"});
+  EXPECT_EQ(three.job.train().zero_stage(), 3);
+  EXPECT_THAT(DryRunText(three, machine_), HasSubstr("\nSent in a step, ZeRO stage 3\n"));
+  const Resolved wide =
+      Good({"--dry-run", "-H", "two.hosts", "train", "--data=text", "--zero-stage=3",
+            "--zero3-max-live-parameters=100000000", "--zero3-max-reuse-distance=100000000"});
+  EXPECT_EQ(wide.job.train().zero().max_live_parameters(), 100000000);
+  EXPECT_GT(wide.memory.at(0).Find("gathered_parameters").elements,
+            three.memory.at(0).Find("gathered_parameters").elements);
+}
+
 TEST_F(ResolveTest, ZeroStageThatIsNone_IsAFinding) {
-  const std::string next = std::to_string(kLastBuiltZeroStage + 1);
-  EXPECT_THAT(Refused({"train", "--data=text", "--zero-stage=" + next}),
-              HasSubstr("--zero-stage: stage " + next + " is not built yet"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--zero-stage=2"}),
+              HasSubstr("--zero-stage: stage 2 is not built yet; the engine has 0, 1 and 3"));
+  EXPECT_THAT(Refused({"train", "--data=text", "--zero-stage=3", "--recompute=all"}),
+              HasSubstr("--recompute: not built yet for ZeRO stage 3"));
   for (const char* const stage : {"-1", "4", "two"}) {
     EXPECT_THAT(Refused({"train", "--data=text", std::string("--zero-stage=") + stage}),
                 HasSubstr("--zero-stage"));

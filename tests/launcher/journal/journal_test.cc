@@ -429,6 +429,37 @@ TEST_F(JournalTest, ANewerSchemaIsRefused) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("schema version 4, expected 3"));
 }
 
+// A coordinator that takes over, and dsrun where, plan the same memory.
+TEST(JournalCodecTest, WhatMemoryIsPlannedFrom_Survives) {
+  CoordinatorConfig config;
+  MemoryInput& memory = config.memory.emplace();
+  memory.model = {"", 2, 16, 2, 8, 30};
+  memory.micro_batch_size = 1;
+  memory.micro_batches = 2;
+  memory.bucket_bytes = 4096;
+  const auto read = [&] { return *FromJournal(ToJournal(config)).memory; };
+  for (const Recompute recompute :
+       {Recompute{}, Recompute{.every = 3}, Recompute{.budget_bytes = 12345}}) {
+    memory.recompute = recompute;
+    EXPECT_EQ(read().recompute.every, recompute.every);
+    EXPECT_EQ(read().recompute.budget_bytes, recompute.budget_bytes);
+  }
+  for (const OptimizerForm& form : OptimizerForms()) {
+    for (size_t slots = 0; slots <= form.slots.size(); ++slots) {
+      memory.optimizer = {form.name, form.slots.first(slots)};
+      EXPECT_EQ(read().optimizer.name, form.name);
+      EXPECT_EQ(read().optimizer.slots.size(), slots) << form.name;
+    }
+  }
+  for (const int stage : {0, 1, 3}) {
+    memory.zero_stage = stage;
+    EXPECT_EQ(read().zero_stage, stage);
+  }
+  memory.zero.prefetch = 0;
+  memory.zero.sub_group_size = 77;
+  EXPECT_EQ(read().zero, memory.zero);
+}
+
 TEST(JournalCodecTest, EveryDurableKindSurvives) {
   AgentSpoke spoke{NodeId(3), {}};
   spoke.message.set_generation(4);

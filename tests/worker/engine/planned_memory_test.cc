@@ -54,6 +54,7 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("recomputed").mutable_recompute()->set_every(1);
   add("every second recomputed").mutable_recompute()->set_every(2);
   add("stage 0").set_zero_stage(0);
+  add("stage 3").set_zero_stage(3);
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());

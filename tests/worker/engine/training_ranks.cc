@@ -12,7 +12,6 @@
 #include "gtest/gtest.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/engine_factory.h"
-#include "worker/model/init.h"
 
 namespace dsrun::worker {
 namespace {
@@ -116,11 +115,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     ASSERT_TRUE(trainer.ok()) << trainer.status();
     ShardedState& state = (*trainer)->state();
     const FlatLayout& layout = (*trainer)->layout();
-    {
-      const auto access = (*trainer)->OpenState();
-      ASSERT_TRUE(access.ok()) << access.status();
-      InitParameters(layout, spec.seed(), state.parameters);
-    }
+    ASSERT_TRUE((*trainer)->InitializeParameters(spec.seed()).ok());
     for (int step = 0; step < steps; ++step) {
       const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(/*stop_requested=*/false);
       ASSERT_TRUE(done.ok()) << "rank " << rank << ": " << done.status();
@@ -143,9 +138,18 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
         at += range.size();
       }
     }
-    const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
-    if (result.parameters.empty()) result.parameters = parameters;
-    EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
+    if (state.partitioned) {
+      result.parameters.resize(static_cast<size_t>(layout.size()));
+      const float* from = state.parameters;
+      for (const Range& range : (*trainer)->stored()) {
+        std::copy_n(from, range.size(), result.parameters.data() + range.begin);
+        from += range.size();
+      }
+    } else {
+      const std::vector<float> parameters(state.parameters, state.parameters + layout.size());
+      if (result.parameters.empty()) result.parameters = parameters;
+      EXPECT_TRUE(SameBytes(result.parameters, parameters)) << "ranks ended with other parameters";
+    }
     if (rank == 0) result.exponents = (*trainer)->exponents().state();
     EXPECT_EQ(result.exponents.empty() || result.exponents == (*trainer)->exponents().state(),
               true);
