@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "common/plan/library_plan.h"
+#include "common/plan/memory_plan.h"
 #include "tests/integration/job_fixture.h"
 #include "tests/integration/training_job.h"
 

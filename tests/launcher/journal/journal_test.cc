@@ -15,6 +15,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/crc32c.h"
+#include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_settings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/shell/journal_codec.h"
