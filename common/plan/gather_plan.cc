@@ -213,6 +213,12 @@ ZeroSettings WithDefaults(ZeroSettings settings, const ModelPlan& model, const F
   otherwise(settings.max_live_parameters, 2 * largest_layer);
   otherwise(settings.max_reuse_distance, largest_layer);
   otherwise(settings.sub_group_size, kAll);
+  // Whole leaves, as all that is summed.
+  if (settings.sub_group_size < kAll - kLeafElements) {
+    settings.sub_group_size = std::max<int64_t>(
+        (settings.sub_group_size + kLeafElements - 1) / kLeafElements * kLeafElements,
+        kLeafElements);
+  }
   return settings;
 }
 

@@ -15,7 +15,8 @@
 //   max_reuse_distance     a tensor that is used again stays if the layers between use at most so
 //                          many elements, and the bound above allows it. Two positions next to each
 //                          other have distance 0: the last layer stays between its passes
-//   sub_group_size         elements that the optimizer updates in one call
+//   sub_group_size         elements that the optimizer updates in one call, rounded up to whole
+//   leaves
 
 #ifndef DSRUN_COMMON_PLAN_GATHER_PLAN_H_
 #define DSRUN_COMMON_PLAN_GATHER_PLAN_H_

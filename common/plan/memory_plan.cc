@@ -74,7 +74,15 @@ class Planner {
         places_of_several_(layout_, shards_, space_, 2),
         activations_(model_, {.micro_batch_size = input.micro_batch_size,
                               .threads = input.threads,
-                              .recompute = input.recompute}) {}
+                              .recompute = input.recompute}) {
+    if (input.zero_stage != 3) return;
+    const ZeroSettings zero = WithDefaults(input.zero, model_, layout_);
+    for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
+      const GatherPlan plan = PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero);
+      pool_elements_ = std::max(pool_elements_, plan.pool_elements);
+    }
+    persistent_elements_ = PersistentElements(layout_, zero.persistence_threshold);
+  }
   Planner(const Planner&) = delete;
   Planner& operator=(const Planner&) = delete;
 
@@ -148,17 +156,10 @@ class Planner {
   // The lines of parameters that are gathered for their use (gather_plan.h).
   template <typename Add>
   void AddPartitioned(int64_t rank, const Add& add) const {
-    const ZeroSettings zero = WithDefaults(input_.zero, model_, layout_);
-    int64_t pool = 0;
-    for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
-      pool = std::max(
-          pool, PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero).pool_elements);
-    }
     add("parameters", "parameters", shards_.StoredSize(rank), DType::kF32, "owned share of P");
-    add("gathered_parameters", "parameters", pool, DType::kF32,
+    add("gathered_parameters", "parameters", pool_elements_, DType::kF32,
         "layers between their gather and their release");
-    add("persistent_parameters", "parameters",
-        PersistentElements(layout_, zero.persistence_threshold), DType::kF32,
+    add("persistent_parameters", "parameters", persistent_elements_, DType::kF32,
         "tensors below the persistence threshold, gathered for good");
   }
 
@@ -193,6 +194,8 @@ class Planner {
   const SumPlaces places_of_one_atom_;
   const SumPlaces places_of_several_;
   const ActivationPlan activations_;
+  int64_t pool_elements_ = 0;  // of ZeRO-3
+  int64_t persistent_elements_ = 0;
 };
 
 }  // namespace

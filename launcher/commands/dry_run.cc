@@ -203,7 +203,7 @@ std::string RankTable(const Resolved& resolved) {
   const bool train = resolved.job.has_train();
   if (train) {
     rows[0].push_back("micro-batches");
-    rows[0].push_back("memory");
+    rows[0].push_back("engine's memory");
   }
   for (const RankPlace& p : resolved.ranks) {
     const proto::NodeSpec& node = resolved.job.nodes(p.node.value());

@@ -29,8 +29,9 @@ constexpr size_t kMostMachines = 3;
 constexpr size_t kMostStackLines = 8;
 constexpr size_t kMostLastLines = 6;
 constexpr size_t kMostSampleLines = 4;
-constexpr size_t kMostColumns = 160;  // of a rank's own line, which is clipped
-constexpr size_t kWrapColumns = 100;  // of our words, which are wrapped
+constexpr size_t kMostColumns = 160;      // of a rank's own line, which is clipped
+constexpr size_t kMostLastColumns = 480;  // of its last one, which says what it ended of
+constexpr size_t kWrapColumns = 100;      // of our words, which are wrapped
 constexpr size_t kMostWordBytes = 400;
 // Of all launch failures together, and at least and at most of one failure.
 constexpr size_t kFailureLines = 14;
@@ -45,9 +46,8 @@ std::string Seconds(absl::Duration duration) {
                        : absl::StrFormat("%.2f s", seconds);
 }
 
-std::string Clip(std::string line) {
-  if (Columns(line) > kMostColumns)
-    line = std::string(FirstColumns(line, kMostColumns - 3)) + "...";
+std::string Clip(std::string line, size_t most = kMostColumns) {
+  if (Columns(line) > most) line = std::string(FirstColumns(line, most - 3)) + "...";
   return line;
 }
 
@@ -199,7 +199,10 @@ void AddIncident(const Incident& incident, const Report& report, const ReportCon
   const size_t count = cause.last_lines.size();
   const size_t first = count > kMostLastLines ? count - kMostLastLines : 0;
   if (count > 0) lines.push_back("    its last lines:");
-  for (size_t i = first; i < count; ++i) lines.push_back(Clip(kQuoted + cause.last_lines[i]));
+  for (size_t i = first; i < count; ++i) {
+    lines.push_back(
+        Clip(kQuoted + cause.last_lines[i], i + 1 == count ? kMostLastColumns : kMostColumns));
+  }
   if (count == 0 && cause.lines_left_out > 0) {
     lines.push_back("    its last lines are too many to be kept here; its log has them");
   }

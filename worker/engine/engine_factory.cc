@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/status_macros.h"
+#include "common/model/model_spec.h"
 #include "common/model/model_spec_proto.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
@@ -23,6 +24,11 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
         absl::StrCat("--isa-cap ", spec.isa_cap(), " is more than this CPU has (",
                      IsaName(BestIsa()), "); use the least of all nodes"));
   }
+  if (spec.micro_batch_size() < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("micro-batches of ", spec.micro_batch_size(),
+                                                   " sequences; expected 1 or more"));
+  }
+  RETURN_IF_ERROR(Validate(FromProto(spec.model())));
   RETURN_IF_ERROR(CheckPlannable(MemoryInputFromProto(spec)));
   Engine engine;
   engine.device = std::make_unique<CpuDevice>();

@@ -286,6 +286,11 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
   }
   const bool plays = rank_.value() == 0 || trainer_->gathers_for_passes();
   if (plays && !spec_.prompt().empty() && !stopped) {
+    if (trainer_->gathers_for_passes()) {
+      // The first rank may still tidy up behind the commit: the others wait for it as for that.
+      Enter(OperationClass::kCommit);
+      RETURN_IF_ERROR(AllGather(*communicator_, "", "everybody is ready to sample").status());
+    }
     Enter(OperationClass::kEvaluate);
     GenerateOptions options;
     options.length = spec_.sample_tokens();

@@ -316,13 +316,24 @@ absl::Duration Trainer::EstimateStep() {
   // A wide stream with narrow heads and a narrow MLP has fewer weights than the product of the
   // warm-up would read.
   int64_t width = spec_.model().hidden_size();
-  while (4 * width * width > parameter_elements()) width /= 2;
+  // Under ZeRO-3 a rank may store nothing: the weights are a second part of the scratch then.
+  const std::span<float> window(
+      window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size())));
+  const size_t half = state_.partitioned ? window.size() / 2 : 0;
+  const std::span<const float> weights =
+      state_.partitioned
+          ? std::span<const float>(window.first(half))
+          : std::span<const float>(state_.parameters, static_cast<size_t>(layout_.size()));
+  while (width > 1 && (4 * width * width > static_cast<int64_t>(weights.size()) ||
+                       5 * width > static_cast<int64_t>(window.size() - half))) {
+    width /= 2;
+  }
+  if (4 * width * width > static_cast<int64_t>(weights.size())) return absl::InfiniteDuration();
   const WarmUp warm_up{
       .width = width,
       .rows = rows,
-      .weights = std::span(state_.parameters, static_cast<size_t>(parameter_elements())),
-      .scratch = std::span(
-          window_, static_cast<size_t>(WindowElements(space_, spec_.model().hidden_size()))),
+      .weights = weights,
+      .scratch = window.subspan(half),
   };
   const ModelPlan& model = setup_.model->plan();
   const double again =

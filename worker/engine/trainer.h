@@ -8,7 +8,8 @@
 // and with or without overlap (docs/numerics.md); not so with fast sums (batch_sums.h).
 //
 // Under ZeRO-0 every rank updates all elements, after an all-gather of the reduced gradients, and
-// parameters are not gathered. Stages above 1 are refused (common/plan/zero_stage.h).
+// parameters are not gathered. Under ZeRO-3 they lie with their owners and are gathered for each
+// pass (common/plan/zero_stage.h).
 //
 // A step whose gradients jump beyond the headroom of the sums is void (gradient_exponents.h):
 // nothing of it counts, and TrainStep computes it again.

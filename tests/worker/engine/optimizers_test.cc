@@ -56,6 +56,12 @@ TEST(OptimizersTest, EveryOptimizer_LearnsTheSameBitsAtEveryWidth) {
     for (const int width : {2, 3}) {
       EXPECT_TRUE(one.SameBits(Train(spec, width, 20))) << "width " << width;
     }
+    // A part of a leaf is asked for: whole ones are updated at a time.
+    spec.mutable_zero()->set_sub_group_size(3000);
+    for (const int stage : {0, 3}) {
+      spec.set_zero_stage(stage);
+      EXPECT_TRUE(one.SameBits(Train(spec, 3, 20))) << "stage " << stage;
+    }
     losses.insert(one.losses.back());
   }
   EXPECT_EQ(losses.size(), All().size()) << "the comparison can fail";
@@ -103,6 +109,8 @@ TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
       proto::JobSpec job = Job();
       Choose(choice, job.mutable_train());
       if (freeze) job.mutable_train()->add_frozen("wte.weight");
+      const std::string undisturbed = UndisturbedHash(job);
+      job.mutable_train()->set_zero_stage(freeze ? 3 : 0);
       FaultyFileSystem fs;
       WorkerCluster cluster(job, fs);
       cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
@@ -111,7 +119,7 @@ TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
       cluster.Run(3);
       cluster.on_message = nullptr;
       for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
-      EXPECT_EQ(NewestHash(fs), UndisturbedHash(job));
+      EXPECT_EQ(NewestHash(fs), undisturbed);
       const auto checkpoint = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
       ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
       EXPECT_EQ(checkpoint->manifest().facts.optimizer.name, choice.name);

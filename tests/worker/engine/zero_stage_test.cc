@@ -141,5 +141,16 @@ TEST(ZeroStageTest, CheckpointOfAnyStage_GoesOnUnderAnyOther) {
   }
 }
 
+// Buckets of one leaf: the first rank owns all of them, and the other stores nothing.
+TEST(ZeroStageTest, RankThatStoresNothing_TrainsUnderStage3) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = Job();
+  job.mutable_train()->set_zero_stage(3);
+  job.mutable_train()->set_bucket_bytes(4096);
+  WorkerCluster cluster(job, fs);
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(NewestHash(fs), UndisturbedHash());
+}
+
 }  // namespace
 }  // namespace dsrun::worker
