@@ -184,7 +184,13 @@ TEST(GatherPlanTest, Defaults_FollowTheModelAndKeepWhatIsSaid) {
   EXPECT_EQ(all.prefetch, 10 * kK);
   EXPECT_EQ(all.max_live_parameters, 20 * kK);
   EXPECT_EQ(all.max_reuse_distance, 10 * kK);
-  EXPECT_EQ(WithDefaults(Least(), model, layout), Least());
+  ZeroSettings least = Least();
+  for (const auto& [said, whole] : {std::pair<int64_t, int64_t>(1, kK), {kK, kK}, {3000, 3 * kK}}) {
+    least.sub_group_size = said;
+    ZeroSettings expected = least;
+    expected.sub_group_size = whole;  // leaves
+    EXPECT_EQ(WithDefaults(least, model, layout), expected);
+  }
 }
 
 }  // namespace
