@@ -287,6 +287,19 @@ Json ScheduleJson(const proto::TrainSpec& t) {
           {"params", std::map<std::string, double>(params.begin(), params.end())}};
 }
 
+// What was said; the others follow the model.
+Json Zero3Json(const proto::ZeroSettings& zero) {
+  Json json = Json::object();
+  if (zero.has_prefetch()) json["prefetch"] = zero.prefetch();
+  if (zero.has_persistence_threshold()) {
+    json["persistence_threshold"] = zero.persistence_threshold();
+  }
+  if (zero.has_max_live_parameters()) json["max_live_parameters"] = zero.max_live_parameters();
+  if (zero.has_max_reuse_distance()) json["max_reuse_distance"] = zero.max_reuse_distance();
+  if (zero.has_sub_group_size()) json["sub_group_size"] = zero.sub_group_size();
+  return json;
+}
+
 Json TrainJson(const Resolved& resolved) {
   const proto::TrainSpec& t = resolved.job.train();
   const ModelSpec model = FromProto(t.model());
@@ -322,6 +335,8 @@ Json TrainJson(const Resolved& resolved) {
           {"isa_cap", t.isa_cap()},
           {"threads_per_rank", t.threads_per_rank()},
           {"bucket_bytes", t.bucket_bytes()},
+          {"zero_stage", t.has_zero_stage() ? t.zero_stage() : kDefaultZeroStage},
+          {"zero3", Zero3Json(t.zero())},
           {"recompute",
            {{"every", t.recompute().every()}, {"budget_bytes", t.recompute().budget_bytes()}}},
           {"overlap", t.overlap_comm()},
@@ -387,7 +402,14 @@ std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
   for (const RankPlace& place : resolved.ranks) {
     out["ranks"].push_back(RankJson(resolved, machine, place));
   }
-  if (!resolved.memory.empty()) out["memory_of_rank_0"] = MemoryLinesJson(resolved);
+  if (!resolved.memory.empty()) {
+    out["memory_of_rank_0"] = MemoryLinesJson(resolved);
+    out["sent_bytes_of_a_step"] = Json::array();  // by rank
+    for (const PlannedTraffic& sent : TrafficOf(resolved)) {
+      out["sent_bytes_of_a_step"].push_back(
+          {{"reduction", sent.reduce}, {"gather", sent.gather}, {"once", sent.once}});
+    }
+  }
   out["notes"] = resolved.notes;
   // Paths and arguments are bytes; what is not UTF-8 is replaced, as JSON must be text.
   return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

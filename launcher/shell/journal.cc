@@ -19,6 +19,8 @@
 namespace dsrun::launcher {
 namespace {
 
+constexpr int kReaderWaitsMs = 5000;
+
 // SQLite's result as a Status: what was done, on which file, what the library says.
 absl::Status FromSqlite(sqlite3* db, int result, const std::string& path, const char* what) {
   const std::string text =
@@ -400,6 +402,8 @@ absl::StatusOr<JournalContent> ReadJournal(const std::string& path, ReadFrom fro
         absl::StrCat("no journal at ", path, "; expected a journal.db of a run folder"));
   }
   if (opened != SQLITE_OK) return FromSqlite(raw, opened, path, "cannot open");
+  // Whoever opens or closes it holds it alone for a moment.
+  sqlite3_busy_timeout(raw, kReaderWaitsMs);
   // One transaction, so that snapshot and records are of one moment while somebody writes.
   RETURN_IF_ERROR(Execute(raw, path, "BEGIN"));
   JournalContent content;

@@ -18,6 +18,8 @@ struct GenerateOptions {
   double temperature = 0.8;  // of the softmax; 0 takes the most likely byte
   uint64_t seed = 0;
   std::function<void()> on_byte = [] {};  // called after each byte that was added
+  // Asked before each byte; true: there are no more.
+  std::function<bool()> stopped = [] { return false; };
 };
 
 // The continuation, without the prompt. Byte i depends on (parameters, prompt, seed, i) only

@@ -296,8 +296,16 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
     options.length = spec_.sample_tokens();
     options.seed = spec_.seed();
     options.on_byte = [this] { setup_.progress->Moved(); };
+    // Where all gather for each byte, all must end with the same one: they go through.
+    if (!trainer_->gathers_for_passes()) {
+      options.stopped = [this] { return session_.StopRequested(); };
+    }
     ASSIGN_OR_RETURN(std::string sample, Generate(*setup_.engine->model, trainer_->parameters(),
                                                   spec_.prompt(), options));
+    if (static_cast<int64_t>(sample.size()) < spec_.sample_tokens()) {
+      Notice(true, absl::StrCat("the sample ends after ", sample.size(), " of ",
+                                spec_.sample_tokens(), " bytes: the job was asked to stop"));
+    }
     if (rank_.value() == 0) finished.set_sample(std::move(sample));
   }
   return finished;

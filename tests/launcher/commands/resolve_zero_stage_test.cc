@@ -1,5 +1,6 @@
 // --zero-stage.
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "common/plan/zero_stage.h"
@@ -38,6 +39,10 @@ TEST_F(ResolveTest, SettingsOfStage3_AreInTheJobAndItsMemory) {
       Good({"--dry-run", "-H", "two.hosts", "train", "--data=text", "--zero-stage=3"});
   EXPECT_EQ(three.job.train().zero_stage(), 3);
   EXPECT_THAT(DryRunText(three, machine_), HasSubstr("\nSent in a step, ZeRO stage 3\n"));
+  const auto json = nlohmann::json::parse(DryRunJson(three, machine_));
+  EXPECT_EQ(json["train"]["zero_stage"], 3);
+  ASSERT_EQ(json["sent_bytes_of_a_step"].size(), 3u);
+  EXPECT_GT(json["sent_bytes_of_a_step"][1]["gather"], 0);
   const Resolved wide =
       Good({"--dry-run", "-H", "two.hosts", "train", "--data=text", "--zero-stage=3",
             "--zero3-max-live-parameters=100000000", "--zero3-max-reuse-distance=100000000"});

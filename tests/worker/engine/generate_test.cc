@@ -80,6 +80,17 @@ TEST(GenerateTest, ContinuesThePromptWithinTheWindow) {
   EXPECT_EQ(Generate(model, none, "", options).value(), "\x0b\x0c\x0d\x0e\x0f");
 }
 
+TEST(GenerateTest, WhenItIsToStop_ThereIsWhatThereWas) {
+  CountingModel model(/*vocab_size=*/5);
+  NoParameters none;
+  GenerateOptions options;
+  options.length = 1000;
+  int bytes = 0;
+  options.on_byte = [&] { ++bytes; };
+  options.stopped = [&] { return bytes == 3; };
+  EXPECT_EQ(Generate(model, none, "\x03", options).value(), std::string("\x04\x00\x01", 3));
+}
+
 TEST(GenerateTest, ByteThatASmallVocabularyLacks_IsRefused) {
   CountingModel model(/*vocab_size=*/5);
   NoParameters none;
