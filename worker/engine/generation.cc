@@ -88,6 +88,8 @@ class GenerationRun {
   absl::Status WarmUp();
   absl::StatusOr<bool> TrainSteps();  // whether the operator ended it
   absl::StatusOr<proto::Finished> Finish(bool stopped);
+  // The continuation of the prompt: the first rank\'s; empty on the others, which only take part.
+  absl::StatusOr<std::string> Sample();
   void Tag(const std::string& manifest);  // of the last checkpoint
   void Report(const StepResult& result);
   void Notice(bool warning, const std::string& text);
@@ -284,31 +286,34 @@ absl::StatusOr<proto::Finished> GenerationRun::Finish(bool stopped) {
                                   FileSystem::IfExists::kReplace);
     if (!written.ok()) Notice(true, absl::StrCat("no trace: ", written.message()));
   }
-  const bool plays = rank_.value() == 0 || trainer_->gathers_for_passes();
-  if (plays && !spec_.prompt().empty() && !stopped) {
-    if (trainer_->gathers_for_passes()) {
-      // The first rank may still tidy up behind the commit: the others wait for it as for that.
-      Enter(OperationClass::kCommit);
-      RETURN_IF_ERROR(AllGather(*communicator_, "", "everybody is ready to sample").status());
-    }
-    Enter(OperationClass::kEvaluate);
-    GenerateOptions options;
-    options.length = spec_.sample_tokens();
-    options.seed = spec_.seed();
-    options.on_byte = [this] { setup_.progress->Moved(); };
-    // Where all gather for each byte, all must end with the same one: they go through.
-    if (!trainer_->gathers_for_passes()) {
-      options.stopped = [this] { return session_.StopRequested(); };
-    }
-    ASSIGN_OR_RETURN(std::string sample, Generate(*setup_.engine->model, trainer_->parameters(),
-                                                  spec_.prompt(), options));
-    if (static_cast<int64_t>(sample.size()) < spec_.sample_tokens()) {
-      Notice(true, absl::StrCat("the sample ends after ", sample.size(), " of ",
-                                spec_.sample_tokens(), " bytes: the job was asked to stop"));
-    }
-    if (rank_.value() == 0) finished.set_sample(std::move(sample));
+  if (!spec_.prompt().empty() && !stopped) {
+    ASSIGN_OR_RETURN(*finished.mutable_sample(), Sample());
   }
   return finished;
+}
+
+absl::StatusOr<std::string> GenerationRun::Sample() {
+  const bool all_play = trainer_->gathers_for_passes();
+  if (rank_.value() != 0 && !all_play) return std::string();
+  if (all_play) {
+    // The first rank may still tidy up behind the commit: the others wait for it as for that.
+    Enter(OperationClass::kCommit);
+    RETURN_IF_ERROR(AllGather(*communicator_, "", "everybody is ready to sample").status());
+  }
+  Enter(OperationClass::kEvaluate);
+  GenerateOptions options;
+  options.length = spec_.sample_tokens();
+  options.seed = spec_.seed();
+  options.on_byte = [this] { setup_.progress->Moved(); };
+  // Where all gather for each byte, all must end with the same one: they go through.
+  if (!all_play) options.stopped = [this] { return session_.StopRequested(); };
+  ASSIGN_OR_RETURN(std::string sample, Generate(*setup_.engine->model, trainer_->parameters(),
+                                                spec_.prompt(), options));
+  if (static_cast<int64_t>(sample.size()) < spec_.sample_tokens()) {
+    Notice(true, absl::StrCat("the sample ends after ", sample.size(), " of ",
+                              spec_.sample_tokens(), " bytes: the job was asked to stop"));
+  }
+  return rank_.value() == 0 ? sample : std::string();
 }
 
 // What was trained is safe without it, so a tag that cannot be written is told and ends nothing.
