@@ -114,71 +114,56 @@ void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* 
 
 // --- Optimizer
 
+// What Adam, AdamW and LAMB do with a gradient. The corrections are the same for all elements:
+// multiplied by, not divided by.
+struct Adaptive {
+  explicit Adaptive(const AdamWArguments& a)
+      : beta1(a.beta1),
+        beta2(a.beta2),
+        new1(1.0f - a.beta1),
+        new2(1.0f - a.beta2),
+        unbias1(1.0f / a.bias_correction1),
+        unbias2(1.0f / a.bias_correction2),
+        eps(a.eps) {}
+  // Both moments move; the direction without decay.
+  [[gnu::always_inline]] float Move(float g, float& m, float& v) const {
+    m = beta1 * m + new1 * g;
+    v = beta2 * v + new2 * (g * g);
+    return (m * unbias1) / (__builtin_sqrtf(v * unbias2) + eps);
+  }
+  const float beta1, beta2, new1, new2, unbias1, unbias2, eps;
+};
+
 void AdamWLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
                float* __restrict param, float* __restrict m, float* __restrict v) {
-  const float beta1 = a.beta1;
-  const float beta2 = a.beta2;
-  const float new1 = 1.0f - beta1;
-  const float new2 = 1.0f - beta2;
-  // The corrections are the same for all elements: multiplied by, not divided by.
-  const float unbias1 = 1.0f / a.bias_correction1;
-  const float unbias2 = 1.0f / a.bias_correction2;
-  const float eps = a.eps;
+  const Adaptive adaptive(a);
   const float lr = a.lr;
   const float decay = a.weight_decay;
   const float scale = a.grad_scale;
   for (int64_t i = 0; i < n; ++i) {
-    const float g = grad[i] * scale;
-    const float mi = beta1 * m[i] + new1 * g;
-    const float vi = beta2 * v[i] + new2 * (g * g);
-    const float direction =
-        (mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps) + decay * param[i];
-    m[i] = mi;
-    v[i] = vi;
+    const float direction = adaptive.Move(grad[i] * scale, m[i], v[i]) + decay * param[i];
     param[i] -= lr * direction;
   }
 }
 
 void AdamLoop(int64_t n, const AdamWArguments& a, const float* __restrict grad,
               float* __restrict param, float* __restrict m, float* __restrict v) {
-  const float beta1 = a.beta1;
-  const float beta2 = a.beta2;
-  const float new1 = 1.0f - beta1;
-  const float new2 = 1.0f - beta2;
-  const float unbias1 = 1.0f / a.bias_correction1;
-  const float unbias2 = 1.0f / a.bias_correction2;
-  const float eps = a.eps;
+  const Adaptive adaptive(a);
   const float lr = a.lr;
   const float decay = a.weight_decay;
   const float scale = a.grad_scale;
   for (int64_t i = 0; i < n; ++i) {
-    const float g = grad[i] * scale + decay * param[i];
-    const float mi = beta1 * m[i] + new1 * g;
-    const float vi = beta2 * v[i] + new2 * (g * g);
-    m[i] = mi;
-    v[i] = vi;
-    param[i] -= lr * ((mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps));
+    param[i] -= lr * adaptive.Move(grad[i] * scale + decay * param[i], m[i], v[i]);
   }
 }
 
 void LambDirectionLoop(int64_t n, const AdamWArguments& a, const float* __restrict param,
                        float* __restrict grad, float* __restrict m, float* __restrict v) {
-  const float beta1 = a.beta1;
-  const float beta2 = a.beta2;
-  const float new1 = 1.0f - beta1;
-  const float new2 = 1.0f - beta2;
-  const float unbias1 = 1.0f / a.bias_correction1;
-  const float unbias2 = 1.0f / a.bias_correction2;
-  const float eps = a.eps;
+  const Adaptive adaptive(a);
   const float decay = a.weight_decay;
   const float scale = a.grad_scale;
   for (int64_t i = 0; i < n; ++i) {
-    const float g = grad[i] * scale;
-    const float mi = beta1 * m[i] + new1 * g;
-    const float vi = beta2 * v[i] + new2 * (g * g);
-    m[i] = mi;
-    v[i] = vi;
-    grad[i] = (mi * unbias1) / (__builtin_sqrtf(vi * unbias2) + eps) + decay * param[i];
+    grad[i] = adaptive.Move(grad[i] * scale, m[i], v[i]) + decay * param[i];
   }
 }
 
