@@ -124,11 +124,15 @@ std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
   if (job.width == 0) return {};
   const std::vector<MemoryPlan> plans = PlanMemoryOfRanks(job);
   for (size_t rank = 0; rank < plans.size(); ++rank) ++needs[input.places[rank]].ranks;
+  std::vector<int64_t> libraries;  // of a rank, by machine
+  for (const MachineNeed& need : needs) {
+    libraries.push_back(LibraryBytes({.threads = job.threads,
+                                      .width = job.width,
+                                      .ranks_of_machine = std::max<int64_t>(need.ranks, 1)}));
+  }
   for (size_t rank = 0; rank < plans.size(); ++rank) {
     MachineNeed& need = needs[input.places[rank]];
-    const int64_t bytes =
-        plans[rank].total_bytes() +
-        LibraryBytes({.threads = job.threads, .width = job.width, .ranks_of_machine = need.ranks});
+    const int64_t bytes = plans[rank].total_bytes() + libraries[input.places[rank]];
     need.needed_bytes += bytes;
     need.largest_rank_bytes = std::max(need.largest_rank_bytes, bytes);
   }

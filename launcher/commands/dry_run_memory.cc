@@ -21,12 +21,11 @@ using Json = nlohmann::ordered_json;
 std::vector<PlannedBuffer> LinesOf(const Resolved& resolved, const RankPlace& place) {
   std::vector<PlannedBuffer> lines =
       resolved.memory[static_cast<size_t>(place.rank.value())].buffers;
-  const auto of_node =
-      std::count_if(resolved.ranks.begin(), resolved.ranks.end(),
-                    [&](const RankPlace& other) { return other.node == place.node; });
+  const auto width = static_cast<int64_t>(resolved.ranks.size());
+  const int64_t of_node = resolved.job.nodes(place.node.value()).slots_size();
   for (PlannedBuffer& line : PlanLibraries({.threads = resolved.job.train().threads_per_rank(),
-                             .width = static_cast<int64_t>(resolved.ranks.size()),
-                             .ranks_of_machine = static_cast<int64_t>(of_node)})) {
+                             .width = width,
+                             .ranks_of_machine = std::min(of_node, width)})) {
     lines.push_back(std::move(line));
   }
   return lines;
