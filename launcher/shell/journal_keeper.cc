@@ -177,6 +177,7 @@ absl::Status JournalKeeper::Commit(bool urgent) {
 void JournalKeeper::Write(Shared& shared) {
   while (true) {
     std::vector<JournalRow> rows;
+    bool is_last = false;
     {
       MutexLock lock(shared.mu);
       while (!shared.stop && (shared.pending.empty() || Now() < shared.retry_at)) {
@@ -190,6 +191,7 @@ void JournalKeeper::Write(Shared& shared) {
       rows.swap(shared.pending);
       shared.dropped = false;
       shared.trying = true;
+      is_last = shared.stop;  // one that began before is not the try that the end is owed
     }
     absl::Status written = shared.journal->Write(rows);
     if (!written.ok()) {
@@ -227,7 +229,7 @@ void JournalKeeper::Write(Shared& shared) {
         shared.retry_at = Now() + (is_next_asked_for ? absl::ZeroDuration() : shared.retry_after);
       }
       shared.changed.NotifyAll();
-      if (!written.ok() && shared.stop) return;  // that was the last try
+      if (!written.ok() && is_last) return;
     }
     if (is_whole_again) shared.FollowMark().IgnoreError();  // taking it away cannot fail badly
   }

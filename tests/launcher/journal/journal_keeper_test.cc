@@ -258,6 +258,23 @@ TEST_F(JournalKeeperTest, UrgentCommitDuringATry_WaitsForTheNextOne) {
   answers.join();
 }
 
+// Nor is it the one that the end is owed, when it fails after the end was asked for.
+TEST_F(JournalKeeperTest, EndDuringATryThatFails_HasOneMore) {
+  options_.longest_wait = absl::Milliseconds(50);
+  Begin();
+  disk_.Set(Writes::kHang);
+  HappenToTheEnd();
+  EXPECT_FALSE(keeper_->Commit(false).ok());
+  ASSERT_TRUE(AwaitMark(true));  // by a thread of its own: nobody else comes in between
+  std::thread answers([this, waiter = gettid()] {
+    while (!IsAsleep(waiter)) std::this_thread::yield();
+    disk_.Set(Writes::kFullOnce);
+  });
+  keeper_.reset();
+  answers.join();
+  ExpectToEndAsTheJob(ReadFrom::kStart);
+}
+
 TEST_F(JournalKeeperTest, TwoWriters_AreOneTooMany) {
   Begin();
   const absl::Status second = JournalKeeper::Create(path_, core_->config(), options_).status();
