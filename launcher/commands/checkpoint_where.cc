@@ -207,7 +207,13 @@ int WhereCommand(FileSystem& fs, const WhereRequest& request, std::ostream& out,
   if (!in_memory.ok()) return PrintCheckpointError(in_memory.status(), err);
   if (*in_memory) text << "\n";
   if (const absl::Status told = TellCheckpoint(fs, request, json, text, err); !told.ok()) {
-    if (!*in_memory || !absl::IsNotFound(told)) return PrintCheckpointError(told, err);
+    if (!*in_memory || !absl::IsNotFound(told)) {
+      const int code = PrintCheckpointError(told, err);
+      if (absl::IsNotFound(told)) {
+        err << "dsrun checkpoint: of a job that saved elsewhere (--save) name that folder\n";
+      }
+      return code;
+    }
     text << "no checkpoint in " << request.path
          << " yet, so no norm; of one that was saved elsewhere (--save) name its folder\n";
   }
