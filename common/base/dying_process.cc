@@ -6,20 +6,14 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/proc_file.h"
 
 namespace dsrun {
 namespace {
-
-std::string ReadAll(const std::string& path) {
-  std::ifstream file(path);
-  return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-}
 
 // A line of /proc/PID/status without its name; empty: it is not there.
 std::string Field(const std::string& status, const std::string& name) {
@@ -42,7 +36,7 @@ struct ThreadState {
 };
 
 ThreadState ReadThread(const std::string& folder) {
-  const std::string status = ReadAll(folder + "/status");
+  const std::string status = ReadProcFile(folder + "/status");
   ThreadState thread;
   if (status.empty()) return thread;
   thread.name = Field(status, "Name");
@@ -69,7 +63,7 @@ std::vector<int32_t> ThreadsOf(const std::string& process) {
 
 // The last field of /proc/PID/stat, as waitpid would give it; nothing: not told.
 std::optional<int> WaitStatusOf(const std::string& process) {
-  const std::string stat = ReadAll(process + "/stat");
+  const std::string stat = ReadProcFile(process + "/stat");
   const size_t space = stat.find_last_of(' ');
   if (space == std::string::npos) return std::nullopt;
   return atoi(stat.c_str() + space + 1);
@@ -111,7 +105,7 @@ DyingLook LookAtDying(int32_t pid) {
     if (!stuck || look.stuck_thread != 0) continue;
     look.stuck_thread = id;
     look.thread_name = thread.name;
-    look.wait_channel = ReadAll(folder + "/wchan");
+    look.wait_channel = ReadProcFile(folder + "/wchan");
     if (look.wait_channel == "0") look.wait_channel.clear();
   }
   look.end = EndOf(process, main);

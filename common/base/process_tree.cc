@@ -1,7 +1,6 @@
 #include "common/base/process_tree.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -22,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "common/base/clock.h"
+#include "common/base/proc_file.h"
 #include "common/base/waits.h"
 
 namespace dsrun {
@@ -29,24 +29,6 @@ namespace {
 
 constexpr useconds_t kAgainMicros = 20'000;
 constexpr int kDeepest = 4096;
-
-// What may be there, and cannot be looked at now. Not EPERM and EACCES: a hidden process.
-bool MeansUnsure(int error) { return error == EMFILE || error == ENFILE || error == ENOMEM; }
-
-// `unsure`: it may be there, and cannot be opened (no descriptor left).
-std::string ReadAll(const std::string& path, bool* unsure = nullptr) {
-  std::string content;
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    if (unsure != nullptr && MeansUnsure(errno)) *unsure = true;
-    return content;
-  }
-  char buffer[4096];
-  ssize_t got = 0;
-  while ((got = read(fd, buffer, sizeof(buffer))) > 0) content.append(buffer, got);
-  close(fd);
-  return content;
-}
 
 // "Name:" of /proc/PID/status; empty: it is not there.
 std::string StatusField(const std::string& status, const std::string& name) {
@@ -74,7 +56,7 @@ const char* StateWords(char state) {
 }
 
 std::optional<ProcessInfo> ReadStat(int32_t pid, bool* unsure = nullptr) {
-  const std::string stat = ReadAll(absl::StrCat("/proc/", pid, "/stat"), unsure);
+  const std::string stat = ReadProcFile(absl::StrCat("/proc/", pid, "/stat"), unsure);
   // The name in brackets may hold anything, brackets too: the fields begin after the last one.
   const size_t bracket = stat.rfind(')');
   if (bracket == std::string::npos) return std::nullopt;
@@ -122,7 +104,8 @@ std::vector<int32_t> ChildrenOf(int32_t pid, bool* unsure) {
   }
   while (const dirent* entry = readdir(folder)) {
     if (atoi(entry->d_name) <= 0) continue;
-    const std::string list = ReadAll(absl::StrCat(tasks, "/", entry->d_name, "/children"), unsure);
+    const std::string list =
+        ReadProcFile(absl::StrCat(tasks, "/", entry->d_name, "/children"), unsure);
     for (const absl::string_view word : absl::StrSplit(list, ' ', absl::SkipWhitespace())) {
       int32_t child = 0;
       if (absl::SimpleAtoi(word, &child)) children.push_back(child);
@@ -272,7 +255,7 @@ int KillDescendants(int32_t root, const std::function<bool(const ProcessInfo&)>&
 KernelState KernelStateOf(int32_t pid) {
   KernelState kernel;
   if (const std::optional<ProcessInfo> info = ReadStat(pid)) kernel.state = info->state;
-  const std::string channel = ReadAll(absl::StrCat("/proc/", pid, "/wchan"));
+  const std::string channel = ReadProcFile(absl::StrCat("/proc/", pid, "/wchan"));
   if (channel != "0") kernel.wait_channel = channel;
   return kernel;
 }
@@ -284,7 +267,7 @@ bool MayBeOurChild(int32_t pid) {
 
 std::string ProcessWords(int32_t pid) {
   const KernelState kernel = KernelStateOf(pid);
-  const std::string status = ReadAll(absl::StrCat("/proc/", pid, "/status"));
+  const std::string status = ReadProcFile(absl::StrCat("/proc/", pid, "/status"));
   const std::string name = StatusField(status, "Name");
   const std::string tracer = StatusField(status, "TracerPid");
   std::string words = absl::StrCat("process ", pid);
@@ -345,7 +328,7 @@ int BornBefore::KillOurDescendants(absl::Duration limit) const {
 }
 
 bool HasEnvironment(int32_t pid, std::string_view name_and_value) {
-  const std::string environment = ReadAll(absl::StrCat("/proc/", pid, "/environ"));
+  const std::string environment = ReadProcFile(absl::StrCat("/proc/", pid, "/environ"));
   std::string_view rest = environment;
   while (!rest.empty()) {
     const size_t end = rest.find('\0');

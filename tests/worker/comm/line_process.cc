@@ -9,12 +9,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fstream>
-#include <iterator>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
+#include "common/base/proc_file.h"
 
 extern char** environ;
 
@@ -109,8 +108,7 @@ bool LineProcess::AllThreadsSleep() const {
   bool all = true;
   while (const dirent* entry = readdir(folder)) {
     if (entry->d_name[0] == '.') continue;
-    std::ifstream file(tasks + "/" + entry->d_name + "/stat");
-    std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    const std::string stat = ReadProcFile(tasks + "/" + entry->d_name + "/stat");
     const size_t end = stat.rfind(") ");
     all = all && end != std::string::npos && stat[end + 2] == 'S';
   }

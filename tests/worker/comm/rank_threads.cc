@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <sstream>
 #include <thread>
 #include <utility>
 
 #include "common/base/clock.h"
+#include "common/base/proc_file.h"
 #include "tests/worker/comm/in_memory_rendezvous.h"
 #include "worker/comm/core/checked_communicator.h"
 #include "worker/comm/core/queued_communicator.h"
@@ -63,8 +63,7 @@ void ShareMemory(Group& group, int nodes, absl::Duration timeout) {
 
 // The state letter of a thread of this process ('S': sleeps), or 0.
 char ThreadState(pid_t thread) {
-  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
-  std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string stat = ReadProcFile("/proc/self/task/" + std::to_string(thread) + "/stat");
   const size_t name_end = stat.rfind(") ");
   return name_end == std::string::npos ? 0 : stat[name_end + 2];
 }
