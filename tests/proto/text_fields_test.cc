@@ -63,6 +63,7 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.TrainSpec.check_collectives",
       "dsrun.proto.TrainSpec.device",
       "dsrun.proto.TrainSpec.isa_cap",
+      "dsrun.proto.TrainSpec.precision",
       "dsrun.proto.TrainSpec.sums",
       // Words in our programs.
       "dsrun.proto.Beat.phase",
