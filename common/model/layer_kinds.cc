@@ -11,6 +11,13 @@ using Per = PlannedActivation::Per;
 PlannedActivation OfRow(std::string name, int64_t elements, std::string formula) {
   return {.name = std::move(name), .elements = elements, .formula = std::move(formula)};
 }
+// What is fp32 whatever the model computes in.
+PlannedActivation Statistic(std::string name, int64_t elements, std::string formula) {
+  return {.name = std::move(name),
+          .elements = elements,
+          .formula = std::move(formula),
+          .dtype = DType::kF32};
+}
 
 // Multiply-adds of a product with a (a, b) matrix, for each row.
 double Product(int64_t a, int64_t b) { return 2 * static_cast<double>(a) * static_cast<double>(b); }
@@ -20,7 +27,8 @@ PlannedActivation ScratchOfAttention(int64_t head_size) {
           .elements = AttentionScratch(head_size),
           .formula = "2 x " + std::to_string(kAttentionQueries) + " queries x (" +
                      std::to_string(kAttentionKeys) + " keys + head size + 1)",
-          .per = Per::kThread};
+          .per = Per::kThread,
+          .dtype = DType::kF32};
 }
 
 // By head_layer::Work.
@@ -29,7 +37,8 @@ std::vector<PlannedActivation> HeadWorkspace(const ModelSpec& spec) {
           {.name = "logits",
            .elements = LogitsStride(spec.vocab_size),
            .formula = "(vocabulary, padded to 16)",
-           .per = Per::kHeadRow},
+           .per = Per::kHeadRow,
+           .dtype = DType::kF32},
           {.name = "losses",
            .elements = 1,
            .formula = "1",
@@ -71,9 +80,9 @@ LayerPlan AttentionLayer(const ModelSpec& spec, std::string name, std::vector<si
   return {.kind = LayerKind::kAttention,
           .name = std::move(name),
           .uses = std::move(tensors),
-          .kept = {OfRow("mean", 1, "1"), OfRow("rstd", 1, "1"), OfRow("normed", width, "width"),
-                   OfRow("qkv", 3 * width, "3 width"),
-                   OfRow("log_sum_exp", spec.num_attention_heads, "heads"),
+          .kept = {Statistic("mean", 1, "1"), Statistic("rstd", 1, "1"),
+                   OfRow("normed", width, "width"), OfRow("qkv", 3 * width, "3 width"),
+                   Statistic("log_sum_exp", spec.num_attention_heads, "heads"),
                    OfRow("context", width, "width")},
           .workspace = {OfRow("dnormed", width, "width"), OfRow("dqkv", 3 * width, "3 width"),
                         ScratchOfAttention(width / spec.num_attention_heads)},
@@ -85,8 +94,9 @@ LayerPlan MlpLayer(const ModelSpec& spec, std::string name, std::vector<size_t> 
   return {.kind = LayerKind::kMlp,
           .name = std::move(name),
           .uses = std::move(tensors),
-          .kept = {OfRow("mean", 1, "1"), OfRow("rstd", 1, "1"), OfRow("normed", width, "width"),
-                   OfRow("slope", 4 * width, "4 width"), OfRow("activated", 4 * width, "4 width")},
+          .kept = {Statistic("mean", 1, "1"), Statistic("rstd", 1, "1"),
+                   OfRow("normed", width, "width"), OfRow("slope", 4 * width, "4 width"),
+                   OfRow("activated", 4 * width, "4 width")},
           .workspace = {OfRow("dnormed", width, "width"), OfRow("dup", 4 * width, "4 width")},
           .flops_of_token = 2 * Product(width, 4 * width)};
 }
@@ -96,7 +106,8 @@ LayerPlan HeadLayer(const ModelSpec& spec, std::string name, std::vector<size_t>
   return {.kind = LayerKind::kHead,
           .name = std::move(name),
           .uses = std::move(tensors),
-          .kept = {OfRow("mean", 1, "1"), OfRow("rstd", 1, "1"), OfRow("normed", width, "width")},
+          .kept = {Statistic("mean", 1, "1"), Statistic("rstd", 1, "1"),
+                   OfRow("normed", width, "width")},
           .workspace = HeadWorkspace(spec),
           .flops_of_token = Product(width, spec.vocab_size)};
 }
@@ -123,9 +134,9 @@ LayerPlan GroupedAttentionLayer(const ModelSpec& spec, std::string name,
   LayerPlan plan{.kind = LayerKind::kGroupedAttention,
                  .name = std::move(name),
                  .uses = WithOptional(std::move(tensors), optional),
-                 .kept = {OfRow("rstd", 1, "1"), OfRow("normed", width, "width"),
+                 .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
                           OfRow("query", queries, of_queries), OfRow("key", keys, of_keys),
-                          OfRow("value", keys, of_keys), OfRow("log_sum_exp", heads, "heads"),
+                          OfRow("value", keys, of_keys), Statistic("log_sum_exp", heads, "heads"),
                           OfRow("context", queries, of_queries)},
                  .workspace = {OfRow("dnormed", std::max(width, queries), "width or the heads'"),
                                OfRow("dquery", queries, of_queries), OfRow("dkey", keys, of_keys),
@@ -135,8 +146,8 @@ LayerPlan GroupedAttentionLayer(const ModelSpec& spec, std::string name,
   if (spec.qk_norm) {
     plan.kept.push_back(OfRow("raw_query", queries, of_queries));
     plan.kept.push_back(OfRow("raw_key", keys, of_keys));
-    plan.kept.push_back(OfRow("query_rstd", heads, "heads"));
-    plan.kept.push_back(OfRow("key_rstd", spec.heads_of_keys(), "heads of keys"));
+    plan.kept.push_back(Statistic("query_rstd", heads, "heads"));
+    plan.kept.push_back(Statistic("key_rstd", spec.heads_of_keys(), "heads of keys"));
   }
   return plan;
 }
@@ -148,7 +159,7 @@ LayerPlan GatedMlpLayer(const ModelSpec& spec, std::string name, std::vector<siz
   return {.kind = LayerKind::kGatedMlp,
           .name = std::move(name),
           .uses = WithOptional(std::move(tensors), optional),
-          .kept = {OfRow("rstd", 1, "1"), OfRow("normed", width, "width"),
+          .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
                    OfRow("gate", inner, "inner width"), OfRow("up", inner, "inner width")},
           .workspace = {OfRow("dnormed", width, "width"), OfRow("activated", inner, "inner width"),
                         OfRow("dactivated", inner, "inner width")},
@@ -160,7 +171,7 @@ LayerPlan RmsHeadLayer(const ModelSpec& spec, std::string name, std::vector<size
   return {.kind = LayerKind::kRmsHead,
           .name = std::move(name),
           .uses = std::move(tensors),
-          .kept = {OfRow("rstd", 1, "1"), OfRow("normed", width, "width")},
+          .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width")},
           .workspace = HeadWorkspace(spec),
           .flops_of_token = Product(width, spec.vocab_size)};
 }
@@ -170,7 +181,8 @@ std::vector<PlannedActivation> RotaryTables(const ModelSpec& spec) {
     return PlannedActivation{.name = std::move(name),
                              .elements = spec.head_size() / 2,
                              .formula = "head size / 2",
-                             .per = Per::kPosition};
+                             .per = Per::kPosition,
+                             .dtype = DType::kF32};
   };
   return {table("cosines"), table("sines")};
 }

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -121,7 +122,7 @@ struct PlannedActivation {
   int64_t elements;     // for each `per`
   std::string formula;  // of them, for people: "3 width"
   Per per = Per::kRow;
-  DType dtype = DType::kF32;
+  std::optional<DType> dtype = {};  // none: the one that the model computes in
 };
 
 struct LayerPlan {

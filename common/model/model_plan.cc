@@ -15,8 +15,9 @@ ModelPlan PlanModel(const ModelSpec& spec) {
   return spec.family == "llama" ? PlanLlama(spec) : PlanGpt2(spec);
 }
 
-ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen) {
+ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen, DType dtype) {
   ModelPlan plan = PlanModel(spec);
+  plan.dtype = dtype;
   for (LogicalTensor& tensor : plan.tensors) {
     tensor.trainable = std::find(frozen.begin(), frozen.end(), tensor.name) == frozen.end();
   }

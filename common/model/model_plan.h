@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "common/model/layer_plan.h"
 #include "common/model/logical_tensor.h"
+#include "common/base/dtype.h"
 #include "common/model/model_spec.h"
 
 namespace dsrun {
@@ -28,13 +29,17 @@ struct ModelPlan {
   // Computed from the spec alone, for all layers and passes (rotary.h), by rotary_tables::Table;
   // none where nothing is rotated.
   std::vector<PlannedActivation> tables = {};
+  // What it computes in: of the stream between layers, of what they keep and need, and of the
+  // parameters that they read. kF32, kBF16 or kF16.
+  DType dtype = DType::kF32;
 };
 
 // REQUIRES: Validate(spec).
 ModelPlan PlanModel(const ModelSpec& spec);
 
 // The same with these tensors frozen, by name. REQUIRES: CheckFrozen.
-ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen);
+ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen,
+                    DType dtype = DType::kF32);
 // Errors: INVALID_ARGUMENT: a name that the model does not have, or twice; nothing is left to
 // train.
 absl::Status CheckFrozen(const ModelSpec& spec, const std::vector<std::string>& frozen);

@@ -46,6 +46,7 @@ class ActivationPlan::Packer {
 
 ActivationPlan::ActivationPlan(const ModelPlan& model, const ActivationInput& input)
     : input_(input),
+      dtype_(model.dtype),
       rows_(input.micro_batch_size * model.spec.seq_length),
       positions_(model.spec.seq_length),
       segments_(RecomputedSegments(model, rows_, input.slots, input.recompute)),
@@ -77,7 +78,7 @@ int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
   if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
   if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
   if (activation.per == PlannedActivation::Per::kPosition) count = positions_;
-  return count * activation.elements * BytesOf(activation.dtype);
+  return count * activation.elements * BytesOf(TypeOf(activation));
 }
 
 Lifetime ActivationPlan::KeptBy(size_t layer) const {
@@ -112,7 +113,7 @@ bool ActivationPlan::IsInside(size_t layer) const {
 
 void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer) {
   const size_t layers = model.layers.size();
-  const int64_t stream = rows_ * model.spec.hidden_size * kFloat;
+  const int64_t stream = rows_ * model.spec.hidden_size * BytesOf(dtype_);
   packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.tokens);
   packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
   AddLine("tokens", 2 * Aligned(rows_ * kFloat), DType::kI32, {0, last_moment_}, "2 x batch x seq");
@@ -128,7 +129,7 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
     const Lifetime reader = KeptBy(layer + 1);
     const Lifetime life = {std::min(KeptBy(layer).first, reader.first), reader.last};
     packer.Add(stream, life, &slot.streams[layer]);
-    AddLine("stream", Aligned(stream), DType::kF32, life, "batch x seq x width");
+    AddLine("stream", Aligned(stream), dtype_, life, "batch x seq x width");
   }
   slot.kept.resize(layers);
   for (size_t layer = 0; layer < layers; ++layer) {
@@ -141,7 +142,7 @@ void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer)
         continue;
       }
       packer.Add(Bytes(kept[i]), KeptBy(layer), &slot.kept[layer][i]);
-      AddLine(kept[i].name, Aligned(Bytes(kept[i])), kept[i].dtype, KeptBy(layer),
+      AddLine(kept[i].name, Aligned(Bytes(kept[i])), TypeOf(kept[i]), KeptBy(layer),
               WordsOf(kept[i].per) + kept[i].formula);
     }
   }
@@ -152,15 +153,15 @@ void ActivationPlan::AddTables(const ModelPlan& model, Packer& packer) {
   for (size_t i = 0; i < model.tables.size(); ++i) {
     const PlannedActivation& table = model.tables[i];
     packer.Add(Bytes(table), {0, last_moment_}, &tables_[i]);
-    AddLine(table.name, Aligned(Bytes(table)), table.dtype, {0, last_moment_},
+    AddLine(table.name, Aligned(Bytes(table)), TypeOf(table), {0, last_moment_},
             WordsOf(table.per) + table.formula);
   }
 }
 
 void ActivationPlan::AddWorkspace(const ModelPlan& model, Packer& packer) {
   const size_t layers = model.layers.size();
-  packer.Add(rows_ * model.spec.hidden_size * kFloat, {static_cast<int64_t>(layers), last_moment_},
-             &stream_gradient_);
+  packer.Add(rows_ * model.spec.hidden_size * BytesOf(dtype_),
+             {static_cast<int64_t>(layers), last_moment_}, &stream_gradient_);
   forward_.resize(layers);
   backward_.resize(layers);
   for (size_t layer = 0; layer < layers; ++layer) {
@@ -184,7 +185,7 @@ void ActivationPlan::AddReplays(const ModelPlan& model, Packer& packer) {
     const int64_t again = again_[layer];
     // Nobody reads what a segment's last layer gives on: backward is past the layer that did.
     const int64_t read = IsInside(layer) ? backward_at_[layer + 1] : again;
-    packer.Add(rows_ * model.spec.hidden_size * kFloat, {again, read}, &replay.out);
+    packer.Add(rows_ * model.spec.hidden_size * BytesOf(dtype_), {again, read}, &replay.out);
     replay.kept.resize(of.kept.size());
     for (size_t i = 0; i < of.kept.size(); ++i) {
       packer.Add(Bytes(of.kept[i]), {again, backward_at_[layer]}, &replay.kept[i]);

@@ -74,6 +74,10 @@ class ActivationPlan {
 
  private:
   class Packer;
+  // Of what the model computes in, unless it says otherwise.
+  DType TypeOf(const PlannedActivation& activation) const {
+    return activation.dtype.value_or(dtype_);
+  }
   int64_t Bytes(const PlannedActivation& activation) const;
   // Of one micro-batch in flight: alive from the layer's forward to its backward; with others
   // beside it, whose passes come in between, always.
@@ -90,6 +94,7 @@ class ActivationPlan {
                const std::string& formula);
 
   const ActivationInput input_;
+  const DType dtype_;        // what the model computes in
   const int64_t rows_;       // of one micro-batch
   const int64_t positions_;  // of one sequence
   const std::vector<Range> segments_;

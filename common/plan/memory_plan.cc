@@ -64,7 +64,7 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        model_(PlanModel(input.model, input.frozen)),
+        model_(PlanModel(input.model, input.frozen, input.precision)),
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
@@ -210,7 +210,7 @@ absl::Status CheckPlannable(const MemoryInput& input) {
     const bool of_threads = activation.per == PlannedActivation::Per::kThread;
     const double count = of_threads ? static_cast<double>(input.threads) : rows;
     activations += count * static_cast<double>(activation.elements) *
-                   static_cast<double>(BytesOf(activation.dtype));
+                   static_cast<double>(BytesOf(activation.dtype.value_or(input.precision)));
   };
   for (const LayerPlan& layer : model.layers) {
     activations += rows * static_cast<double>(input.model.hidden_size) * 4;

@@ -21,8 +21,9 @@ namespace dsrun {
 
 struct MemoryInput {
   ModelSpec model;
-  int64_t micro_batch_size = 0;  // sequences
-  int64_t micro_batches = 0;     // of the global batch
+  DType precision = DType::kF32;  // what it computes in: kF32, kBF16 or kF16
+  int64_t micro_batch_size = 0;   // sequences
+  int64_t micro_batches = 0;      // of the global batch
   int64_t micro_batches_per_atom = 1;
   bool fast_sums = false;  // fp32 instead of exact
   int64_t width = 0;

@@ -59,11 +59,11 @@ int64_t KeptBytes(const ModelPlan& model, int64_t rows, int64_t slots,
   const auto kept_of = [&](int64_t layer) {
     int64_t bytes = 0;
     for (const PlannedActivation& kept : model.layers[static_cast<size_t>(layer)].kept) {
-      bytes += Aligned(rows * kept.elements * BytesOf(kept.dtype));
+      bytes += Aligned(rows * kept.elements * BytesOf(kept.dtype.value_or(model.dtype)));
     }
     return bytes;
   };
-  const int64_t stream = Aligned(rows * model.spec.hidden_size * 4);
+  const int64_t stream = Aligned(rows * model.spec.hidden_size * BytesOf(model.dtype));
   int64_t bytes = (layers - 1) * stream;
   for (int64_t layer = 0; layer < layers; ++layer) bytes += kept_of(layer);
   for (const Range& segment : segments) {

@@ -10,6 +10,8 @@
 //     scratch comes in as an argument.
 //   - The gradient of a parameter (dw, dbias, dweight, a table's) may be null, where it is not
 //     wanted: nothing is computed for it, and all else has the same bits.
+//   - Reals (reals.h) are of the type that the model computes in, all of one call of the same. What
+//     is float* is fp32 whatever that is: statistics, logits, gradients of parameters, optimizers.
 //   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
 //     products, never on the instruction set (docs/numerics.md, rules a, d, k).
 //
@@ -24,6 +26,7 @@
 #include "common/numerics/fingerprint.h"
 #include "worker/device/adamw_arguments.h"
 #include "worker/device/optimizer_arguments.h"
+#include "worker/device/reals.h"
 #include "worker/device/stream.h"
 
 namespace dsrun::worker {
@@ -95,57 +98,57 @@ class Kernels {
   // `position_table` and its gradient are null, and out = token_table[token].
 
   virtual void EmbeddingForward(const SequenceShape& shape,
-                                const int32_t* tokens,        // (batch, seq_length)
-                                const float* token_table,     // (vocab_size, width)
-                                const float* position_table,  // (>= seq_length, width) or null
-                                float* out) = 0;              // (rows, width)
+                                const int32_t* tokens,      // (batch, seq_length)
+                                ConstReals token_table,     // (vocab_size, width)
+                                ConstReals position_table,  // (>= seq_length, width) or null
+                                Reals out) = 0;             // (rows, width)
   // Tokens are added in order. Positions from seq_length up get zeros.
   virtual void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
                                  const int32_t* tokens,        // (batch, seq_length)
-                                 const float* dout,            // (rows, width)
+                                 ConstReals dout,              // (rows, width)
                                  float* dtoken_table,          // (vocab_size, width)
                                  float* dposition_table) = 0;  // (positions, width) or null
 
   // --- Layernorm over the last dimension, epsilon 1e-5.
 
   virtual void LayerNormForward(int64_t rows, int64_t width,
-                                const float* x,       // (rows, width)
-                                const float* weight,  // (width)
-                                const float* bias,    // (width)
-                                float* out,           // (rows, width)
-                                float* mean,          // (rows)
-                                float* rstd) = 0;     // (rows)
+                                ConstReals x,       // (rows, width)
+                                ConstReals weight,  // (width)
+                                ConstReals bias,    // (width)
+                                Reals out,          // (rows, width)
+                                float* mean,        // (rows)
+                                float* rstd) = 0;   // (rows)
   // dx = (gradient through the layernorm) + residual. `residual` may be null (nothing is added) and
   // may be dx itself (in place).
   virtual void LayerNormBackward(int64_t rows, int64_t width,
-                                 const float* x,         // (rows, width)
-                                 const float* weight,    // (width)
-                                 const float* mean,      // (rows)
-                                 const float* rstd,      // (rows)
-                                 const float* dout,      // (rows, width)
-                                 const float* residual,  // (rows, width) or null
-                                 float* dx,              // (rows, width)
-                                 float* dweight,         // (width)
-                                 float* dbias) = 0;      // (width)
+                                 ConstReals x,         // (rows, width)
+                                 ConstReals weight,    // (width)
+                                 const float* mean,    // (rows)
+                                 const float* rstd,    // (rows)
+                                 ConstReals dout,      // (rows, width)
+                                 ConstReals residual,  // (rows, width) or null
+                                 Reals dx,             // (rows, width)
+                                 float* dweight,       // (width)
+                                 float* dbias) = 0;    // (width)
 
   // --- Root mean square norm (Zhang and Sennrich, 2019) over the last dimension: out = weight * (x
   // * rstd), rstd = 1 / sqrt(mean(x^2) + epsilon). `rows` may count heads of tokens.
 
   virtual void RmsNormForward(int64_t rows, int64_t width, float epsilon,
-                              const float* x,       // (rows, width)
-                              const float* weight,  // (width)
-                              float* out,           // (rows, width)
-                              float* rstd) = 0;     // (rows)
+                              ConstReals x,       // (rows, width)
+                              ConstReals weight,  // (width)
+                              Reals out,          // (rows, width)
+                              float* rstd) = 0;   // (rows)
   // dx = (gradient through the norm) + residual. `residual` may be null (nothing is added); dx may
   // be it or dout (in place).
   virtual void RmsNormBackward(int64_t rows, int64_t width,
-                               const float* x,         // (rows, width)
-                               const float* weight,    // (width)
-                               const float* rstd,      // (rows)
-                               const float* dout,      // (rows, width)
-                               const float* residual,  // (rows, width) or null
-                               float* dx,              // (rows, width)
-                               float* dweight) = 0;    // (width)
+                               ConstReals x,         // (rows, width)
+                               ConstReals weight,    // (width)
+                               const float* rstd,    // (rows)
+                               ConstReals dout,      // (rows, width)
+                               ConstReals residual,  // (rows, width) or null
+                               Reals dx,             // (rows, width)
+                               float* dweight) = 0;  // (width)
 
   // --- Rotary positions (Su et al., 2021), in place: channel i of a head and channel i + head_size
   // / 2 turn by the angle of (position, i), whose cosine and sine come in.
@@ -153,59 +156,59 @@ class Kernels {
   virtual void RotaryForward(const RotaryShape& shape,
                              const float* cosines,  // (>= seq_length, head_size / 2)
                              const float* sines,    // (>= seq_length, head_size / 2)
-                             float* x) = 0;         // (rows, heads, head_size), in place
+                             Reals x) = 0;          // (rows, heads, head_size), in place
   virtual void RotaryBackward(const RotaryShape& shape,
                               const float* cosines,  // (>= seq_length, head_size / 2)
                               const float* sines,    // (>= seq_length, head_size / 2)
-                              float* dx) = 0;        // (rows, heads, head_size), in place
+                              Reals dx) = 0;         // (rows, heads, head_size), in place
 
   // --- Linear layers.
 
   // out = x w + bias. `bias` may be null.
   virtual void LinearForward(const LinearShape& shape,
-                             const float* x,     // (rows, inputs)
-                             const float* w,     // (inputs, outputs)
-                             const float* bias,  // (outputs) or null
-                             float* out) = 0;    // (rows, outputs)
+                             ConstReals x,     // (rows, inputs)
+                             ConstReals w,     // (inputs, outputs)
+                             ConstReals bias,  // (outputs) or null
+                             Reals out) = 0;   // (rows, outputs)
   // out = residual + (x w + bias). `bias` may be null.
   virtual void LinearResidualForward(const LinearShape& shape,
-                                     const float* x,         // (rows, inputs)
-                                     const float* w,         // (inputs, outputs)
-                                     const float* bias,      // (outputs) or null
-                                     const float* residual,  // (rows, outputs)
-                                     float* out) = 0;        // (rows, outputs)
+                                     ConstReals x,         // (rows, inputs)
+                                     ConstReals w,         // (inputs, outputs)
+                                     ConstReals bias,      // (outputs) or null
+                                     ConstReals residual,  // (rows, outputs)
+                                     Reals out) = 0;       // (rows, outputs)
   // With pre = x w + bias: out = gelu(pre), in its tanh form (Hendrycks and Gimpel, 2016), and
   // slope = gelu'(pre), all that backward needs: the exponential is computed once.
   virtual void LinearGeluForward(const LinearShape& shape,
-                                 const float* x,     // (rows, inputs)
-                                 const float* w,     // (inputs, outputs)
-                                 const float* bias,  // (outputs)
-                                 float* slope,       // (rows, outputs)
-                                 float* out) = 0;    // (rows, outputs)
+                                 ConstReals x,     // (rows, inputs)
+                                 ConstReals w,     // (inputs, outputs)
+                                 ConstReals bias,  // (outputs)
+                                 Reals slope,      // (rows, outputs)
+                                 Reals out) = 0;   // (rows, outputs)
   // dx = dout w^T.
   virtual void LinearBackwardInput(const LinearShape& shape,
-                                   const float* dout,  // (rows, outputs)
-                                   const float* w,     // (inputs, outputs)
-                                   float* dx) = 0;     // (rows, inputs)
+                                   ConstReals dout,  // (rows, outputs)
+                                   ConstReals w,     // (inputs, outputs)
+                                   Reals dx) = 0;    // (rows, inputs)
   // dx += dout w^T.
   virtual void AccumulateLinearBackwardInput(const LinearShape& shape,
-                                             const float* dout,  // (rows, outputs)
-                                             const float* w,     // (inputs, outputs)
-                                             float* dx) = 0;     // (rows, inputs)
+                                             ConstReals dout,  // (rows, outputs)
+                                             ConstReals w,     // (inputs, outputs)
+                                             Reals dx) = 0;    // (rows, inputs)
   // dpre = (dout w^T) * slope: backward of a linear layer whose input was gelu(pre).
   virtual void LinearBackwardInputGelu(const LinearShape& shape,
-                                       const float* dout,   // (rows, outputs)
-                                       const float* w,      // (inputs, outputs)
-                                       const float* slope,  // (rows, inputs)
-                                       float* dpre) = 0;    // (rows, inputs)
+                                       ConstReals dout,   // (rows, outputs)
+                                       ConstReals w,      // (inputs, outputs)
+                                       ConstReals slope,  // (rows, inputs)
+                                       Reals dpre) = 0;   // (rows, inputs)
   // dw = x^T dout.
   virtual void LinearBackwardWeight(const LinearShape& shape,
-                                    const float* x,     // (rows, inputs)
-                                    const float* dout,  // (rows, outputs)
-                                    float* dw) = 0;     // (inputs, outputs)
+                                    ConstReals x,     // (rows, inputs)
+                                    ConstReals dout,  // (rows, outputs)
+                                    float* dw) = 0;   // (inputs, outputs)
   // dbias = column sums of dout, rows in order.
   virtual void LinearBackwardBias(const LinearShape& shape,
-                                  const float* dout,  // (rows, outputs)
+                                  ConstReals dout,    // (rows, outputs)
                                   float* dbias) = 0;  // (outputs)
 
   // --- Output head: a table with a row for each token of the vocabulary, that of the embedding or
@@ -213,41 +216,43 @@ class Kernels {
 
   // logits = x token_table^T.
   virtual void HeadForward(const HeadShape& shape,
-                           const float* x,            // (rows, width)
-                           const float* token_table,  // (vocab_size, width)
-                           float* logits) = 0;        // (rows, stride)
-  // dx = dlogits token_table.
+                           ConstReals x,            // (rows, width)
+                           ConstReals token_table,  // (vocab_size, width)
+                           float* logits) = 0;      // (rows, stride)
+  // dx = dlogits token_table; here and below dlogits are rounded to the type of the other factor.
   virtual void HeadBackwardInput(const HeadShape& shape,
-                                 const float* dlogits,      // (rows, stride)
-                                 const float* token_table,  // (vocab_size, width)
-                                 float* dx) = 0;            // (rows, width)
+                                 const float* dlogits,    // (rows, stride)
+                                 ConstReals token_table,  // (vocab_size, width)
+                                 Reals dx) = 0;           // (rows, width)
   // dtoken_table = dlogits^T x.
   virtual void HeadBackwardWeight(const HeadShape& shape,
                                   const float* dlogits,      // (rows, stride)
-                                  const float* x,            // (rows, width)
+                                  ConstReals x,              // (rows, width)
                                   float* dtoken_table) = 0;  // (vocab_size, width)
   // dtoken_table += dlogits^T x.
   virtual void AccumulateHeadBackwardWeight(const HeadShape& shape,
                                             const float* dlogits,      // (rows, stride)
-                                            const float* x,            // (rows, width)
+                                            ConstReals x,              // (rows, width)
                                             float* dtoken_table) = 0;  // (vocab_size, width)
 
   // --- Elementwise.
 
   // out = silu(gate) * up, silu(x) = x / (1 + e^-x) (SwiGLU: Shazeer, 2020).
   virtual void SwiGluForward(int64_t n,
-                             const float* gate,  // (n)
-                             const float* up,    // (n)
-                             float* out) = 0;    // (n)
+                             ConstReals gate,  // (n)
+                             ConstReals up,    // (n)
+                             Reals out) = 0;   // (n)
   virtual void SwiGluBackward(int64_t n,
-                              const float* gate,  // (n)
-                              const float* up,    // (n)
-                              const float* dout,  // (n)
-                              float* dgate,       // (n), may be dout (in place)
-                              float* dup) = 0;    // (n)
+                              ConstReals gate,  // (n)
+                              ConstReals up,    // (n)
+                              ConstReals dout,  // (n)
+                              Reals dgate,      // (n), may be dout (in place)
+                              Reals dup) = 0;   // (n)
 
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
+  // out = x, rounded to the type of `out`.
+  virtual void Cast(int64_t n, const float* x, Reals out) = 0;
 
   // --- Exact sums (docs/numerics.md): x * 2^scale, rounded to the nearest integer (ties to even),
   // added up in 64 bits. The sums are int64 in two's complement; they wrap where they do not fit,
@@ -273,42 +278,43 @@ class Kernels {
   // Floats of scratch that the two methods need.
   virtual int64_t AttentionScratch(const SequenceShape& shape) const = 0;
   virtual void AttentionForward(const SequenceShape& shape,
-                                const float* qkv,         // (rows, 3 width)
+                                ConstReals qkv,           // (rows, 3 width)
                                 float* scratch,           // (AttentionScratch)
-                                float* out,               // (rows, width)
+                                Reals out,                // (rows, width)
                                 float* log_sum_exp) = 0;  // (batch, heads, seq_length)
   virtual void AttentionBackward(const SequenceShape& shape,
-                                 const float* qkv,          // (rows, 3 width)
-                                 const float* out,          // (rows, width)
+                                 ConstReals qkv,            // (rows, 3 width)
+                                 ConstReals out,            // (rows, width)
                                  const float* log_sum_exp,  // (batch, heads, seq_length)
-                                 const float* dout,         // (rows, width)
+                                 ConstReals dout,           // (rows, width)
                                  float* scratch,            // (AttentionScratch)
-                                 float* dqkv) = 0;          // (rows, 3 width)
+                                 Reals dqkv) = 0;           // (rows, 3 width)
 
   // The same for queries, keys and values that stand apart, each dense. Scratch: that of a
   // SequenceShape with as many heads of the same size.
   virtual void GroupedAttentionForward(const GroupedAttentionShape& shape,
-                                       const float* q,           // (rows, heads, head_size)
-                                       const float* k,           // (rows, heads_of_keys, head_size)
-                                       const float* v,           // (rows, heads_of_keys, head_size)
+                                       ConstReals q,             // (rows, heads, head_size)
+                                       ConstReals k,             // (rows, heads_of_keys, head_size)
+                                       ConstReals v,             // (rows, heads_of_keys, head_size)
                                        float* scratch,           // (AttentionScratch)
-                                       float* out,               // (rows, heads, head_size)
+                                       Reals out,                // (rows, heads, head_size)
                                        float* log_sum_exp) = 0;  // (batch, heads, seq_length)
   virtual void GroupedAttentionBackward(const GroupedAttentionShape& shape,
-                                        const float* q,    // (rows, heads, head_size)
-                                        const float* k,    // (rows, heads_of_keys, head_size)
-                                        const float* v,    // (rows, heads_of_keys, head_size)
-                                        const float* out,  // (rows, heads, head_size)
+                                        ConstReals q,    // (rows, heads, head_size)
+                                        ConstReals k,    // (rows, heads_of_keys, head_size)
+                                        ConstReals v,    // (rows, heads_of_keys, head_size)
+                                        ConstReals out,  // (rows, heads, head_size)
                                         const float* log_sum_exp,  // (batch, heads, seq_length)
-                                        const float* dout,         // (rows, heads, head_size)
+                                        ConstReals dout,           // (rows, heads, head_size)
                                         float* scratch,            // (AttentionScratch)
-                                        float* dq,                 // (rows, heads, head_size)
-                                        float* dk,       // (rows, heads_of_keys, head_size)
-                                        float* dv) = 0;  // (rows, heads_of_keys, head_size)
+                                        Reals dq,                  // (rows, heads, head_size)
+                                        Reals dk,       // (rows, heads_of_keys, head_size)
+                                        Reals dv) = 0;  // (rows, heads_of_keys, head_size)
 
   // --- Cross-entropy, forward and backward at once. In place: logits become dlogits = softmax -
-  // onehot(target). A row whose target is below 0 is masked: loss 0, gradient 0.
-  virtual void CrossEntropy(const HeadShape& shape,
+  // onehot(target), times `gradient_scale`, a power of two. A row whose target is below 0 is
+  // masked: loss 0, gradient 0.
+  virtual void CrossEntropy(const HeadShape& shape, float gradient_scale,
                             const int32_t* targets,  // (rows)
                             float* logits,           // (rows, stride), in place
                             double* losses) = 0;     // (rows), nats

@@ -32,7 +32,9 @@ struct Pass {
   int64_t seq_length;      // of them; the plan's or, for sampling, less
   const int32_t* tokens;   // (batch, seq_length)
   const int32_t* targets;  // (batch, seq_length); below 0: masked
-  std::span<const float* const> parameters;
+  DType dtype;             // of Reals: what the model computes in
+  float gradient_scale;    // backward only: what the gradients are times, a power of two
+  std::span<const ConstReals> parameters;
   std::span<float* const> gradients;     // backward only; null: not wanted
   std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
   std::span<void* const> kept;
@@ -40,8 +42,11 @@ struct Pass {
   double* losses;  // of the host, (rows): written by backward and Loss of the head, in nats
 
   int64_t rows() const { return batch * seq_length; }
-  float* Kept(size_t index) const { return static_cast<float*>(kept[index]); }
-  float* Work(size_t index) const { return static_cast<float*>(workspace[index]); }
+  Reals Kept(size_t index) const { return {kept[index], dtype}; }
+  Reals Work(size_t index) const { return {workspace[index], dtype}; }
+  // Of those that are fp32 whatever the model computes in (layer_plan.h).
+  float* KeptF32(size_t index) const { return static_cast<float*>(kept[index]); }
+  float* WorkF32(size_t index) const { return static_cast<float*>(workspace[index]); }
 };
 
 class Layer {
@@ -50,11 +55,11 @@ class Layer {
 
   // `in`: the stream, (rows, width), null before the first layer. `out`: likewise, null after the
   // last. Keeps what Backward needs. Not `in`: whoever plays the layers keeps that.
-  virtual void Forward(const Pass& pass, const float* in, float* out) = 0;
+  virtual void Forward(const Pass& pass, ConstReals in, Reals out) = 0;
 
   // Of the last Forward, with the same pass. Overwrites all of pass.gradients. `dstream`: from the
   // gradient of `out` to that of `in`, in place; what the last layer finds there means nothing.
-  virtual void Backward(const Pass& pass, const float* in, float* dstream) = 0;
+  virtual void Backward(const Pass& pass, ConstReals in, Reals dstream) = 0;
 };
 
 // The last layer of a model. Its logits are needed once, for loss and gradient together, so forward

@@ -13,12 +13,12 @@ class Embedding final : public Layer {
  public:
   explicit Embedding(const ModelSpec& spec) : spec_(spec) {}
 
-  void Forward(const Pass& pass, const float*, float* out) override {
+  void Forward(const Pass& pass, ConstReals, Reals out) override {
     pass.kernels.EmbeddingForward(Shape(pass), pass.tokens,
                                   pass.parameters[embedding_layer::kTokenTable],
                                   pass.parameters[embedding_layer::kPositionTable], out);
   }
-  void Backward(const Pass& pass, const float*, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals, Reals dstream) override {
     pass.kernels.EmbeddingBackward(Shape(pass), spec_.vocab_size, spec_.seq_length, pass.tokens,
                                    dstream, pass.gradients[embedding_layer::kTokenTable],
                                    pass.gradients[embedding_layer::kPositionTable]);
@@ -36,40 +36,41 @@ class Attention final : public Layer {
  public:
   explicit Attention(const ModelSpec& spec) : spec_(spec) {}
 
-  void Forward(const Pass& pass, const float* in, float* out) override {
+  void Forward(const Pass& pass, ConstReals in, Reals out) override {
     using namespace attention_layer;  // NOLINT: the names of this layer's parts
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const int64_t width = spec_.hidden_size;
     Kernels& k = pass.kernels;
     k.LayerNormForward(pass.rows(), width, in, p[kNormWeight], p[kNormBias], pass.Kept(kNormed),
-                       pass.Kept(kMean), pass.Kept(kRstd));
+                       pass.KeptF32(kMean), pass.KeptF32(kRstd));
     k.LinearForward({pass.rows(), width, 3 * width}, pass.Kept(kNormed), p[kQkvWeight], p[kQkvBias],
                     pass.Kept(kQkv));
-    k.AttentionForward(Shape(pass), pass.Kept(kQkv), pass.Work(kScratch), pass.Kept(kContext),
-                       pass.Kept(kLogSumExp));
+    k.AttentionForward(Shape(pass), pass.Kept(kQkv), pass.WorkF32(kScratch), pass.Kept(kContext),
+                       pass.KeptF32(kLogSumExp));
     k.LinearResidualForward({pass.rows(), width, width}, pass.Kept(kContext), p[kOutWeight],
                             p[kOutBias], in, out);
   }
 
-  void Backward(const Pass& pass, const float* in, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace attention_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const std::span<float* const> g = pass.gradients;
     const int64_t width = spec_.hidden_size;
     Kernels& k = pass.kernels;
     const LinearShape out{pass.rows(), width, width};
     const LinearShape qkv{pass.rows(), width, 3 * width};
-    float* const dcontext = pass.Work(kDNormed);
+    const Reals dcontext = pass.Work(kDNormed);
     k.LinearBackwardBias(out, dstream, g[kOutBias]);
     k.LinearBackwardWeight(out, pass.Kept(kContext), dstream, g[kOutWeight]);
     k.LinearBackwardInput(out, dstream, p[kOutWeight], dcontext);
-    k.AttentionBackward(Shape(pass), pass.Kept(kQkv), pass.Kept(kContext), pass.Kept(kLogSumExp),
-                        dcontext, pass.Work(kScratch), pass.Work(kDQkv));
+    k.AttentionBackward(Shape(pass), pass.Kept(kQkv), pass.Kept(kContext), pass.KeptF32(kLogSumExp),
+                        dcontext, pass.WorkF32(kScratch), pass.Work(kDQkv));
     k.LinearBackwardBias(qkv, pass.Work(kDQkv), g[kQkvBias]);
     k.LinearBackwardWeight(qkv, pass.Kept(kNormed), pass.Work(kDQkv), g[kQkvWeight]);
     k.LinearBackwardInput(qkv, pass.Work(kDQkv), p[kQkvWeight], pass.Work(kDNormed));
-    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.Kept(kMean), pass.Kept(kRstd),
-                        pass.Work(kDNormed), dstream, dstream, g[kNormWeight], g[kNormBias]);
+    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.KeptF32(kMean),
+                        pass.KeptF32(kRstd), pass.Work(kDNormed), dstream, dstream, g[kNormWeight],
+                        g[kNormBias]);
   }
 
  private:
@@ -84,22 +85,22 @@ class Mlp final : public Layer {
  public:
   explicit Mlp(const ModelSpec& spec) : spec_(spec) {}
 
-  void Forward(const Pass& pass, const float* in, float* out) override {
+  void Forward(const Pass& pass, ConstReals in, Reals out) override {
     using namespace mlp_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const int64_t width = spec_.hidden_size;
     Kernels& k = pass.kernels;
     k.LayerNormForward(pass.rows(), width, in, p[kNormWeight], p[kNormBias], pass.Kept(kNormed),
-                       pass.Kept(kMean), pass.Kept(kRstd));
+                       pass.KeptF32(kMean), pass.KeptF32(kRstd));
     k.LinearGeluForward({pass.rows(), width, 4 * width}, pass.Kept(kNormed), p[kUpWeight],
                         p[kUpBias], pass.Kept(kSlope), pass.Kept(kActivated));
     k.LinearResidualForward({pass.rows(), 4 * width, width}, pass.Kept(kActivated), p[kDownWeight],
                             p[kDownBias], in, out);
   }
 
-  void Backward(const Pass& pass, const float* in, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace mlp_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const std::span<float* const> g = pass.gradients;
     const int64_t width = spec_.hidden_size;
     Kernels& k = pass.kernels;
@@ -111,8 +112,9 @@ class Mlp final : public Layer {
     k.LinearBackwardBias(up, pass.Work(kDUp), g[kUpBias]);
     k.LinearBackwardWeight(up, pass.Kept(kNormed), pass.Work(kDUp), g[kUpWeight]);
     k.LinearBackwardInput(up, pass.Work(kDUp), p[kUpWeight], pass.Work(kDNormed));
-    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.Kept(kMean), pass.Kept(kRstd),
-                        pass.Work(kDNormed), dstream, dstream, g[kNormWeight], g[kNormBias]);
+    k.LayerNormBackward(pass.rows(), width, in, p[kNormWeight], pass.KeptF32(kMean),
+                        pass.KeptF32(kRstd), pass.Work(kDNormed), dstream, dstream, g[kNormWeight],
+                        g[kNormBias]);
   }
 
  private:
@@ -126,13 +128,13 @@ class TableHead : public Head {
   TableHead(const ModelSpec& spec, size_t table, size_t normed)
       : spec_(spec), table_(table), normed_(normed) {}
 
-  void Backward(const Pass& pass, const float* in, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace head_layer;  // NOLINT
     Kernels& k = pass.kernels;
-    const float* const table = pass.parameters[table_];
+    const ConstReals table = pass.parameters[table_];
     ForRows(pass, [&](const HeadShape& shape, int64_t first) {
-      const float* const dlogits = pass.Work(kLogits);
-      const float* const normed = pass.Kept(normed_) + first * spec_.hidden_size;
+      const float* const dlogits = pass.WorkF32(kLogits);
+      const ConstReals normed = pass.Kept(normed_) + first * spec_.hidden_size;
       if (first == 0) {
         k.HeadBackwardWeight(shape, dlogits, normed, pass.gradients[table_]);
       } else {
@@ -150,14 +152,14 @@ class TableHead : public Head {
   void Logits(const Pass& pass, int64_t row, float* logits) override {
     pass.kernels.HeadForward({1, spec_.hidden_size, spec_.vocab_size, spec_.vocab_size},
                              pass.Kept(normed_) + row * spec_.hidden_size, pass.parameters[table_],
-                             pass.Work(head_layer::kLogits));
-    pass.kernels.stream().Copy(logits, pass.Work(head_layer::kLogits),
+                             pass.WorkF32(head_layer::kLogits));
+    pass.kernels.stream().Copy(logits, pass.WorkF32(head_layer::kLogits),
                                static_cast<size_t>(spec_.vocab_size) * sizeof(float));
   }
 
  protected:
   // From the gradient of what the norm gave, in kDNormed, to that of the stream.
-  virtual void NormBackward(const Pass& pass, const float* in, float* dstream) = 0;
+  virtual void NormBackward(const Pass& pass, ConstReals in, Reals dstream) = 0;
 
   const ModelSpec& spec_;
 
@@ -172,8 +174,9 @@ class TableHead : public Head {
       const HeadShape shape{std::min(kHeadRows, pass.rows() - first), spec_.hidden_size,
                             spec_.vocab_size, LogitsStride(spec_.vocab_size)};
       pass.kernels.HeadForward(shape, pass.Kept(normed_) + first * spec_.hidden_size,
-                               pass.parameters[table_], pass.Work(kLogits));
-      pass.kernels.CrossEntropy(shape, pass.targets + first, pass.Work(kLogits), losses);
+                               pass.parameters[table_], pass.WorkF32(kLogits));
+      pass.kernels.CrossEntropy(shape, pass.gradient_scale, pass.targets + first,
+                                pass.WorkF32(kLogits), losses);
       pass.kernels.stream().Copy(pass.losses + first, losses,
                                  static_cast<size_t>(shape.rows) * sizeof(double));
       each(shape, first);
@@ -193,19 +196,20 @@ class LayerNormHead final : public TableHead {
   explicit LayerNormHead(const ModelSpec& spec)
       : TableHead(spec, head_layer::kTokenTable, head_layer::kNormed) {}
 
-  void Forward(const Pass& pass, const float* in, float*) override {
+  void Forward(const Pass& pass, ConstReals in, Reals) override {
     using namespace head_layer;  // NOLINT
     pass.kernels.LayerNormForward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
-                                  pass.parameters[kNormBias], pass.Kept(kNormed), pass.Kept(kMean),
-                                  pass.Kept(kRstd));
+                                  pass.parameters[kNormBias], pass.Kept(kNormed),
+                                  pass.KeptF32(kMean), pass.KeptF32(kRstd));
   }
 
  private:
-  void NormBackward(const Pass& pass, const float* in, float* dstream) override {
+  void NormBackward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace head_layer;  // NOLINT
     pass.kernels.LayerNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
-                                   pass.Kept(kMean), pass.Kept(kRstd), pass.Work(kDNormed), nullptr,
-                                   dstream, pass.gradients[kNormWeight], pass.gradients[kNormBias]);
+                                   pass.KeptF32(kMean), pass.KeptF32(kRstd), pass.Work(kDNormed),
+                                   nullptr, dstream, pass.gradients[kNormWeight],
+                                   pass.gradients[kNormBias]);
   }
 };
 
@@ -214,18 +218,18 @@ class RmsHead final : public TableHead {
   explicit RmsHead(const ModelSpec& spec)
       : TableHead(spec, rms_head_layer::kTokenTable, rms_head_layer::kNormed) {}
 
-  void Forward(const Pass& pass, const float* in, float*) override {
+  void Forward(const Pass& pass, ConstReals in, Reals) override {
     using namespace rms_head_layer;  // NOLINT
-    pass.kernels.RmsNormForward(pass.rows(), spec_.hidden_size,
-                                static_cast<float>(spec_.norm_epsilon), in,
-                                pass.parameters[kNormWeight], pass.Kept(kNormed), pass.Kept(kRstd));
+    pass.kernels.RmsNormForward(
+        pass.rows(), spec_.hidden_size, static_cast<float>(spec_.norm_epsilon), in,
+        pass.parameters[kNormWeight], pass.Kept(kNormed), pass.KeptF32(kRstd));
   }
 
  private:
-  void NormBackward(const Pass& pass, const float* in, float* dstream) override {
+  void NormBackward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace rms_head_layer;  // NOLINT
     pass.kernels.RmsNormBackward(pass.rows(), spec_.hidden_size, in, pass.parameters[kNormWeight],
-                                 pass.Kept(kRstd), pass.Work(kDNormed), nullptr, dstream,
+                                 pass.KeptF32(kRstd), pass.Work(kDNormed), nullptr, dstream,
                                  pass.gradients[kNormWeight]);
   }
 };

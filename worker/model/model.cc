@@ -17,12 +17,12 @@ namespace {
 
 class LayeredModel final : public Model {
  public:
-  LayeredModel(const ModelSpec& spec, const ActivationInput& input, Kernels& kernels)
-      : plan_(PlanModel(spec)),
+  LayeredModel(const ModelPlan& plan, const ActivationInput& input, Kernels& kernels)
+      : plan_(plan),
         activations_(plan_, input),
         micro_batch_size_(input.micro_batch_size),
         slots_(static_cast<size_t>(input.slots)),
-        losses_(static_cast<size_t>(input.micro_batch_size * spec.seq_length)),
+        losses_(static_cast<size_t>(input.micro_batch_size * plan.spec.seq_length)),
         kernels_(kernels) {}
   // What was enqueued uses the memory that goes.
   ~LayeredModel() override { (void)kernels_.stream().Record().Await(); }
@@ -36,7 +36,7 @@ class LayeredModel final : public Model {
     }
     head_ = CreateHead(plan_, plan_.layers.back());
     RETURN_IF_ERROR(FillTables());
-    dstream_ = At<float>(activations_.stream_gradient());
+    dstream_ = RealsAt(activations_.stream_gradient());
     for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
     for (size_t layer = 0; layer < plan_.layers.size(); ++layer) {
       forward_workspace_.push_back(AllAt(activations_.forward_workspace(layer)));
@@ -60,14 +60,14 @@ class LayeredModel final : public Model {
     int32_t* tokens;
     int32_t* targets;
     int64_t unmasked;                      // of the targets
-    std::vector<float*> streams;           // the output of each layer but the last
+    std::vector<Reals> streams;            // the output of each layer but the last
     std::vector<std::vector<void*>> kept;  // by layer
   };
 
   // A layer's second forward, and what its backward reads in place of the slot's.
   struct Replay {
-    const float* in = nullptr;  // null: that of the slot, which the segment has kept
-    float* out = nullptr;
+    ConstReals in;  // null: that of the slot, which the segment has kept
+    Reals out;
     std::vector<void*> kept;
     std::vector<void*> workspace;
     bool ends_segment = false;
@@ -78,6 +78,7 @@ class LayeredModel final : public Model {
   T* At(int64_t offset) const {
     return reinterpret_cast<T*>(static_cast<char*>(memory_.data()) + offset);
   }
+  Reals RealsAt(int64_t offset) const { return {At<void>(offset), plan_.dtype}; }
   std::vector<void*> AllAt(const std::vector<int64_t>& offsets) const {
     std::vector<void*> pointers;
     for (const int64_t offset : offsets) pointers.push_back(At<void>(offset));
@@ -97,7 +98,7 @@ class LayeredModel final : public Model {
     Slot& slot = slots_[index];
     slot.tokens = At<int32_t>(plan.tokens);
     slot.targets = At<int32_t>(plan.targets);
-    for (const int64_t stream : plan.streams) slot.streams.push_back(At<float>(stream));
+    for (const int64_t stream : plan.streams) slot.streams.push_back(RealsAt(stream));
     for (const std::vector<int64_t>& kept : plan.kept) slot.kept.push_back(AllAt(kept));
   }
 
@@ -108,8 +109,8 @@ class LayeredModel final : public Model {
       const auto end = static_cast<size_t>(segment.end);
       for (size_t layer = begin; layer < end; ++layer) {
         const ActivationPlan::Replay& plan = activations_.replay(layer);
-        Replay replay{.in = layer == begin ? nullptr : replays_[layer - 1]->out,
-                      .out = At<float>(plan.out),
+        Replay replay{.in = layer == begin ? ConstReals() : replays_[layer - 1]->out,
+                      .out = RealsAt(plan.out),
                       .kept = AllAt(plan.kept),
                       .workspace = AllAt(plan.workspace),
                       .ends_segment = layer + 1 == end,
@@ -128,6 +129,8 @@ class LayeredModel final : public Model {
             .seq_length = plan_.spec.seq_length,
             .tokens = slot.tokens,
             .targets = slot.targets,
+            .dtype = plan_.dtype,
+            .gradient_scale = 1,
             .parameters = {},
             .gradients = {},
             .tables = tables_,
@@ -135,15 +138,15 @@ class LayeredModel final : public Model {
             .workspace = forward_workspace_[layer],
             .losses = nullptr};
   }
-  static const float* In(const Slot& slot, size_t layer) {
-    return layer == 0 ? nullptr : slot.streams[layer - 1];
+  static ConstReals In(const Slot& slot, size_t layer) {
+    return layer == 0 ? ConstReals() : slot.streams[layer - 1];
   }
-  static float* Out(const Slot& slot, size_t layer) {
-    return layer < slot.streams.size() ? slot.streams[layer] : nullptr;
+  static Reals Out(const Slot& slot, size_t layer) {
+    return layer < slot.streams.size() ? slot.streams[layer] : Reals();
   }
   // What backward of a layer reads: the stream as forward has kept it, or as it was played again.
-  const float* BackwardIn(const Slot& slot, size_t layer) const {
-    const bool again = replays_[layer] && replays_[layer]->in != nullptr;
+  ConstReals BackwardIn(const Slot& slot, size_t layer) const {
+    const bool again = replays_[layer] && !(replays_[layer]->in == nullptr);
     return again ? replays_[layer]->in : In(slot, layer);
   }
   // play(pass) with the parameters of `layer`.
@@ -179,7 +182,7 @@ class LayeredModel final : public Model {
   std::vector<std::vector<void*>> backward_workspace_;
   std::vector<std::optional<Replay>> replays_;  // by layer
   std::vector<const float*> tables_;            // by rotary_tables::Table
-  float* dstream_ = nullptr;
+  Reals dstream_;
 };
 
 absl::Status LayeredModel::PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
@@ -269,7 +272,7 @@ absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length
 
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
                                                    const ActivationInput& input, Kernels& kernels,
-                                                   Device& device) {
+                                                   Device& device, DType dtype) {
   RETURN_IF_ERROR(Validate(spec));
   if (input.micro_batch_size < 1 || input.threads < 1 || input.slots < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -277,13 +280,14 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
         "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
         "; check the batch arithmetic of the job"));
   }
-  RETURN_IF_ERROR(CheckRecompute(PlanModel(spec), input.micro_batch_size * spec.seq_length,
-                                 input.slots, input.recompute));
+  const ModelPlan plan = PlanModel(spec, {}, dtype);
+  RETURN_IF_ERROR(
+      CheckRecompute(plan, input.micro_batch_size * spec.seq_length, input.slots, input.recompute));
   const SequenceShape shape{input.micro_batch_size, spec.seq_length,
                             spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
   CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))
       << "the kernels' pool has more threads than the plan";
-  auto model = std::make_unique<LayeredModel>(spec, input, kernels);
+  auto model = std::make_unique<LayeredModel>(plan, input, kernels);
   RETURN_IF_ERROR(model->Allocate(device));
   return model;
 }

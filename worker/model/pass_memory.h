@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/plan/gather_plan.h"
+#include "worker/device/reals.h"
 
 namespace dsrun::worker {
 
@@ -25,7 +26,7 @@ class ParameterStore {
   virtual void BeginPass(PassKind) {}
   // Before `layer` is played, forward or backward: the tensors that it uses, in the order of its
   // plan, whole, until Release. Errors end the pass.
-  virtual absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) = 0;
+  virtual absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) = 0;
   // The layer was played.
   virtual void Release(size_t layer) = 0;
 };

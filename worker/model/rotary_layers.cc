@@ -13,8 +13,8 @@ class OptionalUses {
     for (size_t i = 0; i < N; ++i) at_[i] = has[i] ? first++ : kNone;
   }
 
-  const float* Parameter(const Pass& pass, size_t which) const {
-    return at_[which] == kNone ? nullptr : pass.parameters[at_[which]];
+  ConstReals Parameter(const Pass& pass, size_t which) const {
+    return at_[which] == kNone ? ConstReals() : pass.parameters[at_[which]];
   }
   float* Gradient(const Pass& pass, size_t which) const {
     return at_[which] == kNone ? nullptr : pass.gradients[at_[which]];
@@ -30,7 +30,7 @@ LinearShape Stored(const Pass& pass, int64_t inputs, int64_t outputs) {
 }
 
 // Gradients of a linear layer's weight and bias; null: it has none, or its gradient is not wanted.
-void WeightBackward(const Pass& pass, const LinearShape& shape, const float* x, const float* dout,
+void WeightBackward(const Pass& pass, const LinearShape& shape, ConstReals x, ConstReals dout,
                     float* dweight, float* dbias) {
   pass.kernels.LinearBackwardBias(shape, dout, dbias);
   pass.kernels.LinearBackwardWeight(shape, x, dout, dweight);
@@ -40,12 +40,12 @@ class TokenEmbedding final : public Layer {
  public:
   explicit TokenEmbedding(const ModelSpec& spec) : spec_(spec) {}
 
-  void Forward(const Pass& pass, const float*, float* out) override {
+  void Forward(const Pass& pass, ConstReals, Reals out) override {
     pass.kernels.EmbeddingForward(Shape(pass), pass.tokens,
                                   pass.parameters[token_embedding_layer::kTokenTable], nullptr,
                                   out);
   }
-  void Backward(const Pass& pass, const float*, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals, Reals dstream) override {
     pass.kernels.EmbeddingBackward(Shape(pass), spec_.vocab_size, 0, pass.tokens, dstream,
                                    pass.gradients[token_embedding_layer::kTokenTable], nullptr);
   }
@@ -69,13 +69,13 @@ class GroupedAttention final : public Layer {
                   {spec.qkv_bias, spec.qkv_bias, spec.qkv_bias, spec.attention_out_bias,
                    spec.qk_norm, spec.qk_norm}) {}
 
-  void Forward(const Pass& pass, const float* in, float* out) override {
+  void Forward(const Pass& pass, ConstReals in, Reals out) override {
     using namespace grouped_attention_layer;  // NOLINT: the names of this layer's parts
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     Kernels& k = pass.kernels;
-    const float* const normed = pass.Kept(kNormed);
+    const ConstReals normed = pass.Kept(kNormed);
     k.RmsNormForward(pass.rows(), width_, Epsilon(), in, p[kNormWeight], pass.Kept(kNormed),
-                     pass.Kept(kRstd));
+                     pass.KeptF32(kRstd));
     k.LinearForward(Stored(pass, width_, queries_), normed, p[kQueryWeight],
                     optional_.Parameter(pass, kQueryBias), Projected(pass, kQuery, kRawQuery));
     k.LinearForward(Stored(pass, width_, keys_), normed, p[kKeyWeight],
@@ -85,36 +85,38 @@ class GroupedAttention final : public Layer {
     if (spec_.qk_norm) {
       k.RmsNormForward(HeadsIn(pass, queries_), spec_.head_size(), Epsilon(), pass.Kept(kRawQuery),
                        optional_.Parameter(pass, kQueryNorm), pass.Kept(kQuery),
-                       pass.Kept(kQueryRstd));
+                       pass.KeptF32(kQueryRstd));
       k.RmsNormForward(HeadsIn(pass, keys_), spec_.head_size(), Epsilon(), pass.Kept(kRawKey),
-                       optional_.Parameter(pass, kKeyNorm), pass.Kept(kKey), pass.Kept(kKeyRstd));
+                       optional_.Parameter(pass, kKeyNorm), pass.Kept(kKey),
+                       pass.KeptF32(kKeyRstd));
     }
     k.RotaryForward(Rotary(pass, queries_), pass.tables[rotary_tables::kCosines],
                     pass.tables[rotary_tables::kSines], pass.Kept(kQuery));
     k.RotaryForward(Rotary(pass, keys_), pass.tables[rotary_tables::kCosines],
                     pass.tables[rotary_tables::kSines], pass.Kept(kKey));
     k.GroupedAttentionForward(Shape(pass), pass.Kept(kQuery), pass.Kept(kKey), pass.Kept(kValue),
-                              pass.Work(kScratch), pass.Kept(kContext), pass.Kept(kLogSumExp));
+                              pass.WorkF32(kScratch), pass.Kept(kContext),
+                              pass.KeptF32(kLogSumExp));
     k.LinearResidualForward(Stored(pass, queries_, width_), pass.Kept(kContext), p[kOutWeight],
                             optional_.Parameter(pass, kOutBias), in, out);
   }
 
-  void Backward(const Pass& pass, const float* in, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace grouped_attention_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const std::span<float* const> g = pass.gradients;
     Kernels& k = pass.kernels;
-    float* const dcontext = pass.Work(kDNormed);
+    const Reals dcontext = pass.Work(kDNormed);
     WeightBackward(pass, Stored(pass, queries_, width_), pass.Kept(kContext), dstream,
                    g[kOutWeight], optional_.Gradient(pass, kOutBias));
     k.LinearBackwardInput(Stored(pass, queries_, width_), dstream, p[kOutWeight], dcontext);
     k.GroupedAttentionBackward(Shape(pass), pass.Kept(kQuery), pass.Kept(kKey), pass.Kept(kValue),
-                               pass.Kept(kContext), pass.Kept(kLogSumExp), dcontext,
-                               pass.Work(kScratch), pass.Work(kDQuery), pass.Work(kDKey),
+                               pass.Kept(kContext), pass.KeptF32(kLogSumExp), dcontext,
+                               pass.WorkF32(kScratch), pass.Work(kDQuery), pass.Work(kDKey),
                                pass.Work(kDValue));
     RotateBack(pass);
     ProjectionsBackward(pass);
-    k.RmsNormBackward(pass.rows(), width_, in, p[kNormWeight], pass.Kept(kRstd),
+    k.RmsNormBackward(pass.rows(), width_, in, p[kNormWeight], pass.KeptF32(kRstd),
                       pass.Work(kDNormed), dstream, dstream, g[kNormWeight]);
   }
 
@@ -129,23 +131,23 @@ class GroupedAttention final : public Layer {
                      pass.tables[rotary_tables::kSines], pass.Work(kDKey));
     if (!spec_.qk_norm) return;
     k.RmsNormBackward(HeadsIn(pass, queries_), spec_.head_size(), pass.Kept(kRawQuery),
-                      optional_.Parameter(pass, kQueryNorm), pass.Kept(kQueryRstd),
+                      optional_.Parameter(pass, kQueryNorm), pass.KeptF32(kQueryRstd),
                       pass.Work(kDQuery), nullptr, pass.Work(kDQuery),
                       optional_.Gradient(pass, kQueryNorm));
     k.RmsNormBackward(HeadsIn(pass, keys_), spec_.head_size(), pass.Kept(kRawKey),
-                      optional_.Parameter(pass, kKeyNorm), pass.Kept(kKeyRstd), pass.Work(kDKey),
+                      optional_.Parameter(pass, kKeyNorm), pass.KeptF32(kKeyRstd), pass.Work(kDKey),
                       nullptr, pass.Work(kDKey), optional_.Gradient(pass, kKeyNorm));
   }
 
   // The three add to the gradient of their input in this order.
   void ProjectionsBackward(const Pass& pass) {
     using namespace grouped_attention_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const std::span<float* const> g = pass.gradients;
     Kernels& k = pass.kernels;
     const LinearShape query = Stored(pass, width_, queries_);
     const LinearShape key = Stored(pass, width_, keys_);
-    const float* const normed = pass.Kept(kNormed);
+    const ConstReals normed = pass.Kept(kNormed);
     WeightBackward(pass, query, normed, pass.Work(kDQuery), g[kQueryWeight],
                    optional_.Gradient(pass, kQueryBias));
     WeightBackward(pass, key, normed, pass.Work(kDKey), g[kKeyWeight],
@@ -159,7 +161,7 @@ class GroupedAttention final : public Layer {
 
   float Epsilon() const { return static_cast<float>(spec_.norm_epsilon); }
   // Where a projection goes: what is normalised afterwards is kept as it was.
-  float* Projected(const Pass& pass, size_t kept, size_t raw) const {
+  Reals Projected(const Pass& pass, size_t kept, size_t raw) const {
     return pass.Kept(spec_.qk_norm ? raw : kept);
   }
   int64_t HeadsIn(const Pass& pass, int64_t width) const {
@@ -188,13 +190,13 @@ class GatedMlp final : public Layer {
         inner_(spec.ffn_hidden_size),
         optional_(gated_mlp_layer::kUses, {spec.mlp_bias, spec.mlp_bias, spec.mlp_bias}) {}
 
-  void Forward(const Pass& pass, const float* in, float* out) override {
+  void Forward(const Pass& pass, ConstReals in, Reals out) override {
     using namespace gated_mlp_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     Kernels& k = pass.kernels;
     const LinearShape in_shape = Stored(pass, width_, inner_);
     k.RmsNormForward(pass.rows(), width_, static_cast<float>(spec_.norm_epsilon), in,
-                     p[kNormWeight], pass.Kept(kNormed), pass.Kept(kRstd));
+                     p[kNormWeight], pass.Kept(kNormed), pass.KeptF32(kRstd));
     k.LinearForward(in_shape, pass.Kept(kNormed), p[kGateWeight],
                     optional_.Parameter(pass, kGateBias), pass.Kept(kGate));
     k.LinearForward(in_shape, pass.Kept(kNormed), p[kUpWeight], optional_.Parameter(pass, kUpBias),
@@ -204,9 +206,9 @@ class GatedMlp final : public Layer {
                             optional_.Parameter(pass, kDownBias), in, out);
   }
 
-  void Backward(const Pass& pass, const float* in, float* dstream) override {
+  void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
     using namespace gated_mlp_layer;  // NOLINT
-    const std::span<const float* const> p = pass.parameters;
+    const std::span<const ConstReals> p = pass.parameters;
     const std::span<float* const> g = pass.gradients;
     Kernels& k = pass.kernels;
     const int64_t n = pass.rows() * inner_;
@@ -216,8 +218,8 @@ class GatedMlp final : public Layer {
     WeightBackward(pass, down, pass.Work(kActivated), dstream, g[kDownWeight],
                    optional_.Gradient(pass, kDownBias));
     k.LinearBackwardInput(down, dstream, p[kDownWeight], pass.Work(kDActivated));
-    float* const dup = pass.Work(kActivated);
-    float* const dgate = pass.Work(kDActivated);
+    const Reals dup = pass.Work(kActivated);
+    const Reals dgate = pass.Work(kDActivated);
     k.SwiGluBackward(n, pass.Kept(kGate), pass.Kept(kUp), pass.Work(kDActivated), dgate, dup);
     WeightBackward(pass, up, pass.Kept(kNormed), dgate, g[kGateWeight],
                    optional_.Gradient(pass, kGateBias));
@@ -225,7 +227,7 @@ class GatedMlp final : public Layer {
                    optional_.Gradient(pass, kUpBias));
     k.LinearBackwardInput(up, dgate, p[kGateWeight], pass.Work(kDNormed));
     k.AccumulateLinearBackwardInput(up, dup, p[kUpWeight], pass.Work(kDNormed));
-    k.RmsNormBackward(pass.rows(), width_, in, p[kNormWeight], pass.Kept(kRstd),
+    k.RmsNormBackward(pass.rows(), width_, in, p[kNormWeight], pass.KeptF32(kRstd),
                       pass.Work(kDNormed), dstream, dstream, g[kNormWeight]);
   }
 

@@ -101,7 +101,7 @@ void PartitionedParameters::BeginPass(PassKind kind) {
   persistent_is_old_ = false;
 }
 
-absl::StatusOr<std::span<const float* const>> PartitionedParameters::Acquire(size_t layer) {
+absl::StatusOr<std::span<const ConstReals>> PartitionedParameters::Acquire(size_t layer) {
   RETURN_IF_ERROR(setup_.check());
   CHECK(pass_ != nullptr && next_ < pass_->positions.size()) << "no pass has begun";
   const Position& position = pass_->positions[next_];
@@ -117,7 +117,7 @@ absl::StatusOr<std::span<const float* const>> PartitionedParameters::Acquire(siz
     RETURN_IF_ERROR(setup_.thread->Wait(tickets_[position.await_to - 1]));
     awaited_ = position.await_to;
   }
-  return std::span<const float* const>(position.tensors);
+  return std::span<const ConstReals>(position.tensors);
 }
 
 // Its memory is another's by the plan, once what was enqueued is through: a gather waits for that.

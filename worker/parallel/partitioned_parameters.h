@@ -59,7 +59,7 @@ class PartitionedParameters final : public ParameterStore {
 
   // All ranks, the same kind.
   void BeginPass(PassKind kind) override;
-  absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override;
+  absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) override;
   void Release(size_t layer) override;
   // A pass in which this rank computes nothing. Errors: those of Acquire.
   absl::Status PlayIdle(PassKind kind);
@@ -95,7 +95,7 @@ class PartitionedParameters final : public ParameterStore {
   };
   struct Position {
     size_t layer;
-    std::vector<const float*> tensors;
+    std::vector<ConstReals> tensors;
     std::vector<size_t> enqueue;  // gathers
     size_t await_to = 0;          // gathers below are awaited before it plays
   };

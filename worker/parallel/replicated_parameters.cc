@@ -8,7 +8,7 @@
 namespace dsrun::worker {
 
 ReplicatedParameters::ReplicatedParameters(const ModelPlan& model, const FlatLayout& layout,
-                                           const float* arena, AwaitFn await)
+                                           ConstReals arena, AwaitFn await)
     : await_(std::move(await)) {
   for (const LayerPlan& layer : model.layers) {
     LayerPlace place;
@@ -21,12 +21,12 @@ ReplicatedParameters::ReplicatedParameters(const ModelPlan& model, const FlatLay
   }
 }
 
-absl::StatusOr<std::span<const float* const>> ReplicatedParameters::Acquire(size_t layer) {
+absl::StatusOr<std::span<const ConstReals>> ReplicatedParameters::Acquire(size_t layer) {
   const LayerPlace& place = layers_[layer];
   if (await_ != nullptr) {
     RETURN_IF_ERROR(await_(place.end));
   }
-  return std::span<const float* const>(place.tensors);
+  return std::span<const ConstReals>(place.tensors);
 }
 
 }  // namespace dsrun::worker

@@ -27,15 +27,15 @@ class ReplicatedParameters final : public ParameterStore {
   using AwaitFn = std::function<absl::Status(int64_t end)>;
 
   // `arena` is laid out by `layout`, which is that of model.tensors. `await` empty: all is there.
-  ReplicatedParameters(const ModelPlan& model, const FlatLayout& layout, const float* arena,
+  ReplicatedParameters(const ModelPlan& model, const FlatLayout& layout, ConstReals arena,
                        AwaitFn await = nullptr);
 
-  absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override;
+  absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) override;
   void Release(size_t) override {}
 
  private:
   struct LayerPlace {
-    std::vector<const float*> tensors;
+    std::vector<ConstReals> tensors;
     int64_t end = 0;  // of the arena that it uses
   };
   std::vector<LayerPlace> layers_;

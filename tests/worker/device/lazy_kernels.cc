@@ -12,6 +12,11 @@ Touched Of(const T* begin, int64_t elements) {
   return {begin, static_cast<size_t>(elements) * sizeof(T)};
 }
 
+Touched Of(ConstReals begin, int64_t elements) {
+  return {begin.data(), static_cast<size_t>(begin.bytes_of(elements))};
+}
+Touched Of(Reals begin, int64_t elements) { return Of(ConstReals(begin), elements); }
+
 class LazyKernels final : public Kernels {
  public:
   LazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane, std::unique_ptr<Stream> stream,
@@ -24,8 +29,8 @@ class LazyKernels final : public Kernels {
     return inner_.AttentionScratch(shape);
   }
 
-  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* token_table,
-                        const float* position_table, float* out) override {
+  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, ConstReals token_table,
+                        ConstReals position_table, Reals out) override {
     core_->Enqueue(
         lane_, "EmbeddingForward",
         {Of(tokens, shape.rows()), Of(token_table, shape.width),
@@ -33,7 +38,7 @@ class LazyKernels final : public Kernels {
         [=, this] { inner_.EmbeddingForward(shape, tokens, token_table, position_table, out); });
   }
   void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
-                         const int32_t* tokens, const float* dout, float* dtoken_table,
+                         const int32_t* tokens, ConstReals dout, float* dtoken_table,
                          float* dposition_table) override {
     core_->Enqueue(
         lane_, "EmbeddingBackward",
@@ -44,17 +49,17 @@ class LazyKernels final : public Kernels {
                                    dposition_table);
         });
   }
-  void LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
-                        const float* bias, float* out, float* mean, float* rstd) override {
+  void LayerNormForward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                        ConstReals bias, Reals out, float* mean, float* rstd) override {
     core_->Enqueue(
         lane_, "LayerNormForward",
         {Of(x, rows * width), Of(weight, width), Of(bias, width), Of(out, rows * width),
          Of(mean, rows), Of(rstd, rows)},
         [=, this] { inner_.LayerNormForward(rows, width, x, weight, bias, out, mean, rstd); });
   }
-  void LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                         const float* mean, const float* rstd, const float* dout,
-                         const float* residual, float* dx, float* dweight, float* dbias) override {
+  void LayerNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                         const float* mean, const float* rstd, ConstReals dout, ConstReals residual,
+                         Reals dx, float* dweight, float* dbias) override {
     core_->Enqueue(lane_, "LayerNormBackward",
                    {Of(x, rows * width), Of(weight, width), Of(mean, rows), Of(rstd, rows),
                     Of(dout, rows * width), Of(residual, rows * width), Of(dx, rows * width),
@@ -64,52 +69,52 @@ class LazyKernels final : public Kernels {
                                               dx, dweight, dbias);
                    });
   }
-  void LinearForward(const LinearShape& shape, const float* x, const float* w, const float* bias,
-                     float* out) override {
+  void LinearForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                     Reals out) override {
     core_->Enqueue(lane_, "LinearForward",
                    {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
                     Of(bias, shape.outputs), Of(out, shape.rows * shape.outputs)},
                    [=, this] { inner_.LinearForward(shape, x, w, bias, out); });
   }
-  void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
-                             const float* bias, const float* residual, float* out) override {
+  void LinearResidualForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                             ConstReals residual, Reals out) override {
     core_->Enqueue(lane_, "LinearResidualForward",
                    {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
                     Of(bias, shape.outputs), Of(residual, shape.rows * shape.outputs),
                     Of(out, shape.rows * shape.outputs)},
                    [=, this] { inner_.LinearResidualForward(shape, x, w, bias, residual, out); });
   }
-  void LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
-                         const float* bias, float* slope, float* out) override {
+  void LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                         Reals slope, Reals out) override {
     core_->Enqueue(lane_, "LinearGeluForward",
                    {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
                     Of(bias, shape.outputs), Of(slope, shape.rows * shape.outputs),
                     Of(out, shape.rows * shape.outputs)},
                    [=, this] { inner_.LinearGeluForward(shape, x, w, bias, slope, out); });
   }
-  void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
-                           float* dx) override {
+  void LinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
+                           Reals dx) override {
     core_->Enqueue(lane_, "LinearBackwardInput",
                    {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
                     Of(dx, shape.rows * shape.inputs)},
                    [=, this] { inner_.LinearBackwardInput(shape, dout, w, dx); });
   }
-  void AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
-                                     float* dx) override {
+  void AccumulateLinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
+                                     Reals dx) override {
     core_->Enqueue(lane_, "AccumulateLinearBackwardInput",
                    {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
                     Of(dx, shape.rows * shape.inputs)},
                    [=, this] { inner_.AccumulateLinearBackwardInput(shape, dout, w, dx); });
   }
-  void RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
-                      const float* weight, float* out, float* rstd) override {
+  void RmsNormForward(int64_t rows, int64_t width, float epsilon, ConstReals x, ConstReals weight,
+                      Reals out, float* rstd) override {
     core_->Enqueue(
         lane_, "RmsNormForward",
         {Of(x, rows * width), Of(weight, width), Of(out, rows * width), Of(rstd, rows)},
         [=, this] { inner_.RmsNormForward(rows, width, epsilon, x, weight, out, rstd); });
   }
-  void RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                       const float* rstd, const float* dout, const float* residual, float* dx,
+  void RmsNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                       const float* rstd, ConstReals dout, ConstReals residual, Reals dx,
                        float* dweight) override {
     core_->Enqueue(lane_, "RmsNormBackward",
                    {Of(x, rows * width), Of(weight, width), Of(rstd, rows), Of(dout, rows * width),
@@ -120,29 +125,29 @@ class LazyKernels final : public Kernels {
                    });
   }
   void RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
-                     float* x) override {
+                     Reals x) override {
     core_->Enqueue(lane_, "RotaryForward",
                    {Angles(shape, cosines), Angles(shape, sines), Of(x, Elements(shape))},
                    [=, this] { inner_.RotaryForward(shape, cosines, sines, x); });
   }
   void RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
-                      float* dx) override {
+                      Reals dx) override {
     core_->Enqueue(lane_, "RotaryBackward",
                    {Angles(shape, cosines), Angles(shape, sines), Of(dx, Elements(shape))},
                    [=, this] { inner_.RotaryBackward(shape, cosines, sines, dx); });
   }
-  void SwiGluForward(int64_t n, const float* gate, const float* up, float* out) override {
+  void SwiGluForward(int64_t n, ConstReals gate, ConstReals up, Reals out) override {
     core_->Enqueue(lane_, "SwiGluForward", {Of(gate, n), Of(up, n), Of(out, n)},
                    [=, this] { inner_.SwiGluForward(n, gate, up, out); });
   }
-  void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
-                      float* dgate, float* dup) override {
+  void SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, ConstReals dout, Reals dgate,
+                      Reals dup) override {
     core_->Enqueue(lane_, "SwiGluBackward",
                    {Of(gate, n), Of(up, n), Of(dout, n), Of(dgate, n), Of(dup, n)},
                    [=, this] { inner_.SwiGluBackward(n, gate, up, dout, dgate, dup); });
   }
-  void GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q, const float* k,
-                               const float* v, float* scratch, float* out,
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
+                               ConstReals v, float* scratch, Reals out,
                                float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "GroupedAttentionForward",
@@ -150,10 +155,10 @@ class LazyKernels final : public Kernels {
          Queries(shape, out), Of(log_sum_exp, shape.rows() * shape.heads)},
         [=, this] { inner_.GroupedAttentionForward(shape, q, k, v, scratch, out, log_sum_exp); });
   }
-  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q, const float* k,
-                                const float* v, const float* out, const float* log_sum_exp,
-                                const float* dout, float* scratch, float* dq, float* dk,
-                                float* dv) override {
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
+                                ConstReals v, ConstReals out, const float* log_sum_exp,
+                                ConstReals dout, float* scratch, Reals dq, Reals dk,
+                                Reals dv) override {
     core_->Enqueue(lane_, "GroupedAttentionBackward",
                    {Queries(shape, q), Keys(shape, k), Keys(shape, v), Queries(shape, out),
                     Of(log_sum_exp, shape.rows() * shape.heads), Queries(shape, dout),
@@ -163,26 +168,26 @@ class LazyKernels final : public Kernels {
                                                      scratch, dq, dk, dv);
                    });
   }
-  void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
-                               const float* slope, float* dpre) override {
+  void LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
+                               ConstReals slope, Reals dpre) override {
     core_->Enqueue(lane_, "LinearBackwardInputGelu",
                    {Of(dout, shape.rows * shape.outputs), Of(w, shape.inputs * shape.outputs),
                     Of(slope, shape.rows * shape.inputs), Of(dpre, shape.rows * shape.inputs)},
                    [=, this] { inner_.LinearBackwardInputGelu(shape, dout, w, slope, dpre); });
   }
-  void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+  void LinearBackwardWeight(const LinearShape& shape, ConstReals x, ConstReals dout,
                             float* dw) override {
     core_->Enqueue(lane_, "LinearBackwardWeight",
                    {Of(x, shape.rows * shape.inputs), Of(dout, shape.rows * shape.outputs),
                     Of(dw, shape.inputs * shape.outputs)},
                    [=, this] { inner_.LinearBackwardWeight(shape, x, dout, dw); });
   }
-  void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override {
+  void LinearBackwardBias(const LinearShape& shape, ConstReals dout, float* dbias) override {
     core_->Enqueue(lane_, "LinearBackwardBias",
                    {Of(dout, shape.rows * shape.outputs), Of(dbias, shape.outputs)},
                    [=, this] { inner_.LinearBackwardBias(shape, dout, dbias); });
   }
-  void HeadForward(const HeadShape& shape, const float* x, const float* token_table,
+  void HeadForward(const HeadShape& shape, ConstReals x, ConstReals token_table,
                    float* logits) override {
     core_->Enqueue(
         lane_, "HeadForward",
@@ -190,22 +195,22 @@ class LazyKernels final : public Kernels {
          Of(logits, shape.rows * shape.stride)},
         [=, this] { inner_.HeadForward(shape, x, token_table, logits); });
   }
-  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* token_table,
-                         float* dx) override {
+  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, ConstReals token_table,
+                         Reals dx) override {
     core_->Enqueue(
         lane_, "HeadBackwardInput",
         {Of(dlogits, shape.rows * shape.stride), Of(token_table, shape.vocab_size * shape.width),
          Of(dx, shape.rows * shape.width)},
         [=, this] { inner_.HeadBackwardInput(shape, dlogits, token_table, dx); });
   }
-  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                           float* dtoken_table) override {
     core_->Enqueue(lane_, "HeadBackwardWeight",
                    {Of(dlogits, shape.rows * shape.stride), Of(x, shape.rows * shape.width),
                     Of(dtoken_table, shape.vocab_size * shape.width)},
                    [=, this] { inner_.HeadBackwardWeight(shape, dlogits, x, dtoken_table); });
   }
-  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                                     float* dtoken_table) override {
     core_->Enqueue(
         lane_, "AccumulateHeadBackwardWeight",
@@ -216,6 +221,9 @@ class LazyKernels final : public Kernels {
   void Accumulate(int64_t n, const float* src, float* dst) override {
     core_->Enqueue(lane_, "Accumulate", {Of(src, n), Of(dst, n)},
                    [=, this] { inner_.Accumulate(n, src, dst); });
+  }
+  void Cast(int64_t n, const float* x, Reals out) override {
+    core_->Enqueue(lane_, "Cast", {Of(x, n), Of(out, n)}, [=, this] { inner_.Cast(n, x, out); });
   }
   void StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
                   uint32_t* magnitude) override {
@@ -235,7 +243,7 @@ class LazyKernels final : public Kernels {
     core_->Enqueue(lane_, "RoundFixed", {Of(sums, n), Of(out, n)},
                    [=, this] { inner_.RoundFixed(n, scale, sums, out); });
   }
-  void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
+  void AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch, Reals out,
                         float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "AttentionForward",
@@ -243,9 +251,9 @@ class LazyKernels final : public Kernels {
          Of(out, shape.rows() * shape.width), Of(log_sum_exp, shape.rows() * shape.heads)},
         [=, this] { inner_.AttentionForward(shape, qkv, scratch, out, log_sum_exp); });
   }
-  void AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
-                         const float* log_sum_exp, const float* dout, float* scratch,
-                         float* dqkv) override {
+  void AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
+                         const float* log_sum_exp, ConstReals dout, float* scratch,
+                         Reals dqkv) override {
     core_->Enqueue(
         lane_, "AttentionBackward",
         {Of(qkv, 3 * shape.rows() * shape.width), Of(out, shape.rows() * shape.width),
@@ -253,12 +261,12 @@ class LazyKernels final : public Kernels {
          Of(scratch, inner_.AttentionScratch(shape)), Of(dqkv, 3 * shape.rows() * shape.width)},
         [=, this] { inner_.AttentionBackward(shape, qkv, out, log_sum_exp, dout, scratch, dqkv); });
   }
-  void CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
-                    double* losses) override {
+  void CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
+                    float* logits, double* losses) override {
     core_->Enqueue(
         lane_, "CrossEntropy",
         {Of(targets, shape.rows), Of(logits, shape.rows * shape.stride), Of(losses, shape.rows)},
-        [=, this] { inner_.CrossEntropy(shape, targets, logits, losses); });
+        [=, this] { inner_.CrossEntropy(shape, gradient_scale, targets, logits, losses); });
   }
   void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
              float* v) override {

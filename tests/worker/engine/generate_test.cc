@@ -61,8 +61,8 @@ class CountingModel : public Model {
 
 class NoParameters : public ParameterStore {
  public:
-  absl::StatusOr<std::span<const float* const>> Acquire(size_t) override {
-    return std::span<const float* const>();
+  absl::StatusOr<std::span<const ConstReals>> Acquire(size_t) override {
+    return std::span<const ConstReals>();
   }
   void Release(size_t) override {}
 };

@@ -73,7 +73,7 @@ class ModelWrapper : public Model {
   class Store : public ParameterStore {
    public:
     Store(ModelWrapper& model, ParameterStore& inner) : model_(model), inner_(inner) {}
-    absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override {
+    absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) override {
       auto acquired = inner_.Acquire(layer);
       if (acquired.ok()) model_.Acquired(layer);
       return acquired;

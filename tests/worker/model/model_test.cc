@@ -206,7 +206,7 @@ class SparingStore : public ParameterStore {
         there_(all.size(), std::numeric_limits<float>::quiet_NaN()),
         inner_(plan, layout, there_.data()) {}
 
-  absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override {
+  absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) override {
     acquired.push_back(layer);
     const absl::Status status = answer(layer);
     if (!status.ok()) return status;

@@ -50,21 +50,30 @@ absl::Status AllGatherBlocks(Communicator& comm, const void* mine, size_t bytes,
 absl::Status AllGatherRanges(Communicator& comm,
                              const std::vector<std::vector<Range>>& owned_by_rank, float* base,
                              const std::string& what) {
+  return AllGatherRanges(comm, owned_by_rank, base, sizeof(float), what);
+}
+
+absl::Status AllGatherRanges(Communicator& comm,
+                             const std::vector<std::vector<Range>>& owned_by_rank, void* base,
+                             int64_t element_bytes, const std::string& what) {
   if (static_cast<int64_t>(owned_by_rank.size()) != comm.size()) {
     return absl::InvalidArgumentError(absl::StrCat("'", what, "': the owner map is for ",
                                                    owned_by_rank.size(),
                                                    " ranks, the communicator has ", comm.size()));
   }
-  const auto bytes = [](Range range) { return static_cast<size_t>(range.size()) * sizeof(float); };
+  const auto at = [&](Range range) {
+    return static_cast<char*>(base) + range.begin * element_bytes;
+  };
+  const auto bytes = [&](Range range) { return static_cast<size_t>(range.size() * element_bytes); };
   std::vector<SendOp> sends;
   std::vector<RecvOp> recvs;
   for (int peer = 0; peer < comm.size(); ++peer) {
     if (peer == comm.rank()) continue;
     for (const Range& range : owned_by_rank[static_cast<size_t>(comm.rank())]) {
-      sends.push_back({peer, base + range.begin, bytes(range)});
+      sends.push_back({peer, at(range), bytes(range)});
     }
     for (const Range& range : owned_by_rank[static_cast<size_t>(peer)]) {
-      recvs.push_back({peer, base + range.begin, bytes(range)});
+      recvs.push_back({peer, at(range), bytes(range)});
     }
   }
   return comm.Exchange(sends, recvs, what);

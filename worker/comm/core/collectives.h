@@ -33,6 +33,10 @@ absl::Status AllGatherBlocks(Communicator& comm, const void* mine, size_t bytes,
 absl::Status AllGatherRanges(Communicator& comm,
                              const std::vector<std::vector<Range>>& owned_by_rank, float* base,
                              const std::string& what);
+// The same for elements of another size.
+absl::Status AllGatherRanges(Communicator& comm,
+                             const std::vector<std::vector<Range>>& owned_by_rank, void* base,
+                             int64_t element_bytes, const std::string& what);
 
 // `root`'s bytes.
 absl::StatusOr<std::string> Broadcast(Communicator& comm, int root, const std::string& mine,

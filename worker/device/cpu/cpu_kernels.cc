@@ -56,13 +56,12 @@ NumericsFingerprint CpuKernels::Fingerprint() const {
 // --- Embedding
 
 void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tokens,
-                                  const float* token_table, const float* position_table,
-                                  float* out) {
+                                  ConstReals token_table, ConstReals position_table, Reals out) {
   const int64_t width = shape.width;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (position_table == nullptr) {
-        std::copy_n(token_table + tokens[row] * width, width, out + row * width);
+        std::copy_n(token_table.f32() + tokens[row] * width, width, out.f32() + row * width);
         continue;
       }
       loops_.add(width, token_table + tokens[row] * width,
@@ -72,7 +71,7 @@ void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tok
 }
 
 void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size,
-                                   int64_t positions, const int32_t* tokens, const float* dout,
+                                   int64_t positions, const int32_t* tokens, ConstReals dout,
                                    float* dtoken_table, float* dposition_table) {
   const int64_t width = shape.width;
   // Each piece owns a range of the vocabulary and looks at all tokens, in order.
@@ -94,7 +93,7 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
         std::fill_n(sum, width, 0.0f);
         continue;
       }
-      std::copy_n(dout + position * width, width, sum);
+      std::copy_n(dout.f32() + position * width, width, sum);
       for (int64_t sequence = 1; sequence < shape.batch; ++sequence) {
         loops_.accumulate(width, dout + (sequence * shape.seq_length + position) * width, sum);
       }
@@ -104,8 +103,8 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
 
 // --- Layernorm
 
-void CpuKernels::LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
-                                  const float* bias, float* out, float* mean, float* rstd) {
+void CpuKernels::LayerNormForward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                                  ConstReals bias, Reals out, float* mean, float* rstd) {
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       loops_.layernorm_row(width, x + row * width, weight, bias, out + row * width, mean + row,
@@ -114,9 +113,9 @@ void CpuKernels::LayerNormForward(int64_t rows, int64_t width, const float* x, c
   });
 }
 
-void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                                   const float* mean, const float* rstd, const float* dout,
-                                   const float* residual, float* dx, float* dweight, float* dbias) {
+void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                                   const float* mean, const float* rstd, ConstReals dout,
+                                   ConstReals residual, Reals dx, float* dweight, float* dbias) {
   const int64_t wanted = dweight == nullptr && dbias == nullptr ? 0 : width;
   ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
     float unwanted[kColumnPiece];  // both come in one pass
@@ -135,8 +134,8 @@ void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, const float* x, 
 
 // --- Root mean square norm, rotary positions
 
-void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
-                                const float* weight, float* out, float* rstd) {
+void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, ConstReals x,
+                                ConstReals weight, Reals out, float* rstd) {
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       loops_.rmsnorm_row(width, epsilon, x + row * width, weight, out + row * width, rstd + row);
@@ -144,9 +143,9 @@ void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, cons
   });
 }
 
-void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                                 const float* rstd, const float* dout, const float* residual,
-                                 float* dx, float* dweight) {
+void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                                 const float* rstd, ConstReals dout, ConstReals residual, Reals dx,
+                                 float* dweight) {
   const int64_t wanted = dweight == nullptr ? 0 : width;
   ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
     loops_.rmsnorm_column_sums(rows, end - begin, width, x + begin, rstd, dout + begin,
@@ -162,7 +161,7 @@ void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, const float* x, co
 }
 
 void CpuKernels::Rotate(const RotaryShape& shape, const float* cosines, const float* sines,
-                        float direction, float* x) {
+                        float direction, Reals x) {
   const int64_t pairs = shape.head_size / 2;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -174,19 +173,19 @@ void CpuKernels::Rotate(const RotaryShape& shape, const float* cosines, const fl
 }
 
 void CpuKernels::RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
-                               float* x) {
+                               Reals x) {
   Rotate(shape, cosines, sines, 1, x);
 }
 
 void CpuKernels::RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
-                                float* dx) {
+                                Reals dx) {
   Rotate(shape, cosines, sines, -1, dx);
 }
 
 // --- Linear layers
 
-void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const float* w,
-                               const float* bias, float* out) {
+void CpuKernels::LinearForward(const LinearShape& shape, ConstReals x, ConstReals w,
+                               ConstReals bias, Reals out) {
   const int64_t n = shape.outputs;
   matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
               TileWork::kLittle, [&](Range rows, Range columns) {
@@ -198,8 +197,8 @@ void CpuKernels::LinearForward(const LinearShape& shape, const float* x, const f
               });
 }
 
-void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
-                                       const float* bias, const float* residual, float* out) {
+void CpuKernels::LinearResidualForward(const LinearShape& shape, ConstReals x, ConstReals w,
+                                       ConstReals bias, ConstReals residual, Reals out) {
   const int64_t n = shape.outputs;
   matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
               TileWork::kSecondMatrix, [&](Range rows, Range columns) {
@@ -215,8 +214,8 @@ void CpuKernels::LinearResidualForward(const LinearShape& shape, const float* x,
               });
 }
 
-void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
-                                   const float* bias, float* slope, float* out) {
+void CpuKernels::LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w,
+                                   ConstReals bias, Reals slope, Reals out) {
   const int64_t n = shape.outputs;
   matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), slope, n,
               TileWork::kSecondMatrix, [&](Range rows, Range columns) {
@@ -227,20 +226,20 @@ void CpuKernels::LinearGeluForward(const LinearShape& shape, const float* x, con
               });
 }
 
-void CpuKernels::LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
-                                     float* dx) {
+void CpuKernels::LinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
+                                     Reals dx) {
   matmul_.Run(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
               WeightTransposed(shape, w), dx, shape.inputs);
 }
 
-void CpuKernels::AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout,
-                                               const float* w, float* dx) {
+void CpuKernels::AccumulateLinearBackwardInput(const LinearShape& shape, ConstReals dout,
+                                               ConstReals w, Reals dx) {
   matmul_.Add(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
               WeightTransposed(shape, w), dx, shape.inputs);
 }
 
-void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* dout,
-                                         const float* w, const float* slope, float* dpre) {
+void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
+                                         ConstReals slope, Reals dpre) {
   const int64_t n = shape.inputs;
   matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, WeightTransposed(shape, w), dpre,
               n, TileWork::kSecondMatrix, [&](Range rows, Range columns) {
@@ -251,7 +250,7 @@ void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, const float* 
               });
 }
 
-void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+void CpuKernels::LinearBackwardWeight(const LinearShape& shape, ConstReals x, ConstReals dout,
                                       float* dw) {
   if (dw == nullptr) return;
   if (shape.order == WeightOrder::kOutputsInputs) {
@@ -263,7 +262,7 @@ void CpuKernels::LinearBackwardWeight(const LinearShape& shape, const float* x, 
               {dout, shape.outputs}, dw, shape.outputs);
 }
 
-void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) {
+void CpuKernels::LinearBackwardBias(const LinearShape& shape, ConstReals dout, float* dbias) {
   if (dbias == nullptr) return;
   ForPieces(shape.outputs, kColumnPiece, [&](int64_t begin, int64_t end) {
     loops_.column_sums(shape.rows, end - begin, shape.outputs, dout + begin, dbias + begin);
@@ -272,19 +271,19 @@ void CpuKernels::LinearBackwardBias(const LinearShape& shape, const float* dout,
 
 // --- Output head
 
-void CpuKernels::HeadForward(const HeadShape& shape, const float* x, const float* token_table,
+void CpuKernels::HeadForward(const HeadShape& shape, ConstReals x, ConstReals token_table,
                              float* logits) {
   matmul_.Run(shape.rows, shape.vocab_size, shape.width, {x, shape.width},
               {token_table, shape.width, true}, logits, shape.stride);
 }
 
 void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits,
-                                   const float* token_table, float* dx) {
+                                   ConstReals token_table, Reals dx) {
   matmul_.Run(shape.rows, shape.width, shape.vocab_size, {dlogits, shape.stride},
               {token_table, shape.width}, dx, shape.width);
 }
 
-void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                                     float* dtoken_table) {
   if (dtoken_table == nullptr) return;
   matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
@@ -292,7 +291,7 @@ void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits
 }
 
 void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits,
-                                              const float* x, float* dtoken_table) {
+                                              ConstReals x, float* dtoken_table) {
   if (dtoken_table == nullptr) return;
   matmul_.Add(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
               {x, shape.width}, dtoken_table, shape.width);
@@ -300,14 +299,14 @@ void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const floa
 
 // --- Elementwise
 
-void CpuKernels::SwiGluForward(int64_t n, const float* gate, const float* up, float* out) {
+void CpuKernels::SwiGluForward(int64_t n, ConstReals gate, ConstReals up, Reals out) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.swiglu(end - begin, gate + begin, up + begin, out + begin);
   });
 }
 
-void CpuKernels::SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
-                                float* dgate, float* dup) {
+void CpuKernels::SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, ConstReals dout,
+                                Reals dgate, Reals dup) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.swiglu_backward(end - begin, gate + begin, up + begin, dout + begin, dgate + begin,
                            dup + begin);
@@ -317,6 +316,12 @@ void CpuKernels::SwiGluBackward(int64_t n, const float* gate, const float* up, c
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.accumulate(end - begin, src + begin, dst + begin);
+  });
+}
+
+void CpuKernels::Cast(int64_t n, const float* x, Reals out) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    std::copy_n(x + begin, end - begin, out.f32() + begin);
   });
 }
 
@@ -363,8 +368,8 @@ int64_t CpuKernels::AttentionScratch(const SequenceShape& shape) const {
   return pool_.threads() * dsrun::AttentionScratch(shape.head_size());
 }
 
-void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch,
-                                  float* out, float* log_sum_exp) {
+void CpuKernels::AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch,
+                                  Reals out, float* log_sum_exp) {
   const int64_t width = shape.width;
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
@@ -377,9 +382,9 @@ void CpuKernels::AttentionForward(const SequenceShape& shape, const float* qkv, 
   });
 }
 
-void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
-                                   const float* log_sum_exp, const float* dout, float* scratch,
-                                   float* dqkv) {
+void CpuKernels::AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
+                                   const float* log_sum_exp, ConstReals dout, float* scratch,
+                                   Reals dqkv) {
   const int64_t width = shape.width;
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
@@ -394,8 +399,8 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, const float* qkv,
   });
 }
 
-void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q,
-                                         const float* k, const float* v, float* scratch, float* out,
+void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q,
+                                         ConstReals k, ConstReals v, float* scratch, Reals out,
                                          float* log_sum_exp) {
   const int64_t size = shape.head_size;
   const int64_t width = shape.heads * size;
@@ -414,10 +419,10 @@ void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, con
 }
 
 // The gradients of a head of keys are sums over its heads of queries: one thread's work, in order.
-void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q,
-                                          const float* k, const float* v, const float* out,
-                                          const float* log_sum_exp, const float* dout,
-                                          float* scratch, float* dq, float* dk, float* dv) {
+void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q,
+                                          ConstReals k, ConstReals v, ConstReals out,
+                                          const float* log_sum_exp, ConstReals dout, float* scratch,
+                                          Reals dq, Reals dk, Reals dv) {
   const int64_t size = shape.head_size;
   const int64_t width = shape.heads * size;
   const int64_t width_of_keys = shape.heads_of_keys * size;
@@ -438,11 +443,12 @@ void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, co
 
 // --- Loss, optimizer
 
-void CpuKernels::CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
-                              double* losses) {
+void CpuKernels::CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
+                              float* logits, double* losses) {
   pool_.ParallelFor(shape.rows, [&](int64_t row, int) {
-    losses[row] =
-        loops_.cross_entropy_row(shape.vocab_size, targets[row], logits + row * shape.stride);
+    float* const of_row = logits + row * shape.stride;
+    losses[row] = loops_.cross_entropy_row(shape.vocab_size, targets[row], of_row);
+    if (gradient_scale != 1) loops_.scale(shape.vocab_size, gradient_scale, of_row);
   });
 }
 

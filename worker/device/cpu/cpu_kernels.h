@@ -27,58 +27,59 @@ class CpuKernels final : public Kernels {
   Stream& stream() override { return stream_; }
   NumericsFingerprint Fingerprint() const override;
 
-  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, const float* token_table,
-                        const float* position_table, float* out) override;
+  void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, ConstReals token_table,
+                        ConstReals position_table, Reals out) override;
   void EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size, int64_t positions,
-                         const int32_t* tokens, const float* dout, float* dtoken_table,
+                         const int32_t* tokens, ConstReals dout, float* dtoken_table,
                          float* dposition_table) override;
 
-  void LayerNormForward(int64_t rows, int64_t width, const float* x, const float* weight,
-                        const float* bias, float* out, float* mean, float* rstd) override;
-  void LayerNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                         const float* mean, const float* rstd, const float* dout,
-                         const float* residual, float* dx, float* dweight, float* dbias) override;
+  void LayerNormForward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                        ConstReals bias, Reals out, float* mean, float* rstd) override;
+  void LayerNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                         const float* mean, const float* rstd, ConstReals dout, ConstReals residual,
+                         Reals dx, float* dweight, float* dbias) override;
 
-  void RmsNormForward(int64_t rows, int64_t width, float epsilon, const float* x,
-                      const float* weight, float* out, float* rstd) override;
-  void RmsNormBackward(int64_t rows, int64_t width, const float* x, const float* weight,
-                       const float* rstd, const float* dout, const float* residual, float* dx,
+  void RmsNormForward(int64_t rows, int64_t width, float epsilon, ConstReals x, ConstReals weight,
+                      Reals out, float* rstd) override;
+  void RmsNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
+                       const float* rstd, ConstReals dout, ConstReals residual, Reals dx,
                        float* dweight) override;
 
   void RotaryForward(const RotaryShape& shape, const float* cosines, const float* sines,
-                     float* x) override;
+                     Reals x) override;
   void RotaryBackward(const RotaryShape& shape, const float* cosines, const float* sines,
-                      float* dx) override;
+                      Reals dx) override;
 
-  void LinearForward(const LinearShape& shape, const float* x, const float* w, const float* bias,
-                     float* out) override;
-  void LinearResidualForward(const LinearShape& shape, const float* x, const float* w,
-                             const float* bias, const float* residual, float* out) override;
-  void LinearGeluForward(const LinearShape& shape, const float* x, const float* w,
-                         const float* bias, float* slope, float* out) override;
-  void LinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
-                           float* dx) override;
-  void AccumulateLinearBackwardInput(const LinearShape& shape, const float* dout, const float* w,
-                                     float* dx) override;
-  void LinearBackwardInputGelu(const LinearShape& shape, const float* dout, const float* w,
-                               const float* slope, float* dpre) override;
-  void LinearBackwardWeight(const LinearShape& shape, const float* x, const float* dout,
+  void LinearForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                     Reals out) override;
+  void LinearResidualForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                             ConstReals residual, Reals out) override;
+  void LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
+                         Reals slope, Reals out) override;
+  void LinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
+                           Reals dx) override;
+  void AccumulateLinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
+                                     Reals dx) override;
+  void LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
+                               ConstReals slope, Reals dpre) override;
+  void LinearBackwardWeight(const LinearShape& shape, ConstReals x, ConstReals dout,
                             float* dw) override;
-  void LinearBackwardBias(const LinearShape& shape, const float* dout, float* dbias) override;
+  void LinearBackwardBias(const LinearShape& shape, ConstReals dout, float* dbias) override;
 
-  void HeadForward(const HeadShape& shape, const float* x, const float* token_table,
+  void HeadForward(const HeadShape& shape, ConstReals x, ConstReals token_table,
                    float* logits) override;
-  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, const float* token_table,
-                         float* dx) override;
-  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+  void HeadBackwardInput(const HeadShape& shape, const float* dlogits, ConstReals token_table,
+                         Reals dx) override;
+  void HeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                           float* dtoken_table) override;
-  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, const float* x,
+  void AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                                     float* dtoken_table) override;
 
-  void SwiGluForward(int64_t n, const float* gate, const float* up, float* out) override;
-  void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout,
-                      float* dgate, float* dup) override;
+  void SwiGluForward(int64_t n, ConstReals gate, ConstReals up, Reals out) override;
+  void SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, ConstReals dout, Reals dgate,
+                      Reals dup) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
+  void Cast(int64_t n, const float* x, Reals out) override;
 
   void StoreFixed(int64_t n, int scale, const float* x, uint64_t* sums,
                   uint32_t* magnitude) override;
@@ -88,22 +89,22 @@ class CpuKernels final : public Kernels {
   void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override;
 
   int64_t AttentionScratch(const SequenceShape& shape) const override;
-  void AttentionForward(const SequenceShape& shape, const float* qkv, float* scratch, float* out,
+  void AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch, Reals out,
                         float* log_sum_exp) override;
-  void AttentionBackward(const SequenceShape& shape, const float* qkv, const float* out,
-                         const float* log_sum_exp, const float* dout, float* scratch,
-                         float* dqkv) override;
+  void AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
+                         const float* log_sum_exp, ConstReals dout, float* scratch,
+                         Reals dqkv) override;
 
-  void GroupedAttentionForward(const GroupedAttentionShape& shape, const float* q, const float* k,
-                               const float* v, float* scratch, float* out,
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
+                               ConstReals v, float* scratch, Reals out,
                                float* log_sum_exp) override;
-  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const float* q, const float* k,
-                                const float* v, const float* out, const float* log_sum_exp,
-                                const float* dout, float* scratch, float* dq, float* dk,
-                                float* dv) override;
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
+                                ConstReals v, ConstReals out, const float* log_sum_exp,
+                                ConstReals dout, float* scratch, Reals dq, Reals dk,
+                                Reals dv) override;
 
-  void CrossEntropy(const HeadShape& shape, const int32_t* targets, float* logits,
-                    double* losses) override;
+  void CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
+                    float* logits, double* losses) override;
 
   void AdamW(int64_t n, const AdamWArguments& arguments, const float* grad, float* param, float* m,
              float* v) override;
@@ -133,7 +134,7 @@ class CpuKernels final : public Kernels {
 
   // By `direction` times the angle.
   void Rotate(const RotaryShape& shape, const float* cosines, const float* sines, float direction,
-              float* x);
+              Reals x);
 
   using FixedLoop = uint32_t (*)(int64_t, int, const float*, uint64_t*);
   void RunFixed(FixedLoop loop, int64_t n, int scale, const float* x, uint64_t* sums,
