@@ -16,6 +16,8 @@
 #include "common/format/tensor_names.h"
 #include "common/model/model_plan.h"
 #include "common/numerics/fingerprint.h"
+#include "common/numerics/loss_scaler.h"
+#include "common/numerics/precision.h"
 
 namespace dsrun {
 namespace {
@@ -138,6 +140,16 @@ absl::Status CheckExponents(const Manifest& manifest, size_t parameters) {
                           std::string(kExactSums), "\", got no such tensor"));
 }
 
+absl::Status CheckLossScaleOf(const Manifest& manifest) {
+  if (manifest.facts.fingerprint.precision != PrecisionName(DType::kF16)) return absl::OkStatus();
+  const std::string name(kLossScale);
+  const Shape expected = {kLossScaleValues};
+  const ManifestTensor* const found = manifest.FindTensor(name);
+  if (found != nullptr) return CheckOne(*found, expected);
+  return Bad(absl::StrCat(name, ": expected shape ", Words(expected),
+                          ", because it computes in fp16, got no such tensor"));
+}
+
 }  // namespace
 
 absl::Status CheckModelTensors(const Manifest& manifest) {
@@ -158,7 +170,8 @@ absl::Status CheckModelTensors(const Manifest& manifest) {
   RETURN_IF_ERROR(CheckOptimizerFacts(optimizer, shapes, slots));
   const std::set<std::string> trained = Trained(optimizer, shapes, slots);
   RETURN_IF_ERROR(CheckSlots(shapes, slots, trained));
-  return CheckExponents(manifest, trained.size());
+  RETURN_IF_ERROR(CheckExponents(manifest, trained.size()));
+  return CheckLossScaleOf(manifest);
 }
 
 }  // namespace dsrun

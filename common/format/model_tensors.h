@@ -11,6 +11,7 @@
 #ifndef DSRUN_COMMON_FORMAT_MODEL_TENSORS_H_
 #define DSRUN_COMMON_FORMAT_MODEL_TENSORS_H_
 
+#include <cstdint>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -20,12 +21,15 @@ namespace dsrun {
 
 // A number for each trained tensor of the model, in its order (docs/checkpoint_format.md).
 inline constexpr std::string_view kSumExponents = "sums/exponents";
+// Of fp16: kLossScaleValues numbers (common/numerics/loss_scaler.h).
+inline constexpr std::string_view kLossScale = "loss_scale";
 
 // Of "model/": every tensor of the model and no other. Of "state/<slot>/": tensors of the model,
 // in their shapes; a parameter that is in one slot is in all of them (one that is not trained is in
 // none), and exactly the slots of the optimizer that the manifest names. The exponents of those
-// that are trained where facts.fingerprint.sums is kExactSums. All of F32, BF16 or F16. Errors:
-// FAILED_PRECONDITION: the first that is not so: which tensor, expected, got.
+// that are trained where facts.fingerprint.sums is kExactSums; the loss scale where its precision
+// is "fp16". All of F32, BF16 or F16. Errors: FAILED_PRECONDITION: the first that is not so: which
+// tensor, expected, got.
 absl::Status CheckModelTensors(const Manifest& manifest);
 
 }  // namespace dsrun

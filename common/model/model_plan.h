@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/base/dtype.h"
 #include "common/model/layer_plan.h"
 #include "common/model/logical_tensor.h"
-#include "common/base/dtype.h"
 #include "common/model/model_spec.h"
 
 namespace dsrun {

@@ -22,12 +22,14 @@ struct Known {
   const char* label;
   Text text;
   Number number;
+  const char* absent = nullptr;  // what nothing means; null: it is not known
 };
 constexpr Known kKnown[] = {
     {"library", "matrix library", &NumericsFingerprint::library, nullptr},
     {"library_version", "its version", &NumericsFingerprint::library_version, nullptr},
     {"isa", "instruction set (--isa-cap)", &NumericsFingerprint::isa, nullptr},
     {"sums", "sums over the batch", &NumericsFingerprint::sums, nullptr},
+    {"precision", "precision (--precision)", &NumericsFingerprint::precision, nullptr, "fp32"},
     {"micro_batches_per_atom", "micro-batches an atom (--micro-batches-per-atom)", nullptr,
      &NumericsFingerprint::micro_batches_per_atom},
     {"tiles", "tiles of matrix products", &NumericsFingerprint::tiles, nullptr},
@@ -141,13 +143,14 @@ std::optional<NumericsFingerprint> ParseFingerprintText(std::string_view text) {
 std::vector<Difference> CompareFingerprints(const NumericsFingerprint& checkpoint,
                                             const NumericsFingerprint& ours, OurFields known) {
   std::vector<Difference> found;
-  const auto compare = [&](const std::string& name, const std::string& theirs,
-                           const std::string& mine) {
-    if (theirs == mine || (mine.empty() && known == OurFields::kOnlyThoseKnown)) return;
-    found.push_back({name, OrNotRecorded(theirs), OrNotRecorded(mine)});
-  };
   for (const Known& field : kKnown) {
-    compare(field.label, ValueOf(checkpoint, field), ValueOf(ours, field));
+    const std::string theirs = ValueOf(checkpoint, field), mine = ValueOf(ours, field);
+    const bool unknown = mine.empty() && field.absent == nullptr;
+    if (theirs == mine || (unknown && known == OurFields::kOnlyThoseKnown)) continue;
+    const auto words = [&](const std::string& value) {
+      return value.empty() && field.absent != nullptr ? field.absent : OrNotRecorded(value);
+    };
+    found.push_back({field.label, words(theirs), words(mine)});
   }
   std::set<std::string> keys;
   for (const auto& [key, value] : checkpoint.others) keys.insert(key);

@@ -28,13 +28,14 @@ inline std::string SumsOf(std::string_view flag) {
   return std::string(flag == kSumsFastFlag ? kFastSums : kExactSums);
 }
 
-// An empty text or 0: not known.
+// An empty text or 0: not known, unless it says otherwise.
 struct NumericsFingerprint {
   std::string library;          // of matrix products: "oneDNN"
   std::string library_version;  // "3.7.1"
   std::string isa;              // the library's instruction set, by the names of --isa-cap where
                                 // it has one: "avx512", "avx2", "baseline", "avx512-bf16", ...
   std::string sums;             // how gradients are summed over the batch: kExactSums, ...
+  std::string precision;        // what the model computes in: "bf16", "fp16"; empty: fp32
   int64_t micro_batches_per_atom = 0;  // summed in fp32 before that
   std::string tiles;                   // of matrix products: "512x384 or 192"
   std::string attention_tiles;         // queries x keys: "32x64"

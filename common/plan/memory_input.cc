@@ -5,6 +5,7 @@
 
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/fingerprint.h"
+#include "common/numerics/precision.h"
 #include "common/plan/optimizer_of_spec.h"
 #include "common/plan/zero_stage.h"
 
@@ -34,6 +35,7 @@ void ToProto(const ZeroSettings& settings, proto::ZeroSettings* out) {
 MemoryInput MemoryInputFromProto(const proto::TrainSpec& train) {
   MemoryInput input;
   input.model = FromProto(train.model());
+  input.precision = PrecisionNamed(train.precision()).value_or(DType::kF32);
   input.micro_batch_size = train.micro_batch_size();
   input.micro_batches = train.global_batch_size() / input.micro_batch_size;
   input.micro_batches_per_atom = std::max<int64_t>(train.micro_batches_per_atom(), 1);

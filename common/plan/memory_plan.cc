@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/model/model_plan.h"
+#include "common/numerics/loss_scaler.h"
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
@@ -106,11 +107,7 @@ class Planner {
                               .elements = elements,
                               .formula = std::move(formula)});
     };
-    if (input_.zero_stage == 3) {
-      AddPartitioned(rank, add);
-    } else {
-      add("parameters", "parameters", layout_.size(), DType::kF32, "P (leaf padding included)");
-    }
+    AddParameters(rank, add);
     add("gradients", "gradients", WindowElements(space_, model_.spec.hidden_size), DType::kF32,
         "of one micro-batch and the layer that has most");
     if (input_.micro_batches_per_atom > 1) {
@@ -134,7 +131,8 @@ class Planner {
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());
     add("save_snapshot", "checkpoint",
-        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
+        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()) +
+            (input_.precision == DType::kF16 ? kLossScaleValues : 0),
         DType::kF32,
         (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
                 : std::to_string(1 + slots) + " x owned share of P") +
@@ -153,13 +151,29 @@ class Planner {
   }
 
  private:
-  // The lines of parameters that are gathered for their use (gather_plan.h).
+  // What layers read is of the type that they compute in; what the optimizer updates is fp32, and
+  // the same memory where layers read fp32. Under ZeRO-3 they are gathered for their use
+  // (gather_plan.h).
   template <typename Add>
-  void AddPartitioned(int64_t rank, const Add& add) const {
-    add("parameters", "parameters", shards_.StoredSize(rank), DType::kF32, "owned share of P");
-    add("gathered_parameters", "parameters", pool_elements_, DType::kF32,
+  void AddParameters(int64_t rank, const Add& add) const {
+    const bool halves = input_.precision != DType::kF32;
+    const ZeroStage& stage = ZeroStageOf(input_.zero_stage);
+    if (halves) {
+      const bool all = stage.slots == ZeroPart::kAll;
+      add("master_parameters", "parameters", all ? layout_.size() : shards_.StoredSize(rank),
+          DType::kF32, all ? "P (leaf padding included), in fp32" : "owned share of P, in fp32");
+    }
+    if (stage.parameters == ZeroPart::kAll) {
+      add("parameters", "parameters", layout_.size(), input_.precision,
+          "P (leaf padding included)");
+      return;
+    }
+    if (!halves) {
+      add("parameters", "parameters", shards_.StoredSize(rank), DType::kF32, "owned share of P");
+    }
+    add("gathered_parameters", "parameters", pool_elements_, input_.precision,
         "layers between their gather and their release");
-    add("persistent_parameters", "parameters", persistent_elements_, DType::kF32,
+    add("persistent_parameters", "parameters", persistent_elements_, input_.precision,
         "tensors below the persistence threshold, gathered for good");
   }
 
@@ -202,7 +216,7 @@ class Planner {
 
 absl::Status CheckPlannable(const MemoryInput& input) {
   constexpr double kMostBytes = 1e18;
-  const ModelPlan model = PlanModel(input.model, input.frozen);
+  const ModelPlan model = PlanModel(input.model, input.frozen, input.precision);
   const double rows =
       static_cast<double>(input.micro_batch_size) * static_cast<double>(input.model.seq_length);
   double activations = 0;
@@ -213,7 +227,8 @@ absl::Status CheckPlannable(const MemoryInput& input) {
                    static_cast<double>(BytesOf(activation.dtype.value_or(input.precision)));
   };
   for (const LayerPlan& layer : model.layers) {
-    activations += rows * static_cast<double>(input.model.hidden_size) * 4;
+    activations += rows * static_cast<double>(input.model.hidden_size) *
+                   static_cast<double>(BytesOf(input.precision));
     for (const PlannedActivation& kept : layer.kept) add(kept);
     for (const PlannedActivation& work : layer.workspace) add(work);
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/base/dtype.h"
 #include "common/model/model_spec.h"
 #include "common/plan/gather_plan.h"
 #include "common/plan/optimizer_plan.h"

@@ -48,7 +48,7 @@ std::vector<int64_t> GathersOfStep(const MemoryInput& input, const ModelPlan& mo
 }  // namespace
 
 std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
-  const ModelPlan model = PlanModel(input.model, input.frozen);
+  const ModelPlan model = PlanModel(input.model, input.frozen, input.precision);
   const FlatLayout layout(model.tensors);
   const ShardPlan shards(layout, input.width, input.bucket_bytes);
   const GradientSpace space(model, layout);
@@ -72,9 +72,11 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
       sent.reduce += others * (floats ? 4 : 8);
     }
     const int64_t copies = shards.OwnedSize(rank) * (input.width - 1);
-    sent.gather = 4 * copies;
+    // Stage 0 gathers gradients, which are fp32; the others parameters, as layers read them.
+    const int64_t bytes = all ? 4 : BytesOf(input.precision);
+    sent.gather = bytes * copies;
     if (input.zero_stage == 3) {
-      sent.gather = 4 * (input.width - 1) * ElementsOf(rank, gathers, layout, shards);
+      sent.gather = bytes * (input.width - 1) * ElementsOf(rank, gathers, layout, shards);
     }
     for (const OptimizerSlot& slot : input.optimizer.slots) {
       if (all) sent.once += BytesOf(slot.dtype) * copies;

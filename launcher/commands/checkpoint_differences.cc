@@ -4,6 +4,7 @@
 
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/kernels_version.h"
+#include "common/numerics/precision.h"
 
 namespace dsrun::launcher {
 
@@ -16,6 +17,7 @@ RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::Tr
   NumericsFingerprint fingerprint;
   fingerprint.isa = train.isa_cap();
   fingerprint.sums = SumsOf(train.sums());
+  fingerprint.precision = FingerprintPrecision(train.precision());
   fingerprint.micro_batches_per_atom = train.micro_batches_per_atom();
   fingerprint.kernels_version = kCpuKernelsVersion;
   return CompareRuns(facts, model, batch, fingerprint, OurFields::kOnlyThoseKnown);

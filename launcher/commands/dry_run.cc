@@ -15,7 +15,10 @@
 #include "common/model/model_spec_proto.h"
 #include "common/model/spec_fields.h"
 #include "common/numerics/fingerprint.h"
+#include "common/numerics/loss_scaler.h"
+#include "common/numerics/precision.h"
 #include "common/plan/batch_plan.h"
+#include "common/plan/loss_scale_of_spec.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/traffic_plan.h"
 #include "common/plan/zero_stage.h"
@@ -79,6 +82,14 @@ std::string Atoms(const proto::TrainSpec& t) {
   const int64_t micro_batches = t.global_batch_size() / t.micro_batch_size();
   return ", in " + Counted(AtomCount(micro_batches, t.micro_batches_per_atom()), "atom") +
          " of up to " + std::to_string(t.micro_batches_per_atom()) + sums;
+}
+
+// "fp16, loss scale 65536 at first"
+std::string PrecisionText(const proto::TrainSpec& t) {
+  const auto policy = FromProto(t.loss_scale());
+  if (t.precision() != "fp16" || !policy.ok()) return t.precision();
+  const std::string scale = Short(LossScaler(*policy).scale());
+  return t.precision() + ", loss scale " + scale + (policy->fixed_power ? ", fixed" : " at first");
 }
 
 // "lr 0.002 to 0 after 30 of warm-up", or what another schedule than ours gives at some steps.
@@ -166,6 +177,7 @@ std::string TrainText(const Resolved& resolved) {
                            " of " + std::to_string(t.micro_batch_size()) + Atoms(t));
   out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", clip " +
                            Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
+  if (!FingerprintPrecision(t.precision()).empty()) out += Line("precision", PrecisionText(t));
   out += Line("optimizer", OptimizerText(t));
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
@@ -311,6 +323,7 @@ Json TrainJson(const Resolved& resolved) {
           {"micro_batch_size", t.micro_batch_size()},
           {"micro_batches_per_atom", t.micro_batches_per_atom()},
           {"sums", t.sums()},
+          {"precision", t.precision()},
           {"train_iters", t.train_iters()},
           {"lr", t.lr()},
           {"min_lr", t.min_lr()},

@@ -261,6 +261,27 @@ OptionGroup Training() {
               "sums", "exact|fast", "exact",
               "of gradients over the batch. exact: the same bits at every width; fast: fp32 in the "
               "order in which they come, half the memory and bytes, another curve at every width"),
+          Value("precision", "fp32|bf16|fp16", "the checkpoint's, else fp32",
+                "what the model computes in; parameters that the optimizer updates, its state, "
+                "gradients of parameters and their sums are fp32 in each, so checkpoints fit all; "
+                "another precision is another curve"),
+          Value("loss-scale", "dynamic|X", "dynamic",
+                "of fp16: what the loss is multiplied by, a power of two; dynamic: halved when "
+                "gradients overflow, whose step is skipped, doubled after --loss-scale-window "
+                "steps without"),
+          Value("initial-scale-power", "N", "16",
+                "of a dynamic loss scale: it begins as 2 to this"),
+          Value("loss-scale-window", "N", "1000", "of a dynamic loss scale"),
+          Value("hysteresis", "N", "2",
+                "of a dynamic loss scale: overflows until the first that halves it"),
+          {"consecutive-hysteresis",
+           {},
+           Kind::kSwitch,
+           "",
+           "",
+           "of a dynamic loss scale: a step without overflow fills the hysteresis up"},
+          Value("min-loss-scale", "X", "1",
+                "of a dynamic loss scale: an overflow at this one ends the job"),
           Value("train-iters", "N", "300", "optimizer steps"),
           Value("lr", "X", "the preset's", "peak learning rate; falls to --min-lr"),
           Value("min-lr", "X", "0", "learning rate of the last step"),
@@ -403,7 +424,10 @@ OptionGroup Engine() {
                   {"contiguous-memory-optimization"}),
           Foreign(Fate::kRefused, Kind::kValue, "recompute-granularity",
                   "that is Megatron's: write --recompute all or every=K"),
-          Foreign(Fate::kRefused, Kind::kSwitch, "bf16", "the engine computes in fp32", {"fp16"}),
+          Foreign(Fate::kRefused, Kind::kSwitch, "bf16", "write --precision bf16"),
+          Foreign(Fate::kRefused, Kind::kSwitch, "fp16", "write --precision fp16"),
+          Foreign(Fate::kRefused, Kind::kValue, "initial-loss-scale",
+                  "write --initial-scale-power, its logarithm to base 2"),
       }};
 }
 

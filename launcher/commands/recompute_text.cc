@@ -16,7 +16,8 @@ namespace dsrun::launcher {
 std::string RecomputeText(const proto::TrainSpec& train) {
   const Recompute recompute = FromProto(train.recompute());
   if (!recompute.any()) return "";
-  const ModelPlan model = PlanModel(FromProto(train.model()));
+  const ModelPlan model =
+      PlanModel(FromProto(train.model()), {}, MemoryInputFromProto(train).precision);
   const int64_t rows = train.micro_batch_size() * model.spec.seq_length;
   const std::vector<Range> segments = RecomputedSegments(model, rows, /*slots=*/1, recompute);
   ActivationInput input{.micro_batch_size = train.micro_batch_size(),

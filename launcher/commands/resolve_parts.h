@@ -47,6 +47,10 @@ void ResolveTrain(ResolveContext& context);
 // Of ResolveTrain: zero, from --zero3-*. Findings: a number that is none; the stage is not 3.
 // REQUIRES: zero_stage.
 void ResolveZero3(ResolveContext& context);
+// Of ResolveTrain: precision, loss_scale. `manifest`: of the checkpoint that is loaded, whose
+// precision is the default; may be null. Findings: a value that is none, a setting of fp16 where
+// the precision is another.
+void ResolvePrecision(ResolveContext& context, const Manifest* manifest);
 // Of ResolveTrain: frozen, from --freeze. Findings: an expression that is none, or matches no
 // tensor; nothing left to train. REQUIRES: Validate(model).
 void ResolveFreeze(ResolveContext& context, const ModelSpec& model);

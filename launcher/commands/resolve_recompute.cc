@@ -62,7 +62,8 @@ void ResolveRecompute(ResolveContext& context, const ModelSpec& model) {
   }
   if (!CheckPlannable(MemoryInputFromProto(train)).ok()) return;  // CheckMemory says why
   const int64_t rows = train.micro_batch_size() * model.seq_length;
-  const absl::Status fits = CheckRecompute(PlanModel(model), rows, /*slots=*/1, *recompute);
+  const absl::Status fits = CheckRecompute(
+      PlanModel(model, {}, MemoryInputFromProto(train).precision), rows, /*slots=*/1, *recompute);
   if (!fits.ok()) {
     context.findings.AddFlag("--recompute", std::string(fits.message()));
     return;

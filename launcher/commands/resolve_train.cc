@@ -54,6 +54,7 @@ class TrainResolver {
     Model();
     Data();
     Batch();
+    ResolvePrecision(c_, checkpoint_.has_value() ? &checkpoint_->manifest() : nullptr);
     Optimizer();
     Folders();
     Engine();

@@ -98,7 +98,8 @@ std::vector<std::string> ProgressForms(const proto::StepDone& done, int64_t trai
   const std::string step = absl::StrFormat("step %d/%d", done.step(), train_iters);
   const std::string head = absl::StrFormat("%s  loss %.4f", step, done.loss());
   const std::string lr = absl::StrFormat("  lr %.2e", done.lr());
-  const std::string norm = absl::StrFormat("  grad norm %.3f", done.grad_norm());
+  std::string norm = absl::StrFormat("  grad norm %.3f", done.grad_norm());
+  if (done.loss_scale() > 0) absl::StrAppend(&norm, "  loss scale ", done.loss_scale());
   return {absl::StrCat(head, lr, norm, speed, left),
           absl::StrCat(head, speed, left),
           absl::StrCat(head, left),

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "common/base/proto_duration.h"
 #include "common/model/model_spec_proto.h"
+#include "common/numerics/precision.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_settings.h"
@@ -55,6 +56,7 @@ proto::JournalMemory ToJournal(const MemoryInput& memory) {
   to.set_micro_batches(memory.micro_batches);
   to.set_micro_batches_per_atom(memory.micro_batches_per_atom);
   to.set_fast_sums(memory.fast_sums);
+  to.set_precision(std::string(FingerprintPrecision(PrecisionName(memory.precision))));
   to.set_bucket_bytes(memory.bucket_bytes);
   to.set_threads(memory.threads);
   for (const std::string& name : memory.frozen) to.add_frozen(name);
@@ -76,6 +78,7 @@ MemoryInput FromJournal(const proto::JournalMemory& from) {
   memory.micro_batches = from.micro_batches();
   memory.micro_batches_per_atom = std::max<int64_t>(from.micro_batches_per_atom(), 1);
   memory.fast_sums = from.fast_sums();
+  memory.precision = PrecisionNamed(from.precision()).value_or(DType::kF32);
   memory.bucket_bytes = from.bucket_bytes();
   memory.threads = from.threads();
   memory.frozen.assign(from.frozen().begin(), from.frozen().end());

@@ -50,6 +50,10 @@ std::string MetricsLine(const Progress& progress) {
   line["step_ms"] = done.step_ms();
   line["comm_ms"] = done.comm_ms();
   line["comm_hidden_ms"] = done.comm_hidden_ms();
+  if (done.loss_scale() > 0) {
+    line["loss_scale"] = done.loss_scale();
+    line["skipped"] = done.skipped();
+  }
   line["generation"] = progress.generation.value();
   return line.dump();
 }

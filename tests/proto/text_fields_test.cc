@@ -52,6 +52,7 @@ TEST(TextFields, OnlyOurOwnWords_AreStrings) {
       "dsrun.proto.WorkerBootstrap.bind_address",
       // One of a list, or refused when the job is resolved.
       "dsrun.proto.JournalMemory.optimizer",
+      "dsrun.proto.JournalMemory.precision",
       "dsrun.proto.LrSchedule.ParamsEntry.key",
       "dsrun.proto.LrSchedule.name",
       "dsrun.proto.MeshShape.order",

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/format/tensor_names.h"
+#include "common/numerics/loss_scaler.h"
 
 namespace dsrun::worker {
 
@@ -50,7 +51,7 @@ std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> own
 }
 
 LayoutRecipe RecipeOf(const FlatLayout& layout, const OptimizerPlan& optimizer, int64_t width,
-                      int64_t bucket_bytes) {
+                      int64_t bucket_bytes, bool loss_scale) {
   LayoutRecipe recipe;
   recipe.mesh = {{"dp", width}};
   recipe.leaf = kLeafElements;
@@ -61,6 +62,7 @@ LayoutRecipe RecipeOf(const FlatLayout& layout, const OptimizerPlan& optimizer, 
     recipe.parameters.push_back({entry.tensor.name, entry.tensor.shape});
   }
   recipe.singles = {{std::string(kSumExponents), {static_cast<int64_t>(layout.entries().size())}}};
+  if (loss_scale) recipe.singles.push_back({std::string(kLossScale), {kLossScaleValues}});
   return recipe;
 }
 

@@ -59,9 +59,10 @@ std::vector<Slice> SlicesOf(const FlatLayout& layout, std::span<const Range> own
                             std::string_view prefix, Arena arena, const float* base);
 
 // The recipe of what SlicesOf cuts by ShardPlan(layout, width, bucket_bytes), of
-// SlotsOf(optimizer), with the exponents of sums beside them.
+// SlotsOf(optimizer), with the exponents of sums beside them, and of fp16 the
+// loss scale.
 LayoutRecipe RecipeOf(const FlatLayout& layout, const OptimizerPlan& optimizer, int64_t width,
-                      int64_t bucket_bytes);
+                      int64_t bucket_bytes, bool loss_scale = false);
 
 }  // namespace dsrun::worker
 

@@ -40,7 +40,8 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
                                              {.micro_batch_size = spec.micro_batch_size(),
                                               .threads = spec.threads_per_rank(),
                                               .recompute = FromProto(spec.recompute())},
-                                             *engine.kernels, *engine.device));
+                                             *engine.kernels, *engine.device,
+                                             MemoryInputFromProto(spec).precision));
   return engine;
 }
 

@@ -1,6 +1,7 @@
 #include "worker/engine/generation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -249,7 +250,7 @@ absl::StatusOr<bool> GenerationRun::TrainSteps() {
     EnterStep();
     ASSIGN_OR_RETURN(const StepResult result, trainer_->TrainStep(session_.StopRequested()));
     stopped = result.stop;
-    last_loss_ = result.loss;
+    if (std::isfinite(result.loss)) last_loss_ = result.loss;
     deadlines_.StepTook(result.duration);
     Report(result);
     const bool due = spec_.save_interval() > 0 && result.step % spec_.save_interval() == 0;
@@ -339,6 +340,7 @@ void GenerationRun::Tag(const std::string& manifest) {
 void GenerationRun::Report(const StepResult& result) {
   if (rank_.value() != 0) return;  // the others' beats carry their step
   if (result.tokens == 0) NoticeMaskedBatch(result.step);
+  if (!result.note.empty()) Notice(/*warning=*/false, result.note);
   if (result.voids > 0) {
     Notice(/*warning=*/false,
            absl::StrCat("step ", result.step, " was computed twice: some gradient was more than ",
@@ -356,6 +358,8 @@ void GenerationRun::Report(const StepResult& result) {
   done->set_step_ms(seconds * 1e3);
   done->set_comm_ms(absl::ToDoubleMilliseconds(result.reducing));
   done->set_comm_hidden_ms(absl::ToDoubleMilliseconds(result.reducing_hidden));
+  done->set_loss_scale(result.loss_scale);
+  done->set_skipped(result.skipped);
   session_.Send(generation_, std::move(message));
 }
 

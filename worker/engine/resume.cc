@@ -15,8 +15,10 @@
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/frozen_in.h"
+#include "common/format/model_tensors.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
+#include "common/numerics/precision.h"
 #include "common/plan/optimizer_of_spec.h"
 #include "worker/checkpoint/find_checkpoint.h"
 #include "worker/checkpoint/shared_verification.h"
@@ -120,9 +122,19 @@ void TellOfOtherFrozen(const ResumeSetup& setup, const Manifest& manifest) {
   }
 }
 
+// Where the checkpoint has none, a scale begins as configured: CheckModelTensors has seen that only
+// another precision's has none.
+absl::Status LoadLossScale(const ResumeSetup& setup, Checkpoint& checkpoint) {
+  if (checkpoint.manifest().FindTensor(std::string(kLossScale)) == nullptr) return absl::OkStatus();
+  std::vector<float> values(static_cast<size_t>(kLossScaleValues));
+  RETURN_IF_ERROR(
+      checkpoint.ReadRange(std::string(kLossScale), 0, kLossScaleValues, values.data()));
+  return setup.trainer->RestoreLossScale(values);
+}
+
 absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   // All have verified it together; what a rank reads is compared piece by piece anyway. Every rank
-  // reads the whole model, or under ZeRO-3 its part, and its part of the optimizer's state.
+  // reads the whole model, or its part of it (ShardedState), and its part of the optimizer's state.
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(*setup.file_system, found.folder,
                                                          found.manifest, Verify::kHeaders));
   ShardedState& state = setup.trainer->state();
@@ -132,7 +144,6 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
       setup.trainer->layout(), setup.trainer->owned(), state.parameters,
       OptimizerPlanOfSpec(setup.job->train()), state.slots, setup.moved,
       state.partitioned ? &setup.trainer->stored() : nullptr));
-  setup.trainer->ParametersChanged();
   ASSIGN_OR_RETURN(
       const std::vector<float> exponents,
       LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),
@@ -145,6 +156,7 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
     return absl::DataLossError(
         absl::StrCat(std::string(kSumExponents), " is missing in ", found.manifest));
   }
+  RETURN_IF_ERROR(LoadLossScale(setup, checkpoint));
   TellOfOtherFrozen(setup, checkpoint.manifest());
   state.step = checkpoint.manifest().facts.counters.optimizer_steps;
   state.samples = checkpoint.manifest().facts.counters.samples_consumed;
@@ -242,6 +254,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
   RETURN_IF_ERROR(Together(
       setup, "whether all have loaded", [&] { return Load(setup, found); }, &verdict));
   RETURN_IF_ERROR(verdict) << "checkpoint " << JoinPath(found.folder, found.manifest);
+  setup.trainer->ParametersChanged();
   return found;
 }
 
@@ -260,6 +273,7 @@ LoadExpectation ExpectationOf(const proto::TrainSpec& spec,
                        corpus_sha256};
   expectation.fingerprint = kernels_fingerprint;
   expectation.fingerprint.sums = SumsOf(spec.sums());
+  expectation.fingerprint.precision = FingerprintPrecision(spec.precision());
   expectation.fingerprint.micro_batches_per_atom =
       std::max<int64_t>(spec.micro_batches_per_atom(), 1);
   expectation.accept_differences = spec.accept_fingerprint();

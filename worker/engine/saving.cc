@@ -194,8 +194,9 @@ void Saving::TakeSnapshot() {
   // The rule of recipes is of states in which all parameters have all slots; others are listed.
   const FlatLayout& layout = setup_.trainer->layout();
   if (layout.trainable_count() == layout.entries().size()) {
-    save.layout = RecipeOf(layout, OptimizerPlanOfSpec(setup_.job->train()), setup_.width,
-                           setup_.job->train().bucket_bytes());
+    save.layout =
+        RecipeOf(layout, OptimizerPlanOfSpec(setup_.job->train()), setup_.width,
+                 setup_.job->train().bucket_bytes(), !setup_.trainer->LossScale().empty());
   }
   if (const absl::Status copied = Copy(save); !copied.ok()) {
     return setup_.writer->Fail(save, copied);
@@ -204,7 +205,7 @@ void Saving::TakeSnapshot() {
 }
 
 // The owned parts one after the other: parameters, then the optimizer's slots; of the first rank
-// also the exponents of the sums.
+// also the exponents of the sums, and the loss scale.
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
   const ShardedState& state = trainer.state();
@@ -215,7 +216,10 @@ absl::Status Saving::Copy(RankSave& save) {
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
   const std::vector<std::string> slots = SlotsOf(OptimizerPlanOfSpec(setup_.job->train()));
   const int64_t elements = stored + static_cast<int64_t>(state.slots.size()) * owned;
-  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(elements + tensors)));
+  const std::vector<float> loss_scale = trainer.LossScale();
+  const auto scale_values = static_cast<int64_t>(loss_scale.size());
+  ASSIGN_OR_RETURN(float* const snapshot,
+                   setup_.writer->Snapshot(bytes(elements + tensors + scale_values)));
   ASSIGN_OR_RETURN(const std::vector<HostAccess> access, trainer.OpenState());
   std::vector<CopyPiece> pieces;
   int64_t next = 0;
@@ -243,6 +247,9 @@ absl::Status Saving::Copy(RankSave& save) {
     float* const exponents = snapshot + elements;
     trainer.exponents().WriteTo(std::span(exponents, static_cast<size_t>(tensors)));
     save.slices.push_back({std::string(kSumExponents), {tensors}, 0, tensors, exponents});
+    if (loss_scale.empty()) return absl::OkStatus();
+    float* const scale = std::ranges::copy(loss_scale, exponents + tensors).out - scale_values;
+    save.slices.push_back({std::string(kLossScale), {scale_values}, 0, scale_values, scale});
   }
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
+#include "common/plan/loss_scale_of_spec.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_of_spec.h"
@@ -68,17 +69,20 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
-  std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule), std::move(optimizer)));
+  ASSIGN_OR_RETURN(const LossScalePolicy loss_scale, FromProto(setup.spec->loss_scale()));
+  std::unique_ptr<Trainer> trainer(
+      new Trainer(setup, std::move(schedule), std::move(optimizer), loss_scale));
   RETURN_IF_ERROR(trainer->Allocate());
   return trainer;
 }
 
-Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer)
+Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer,
+                 const LossScalePolicy& loss_scale)
     : setup_(setup),
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
       input_(PlanInput(setup)),
-      model_(PlanModel(input_.model, input_.frozen)),
+      model_(PlanModel(input_.model, input_.frozen, input_.precision)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
@@ -93,7 +97,9 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings opti
       optimizer_(*setup.kernels, layout_, std::move(optimizer)),
       exchange_(*setup.communicator, layout_.trainable_count()),
       exponents_(space_.Contributions(batch_.atoms()),
-                 GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {}
+                 GuessExponent(spec_.micro_batch_size() * spec_.model().seq_length())) {
+  if (input_.precision == DType::kF16) scaler_.emplace(loss_scale);
+}
 
 std::vector<Trainer::Place> Trainer::Places() const {
   std::vector<int64_t> atoms;
@@ -166,22 +172,11 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
   ASSIGN_OR_RETURN(const StepExchange::Sums sums, ComputeStep(stop_requested, &voids));
   // Without one unmasked token both sums are 0, and so is what they are divided by.
   const double tokens_of_batch = static_cast<double>(std::max<int64_t>(sums.tokens, 1));
-  const double norm = std::sqrt(sums.grad_square) / tokens_of_batch;
+  const double norm = std::sqrt(sums.grad_square) / tokens_of_batch * Unscaled();
   const double loss = sums.loss / tokens_of_batch;
-  RETURN_IF_ERROR(CheckFinite(sums, loss, norm));
-  exponents_.Commit(sums.magnitudes);
-  const ScheduledRates rates = schedule_.At(state_.step);
-  if (sums.tokens > 0) {
-    RETURN_IF_ERROR(Update(sums, norm, rates));
-  }
-  if (gatherer_ != nullptr && stage_.slots == ZeroPart::kOwned) gatherer_->Start();
-  ParametersChanged();
-  if (!spec_.overlap_comm()) {
-    RETURN_IF_ERROR(Settle());
-  }
-  ++state_.step;
-  state_.samples += spec_.global_batch_size();
-  return StepResult{.step = state_.step,
+  // Skipped steps do not count for the schedule.
+  const ScheduledRates rates = schedule_.At(state_.step - state_.skipped);
+  StepResult result{.step = state_.step + 1,
                     .loss = loss,
                     .grad_norm = norm,
                     .lr = rates.lr,
@@ -189,9 +184,30 @@ absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
                     .stop = sums.stop,
                     .saving = sums.saving,
                     .voids = voids,
-                    .duration = Clock::Real().SteadyNow() - begin,
+                    .duration = {},
                     .reducing = reducer_->times().reducing,
                     .reducing_hidden = reducer_->times().hidden};
+  if (IsFinite(sums, loss, norm)) {
+    exponents_.Commit(sums.magnitudes);
+    if (sums.tokens > 0) {
+      RETURN_IF_ERROR(Update(sums, norm, rates));
+    }
+    if (gatherer_ != nullptr && stage_.slots == ZeroPart::kOwned) gatherer_->Start();
+    if (partitioned_ != nullptr) partitioned_->Changed();
+    if (scaler_) {
+      RETURN_IF_ERROR(scaler_->Update(/*overflow=*/false));
+    }
+  } else {
+    ASSIGN_OR_RETURN(result, NotFinite(sums, result));
+  }
+  if (!spec_.overlap_comm()) {
+    RETURN_IF_ERROR(Settle());
+  }
+  ++state_.step;
+  state_.samples += spec_.global_batch_size();
+  result.loss_scale = scaler_ ? scaler_->scale() : 0;
+  result.duration = Clock::Real().SteadyNow() - begin;
+  return result;
 }
 
 absl::StatusOr<StepExchange::Sums> Trainer::ComputeStep(bool stop_requested, int* voids) {
@@ -222,6 +238,8 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   reducer_->StartStep();
   sums_->StartStep();
   grad_square_ = ExactSum();
+  exponents_.SetShift(GradientShift());
+  setup_.model->SetGradientScale(std::ldexp(1.0f, GradientShift()));
   // First, so that the last passes of all ranks, in which sums are reduced, are one.
   for (int64_t pass = 0; partitioned_ != nullptr && pass < idle_passes_; ++pass) {
     RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kTraining));
@@ -233,24 +251,11 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   }
   RETURN_IF_ERROR(reducer_->Finish());
   part->grad_square = grad_square_;
-  ASSIGN_OR_RETURN(part->magnitudes, sums_->Magnitudes());
+  ASSIGN_OR_RETURN(const std::span<const uint32_t> magnitudes, sums_->Magnitudes());
+  magnitudes_.assign(magnitudes.begin(), magnitudes.end());
+  for (uint32_t& magnitude : magnitudes_) magnitude = exponents_.Unshifted(magnitude);
+  part->magnitudes = magnitudes_;
   return absl::OkStatus();
-}
-
-absl::Status Trainer::CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const {
-  std::string where;
-  for (size_t tensor = 0; tensor < sums.magnitudes.size() && where.empty(); ++tensor) {
-    if (!GradientExponents::IsFinite(sums.magnitudes[tensor])) {
-      where = absl::StrCat("; a gradient of ", layout_.entries()[tensor].tensor.name, " is not");
-      norm = std::numeric_limits<double>::quiet_NaN();  // of integers that mean nothing
-    }
-  }
-  if (std::isfinite(norm) && std::isfinite(loss)) return absl::OkStatus();
-  return absl::OutOfRangeError(
-      absl::StrCat("step ", state_.step + 1, ": loss ", loss, " and gradient norm ", norm,
-                   " must be finite", where,
-                   "; the run has diverged: lower --lr, add --lr-warmup-iters or set "
-                   "--clip-grad, and go on from the last checkpoint"));
 }
 
 absl::Status Trainer::ReadSamples(int64_t micro_batch) {
@@ -330,14 +335,19 @@ absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
     RETURN_IF_ERROR(GatherUpdated());
   }
   const Span span(setup_.trace, std::string(input_.optimizer.name));
-  const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
+  const double scale =
+      ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens) * Unscaled();
   for (const Updated& part : updated_) {
     std::array<float*, kMostOptimizerSlots> slots{};
     for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + part.at;
-    optimizer_.Step(state_.step + 1, rates, scale, part.range, reduced_ + part.at, part.parameters,
-                    std::span(slots.data(), state_.slots.size()));
+    optimizer_.Step(state_.step + 1 - state_.skipped, rates, scale, part.range, reduced_ + part.at,
+                    part.parameters, std::span(slots.data(), state_.slots.size()));
   }
-  return norms_ == nullptr ? absl::OkStatus() : Descend(rates);
+  if (norms_ != nullptr) {
+    RETURN_IF_ERROR(Descend(rates));
+  }
+  for (const Updated& part : updated_) RoundParameters(part.range, part.parameters);
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::Descend(const ScheduledRates& rates) {

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@
 #include "common/base/range.h"
 #include "common/model/model_plan.h"
 #include "common/numerics/exact_sum.h"
+#include "common/numerics/loss_scaler.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
@@ -46,6 +48,7 @@
 #include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
+#include "worker/device/reals.h"
 #include "worker/engine/trace.h"
 #include "worker/model/model.h"
 #include "worker/optim/optimizer.h"
@@ -77,6 +80,11 @@ struct StepResult {
   bool stop = false;    // some rank was asked to stop: all ranks learn it in the same step
   bool saving = false;  // some rank's older save is not through: likewise
   int voids = 0;        // times that it was computed in vain before: 0 or 1
+  // Of fp16 (common/numerics/loss_scaler.h). Skipped: a gradient overflowed, and nothing was
+  // updated; loss and norm may be no numbers.
+  bool skipped = false;
+  double loss_scale = 0;  // of the next step; 0: there is none
+  std::string note = {};  // what was skipped, for people
   absl::Duration duration;
   absl::Duration reducing;         // gradient reduction
   absl::Duration reducing_hidden;  // of it, inside the backward pass
@@ -121,7 +129,8 @@ class Trainer {
   // zero would go on along the old moments and decay the weights, with nothing learned.
   //
   // Errors: the communicator's first one; ABORTED: cancelled; OUT_OF_RANGE: the loss or a gradient
-  // is not finite (nothing was updated); INVALID_ARGUMENT: a sample has a token or target that the
+  // is not finite (nothing was updated), in fp16 with a loss scale that cannot become smaller;
+  // INVALID_ARGUMENT: a sample has a token or target that the
   // model's vocabulary does not have; INTERNAL: the same step was void twice, so its second
   // computation had other bits than its first.
   absl::StatusOr<StepResult> TrainStep(bool stop_requested);
@@ -139,10 +148,9 @@ class Trainer {
   // Under ZeRO-3, between steps, by all ranks: PartitionedParameters::WithGathered. REQUIRES: it
   // is.
   PartitionedParameters& partitioned() { return *partitioned_; }
-  // Whoever has written state().parameters says so, on all ranks, before the next pass.
-  void ParametersChanged() {
-    if (partitioned_ != nullptr) partitioned_->Changed();
-  }
+  // Whoever has written state().parameters says so, on all ranks, before the next pass, and holds
+  // them no more.
+  void ParametersChanged();
   // All ranks must take part in passes outside of steps: parameters are gathered for them.
   bool gathers_for_passes() const { return partitioned_ != nullptr; }
 
@@ -157,6 +165,10 @@ class Trainer {
   // Where the points of the exact sums stand: state, like the parameters.
   GradientExponents& exponents() { return exponents_; }
   const GradientExponents& exponents() const { return exponents_; }
+  // So do the loss scale and the number of skipped steps, of fp16: kLossScaleValues of them
+  // (common/format/model_tensors.h), or none. Errors: DATA_LOSS: they are none.
+  std::vector<float> LossScale() const;
+  absl::Status RestoreLossScale(std::span<const float> values);
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena's trainable part: it updates it and has its slots.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
@@ -164,10 +176,19 @@ class Trainer {
   const std::vector<Range>& stored() const { return shards_.Stored(rank_); }
 
  private:
-  Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer);
+  Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings optimizer,
+          const LossScalePolicy& loss_scale);
   absl::Status Allocate();
   absl::Status AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes);
   absl::Status AllocateParameters(const MemoryPlan& plan);
+  // Layers read other memory than the optimizer updates: 16 bits of it.
+  bool halves() const { return input_.precision != DType::kF32; }
+  // From fp32 to what layers read, where that is another arena.
+  void RoundParameters(Range range, const float* from);
+  // log2 of what gradients come multiplied by: a loss scale by the tokens of a micro-batch, about.
+  int GradientShift() const;
+  // What reduced gradients are to be multiplied by: fast sums still have that factor.
+  double Unscaled() const;
   void BuildStore();
   int64_t parameter_elements() const {  // of state_
     return state_.partitioned ? shards_.StoredSize(rank_) : layout_.size();
@@ -193,8 +214,14 @@ class Trainer {
   absl::Status CheckCancelled();
   // For the norm: the squares of what the communication thread, which calls this, has just reduced.
   absl::Status SumSquares(std::span<const float> sums);
-  // Loss and norm of the whole batch. Errors: OUT_OF_RANGE.
-  absl::Status CheckFinite(const StepExchange::Sums& sums, double loss, double norm) const;
+  // Loss and norm of the whole batch.
+  bool IsFinite(const StepExchange::Sums& sums, double loss, double norm) const;
+  // They are not: OUT_OF_RANGE, with the place; of fp16 a step that changes the loss scale alone.
+  absl::StatusOr<StepResult> NotFinite(const StepExchange::Sums& sums, StepResult result);
+  // Words for the layer where it began, found by playing forward once more if the loss is no
+  // number.
+  absl::StatusOr<std::string> WhereNotFinite(const StepExchange::Sums& sums, double loss);
+  absl::StatusOr<size_t> FirstBadLayer();
   // Of what this rank updates. Errors: the communicator's, the device's.
   absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
   // The second half, of an optimizer that needs norms.
@@ -232,10 +259,13 @@ class Trainer {
   Optimizer optimizer_;
   StepExchange exchange_;
   GradientExponents exponents_;
+  std::optional<LossScaler> scaler_;  // of fp16
+  std::vector<uint32_t> magnitudes_;  // of the step, without its loss scale
 
   std::vector<Buffer> memory_;
-  float* pool_ = nullptr;  // of gathered parameters, and persistent ones; ZeRO-3's
-  float* persistent_ = nullptr;
+  Reals read_;  // the arena that layers read; not ZeRO-3's
+  Reals pool_;  // of gathered parameters, and persistent ones; ZeRO-3's
+  Reals persistent_;
   float* window_ = nullptr;     // gradients of one micro-batch and layer
   float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
   float* reduced_ = nullptr;    // the batch's, (owned size), of ZeRO-0 as share_gather.h

@@ -14,19 +14,46 @@
 namespace dsrun::worker {
 
 absl::Status Trainer::AllocateParameters(const MemoryPlan& plan) {
-  const auto allocate = [&](const char* name, float** out) -> absl::Status {
+  const auto allocate = [&](const char* name, Reals* out) -> absl::Status {
     const PlannedBuffer& line = plan.Find(name);
     ASSIGN_OR_RETURN(Buffer buffer,
                      setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
     memory_.push_back(std::move(buffer));
-    *out = static_cast<float*>(memory_.back().data());
+    *out = Reals(memory_.back().data(), line.dtype);
     return absl::OkStatus();
   };
-  state_.partitioned = input_.zero_stage == 3;
-  RETURN_IF_ERROR(allocate("parameters", &state_.parameters));
-  if (!state_.partitioned) return absl::OkStatus();
-  RETURN_IF_ERROR(allocate("gathered_parameters", &pool_));
-  return allocate("persistent_parameters", &persistent_);
+  const bool gathered = stage_.parameters == ZeroPart::kOwned;
+  state_.partitioned = gathered || (halves() && stage_.slots == ZeroPart::kOwned);
+  Reals updated;
+  if (halves() || gathered) {
+    RETURN_IF_ERROR(allocate(halves() ? "master_parameters" : "parameters", &updated));
+  }
+  if (gathered) {
+    RETURN_IF_ERROR(allocate("gathered_parameters", &pool_));
+    RETURN_IF_ERROR(allocate("persistent_parameters", &persistent_));
+  } else {
+    RETURN_IF_ERROR(allocate("parameters", &read_));
+    if (!halves()) updated = read_;
+  }
+  state_.parameters = updated.f32();
+  return absl::OkStatus();
+}
+
+void Trainer::RoundParameters(Range range, const float* from) {
+  if (!halves() || stage_.parameters == ZeroPart::kOwned) return;
+  setup_.kernels->Cast(range.size(), from, read_ + range.begin);
+}
+
+void Trainer::ParametersChanged() {
+  if (partitioned_ != nullptr) return partitioned_->Changed();
+  if (!halves()) return;
+  if (!state_.partitioned) return RoundParameters({0, layout_.size()}, state_.parameters);
+  const float* from = state_.parameters;
+  for (const Range& range : stored()) {
+    RoundParameters(range, from);
+    from += range.size();
+  }
+  gatherer_->StartWithFrozen();
 }
 
 void Trainer::BuildStore() {
@@ -34,12 +61,12 @@ void Trainer::BuildStore() {
                                               SteadyTime end) {
     trace->Add(Trace::Lane::kCommunication, name, begin, end);
   };
-  if (state_.partitioned) {
+  if (stage_.parameters == ZeroPart::kOwned) {
     partitioned_ = std::make_unique<PartitionedParameters>(PartitionedParameters::Setup{
         .communicator = setup_.communicator,
         .thread = &comm_thread_,
         .compute = &setup_.kernels->stream(),
-        .stream = &setup_.comm_kernels->stream(),
+        .kernels = setup_.comm_kernels,
         .model = &model_,
         .layout = &layout_,
         .shards = &shards_,
@@ -60,10 +87,11 @@ void Trainer::BuildStore() {
       .compute = &setup_.kernels->stream(),
       .stream = &setup_.comm_kernels->stream(),
       .shards = &shards_,
-      .parameters = state_.parameters,
+      .frozen = {layout_.trainable_size(), layout_.size()},
+      .parameters = read_,
       .on_span = on_span,
   });
-  replicated_ = std::make_unique<ReplicatedParameters>(model_, layout_, state_.parameters,
+  replicated_ = std::make_unique<ReplicatedParameters>(model_, layout_, read_,
                                                        [this](int64_t end) -> absl::Status {
                                                          RETURN_IF_ERROR(CheckCancelled());
                                                          return gatherer_->Await(end);
@@ -131,7 +159,7 @@ absl::Status Trainer::Allocate() {
       .kernels = setup_.comm_kernels,
       .overlap = spec_.overlap_comm(),
       // Gathers go between the reductions: these come at the same layers on all ranks.
-      .passing = places_of_sums_.slot_elements() > 0 || state_.partitioned,
+      .passing = places_of_sums_.slot_elements() > 0 || stage_.parameters == ZeroPart::kOwned,
       .on_reduced = [this](std::span<const float> sums) { return SumSquares(sums); },
       .on_span = on_span,
   });
@@ -210,17 +238,16 @@ std::vector<Trainer::Updated> Trainer::UpdatedRanges() const {
 }
 
 absl::Status Trainer::InitializeParameters(uint64_t seed) {
-  ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenState());
+  {
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenState());
+    if (!state_.partitioned) InitParameters(layout_, seed, state_.parameters);
+    float* out = state_.parameters;
+    for (const Range& range : state_.partitioned ? stored() : std::vector<Range>()) {
+      InitParameterRange(layout_, seed, range, out);
+      out += range.size();
+    }
+  }
   ParametersChanged();
-  if (!state_.partitioned) {
-    InitParameters(layout_, seed, state_.parameters);
-    return absl::OkStatus();
-  }
-  float* out = state_.parameters;
-  for (const Range& range : stored()) {
-    InitParameterRange(layout_, seed, range, out);
-    out += range.size();
-  }
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 #include "worker/model/model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -14,6 +15,18 @@
 
 namespace dsrun::worker {
 namespace {
+
+// Of the host.
+bool AllFinite(ConstReals x, int64_t elements) {
+  // An exponent of ones.
+  const uint16_t mask = x.dtype() == DType::kBF16 ? 0x7f80 : 0x7c00;
+  for (int64_t i = 0; i < elements; ++i) {
+    const bool finite =
+        x.dtype() == DType::kF32 ? std::isfinite(x.f32()[i]) : (x.bits16()[i] & mask) != mask;
+    if (!finite) return false;
+  }
+  return true;
+}
 
 class LayeredModel final : public Model {
  public:
@@ -47,11 +60,13 @@ class LayeredModel final : public Model {
   }
 
   const ModelPlan& plan() const override { return plan_; }
+  void SetGradientScale(float scale) override { gradient_scale_ = scale; }
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
                        ParameterStore& parameters) override;
   absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
                                    GradientSink& gradients) override;
   absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override;
+  absl::StatusOr<size_t> FirstBadLayer(size_t slot) override;
   absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore& parameters,
                                float* logits) override;
 
@@ -130,7 +145,7 @@ class LayeredModel final : public Model {
             .tokens = slot.tokens,
             .targets = slot.targets,
             .dtype = plan_.dtype,
-            .gradient_scale = 1,
+            .gradient_scale = gradient_scale_,
             .parameters = {},
             .gradients = {},
             .tables = tables_,
@@ -183,6 +198,7 @@ class LayeredModel final : public Model {
   std::vector<std::optional<Replay>> replays_;  // by layer
   std::vector<const float*> tables_;            // by rotary_tables::Table
   Reals dstream_;
+  float gradient_scale_ = 1;
 };
 
 absl::Status LayeredModel::PlayForward(const Slot& slot, int64_t batch, int64_t seq_length,
@@ -254,6 +270,20 @@ absl::StatusOr<LossSum> LayeredModel::SumLosses(const Slot& slot) {
   LossSum sum{.loss = 0, .tokens = slot.unmasked};
   for (const double loss : losses_) sum.loss += loss;
   return sum;
+}
+
+absl::StatusOr<size_t> LayeredModel::FirstBadLayer(size_t slot) {
+  const Slot& at = slots_[slot];
+  RETURN_IF_ERROR(kernels_.stream().Record().Await());
+  ASSIGN_OR_RETURN(const HostAccess access,
+                   kernels_.stream().OpenForHost(memory_.data(), memory_.bytes()));
+  const int64_t elements = micro_batch_size_ * plan_.spec.seq_length * plan_.spec.hidden_size;
+  for (size_t layer = 0; layer < at.streams.size(); ++layer) {
+    // What lies inside of a segment has made room for others.
+    const bool inside = replays_[layer] && !replays_[layer]->ends_segment;
+    if (!inside && !AllFinite(at.streams[layer], elements)) return layer;
+  }
+  return last();
 }
 
 absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length,

@@ -34,6 +34,10 @@ class Model {
 
   virtual const ModelPlan& plan() const = 0;
 
+  // From the next Backward on gradients come multiplied by this power of two (a loss scale). 1 at
+  // first.
+  virtual void SetGradientScale(float scale) = 0;
+
   // tokens, targets: of the host, (micro_batch_size, seq_length), row-major, copied; a target below
   // 0 is masked. The caller has begun the store's pass. REQUIRES: all others, and all tokens, are
   // ids of the vocabulary (worker/data/token_ids.h): they are used as offsets. Errors: those of the
@@ -49,6 +53,11 @@ class Model {
 
   // The loss alone: after Forward in `slot`, in place of Backward. Errors: those of the store.
   virtual absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) = 0;
+
+  // After Forward in `slot`, in place of Backward: the first layer whose output has something that
+  // is not finite; the last one, where no other's has. Of layers that are computed again, the
+  // output of each segment alone is still there. For people, when a loss is not finite.
+  virtual absl::StatusOr<size_t> FirstBadLayer(size_t slot) = 0;
 
   // Logits (vocab_size) of one position, for sampling: runs tokens (1, length) with length <=
   // seq_length and gives those of the last one. Uses slot 0.

@@ -154,7 +154,7 @@ class Exact final : public Sums<uint64_t> {
 
   void FixPart(Kernels& kernels, size_t tensor, int64_t size, const float* x, bool first,
                uint64_t* sums, uint32_t* magnitude) const {
-    const int scale = exponents_.Scale(tensor);
+    const int scale = exponents_.ScaleOfContribution(tensor);
     if (first) {
       kernels.StoreFixed(size, scale, x, sums, magnitude);
     } else {

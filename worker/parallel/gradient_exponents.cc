@@ -32,6 +32,16 @@ int GradientExponents::Scale(size_t tensor) const {
   return 63 - CeilLog2(contributions_[tensor]) - (Reference(tensor) + kHeadroom + 1);
 }
 
+uint32_t GradientExponents::Unshifted(uint32_t magnitude) const {
+  if (shift_ == 0 || magnitude == 0 || !IsFinite(magnitude)) return magnitude;
+  // Below the normal floats it counts as 0, as it does in sums.
+  const int64_t exponent = int64_t{magnitude >> kMantissaBits} - shift_;
+  if (exponent < 1) return 0;
+  if (exponent > 254) return kInfinity;
+  return static_cast<uint32_t>(exponent) << kMantissaBits |
+         (magnitude & ((uint32_t{1} << kMantissaBits) - 1));
+}
+
 bool GradientExponents::IsFinite(uint32_t magnitude) { return magnitude < kInfinity; }
 
 GradientExponents::Fit GradientExponents::FitOf(size_t tensor, int exponent) const {

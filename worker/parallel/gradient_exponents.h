@@ -43,6 +43,12 @@ class GradientExponents {
   size_t size() const { return contributions_.size(); }
   // s of a tensor, for the next step.
   int Scale(size_t tensor) const;
+  // Contributions come multiplied by 2^shift (a loss scale), which their sums are not; so are their
+  // magnitudes.
+  void SetShift(int shift) { shift_ = shift; }
+  int ScaleOfContribution(size_t tensor) const { return Scale(tensor) - shift_; }
+  // What the magnitude of a contribution would be without the shift; infinities and NaN stay.
+  uint32_t Unshifted(uint32_t magnitude) const;
 
   static bool IsFinite(uint32_t magnitude);
   // What the largest contributions of a step mean; `magnitudes` by tensor, of all ranks, as
@@ -79,6 +85,7 @@ class GradientExponents {
   const std::vector<int64_t> contributions_;
   const int guess_;
   State references_;
+  int shift_ = 0;
 };
 
 // The guess for a tensor that has had no gradient yet, where losses are sums over the tokens of a

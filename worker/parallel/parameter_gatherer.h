@@ -3,8 +3,8 @@
 // by bucket in the order in which forward reads them, and forward waits for no more than it reads
 // next.
 //
-// Threads: one thread calls Start and Await. From Start until everything was awaited the
-// communicator belongs to the communication thread, and the parameters are only read.
+// Threads: one thread calls Start, StartWithFrozen and Await. From Start until everything was
+// awaited the communicator belongs to the communication thread, and the parameters are only read.
 
 #ifndef DSRUN_WORKER_PARALLEL_PARAMETER_GATHERER_H_
 #define DSRUN_WORKER_PARALLEL_PARAMETER_GATHERER_H_
@@ -16,8 +16,10 @@
 
 #include "absl/status/status.h"
 #include "common/base/clock.h"
+#include "common/base/range.h"
 #include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/device/reals.h"
 #include "worker/device/stream.h"
 #include "worker/parallel/comm_thread.h"
 
@@ -31,7 +33,8 @@ class ParameterGatherer {
     Stream* compute;  // where they are updated
     Stream* stream;   // of the communication thread
     const ShardPlan* shards;
-    float* parameters;  // the arena
+    Range frozen;      // of the arena, behind all buckets; may be empty
+    Reals parameters;  // the arena
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
   };
@@ -41,18 +44,24 @@ class ParameterGatherer {
 
   // Every rank has enqueued the update of what it owns. Does not wait.
   void Start();
+  // Every rank has enqueued what it stores, frozen tensors too: where nobody has read the whole.
+  void StartWithFrozen();
   // Until the elements below `end` are those of every owner. Errors: the communicator's first one;
   // the elements are undefined then.
   absl::Status Await(int64_t end);
 
  private:
-  absl::Status Gather(size_t piece);
-  absl::Status GatherOnHost(size_t piece, const std::string& what);
+  // Of a range of the arena, which its owners have by rank.
+  CommThread::Ticket Enqueue(const Event& updated, Range range,
+                             std::vector<std::vector<Range>> by_rank, std::string what);
+  absl::Status Gather(Range range, const std::vector<std::vector<Range>>& by_rank,
+                      const std::string& what);
 
   const Setup setup_;
   std::vector<Range> pieces_;                // ascending, adjacent, covering the arena
   std::vector<CommThread::Ticket> tickets_;  // of the pieces, in flight or done
   size_t next_ = 0;                          // the first piece that was not awaited
+  CommThread::Ticket frozen_ = 0;            // in flight; 0: nothing is
 };
 
 }  // namespace dsrun::worker

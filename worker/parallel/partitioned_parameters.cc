@@ -38,7 +38,8 @@ void PartitionedParameters::PreparePass(const GatherPlan& plan, Pass& pass) {
     for (size_t use = 0; use < layer.uses.size(); ++use) {
       const int64_t offset = planned.offsets[use];
       position.tensors.push_back(offset >= 0 ? setup_.pool + offset
-                                             : PersistentPlace(layer.uses[use]));
+                                             : setup_.persistent +
+                                                   PersistentPlace(layer.uses[use]).value());
     }
     pass.positions.push_back(std::move(position));
   }
@@ -55,13 +56,13 @@ void PartitionedParameters::PreparePass(const GatherPlan& plan, Pass& pass) {
 }
 
 PartitionedParameters::Gather PartitionedParameters::PrepareGather(
-    std::string what, const std::vector<GatherPlan::Place>& places, float* base) const {
+    std::string what, const std::vector<GatherPlan::Place>& places, Reals base) const {
   Gather gather{.what = std::move(what), .mine = {}, .by_rank = {}, .memory = {}, .base = base};
   const ShardPlan& shards = *setup_.shards;
   gather.by_rank.resize(static_cast<size_t>(shards.width()));
   for (const GatherPlan::Place& place : places) {
     const Range padded = setup_.layout->entries()[place.tensor].padded();
-    gather.memory.push_back({base + place.offset, static_cast<size_t>(padded.size())});
+    gather.memory.push_back({place.offset, place.offset + padded.size()});
     for (int64_t rank = 0; rank < shards.width(); ++rank) {
       std::vector<Range>& ranges = gather.by_rank[static_cast<size_t>(rank)];
       for (const Range& part : shards.Stored(rank, padded)) {
@@ -72,7 +73,7 @@ PartitionedParameters::Gather PartitionedParameters::PrepareGather(
           ranges.push_back({begin, begin + part.size()});
         }
         if (rank == setup_.communicator->rank()) {
-          gather.mine.push_back({shards.StoredOffset(rank, part.begin), base + begin, part.size()});
+          gather.mine.push_back({shards.StoredOffset(rank, part.begin), begin, part.size()});
         } else {
           gather.received += part.size();
         }
@@ -82,11 +83,11 @@ PartitionedParameters::Gather PartitionedParameters::PrepareGather(
   return gather;
 }
 
-const float* PartitionedParameters::PersistentPlace(size_t tensor) const {
+std::optional<int64_t> PartitionedParameters::PersistentPlace(size_t tensor) const {
   for (const GatherPlan::Place& place : persistent_) {
-    if (place.tensor == tensor) return setup_.persistent + place.offset;
+    if (place.tensor == tensor) return place.offset;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 void PartitionedParameters::BeginPass(PassKind kind) {
@@ -148,18 +149,27 @@ absl::Status PartitionedParameters::Run(const Gather& gather) {
 }
 
 absl::Status PartitionedParameters::RunOnHost(const Gather& gather) {
+  Stream& stream = setup_.kernels->stream();
   for (const Piece& piece : gather.mine) {
-    setup_.stream->Copy(piece.to, setup_.shard + piece.from, Bytes(piece.elements));
+    const Reals to = gather.base + piece.to;
+    if (to.dtype() == DType::kF32) {
+      stream.Copy(to.data(), setup_.shard + piece.from, Bytes(piece.elements));
+    } else {
+      setup_.kernels->Cast(piece.elements, setup_.shard + piece.from, to);
+    }
   }
-  RETURN_IF_ERROR(setup_.stream->Record().Await());
+  RETURN_IF_ERROR(stream.Record().Await());
   if (setup_.communicator->size() == 1) return absl::OkStatus();
   std::vector<HostAccess> all;
-  for (const std::span<float> memory : gather.memory) {
-    ASSIGN_OR_RETURN(HostAccess access,
-                     setup_.stream->OpenForHost(memory.data(), memory.size_bytes()));
+  for (const Range& memory : gather.memory) {
+    const Reals begin = gather.base + memory.begin;
+    ASSIGN_OR_RETURN(
+        HostAccess access,
+        stream.OpenForHost(begin.data(), static_cast<size_t>(begin.bytes_of(memory.size()))));
     all.push_back(std::move(access));
   }
-  return AllGatherRanges(*setup_.communicator, gather.by_rank, gather.base, gather.what);
+  return AllGatherRanges(*setup_.communicator, gather.by_rank, gather.base.data(),
+                         BytesOf(gather.base.dtype()), gather.what);
 }
 
 absl::Status PartitionedParameters::WithGathered(
@@ -174,30 +184,23 @@ absl::Status PartitionedParameters::WithGathered(
                      "model, and a rank below ", setup_.communicator->size(), " or -1"));
   }
   const auto index = static_cast<size_t>(entry - entries.begin());
-  const float* const kept = PersistentPlace(index);
-  // The pool is free between passes, and as large as any layer.
-  float* const base = kept == nullptr ? setup_.pool : setup_.persistent;
-  const int64_t offset = kept == nullptr ? 0 : kept - setup_.persistent;
-  const Gather gather = PrepareGather(absl::StrCat("all-gather ", tensor), {{index, offset}}, base);
+  const auto padded = static_cast<size_t>(entry->padded().size());
+  // For the host in fp32, whatever layers read. There is time between passes.
+  std::vector<float> whole(padded);
+  const Gather gather =
+      PrepareGather(absl::StrCat("all-gather ", tensor), {{index, 0}}, whole.data());
   RETURN_IF_ERROR(setup_.thread->Wait(Enqueue(gather)));
-  const auto size = static_cast<size_t>(entry->tensor.size());
-  {
-    ASSIGN_OR_RETURN(const HostAccess access,
-                     setup_.compute->OpenForHost(base + offset, gather.memory[0].size_bytes()));
-    see({base + offset, size});
-    if (root < 0) {
-      Changed();  // of what is persistent, a caller may have changed its copy
-      return absl::OkStatus();
-    }
-    ASSIGN_OR_RETURN(
-        const std::string changed,
-        Broadcast(*setup_.communicator, root,
-                  std::string(reinterpret_cast<const char*>(base + offset), size * sizeof(float)),
-                  absl::StrCat("what rank ", root, " has changed of ", tensor)));
-    std::copy_n(changed.data(), changed.size(), reinterpret_cast<char*>(base + offset));
-  }
+  const std::span<float> elements(whole.data(), static_cast<size_t>(entry->tensor.size()));
+  see(elements);
+  if (root < 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      const std::string changed,
+      Broadcast(*setup_.communicator, root,
+                std::string(reinterpret_cast<const char*>(elements.data()), elements.size_bytes()),
+                absl::StrCat("what rank ", root, " has changed of ", tensor)));
+  std::copy_n(changed.data(), changed.size(), reinterpret_cast<char*>(elements.data()));
   for (const Piece& piece : gather.mine) {
-    setup_.compute->Copy(setup_.shard + piece.from, piece.to, Bytes(piece.elements));
+    setup_.compute->Copy(setup_.shard + piece.from, whole.data() + piece.to, Bytes(piece.elements));
   }
   Changed();
   return setup_.compute->Record().Await();

@@ -1,7 +1,7 @@
 // PartitionedParameters: the store of ZeRO-3 (Rajbhandari et al., 2020; FairScale and PyTorch FSDP
 // do likewise). A rank keeps what it stores, its shard, in fp32; a layer's tensors are gathered
-// into a pool before it plays and lie there as long as the plan says (gather_plan.h). Nothing is
-// sent back: whoever changes parameters changes its shard.
+// into a pool, in what the model computes in, before it plays and lie there as long as the plan
+// says (gather_plan.h). Nothing is sent back: whoever changes parameters changes its shard.
 //
 // Every rank plays the same passes in the same order, so the exchanges match: who has no
 // micro-batch for a pass takes part with PlayIdle. The gathers are tasks of the communication
@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@
 #include "common/plan/gather_plan.h"
 #include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/device/kernels.h"
+#include "worker/device/reals.h"
 #include "worker/device/stream.h"
 #include "worker/model/pass_memory.h"
 #include "worker/parallel/comm_thread.h"
@@ -40,16 +43,17 @@ class PartitionedParameters final : public ParameterStore {
   struct Setup {
     Communicator* communicator;
     CommThread* thread;
-    Stream* compute;  // where they are used and updated
-    Stream* stream;   // of the communication thread
+    Stream* compute;   // where they are used and updated
+    Kernels* kernels;  // of the communication thread
     const ModelPlan* model;
     const FlatLayout* layout;
     const ShardPlan* shards;
-    size_t lowest_layer;                  // of backward
-    ZeroSettings settings;                // WithDefaults
-    float* shard;                         // (StoredSize), the stored ranges one after the other
-    float* pool;                          // of the larger of both passes' plans
-    float* persistent;                    // (PersistentElements)
+    size_t lowest_layer;    // of backward
+    ZeroSettings settings;  // WithDefaults
+    float* shard;           // (StoredSize), the stored ranges one after the other
+    // Of the type that layers read: the shard is rounded to it where it is gathered.
+    Reals pool;                           // of the larger of both passes' plans
+    Reals persistent;                     // (PersistentElements)
     std::function<absl::Status()> check;  // asked at every layer; an error ends the pass
     // For the trace: called from the communication thread.
     std::function<void(const std::string& name, SteadyTime begin, SteadyTime end)> on_span;
@@ -81,7 +85,7 @@ class PartitionedParameters final : public ParameterStore {
  private:
   struct Piece {
     int64_t from;  // elements, in the shard
-    float* to;
+    int64_t to;    // relative to base
     int64_t elements;
   };
   // One exchange, ready to be made.
@@ -89,8 +93,8 @@ class PartitionedParameters final : public ParameterStore {
     std::string what;
     std::vector<Piece> mine;
     std::vector<std::vector<Range>> by_rank;  // relative to base
-    std::vector<std::span<float>> memory;     // what is written
-    float* base;
+    std::vector<Range> memory;                // what is written, likewise
+    Reals base;
     int64_t received = 0;
   };
   struct Position {
@@ -106,11 +110,12 @@ class PartitionedParameters final : public ParameterStore {
 
   void PreparePass(const GatherPlan& plan, Pass& pass);
   Gather PrepareGather(std::string what, const std::vector<GatherPlan::Place>& places,
-                       float* base) const;
+                       Reals base) const;
   CommThread::Ticket Enqueue(const Gather& gather);
   absl::Status Run(const Gather& gather);
   absl::Status RunOnHost(const Gather& gather);
-  const float* PersistentPlace(size_t tensor) const;
+  // Its offset in setup_.persistent; nothing: it is gathered for its use.
+  std::optional<int64_t> PersistentPlace(size_t tensor) const;
 
   const Setup setup_;
   std::vector<GatherPlan::Place> persistent_;  // offsets in setup_.persistent

@@ -13,14 +13,16 @@
 namespace dsrun::worker {
 
 struct ShardedState {
-  // (layout.size()), the whole arena; partitioned: (stored size), the ranges that the rank stores,
-  // one after the other, ascending, so that those it owns come first.
+  // What the optimizer updates, in fp32; of a model that computes in 16 bits the masters of what
+  // its layers read. (layout.size()), the whole arena; partitioned: (stored size), the ranges that
+  // the rank stores, one after the other, ascending, so that those it owns come first.
   float* parameters = nullptr;
   bool partitioned = false;
   // By OptimizerPlan::slots, each (owned size): the owned ranges one after the other, ascending.
   // Under ZeRO-0 those of the other owners follow (share_gather.h).
   std::vector<float*> slots;
-  int64_t step = 0;     // finished optimizer steps
+  int64_t step = 0;     // finished steps
+  int64_t skipped = 0;  // of them, in which a gradient overflowed: nothing was updated
   int64_t samples = 0;  // consumed: the data position
 };
 

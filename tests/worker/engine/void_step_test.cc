@@ -211,7 +211,7 @@ TEST(VoidStepTest, AGradientThatIsNotFinite_TakesPrecedenceOverAJump) {
       if (IsOf(sample)) gradients.front() = bad;
     });
     ExpectEnd(TinySpec(kMicroBatches), 3, changes, 2, absl::StatusCode::kOutOfRange,
-              "a gradient of wte.weight is not");
+              "from the loss back, is of head (ln_f.weight)");
   }
 }
 

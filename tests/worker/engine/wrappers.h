@@ -40,6 +40,8 @@ class ModelWrapper : public Model {
   explicit ModelWrapper(Model& inner) : inner_(inner) {}
 
   const ModelPlan& plan() const override { return inner_.plan(); }
+  void SetGradientScale(float scale) override { inner_.SetGradientScale(scale); }
+  absl::StatusOr<size_t> FirstBadLayer(size_t slot) override { return inner_.FirstBadLayer(slot); }
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
                        ParameterStore& parameters) override {
     Store store(*this, parameters);
