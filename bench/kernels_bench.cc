@@ -131,7 +131,7 @@ void MeasureAttention(const ModelSpec& spec, int64_t batch, int repetitions, dou
   Buffer dqkv = MustAllocate(device, 3 * elements);
   Buffer out = MustAllocate(device, elements);
   Buffer log_sum_exp = MustAllocate(device, shape.rows() * shape.heads);
-  Buffer scratch = MustAllocate(device, kernels.AttentionScratch(shape));
+  Buffer scratch = MustAllocate(device, kernels.AttentionScratch(shape, DType::kF32));
   for (int64_t i = 0; i < 3 * elements; ++i) {
     qkv.floats()[i] = RandomUnitFloat(UniformWord(1, 3, static_cast<uint64_t>(i))) - 0.5f;
   }
