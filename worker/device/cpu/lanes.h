@@ -4,7 +4,7 @@
 // Fma. No libm.
 //
 // Bf16 and Fp16: elements of 16 bits. They are loaded as floats, exactly, and stored rounded to
-// nearest, ties to even, by integer arithmetic: instructions for it differ in what they do to
+// nearest, ties to even, by integer arithmetic: instructions for bf16 differ in what they do to
 // subnormal numbers, and not every CPU has them. NaN stays NaN (a quiet one), infinity infinity; a
 // number beyond the type's greatest becomes infinity. Subnormal numbers, as all of dsrun's threads
 // have it (rule m): those of bf16 are those of fp32, and no store makes one, they become zero of
@@ -70,6 +70,15 @@ DSRUN_INLINE I RoundBf16(const F& x) {
   return ((bits >> 16) & 0x8000) | (magnitude < 0x00800000 ? zero : number);
 }
 
+// a where `is`, elsewhere b, by bits: a plain choice between numbers of which one takes a float
+// operation keeps the compiler from vectorising, since the operation might trap.
+DSRUN_INLINE int32_t Select(bool is, const int32_t& a, const int32_t& b) {
+  return b ^ ((a ^ b) & -int32_t{is});
+}
+DSRUN_INLINE NativeI Select(const NativeI& is, const NativeI& a, const NativeI& b) {
+  return is ? a : b;
+}
+
 DSRUN_INLINE float ToFloat(const int32_t& x) { return static_cast<float>(x); }
 DSRUN_INLINE NativeF ToFloat(const NativeI& x) { return __builtin_convertvector(x, NativeF); }
 
@@ -83,7 +92,7 @@ DSRUN_INLINE F WidenFp16(const I& x) {
   const I infinity_or_nan = (normal + kRebias) | (magnitude > 0x7c00 ? zero + 0x400000 : zero);
   const I tiny = __builtin_bit_cast(I, ToFloat(magnitude) * 0x1p-24f);
   const I large = magnitude >= 0x7c00 ? infinity_or_nan : normal;
-  return __builtin_bit_cast(F, sign | (magnitude < 0x0400 ? tiny : large));
+  return __builtin_bit_cast(F, sign | Select(magnitude < 0x0400, tiny, large));
 }
 
 template <typename F, typename I>
@@ -99,7 +108,7 @@ DSRUN_INLINE I RoundFp16(const F& x) {
   const I nan = ((magnitude >> 13) & 0x03ff) | 0x7e00;
   const I large = magnitude > 0x7f800000 ? nan : normal;
   const I tiny = __builtin_bit_cast(I, __builtin_bit_cast(F, magnitude) + 0.5f) - kHalf;
-  return ((bits >> 16) & 0x8000) | (magnitude < ((127 - 14) << 23) ? tiny : large);
+  return ((bits >> 16) & 0x8000) | Select(magnitude < ((127 - 14) << 23), tiny, large);
 }
 
 DSRUN_INLINE float Get(float x) { return x; }
@@ -159,16 +168,37 @@ DSRUN_INLINE F16 Load(const Bf16* p) {
   DSRUN_EACH_PART r.part[k] = WidenBf16<NativeF>(LoadBits(p + k * kNative));
   return r;
 }
+// AVX-512 converts fp16 itself, as the arithmetic above has it: these instructions heed neither the
+// flushing of denormals nor other rounding than asked for, and keep NaN (tests go through all).
+#if defined(__AVX512F__)
+typedef int16_t Bits16 __attribute__((vector_size(32)));
+DSRUN_INLINE F16 Load(const Fp16* p) {
+  constexpr int kRoundAsSet = 4;
+  Bits16 bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  F16 r;
+  r.part[0] =
+      __builtin_ia32_vcvtph2ps512_mask(bits, NativeF{}, static_cast<uint16_t>(-1), kRoundAsSet);
+  return r;
+}
+DSRUN_INLINE void Store(Fp16* p, const F16& x) {
+  constexpr int kToNearestEven = 0;
+  const Bits16 bits = __builtin_ia32_vcvtps2ph512_mask(x.part[0], kToNearestEven, Bits16{},
+                                                       static_cast<uint16_t>(-1));
+  __builtin_memcpy(p, &bits, sizeof(bits));
+}
+#else
 DSRUN_INLINE F16 Load(const Fp16* p) {
   F16 r;
   DSRUN_EACH_PART r.part[k] = WidenFp16<NativeF>(LoadBits(p + k * kNative));
   return r;
 }
-DSRUN_INLINE void Store(Bf16* p, const F16& x) {
-  DSRUN_EACH_PART StoreBits(p + k * kNative, RoundBf16<NativeF, NativeI>(x.part[k]));
-}
 DSRUN_INLINE void Store(Fp16* p, const F16& x) {
   DSRUN_EACH_PART StoreBits(p + k * kNative, RoundFp16<NativeF, NativeI>(x.part[k]));
+}
+#endif
+DSRUN_INLINE void Store(Bf16* p, const F16& x) {
+  DSRUN_EACH_PART StoreBits(p + k * kNative, RoundBf16<NativeF, NativeI>(x.part[k]));
 }
 DSRUN_INLINE F16 operator+(const F16& a, const F16& b) {
   F16 r;
