@@ -1,12 +1,15 @@
 // How fast the CPU engine is, beside what this very machine can do in the same run: a loop of fused
 // multiply-adds for the products, a copy and a triad for the optimizer. Prints one line per figure.
 //
-//   bazel run //bench:kernels_bench [-- small]      "small" leaves gpt2-124m out
+//   bazel run //bench:kernels_bench [-- small|types]   "small" leaves gpt2-124m out; "types" has
+//   but
+//                                                      the comparison of fp32, bf16 and fp16
 //
 // Each figure is the best of several repetitions: other programs only ever make it slower.
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -131,7 +134,7 @@ void MeasureAttention(const ModelSpec& spec, int64_t batch, int repetitions, dou
   Buffer dqkv = MustAllocate(device, 3 * elements);
   Buffer out = MustAllocate(device, elements);
   Buffer log_sum_exp = MustAllocate(device, shape.rows() * shape.heads);
-  Buffer scratch = MustAllocate(device, kernels.AttentionScratch(shape));
+  Buffer scratch = MustAllocate(device, kernels.AttentionScratch(shape, DType::kF32));
   for (int64_t i = 0; i < 3 * elements; ++i) {
     qkv.floats()[i] = RandomUnitFloat(UniformWord(1, 3, static_cast<uint64_t>(i))) - 0.5f;
   }
@@ -235,7 +238,70 @@ void MeasureOptimizers(int64_t n, int threads) {
   });
 }
 
-void Main(bool small) {
+// The same operations in each type that a model computes in: a linear layer of gpt2-124m's MLP, a
+// layernorm, and attention.
+void MeasureTypes(int threads) {
+  CpuDevice device;
+  ThreadPool pool(threads);
+  CpuKernels kernels(pool, BestIsa());
+  constexpr int64_t kRows = 1024;
+  constexpr int64_t kWidth = 768;
+  constexpr int64_t kInner = 4 * kWidth;
+  const SequenceShape sequence{1, kRows, kWidth, 12};
+  std::vector<Buffer> buffers;
+  const auto array = [&](int64_t elements, DType dtype) {
+    buffers.push_back(MustAllocate(device, elements));
+    Buffer numbers = MustAllocate(device, elements);
+    for (int64_t i = 0; i < elements; ++i) {
+      numbers.floats()[i] = RandomUnitFloat(UniformWord(1, 3, static_cast<uint64_t>(i))) - 0.5f;
+    }
+    const Reals reals(buffers.back().data(), dtype);
+    kernels.Cast(elements, numbers.floats(), reals);
+    return reals;
+  };
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    buffers.clear();
+    const Reals x = array(kRows * kWidth, dtype);
+    const Reals w = array(kWidth * kInner, dtype);
+    const Reals dx = array(kRows * kWidth, dtype);
+    const Reals out = array(kRows * kInner, dtype);
+    const Reals slope = array(kRows * kInner, dtype);
+    const Reals qkv = array(3 * kRows * kWidth, dtype);
+    const Reals dqkv = array(3 * kRows * kWidth, dtype);
+    float* const floats = array(kWidth * kInner, DType::kF32).f32();
+    float* const scratch = array(kernels.AttentionScratch(sequence, dtype), DType::kF32).f32();
+    const LinearShape shape{kRows, kWidth, kInner};
+    const std::string type(NameOf(dtype));
+    const auto print = [&](const char* what, double flops, const auto& run) {
+      const double seconds = BestSeconds(5, run);
+      const std::string rate =
+          flops == 0 ? "" : ", " + std::to_string(std::lround(flops / seconds * 1e-9)) + " GFLOP/s";
+      std::printf("%-4s %-22s %d threads: %.0f us%s\n", type.c_str(), what, threads, seconds * 1e6,
+                  rate.c_str());
+    };
+    const double flops = 2.0 * kRows * kWidth * kInner;
+    print("LinearForward", flops, [&] { kernels.LinearForward(shape, x, w, qkv, out); });
+    print("LinearGeluForward", flops,
+          [&] { kernels.LinearGeluForward(shape, x, w, qkv, slope, out); });
+    print("LinearBackwardInput", flops, [&] { kernels.LinearBackwardInput(shape, out, w, dx); });
+    print("LinearBackwardWeight", flops,
+          [&] { kernels.LinearBackwardWeight(shape, x, out, floats); });
+    print("LayerNormForward", 0,
+          [&] { kernels.LayerNormForward(kRows, kWidth, x, w, w, dx, floats, floats + kRows); });
+    print("LayerNormBackward", 0, [&] {
+      kernels.LayerNormBackward(kRows, kWidth, x, w, floats, floats + kRows, x, x, dx,
+                                floats + 2 * kRows, floats + 3 * kRows);
+    });
+    print("SwiGluForward", 0, [&] { kernels.SwiGluForward(kRows * kInner, slope, slope, out); });
+    print("AttentionForward", 0,
+          [&] { kernels.AttentionForward(sequence, qkv, scratch, dx, floats); });
+    print("AttentionBackward", 0,
+          [&] { kernels.AttentionBackward(sequence, qkv, dx, floats, dx, scratch, dqkv); });
+  }
+}
+
+void Main(const std::string& what) {
+  const bool small = what == "small";
   const MatrixLibrary library = MatrixLibraryInUse();
   std::printf("%s %s %s\n", library.name.c_str(), library.version.c_str(), library.isa.c_str());
   double peak[3] = {};
@@ -243,6 +309,8 @@ void Main(bool small) {
     peak[threads] = FmaPeak(threads);
     std::printf("FMA peak, %d threads: %.0f GFLOP/s\n", threads, peak[threads]);
   }
+  for (const int threads : {1, 2}) MeasureTypes(threads);
+  if (what == "types") return;
   const ModelSpec nano = FindPreset("gpt2-nano").value();
   for (const int threads : {1, 2}) MeasureModel(nano, 4, threads, 20, peak[threads]);
   MeasureAttention(nano, 4, 200, peak[1]);
@@ -260,6 +328,6 @@ void Main(bool small) {
 
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  dsrun::worker::Main(argc > 1 && std::string(argv[1]) == "small");
+  dsrun::worker::Main(argc > 1 ? argv[1] : "");
   return 0;
 }

@@ -22,13 +22,14 @@ PlannedActivation Statistic(std::string name, int64_t elements, std::string form
 // Multiply-adds of a product with a (a, b) matrix, for each row.
 double Product(int64_t a, int64_t b) { return 2 * static_cast<double>(a) * static_cast<double>(b); }
 
-PlannedActivation ScratchOfAttention(int64_t head_size) {
+PlannedActivation ScratchOfAttention(int64_t head_size, int64_t seq_length) {
   return {.name = "scratch",
           .elements = AttentionScratch(head_size),
           .formula = "2 x " + std::to_string(kAttentionQueries) + " queries x (" +
                      std::to_string(kAttentionKeys) + " keys + head size + 1)",
           .per = Per::kThread,
-          .dtype = DType::kF32};
+          .dtype = DType::kF32,
+          .more_in_16_bits = HalfAttentionScratch(head_size, seq_length)};
 }
 
 // By head_layer::Work.
@@ -85,7 +86,7 @@ LayerPlan AttentionLayer(const ModelSpec& spec, std::string name, std::vector<si
                    Statistic("log_sum_exp", spec.num_attention_heads, "heads"),
                    OfRow("context", width, "width")},
           .workspace = {OfRow("dnormed", width, "width"), OfRow("dqkv", 3 * width, "3 width"),
-                        ScratchOfAttention(width / spec.num_attention_heads)},
+                        ScratchOfAttention(width / spec.num_attention_heads, spec.seq_length)},
           .flops_of_token = Product(width, 3 * width) + Product(width, width) + scores};
 }
 
@@ -131,18 +132,19 @@ LayerPlan GroupedAttentionLayer(const ModelSpec& spec, std::string name,
   const int64_t keys = spec.heads_of_keys() * size;
   const char* const of_keys = "heads of keys x head size";
   const char* const of_queries = "heads x head size";
-  LayerPlan plan{.kind = LayerKind::kGroupedAttention,
-                 .name = std::move(name),
-                 .uses = WithOptional(std::move(tensors), optional),
-                 .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
-                          OfRow("query", queries, of_queries), OfRow("key", keys, of_keys),
-                          OfRow("value", keys, of_keys), Statistic("log_sum_exp", heads, "heads"),
-                          OfRow("context", queries, of_queries)},
-                 .workspace = {OfRow("dnormed", std::max(width, queries), "width or the heads'"),
-                               OfRow("dquery", queries, of_queries), OfRow("dkey", keys, of_keys),
-                               OfRow("dvalue", keys, of_keys), ScratchOfAttention(size)},
-                 .flops_of_token = 2 * Product(width, queries) + 2 * Product(width, keys) +
-                                   2 * Product(queries, 1) * KeysOfQuery(spec)};
+  LayerPlan plan{
+      .kind = LayerKind::kGroupedAttention,
+      .name = std::move(name),
+      .uses = WithOptional(std::move(tensors), optional),
+      .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
+               OfRow("query", queries, of_queries), OfRow("key", keys, of_keys),
+               OfRow("value", keys, of_keys), Statistic("log_sum_exp", heads, "heads"),
+               OfRow("context", queries, of_queries)},
+      .workspace = {OfRow("dnormed", std::max(width, queries), "width or the heads'"),
+                    OfRow("dquery", queries, of_queries), OfRow("dkey", keys, of_keys),
+                    OfRow("dvalue", keys, of_keys), ScratchOfAttention(size, spec.seq_length)},
+      .flops_of_token = 2 * Product(width, queries) + 2 * Product(width, keys) +
+                        2 * Product(queries, 1) * KeysOfQuery(spec)};
   if (spec.qk_norm) {
     plan.kept.push_back(OfRow("raw_query", queries, of_queries));
     plan.kept.push_back(OfRow("raw_key", keys, of_keys));

@@ -37,6 +37,11 @@ constexpr int64_t AttentionScratch(int64_t head_size) {
   return 2 * kAttentionQueries * (kAttentionKeys + head_size + 1);
 }
 
+// What it needs besides where the model computes in 16 bits: eight matrices of a head in fp32.
+constexpr int64_t HalfAttentionScratch(int64_t head_size, int64_t seq_length) {
+  return 8 * seq_length * head_size;
+}
+
 // Elements from one row of logits to the next: rows begin on 64 bytes.
 constexpr int64_t LogitsStride(int64_t vocab_size) { return (vocab_size + 15) / 16 * 16; }
 
@@ -123,6 +128,7 @@ struct PlannedActivation {
   std::string formula;  // of them, for people: "3 width"
   Per per = Per::kRow;
   std::optional<DType> dtype = {};  // none: the one that the model computes in
+  int64_t more_in_16_bits = 0;      // elements that it has besides where that is bf16 or fp16
 };
 
 struct LayerPlan {

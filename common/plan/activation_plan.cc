@@ -78,7 +78,8 @@ int64_t ActivationPlan::Bytes(const PlannedActivation& activation) const {
   if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows_, kHeadRows);
   if (activation.per == PlannedActivation::Per::kThread) count = input_.threads;
   if (activation.per == PlannedActivation::Per::kPosition) count = positions_;
-  return count * activation.elements * BytesOf(TypeOf(activation));
+  const int64_t more = BytesOf(dtype_) == 2 ? activation.more_in_16_bits : 0;
+  return count * (activation.elements + more) * BytesOf(TypeOf(activation));
 }
 
 Lifetime ActivationPlan::KeptBy(size_t layer) const {

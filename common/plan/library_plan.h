@@ -21,6 +21,9 @@ inline constexpr int64_t kProcessBytes = int64_t{48} << 20;
 // is bounded by the tile, whatever the inner dimension: 1.6 MB seen with AVX-512
 // (tests/worker/engine/steady_memory_test.cc looks).
 inline constexpr int64_t kProductBytes = int64_t{2} << 20;
+// Beside that, where a model computes in 16 bits: a tile in fp32, and the operands that are
+// converted for it (worker/device/cpu/cpu_half_matmul.h), for each thread.
+inline constexpr int64_t kHalfProductBytes = int64_t{1664} << 10;
 // A ring in shared memory from another rank of the node (worker/comm/shared_memory).
 inline constexpr int64_t kRingBytes = int64_t{1} << 20;
 // A connection to a rank of another node: what Linux gives a socket to begin with, 16 KiB to send

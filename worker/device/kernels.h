@@ -12,6 +12,7 @@
 //     wanted: nothing is computed for it, and all else has the same bits.
 //   - Reals (reals.h) are of the type that the model computes in, all of one call of the same. What
 //     is float* is fp32 whatever that is: statistics, logits, gradients of parameters, optimizers.
+//     Whatever a method adds up, it adds up in fp32, and rounds once, where it stores.
 //   - Output bits depend on the arguments alone: never on thread count, and, outside matrix
 //     products, never on the instruction set (docs/numerics.md, rules a, d, k).
 //
@@ -190,7 +191,7 @@ class Kernels {
                                    ConstReals dout,  // (rows, outputs)
                                    ConstReals w,     // (inputs, outputs)
                                    Reals dx) = 0;    // (rows, inputs)
-  // dx += dout w^T.
+  // dx += dout w^T. The sum is fp32, and rounded.
   virtual void AccumulateLinearBackwardInput(const LinearShape& shape,
                                              ConstReals dout,  // (rows, outputs)
                                              ConstReals w,     // (inputs, outputs)
@@ -275,8 +276,8 @@ class Kernels {
   // --- Causal attention, softmax(q k^T / sqrt(head_size)) v per head, in tiles with a running
   // softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). qkv holds q, k, v side by side.
 
-  // Floats of scratch that the two methods need.
-  virtual int64_t AttentionScratch(const SequenceShape& shape) const = 0;
+  // Floats of scratch that the two methods need for arrays of `dtype`.
+  virtual int64_t AttentionScratch(const SequenceShape& shape, DType dtype) const = 0;
   virtual void AttentionForward(const SequenceShape& shape,
                                 ConstReals qkv,           // (rows, 3 width)
                                 float* scratch,           // (AttentionScratch)

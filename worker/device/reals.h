@@ -39,7 +39,6 @@ class Array {
     CHECK(dtype_ == DType::kF32 || data_ == nullptr) << "an array of " << NameOf(dtype_);
     return static_cast<Float*>(data_);
   }
-  operator Float*() const { return f32(); }  // NOLINT(google-explicit-constructor)
   // The bits of its elements. REQUIRES: it is bf16 or fp16, or null.
   Half* bits16() const {
     CHECK(dtype_ != DType::kF32 || data_ == nullptr) << "an array of f32";

@@ -315,7 +315,9 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
       CheckRecompute(plan, input.micro_batch_size * spec.seq_length, input.slots, input.recompute));
   const SequenceShape shape{input.micro_batch_size, spec.seq_length,
                             spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
-  CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))
+  int64_t scratch = AttentionScratch(shape.head_size());
+  if (dtype != DType::kF32) scratch += HalfAttentionScratch(shape.head_size(), spec.seq_length);
+  CHECK_LE(kernels.AttentionScratch(shape, dtype), input.threads * scratch)
       << "the kernels' pool has more threads than the plan";
   auto model = std::make_unique<LayeredModel>(plan, input, kernels);
   RETURN_IF_ERROR(model->Allocate(device));

@@ -93,7 +93,8 @@ void RunRows(Kernels& k, Outputs& o) {
                       (o["layernorm_db"] = Floats(Z(width))).data());
   const std::vector<int32_t> targets(Z(rows), 100);
   std::vector<double> losses(Z(rows));
-  k.CrossEntropy({rows, 8, width, width}, targets.data(), (o["dlogits"] = x).data(), losses.data());
+  k.CrossEntropy({rows, 8, width, width}, /*gradient_scale=*/1, targets.data(),
+                 (o["dlogits"] = x).data(), losses.data());
   o["losses"].resize(Z(2 * rows));
   std::memcpy(o["losses"].data(), losses.data(), losses.size() * sizeof(double));
   std::vector<int32_t> tokens(36);
@@ -138,7 +139,7 @@ void RunAttention(Kernels& k, Outputs& o, int64_t length) {
   const std::string name = "attention " + std::to_string(length) + " ";
   const Floats qkv = Random(shape.rows() * 288, 12, 2);
   const Floats d = Random(shape.rows() * 96, 13);
-  Floats scratch(Z(k.AttentionScratch(shape)));
+  Floats scratch(Z(k.AttentionScratch(shape, DType::kF32)));
   Floats& out = o[name + "out"] = Floats(d.size());
   Floats& lse = o[name + "lse"] = Floats(Z(2 * 3 * length));
   Floats& dqkv = o[name + "dqkv"] = Floats(qkv.size());
@@ -158,7 +159,7 @@ void RunRotated(Kernels& k, Outputs& o) {
   const Floats key = Random(keys, 15, 2);
   const Floats value = Random(keys, 16, 2);
   const Floats d = Random(queries, 17);
-  Floats scratch(Z(k.AttentionScratch({2, 150, 6 * 22, 6})));
+  Floats scratch(Z(k.AttentionScratch({2, 150, 6 * 22, 6}, DType::kF32)));
   float* const context = out("context", queries);
   float* const lse = out("lse", 2 * 6 * 150);
   k.GroupedAttentionForward(shape, q.data(), key.data(), value.data(), scratch.data(), context,
@@ -185,6 +186,125 @@ void RunRotated(Kernels& k, Outputs& o) {
   k.AccumulateLinearBackwardInput(linear, dout.data(), w.data(), o["linear dx"].data());
 }
 
+// --- In 16 bits. Outputs stand in floats, two to one.
+
+class HalfRun {
+ public:
+  HalfRun(Kernels& kernels, DType dtype, Outputs& outputs)
+      : k_(kernels), dtype_(dtype), o_(outputs) {}
+
+  void Rows() {
+    const int64_t rows = 37;
+    const int64_t width = 203;
+    const Reals x = In(rows * width, 5, 3);
+    const Reals w = In(width, 6);
+    const Reals d = In(rows * width, 7);
+    float* const mean = Floats32("mean", rows);
+    float* const rstd = Floats32("rstd", rows);
+    k_.LayerNormForward(rows, width, x, w, w, Out("layernorm", rows * width), mean, rstd);
+    k_.LayerNormBackward(rows, width, x, w, mean, rstd, d, x, Out("layernorm dx", rows * width),
+                         Floats32("layernorm dw", width), Floats32("layernorm db", width));
+    k_.RmsNormForward(rows, width, 1e-5f, x, w, Out("rmsnorm", rows * width), rstd);
+    k_.RmsNormBackward(rows, width, x, w, rstd, d, nullptr, Out("rmsnorm dx", rows * width),
+                       Floats32("rmsnorm dw", width));
+    k_.RmsNormBackward(rows, width, x, w, rstd, d, x, Out("rmsnorm dx and residual", rows * width),
+                       nullptr);
+    const Reals rotated = Out("rotated", 3 * 12 * 203 * 2);
+    k_.Cast(3 * 12 * 203 * 2, Random(3 * 12 * 203 * 2, 8).data(), rotated);
+    const Floats cosines = Random(12 * 203, 9);
+    k_.RotaryForward({3, 12, 1, 2 * 203}, cosines.data(), cosines.data(), rotated);
+    const std::vector<int32_t> tokens(36, 4);
+    const SequenceShape shape{3, 12, width, 1};
+    k_.EmbeddingForward(shape, tokens.data(), x, d, Out("embedding", 36 * width));
+    k_.EmbeddingForward(shape, tokens.data(), x, nullptr, Out("of tokens", 36 * width));
+    k_.EmbeddingBackward(shape, 13, 12, tokens.data(), x, Floats32("dwte", 13 * width),
+                         Floats32("dwpe", 12 * width));
+    const int64_t n = rows * width - 5;
+    k_.SwiGluForward(n, x, d, Out("swiglu", n));
+    k_.SwiGluBackward(n, x, d, d, Out("dgate", n), Out("dup", n));
+  }
+
+  void Products(int64_t rows, int64_t inputs, int64_t outputs, WeightOrder order) {
+    const LinearShape shape{rows, inputs, outputs, order};
+    name_ = std::to_string(rows) + "x" + std::to_string(inputs) + "x" + std::to_string(outputs) +
+            (order == WeightOrder::kInputsOutputs ? " " : " stored ");
+    const Reals x = In(rows * inputs, 8);
+    const Reals w = In(inputs * outputs, 9);
+    const Reals b = In(outputs, 10);
+    const Reals d = In(rows * outputs, 11);
+    k_.LinearForward(shape, x, w, b, Out("forward", rows * outputs));
+    k_.LinearForward(shape, x, w, nullptr, Out("without bias", rows * outputs));
+    k_.LinearResidualForward(shape, x, w, b, d, Out("residual", rows * outputs));
+    k_.LinearGeluForward(shape, x, w, b, Out("slope", rows * outputs), Out("gelu", rows * outputs));
+    k_.LinearBackwardInput(shape, d, w, Out("dx", rows * inputs));
+    k_.LinearBackwardInputGelu(shape, d, w, x, Out("dpre", rows * inputs));
+    const Reals added = Out("added", rows * inputs);
+    k_.LinearBackwardInput(shape, d, w, added);
+    k_.AccumulateLinearBackwardInput(shape, d, w, added);
+    k_.LinearBackwardWeight(shape, x, d, Floats32("dw", inputs * outputs));
+    k_.LinearBackwardBias(shape, d, Floats32("db", outputs));
+    const HeadShape head{rows, inputs, outputs, outputs};
+    float* const logits = Floats32("logits", rows * outputs);
+    k_.HeadForward(head, x, w, logits);
+    k_.HeadBackwardInput(head, logits, w, Out("head dx", rows * inputs));
+    float* const dw = Floats32("head dw", inputs * outputs);
+    k_.HeadBackwardWeight(head, logits, x, dw);
+    k_.AccumulateHeadBackwardWeight(head, logits, x, dw);
+  }
+
+  void Attention(const GroupedAttentionShape& shape) {
+    name_ = "attention " + std::to_string(shape.seq_length) + " ";
+    const int64_t queries = shape.rows() * shape.heads * shape.head_size;
+    const int64_t keys = shape.rows() * shape.heads_of_keys * shape.head_size;
+    const SequenceShape sequence{shape.batch, shape.seq_length, shape.heads * shape.head_size,
+                                 shape.heads};
+    Floats scratch(Z(k_.AttentionScratch(sequence, dtype_)));
+    const Reals q = In(3 * queries, 14, 2);
+    const Reals k = In(keys, 15, 2);
+    const Reals v = In(keys, 16, 2);
+    const Reals d = In(queries, 17);
+    const Reals out = Out("out", queries);
+    float* const lse = Floats32("lse", shape.rows() * shape.heads);
+    k_.GroupedAttentionForward(shape, q, k, v, scratch.data(), out, lse);
+    k_.GroupedAttentionBackward(shape, q, k, v, out, lse, d, scratch.data(), Out("dq", queries),
+                                Out("dk", keys), Out("dv", keys));
+    const Reals beside = Out("side by side", queries);
+    k_.AttentionForward(sequence, q, scratch.data(), beside, lse);
+    k_.AttentionBackward(sequence, q, beside, lse, d, scratch.data(), Out("dqkv", 3 * queries));
+  }
+
+ private:
+  float* Floats32(const std::string& what, int64_t n) {
+    return (o_[std::string(NameOf(dtype_)) + " " + name_ + what] = Floats(Z(n))).data();
+  }
+  Reals Out(const std::string& what, int64_t n) { return {Floats32(what, (n + 1) / 2), dtype_}; }
+  // With some zeros, and numbers that are subnormal in either type.
+  Reals In(int64_t n, uint32_t seed, double scale = 1) {
+    Floats x = Random(n, seed, scale);
+    for (size_t i = 0; i < x.size(); i += 101) x[i] = i % 2 == 0 ? 3e-6f : -1e-39f;
+    const Reals in = Out("in " + std::to_string(seed), n);
+    k_.Cast(n, x.data(), in);
+    return in;
+  }
+
+  Kernels& k_;
+  const DType dtype_;
+  Outputs& o_;
+  std::string name_;
+};
+
+void RunHalves(Kernels& k, Outputs& o) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    HalfRun run(k, dtype, o);
+    run.Rows();
+    run.Products(45, 33, 71, WeightOrder::kInputsOutputs);
+    run.Products(512, 192, 576, WeightOrder::kInputsOutputs);
+    run.Products(300, 530, 401, WeightOrder::kOutputsInputs);
+    run.Attention({2, 150, 6, 2, 22, 40});
+    run.Attention({1, 300, 3, 3, 32, 0});
+  }
+}
+
 Outputs RunAll(CpuIsa isa, int threads) {
   ThreadPool pool(threads);
   CpuKernels kernels(pool, isa);
@@ -197,6 +317,7 @@ Outputs RunAll(CpuIsa isa, int threads) {
   RunRotated(kernels, outputs);
   RunAttention(kernels, outputs, 77);
   RunAttention(kernels, outputs, 300);
+  RunHalves(kernels, outputs);
   return outputs;
 }
 

@@ -251,7 +251,7 @@ TEST_P(CrossEntropyTest, LossAndGradientMatchFormula) {
     logits[Z(i / vocab * shape.stride + i % vocab)] = dense[Z(i)];
   }
   std::vector<double> losses(Z(rows));
-  kernels_.CrossEntropy(shape, targets.data(), logits.data(), losses.data());
+  kernels_.CrossEntropy(shape, /*gradient_scale=*/1, targets.data(), logits.data(), losses.data());
   double loss = 0;
   for (const double value : losses) loss += value;
   EXPECT_NEAR(loss, testing::CrossEntropyOf(rows, vocab, Wide(dense), targets), 1e-5);
@@ -280,7 +280,8 @@ TEST_F(CpuKernelsTest, CrossEntropy_GradientMatchesFiniteDifferences) {
   const Floats start = Random(3 * 11, 21, 3);
   Floats logits = start;
   std::vector<double> losses(3);
-  kernels_.CrossEntropy({3, 8, 11, 11}, targets.data(), logits.data(), losses.data());
+  kernels_.CrossEntropy({3, 8, 11, 11}, /*gradient_scale=*/1, targets.data(), logits.data(),
+                        losses.data());
   ExpectClose(logits,
               FiniteDifferences(
                   [&](const Doubles& at) { return testing::CrossEntropyOf(3, 11, at, targets); },
@@ -292,7 +293,8 @@ TEST_F(CpuKernelsTest, CrossEntropy_ExtremeLogitsStayFinite_NotANumberIsNotHidde
   Floats logits = {1000.0f, -1000.0f, 0.0f, 0.0f, std::nanf(""), 0.0f};
   const std::vector<int32_t> targets = {1, 0};
   std::vector<double> losses(2);
-  kernels_.CrossEntropy({2, 8, 3, 3}, targets.data(), logits.data(), losses.data());
+  kernels_.CrossEntropy({2, 8, 3, 3}, /*gradient_scale=*/1, targets.data(), logits.data(),
+                        losses.data());
   EXPECT_NEAR(losses[0], 2000, 1e-9);
   EXPECT_EQ(logits[0], 1.0f);
   EXPECT_TRUE(std::isnan(losses[1]));
@@ -312,7 +314,7 @@ class AttentionTest : public CpuKernelsTest, public ::testing::WithParamInterfac
     return {batch, length, width, heads};
   }
 
-  Floats scratch_ = Floats(Z(kernels_.AttentionScratch(shape())));
+  Floats scratch_ = Floats(Z(kernels_.AttentionScratch(shape(), DType::kF32)));
 };
 
 TEST_P(AttentionTest, Forward_MatchesFullSoftmax) {
@@ -396,7 +398,7 @@ TEST_F(CpuKernelsTest, AttentionBackward_MatchesFiniteDifferences) {
   const SequenceShape shape{1, 6, 8, 2};
   const Floats qkv = Random(6 * 24, 25, 2);
   const Floats dout = Random(6 * 8, 26);
-  Floats scratch(Z(kernels_.AttentionScratch(shape)));
+  Floats scratch(Z(kernels_.AttentionScratch(shape, DType::kF32)));
   Floats out(6 * 8);
   Floats lse(2 * 6);
   Floats dqkv(qkv.size());

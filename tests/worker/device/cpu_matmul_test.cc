@@ -46,6 +46,12 @@ TEST(CpuMatmulTest, Library_StartsNoThreads) {
   for (const float value : c) ASSERT_EQ(value, 600.0f);
 }
 
+// The numerics fingerprint says by which instructions bf16 is multiplied.
+TEST(CpuMatmulTest, Bf16IsNative_FollowsFromTheInstructionSetInUse) {
+  const std::string isa = MatrixLibraryInUse().isa;
+  EXPECT_EQ(Bf16IsNative(), isa == "avx512-bf16" || isa == "avx512-amx") << isa;
+}
+
 TEST(CpuMatmulTest, CapLibraryIsa_AfterFirstUse_IsRefused) {
   const float one = 1;
   float c = 0;

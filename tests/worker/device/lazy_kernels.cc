@@ -25,8 +25,8 @@ class LazyKernels final : public Kernels {
 
   Stream& stream() override { return *stream_; }
   NumericsFingerprint Fingerprint() const override { return inner_.Fingerprint(); }
-  int64_t AttentionScratch(const SequenceShape& shape) const override {
-    return inner_.AttentionScratch(shape);
+  int64_t AttentionScratch(const SequenceShape& shape, DType dtype) const override {
+    return inner_.AttentionScratch(shape, dtype);
   }
 
   void EmbeddingForward(const SequenceShape& shape, const int32_t* tokens, ConstReals token_table,
@@ -151,7 +151,7 @@ class LazyKernels final : public Kernels {
                                float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "GroupedAttentionForward",
-        {Queries(shape, q), Keys(shape, k), Keys(shape, v), Scratch(shape, scratch),
+        {Queries(shape, q), Keys(shape, k), Keys(shape, v), Scratch(shape, q.dtype(), scratch),
          Queries(shape, out), Of(log_sum_exp, shape.rows() * shape.heads)},
         [=, this] { inner_.GroupedAttentionForward(shape, q, k, v, scratch, out, log_sum_exp); });
   }
@@ -159,14 +159,15 @@ class LazyKernels final : public Kernels {
                                 ConstReals v, ConstReals out, const float* log_sum_exp,
                                 ConstReals dout, float* scratch, Reals dq, Reals dk,
                                 Reals dv) override {
-    core_->Enqueue(lane_, "GroupedAttentionBackward",
-                   {Queries(shape, q), Keys(shape, k), Keys(shape, v), Queries(shape, out),
-                    Of(log_sum_exp, shape.rows() * shape.heads), Queries(shape, dout),
-                    Scratch(shape, scratch), Queries(shape, dq), Keys(shape, dk), Keys(shape, dv)},
-                   [=, this] {
-                     inner_.GroupedAttentionBackward(shape, q, k, v, out, log_sum_exp, dout,
-                                                     scratch, dq, dk, dv);
-                   });
+    core_->Enqueue(
+        lane_, "GroupedAttentionBackward",
+        {Queries(shape, q), Keys(shape, k), Keys(shape, v), Queries(shape, out),
+         Of(log_sum_exp, shape.rows() * shape.heads), Queries(shape, dout),
+         Scratch(shape, q.dtype(), scratch), Queries(shape, dq), Keys(shape, dk), Keys(shape, dv)},
+        [=, this] {
+          inner_.GroupedAttentionBackward(shape, q, k, v, out, log_sum_exp, dout, scratch, dq, dk,
+                                          dv);
+        });
   }
   void LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
                                ConstReals slope, Reals dpre) override {
@@ -247,7 +248,8 @@ class LazyKernels final : public Kernels {
                         float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "AttentionForward",
-        {Of(qkv, 3 * shape.rows() * shape.width), Of(scratch, inner_.AttentionScratch(shape)),
+        {Of(qkv, 3 * shape.rows() * shape.width),
+         Of(scratch, inner_.AttentionScratch(shape, qkv.dtype())),
          Of(out, shape.rows() * shape.width), Of(log_sum_exp, shape.rows() * shape.heads)},
         [=, this] { inner_.AttentionForward(shape, qkv, scratch, out, log_sum_exp); });
   }
@@ -258,7 +260,8 @@ class LazyKernels final : public Kernels {
         lane_, "AttentionBackward",
         {Of(qkv, 3 * shape.rows() * shape.width), Of(out, shape.rows() * shape.width),
          Of(log_sum_exp, shape.rows() * shape.heads), Of(dout, shape.rows() * shape.width),
-         Of(scratch, inner_.AttentionScratch(shape)), Of(dqkv, 3 * shape.rows() * shape.width)},
+         Of(scratch, inner_.AttentionScratch(shape, qkv.dtype())),
+         Of(dqkv, 3 * shape.rows() * shape.width)},
         [=, this] { inner_.AttentionBackward(shape, qkv, out, log_sum_exp, dout, scratch, dqkv); });
   }
   void CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
@@ -318,15 +321,16 @@ class LazyKernels final : public Kernels {
   static Touched Angles(const RotaryShape& shape, const float* table) {
     return Of(table, shape.seq_length * shape.head_size / 2);
   }
-  static Touched Queries(const GroupedAttentionShape& shape, const float* x) {
+  static Touched Queries(const GroupedAttentionShape& shape, ConstReals x) {
     return Of(x, shape.rows() * shape.heads * shape.head_size);
   }
-  static Touched Keys(const GroupedAttentionShape& shape, const float* x) {
+  static Touched Keys(const GroupedAttentionShape& shape, ConstReals x) {
     return Of(x, shape.rows() * shape.heads_of_keys * shape.head_size);
   }
-  Touched Scratch(const GroupedAttentionShape& shape, const float* scratch) const {
+  Touched Scratch(const GroupedAttentionShape& shape, DType dtype, const float* scratch) const {
     return Of(scratch, inner_.AttentionScratch({shape.batch, shape.seq_length,
-                                                shape.heads * shape.head_size, shape.heads}));
+                                                shape.heads * shape.head_size, shape.heads},
+                                               dtype));
   }
 
   const std::shared_ptr<LazyDevice::Core> core_;

@@ -6,12 +6,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "worker/device/kernels.h"
 
 namespace dsrun::worker::testing {
 
@@ -148,6 +151,85 @@ inline double CrossEntropyOf(int64_t rows, int64_t vocab, const Doubles& logits,
     loss += max + std::log(sum) - logits[Z(r * vocab + targets[Z(r)])];
   }
   return loss;
+}
+
+inline Doubles RmsNormOf(int64_t rows, int64_t width, double epsilon, const Doubles& x,
+                         const Doubles& weight) {
+  Doubles y(x.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    double mean = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      mean += x[Z(r * width + i)] * x[Z(r * width + i)] / static_cast<double>(width);
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      y[Z(r * width + i)] = x[Z(r * width + i)] / std::sqrt(mean + epsilon) * weight[Z(i)];
+    }
+  }
+  return y;
+}
+
+inline double SiluOf(double x) { return x / (1 + std::exp(-x)); }
+
+// q, k, v and their gradients, side by side.
+struct Attended {
+  Doubles q, k, v, out, log_sum_exp, dq, dk, dv;
+};
+
+// With full rows of scores, out and the gradients for `dout`. Backward is told forward's result:
+// where that was rounded, `given_out` says what it was told.
+inline Attended GroupedAttentionOf(const GroupedAttentionShape& shape, const Doubles& q,
+                                   const Doubles& k, const Doubles& v, const Doubles& dout,
+                                   const Doubles* given_out = nullptr) {
+  const int64_t size = shape.head_size;
+  const double scale = 1 / std::sqrt(static_cast<double>(size));
+  Attended a{q,
+             k,
+             v,
+             Doubles(q.size()),
+             Doubles(Z(shape.batch * shape.heads * shape.seq_length)),
+             Doubles(q.size()),
+             Doubles(k.size()),
+             Doubles(v.size())};
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      const int64_t of_keys = h / (shape.heads / shape.heads_of_keys);
+      const auto q_at = [&](int64_t t, int64_t i) {
+        return Z(((b * shape.seq_length + t) * shape.heads + h) * size + i);
+      };
+      const auto k_at = [&](int64_t t, int64_t i) {
+        return Z(((b * shape.seq_length + t) * shape.heads_of_keys + of_keys) * size + i);
+      };
+      for (int64_t t = 0; t < shape.seq_length; ++t) {
+        const int64_t first = shape.window == 0 ? 0 : std::max<int64_t>(0, t - shape.window + 1);
+        Doubles p(Z(t + 1));
+        Doubles dp(Z(t + 1));
+        double sum = 0;
+        for (int64_t s = first; s <= t; ++s) {
+          double score = 0;
+          for (int64_t i = 0; i < size; ++i) score += q[q_at(t, i)] * k[k_at(s, i)];
+          sum += p[Z(s)] = std::exp(score * scale);
+          for (int64_t i = 0; i < size; ++i) dp[Z(s)] += dout[q_at(t, i)] * v[k_at(s, i)];
+        }
+        a.log_sum_exp[Z((b * shape.heads + h) * shape.seq_length + t)] = std::log(sum);
+        double mean = 0;
+        for (int64_t s = first; s <= t; ++s) mean += (p[Z(s)] /= sum) * dp[Z(s)];
+        if (given_out != nullptr) {
+          mean = 0;
+          for (int64_t i = 0; i < size; ++i) mean += (*given_out)[q_at(t, i)] * dout[q_at(t, i)];
+        }
+        for (int64_t s = first; s <= t; ++s) {
+          const double ds = p[Z(s)] * (dp[Z(s)] - mean) * scale;
+          for (int64_t i = 0; i < size; ++i) {
+            a.out[q_at(t, i)] += p[Z(s)] * v[k_at(s, i)];
+            a.dq[q_at(t, i)] += ds * k[k_at(s, i)];
+            a.dk[k_at(s, i)] += ds * q[q_at(t, i)];
+            a.dv[k_at(s, i)] += p[Z(s)] * dout[q_at(t, i)];
+          }
+        }
+      }
+    }
+  }
+  return a;
 }
 
 }  // namespace dsrun::worker::testing

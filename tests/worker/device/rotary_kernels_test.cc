@@ -13,11 +13,15 @@
 namespace dsrun::worker {
 namespace {
 
+using testing::Attended;
 using testing::Doubles;
 using testing::ExpectClose;
 using testing::FiniteDifferences;
 using testing::Floats;
+using testing::GroupedAttentionOf;
 using testing::Random;
+using testing::RmsNormOf;
+using testing::SiluOf;
 using testing::Wide;
 using testing::Z;
 
@@ -46,21 +50,6 @@ TEST_F(RotaryKernelsTest, EmbeddingWithoutPositions_IsTheTablesRow) {
     }
   }
   ExpectClose(dtable, expected, kTolerance, "dtable");
-}
-
-Doubles RmsNormOf(int64_t rows, int64_t width, double epsilon, const Doubles& x,
-                  const Doubles& weight) {
-  Doubles y(x.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    double mean = 0;
-    for (int64_t i = 0; i < width; ++i) {
-      mean += x[Z(r * width + i)] * x[Z(r * width + i)] / static_cast<double>(width);
-    }
-    for (int64_t i = 0; i < width; ++i) {
-      y[Z(r * width + i)] = x[Z(r * width + i)] / std::sqrt(mean + epsilon) * weight[Z(i)];
-    }
-  }
-  return y;
 }
 
 class RmsNormTest : public RotaryKernelsTest, public ::testing::WithParamInterface<int64_t> {};
@@ -134,8 +123,6 @@ TEST_F(RotaryKernelsTest, Rotary_TurnsPairsByTheirAngleAndBack) {
   kernels_.RotaryBackward(shape, cosines.data(), sines.data(), rotated.data());
   ExpectClose(rotated, Wide(x), kTolerance, "rotated back");
 }
-
-double SiluOf(double x) { return x / (1 + std::exp(-x)); }
 
 TEST_F(RotaryKernelsTest, SwiGlu_MatchesFormulaAndFiniteDifferences) {
   Floats gate = Random(1003, 1, 6);
@@ -214,62 +201,6 @@ INSTANTIATE_TEST_SUITE_P(Shapes, StoredLinearTest,
                                            LinearCase{130, 17, 33}, LinearCase{300, 31, 401},
                                            LinearCase{1, 40, 800}));
 
-// q, k, v and their gradients, side by side.
-struct Attended {
-  Doubles q, k, v, out, log_sum_exp, dq, dk, dv;
-};
-
-// With full rows of scores, out and the gradients for `dout`.
-Attended GroupedAttentionOf(const GroupedAttentionShape& shape, const Doubles& q, const Doubles& k,
-                            const Doubles& v, const Doubles& dout) {
-  const int64_t size = shape.head_size;
-  const double scale = 1 / std::sqrt(static_cast<double>(size));
-  Attended a{q,
-             k,
-             v,
-             Doubles(q.size()),
-             Doubles(Z(shape.batch * shape.heads * shape.seq_length)),
-             Doubles(q.size()),
-             Doubles(k.size()),
-             Doubles(v.size())};
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    for (int64_t h = 0; h < shape.heads; ++h) {
-      const int64_t of_keys = h / (shape.heads / shape.heads_of_keys);
-      const auto q_at = [&](int64_t t, int64_t i) {
-        return Z(((b * shape.seq_length + t) * shape.heads + h) * size + i);
-      };
-      const auto k_at = [&](int64_t t, int64_t i) {
-        return Z(((b * shape.seq_length + t) * shape.heads_of_keys + of_keys) * size + i);
-      };
-      for (int64_t t = 0; t < shape.seq_length; ++t) {
-        const int64_t first = shape.window == 0 ? 0 : std::max<int64_t>(0, t - shape.window + 1);
-        Doubles p(Z(t + 1));
-        Doubles dp(Z(t + 1));
-        double sum = 0;
-        for (int64_t s = first; s <= t; ++s) {
-          double score = 0;
-          for (int64_t i = 0; i < size; ++i) score += q[q_at(t, i)] * k[k_at(s, i)];
-          sum += p[Z(s)] = std::exp(score * scale);
-          for (int64_t i = 0; i < size; ++i) dp[Z(s)] += dout[q_at(t, i)] * v[k_at(s, i)];
-        }
-        a.log_sum_exp[Z((b * shape.heads + h) * shape.seq_length + t)] = std::log(sum);
-        double mean = 0;
-        for (int64_t s = first; s <= t; ++s) mean += (p[Z(s)] /= sum) * dp[Z(s)];
-        for (int64_t s = first; s <= t; ++s) {
-          const double ds = p[Z(s)] * (dp[Z(s)] - mean) * scale;
-          for (int64_t i = 0; i < size; ++i) {
-            a.out[q_at(t, i)] += p[Z(s)] * v[k_at(s, i)];
-            a.dq[q_at(t, i)] += ds * k[k_at(s, i)];
-            a.dk[k_at(s, i)] += ds * q[q_at(t, i)];
-            a.dv[k_at(s, i)] += p[Z(s)] * dout[q_at(t, i)];
-          }
-        }
-      }
-    }
-  }
-  return a;
-}
-
 class GroupedAttentionTest : public RotaryKernelsTest,
                              public ::testing::WithParamInterface<GroupedAttentionShape> {};
 
@@ -283,7 +214,7 @@ TEST_P(GroupedAttentionTest, ForwardAndBackward_MatchFullFormula) {
   const Floats dout = Random(queries, 25);
   const Attended expected = GroupedAttentionOf(shape, Wide(q), Wide(k), Wide(v), Wide(dout));
   Floats scratch(Z(kernels_.AttentionScratch(
-      {shape.batch, shape.seq_length, shape.heads * shape.head_size, shape.heads})));
+      {shape.batch, shape.seq_length, shape.heads * shape.head_size, shape.heads}, DType::kF32)));
   Floats out(Z(queries), 99.0f);
   Floats lse(expected.log_sum_exp.size(), 99.0f);
   Floats dq(Z(queries), 99.0f);
@@ -321,7 +252,7 @@ TEST_F(RotaryKernelsTest, GroupedAttentionBackward_MatchesFiniteDifferences) {
   const Floats k = Random(6 * 8, 27, 2);
   const Floats v = Random(6 * 8, 28, 2);
   const Floats dout = Random(6 * 16, 29);
-  Floats scratch(Z(kernels_.AttentionScratch({1, 6, 16, 4})));
+  Floats scratch(Z(kernels_.AttentionScratch({1, 6, 16, 4}, DType::kF32)));
   Floats out(q.size());
   Floats lse(4 * 6);
   Floats dq(q.size());

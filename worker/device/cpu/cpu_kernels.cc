@@ -7,8 +7,7 @@
 
 #include "common/model/layer_plan.h"
 #include "common/numerics/kernels_version.h"
-#include "worker/device/cpu/cpu_attention.h"
-#include "worker/device/cpu/cpu_loops.h"
+#include "worker/device/cpu/cpu_typed_attention.h"
 
 namespace dsrun::worker {
 namespace {
@@ -22,19 +21,25 @@ constexpr int64_t kVocabPieces = 16;
 constexpr int64_t kLeafPiece = 64;
 
 // The weight as (inputs, outputs), however it stands, and as (outputs, inputs).
-Operand Weight(const LinearShape& shape, const float* w) {
+Operand Weight(const LinearShape& shape, ConstReals w) {
   if (shape.order == WeightOrder::kOutputsInputs) return {w, shape.inputs, true};
   return {w, shape.outputs};
 }
-Operand WeightTransposed(const LinearShape& shape, const float* w) {
+Operand WeightTransposed(const LinearShape& shape, ConstReals w) {
   if (shape.order == WeightOrder::kOutputsInputs) return {w, shape.inputs};
   return {w, shape.outputs, true};
 }
 
+// Element `index` of x.
+const void* At(ConstReals x, int64_t index) { return (x + index).data(); }
+void* At(Reals x, int64_t index) { return (x + index).data(); }
+// The same, or null.
+const void* AtOrNull(ConstReals x, int64_t index) { return x == nullptr ? nullptr : At(x, index); }
+
 }  // namespace
 
 CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
-    : pool_(pool), isa_(isa), loops_(LoopsFor(isa)), matmul_(pool) {}
+    : pool_(pool), isa_(isa), loops_(LoopsFor(isa)), matmul_(pool), half_matmul_(pool, loops_) {}
 
 NumericsFingerprint CpuKernels::Fingerprint() const {
   const MatrixLibrary library = MatrixLibraryInUse();
@@ -53,19 +58,45 @@ NumericsFingerprint CpuKernels::Fingerprint() const {
   return out;
 }
 
+// --- Products
+
+void CpuKernels::ProductAlone(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,
+                              Reals out) {
+  const RealLoops& loops = LoopsOf(out);
+  Product(m, n, k, a, b, out, TileWork::kLittle, [&](const Tile& tile) {
+    if (out.dtype() == DType::kF32) return;
+    for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+      loops.round(tile.columns.size(), tile.Row(row), At(out, row * n + tile.columns.begin));
+    }
+  });
+}
+
+void CpuKernels::ProductToFloats(DType dtype, int64_t m, int64_t n, int64_t k, const Operand& a,
+                                 const Operand& b, float beta, float* out, int64_t stride) {
+  if (dtype != DType::kF32) {
+    half_matmul_.RunToFloats(m, n, k, a, b, beta, out, stride);
+  } else if (beta == 0) {
+    matmul_.Run(m, n, k, a, b, out, stride);
+  } else {
+    matmul_.Add(m, n, k, a, b, out, stride);
+  }
+}
+
 // --- Embedding
 
 void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tokens,
                                   ConstReals token_table, ConstReals position_table, Reals out) {
+  const RealLoops& loops = LoopsOf(out);
   const int64_t width = shape.width;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
+      const void* const of_token = At(token_table, tokens[row] * width);
       if (position_table == nullptr) {
-        std::copy_n(token_table.f32() + tokens[row] * width, width, out.f32() + row * width);
+        std::memcpy(At(out, row * width), of_token, static_cast<size_t>(out.bytes_of(width)));
         continue;
       }
-      loops_.add(width, token_table + tokens[row] * width,
-                 position_table + row % shape.seq_length * width, out + row * width);
+      loops.add(width, of_token, At(position_table, row % shape.seq_length * width),
+                At(out, row * width));
     }
   });
 }
@@ -73,6 +104,7 @@ void CpuKernels::EmbeddingForward(const SequenceShape& shape, const int32_t* tok
 void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_size,
                                    int64_t positions, const int32_t* tokens, ConstReals dout,
                                    float* dtoken_table, float* dposition_table) {
+  const RealLoops& loops = LoopsOf(dout);
   const int64_t width = shape.width;
   // Each piece owns a range of the vocabulary and looks at all tokens, in order.
   const int64_t piece = (vocab_size + kVocabPieces - 1) / kVocabPieces;
@@ -83,7 +115,7 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
                 static_cast<size_t>((end - begin) * width) * sizeof(float));
     for (int64_t row = 0; row < shape.rows(); ++row) {
       if (tokens[row] < begin || tokens[row] >= end) continue;
-      loops_.accumulate(width, dout + row * width, dtoken_table + tokens[row] * width);
+      loops.accumulate(width, At(dout, row * width), dtoken_table + tokens[row] * width);
     }
   });
   ForPieces(wanted_positions, kRowPiece, [&](int64_t begin, int64_t end) {
@@ -93,9 +125,9 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
         std::fill_n(sum, width, 0.0f);
         continue;
       }
-      std::copy_n(dout.f32() + position * width, width, sum);
+      loops.widen(width, At(dout, position * width), sum);
       for (int64_t sequence = 1; sequence < shape.batch; ++sequence) {
-        loops_.accumulate(width, dout + (sequence * shape.seq_length + position) * width, sum);
+        loops.accumulate(width, At(dout, (sequence * shape.seq_length + position) * width), sum);
       }
     }
   });
@@ -105,10 +137,11 @@ void CpuKernels::EmbeddingBackward(const SequenceShape& shape, int64_t vocab_siz
 
 void CpuKernels::LayerNormForward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
                                   ConstReals bias, Reals out, float* mean, float* rstd) {
+  const RealLoops& loops = LoopsOf(x);
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      loops_.layernorm_row(width, x + row * width, weight, bias, out + row * width, mean + row,
-                           rstd + row);
+      loops.layernorm_row(width, At(x, row * width), weight.data(), bias.data(),
+                          At(out, row * width), mean + row, rstd + row);
     }
   });
 }
@@ -116,18 +149,19 @@ void CpuKernels::LayerNormForward(int64_t rows, int64_t width, ConstReals x, Con
 void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
                                    const float* mean, const float* rstd, ConstReals dout,
                                    ConstReals residual, Reals dx, float* dweight, float* dbias) {
+  const RealLoops& loops = LoopsOf(x);
   const int64_t wanted = dweight == nullptr && dbias == nullptr ? 0 : width;
   ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
     float unwanted[kColumnPiece];  // both come in one pass
-    loops_.layernorm_column_sums(rows, end - begin, width, x + begin, mean, rstd, dout + begin,
-                                 dweight == nullptr ? unwanted : dweight + begin,
-                                 dbias == nullptr ? unwanted : dbias + begin);
+    loops.layernorm_column_sums(rows, end - begin, width, At(x, begin), mean, rstd, At(dout, begin),
+                                dweight == nullptr ? unwanted : dweight + begin,
+                                dbias == nullptr ? unwanted : dbias + begin);
   });
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * width;
-      loops_.layernorm_backward_row(width, x + at, weight, mean[row], rstd[row], dout + at,
-                                    residual == nullptr ? nullptr : residual + at, dx + at);
+      loops.layernorm_backward_row(width, At(x, at), weight.data(), mean[row], rstd[row],
+                                   At(dout, at), AtOrNull(residual, at), At(dx, at));
     }
   });
 }
@@ -136,9 +170,11 @@ void CpuKernels::LayerNormBackward(int64_t rows, int64_t width, ConstReals x, Co
 
 void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, ConstReals x,
                                 ConstReals weight, Reals out, float* rstd) {
+  const RealLoops& loops = LoopsOf(x);
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      loops_.rmsnorm_row(width, epsilon, x + row * width, weight, out + row * width, rstd + row);
+      loops.rmsnorm_row(width, epsilon, At(x, row * width), weight.data(), At(out, row * width),
+                        rstd + row);
     }
   });
 }
@@ -146,28 +182,30 @@ void CpuKernels::RmsNormForward(int64_t rows, int64_t width, float epsilon, Cons
 void CpuKernels::RmsNormBackward(int64_t rows, int64_t width, ConstReals x, ConstReals weight,
                                  const float* rstd, ConstReals dout, ConstReals residual, Reals dx,
                                  float* dweight) {
+  const RealLoops& loops = LoopsOf(x);
   const int64_t wanted = dweight == nullptr ? 0 : width;
   ForPieces(wanted, kColumnPiece, [&](int64_t begin, int64_t end) {
-    loops_.rmsnorm_column_sums(rows, end - begin, width, x + begin, rstd, dout + begin,
-                               dweight + begin);
+    loops.rmsnorm_column_sums(rows, end - begin, width, At(x, begin), rstd, At(dout, begin),
+                              dweight + begin);
   });
   ForPieces(rows, kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t at = row * width;
-      loops_.rmsnorm_backward_row(width, x + at, weight, rstd[row], dout + at,
-                                  residual == nullptr ? nullptr : residual + at, dx + at);
+      loops.rmsnorm_backward_row(width, At(x, at), weight.data(), rstd[row], At(dout, at),
+                                 AtOrNull(residual, at), At(dx, at));
     }
   });
 }
 
 void CpuKernels::Rotate(const RotaryShape& shape, const float* cosines, const float* sines,
                         float direction, Reals x) {
+  const RealLoops& loops = LoopsOf(x);
   const int64_t pairs = shape.head_size / 2;
   ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t position = row % shape.seq_length;
-      loops_.rotate_row(shape.heads, pairs, cosines + position * pairs, sines + position * pairs,
-                        direction, x + row * shape.heads * shape.head_size);
+      loops.rotate_row(shape.heads, pairs, cosines + position * pairs, sines + position * pairs,
+                       direction, At(x, row * shape.heads * shape.head_size));
     }
   });
 }
@@ -187,85 +225,107 @@ void CpuKernels::RotaryBackward(const RotaryShape& shape, const float* cosines, 
 void CpuKernels::LinearForward(const LinearShape& shape, ConstReals x, ConstReals w,
                                ConstReals bias, Reals out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
-              TileWork::kLittle, [&](Range rows, Range columns) {
-                if (bias == nullptr) return;
-                for (int64_t row = rows.begin; row < rows.end; ++row) {
-                  loops_.accumulate(columns.size(), bias + columns.begin,
-                                    out + row * n + columns.begin);
-                }
-              });
+  if (bias == nullptr) {
+    ProductAlone(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out);
+    return;
+  }
+  const RealLoops& loops = LoopsOf(out);
+  Product(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, TileWork::kLittle,
+          [&](const Tile& tile) {
+            for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+              loops.bias(tile.columns.size(), At(bias, tile.columns.begin), tile.Row(row),
+                         At(out, row * n + tile.columns.begin));
+            }
+          });
 }
 
 void CpuKernels::LinearResidualForward(const LinearShape& shape, ConstReals x, ConstReals w,
                                        ConstReals bias, ConstReals residual, Reals out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out, n,
-              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
-                for (int64_t row = rows.begin; row < rows.end; ++row) {
-                  const int64_t at = row * n + columns.begin;
-                  if (bias == nullptr) {
-                    loops_.add(columns.size(), residual + at, out + at, out + at);
-                    continue;
-                  }
-                  loops_.bias_residual(columns.size(), bias + columns.begin, residual + at,
-                                       out + at);
-                }
-              });
+  const RealLoops& loops = LoopsOf(out);
+  Product(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out,
+          TileWork::kSecondMatrix, [&](const Tile& tile) {
+            const int64_t columns = tile.columns.size();
+            for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+              const int64_t at = row * n + tile.columns.begin;
+              if (bias == nullptr) {
+                loops.residual(columns, At(residual, at), tile.Row(row), At(out, at));
+                continue;
+              }
+              loops.bias_residual(columns, At(bias, tile.columns.begin), At(residual, at),
+                                  tile.Row(row), At(out, at));
+            }
+          });
 }
 
 void CpuKernels::LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w,
                                    ConstReals bias, Reals slope, Reals out) {
   const int64_t n = shape.outputs;
-  matmul_.Run(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), slope, n,
-              TileWork::kSecondMatrix, [&](Range rows, Range columns) {
-                for (int64_t row = rows.begin; row < rows.end; ++row) {
-                  const int64_t at = row * n + columns.begin;
-                  loops_.bias_gelu(columns.size(), bias + columns.begin, slope + at, out + at);
-                }
-              });
+  const RealLoops& loops = LoopsOf(out);
+  Product(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), slope,
+          TileWork::kSecondMatrix, [&](const Tile& tile) {
+            for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+              const int64_t at = row * n + tile.columns.begin;
+              loops.bias_gelu(tile.columns.size(), At(bias, tile.columns.begin), tile.Row(row),
+                              At(slope, at), At(out, at));
+            }
+          });
 }
 
 void CpuKernels::LinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
                                      Reals dx) {
-  matmul_.Run(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
-              WeightTransposed(shape, w), dx, shape.inputs);
+  ProductAlone(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
+               WeightTransposed(shape, w), dx);
 }
 
 void CpuKernels::AccumulateLinearBackwardInput(const LinearShape& shape, ConstReals dout,
                                                ConstReals w, Reals dx) {
-  matmul_.Add(shape.rows, shape.inputs, shape.outputs, {dout, shape.outputs},
-              WeightTransposed(shape, w), dx, shape.inputs);
+  const int64_t n = shape.inputs;
+  const Operand a = {dout, shape.outputs};
+  const Operand b = WeightTransposed(shape, w);
+  if (dx.dtype() == DType::kF32) {
+    matmul_.Add(shape.rows, n, shape.outputs, a, b, dx.f32(), n);
+    return;
+  }
+  const RealLoops& loops = LoopsOf(dx);
+  Product(shape.rows, n, shape.outputs, a, b, dx, TileWork::kLittle, [&](const Tile& tile) {
+    for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+      void* const at = At(dx, row * n + tile.columns.begin);
+      loops.residual(tile.columns.size(), at, tile.Row(row), at);
+    }
+  });
 }
 
 void CpuKernels::LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
                                          ConstReals slope, Reals dpre) {
   const int64_t n = shape.inputs;
-  matmul_.Run(shape.rows, n, shape.outputs, {dout, shape.outputs}, WeightTransposed(shape, w), dpre,
-              n, TileWork::kSecondMatrix, [&](Range rows, Range columns) {
-                for (int64_t row = rows.begin; row < rows.end; ++row) {
-                  const int64_t at = row * n + columns.begin;
-                  loops_.multiply(columns.size(), slope + at, dpre + at);
-                }
-              });
+  const RealLoops& loops = LoopsOf(dpre);
+  Product(shape.rows, n, shape.outputs, {dout, shape.outputs}, WeightTransposed(shape, w), dpre,
+          TileWork::kSecondMatrix, [&](const Tile& tile) {
+            for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+              const int64_t at = row * n + tile.columns.begin;
+              loops.multiply(tile.columns.size(), At(slope, at), tile.Row(row), At(dpre, at));
+            }
+          });
 }
 
 void CpuKernels::LinearBackwardWeight(const LinearShape& shape, ConstReals x, ConstReals dout,
                                       float* dw) {
   if (dw == nullptr) return;
   if (shape.order == WeightOrder::kOutputsInputs) {
-    matmul_.Run(shape.outputs, shape.inputs, shape.rows, {dout, shape.outputs, true},
-                {x, shape.inputs}, dw, shape.inputs);
+    ProductToFloats(x.dtype(), shape.outputs, shape.inputs, shape.rows, {dout, shape.outputs, true},
+                    {x, shape.inputs}, 0, dw, shape.inputs);
     return;
   }
-  matmul_.Run(shape.inputs, shape.outputs, shape.rows, {x, shape.inputs, true},
-              {dout, shape.outputs}, dw, shape.outputs);
+  ProductToFloats(x.dtype(), shape.inputs, shape.outputs, shape.rows, {x, shape.inputs, true},
+                  {dout, shape.outputs}, 0, dw, shape.outputs);
 }
 
 void CpuKernels::LinearBackwardBias(const LinearShape& shape, ConstReals dout, float* dbias) {
   if (dbias == nullptr) return;
+  const RealLoops& loops = LoopsOf(dout);
   ForPieces(shape.outputs, kColumnPiece, [&](int64_t begin, int64_t end) {
-    loops_.column_sums(shape.rows, end - begin, shape.outputs, dout + begin, dbias + begin);
+    loops.column_sums(shape.rows, end - begin, shape.outputs, At(dout, begin), dbias + begin);
   });
 }
 
@@ -273,55 +333,58 @@ void CpuKernels::LinearBackwardBias(const LinearShape& shape, ConstReals dout, f
 
 void CpuKernels::HeadForward(const HeadShape& shape, ConstReals x, ConstReals token_table,
                              float* logits) {
-  matmul_.Run(shape.rows, shape.vocab_size, shape.width, {x, shape.width},
-              {token_table, shape.width, true}, logits, shape.stride);
+  ProductToFloats(x.dtype(), shape.rows, shape.vocab_size, shape.width, {x, shape.width},
+                  {token_table, shape.width, true}, 0, logits, shape.stride);
 }
 
 void CpuKernels::HeadBackwardInput(const HeadShape& shape, const float* dlogits,
                                    ConstReals token_table, Reals dx) {
-  matmul_.Run(shape.rows, shape.width, shape.vocab_size, {dlogits, shape.stride},
-              {token_table, shape.width}, dx, shape.width);
+  ProductAlone(shape.rows, shape.width, shape.vocab_size, {dlogits, shape.stride},
+               {token_table, shape.width}, dx);
 }
 
 void CpuKernels::HeadBackwardWeight(const HeadShape& shape, const float* dlogits, ConstReals x,
                                     float* dtoken_table) {
   if (dtoken_table == nullptr) return;
-  matmul_.Run(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
-              {x, shape.width}, dtoken_table, shape.width);
+  ProductToFloats(x.dtype(), shape.vocab_size, shape.width, shape.rows,
+                  {dlogits, shape.stride, true}, {x, shape.width}, 0, dtoken_table, shape.width);
 }
 
 void CpuKernels::AccumulateHeadBackwardWeight(const HeadShape& shape, const float* dlogits,
                                               ConstReals x, float* dtoken_table) {
   if (dtoken_table == nullptr) return;
-  matmul_.Add(shape.vocab_size, shape.width, shape.rows, {dlogits, shape.stride, true},
-              {x, shape.width}, dtoken_table, shape.width);
+  ProductToFloats(x.dtype(), shape.vocab_size, shape.width, shape.rows,
+                  {dlogits, shape.stride, true}, {x, shape.width}, 1, dtoken_table, shape.width);
 }
 
 // --- Elementwise
 
 void CpuKernels::SwiGluForward(int64_t n, ConstReals gate, ConstReals up, Reals out) {
+  const RealLoops& loops = LoopsOf(out);
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.swiglu(end - begin, gate + begin, up + begin, out + begin);
+    loops.swiglu(end - begin, At(gate, begin), At(up, begin), At(out, begin));
   });
 }
 
 void CpuKernels::SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, ConstReals dout,
                                 Reals dgate, Reals dup) {
+  const RealLoops& loops = LoopsOf(dout);
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.swiglu_backward(end - begin, gate + begin, up + begin, dout + begin, dgate + begin,
-                           dup + begin);
+    loops.swiglu_backward(end - begin, At(gate, begin), At(up, begin), At(dout, begin),
+                          At(dgate, begin), At(dup, begin));
   });
 }
 
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    loops_.accumulate(end - begin, src + begin, dst + begin);
+    loops_.f32.accumulate(end - begin, src + begin, dst + begin);
   });
 }
 
 void CpuKernels::Cast(int64_t n, const float* x, Reals out) {
+  const RealLoops& loops = LoopsOf(out);
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
-    std::copy_n(x + begin, end - begin, out.f32() + begin);
+    loops.round(end - begin, x + begin, At(out, begin));
   });
 }
 
@@ -364,20 +427,21 @@ void CpuKernels::RoundFixed(int64_t n, int scale, const uint64_t* sums, float* o
 
 // --- Attention
 
-int64_t CpuKernels::AttentionScratch(const SequenceShape& shape) const {
-  return pool_.threads() * dsrun::AttentionScratch(shape.head_size());
+int64_t CpuKernels::AttentionScratch(const SequenceShape& shape, DType dtype) const {
+  return pool_.threads() * TypedAttentionScratch(shape.head_size(), shape.seq_length, dtype);
 }
 
 void CpuKernels::AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch,
                                   Reals out, float* log_sum_exp) {
   const int64_t width = shape.width;
+  const int64_t of_thread = TypedAttentionScratch(shape.head_size(), shape.seq_length, qkv.dtype());
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t column = index % shape.heads * shape.head_size();
-    const float* const q = qkv + row * 3 * width + column;
-    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
-        .Forward(q, q + width, q + 2 * width, out + row * width + column,
+    const ConstReals q = qkv + (row * 3 * width + column);
+    TypedAttention(rows, isa_, qkv.dtype(), scratch + thread * of_thread)
+        .Forward(q, q + width, q + 2 * width, out + (row * width + column),
                  log_sum_exp + index * shape.seq_length);
   });
 }
@@ -386,16 +450,17 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, ConstReals qkv, C
                                    const float* log_sum_exp, ConstReals dout, float* scratch,
                                    Reals dqkv) {
   const int64_t width = shape.width;
+  const int64_t of_thread = TypedAttentionScratch(shape.head_size(), shape.seq_length, qkv.dtype());
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t column = index % shape.heads * shape.head_size();
-    const float* const q = qkv + row * 3 * width + column;
-    float* const dq = dqkv + row * 3 * width + column;
-    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(shape.head_size()))
-        .Backward(q, q + width, q + 2 * width, out + row * width + column,
-                  log_sum_exp + index * shape.seq_length, dout + row * width + column,
-                  /*first_of_keys=*/true, dq, dq + width, dq + 2 * width);
+    const ConstReals q = qkv + (row * 3 * width + column);
+    const Reals dq = dqkv + (row * 3 * width + column);
+    TypedAttention(rows, isa_, qkv.dtype(), scratch + thread * of_thread)
+        .Backward(q, q + width, q + 2 * width, out + (row * width + column),
+                  log_sum_exp + index * shape.seq_length, dout + (row * width + column),
+                  {.first = true, .last = true}, dq, dq + width, dq + 2 * width);
   });
 }
 
@@ -406,13 +471,14 @@ void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, Con
   const int64_t width = shape.heads * size;
   const int64_t width_of_keys = shape.heads_of_keys * size;
   const int64_t group = shape.heads / shape.heads_of_keys;
+  const int64_t of_thread = TypedAttentionScratch(size, shape.seq_length, q.dtype());
   const HeadRows rows = {shape.seq_length, size, width, width_of_keys, width, shape.window};
   pool_.ParallelFor(shape.batch * shape.heads, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads * shape.seq_length;
     const int64_t head = index % shape.heads;
     const int64_t at = row * width + head * size;
     const int64_t keys_at = row * width_of_keys + head / group * size;
-    HeadAttention(rows, isa_, scratch + thread * dsrun::AttentionScratch(size))
+    TypedAttention(rows, isa_, q.dtype(), scratch + thread * of_thread)
         .Forward(q + at, k + keys_at, v + keys_at, out + at,
                  log_sum_exp + index * shape.seq_length);
   });
@@ -427,16 +493,18 @@ void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, Co
   const int64_t width = shape.heads * size;
   const int64_t width_of_keys = shape.heads_of_keys * size;
   const int64_t group = shape.heads / shape.heads_of_keys;
+  const int64_t of_thread = TypedAttentionScratch(size, shape.seq_length, q.dtype());
   const HeadRows rows = {shape.seq_length, size, width, width_of_keys, width, shape.window};
   pool_.ParallelFor(shape.batch * shape.heads_of_keys, [&](int64_t index, int thread) {
     const int64_t row = index / shape.heads_of_keys * shape.seq_length;
     const int64_t keys_at = row * width_of_keys + index % shape.heads_of_keys * size;
-    const HeadAttention attention(rows, isa_, scratch + thread * dsrun::AttentionScratch(size));
+    const TypedAttention attention(rows, isa_, q.dtype(), scratch + thread * of_thread);
     for (int64_t member = 0; member < group; ++member) {
       const int64_t at = row * width + (index % shape.heads_of_keys * group + member) * size;
       attention.Backward(q + at, k + keys_at, v + keys_at, out + at,
                          log_sum_exp + (index * group + member) * shape.seq_length, dout + at,
-                         /*first_of_keys=*/member == 0, dq + at, dk + keys_at, dv + keys_at);
+                         {.first = member == 0, .last = member + 1 == group}, dq + at, dk + keys_at,
+                         dv + keys_at);
     }
   });
 }

@@ -1,7 +1,7 @@
-// CpuKernels: Kernels on host memory. Matrix products by oneDNN in our tiles (cpu_matmul), our own
-// vectorised loops (cpu_loops) around them; what follows a product is done tile by tile while the
-// tile is in the cache. Work is cut into pieces that write disjoint outputs, so no sum crosses a
-// thread.
+// CpuKernels: Kernels on host memory. Matrix products by oneDNN in our tiles (cpu_matmul; of 16
+// bits: cpu_half_matmul), our own vectorised loops (cpu_loops) around them; what follows a product
+// is done tile by tile while the tile is in the cache. Work is cut into pieces that write disjoint
+// outputs, so no sum crosses a thread.
 
 #ifndef DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_
 #define DSRUN_WORKER_DEVICE_CPU_CPU_KERNELS_H_
@@ -9,10 +9,13 @@
 #include <cstdint>
 
 #include "common/base/cpu_isa.h"
+#include "common/base/dtype.h"
+#include "common/base/range.h"
 #include "common/numerics/fingerprint.h"
+#include "worker/device/cpu/cpu_half_matmul.h"
+#include "worker/device/cpu/cpu_loops.h"
 #include "worker/device/cpu/cpu_matmul.h"
 #include "worker/device/cpu/inline_stream.h"
-#include "worker/device/cpu/loop_table.h"
 #include "worker/device/cpu/thread_pool.h"
 #include "worker/device/kernels.h"
 
@@ -88,7 +91,7 @@ class CpuKernels final : public Kernels {
   void AccumulateSums(int64_t n, const uint64_t* src, uint64_t* dst) override;
   void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override;
 
-  int64_t AttentionScratch(const SequenceShape& shape) const override;
+  int64_t AttentionScratch(const SequenceShape& shape, DType dtype) const override;
   void AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch, Reals out,
                         float* log_sum_exp) override;
   void AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
@@ -132,6 +135,39 @@ class CpuKernels final : public Kernels {
     });
   }
 
+  // Loops for arrays of the type of this one.
+  const RealLoops& LoopsOf(ConstReals x) const { return worker::LoopsOf(loops_, x.dtype()); }
+
+  // The tile of a product, fp32, to be stored in `out` by the loops of its type.
+  struct Tile {
+    const float* Row(int64_t row) const { return data + (row - rows.begin) * stride; }
+    Range rows;
+    Range columns;
+    const float* data;
+    int64_t stride;
+  };
+  // store(tile), which is `work`, for each tile of a (m, k) b (k, n); of fp32 the tile stands in
+  // `out` (m, n) already.
+  template <typename Store>
+  void Product(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, Reals out,
+               TileWork work, const Store& store) {
+    if (out.dtype() != DType::kF32) {
+      half_matmul_.Run(m, n, k, a, b, work,
+                       [&](Range rows, Range columns, const float* tile, int64_t stride) {
+                         store(Tile{rows, columns, tile, stride});
+                       });
+      return;
+    }
+    matmul_.Run(m, n, k, a, b, out.f32(), n, work, [&](Range rows, Range columns) {
+      store(Tile{rows, columns, out.f32() + rows.begin * n + columns.begin, n});
+    });
+  }
+  // out = the product, rounded.
+  void ProductAlone(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, Reals out);
+  // out (m, n; rows apart by `stride`) = beta out + a b, of operands of type `dtype`; beta 0 or 1.
+  void ProductToFloats(DType dtype, int64_t m, int64_t n, int64_t k, const Operand& a,
+                       const Operand& b, float beta, float* out, int64_t stride);
+
   // By `direction` times the angle.
   void Rotate(const RotaryShape& shape, const float* cosines, const float* sines, float direction,
               Reals x);
@@ -145,6 +181,7 @@ class CpuKernels final : public Kernels {
   const CpuIsa isa_;
   const LoopTable& loops_;
   TiledMatmul matmul_;
+  HalfMatmul half_matmul_;
 };
 
 }  // namespace dsrun::worker

@@ -2,6 +2,9 @@
 // across elements are plain: the compiler vectorises them, and without contraction every element
 // has the same bits however wide the registers are. Sums run over the sixteen lanes of F16.
 //
+// T is what a model computes in: float, Bf16 or Fp16 (lanes.h). Get loads one as a float, Put
+// rounds one where it is stored; between the two is fp32.
+//
 // The source is longer than a room should be; it is one list of short loops.
 
 #include "common/numerics/portable_math.h"
@@ -14,13 +17,61 @@ namespace dsrun::worker {
 extern const LoopTable DSRUN_LOOPS;
 namespace {
 
-void Add(int64_t n, const float* a, const float* b, float* out) {
+template <typename T>
+void Round(int64_t n, const float* x, T* out) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+  for (int64_t i = 0; i < n; ++i) Put(out[i], x[i]);
 }
 
-void AccumulateLoop(int64_t n, const float* __restrict src, float* __restrict dst) {
-  for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
+template <typename T>
+void Widen(int64_t n, const T* x, float* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = Get(x[i]);
+}
+
+template <typename T>
+void RoundWiden(int64_t n, const float* x, float* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    T rounded;
+    Put(rounded, x[i]);
+    out[i] = Get(rounded);
+  }
+}
+
+template <typename T>
+void Add(int64_t n, const T* a, const T* b, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) Put(out[i], Get(a[i]) + Get(b[i]));
+}
+
+template <typename T>
+void AccumulateLoop(int64_t n, const T* __restrict src, float* __restrict dst) {
+  for (int64_t i = 0; i < n; ++i) dst[i] += Get(src[i]);
+}
+
+template <typename T>
+void Bias(int64_t n, const T* bias, const float* x, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) Put(out[i], x[i] + Get(bias[i]));
+}
+
+template <typename T>
+void Residual(int64_t n, const T* residual, const float* x, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) Put(out[i], Get(residual[i]) + x[i]);
+}
+
+template <typename T>
+void BiasResidual(int64_t n, const T* bias, const T* residual, const float* x, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) Put(out[i], Get(residual[i]) + (x[i] + Get(bias[i])));
+}
+
+template <typename T>
+void Multiply(int64_t n, const T* factors, const float* x, T* out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) Put(out[i], x[i] * Get(factors[i]));
 }
 
 void ScaleLoop(int64_t n, float factor, float* x) {
@@ -48,34 +99,27 @@ DSRUN_INLINE F16 GeluAndSlope(F16& x) {
   return gelu;
 }
 
-void BiasGelu(int64_t n, const float* bias, float* x, float* out) {
+template <typename T>
+void BiasGelu(int64_t n, const T* bias, const float* x, T* slope, T* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     F16 pre = Load(x + i) + Load(bias + i);
     Store(out + i, GeluAndSlope(pre));
-    Store(x + i, pre);
+    Store(slope + i, pre);
   }
   if (i < n) {
     F16 pre = LoadTail(x + i, n - i, 0) + LoadTail(bias + i, n - i, 0);
     StoreTail(out + i, n - i, GeluAndSlope(pre));
-    StoreTail(x + i, n - i, pre);
+    StoreTail(slope + i, n - i, pre);
   }
-}
-
-void Multiply(int64_t n, const float* __restrict factors, float* __restrict x) {
-  for (int64_t i = 0; i < n; ++i) x[i] *= factors[i];
-}
-
-void BiasResidual(int64_t n, const float* __restrict bias, const float* __restrict residual,
-                  float* __restrict x) {
-  for (int64_t i = 0; i < n; ++i) x[i] = residual[i] + (x[i] + bias[i]);
 }
 
 // --- SwiGLU. With s = 1 / (1 + e^-x): silu(x) = x s, and its slope is s + x s (1 - s).
 
 DSRUN_INLINE F16 Sigmoid(const F16& x) { return Set(1) / (Set(1) + Exp(Set(0) - x)); }
 
-void SwiGlu(int64_t n, const float* gate, const float* up, float* out) {
+template <typename T>
+void SwiGlu(int64_t n, const T* gate, const T* up, T* out) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     const F16 x = Load(gate + i);
@@ -94,8 +138,8 @@ DSRUN_INLINE void SwiGluGradients(const F16& x, const F16& up, const F16& d, F16
   dup = d * silu;
 }
 
-void SwiGluBackward(int64_t n, const float* gate, const float* up, const float* dout, float* dgate,
-                    float* dup) {
+template <typename T>
+void SwiGluBackward(int64_t n, const T* gate, const T* up, const T* dout, T* dgate, T* dup) {
   F16 of_gate;
   F16 of_up;
   int64_t i = 0;
@@ -244,7 +288,8 @@ void LeafSquares(int64_t leaves, const float* x, double* squares) {
   }
 }
 
-float Dot(int64_t n, const float* a, const float* b) {
+template <typename T>
+float Dot(int64_t n, const T* a, const T* b) {
   F16 sum = Set(0);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) sum = sum + Load(a + i) * Load(b + i);
@@ -353,7 +398,8 @@ void RoundFixed(int64_t n, int scale, const uint64_t* __restrict sums, float* __
 
 constexpr float kLayerNormEpsilon = 1e-5f;
 
-void LayerNormRow(int64_t width, const float* x, const float* weight, const float* bias, float* out,
+template <typename T>
+void LayerNormRow(int64_t width, const T* x, const T* weight, const T* bias, T* out,
                   float* mean_out, float* rstd_out) {
   const int64_t whole = width / kLanes * kLanes;
   const int64_t tail = width - whole;
@@ -373,14 +419,17 @@ void LayerNormRow(int64_t width, const float* x, const float* weight, const floa
   }
   const float variance = Join(squares) / static_cast<float>(width);
   const float rstd = 1.0f / __builtin_sqrtf(variance + kLayerNormEpsilon);
-  for (int64_t i = 0; i < width; ++i) out[i] = (x[i] - mean) * rstd * weight[i] + bias[i];
+  for (int64_t i = 0; i < width; ++i) {
+    Put(out[i], (Get(x[i]) - mean) * rstd * Get(weight[i]) + Get(bias[i]));
+  }
   *mean_out = mean;
   *rstd_out = rstd;
 }
 
 // With y = dout * weight and h the normalised input: dx = rstd (y - mean(y) - h mean(y h)).
-void LayerNormBackwardRow(int64_t width, const float* x, const float* weight, float mean,
-                          float rstd, const float* dout, const float* residual, float* dx) {
+template <typename T>
+void LayerNormBackwardRow(int64_t width, const T* x, const T* weight, float mean, float rstd,
+                          const T* dout, const T* residual, T* dx) {
   const int64_t whole = width / kLanes * kLanes;
   const int64_t tail = width - whole;
   const F16 center = Set(mean);
@@ -402,78 +451,81 @@ void LayerNormBackwardRow(int64_t width, const float* x, const float* weight, fl
   if (residual == nullptr) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
-      const float h = (x[i] - mean) * rstd;
-      dx[i] = rstd * (dout[i] * weight[i] - mean_y - h * mean_yh);
+      const float h = (Get(x[i]) - mean) * rstd;
+      Put(dx[i], rstd * (Get(dout[i]) * Get(weight[i]) - mean_y - h * mean_yh));
     }
   } else {
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
-      const float h = (x[i] - mean) * rstd;
-      dx[i] = residual[i] + rstd * (dout[i] * weight[i] - mean_y - h * mean_yh);
+      const float h = (Get(x[i]) - mean) * rstd;
+      Put(dx[i], Get(residual[i]) + rstd * (Get(dout[i]) * Get(weight[i]) - mean_y - h * mean_yh));
     }
   }
 }
 
-void ColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
-                float* __restrict sums) {
-  for (int64_t c = 0; c < columns; ++c) sums[c] = x[c];
+template <typename T>
+void ColumnSums(int64_t rows, int64_t columns, int64_t stride, const T* x, float* __restrict sums) {
+  for (int64_t c = 0; c < columns; ++c) sums[c] = Get(x[c]);
   int64_t r = 1;
   for (; r + 4 <= rows; r += 4) {  // four additions for one pass over the sums
-    const float* __restrict row = x + r * stride;
+    const T* __restrict row = x + r * stride;
     for (int64_t c = 0; c < columns; ++c) {
-      sums[c] =
-          (((sums[c] + row[c]) + row[c + stride]) + row[c + 2 * stride]) + row[c + 3 * stride];
+      sums[c] = (((sums[c] + Get(row[c])) + Get(row[c + stride])) + Get(row[c + 2 * stride])) +
+                Get(row[c + 3 * stride]);
     }
   }
   for (; r < rows; ++r) {
-    const float* __restrict row = x + r * stride;
-    for (int64_t c = 0; c < columns; ++c) sums[c] += row[c];
+    const T* __restrict row = x + r * stride;
+    for (int64_t c = 0; c < columns; ++c) sums[c] += Get(row[c]);
   }
 }
 
-void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
-                         const float* mean, const float* rstd, const float* dout,
+template <typename T>
+void LayerNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const T* x,
+                         const float* mean, const float* rstd, const T* dout,
                          float* __restrict dweight, float* __restrict dbias) {
   for (int64_t c = 0; c < columns; ++c) {
-    dweight[c] = dout[c] * ((x[c] - mean[0]) * rstd[0]);
-    dbias[c] = dout[c];
+    dweight[c] = Get(dout[c]) * ((Get(x[c]) - mean[0]) * rstd[0]);
+    dbias[c] = Get(dout[c]);
   }
   int64_t r = 1;
   for (; r + 2 <= rows; r += 2) {  // two additions for one pass over the sums
-    const float* __restrict row = x + r * stride;
-    const float* __restrict drow = dout + r * stride;
+    const T* __restrict row = x + r * stride;
+    const T* __restrict drow = dout + r * stride;
     for (int64_t c = 0; c < columns; ++c) {
       const int64_t next = c + stride;
-      dweight[c] = (dweight[c] + drow[c] * ((row[c] - mean[r]) * rstd[r])) +
-                   drow[next] * ((row[next] - mean[r + 1]) * rstd[r + 1]);
-      dbias[c] = (dbias[c] + drow[c]) + drow[next];
+      dweight[c] = (dweight[c] + Get(drow[c]) * ((Get(row[c]) - mean[r]) * rstd[r])) +
+                   Get(drow[next]) * ((Get(row[next]) - mean[r + 1]) * rstd[r + 1]);
+      dbias[c] = (dbias[c] + Get(drow[c])) + Get(drow[next]);
     }
   }
   for (; r < rows; ++r) {
-    const float* __restrict row = x + r * stride;
-    const float* __restrict drow = dout + r * stride;
+    const T* __restrict row = x + r * stride;
+    const T* __restrict drow = dout + r * stride;
     const float center = mean[r];
     const float scale = rstd[r];
     for (int64_t c = 0; c < columns; ++c) {
-      dweight[c] += drow[c] * ((row[c] - center) * scale);
-      dbias[c] += drow[c];
+      dweight[c] += Get(drow[c]) * ((Get(row[c]) - center) * scale);
+      dbias[c] += Get(drow[c]);
     }
   }
 }
 
 // --- Root mean square norm, rotary positions
 
-void RmsNormRow(int64_t width, float epsilon, const float* x, const float* weight, float* out,
+template <typename T>
+void RmsNormRow(int64_t width, float epsilon, const T* x, const T* weight, T* out,
                 float* rstd_out) {
   const float mean = Dot(width, x, x) / static_cast<float>(width);
   const float rstd = 1.0f / __builtin_sqrtf(mean + epsilon);
-  for (int64_t i = 0; i < width; ++i) out[i] = weight[i] * (x[i] * rstd);
+  for (int64_t i = 0; i < width; ++i) Put(out[i], Get(weight[i]) * (Get(x[i]) * rstd));
   *rstd_out = rstd;
 }
 
 // With y = dout * weight and h = x * rstd: dx = rstd (y - h mean(y h)).
-void RmsNormBackwardRow(int64_t width, const float* x, const float* weight, float rstd,
-                        const float* dout, const float* residual, float* dx) {
+template <typename T>
+void RmsNormBackwardRow(int64_t width, const T* x, const T* weight, float rstd, const T* dout,
+                        const T* residual, T* dx) {
   const int64_t whole = width / kLanes * kLanes;
   const int64_t tail = width - whole;
   const F16 scale = Set(rstd);
@@ -489,38 +541,41 @@ void RmsNormBackwardRow(int64_t width, const float* x, const float* weight, floa
   if (residual == nullptr) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
-      dx[i] = rstd * (dout[i] * weight[i] - x[i] * rstd * mean);
+      Put(dx[i], rstd * (Get(dout[i]) * Get(weight[i]) - Get(x[i]) * rstd * mean));
     }
   } else {
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
-      dx[i] = residual[i] + rstd * (dout[i] * weight[i] - x[i] * rstd * mean);
+      Put(dx[i],
+          Get(residual[i]) + rstd * (Get(dout[i]) * Get(weight[i]) - Get(x[i]) * rstd * mean));
     }
   }
 }
 
-void RmsNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const float* x,
-                       const float* rstd, const float* dout, float* __restrict dweight) {
-  for (int64_t c = 0; c < columns; ++c) dweight[c] = dout[c] * (x[c] * rstd[0]);
+template <typename T>
+void RmsNormColumnSums(int64_t rows, int64_t columns, int64_t stride, const T* x, const float* rstd,
+                       const T* dout, float* __restrict dweight) {
+  for (int64_t c = 0; c < columns; ++c) dweight[c] = Get(dout[c]) * (Get(x[c]) * rstd[0]);
   for (int64_t r = 1; r < rows; ++r) {
-    const float* __restrict row = x + r * stride;
-    const float* __restrict drow = dout + r * stride;
+    const T* __restrict row = x + r * stride;
+    const T* __restrict drow = dout + r * stride;
     const float scale = rstd[r];
-    for (int64_t c = 0; c < columns; ++c) dweight[c] += drow[c] * (row[c] * scale);
+    for (int64_t c = 0; c < columns; ++c) dweight[c] += Get(drow[c]) * (Get(row[c]) * scale);
   }
 }
 
+template <typename T>
 void RotateRow(int64_t heads, int64_t pairs, const float* __restrict cosines,
-               const float* __restrict sines, float direction, float* x) {
+               const float* __restrict sines, float direction, T* x) {
   for (int64_t head = 0; head < heads; ++head) {
-    float* __restrict low = x + head * 2 * pairs;
-    float* __restrict high = low + pairs;
+    T* __restrict low = x + head * 2 * pairs;
+    T* __restrict high = low + pairs;
     for (int64_t i = 0; i < pairs; ++i) {
-      const float a = low[i];
-      const float b = high[i];
+      const float a = Get(low[i]);
+      const float b = Get(high[i]);
       const float sine = direction * sines[i];
-      low[i] = a * cosines[i] - b * sine;
-      high[i] = b * cosines[i] + a * sine;
+      Put(low[i], a * cosines[i] - b * sine);
+      Put(high[i], b * cosines[i] + a * sine);
     }
   }
 }
@@ -577,17 +632,58 @@ double CrossEntropyRow(int64_t vocab_size, int32_t target, float* logits) {
   return PortableLog(sum) + (static_cast<double>(max) - static_cast<double>(target_logit));
 }
 
+// --- The tables
+
+// A loop over T as a table has it, which says void* for an array of T.
+template <auto loop>
+struct Erased;
+template <typename... Arguments, void (*loop)(Arguments...)>
+struct Erased<loop> {
+  template <typename... Parameters>
+  static void Call(Parameters... parameters) {
+    loop(static_cast<Arguments>(parameters)...);
+  }
+  template <typename... Parameters>
+  using Slot = void (*)(Parameters...);
+  template <typename... Parameters>
+  constexpr operator Slot<Parameters...>() const {  // NOLINT(google-explicit-constructor)
+    return &Call<Parameters...>;
+  }
+};
+
+template <typename T>
+constexpr RealLoops LoopsOf() {
+  return {
+      .round = Erased<Round<T>>(),
+      .widen = Erased<Widen<T>>(),
+      .round_widen = Erased<RoundWiden<T>>(),
+      .add = Erased<Add<T>>(),
+      .accumulate = Erased<AccumulateLoop<T>>(),
+      .bias = Erased<Bias<T>>(),
+      .residual = Erased<Residual<T>>(),
+      .bias_residual = Erased<BiasResidual<T>>(),
+      .bias_gelu = Erased<BiasGelu<T>>(),
+      .multiply = Erased<Multiply<T>>(),
+      .swiglu = Erased<SwiGlu<T>>(),
+      .swiglu_backward = Erased<SwiGluBackward<T>>(),
+      .layernorm_row = Erased<LayerNormRow<T>>(),
+      .layernorm_backward_row = Erased<LayerNormBackwardRow<T>>(),
+      .rmsnorm_row = Erased<RmsNormRow<T>>(),
+      .rmsnorm_backward_row = Erased<RmsNormBackwardRow<T>>(),
+      .rotate_row = Erased<RotateRow<T>>(),
+      .column_sums = Erased<ColumnSums<T>>(),
+      .layernorm_column_sums = Erased<LayerNormColumnSums<T>>(),
+      .rmsnorm_column_sums = Erased<RmsNormColumnSums<T>>(),
+  };
+}
+
 }  // namespace
 
 const LoopTable DSRUN_LOOPS = {
-    .add = Add,
-    .accumulate = AccumulateLoop,
+    .f32 = LoopsOf<float>(),
+    .bf16 = LoopsOf<Bf16>(),
+    .f16 = LoopsOf<Fp16>(),
     .scale = ScaleLoop,
-    .multiply = Multiply,
-    .bias_gelu = BiasGelu,
-    .bias_residual = BiasResidual,
-    .swiglu = SwiGlu,
-    .swiglu_backward = SwiGluBackward,
     .adamw = AdamWLoop,
     .adam = AdamLoop,
     .lamb_direction = LambDirectionLoop,
@@ -597,20 +693,12 @@ const LoopTable DSRUN_LOOPS = {
     .sgd = SgdLoop,
     .sgd_momentum = SgdMomentumLoop,
     .leaf_squares = LeafSquares,
-    .dot = Dot,
+    .dot = Dot<float>,
     .store_fixed = StoreFixed,
     .accumulate_fixed = AccumulateFixed,
     .accumulate_sums = AccumulateSums,
     .round_fixed = RoundFixed,
-    .layernorm_row = LayerNormRow,
-    .layernorm_backward_row = LayerNormBackwardRow,
-    .rmsnorm_row = RmsNormRow,
-    .rmsnorm_backward_row = RmsNormBackwardRow,
-    .rotate_row = RotateRow,
     .cross_entropy_row = CrossEntropyRow,
-    .column_sums = ColumnSums,
-    .layernorm_column_sums = LayerNormColumnSums,
-    .rmsnorm_column_sums = RmsNormColumnSums,
 };
 
 }  // namespace dsrun::worker

@@ -9,6 +9,7 @@
 #define DSRUN_WORKER_DEVICE_CPU_CPU_LOOPS_H_
 
 #include "common/base/cpu_isa.h"
+#include "common/base/dtype.h"
 #include "worker/device/cpu/attention_tile.h"
 #include "worker/device/cpu/loop_table.h"
 
@@ -17,6 +18,11 @@ namespace dsrun::worker {
 // REQUIRES: this CPU has `isa`.
 const LoopTable& LoopsFor(CpuIsa isa);
 const AttentionTable& AttentionFor(CpuIsa isa);
+
+// Those for arrays of `dtype`. REQUIRES: IsReal(dtype).
+inline const RealLoops& LoopsOf(const LoopTable& loops, DType dtype) {
+  return dtype == DType::kBF16 ? loops.bf16 : dtype == DType::kF16 ? loops.f16 : loops.f32;
+}
 
 }  // namespace dsrun::worker
 

@@ -1,7 +1,7 @@
-// TiledMatmul: matrix products by oneDNN's sgemm, cut by us (docs/numerics.md, rule a). The output
-// is cut into tiles whose sizes depend on its shape alone; each tile is one call of the library, on
-// one thread, over the whole inner dimension; tiles are shared out over the pool. So no bit depends
-// on the number of threads.
+// TiledMatmul: matrix products in fp32 by oneDNN's sgemm, cut by us (docs/numerics.md, rule a). The
+// output is cut into tiles whose sizes depend on its shape alone; each tile is one call of the
+// library, on one thread, over the whole inner dimension; tiles are shared out over the pool. So no
+// bit depends on the number of threads.
 //
 // Threads: as ThreadPool.
 
@@ -15,6 +15,7 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/range.h"
 #include "worker/device/cpu/thread_pool.h"
+#include "worker/device/reals.h"
 
 namespace dsrun::worker {
 
@@ -30,18 +31,25 @@ struct MatrixLibrary {
 // From the first call on the cap is fixed.
 MatrixLibrary MatrixLibraryInUse();
 
+// Whether the library multiplies bf16 by instructions made for it: from AVX-512 BF16 on, if its cap
+// does not forbid. A function of MatrixLibrary::isa.
+bool Bf16IsNative();
+
 // An operand: dense rows `stride` elements apart, perhaps to be read transposed.
 struct Operand {
-  const float* data;
+  ConstReals data;
   int64_t stride;
   bool transposed = false;
 };
 
-// c (m, n; rows c_stride apart) = alpha a b + beta c, on this thread alone.
+// c (m, n; rows c_stride apart) = alpha a b + beta c, on this thread alone. REQUIRES: a and b are
+// both fp32, or both bf16.
 void SerialMatmul(int64_t m, int64_t n, int64_t k, float alpha, const Operand& a, const Operand& b,
                   float beta, float* c, int64_t c_stride);
 
-// The tiles of an (m, n) output.
+// The tiles of an (m, n) output, of at most so many rows and columns.
+inline constexpr int64_t kMostTileM = 512;
+inline constexpr int64_t kMostTileN = 384;
 struct Tiling {
   int64_t tile_m;
   int64_t tile_n;
@@ -52,6 +60,27 @@ struct Tiling {
 // output's size, so that the level 2 cache must hold two tiles.
 enum class TileWork { kLittle, kSecondMatrix };
 Tiling TilesOf(int64_t m, int64_t n, TileWork work = TileWork::kLittle);
+
+inline Operand RowsFrom(const Operand& a, int64_t row) {
+  return {a.data + (a.transposed ? row : row * a.stride), a.stride, a.transposed};
+}
+inline Operand ColumnsFrom(const Operand& b, int64_t column) {
+  return {b.data + (b.transposed ? column * b.stride : column), b.stride, b.transposed};
+}
+
+// body(rows, columns, thread) for each tile of an (m, n) output.
+template <typename Body>
+void ForTiles(ThreadPool& pool, int64_t m, int64_t n, TileWork work, const Body& body) {
+  const Tiling tiling = TilesOf(m, n, work);
+  const auto part = [](int64_t index, int64_t size, int64_t total) {
+    const int64_t begin = index * size;
+    return Range{begin, begin + size < total ? begin + size : total};
+  };
+  pool.ParallelFor(tiling.count_m * tiling.count_n, [&](int64_t index, int thread) {
+    body(part(index % tiling.count_m, tiling.tile_m, m),
+         part(index / tiling.count_m, tiling.tile_n, n), thread);
+  });
+}
 
 class TiledMatmul {
  public:
@@ -79,25 +108,12 @@ class TiledMatmul {
   template <typename After>
   void RunTiles(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, float beta,
                 float* c, int64_t c_stride, TileWork work, const After& after) {
-    const Tiling tiling = TilesOf(m, n, work);
-    pool_.ParallelFor(tiling.count_m * tiling.count_n, [&](int64_t index, int) {
-      const Range rows = Part(index % tiling.count_m, tiling.tile_m, m);
-      const Range columns = Part(index / tiling.count_m, tiling.tile_n, n);
-      SerialMatmul(rows.size(), columns.size(), k, 1, RowsOf(a, rows.begin),
-                   ColumnsOf(b, columns.begin), beta, c + rows.begin * c_stride + columns.begin,
+    ForTiles(pool_, m, n, work, [&](Range rows, Range columns, int) {
+      SerialMatmul(rows.size(), columns.size(), k, 1, RowsFrom(a, rows.begin),
+                   ColumnsFrom(b, columns.begin), beta, c + rows.begin * c_stride + columns.begin,
                    c_stride);
       after(rows, columns);
     });
-  }
-  static Range Part(int64_t index, int64_t size, int64_t total) {
-    const int64_t begin = index * size;
-    return {begin, begin + size < total ? begin + size : total};
-  }
-  static Operand RowsOf(const Operand& a, int64_t row) {
-    return {a.data + (a.transposed ? row : row * a.stride), a.stride, a.transposed};
-  }
-  static Operand ColumnsOf(const Operand& b, int64_t column) {
-    return {b.data + (b.transposed ? column * b.stride : column), b.stride, b.transposed};
   }
 
   ThreadPool& pool_;

@@ -3,6 +3,13 @@
 // every CPU (docs/numerics.md, rule k). Multiplications and additions are rounded each, except in
 // Fma. No libm.
 //
+// Bf16 and Fp16: elements of 16 bits. They are loaded as floats, exactly, and stored rounded to
+// nearest, ties to even, by integer arithmetic: instructions for bf16 differ in what they do to
+// subnormal numbers, and not every CPU has them. NaN stays NaN (a quiet one), infinity infinity; a
+// number beyond the type's greatest becomes infinity. Subnormal numbers, as all of dsrun's threads
+// have it (rule m): those of bf16 are those of fp32, and no store makes one, they become zero of
+// their sign before they are rounded; those of fp16 are normal in fp32, and numbers like others.
+//
 // Only for cpu_loops.cc and attention_tiles.cc, which are compiled once per instruction set:
 // everything here is file-local, and no header with inline functions is included, lest the linker
 // keep a copy that an older CPU cannot run.
@@ -27,6 +34,7 @@ constexpr int kParts = kLanes / kNative;
 
 typedef float NativeF __attribute__((vector_size(4 * kNative)));
 typedef int32_t NativeI __attribute__((vector_size(4 * kNative)));
+typedef uint16_t NativeH __attribute__((vector_size(2 * kNative)));
 
 #define DSRUN_INLINE static inline __attribute__((always_inline))
 #define DSRUN_EACH_PART _Pragma("GCC unroll 4") for (int k = 0; k < kParts; ++k)
@@ -34,6 +42,85 @@ typedef int32_t NativeI __attribute__((vector_size(4 * kNative)));
 struct F16 {
   NativeF part[kParts];
 };
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct Fp16 {
+  uint16_t bits;
+};
+
+// --- Conversions, for a number (I int32_t, F float) and for a register of them alike. The lower 16
+// bits of an I are the element's.
+
+template <typename F, typename I>
+DSRUN_INLINE F WidenBf16(const I& x) {
+  return __builtin_bit_cast(F, x << 16);
+}
+
+template <typename F, typename I>
+DSRUN_INLINE I RoundBf16(const F& x) {
+  const I bits = __builtin_bit_cast(I, x);
+  const I magnitude = bits & 0x7fffffff;
+  const I upper = magnitude >> 16;
+  const I rounded = upper + (((magnitude & 0xffff) + 0x7fff + (upper & 1)) >> 16);
+  const I nan = upper | 0x40;
+  const I number = magnitude > 0x7f800000 ? nan : rounded;
+  const I zero = bits & 0;
+  return ((bits >> 16) & 0x8000) | (magnitude < 0x00800000 ? zero : number);
+}
+
+// a where `is`, elsewhere b, by bits: a plain choice between numbers of which one takes a float
+// operation keeps the compiler from vectorising, since the operation might trap.
+DSRUN_INLINE int32_t Select(bool is, const int32_t& a, const int32_t& b) {
+  return b ^ ((a ^ b) & -int32_t{is});
+}
+DSRUN_INLINE NativeI Select(const NativeI& is, const NativeI& a, const NativeI& b) {
+  return is ? a : b;
+}
+
+DSRUN_INLINE float ToFloat(const int32_t& x) { return static_cast<float>(x); }
+DSRUN_INLINE NativeF ToFloat(const NativeI& x) { return __builtin_convertvector(x, NativeF); }
+
+template <typename F, typename I>
+DSRUN_INLINE F WidenFp16(const I& x) {
+  constexpr int32_t kRebias = (127 - 15) << 23;
+  const I magnitude = x & 0x7fff;
+  const I sign = (x & 0x8000) << 16;
+  const I normal = (magnitude << 13) + kRebias;
+  const I zero = x & 0;
+  const I infinity_or_nan = (normal + kRebias) | (magnitude > 0x7c00 ? zero + 0x400000 : zero);
+  const I tiny = __builtin_bit_cast(I, ToFloat(magnitude) * 0x1p-24f);
+  const I large = magnitude >= 0x7c00 ? infinity_or_nan : normal;
+  return __builtin_bit_cast(F, sign | Select(magnitude < 0x0400, tiny, large));
+}
+
+template <typename F, typename I>
+DSRUN_INLINE I RoundFp16(const F& x) {
+  constexpr int32_t kRebias = (127 - 15) << 23;
+  constexpr int32_t kHalf = 0x3f000000;  // 0.5f, whose neighbours are 2^-24 away: fp16's least step
+  const I bits = __builtin_bit_cast(I, x);
+  const I magnitude = bits & 0x7fffffff;
+  const I shifted = magnitude - kRebias;
+  const I rounded = (shifted + 0x0fff + ((shifted >> 13) & 1)) >> 13;
+  const I infinity = (bits & 0) + 0x7c00;
+  const I normal = rounded > 0x7c00 ? infinity : rounded;
+  const I nan = ((magnitude >> 13) & 0x03ff) | 0x7e00;
+  const I large = magnitude > 0x7f800000 ? nan : normal;
+  const I tiny = __builtin_bit_cast(I, __builtin_bit_cast(F, magnitude) + 0.5f) - kHalf;
+  return ((bits >> 16) & 0x8000) | Select(magnitude < ((127 - 14) << 23), tiny, large);
+}
+
+DSRUN_INLINE float Get(float x) { return x; }
+DSRUN_INLINE float Get(Bf16 x) { return WidenBf16<float>(int32_t{x.bits}); }
+DSRUN_INLINE float Get(Fp16 x) { return WidenFp16<float>(int32_t{x.bits}); }
+DSRUN_INLINE void Put(float& to, float x) { to = x; }
+DSRUN_INLINE void Put(Bf16& to, float x) {
+  to.bits = static_cast<uint16_t>(RoundBf16<float, int32_t>(x));
+}
+DSRUN_INLINE void Put(Fp16& to, float x) {
+  to.bits = static_cast<uint16_t>(RoundFp16<float, int32_t>(x));
+}
 
 // 0, 1, 2, ...
 DSRUN_INLINE NativeI Iota() {
@@ -66,6 +153,52 @@ DSRUN_INLINE F16 Load(const float* p) {
 }
 DSRUN_INLINE void Store(float* p, const F16& x) {
   DSRUN_EACH_PART __builtin_memcpy(p + k * kNative, &x.part[k], sizeof(NativeF));
+}
+DSRUN_INLINE NativeI LoadBits(const void* p) {
+  NativeH bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return __builtin_convertvector(bits, NativeI);
+}
+DSRUN_INLINE void StoreBits(void* p, const NativeI& x) {
+  const NativeH bits = __builtin_convertvector(x, NativeH);
+  __builtin_memcpy(p, &bits, sizeof(bits));
+}
+DSRUN_INLINE F16 Load(const Bf16* p) {
+  F16 r;
+  DSRUN_EACH_PART r.part[k] = WidenBf16<NativeF>(LoadBits(p + k * kNative));
+  return r;
+}
+// AVX-512 converts fp16 itself, as the arithmetic above has it: these instructions heed neither the
+// flushing of denormals nor other rounding than asked for, and keep NaN (tests go through all).
+#if defined(__AVX512F__)
+typedef int16_t Bits16 __attribute__((vector_size(32)));
+DSRUN_INLINE F16 Load(const Fp16* p) {
+  constexpr int kRoundAsSet = 4;
+  Bits16 bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  F16 r;
+  r.part[0] =
+      __builtin_ia32_vcvtph2ps512_mask(bits, NativeF{}, static_cast<uint16_t>(-1), kRoundAsSet);
+  return r;
+}
+DSRUN_INLINE void Store(Fp16* p, const F16& x) {
+  constexpr int kToNearestEven = 0;
+  const Bits16 bits = __builtin_ia32_vcvtps2ph512_mask(x.part[0], kToNearestEven, Bits16{},
+                                                       static_cast<uint16_t>(-1));
+  __builtin_memcpy(p, &bits, sizeof(bits));
+}
+#else
+DSRUN_INLINE F16 Load(const Fp16* p) {
+  F16 r;
+  DSRUN_EACH_PART r.part[k] = WidenFp16<NativeF>(LoadBits(p + k * kNative));
+  return r;
+}
+DSRUN_INLINE void Store(Fp16* p, const F16& x) {
+  DSRUN_EACH_PART StoreBits(p + k * kNative, RoundFp16<NativeF, NativeI>(x.part[k]));
+}
+#endif
+DSRUN_INLINE void Store(Bf16* p, const F16& x) {
+  DSRUN_EACH_PART StoreBits(p + k * kNative, RoundBf16<NativeF, NativeI>(x.part[k]));
 }
 DSRUN_INLINE F16 operator+(const F16& a, const F16& b) {
   F16 r;
@@ -141,13 +274,15 @@ DSRUN_INLINE F16 Min(const F16& a, const F16& b) {
 }
 
 // The first n of sixteen elements, the others `fill`. 0 < n < 16.
-DSRUN_INLINE F16 LoadTail(const float* p, int64_t n, float fill) {
+template <typename T>
+DSRUN_INLINE F16 LoadTail(const T* p, int64_t n, float fill) {
   float lanes[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
+  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = i < n ? Get(p[i]) : fill;
   return Load(lanes);
 }
-DSRUN_INLINE void StoreTail(float* p, int64_t n, const F16& x) {
-  float lanes[kLanes];
+template <typename T>
+DSRUN_INLINE void StoreTail(T* p, int64_t n, const F16& x) {
+  T lanes[kLanes];
   Store(lanes, x);
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }

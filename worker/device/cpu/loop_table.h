@@ -13,20 +13,62 @@ struct LionArguments;   // optimizer_arguments.h
 struct AdagradArguments;
 struct SgdArguments;
 
-struct LoopTable {
+// Loops over arrays of the type that a model computes in (reals.h), void* here: one table for each
+// type. Elements are loaded as floats and rounded once, where they are stored. What is float* is
+// fp32 always.
+struct RealLoops {
   // --- n elements
-  void (*add)(int64_t n, const float* a, const float* b, float* out);  // out may be a or b
-  void (*accumulate)(int64_t n, const float* src, float* dst);         // dst += src
-  void (*scale)(int64_t n, float factor, float* x);
-  void (*multiply)(int64_t n, const float* factors, float* x);  // x *= factors
-  // What follows a matrix product. pre = x + bias, out = gelu(pre), x = gelu'(pre); and
-  // x = residual + (x + bias).
-  void (*bias_gelu)(int64_t n, const float* bias, float* x, float* out);
-  void (*bias_residual)(int64_t n, const float* bias, const float* residual, float* x);
+  void (*round)(int64_t n, const float* x, void* out);         // out may be x
+  void (*widen)(int64_t n, const void* x, float* out);         // out may be x
+  void (*round_widen)(int64_t n, const float* x, float* out);  // as both, one after the other
+  void (*add)(int64_t n, const void* a, const void* b, void* out);
+  void (*accumulate)(int64_t n, const void* src, float* dst);  // dst += src
+  // What follows a matrix product; x is its result, which out or slope may be:
+  // out = x + bias
+  void (*bias)(int64_t n, const void* bias, const float* x, void* out);
+  // out = residual + x; out may also be residual
+  void (*residual)(int64_t n, const void* residual, const float* x, void* out);
+  // out = residual + (x + bias)
+  void (*bias_residual)(int64_t n, const void* bias, const void* residual, const float* x,
+                        void* out);
+  // out = gelu(x + bias), slope = gelu'(x + bias)
+  void (*bias_gelu)(int64_t n, const void* bias, const float* x, void* slope, void* out);
+  // out = x * factors
+  void (*multiply)(int64_t n, const void* factors, const float* x, void* out);
   // out = silu(gate) up, and its gradients; dgate may be dout.
-  void (*swiglu)(int64_t n, const float* gate, const float* up, float* out);
-  void (*swiglu_backward)(int64_t n, const float* gate, const float* up, const float* dout,
-                          float* dgate, float* dup);
+  void (*swiglu)(int64_t n, const void* gate, const void* up, void* out);
+  void (*swiglu_backward)(int64_t n, const void* gate, const void* up, const void* dout,
+                          void* dgate, void* dup);
+
+  // --- one row
+  void (*layernorm_row)(int64_t width, const void* x, const void* weight, const void* bias,
+                        void* out, float* mean, float* rstd);
+  // residual may be null; dx may be residual.
+  void (*layernorm_backward_row)(int64_t width, const void* x, const void* weight, float mean,
+                                 float rstd, const void* dout, const void* residual, void* dx);
+  void (*rmsnorm_row)(int64_t width, float epsilon, const void* x, const void* weight, void* out,
+                      float* rstd);
+  // residual may be null; dx may be dout or residual.
+  void (*rmsnorm_backward_row)(int64_t width, const void* x, const void* weight, float rstd,
+                               const void* dout, const void* residual, void* dx);
+  // x (heads, 2 pairs), in place; direction 1 or -1.
+  void (*rotate_row)(int64_t heads, int64_t pairs, const float* cosines, const float* sines,
+                     float direction, void* x);
+
+  // --- column sums, rows in order; a row begins every `stride` elements
+  void (*column_sums)(int64_t rows, int64_t columns, int64_t stride, const void* x, float* sums);
+  void (*layernorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const void* x,
+                                const float* mean, const float* rstd, const void* dout,
+                                float* dweight, float* dbias);
+  void (*rmsnorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const void* x,
+                              const float* rstd, const void* dout, float* dweight);
+};
+
+struct LoopTable {
+  RealLoops f32, bf16, f16;
+
+  // --- n elements
+  void (*scale)(int64_t n, float factor, float* x);
   void (*adamw)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
                 float* m, float* v);
   void (*adam)(int64_t n, const AdamWArguments& arguments, const float* grad, float* param,
@@ -50,29 +92,8 @@ struct LoopTable {
   void (*accumulate_sums)(int64_t n, const uint64_t* src, uint64_t* dst);  // dst += src
   void (*round_fixed)(int64_t n, int scale, const uint64_t* sums, float* out);
 
-  // --- one row
-  void (*layernorm_row)(int64_t width, const float* x, const float* weight, const float* bias,
-                        float* out, float* mean, float* rstd);
-  void (*layernorm_backward_row)(int64_t width, const float* x, const float* weight, float mean,
-                                 float rstd, const float* dout, const float* residual, float* dx);
-  void (*rmsnorm_row)(int64_t width, float epsilon, const float* x, const float* weight, float* out,
-                      float* rstd);
-  // dx may be dout or residual.
-  void (*rmsnorm_backward_row)(int64_t width, const float* x, const float* weight, float rstd,
-                               const float* dout, const float* residual, float* dx);
-  // x (heads, 2 pairs), in place; direction 1 or -1.
-  void (*rotate_row)(int64_t heads, int64_t pairs, const float* cosines, const float* sines,
-                     float direction, float* x);
-  // logits become (softmax - onehot(target)); the row's loss.
+  // --- one row: logits become (softmax - onehot(target)); the row's loss.
   double (*cross_entropy_row)(int64_t vocab_size, int32_t target, float* logits);
-
-  // --- column sums, rows in order; a row begins every `stride` elements
-  void (*column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x, float* sums);
-  void (*layernorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x,
-                                const float* mean, const float* rstd, const float* dout,
-                                float* dweight, float* dbias);
-  void (*rmsnorm_column_sums)(int64_t rows, int64_t columns, int64_t stride, const float* x,
-                              const float* rstd, const float* dout, float* dweight);
 };
 
 }  // namespace dsrun::worker
