@@ -18,6 +18,10 @@ std::vector<PlannedBuffer> PlanLibraries(const LibraryInput& input) {
   add("libraries.process", kProcessBytes, "code, heap, stacks and messages, seen of a small model");
   add("libraries.product", input.threads * kProductBytes,
       "threads x what the matrix library packs a tile's operands into");
+  if (input.precision != DType::kF32) {
+    add("libraries.half_product", input.threads * kHalfProductBytes,
+        "threads x a tile in fp32 and its operands");
+  }
   add("libraries.rings", (input.ranks_of_machine - 1) * kRingBytes,
       "other ranks of the node x a ring in shared memory");
   add("libraries.connections", (input.width - input.ranks_of_machine) * kConnectionBytes,

@@ -34,6 +34,7 @@ struct LibraryInput {
   int64_t threads = 1;
   int64_t width = 1;             // ranks of the job
   int64_t ranks_of_machine = 1;  // of them where this one is, itself included
+  DType precision = DType::kF32;
 };
 
 // Each in host memory, of group "libraries". REQUIRES: all at least 1, ranks_of_machine <= width.

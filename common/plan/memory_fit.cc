@@ -128,7 +128,8 @@ std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
   for (const MachineNeed& need : needs) {
     libraries.push_back(LibraryBytes({.threads = job.threads,
                                       .width = job.width,
-                                      .ranks_of_machine = std::max<int64_t>(need.ranks, 1)}));
+                                      .ranks_of_machine = std::max<int64_t>(need.ranks, 1),
+                                      .precision = job.precision}));
   }
   for (size_t rank = 0; rank < plans.size(); ++rank) {
     MachineNeed& need = needs[input.places[rank]];

@@ -25,7 +25,8 @@ std::vector<PlannedBuffer> LinesOf(const Resolved& resolved, const RankPlace& pl
   const int64_t of_node = resolved.job.nodes(place.node.value()).slots_size();
   for (PlannedBuffer& line : PlanLibraries({.threads = resolved.job.train().threads_per_rank(),
                              .width = width,
-                             .ranks_of_machine = std::min(of_node, width)})) {
+                             .ranks_of_machine = std::min(of_node, width),
+                             .precision = MemoryInputFromProto(resolved.job.train()).precision})) {
     lines.push_back(std::move(line));
   }
   return lines;

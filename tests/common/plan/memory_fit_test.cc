@@ -38,7 +38,8 @@ int64_t BytesOf(const MemoryInput& job, int64_t width, int64_t ranks_of_machine 
   for (const MemoryPlan& plan : PlanMemoryOfRanks(of)) most = std::max(most, plan.total_bytes());
   return most + LibraryBytes({.threads = job.threads,
                               .width = width,
-                              .ranks_of_machine = std::min(width, ranks_of_machine)});
+                              .ranks_of_machine = std::min(width, ranks_of_machine),
+                              .precision = job.precision});
 }
 
 FitInput On(std::vector<int64_t> there, std::vector<size_t> places) {

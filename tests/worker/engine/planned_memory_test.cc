@@ -55,6 +55,14 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("every second recomputed").mutable_recompute()->set_every(2);
   add("stage 0").set_zero_stage(0);
   add("stage 3").set_zero_stage(3);
+  add("bf16").set_precision("bf16");
+  add("fp16, recomputed").set_precision("fp16");
+  jobs.back().second.mutable_recompute()->set_every(1);
+  add("bf16, stage 0").set_precision("bf16");
+  jobs.back().second.set_zero_stage(0);
+  add("fp16, stage 3, frozen").set_precision("fp16");
+  jobs.back().second.set_zero_stage(3);
+  jobs.back().second.add_frozen("wte.weight");
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());
@@ -71,11 +79,12 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
         absl::StatusOr<Engine> engine = BuildEngine(spec);
         ASSERT_TRUE(engine.ok()) << engine.status();
         CountingDevice device;
-        const auto model = CreateModel(FromProto(spec.model()),
-                                       {.micro_batch_size = spec.micro_batch_size(),
-                                        .threads = spec.threads_per_rank(),
-                                        .recompute = FromProto(spec.recompute())},
-                                       *engine->kernels, device);
+        const auto model =
+            CreateModel(FromProto(spec.model()),
+                        {.micro_batch_size = spec.micro_batch_size(),
+                         .threads = spec.threads_per_rank(),
+                         .recompute = FromProto(spec.recompute())},
+                        *engine->kernels, device, MemoryInputFromProto(spec).precision);
         ASSERT_TRUE(model.ok()) << model.status();
         Trace trace(/*enabled=*/false, rank);
         Trainer::Setup setup;
