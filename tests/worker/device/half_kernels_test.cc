@@ -14,8 +14,8 @@
 
 #include "tests/worker/device/halves.h"
 #include "tests/worker/device/lazy_device.h"
-#include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/cpu/cpu_half_matmul.h"
+#include "worker/device/cpu/cpu_kernels.h"
 
 namespace dsrun::worker {
 namespace {
