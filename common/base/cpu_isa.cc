@@ -15,6 +15,12 @@ CpuIsa BestIsa() {
   return avx2 ? CpuIsa::kAvx2 : CpuIsa::kBaseline;
 }
 
+CpuIsa BestLibraryIsa() {
+  const CpuIsa best = BestIsa();
+  return best == CpuIsa::kAvx512 && __builtin_cpu_supports("avx512bf16") ? CpuIsa::kAvx512Bf16
+                                                                         : best;
+}
+
 std::string IsaName(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kBaseline:
@@ -23,16 +29,19 @@ std::string IsaName(CpuIsa isa) {
       return "avx2";
     case CpuIsa::kAvx512:
       return "avx512";
+    case CpuIsa::kAvx512Bf16:
+      return "avx512-bf16";
   }
   return "unknown";
 }
 
 absl::StatusOr<CpuIsa> ParseIsa(const std::string& name) {
-  for (const CpuIsa isa : {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+  for (const CpuIsa isa :
+       {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
     if (name == IsaName(isa)) return isa;
   }
   return absl::InvalidArgumentError(
-      "instruction set cap: expected baseline, avx2 or avx512, got \"" + name +
+      "instruction set cap: expected baseline, avx2, avx512 or avx512-bf16, got \"" + name +
       "\"; leave it out to use the best this CPU has");
 }
 

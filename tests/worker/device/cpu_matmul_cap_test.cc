@@ -2,10 +2,26 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
+#include "common/base/cpu_isa.h"
 #include "worker/device/cpu/cpu_matmul.h"
 
 namespace dsrun::worker {
 namespace {
+
+// In a process each. Which instructions multiply bf16 follows from the cap alone.
+TEST(CpuMatmulCapDeathTest, EveryCap_HasItsNameInTheFingerprint_AndItsProductsOfBf16) {
+  for (const CpuIsa isa :
+       {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
+    if (isa > BestLibraryIsa()) continue;
+    const auto holds = [&] {
+      return CapLibraryIsa(isa).ok() && MatrixLibraryInUse().isa == IsaName(isa) &&
+             Bf16IsNative() == (isa == CpuIsa::kAvx512Bf16);
+    };
+    EXPECT_EXIT(std::exit(holds() ? 0 : 1), ::testing::ExitedWithCode(0), "") << IsaName(isa);
+  }
+}
 
 TEST(CpuMatmulCapTest, CapLibraryIsa_BeforeFirstUse_Holds) {
   ASSERT_TRUE(CapLibraryIsa(CpuIsa::kBaseline).ok());

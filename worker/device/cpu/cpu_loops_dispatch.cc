@@ -14,13 +14,14 @@ namespace {
 
 template <typename Table>
 const Table& Pick(CpuIsa isa, const Table& baseline, const Table& avx2, const Table& avx512) {
-  CHECK(isa <= BestIsa()) << "this CPU has no " << IsaName(isa);
+  CHECK(isa <= BestLibraryIsa()) << "this CPU has no " << IsaName(isa);
   switch (isa) {
     case CpuIsa::kBaseline:
       return baseline;
     case CpuIsa::kAvx2:
       return avx2;
     case CpuIsa::kAvx512:
+    case CpuIsa::kAvx512Bf16:  // our loops convert by integer arithmetic (lanes.h)
       return avx512;
   }
   return baseline;

@@ -50,6 +50,8 @@ void UseOneLibraryThread() {
 
 dnnl_cpu_isa_t LibraryIsa(CpuIsa isa) {
   switch (isa) {
+    case CpuIsa::kAvx512Bf16:
+      return dnnl_cpu_isa_avx512_core_bf16;
     case CpuIsa::kAvx512:
       return dnnl_cpu_isa_avx512_core;
     case CpuIsa::kAvx2:
@@ -73,7 +75,7 @@ std::string EffectiveIsa() {
     case dnnl_cpu_isa_avx512_core_vnni:
       return "avx512-vnni";
     case dnnl_cpu_isa_avx512_core_bf16:
-      return "avx512-bf16";
+      return IsaName(CpuIsa::kAvx512Bf16);
     case dnnl_cpu_isa_avx512_core_amx:
       return "avx512-amx";
     default:
