@@ -20,7 +20,7 @@
 namespace dsrun {
 
 struct LossScalePolicy {
-  std::optional<int64_t> fixed_power;  // it never moves
+  std::optional<int64_t> fixed_power = {};  // it never moves
   int64_t initial_power = 16;
   int64_t window = 1000;
   int64_t hysteresis = 2;
