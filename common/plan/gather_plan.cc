@@ -43,9 +43,13 @@ class Planner {
  private:
   void ListPositions(size_t lowest_layer, PassKind kind) {
     const size_t layers = model_.layers.size();
-    for (size_t layer = 0; layer < layers; ++layer) plan_.positions.push_back({layer, {}});
-    const size_t lowest = kind == PassKind::kTraining ? lowest_layer : layers - 1;
-    for (size_t layer = layers; layer-- > lowest;) plan_.positions.push_back({layer, {}});
+    const auto play = [&](size_t layer, bool backward) {
+      plan_.positions.push_back({.layer = layer, .backward = backward, .offsets = {}});
+    };
+    for (size_t layer = 0; layer < layers; ++layer) play(layer, /*backward=*/false);
+    const bool training = kind == PassKind::kTraining;
+    const size_t lowest = training ? lowest_layer : layers - 1;
+    for (size_t layer = layers; layer-- > lowest;) play(layer, training);
   }
 
   bool Persistent(size_t tensor) const {

@@ -65,6 +65,7 @@ struct GatherPlan {
   };
   struct Position {
     size_t layer;
+    bool backward;
     // In the order of the layer's uses; -1: the tensor is persistent.
     std::vector<int64_t> offsets;
   };

@@ -61,8 +61,9 @@ class PartitionedParameters final : public ParameterStore {
   void BeginPass(PassKind kind) override;
   absl::StatusOr<std::span<const float* const>> Acquire(size_t layer) override;
   void Release(size_t layer) override;
-  // A pass in which this rank computes nothing. Errors: those of Acquire.
-  absl::Status PlayIdle(PassKind kind);
+  // A pass in which this rank computes nothing. `played(layer)` is called where its backward would
+  // have ended. Errors: those of Acquire and of `played`.
+  absl::Status PlayIdle(PassKind kind, const std::function<absl::Status(size_t layer)>& played);
 
   // Shards have changed, on whatever rank: what is persistent is gathered anew by the next pass.
   // Between two passes; all ranks.
@@ -95,6 +96,7 @@ class PartitionedParameters final : public ParameterStore {
   };
   struct Position {
     size_t layer;
+    bool backward;
     std::vector<const float*> tensors;
     std::vector<size_t> enqueue;  // gathers
     size_t await_to = 0;          // gathers below are awaited before it plays

@@ -54,7 +54,19 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("recomputed").mutable_recompute()->set_every(1);
   add("every second recomputed").mutable_recompute()->set_every(2);
   add("stage 0").set_zero_stage(0);
-  add("stage 3").set_zero_stage(3);
+  for (const int stage : {2, 3}) {
+    const std::string name = "stage " + std::to_string(stage);
+    add(name).set_zero_stage(stage);
+    const auto also = [&](const std::string& what) -> proto::TrainSpec& {
+      proto::TrainSpec& spec = add(name + ", " + what);
+      spec.set_zero_stage(stage);
+      return spec;
+    };
+    also("atoms of two").set_micro_batches_per_atom(2);
+    also("fast sums").set_sums("fast");
+    also("small buckets").set_bucket_bytes(4096);
+    also("frozen").add_frozen("wte.weight");
+  }
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());
