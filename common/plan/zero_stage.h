@@ -32,10 +32,9 @@ inline constexpr std::array<ZeroStage, 4> kZeroStages = {{
      .slots = ZeroPart::kOwned,
      .sums = ZeroPart::kOwned,
      .parameters = ZeroPart::kAll},
-    // Its sums will be its owners', too.
     {.number = 3,
      .slots = ZeroPart::kOwned,
-     .sums = ZeroPart::kAll,
+     .sums = ZeroPart::kOwned,
      .parameters = ZeroPart::kOwned},
 }};
 

@@ -37,7 +37,7 @@ class OwnersSumsTest : public ::testing::TestWithParam<int> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Stages, OwnersSumsTest, ::testing::Values(2),
+INSTANTIATE_TEST_SUITE_P(Stages, OwnersSumsTest, ::testing::Values(2, 3),
                          [](const auto& info) { return "Stage" + std::to_string(info.param); });
 
 // 4: ranks of two atoms beside ranks of one; 6: one atom each, so one round.
