@@ -79,7 +79,8 @@ class Planner {
     if (input.zero_stage != 3) return;
     const ZeroSettings zero = WithDefaults(input.zero, model_, layout_);
     for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
-      const GatherPlan plan = PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero);
+      const GatherPlan plan =
+          PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero, activations_.segments());
       pool_elements_ = std::max(pool_elements_, plan.pool_elements);
     }
     persistent_elements_ = PersistentElements(layout_, zero.persistence_threshold);

@@ -7,6 +7,7 @@
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/step_rounds.h"
 #include "common/plan/sum_places.h"
@@ -35,8 +36,10 @@ std::vector<int64_t> GathersOfStep(const MemoryInput& input, const ModelPlan& mo
   const int64_t passes =
       StepRounds(SizesOfAtoms(batch), ZeroStageOf(input.zero_stage).sums).AllPasses();
   std::vector<int64_t> times(layout.entries().size());
+  const std::vector<Range> segments = RecomputedSegments(
+      model, input.micro_batch_size * input.model.seq_length, /*slots=*/1, input.recompute);
   for (const GatherPlan::Gather& gather :
-       PlanGathers(model, layout, lowest_layer, PassKind::kTraining, zero).gathers) {
+       PlanGathers(model, layout, lowest_layer, PassKind::kTraining, zero, segments).gathers) {
     for (const GatherPlan::Place& place : gather.tensors) times[place.tensor] += passes;
   }
   for (const size_t tensor : PersistentTensors(layout, zero.persistence_threshold)) ++times[tensor];

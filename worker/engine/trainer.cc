@@ -61,10 +61,6 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
     return absl::InvalidArgumentError(absl::StrCat(
         "ZeRO stage ", input.zero_stage, " is none of this engine's: it has stages 0 to 3"));
   }
-  if (input.zero_stage == 3 && input.recompute.any()) {
-    return absl::InvalidArgumentError(
-        "ZeRO stage 3 gathers each layer once in backward: it does not compute layers again yet");
-  }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
   std::unique_ptr<Trainer> trainer(new Trainer(setup, std::move(schedule), std::move(optimizer)));

@@ -8,6 +8,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/recompute_plan.h"
 #include "worker/engine/trainer.h"
 #include "worker/model/init.h"
 
@@ -44,6 +45,9 @@ void Trainer::BuildStore() {
         .layout = &layout_,
         .shards = &shards_,
         .lowest_layer = space_.lowest_layer(),
+        .segments = RecomputedSegments(setup_.model->plan(),
+                                       spec_.micro_batch_size() * spec_.model().seq_length(),
+                                       /*slots=*/1, input_.recompute),
         .settings = zero_,
         .shard = state_.parameters,
         .pool = pool_,

@@ -25,7 +25,8 @@ PartitionedParameters::PartitionedParameters(Setup setup) : setup_(std::move(set
   persistent_gather_ =
       PrepareGather("all-gather persistent parameters", persistent_, setup_.persistent);
   const auto plan = [this](PassKind kind) {
-    return PlanGathers(*setup_.model, *setup_.layout, setup_.lowest_layer, kind, setup_.settings);
+    return PlanGathers(*setup_.model, *setup_.layout, setup_.lowest_layer, kind, setup_.settings,
+                       setup_.segments);
   };
   PreparePass(plan(PassKind::kTraining), training_);
   PreparePass(plan(PassKind::kForwardOnly), forward_only_);

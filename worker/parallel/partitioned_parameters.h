@@ -46,6 +46,7 @@ class PartitionedParameters final : public ParameterStore {
     const FlatLayout* layout;
     const ShardPlan* shards;
     size_t lowest_layer;                  // of backward
+    std::vector<Range> segments;          // that it plays forward again (recompute_plan.h)
     ZeroSettings settings;                // WithDefaults
     float* shard;                         // (StoredSize), the stored ranges one after the other
     float* pool;                          // of the larger of both passes' plans

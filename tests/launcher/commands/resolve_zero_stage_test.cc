@@ -76,9 +76,19 @@ TEST_F(ResolveTest, SettingsOfStage3_AreInTheJobAndItsMemory) {
             three.memory.at(0).Find("gathered_parameters").elements);
 }
 
+TEST_F(ResolveTest, RecomputationUnderStage3_GathersMore) {
+  const auto gathered = [&](const std::string& recompute) {
+    const Resolved resolved = Good({"--dry-run", "-H", "two.hosts", "train", "--data=text",
+                                    "--zero-stage=3", "--recompute=" + recompute});
+    const auto json = nlohmann::json::parse(DryRunJson(resolved, machine_));
+    return json["sent_bytes_of_a_step"][0]["gather"].get<int64_t>();
+  };
+  // All blocks in one segment: each but the last is gathered for its second forward and, as the
+  // pool holds two layers, again for its backward.
+  EXPECT_GT(gathered("every=100"), gathered("none"));
+}
+
 TEST_F(ResolveTest, ZeroStageThatIsNone_IsAFinding) {
-  EXPECT_THAT(Refused({"train", "--data=text", "--zero-stage=3", "--recompute=all"}),
-              HasSubstr("--recompute: not built yet for ZeRO stage 3"));
   for (const char* const stage : {"-1", "4", "two"}) {
     EXPECT_THAT(Refused({"train", "--data=text", std::string("--zero-stage=") + stage}),
                 HasSubstr("--zero-stage"));

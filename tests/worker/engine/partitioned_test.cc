@@ -78,6 +78,23 @@ TEST(PartitionedTest, EveryWidthSettingAndOverlap_HasTheBitsOfReplicatedParamete
   }
 }
 
+// A segment is gathered again for its second forward, of ranks that compute and of those that do
+// not.
+TEST(PartitionedTest, RecomputedLayers_HaveTheBitsOfReplicatedParameters) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  const TrainedState whole = Train(spec, 1, kSteps);
+  for (const int every : {1, 2}) {
+    spec.mutable_recompute()->set_every(every);
+    for (const int width : {1, 3, 4}) {  // 4: two ranks play a pass without a micro-batch
+      for (const Settings& settings : kExtremes) {
+        spec.set_overlap_comm(width != 3);
+        EXPECT_TRUE(whole.SameBits(Train(With(settings, spec), width, kSteps)))
+            << "every " << every << ", width " << width << ", setting " << &settings - kExtremes;
+      }
+    }
+  }
+}
+
 TEST(PartitionedTest, AnyBucketAtomsAndAssignment_HaveTheBitsOfReplicatedParameters) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   const TrainedState whole = Train(spec, 1, kSteps);

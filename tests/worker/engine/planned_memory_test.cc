@@ -66,6 +66,7 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
     also("fast sums").set_sums("fast");
     also("small buckets").set_bucket_bytes(4096);
     also("frozen").add_frozen("wte.weight");
+    also("recomputed").mutable_recompute()->set_every(1);
   }
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;

@@ -87,11 +87,14 @@ TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
                                            {4, 2, "fast"},
                                            {6, 2, "exact"},
                                            {4, 3, "exact"},
+                                           {3, 3, "recomputed"},
                                            {1, 0, "exact"},
                                            {1, 2, "exact"}}) {
     SCOPED_TRACE(std::to_string(width) + " ranks, stage " + std::to_string(stage) + ", " + sums);
     spec.set_zero_stage(stage);
-    spec.set_sums(sums);
+    const bool recomputed = std::string(sums) == "recomputed";
+    spec.set_sums(recomputed ? "exact" : sums);
+    spec.mutable_recompute()->set_every(recomputed ? 1 : 0);
     MemoryInput input = MemoryInputFromProto(spec);
     input.width = width;
     const std::vector<PlannedTraffic> plan = PlanTraffic(input);
