@@ -108,7 +108,7 @@ void BenchSingles(Backend backend, Group& group, bool as_floats, int64_t element
   const ReduceRoute route{};
   Owners owners;
   for (int64_t rank = 0; rank < width; ++rank) owners.push_back({EvenPart(elements, width, rank)});
-  const SingleRanks single(as_floats ? group.size() : 0, true);
+  const RanksHave have(as_floats ? group.size() : 0, RankHas::kSingle);
   const auto size = static_cast<size_t>(elements);
   const std::vector<std::vector<float>> gradients(group.size(), std::vector<float>(size, 0.5f));
   std::vector<std::vector<float>> slots(group.size(), std::vector<float>(as_floats ? size : 0));
@@ -117,7 +117,7 @@ void BenchSingles(Backend backend, Group& group, bool as_floats, int64_t element
   std::vector<std::vector<uint64_t>> scratch(group.size());
   for (int rank = 0; rank < width; ++rank) {
     scratch[static_cast<size_t>(rank)].resize(
-        static_cast<size_t>(ReduceScratchElements(route, owners, rank, single)));
+        static_cast<size_t>(ReduceScratchElements(route, owners, rank, have)));
   }
   std::vector<std::unique_ptr<ThreadPool>> pools;
   std::vector<std::unique_ptr<CpuKernels>> kernels;
@@ -135,7 +135,7 @@ void BenchSingles(Backend backend, Group& group, bool as_floats, int64_t element
       kernels[i]->StoreFixed(elements, kScale, gradients[i].data(), sums[i].data(), &magnitudes[i]);
     }
     const SingleParts parts{
-        .single = single,
+        .have = have,
         .own = {slots[i].data()},
         .fix =
             [&](Range range, const float* x, bool first, uint64_t* to) {

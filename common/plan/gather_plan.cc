@@ -30,8 +30,8 @@ class Planner {
   Planner(const ModelPlan& model, const FlatLayout& layout, const ZeroSettings& settings)
       : model_(model), layout_(layout), settings_(settings) {}
 
-  GatherPlan Plan(size_t lowest_layer, PassKind kind) {
-    ListPositions(lowest_layer, kind);
+  GatherPlan Plan(size_t lowest_layer, PassKind kind, const std::vector<Range>& segments) {
+    ListPositions(lowest_layer, kind, segments);
     FindNeeds();
     DecideWhatStays();
     DecideWhenGathered();
@@ -41,11 +41,23 @@ class Planner {
   }
 
  private:
-  void ListPositions(size_t lowest_layer, PassKind kind) {
+  void ListPositions(size_t lowest_layer, PassKind kind, const std::vector<Range>& segments) {
     const size_t layers = model_.layers.size();
-    for (size_t layer = 0; layer < layers; ++layer) plan_.positions.push_back({layer, {}});
-    const size_t lowest = kind == PassKind::kTraining ? lowest_layer : layers - 1;
-    for (size_t layer = layers; layer-- > lowest;) plan_.positions.push_back({layer, {}});
+    const auto play = [&](size_t layer, bool backward) {
+      plan_.positions.push_back({.layer = layer, .backward = backward, .offsets = {}});
+    };
+    for (size_t layer = 0; layer < layers; ++layer) play(layer, /*backward=*/false);
+    const bool training = kind == PassKind::kTraining;
+    const size_t lowest = training ? lowest_layer : layers - 1;
+    for (size_t layer = layers; layer-- > lowest;) {
+      for (const Range& segment : segments) {
+        if (!training || static_cast<size_t>(segment.end) != layer + 1) continue;
+        for (int64_t again = segment.begin; again < segment.end; ++again) {
+          play(static_cast<size_t>(again), /*backward=*/false);
+        }
+      }
+      play(layer, training);
+    }
   }
 
   bool Persistent(size_t tensor) const {
@@ -239,8 +251,9 @@ int64_t PersistentElements(const FlatLayout& layout, int64_t persistence_thresho
 }
 
 GatherPlan PlanGathers(const ModelPlan& model, const FlatLayout& layout, size_t lowest_layer,
-                       PassKind kind, const ZeroSettings& settings) {
-  return Planner(model, layout, settings).Plan(lowest_layer, kind);
+                       PassKind kind, const ZeroSettings& settings,
+                       const std::vector<Range>& segments) {
+  return Planner(model, layout, settings).Plan(lowest_layer, kind, segments);
 }
 
 }  // namespace dsrun

@@ -3,9 +3,10 @@
 // makes the same exchanges in the same order, and memory is known before anything is allocated.
 //
 // A pass is a list of positions, each one layer played: in training every layer forward, then from
-// the last to the lowest backward. A tensor lies in the pool from the position at which its gather
-// is enqueued to its last use; another may use the same bytes before and after. Elements below are
-// those of the layout, padding to whole leaves included.
+// the last to the lowest backward, where a segment that is recomputed (recompute_plan.h) is played
+// forward again before the backward of its last layer. A tensor lies in the pool from the position
+// at which its gather is enqueued to its last use; another may use the same bytes before and after.
+// Elements below are those of the layout, padding to whole leaves included.
 //
 // The settings are those of DeepSpeed's stage 3, bounds where it says so:
 //   prefetch               gathered ahead of the position that plays, at most; whole layers
@@ -25,6 +26,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/base/range.h"
 #include "common/model/model_plan.h"
 #include "common/plan/shard_plan.h"
 
@@ -65,6 +67,7 @@ struct GatherPlan {
   };
   struct Position {
     size_t layer;
+    bool backward;
     // In the order of the layer's uses; -1: the tensor is persistent.
     std::vector<int64_t> offsets;
   };
@@ -80,10 +83,11 @@ std::vector<size_t> PersistentTensors(const FlatLayout& layout, int64_t persiste
 // Their elements, one after the other.
 int64_t PersistentElements(const FlatLayout& layout, int64_t persistence_threshold);
 
-// `lowest_layer`: GradientSpace's; not read for kForwardOnly. REQUIRES: settings WithDefaults;
-// layout is that of model.tensors.
+// `lowest_layer`: GradientSpace's; `segments`: RecomputedSegments; neither is read for
+// kForwardOnly. REQUIRES: settings WithDefaults; layout is that of model.tensors.
 GatherPlan PlanGathers(const ModelPlan& model, const FlatLayout& layout, size_t lowest_layer,
-                       PassKind kind, const ZeroSettings& settings);
+                       PassKind kind, const ZeroSettings& settings,
+                       const std::vector<Range>& segments = {});
 
 }  // namespace dsrun
 

@@ -46,7 +46,6 @@ std::optional<std::string> SmallerMicroBatch(FitInput input, bool goes_on) {
 // The fewest blocks whose second forward makes room, as a budget; the lowest, as by budget.
 std::optional<std::string> Recomputed(FitInput input) {
   if (input.job.recompute.every == 1) return std::nullopt;
-  if (input.job.zero_stage == 3) return std::nullopt;  // which does not do that yet
   const ModelPlan model = PlanModel(input.job.model, input.job.frozen, input.job.precision);
   const int64_t rows = input.job.micro_batch_size * input.job.model.seq_length;
   const int64_t blocks = input.job.model.num_layers;

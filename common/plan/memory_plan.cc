@@ -73,13 +73,15 @@ class Planner {
         ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
         places_of_one_atom_(layout_, shards_, space_, 1),
         places_of_several_(layout_, shards_, space_, 2),
+        places_of_owners_(layout_, shards_, space_, 1, ZeroPart::kOwned),
         activations_(model_, {.micro_batch_size = input.micro_batch_size,
                               .threads = input.threads,
                               .recompute = input.recompute}) {
     if (input.zero_stage != 3) return;
     const ZeroSettings zero = WithDefaults(input.zero, model_, layout_);
     for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
-      const GatherPlan plan = PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero);
+      const GatherPlan plan =
+          PlanGathers(model_, layout_, space_.lowest_layer(), kind, zero, activations_.segments());
       pool_elements_ = std::max(pool_elements_, plan.pool_elements);
     }
     persistent_elements_ = PersistentElements(layout_, zero.persistence_threshold);
@@ -92,7 +94,6 @@ class Planner {
     const std::vector<int64_t> owned_of_buckets = OwnedOfBuckets(shards_, rank);
     const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
-    const SumPlaces& places = one_atom ? places_of_one_atom_ : places_of_several_;
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
     const bool frozen = !input_.frozen.empty();
@@ -114,11 +115,7 @@ class Planner {
       add("atom_gradients", "gradients", space_.size(), DType::kF32,
           trained + " + second uses of tensors, of one atom");
     }
-    add("gradient_sums", "gradients", places.held_elements(), sum, SumsFormula(one_atom, trained));
-    if (one_atom) {
-      add("gradient_slots", "gradients", places.slot_elements(), DType::kF32,
-          "buckets of one contribution on their way to the wire");
-    }
+    AddSums(one_atom, owned_of_buckets, trained, add);
     add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), DType::kU32,
         "2 x tensors, the greatest contribution to each");
     const bool all = ZeroStageOf(input_.zero_stage).slots == ZeroPart::kAll;
@@ -139,7 +136,7 @@ class Planner {
             " + tensors: parameters and moments, written behind the next steps",
         Space::kHost);
     add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
-        ranks_of_one_atom_ == 0 || input_.fast_sums
+        input_.fast_sums || (ranks_of_one_atom_ == 0 && !sums_of_owners())
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
     add("leaf_squares", "communication", largest / kLeafElements, DType::kF64,
@@ -177,6 +174,33 @@ class Planner {
         "tensors below the persistence threshold, gathered for good");
   }
 
+  bool sums_of_owners() const { return ZeroStageOf(input_.zero_stage).sums == ZeroPart::kOwned; }
+
+  // The lines of the sums over the batch (sum_places.h).
+  template <typename Add>
+  void AddSums(bool one_atom, const std::vector<int64_t>& owned_of_buckets,
+               const std::string& trained, const Add& add) const {
+    const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
+    const int64_t rounds = *std::max_element(atoms_.begin(), atoms_.end());
+    const SumPlaces& places = sums_of_owners() ? places_of_owners_
+                              : one_atom       ? places_of_one_atom_
+                                               : places_of_several_;
+    int64_t elements = places.held_elements();
+    for (size_t bucket = 0; sums_of_owners() && bucket < owned_of_buckets.size(); ++bucket) {
+      if (places.IsSummed(bucket, rounds)) elements += owned_of_buckets[bucket];
+    }
+    add("gradient_sums", "gradients", elements, sum,
+        sums_of_owners() ? OwnersSumsFormula(rounds, trained) : SumsFormula(one_atom, trained));
+    if (!one_atom && !sums_of_owners()) return;
+    add("gradient_slots", "gradients", places.slot_elements(), DType::kF32,
+        "buckets of one contribution on their way to the wire");
+  }
+
+  std::string OwnersSumsFormula(int64_t rounds, const std::string& trained) const {
+    return "owned share of " + (rounds > 1 ? trained : "buckets with tensors that are used twice") +
+           (input_.fast_sums ? ", sums over the batch" : ", exact sums over the batch");
+  }
+
   // `trained`: of what, in words.
   std::string SumsFormula(bool one_atom, const std::string& trained) const {
     if (one_atom) return "buckets with tensors that are used twice; no others: one atom a step";
@@ -187,12 +211,15 @@ class Planner {
   // contributions; and the total of it, where this rank's own are floats, too
   // (ReduceScratchElements, kDirect).
   int64_t ScratchElements(const std::vector<int64_t>& owned_of_buckets, bool one_atom) const {
+    const bool single = one_atom || sums_of_owners();  // this rank
+    const int64_t singles = sums_of_owners() ? input_.width : ranks_of_one_atom_;
     int64_t most = 0;
     for (size_t bucket = 0; bucket < owned_of_buckets.size(); ++bucket) {
-      const bool floats = !input_.fast_sums && places_of_one_atom_.used_once(bucket);
+      const bool floats =
+          !input_.fast_sums && (sums_of_owners() || places_of_one_atom_.used_once(bucket));
       const int64_t owned = owned_of_buckets[bucket];
-      const int64_t halves = floats ? ranks_of_one_atom_ - (one_atom ? 1 : 0) : 0;
-      const int64_t total = floats && one_atom ? owned : 0;
+      const int64_t halves = floats ? singles - (single ? 1 : 0) : 0;
+      const int64_t total = floats && single ? owned : 0;
       most = std::max(most, owned * (input_.width - 1 - halves) + owned / 2 * halves + total);
     }
     return most;
@@ -207,6 +234,7 @@ class Planner {
   const int64_t ranks_of_one_atom_;
   const SumPlaces places_of_one_atom_;
   const SumPlaces places_of_several_;
+  const SumPlaces places_of_owners_;
   const ActivationPlan activations_;
   int64_t pool_elements_ = 0;  // of ZeRO-3
   int64_t persistent_elements_ = 0;

@@ -1,6 +1,5 @@
 #include "common/plan/traffic_plan.h"
 
-#include <algorithm>
 #include <cstddef>
 
 #include "common/model/model_plan.h"
@@ -8,7 +7,9 @@
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/step_rounds.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 
@@ -32,13 +33,13 @@ std::vector<int64_t> GathersOfStep(const MemoryInput& input, const ModelPlan& mo
                                    const FlatLayout& layout, size_t lowest_layer) {
   const ZeroSettings zero = WithDefaults(input.zero, model, layout);
   const BatchPlan batch(input.micro_batches, input.micro_batches_per_atom, input.width);
-  int64_t passes = 0;
-  for (int64_t rank = 0; rank < input.width; ++rank) {
-    passes = std::max(passes, batch.RankMicroBatches(rank).size());
-  }
+  const int64_t passes =
+      StepRounds(SizesOfAtoms(batch), ZeroStageOf(input.zero_stage).sums).AllPasses();
   std::vector<int64_t> times(layout.entries().size());
+  const std::vector<Range> segments = RecomputedSegments(
+      model, input.micro_batch_size * input.model.seq_length, /*slots=*/1, input.recompute);
   for (const GatherPlan::Gather& gather :
-       PlanGathers(model, layout, lowest_layer, PassKind::kTraining, zero).gathers) {
+       PlanGathers(model, layout, lowest_layer, PassKind::kTraining, zero, segments).gathers) {
     for (const GatherPlan::Place& place : gather.tensors) times[place.tensor] += passes;
   }
   for (const size_t tensor : PersistentTensors(layout, zero.persistence_threshold)) ++times[tensor];
@@ -52,24 +53,29 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
   const FlatLayout layout(model.tensors);
   const ShardPlan shards(layout, input.width, input.bucket_bytes);
   const GradientSpace space(model, layout);
-  const SumPlaces places(layout, shards, space, 1);
+  const ZeroStage& stage = ZeroStageOf(input.zero_stage);
+  const SumPlaces places(layout, shards, space, 1, stage.sums);
   const std::vector<int64_t> atoms =
       input.atoms_of_ranks.empty()
           ? BatchPlan(input.micro_batches, input.micro_batches_per_atom, input.width).AtomCounts()
           : input.atoms_of_ranks;
-  const bool all = ZeroStageOf(input.zero_stage).slots == ZeroPart::kAll;
+  const bool all = stage.slots == ZeroPart::kAll;
   std::vector<int64_t> gathers;
   if (input.zero_stage == 3) gathers = GathersOfStep(input, model, layout, space.lowest_layer());
   std::vector<PlannedTraffic> traffic;
   for (int64_t rank = 0; rank < input.width; ++rank) {
     PlannedTraffic sent;
-    for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
-      const Range range = shards.buckets()[bucket];
-      int64_t others = range.size();
-      for (const Range& mine : shards.Owned(rank, range)) others -= mine.size();
-      const bool floats =
-          input.fast_sums || (atoms[static_cast<size_t>(rank)] == 1 && places.used_once(bucket));
-      sent.reduce += others * (floats ? 4 : 8);
+    const int64_t contributions = atoms[static_cast<size_t>(rank)];
+    for (const SumPlaces::Part& part : places.parts()) {
+      int64_t others = part.range.size();
+      for (const Range& mine : shards.Owned(rank, part.range)) others -= mine.size();
+      if (places.of_owners()) {
+        sent.reduce += contributions * others * 4;
+      } else {
+        const bool floats =
+            input.fast_sums || (contributions == 1 && places.used_once(part.bucket));
+        sent.reduce += others * (floats ? 4 : 8);
+      }
     }
     const int64_t copies = shards.OwnedSize(rank) * (input.width - 1);
     // Stage 0 gathers gradients, which are fp32; the others parameters, as layers read them.

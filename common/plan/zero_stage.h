@@ -32,10 +32,9 @@ inline constexpr std::array<ZeroStage, 4> kZeroStages = {{
      .slots = ZeroPart::kOwned,
      .sums = ZeroPart::kOwned,
      .parameters = ZeroPart::kAll},
-    // Its sums will be its owners', too, when stage 2 is built.
     {.number = 3,
      .slots = ZeroPart::kOwned,
-     .sums = ZeroPart::kAll,
+     .sums = ZeroPart::kOwned,
      .parameters = ZeroPart::kOwned},
 }};
 
@@ -45,10 +44,6 @@ constexpr bool IsZeroStage(int number) { return number >= 0 && number <= 3; }
 constexpr const ZeroStage& ZeroStageOf(int number) {
   return kZeroStages[static_cast<size_t>(number)];
 }
-
-// Whose parts this engine has; the others are refused (Trainer::Create, dsrun).
-constexpr bool IsBuiltZeroStage(int number) { return IsZeroStage(number) && number != 2; }
-inline constexpr char kBuiltZeroStages[] = "0, 1 and 3";
 
 }  // namespace dsrun
 

@@ -378,9 +378,9 @@ OptionGroup Engine() {
                 "keep only the inputs of layers, and compute the rest again in backward: of all "
                 "layers, the input of every K-th, or of the fewest that let kept activations fit "
                 "into so many bytes"),
-          Value("zero-stage", "0|1|3", "1",
-                "who holds the optimizer's state: 0, every rank all of it; 1, its owner; 3, also "
-                "parameters lie with their owners alone, and are gathered for their use"),
+          Value("zero-stage", "0|1|2|3", "1",
+                "who holds the optimizer's state: 0, every rank all of it; 1, its owner; 2, also "
+                "sums of gradients; 3, also parameters, which are gathered for their use"),
           Value("zero3-prefetch", "N", "the largest layer",
                 "of ZeRO 3, elements gathered ahead of their use, at most"),
           Value("zero3-persistence-threshold", "N", "a 64th of the largest tensor, at most 100000",

@@ -54,12 +54,6 @@ void ResolveRecompute(ResolveContext& context, const ModelSpec& model) {
   }
   if (!recompute->any()) return;
   proto::TrainSpec& train = *context.resolved.job.mutable_train();
-  if (train.zero_stage() == 3) {
-    context.findings.AddFlag("--recompute",
-                             "not built yet for ZeRO stage 3, which gathers each layer once in "
-                             "backward; use --zero-stage 1, or leave one of the two out");
-    return;
-  }
   if (!CheckPlannable(MemoryInputFromProto(train)).ok()) return;  // CheckMemory says why
   const int64_t rows = train.micro_batch_size() * model.seq_length;
   const absl::Status fits = CheckRecompute(

@@ -25,7 +25,6 @@
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/shard_plan.h"
-#include "common/plan/zero_stage.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/checkpoint_differences.h"
 #include "launcher/commands/checkpoint_place.h"
@@ -421,11 +420,6 @@ void TrainResolver::ZeroStage() {
   if (!v_.Has("zero-stage")) return;
   const auto stage = v_.Int("zero-stage", 0, 3);
   if (!stage.has_value()) return;
-  if (!IsBuiltZeroStage(static_cast<int>(*stage))) {
-    Error("--zero-stage", "stage " + std::to_string(*stage) + " is not built yet; the engine has " +
-                              kBuiltZeroStages + ", and 1 is the default");
-    return;
-  }
   train_.set_zero_stage(static_cast<int32_t>(*stage));
 }
 

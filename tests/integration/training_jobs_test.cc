@@ -16,6 +16,7 @@
 #include <map>
 #include <regex>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -77,16 +78,26 @@ TEST_F(TrainingJob, FoldersAndPromptThatAreNotUtf8_AreUsedAsTheyAre) {
   EXPECT_EQ(StepsDone(folder), 8);
 }
 
-TEST_F(TrainingJob, EveryWidth_HasTheSameContent) {
+TEST_F(TrainingJob, EveryWidthAndZeroStage_HasTheSameContent) {
   std::vector<std::string> hashes;
-  for (const char* width : {"1", "2", "3", "4", "6"}) {
+  for (const auto& [width, stage] : {std::pair("1", "1"),
+                                     {"2", "1"},
+                                     {"3", "1"},
+                                     {"4", "1"},
+                                     {"6", "1"},
+                                     {"4", "0"},
+                                     {"1", "2"},
+                                     {"2", "2"},
+                                     {"3", "2"},
+                                     {"4", "2"},
+                                     {"4", "3"}}) {
     const TemporaryFolder folder;
     Job job(Train({"--num_gpus", width}, folder.path(),
-                  {"--train-iters", "8", "--save-interval", "0"}));
+                  {"--train-iters", "8", "--save-interval", "0", "--zero-stage", stage}));
     ASSERT_EQ(job.AwaitExit(), 0) << width << job.Words();
     hashes.push_back(ContentHash(folder.path() + "/save"));
     EXPECT_EQ(hashes.back().size(), 64u) << hashes.back();
-    EXPECT_EQ(hashes.back(), hashes.front()) << "width " << width;
+    EXPECT_EQ(hashes.back(), hashes.front()) << "width " << width << ", stage " << stage;
     EXPECT_TRUE(job.NothingIsLeft());
   }
 }
@@ -163,8 +174,8 @@ void ExpectNoticedWithin(double seconds, const Job& job) {
 }
 
 // Kills the worker at `index` once `step` is done; the others must live on in their processes.
-void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder) {
-  Job job(Train({"--hostfile", TwoNodes(folder.path())}, folder.path(), Long()));
+void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder, Args more = {}) {
+  Job job(Train({"--hostfile", TwoNodes(folder.path())}, folder.path(), Long(std::move(more))));
   ASSERT_TRUE(AwaitStep(job, folder.path(), step)) << job.Words();
   std::vector<pid_t> survivors = job.Find(Role::kWorker);
   ASSERT_EQ(survivors.size(), 4u) << job.Words();
@@ -184,6 +195,13 @@ void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder) {
 TEST_F(TrainingJob, KilledWorker_BeforeTheFirstCheckpoint) { KillWorkerAt(3, 2, folder_); }
 TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, folder_); }
 TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
+// In whatever round the others are: two ranks have two atoms, two have one.
+TEST_F(TrainingJob, KilledWorker_WhoseSumsLieWithTheirOwners) {
+  KillWorkerAt(1, kSteps / 2 + 3, folder_, {"--zero-stage", "2"});
+}
+TEST_F(TrainingJob, KilledWorker_WhoseParametersLieWithTheirOwners) {
+  KillWorkerAt(3, kSteps / 2 + 3, folder_, {"--zero-stage", "3"});
+}
 
 // Nearly all of it one letter, which is soon learnt: where a batch has some of the rest, gradients
 // are thousands of times larger than before, and its step is void.

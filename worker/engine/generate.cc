@@ -39,7 +39,9 @@ absl::StatusOr<std::string> Generate(Model& model, ParameterStore& parameters,
   RETURN_IF_ERROR(CheckTokens(text, {}, spec.vocab_size)) << "the prompt";
   std::vector<float> logits(static_cast<size_t>(spec.vocab_size));
   std::string continuation;
-  for (int64_t i = 0; i < options.length && !options.stopped(); ++i) {
+  for (int64_t i = 0; i < options.length; ++i) {
+    ASSIGN_OR_RETURN(const bool stopped, options.stopped());
+    if (stopped) break;
     const int64_t length = std::min<int64_t>(spec.seq_length, static_cast<int64_t>(text.size()));
     RETURN_IF_ERROR(model.NextTokenLogits(text.data() + text.size() - static_cast<size_t>(length),
                                           length, parameters, logits.data()));

@@ -18,15 +18,16 @@ struct GenerateOptions {
   double temperature = 0.8;  // of the softmax; 0 takes the most likely byte
   uint64_t seed = 0;
   std::function<void()> on_byte = [] {};  // called after each byte that was added
-  // Asked before each byte; true: there are no more.
-  std::function<bool()> stopped = [] { return false; };
+  // Asked before each byte; true: there are no more. Its errors end it.
+  std::function<absl::StatusOr<bool>()> stopped = [] { return false; };
 };
 
 // The continuation, without the prompt. Byte i depends on (parameters, prompt, seed, i) only
 // (docs/numerics.md, rule g). The model sees the last seq_length bytes. An empty prompt begins with
 // a line break, or what the vocabulary has last before it. Where the vocabulary has fewer ids than
 // there are bytes, those bytes are never drawn. Destroys what the model's last Forward kept.
-// Errors: INVALID_ARGUMENT: the prompt has a byte that the vocabulary lacks; those of the store.
+// Errors: INVALID_ARGUMENT: the prompt has a byte that the vocabulary lacks; those of the store and
+// of `stopped`.
 absl::StatusOr<std::string> Generate(Model& model, ParameterStore& parameters,
                                      const std::string& prompt, const GenerateOptions& options);
 

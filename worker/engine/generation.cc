@@ -306,15 +306,22 @@ absl::StatusOr<std::string> GenerationRun::Sample() {
   options.length = spec_.sample_tokens();
   options.seed = spec_.seed();
   options.on_byte = [this] { setup_.progress->Moved(); };
-  // Where all gather for each byte, all must end with the same one: they go through.
-  if (!all_play) options.stopped = [this] { return session_.StopRequested(); };
+  // Where all gather for each byte, all must end with the same one: they ask one another.
+  options.stopped = [&]() -> absl::StatusOr<bool> {
+    const bool asked = session_.StopRequested();
+    if (!all_play) return asked;
+    ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                     AllGather(*communicator_, asked ? "stop" : "", "who is to stop sampling"));
+    return std::any_of(all.begin(), all.end(), [](const std::string& of) { return !of.empty(); });
+  };
   ASSIGN_OR_RETURN(std::string sample, Generate(*setup_.engine->model, trainer_->parameters(),
                                                 spec_.prompt(), options));
+  if (rank_.value() != 0) return std::string();
   if (static_cast<int64_t>(sample.size()) < spec_.sample_tokens()) {
     Notice(true, absl::StrCat("the sample ends after ", sample.size(), " of ",
                               spec_.sample_tokens(), " bytes: the job was asked to stop"));
   }
-  return rank_.value() == 0 ? sample : std::string();
+  return sample;
 }
 
 // What was trained is safe without it, so a tag that cannot be written is told and ends nothing.

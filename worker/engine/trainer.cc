@@ -58,14 +58,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
   RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
-  if (!IsBuiltZeroStage(input.zero_stage)) {
-    return absl::InvalidArgumentError(absl::StrCat("ZeRO stage ", input.zero_stage,
-                                                   " is none of this engine's: it has stages ",
-                                                   kBuiltZeroStages));
-  }
-  if (input.zero_stage == 3 && input.recompute.any()) {
-    return absl::InvalidArgumentError(
-        "ZeRO stage 3 gathers each layer once in backward: it does not compute layers again yet");
+  if (!IsZeroStage(input.zero_stage)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ZeRO stage ", input.zero_stage, " is none of this engine's: it has stages 0 to 3"));
   }
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
@@ -88,10 +83,11 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings opti
       space_(model_, layout_),
       batch_(input_.micro_batches, input_.micro_batches_per_atom, setup.communicator->size()),
       atoms_of_ranks_(setup.atoms.empty() ? batch_.AtomCounts() : input_.atoms_of_ranks),
-      places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)]),
-      places_(Places()),
       stage_(ZeroStageOf(input_.zero_stage)),
-      idle_passes_(IdlePasses()),
+      places_of_sums_(layout_, shards_, space_, atoms_of_ranks_[static_cast<size_t>(rank_)],
+                      stage_.sums),
+      places_(Places()),
+      rounds_(SizesOfAtoms(), stage_.sums),
       zero_(WithDefaults(input_.zero, model_, layout_)),
       schedule_(std::move(schedule)),
       optimizer_(*setup.kernels, layout_, std::move(optimizer)),
@@ -108,34 +104,31 @@ std::vector<Trainer::Place> Trainer::Places() const {
   for (int64_t atom = share.begin; setup_.atoms.empty() && atom < share.end; ++atom) {
     atoms.push_back(atom);
   }
+  const bool round_each = stage_.sums == ZeroPart::kOwned;
   std::vector<Place> places;
   for (const int64_t atom : atoms) {
     const Range mine = batch_.AtomMicroBatches(atom);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      places.push_back({.micro_batch = i,
-                        .in_batch = {.first_of_atom = i == mine.begin,
-                                     .last_of_atom = i + 1 == mine.end,
-                                     .first_atom = atom == atoms.front(),
-                                     .last = false}});
+      const bool last_of_atom = i + 1 == mine.end;
+      places.push_back(
+          {.micro_batch = i,
+           .in_batch = {.first_of_atom = i == mine.begin,
+                        .last_of_atom = last_of_atom,
+                        .first_atom = round_each || atom == atoms.front(),
+                        .last = last_of_atom && (round_each || atom == atoms.back())}});
     }
   }
-  places.back().in_batch.last = true;
   return places;
 }
 
-int64_t Trainer::IdlePasses() const {
-  int64_t most = 0;
-  if (setup_.atoms.empty()) {
-    for (int64_t rank = 0; rank < batch_.width(); ++rank) {
-      most = std::max(most, batch_.RankMicroBatches(rank).size());
-    }
-  }
+AtomSizes Trainer::SizesOfAtoms() const {
+  if (setup_.atoms.empty()) return dsrun::SizesOfAtoms(batch_);
+  AtomSizes sizes;
   for (const std::vector<int64_t>& atoms : setup_.atoms) {
-    int64_t passes = 0;
-    for (const int64_t atom : atoms) passes += batch_.AtomMicroBatches(atom).size();
-    most = std::max(most, passes);
+    std::vector<int64_t>& of_rank = sizes.emplace_back();
+    for (const int64_t atom : atoms) of_rank.push_back(batch_.AtomMicroBatches(atom).size());
   }
-  return most - static_cast<int64_t>(places_.size());
+  return sizes;
 }
 
 absl::Duration Trainer::EstimateStep() {
@@ -240,14 +233,17 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   grad_square_ = ExactSum();
   exponents_.SetShift(GradientShift());
   setup_.model->SetGradientScale(std::ldexp(1.0f, GradientShift()));
-  // First, so that the last passes of all ranks, in which sums are reduced, are one.
-  for (int64_t pass = 0; partitioned_ != nullptr && pass < idle_passes_; ++pass) {
-    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kTraining));
-  }
-  for (const Place& place : places_) {
-    ASSIGN_OR_RETURN(const LossSum sum, ForwardBackward(place));
-    part->tokens += sum.tokens;
-    part->loss.Add(sum.loss);
+  auto place = places_.begin();
+  for (int64_t round = 0; round < rounds_.rounds(); ++round) {
+    if (round > 0) {
+      RETURN_IF_ERROR(reducer_->NextRound());
+    }
+    RETURN_IF_ERROR(PlayIdlePasses(round));
+    for (int64_t i = 0; i < rounds_.MicroBatches(rank_, round); ++i) {
+      ASSIGN_OR_RETURN(const LossSum sum, ForwardBackward(*place++));
+      part->tokens += sum.tokens;
+      part->loss.Add(sum.loss);
+    }
   }
   RETURN_IF_ERROR(reducer_->Finish());
   part->grad_square = grad_square_;
@@ -255,6 +251,21 @@ absl::Status Trainer::ComputeGradients(StepExchange::Part* part) {
   magnitudes_.assign(magnitudes.begin(), magnitudes.end());
   for (uint32_t& magnitude : magnitudes_) magnitude = exponents_.Unshifted(magnitude);
   part->magnitudes = magnitudes_;
+  return absl::OkStatus();
+}
+
+// They come first, so that the last passes of all ranks in the round, in which sums are reduced,
+// are one.
+absl::Status Trainer::PlayIdlePasses(int64_t round) {
+  if (partitioned_ == nullptr) return absl::OkStatus();
+  const int64_t mine = rounds_.MicroBatches(rank_, round);
+  const int64_t idle = rounds_.Passes(round) - mine;
+  for (int64_t pass = 0; pass < idle; ++pass) {
+    const bool reduces = mine == 0 && pass + 1 == idle;
+    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kTraining, [&](size_t layer) {
+      return reduces ? reducer_->Ready(places_of_sums_.ready_after(layer)) : absl::OkStatus();
+    }));
+  }
   return absl::OkStatus();
 }
 

@@ -8,8 +8,9 @@
 // and with or without overlap (docs/numerics.md); not so with fast sums (batch_sums.h).
 //
 // Under ZeRO-0 every rank updates all elements, after an all-gather of the reduced gradients, and
-// parameters are not gathered. Under ZeRO-3 they lie with their owners and are gathered for each
-// pass (common/plan/zero_stage.h).
+// parameters are not gathered. Under ZeRO-2 the owners alone hold sums over the batch, and every
+// atom's gradients are reduced behind its backward. Under ZeRO-3 parameters lie with their owners
+// and are gathered for each pass (common/plan/zero_stage.h).
 //
 // A step whose gradients jump beyond the headroom of the sums is void (gradient_exponents.h):
 // nothing of it counts, and TrainStep computes it again.
@@ -40,6 +41,7 @@
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/step_rounds.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
@@ -115,7 +117,7 @@ class Trainer {
 
   // Allocates everything of this generation, from the memory plan. The state is not initialised.
   // Errors: INVALID_ARGUMENT: width and batch do not fit, CheckFrozen, the schedule or
-  // the optimizer is none, a ZeRO stage that is not built;
+  // the optimizer is none, a ZeRO stage that there is not;
   // RESOURCE_EXHAUSTED: memory.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const Setup& setup);
 
@@ -193,8 +195,7 @@ class Trainer {
   int64_t parameter_elements() const {  // of state_
     return state_.partitioned ? shards_.StoredSize(rank_) : layout_.size();
   }
-  // Passes of this rank's that are only gathers: another has more micro-batches.
-  int64_t IdlePasses() const;
+  AtomSizes SizesOfAtoms() const;
   // Gradients and the sums over all ranks; again where the step was void.
   absl::StatusOr<StepExchange::Sums> ComputeStep(bool stop_requested, int* voids);
   // Backward of all micro-batches, and the reduction over the ranks. Fills `part` but for the
@@ -207,6 +208,10 @@ class Trainer {
     InBatch in_batch;
   };
   std::vector<Place> Places() const;
+  // Under ZeRO-3, passes of this rank's that are only gathers: another has more micro-batches in
+  // the round. Of a round in which it has none, the last hands on nothing where others hand on
+  // sums.
+  absl::Status PlayIdlePasses(int64_t round);
   // Errors: the communicator's, while parameters were waited for.
   absl::StatusOr<LossSum> ForwardBackward(const Place& place);
   // Asked inside both passes: those of a large model take minutes on a CPU, and are in vain once
@@ -222,6 +227,7 @@ class Trainer {
   // number.
   absl::StatusOr<std::string> WhereNotFinite(const StepExchange::Sums& sums, double loss);
   absl::StatusOr<size_t> FirstBadLayer();
+  absl::Status PlayIdleForwardPasses();
   // Of what this rank updates. Errors: the communicator's, the device's.
   absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
   // The second half, of an optimizer that needs norms.
@@ -250,10 +256,10 @@ class Trainer {
   const GradientSpace space_;
   const BatchPlan batch_;
   const std::vector<int64_t> atoms_of_ranks_;
+  const ZeroStage stage_;
   const SumPlaces places_of_sums_;
   const std::vector<Place> places_;
-  const ZeroStage stage_;
-  const int64_t idle_passes_;  // of a step
+  const StepRounds rounds_;
   const ZeroSettings zero_;
   const LrSchedule schedule_;
   Optimizer optimizer_;

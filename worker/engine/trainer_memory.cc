@@ -8,6 +8,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/recompute_plan.h"
 #include "worker/engine/trainer.h"
 #include "worker/model/init.h"
 
@@ -71,6 +72,9 @@ void Trainer::BuildStore() {
         .layout = &layout_,
         .shards = &shards_,
         .lowest_layer = space_.lowest_layer(),
+        .segments = RecomputedSegments(setup_.model->plan(),
+                                       spec_.micro_batch_size() * spec_.model().seq_length(),
+                                       /*slots=*/1, input_.recompute),
         .settings = zero_,
         .shard = state_.parameters,
         .pool = pool_,
@@ -153,6 +157,8 @@ absl::Status Trainer::Allocate() {
       .communicator = setup_.communicator,
       .thread = &comm_thread_,
       .shards = &shards_,
+      .places = &places_of_sums_,
+      .rounds = rounds_.rounds(),
       .sums = sums_.get(),
       .result = reduced_,
       .compute = &setup_.kernels->stream(),
@@ -193,18 +199,19 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes)
                        .shards = &shards_,
                        .places = &places_of_sums_,
                        .atoms_of_rank = atoms_of_ranks_,
+                       .rank = rank_,
                        .kernels = setup_.kernels,
                        .magnitudes = magnitudes,
                        .route = setup_.route,
                        .slots = nullptr};
-  if (atoms_of_ranks_[static_cast<size_t>(rank_)] == 1) {
+  if (places_of_sums_.of_owners() || atoms_of_ranks_[static_cast<size_t>(rank_)] == 1) {
     const PlannedBuffer& line = plan.Find("gradient_slots");
     ASSIGN_OR_RETURN(void* const slots, allocate(line, line.elements));
     setup.slots = static_cast<float*>(slots);
   }
   const PlannedBuffer& line = plan.Find("gradient_sums");
   ASSIGN_OR_RETURN(void* const sums, allocate(line, line.elements));
-  const int64_t count = SumsScratch(setup, /*exact=*/!input_.fast_sums, rank_);
+  const int64_t count = SumsScratch(setup, /*exact=*/!input_.fast_sums);
   const PlannedBuffer& planned = plan.Find("reduce_scratch");
   if (setup_.route.way == ReduceWay::kDirect) CHECK_EQ(count, planned.elements);  // planned for it
   ASSIGN_OR_RETURN(void* const scratch, allocate(planned, count));

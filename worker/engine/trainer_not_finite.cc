@@ -55,11 +55,30 @@ bool Trainer::IsFinite(const StepExchange::Sums& sums, double loss, double norm)
          std::all_of(sums.magnitudes.begin(), sums.magnitudes.end(), &GradientExponents::IsFinite);
 }
 
+// For those that the rank with the most micro-batches plays beyond this one's.
+absl::Status Trainer::PlayIdleForwardPasses() {
+  if (partitioned_ == nullptr) return absl::OkStatus();
+  const auto micro_batches_of = [&](int64_t rank) {
+    int64_t count = 0;
+    for (int64_t round = 0; round < rounds_.rounds(); ++round) {
+      count += rounds_.MicroBatches(rank, round);
+    }
+    return count;
+  };
+  int64_t most = 0;
+  for (int64_t rank = 0; rank < batch_.width(); ++rank) {
+    most = std::max(most, micro_batches_of(rank));
+  }
+  for (int64_t pass = micro_batches_of(rank_); pass < most; ++pass) {
+    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kForwardOnly,
+                                           [](size_t) { return absl::OkStatus(); }));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<size_t> Trainer::FirstBadLayer() {
   constexpr size_t kSlot = 0;
-  for (int64_t pass = 0; partitioned_ != nullptr && pass < idle_passes_; ++pass) {
-    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kForwardOnly));
-  }
+  RETURN_IF_ERROR(PlayIdleForwardPasses());
   auto first = static_cast<int64_t>(model_.layers.size()) - 1;
   for (const Place& place : places_) {
     RETURN_IF_ERROR(ReadSamples(place.micro_batch));

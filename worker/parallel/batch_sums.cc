@@ -1,6 +1,7 @@
 #include "worker/parallel/batch_sums.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "common/base/range.h"
@@ -11,24 +12,102 @@ namespace {
 
 size_t Bytes(Range floats) { return static_cast<size_t>(floats.size()) * sizeof(float); }
 
-// Who has floats of a bucket: whoever has one atom, of tensors that are used once. Of exact sums.
-std::vector<SingleRanks> SinglesOf(const BatchSumsSetup& setup) {
-  SingleRanks one_atom;
-  for (const int64_t atoms : setup.atoms_of_rank) one_atom.push_back(atoms == 1);
-  std::vector<SingleRanks> singles;
-  for (size_t bucket = 0; bucket < setup.shards->buckets().size(); ++bucket) {
-    singles.push_back(setup.places->used_once(bucket) ? one_atom : SingleRanks());
+// Who has what of a part, by part and round of a step. `exact`: only integers make a difference
+// between a contribution and a sum.
+class WhoHas {
+ public:
+  WhoHas(const BatchSumsSetup& setup, bool exact) : places_(*setup.places) {
+    const auto add = [&](auto what) {
+      RanksHave& have = have_.emplace_back();
+      for (const int64_t atoms : setup.atoms_of_rank) have.push_back(what(atoms));
+    };
+    const RankHas single = exact ? RankHas::kSingle : RankHas::kSums;
+    if (!places_.of_owners()) {  // floats: whoever has one atom, of tensors that are used once
+      add([&](int64_t atoms) { return atoms == 1 ? single : RankHas::kSums; });
+    }
+    const int64_t rounds = RoundsOf(places_, setup.atoms_of_rank);
+    for (int64_t round = 0; places_.of_owners() && round < rounds; ++round) {  // the last have all
+      add([&](int64_t atoms) { return round >= rounds - atoms ? single : RankHas::kNothing; });
+    }
   }
-  return singles;
+
+  const RanksHave& Of(size_t part, int64_t round) const {
+    if (places_.of_owners()) return have_[static_cast<size_t>(round)];
+    return places_.used_once(places_.parts()[part].bucket) ? have_[0] : all_sums_;
+  }
+
+ private:
+  const SumPlaces& places_;
+  std::vector<RanksHave> have_;  // by round
+  const RanksHave all_sums_;
+};
+
+void AddSums(Kernels& kernels, int64_t n, const uint64_t* src, uint64_t* dst) {
+  kernels.AccumulateSums(n, src, dst);
+}
+void AddSums(Kernels& kernels, int64_t n, const float* src, float* dst) {
+  kernels.Accumulate(n, src, dst);
 }
 
-// What both have: where the sums of a bucket stand. T: of sums that are held.
+// An owner's sums over the rounds of a step (ZeRO-2). The communication thread's.
+template <typename T>
+class OverRounds {
+ public:
+  OverRounds(const BatchSumsSetup& setup, T* sums)
+      : layout_(*setup.layout), places_(*setup.places) {
+    if (!places_.of_owners()) return;
+    const int64_t rounds = RoundsOf(places_, setup.atoms_of_rank);
+    const std::vector<Range>& buckets = setup.shards->buckets();
+    std::vector<T*> of_bucket;
+    for (size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+      of_bucket.push_back(places_.IsSummed(bucket, rounds) ? sums : nullptr);
+      if (of_bucket.back() == nullptr) continue;
+      for (const Range& mine : setup.shards->Owned(setup.rank, buckets[bucket])) {
+        sums += mine.size();
+      }
+    }
+    for (const SumPlaces::Part& part : places_.parts()) {
+      T*& begin = begin_.emplace_back(of_bucket[part.bucket]);
+      if (begin == nullptr) continue;
+      const Range before{buckets[part.bucket].begin, part.range.begin};
+      for (const Range& mine : setup.shards->Owned(setup.rank, before)) begin += mine.size();
+    }
+  }
+
+  // Of what the rank owns of the part, one range after the other; null: a step has one
+  // contribution.
+  T* Begin(size_t part) const { return begin_.empty() ? nullptr : begin_[part]; }
+
+  // What `round` brought of `range` of the part goes to `sums`.
+  void Add(Kernels& kernels, size_t part, int64_t round, Range range, const T* brought,
+           T* sums) const {
+    layout_.ForTensors(range, [&](size_t tensor, Range piece) {
+      if (round == 0 && places_.IsFirst(places_.parts()[part], tensor)) {
+        kernels.stream().Copy(sums, brought, static_cast<size_t>(piece.size()) * sizeof(T));
+      } else {
+        AddSums(kernels, piece.size(), brought, sums);
+      }
+      brought += piece.size();
+      sums += piece.size();
+    });
+  }
+
+ private:
+  const FlatLayout& layout_;
+  const SumPlaces& places_;
+  std::vector<T*> begin_;  // by part
+};
+
+// What both have: where the sums of a part stand. T: of sums that are held.
 template <typename T>
 class Sums : public BatchSums {
  public:
-  Sums(const BatchSumsSetup& setup, T* sums, std::span<T> scratch)
+  Sums(const BatchSumsSetup& setup, bool exact, T* sums, std::span<T> scratch)
       : setup_(setup),
         scratch_(scratch),
+        who_has_(setup, exact),
+        over_rounds_(setup, sums),
+        rounds_(RoundsOf(*setup.places, setup.atoms_of_rank)),
         sums_(sums),
         magnitudes_(2 * setup.layout->trainable_count()) {}
 
@@ -36,11 +115,11 @@ class Sums : public BatchSums {
     setup_.kernels->stream().Zero(setup_.magnitudes, magnitudes_.size() * sizeof(uint32_t));
   }
 
-  void Add(size_t bucket, size_t tensor, Range flat, const float* gradients, bool first) override {
-    if (setup_.places->place(bucket).passing) {
-      Pass(tensor, flat, gradients, Slot(bucket));
+  void Add(size_t part, size_t tensor, Range flat, const float* gradients, bool first) override {
+    if (Part(part).passing) {
+      Pass(tensor, flat, gradients, Slot(part));
     } else {
-      AddHeld(tensor, flat, gradients, first, Held(bucket).At(flat.begin));
+      AddHeld(tensor, flat, gradients, first, Held(part).At(flat.begin));
     }
   }
 
@@ -63,19 +142,32 @@ class Sums : public BatchSums {
   uint32_t* MagnitudeOfReduced(size_t tensor) const {
     return setup_.magnitudes + setup_.layout->trainable_count() + tensor;
   }
-  SumsAt<T> Held(size_t bucket) const { return {sums_ + Offset(bucket), Begin(bucket)}; }
-  SumsAt<float> Slot(size_t bucket) const { return {setup_.slots + Offset(bucket), Begin(bucket)}; }
+  const SumPlaces::Part& Part(size_t part) const { return setup_.places->parts()[part]; }
+  bool IsComplete(size_t part, int64_t round) const {
+    return worker::IsComplete(Part(part), round, rounds_);
+  }
+  bool HasNothing(size_t part, int64_t round) const {
+    return setup_.places->of_owners() &&
+           who_has_.Of(part, round)[static_cast<size_t>(setup_.rank)] == RankHas::kNothing;
+  }
+  SumsAt<T> Held(size_t part) const { return {sums_ + Part(part).offset, Part(part).range.begin}; }
+  SumsAt<float> Slot(size_t part) const {
+    return {setup_.slots + Part(part).offset, Part(part).range.begin};
+  }
 
-  // The host has what a bucket's exchange reads and writes, but for what it gives: it sends what
-  // kernels have finished. Until the last of them is destroyed.
-  absl::StatusOr<std::vector<HostAccess>> OpenForExchange(Stream& stream, size_t bucket) const {
-    const auto size = static_cast<size_t>(setup_.shards->buckets()[bucket].size());
+  // The host has what a part's exchange reads and writes, but for what it gives: it sends what
+  // kernels have finished. Until the last of them is destroyed. `own`: and the rank's own of it.
+  absl::StatusOr<std::vector<HostAccess>> OpenForExchange(Stream& stream, size_t part,
+                                                          bool own) const {
+    const auto size = static_cast<size_t>(Part(part).range.size());
     std::vector<HostAccess> all;
-    ASSIGN_OR_RETURN(HostAccess own,
-                     setup_.places->place(bucket).passing
-                         ? stream.OpenForHost(Slot(bucket).data, size * sizeof(float))
-                         : stream.OpenForHost(Held(bucket).data, size * sizeof(T)));
-    all.push_back(std::move(own));
+    if (own) {
+      ASSIGN_OR_RETURN(HostAccess of_own,
+                       Part(part).passing
+                           ? stream.OpenForHost(Slot(part).data, size * sizeof(float))
+                           : stream.OpenForHost(Held(part).data, size * sizeof(T)));
+      all.push_back(std::move(of_own));
+    }
     ASSIGN_OR_RETURN(HostAccess of_scratch,
                      stream.OpenForHost(scratch_.data(), scratch_.size_bytes()));
     all.push_back(std::move(of_scratch));
@@ -84,12 +176,12 @@ class Sums : public BatchSums {
 
   const BatchSumsSetup setup_;
   const std::span<T> scratch_;
+  const WhoHas who_has_;
+  const OverRounds<T> over_rounds_;
+  const int64_t rounds_;
 
  private:
-  int64_t Offset(size_t bucket) const { return setup_.places->place(bucket).offset; }
-  int64_t Begin(size_t bucket) const { return setup_.shards->buckets()[bucket].begin; }
-
-  // A slot had another bucket before: padding is made 0 again.
+  // A slot had another part before: padding is made 0 again.
   void Pass(size_t tensor, Range flat, const float* gradients, SumsAt<float> slot) const {
     Stream& stream = setup_.kernels->stream();
     stream.Copy(slot.At(flat.begin), gradients, Bytes(flat));
@@ -107,16 +199,17 @@ class Exact final : public Sums<uint64_t> {
  public:
   Exact(const BatchSumsSetup& setup, const GradientExponents& exponents, uint64_t* sums,
         std::span<uint64_t> scratch)
-      : Sums(setup, sums, scratch), exponents_(exponents), singles_(SinglesOf(setup)) {}
+      : Sums(setup, /*exact=*/true, sums, scratch), exponents_(exponents) {}
 
-  absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
+  absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t part, int64_t round,
                       const Owners& owners, float* result, const std::string& what) override {
     Stream& stream = kernels.stream();
-    const bool passing = setup_.places->place(bucket).passing;
-    const SumsAt<float> slot = passing ? Slot(bucket) : SumsAt<float>(nullptr);
+    const bool passing = Part(part).passing;
+    const SumsAt<float> slot = passing ? Slot(part) : SumsAt<float>(nullptr);
+    uint64_t* over_rounds = over_rounds_.Begin(part);
     absl::Status device;
     const SingleParts parts{
-        .single = singles_[bucket],
+        .have = who_has_.Of(part, round),
         .own = {slot.data, slot.origin},
         .fix =
             [&](Range range, const float* x, bool first, uint64_t* sums) {
@@ -125,17 +218,22 @@ class Exact final : public Sums<uint64_t> {
             },
         .total =
             [&](Range range, const uint64_t* total) {
-              setup_.layout->ForTensors(range, [&](size_t tensor, Range part) {
-                kernels.RoundFixed(part.size(), exponents_.Scale(tensor), total, result);
-                total += part.size();
-                result += part.size();
-              });
+              if (over_rounds != nullptr) {
+                over_rounds_.Add(kernels, part, round, range, total, over_rounds);
+                total = std::exchange(over_rounds, over_rounds + range.size());
+              }
+              if (IsComplete(part, round)) {
+                Round(kernels, range, total, result);
+                result += range.size();
+              }
             },
     };
-    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenForExchange(stream, bucket));
+    // Of nothing no slot is used, and backward may be filling it.
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access,
+                     OpenForExchange(stream, part, /*own=*/!HasNothing(part, round)));
     absl::Status status = ReduceScatterSingles(
-        communicator, setup_.route, owners, parts,
-        passing ? SumsAt<uint64_t>(nullptr) : Held(bucket), scratch_,
+        communicator, setup_.route, owners, parts, passing ? SumsAt<uint64_t>(nullptr) : Held(part),
+        scratch_,
         [&](int64_t n, const uint64_t* src, uint64_t* dst) {
           kernels.AccumulateSums(n, src, dst);
           device.Update(stream.Record().Await());
@@ -171,19 +269,32 @@ class Exact final : public Sums<uint64_t> {
     });
   }
 
+  void Round(Kernels& kernels, Range range, const uint64_t* total, float* result) const {
+    setup_.layout->ForTensors(range, [&](size_t tensor, Range part) {
+      kernels.RoundFixed(part.size(), exponents_.Scale(tensor), total, result);
+      total += part.size();
+      result += part.size();
+    });
+  }
+
   const GradientExponents& exponents_;
-  const std::vector<SingleRanks> singles_;  // by bucket
 };
 
 class Fast final : public Sums<float> {
  public:
-  using Sums::Sums;
+  Fast(const BatchSumsSetup& setup, float* sums, std::span<float> scratch)
+      : Sums(setup, /*exact=*/false, sums, scratch) {}
 
-  absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t bucket,
+  absl::Status Reduce(Communicator& communicator, Kernels& kernels, size_t part, int64_t round,
                       const Owners& owners, float* result, const std::string& what) override {
     Stream& stream = kernels.stream();
-    const SumsAt<float> sums = setup_.places->place(bucket).passing ? Slot(bucket) : Held(bucket);
-    ASSIGN_OR_RETURN(const std::vector<HostAccess> access, OpenForExchange(stream, bucket));
+    const SumsAt<float> sums = Part(part).passing ? Slot(part) : Held(part);
+    if (HasNothing(part, round)) {
+      stream.Zero(sums.data, Bytes(Part(part).range));
+      RETURN_IF_ERROR(stream.Record().Await());
+    }
+    ASSIGN_OR_RETURN(const std::vector<HostAccess> access,
+                     OpenForExchange(stream, part, /*own=*/true));
     absl::Status device;
     RETURN_IF_ERROR(ReduceScatterSums<float>(
         communicator, setup_.route, owners, sums, scratch_,
@@ -191,9 +302,16 @@ class Fast final : public Sums<float> {
           kernels.Accumulate(n, src, dst);
           device.Update(stream.Record().Await());
         },
-        what));
+        what, who_has_.Of(part, round)));
+    float* over_rounds = over_rounds_.Begin(part);
     for (const Range& mine : owners[static_cast<size_t>(communicator.rank())]) {
-      stream.Copy(result, sums.At(mine.begin), Bytes(mine));
+      const float* total = sums.At(mine.begin);
+      if (over_rounds != nullptr) {
+        over_rounds_.Add(kernels, part, round, mine, total, over_rounds);
+        total = std::exchange(over_rounds, over_rounds + mine.size());
+      }
+      if (!IsComplete(part, round)) continue;
+      stream.Copy(result, total, Bytes(mine));
       result += mine.size();
     }
     device.Update(stream.Record().Await());
@@ -212,15 +330,20 @@ class Fast final : public Sums<float> {
 
 }  // namespace
 
-int64_t SumsScratch(const BatchSumsSetup& setup, bool exact, int rank) {
-  const std::vector<Range>& buckets = setup.shards->buckets();
-  const std::vector<SingleRanks> singles =
-      exact ? SinglesOf(setup) : std::vector<SingleRanks>(buckets.size());
+int64_t RoundsOf(const SumPlaces& places, const std::vector<int64_t>& atoms_of_rank) {
+  return places.of_owners() ? *std::max_element(atoms_of_rank.begin(), atoms_of_rank.end()) : 1;
+}
+
+// In a last round all ranks have something.
+int64_t SumsScratch(const BatchSumsSetup& setup, bool exact) {
+  const std::vector<SumPlaces::Part>& parts = setup.places->parts();
+  const WhoHas who_has(setup, exact);
+  const int64_t last = RoundsOf(*setup.places, setup.atoms_of_rank) - 1;
   int64_t most = 0;
-  for (size_t bucket = 0; bucket < buckets.size(); ++bucket) {
-    most = std::max(
-        most, ReduceScratchElements(setup.route, setup.shards->OwnedByRank(buckets[bucket]), rank,
-                                    singles[bucket]));
+  for (size_t part = 0; part < parts.size(); ++part) {
+    most = std::max(most,
+                    ReduceScratchElements(setup.route, setup.shards->OwnedByRank(parts[part].range),
+                                          setup.rank, who_has.Of(part, last)));
   }
   return most;
 }

@@ -53,18 +53,20 @@ absl::Status GradientCollector::EndOfAtom(size_t layer) {
   for (const SumPlaces::Visit& visit : setup_.places->visits(layer)) {
     if (visit.slot_after) {
       RETURN_IF_ERROR(setup_.reducer->Await(*visit.slot_after));
+    } else if (visit.slot_after_round) {
+      RETURN_IF_ERROR(setup_.reducer->AwaitRoundBefore(*visit.slot_after_round));
     }
     for (const SumPlaces::Piece& piece : visit.pieces) {
       const size_t tensor = setup_.space->uses(layer)[piece.use].tensor;
       const int64_t begin = piece.flat.begin - setup_.layout->entries()[tensor].offset;
-      setup_.sums->Add(visit.bucket, tensor, piece.flat, in_atom_[layer][piece.use] + begin,
+      setup_.sums->Add(visit.part, tensor, piece.flat, in_atom_[layer][piece.use] + begin,
                        piece.first && place_.first_atom);
     }
     if (place_.last) {
-      RETURN_IF_ERROR(setup_.reducer->Ready(visit.final_from));
+      RETURN_IF_ERROR(setup_.reducer->Ready(visit.ready));
     }
   }
-  return place_.last ? setup_.reducer->Ready(setup_.space->FinalFrom(layer)) : absl::OkStatus();
+  return place_.last ? setup_.reducer->Ready(setup_.places->ready_after(layer)) : absl::OkStatus();
 }
 
 }  // namespace dsrun::worker

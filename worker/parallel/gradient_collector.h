@@ -24,12 +24,13 @@
 
 namespace dsrun::worker {
 
-// Where a micro-batch stands among those of its rank.
+// Where a micro-batch stands among those of its rank. A round is what ends with a reduction
+// (common/plan/step_rounds.h): a step, or an atom.
 struct InBatch {
   bool first_of_atom;
   bool last_of_atom;
-  bool first_atom;  // of the rank
-  bool last;        // of the rank
+  bool first_atom;  // of the rank in the round
+  bool last;        // likewise
 };
 
 class GradientCollector final : public GradientSink {

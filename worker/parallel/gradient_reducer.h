@@ -1,14 +1,15 @@
-// GradientReducer: ZeRO-1's reduce-scatter (Rajbhandari et al., 2020), bucket by bucket, while
-// backward is still running.
+// GradientReducer: ZeRO's reduce-scatter (Rajbhandari et al., 2020), part by part, while backward
+// is still running. A part is a bucket, or some of one (common/plan/sum_places.h).
 //
-// The last micro-batch announces ranges of the arena whose sums this rank has finished, descending.
-// As soon as a whole bucket is finished, the communication thread reduces it over the ranks
-// (batch_sums.h). The owner's part ends in result(). Who needs the memory of a bucket waits for it.
+// A step has one round of all parts, or one for each atom of the rank that has most (RoundsOf). The
+// last micro-batch of a round announces the parts that this rank has finished, in their order. The
+// communication thread then reduces each over the ranks (batch_sums.h). What the owner gets of it
+// in the last round ends in result(). Who needs the memory of a part waits for it.
 //
 // Exact sums are the same in any order: neither buckets nor overlap changes a bit.
 //
-// Threads: one thread calls StartStep, Ready, Await, Finish. Between StartStep and Finish the
-// communicator, the sums and results from the announced position up and the scratch belong to the
+// Threads: one thread calls StartStep, Ready, Await, NextRound, Finish. Between StartStep and
+// Finish the communicator, the sums and results of announced parts and the scratch belong to the
 // communication thread.
 
 #ifndef DSRUN_WORKER_PARALLEL_GRADIENT_REDUCER_H_
@@ -24,6 +25,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/sum_places.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/comm/core/reduce_scatter.h"
 #include "worker/device/kernels.h"
@@ -39,12 +41,14 @@ class GradientReducer {
     Communicator* communicator;
     CommThread* thread;
     const ShardPlan* shards;
+    const SumPlaces* places;  // which parts there are
+    int64_t rounds;           // of a step
     BatchSums* sums;
     float* result;     // (owned size): what the rank owns, one range after the other
     Stream* compute;   // where the sums are made
     Kernels* kernels;  // for the communication thread alone
     // Reduce inside the backward pass what is ready there, and go on meanwhile. Otherwise, at its
-    // end; but where buckets only pass (`passing`), each when it is ready, while backward waits.
+    // end; but where parts only pass (`passing`), each when it is ready, while backward waits.
     bool overlap;
     bool passing;
     // `sums`, a piece of result(), are the sums over the whole batch, and still in the cache, when
@@ -59,12 +63,17 @@ class GradientReducer {
   explicit GradientReducer(Setup setup);
 
   void StartStep();
-  // This rank's sums of everything from `position` of the arena up are enqueued on `compute`.
+  // What this rank has of the parts below `parts` in this round is enqueued on `compute`.
   // Errors: the first one, of communicator or device.
-  absl::Status Ready(int64_t position);
-  // Until `bucket` is reduced. REQUIRES: all of it was Ready in this step. Errors: the same.
-  absl::Status Await(size_t bucket);
-  // Waits until every bucket is reduced. Errors: the same.
+  absl::Status Ready(size_t parts);
+  // Until `part` is reduced. REQUIRES: it was Ready in this round. Errors: the same.
+  absl::Status Await(size_t part);
+  // Until it is reduced as of the round before; at once, where there was none. Errors: the same.
+  absl::Status AwaitRoundBefore(size_t part);
+  // All parts are Ready, and the next round begins. A rank that has nothing for a round has called
+  // nothing else in it. Errors: the same.
+  absl::Status NextRound();
+  // All parts of the last round are Ready. Waits until every one is reduced. Errors: the same.
   absl::Status Finish();
 
   // What the rank owns, one range after the other: the sums over the whole batch.
@@ -79,20 +88,21 @@ class GradientReducer {
 
  private:
   absl::Status WaitInBackward(CommThread::Ticket ticket);
-  void EnqueueFinishedBuckets(int64_t position);
-  absl::Status ReduceBucket(size_t bucket);
-  absl::Status Reduce(size_t bucket, const std::string& what);
+  void Enqueue(size_t parts);
+  absl::Status ReducePart(size_t part, int64_t round);
+  absl::Status Reduce(size_t part, int64_t round, const std::string& what);
 
   const Setup setup_;
-  struct Bucket {
+  struct Part {
     Owners owners;
-    int64_t offset = 0;  // of what this rank owns of it, in the result
+    int64_t offset = 0;  // of what this rank owns of it, in the result; of a whole one
     int64_t owned = 0;   // elements
   };
-  std::vector<Bucket> buckets_;
-  std::vector<CommThread::Ticket> tickets_;  // by bucket, of this step
+  std::vector<Part> parts_;
+  std::vector<CommThread::Ticket> tickets_;  // by part, the last of this step; 0: none
   Times times_;
-  size_t next_bucket_ = 0;  // not yet handed over
+  int64_t round_ = 0;
+  size_t next_ = 0;  // part that is not yet handed over in this round
   struct Busy {
     SteadyTime begin;
     SteadyTime end;

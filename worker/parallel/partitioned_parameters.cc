@@ -25,7 +25,8 @@ PartitionedParameters::PartitionedParameters(Setup setup) : setup_(std::move(set
   persistent_gather_ =
       PrepareGather("all-gather persistent parameters", persistent_, setup_.persistent);
   const auto plan = [this](PassKind kind) {
-    return PlanGathers(*setup_.model, *setup_.layout, setup_.lowest_layer, kind, setup_.settings);
+    return PlanGathers(*setup_.model, *setup_.layout, setup_.lowest_layer, kind, setup_.settings,
+                       setup_.segments);
   };
   PreparePass(plan(PassKind::kTraining), training_);
   PreparePass(plan(PassKind::kForwardOnly), forward_only_);
@@ -33,7 +34,8 @@ PartitionedParameters::PartitionedParameters(Setup setup) : setup_(std::move(set
 
 void PartitionedParameters::PreparePass(const GatherPlan& plan, Pass& pass) {
   for (const GatherPlan::Position& planned : plan.positions) {
-    Position position{.layer = planned.layer, .tensors = {}, .enqueue = {}};
+    Position position{
+        .layer = planned.layer, .backward = planned.backward, .tensors = {}, .enqueue = {}};
     const LayerPlan& layer = setup_.model->layers[planned.layer];
     for (size_t use = 0; use < layer.uses.size(); ++use) {
       const int64_t offset = planned.offsets[use];
@@ -124,11 +126,14 @@ absl::StatusOr<std::span<const ConstReals>> PartitionedParameters::Acquire(size_
 // Its memory is another's by the plan, once what was enqueued is through: a gather waits for that.
 void PartitionedParameters::Release(size_t) { ++next_; }
 
-absl::Status PartitionedParameters::PlayIdle(PassKind kind) {
+absl::Status PartitionedParameters::PlayIdle(
+    PassKind kind, const std::function<absl::Status(size_t layer)>& played) {
   BeginPass(kind);
   for (const Position& position : pass_->positions) {
     RETURN_IF_ERROR(Acquire(position.layer).status());
     Release(position.layer);
+    if (!position.backward) continue;
+    RETURN_IF_ERROR(played(position.layer));
   }
   return absl::OkStatus();
 }

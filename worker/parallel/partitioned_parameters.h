@@ -49,6 +49,7 @@ class PartitionedParameters final : public ParameterStore {
     const FlatLayout* layout;
     const ShardPlan* shards;
     size_t lowest_layer;    // of backward
+    std::vector<Range> segments;  // that it plays forward again (recompute_plan.h)
     ZeroSettings settings;  // WithDefaults
     float* shard;           // (StoredSize), the stored ranges one after the other
     // Of the type that layers read: the shard is rounded to it where it is gathered.
@@ -65,8 +66,9 @@ class PartitionedParameters final : public ParameterStore {
   void BeginPass(PassKind kind) override;
   absl::StatusOr<std::span<const ConstReals>> Acquire(size_t layer) override;
   void Release(size_t layer) override;
-  // A pass in which this rank computes nothing. Errors: those of Acquire.
-  absl::Status PlayIdle(PassKind kind);
+  // A pass in which this rank computes nothing. `played(layer)` is called where its backward would
+  // have ended. Errors: those of Acquire and of `played`.
+  absl::Status PlayIdle(PassKind kind, const std::function<absl::Status(size_t layer)>& played);
 
   // Shards have changed, on whatever rank: what is persistent is gathered anew by the next pass.
   // Between two passes; all ranks.
@@ -99,6 +101,7 @@ class PartitionedParameters final : public ParameterStore {
   };
   struct Position {
     size_t layer;
+    bool backward;
     std::vector<ConstReals> tensors;
     std::vector<size_t> enqueue;  // gathers
     size_t await_to = 0;          // gathers below are awaited before it plays

@@ -45,9 +45,18 @@ ZeroSettings Least() {
 }
 
 GatherPlan Plan(const ZeroSettings& settings, PassKind kind = PassKind::kTraining,
-                size_t lowest_layer = 0) {
+                size_t lowest_layer = 0, const std::vector<Range>& segments = {}) {
   const ModelPlan model = Tied();
-  return PlanGathers(model, FlatLayout(model.tensors), lowest_layer, kind, settings);
+  return PlanGathers(model, FlatLayout(model.tensors), lowest_layer, kind, settings, segments);
+}
+
+// Layers in the order in which they are played, "b" before those that are played backward.
+std::string Positions(const GatherPlan& plan) {
+  std::string text;
+  for (const GatherPlan::Position& position : plan.positions) {
+    text += (position.backward ? "b" : "") + std::to_string(position.layer);
+  }
+  return text;
 }
 
 // "at>for:tensors", in order.
@@ -174,6 +183,37 @@ TEST(GatherPlanTest, ForwardOnlyAndFrozenLayers_HaveShorterPasses) {
   EXPECT_EQ(Plan(Least(), PassKind::kForwardOnly).positions.size(), 5u);
   const GatherPlan plan = Plan(Least(), PassKind::kTraining, /*lowest_layer=*/2);
   EXPECT_EQ(Gathers(plan), "0>0:01 1>1:2 2>2:3 3>3:40 5>5:3");
+}
+
+TEST(GatherPlanTest, RecomputedSegments_AreGatheredForTheirSecondForwardAndStayForBackward) {
+  GatherPlan plan = Plan(Least(), PassKind::kTraining, 0, {{1, 3}});
+  EXPECT_EQ(Positions(plan), "0123b312b2b1b0");
+  // Position 5 plays layer 1 again, 6 layer 2, whose matrix stays for its backward at 7.
+  EXPECT_EQ(Gathers(plan), "0>0:01 1>1:2 2>2:3 3>3:40 5>5:2 6>6:3 8>8:2 9>9:01");
+  EXPECT_EQ(plan.gathered_elements, (9 + 4 + 4 + 10 + 4 + 4 + 4 + 9) * kK);
+  ExpectPlacesApart(plan);
+
+  plan = Plan(Least(), PassKind::kTraining, 0, {{1, 2}, {2, 3}});
+  EXPECT_EQ(Positions(plan), "0123b32b21b1b0");
+  EXPECT_EQ(plan.gathered_elements, 44 * kK);  // as without: each stays for its backward
+  ExpectPlacesApart(plan);
+
+  // Backward ends in the segment, which is played as a whole; below the lowest layer none is.
+  EXPECT_EQ(Positions(Plan(Least(), PassKind::kTraining, 2, {{1, 3}})), "0123b312b2");
+  EXPECT_EQ(Positions(Plan(Least(), PassKind::kTraining, 3, {{1, 3}})), "0123b3");
+  EXPECT_EQ(Positions(Plan(Least(), PassKind::kForwardOnly, 0, {{1, 3}})), "01233");
+
+  // Kept where the settings allow it: the segment's first layer from its second forward to its
+  // backward, at distance 8; the table, at 16 now, is gathered for the embedding again.
+  ZeroSettings settings = Least();
+  settings.max_live_parameters = 100 * kK;
+  settings.max_reuse_distance = 8 * kK;
+  plan = Plan(settings, PassKind::kTraining, 0, {{1, 3}});
+  EXPECT_EQ(Gathers(plan), "0>0:01 1>1:2 2>2:3 3>3:4 5>5:2 6>6:3 9>9:01");
+  ExpectPlacesApart(plan);
+  settings.prefetch = 8 * kK;
+  plan = Plan(settings, PassKind::kTraining, 0, {{1, 3}});
+  ExpectPlacesApart(plan);
 }
 
 TEST(GatherPlanTest, Defaults_FollowTheModelAndKeepWhatIsSaid) {

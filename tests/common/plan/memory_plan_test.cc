@@ -113,6 +113,61 @@ TEST(MemoryPlanTest, ZeroStage0_HoldsGradientsAndSlotsOfAllOwners) {
   }
 }
 
+// The owner's share of the sums alone, whoever adds what: of everything where a rank has several
+// atoms; else of the buckets with the tied table, which gets two contributions.
+TEST(MemoryPlanTest, ZeroStage2_SharesTheSumsOut) {
+  const FlatLayout layout(LogicalTensors(*FindPreset("gpt2-nano")));
+  const int64_t tied_end = layout.Find("wte.weight").padded().end;
+  for (const int64_t width : {1, 2, 3, 8}) {
+    MemoryInput input = Nano(width, 0);
+    input.zero_stage = 2;
+    int64_t expected = layout.size();
+    if (width == 8) {
+      expected = 0;
+      for (const Range& bucket : ShardPlan(layout, width, input.bucket_bytes).buckets()) {
+        if (bucket.begin < tied_end) expected += bucket.size();
+      }
+      EXPECT_LT(expected, layout.size());
+    }
+    int64_t sums = 0;
+    for (const MemoryPlan& plan : PlanMemoryOfRanks(input)) {
+      EXPECT_EQ(plan.Find("gradient_sums").dtype, DType::kI64);
+      EXPECT_LE(plan.Find("gradient_slots").bytes(), 4 * input.bucket_bytes);
+      sums += plan.Find("gradient_sums").elements;
+    }
+    EXPECT_EQ(sums, expected) << "width " << width;
+  }
+}
+
+// Every atom's gradients go to their owners, those of the tied table once a use; who takes part in
+// a round with nothing sends nothing.
+TEST(TrafficPlanTest, ZeroStage2_SendsEveryAtom) {
+  const ModelPlan model = PlanModel(*FindPreset("gpt2-nano"));
+  const FlatLayout layout(model.tensors);
+  const int64_t contributions = GradientSpace(model, layout).size();
+  EXPECT_EQ(contributions, layout.size() + layout.Find("wte.weight").padded().size());
+  for (const int64_t width : {1, 2, 3, 8}) {
+    MemoryInput input = Nano(width, 0);
+    input.zero_stage = 2;
+    for (const bool fast : {false, true}) {
+      input.fast_sums = fast;
+      int64_t reduce = 0, gather = 0;
+      for (const PlannedTraffic& sent : PlanTraffic(input)) {
+        reduce += sent.reduce;
+        gather += sent.gather;
+      }
+      EXPECT_EQ(gather, 4 * layout.size() * (width - 1));
+      // Of three ranks the last has two atoms, not three.
+      if (width != 3) {
+        EXPECT_EQ(reduce, 8 / width * 4 * contributions * (width - 1));
+      } else {
+        EXPECT_LT(reduce, 3 * 4 * contributions * (width - 1));
+        EXPECT_GT(reduce, 2 * 4 * contributions * (width - 1));
+      }
+    }
+  }
+}
+
 // What leaves a rank arrives: all owners' shares at width - 1 others, all ranks' sums at owners.
 TEST(TrafficPlanTest, TotalsOverRanks_AreThoseOfTheModel) {
   for (const int64_t width : {1, 2, 3}) {

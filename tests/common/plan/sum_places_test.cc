@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <set>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "common/model/presets.h"
+#include "common/plan/zero_stage.h"
 #include "gtest/gtest.h"
 
 namespace dsrun {
@@ -34,76 +36,126 @@ ModelPlan Layers(const std::vector<int64_t>& sizes, const std::vector<std::vecto
   return plan;
 }
 
-// Plays the plan as the engine does: every element of every use goes in once, the first as the
-// first; no bucket is handed over before all of it is in; and no slot is given away before its
-// bucket was handed over and waited for.
-void ExpectPlayable(const ModelPlan& model, const FlatLayout& layout, const ShardPlan& shards,
-                    int64_t atoms) {
-  const GradientSpace space(model, layout);
-  const SumPlaces places(layout, shards, space, atoms);
-  const std::vector<int64_t> uses = space.Contributions(1);
-  std::vector<int64_t> in(static_cast<size_t>(layout.size()));
-  std::map<int64_t, size_t> slots;  // by offset: whose it is
-  std::set<size_t> waited;
-  size_t handed_over = 0;
-  const auto hand_over = [&](int64_t final_from) {
-    for (; handed_over < shards.buckets().size(); ++handed_over) {
-      const Range bucket = shards.buckets()[handed_over];
-      if (bucket.begin < final_from) return;
-      layout.ForTensors(bucket, [&](size_t tensor, Range part) {
-        part.end = std::min(part.end, layout.entries()[tensor].flat().end);
-        for (int64_t i = part.begin; i < part.end; ++i) {
-          ASSERT_EQ(in[static_cast<size_t>(i)], uses[tensor]) << "bucket " << handed_over;
+// Plays a plan as the engine does, round after round. Every element of every use goes in once a
+// round, and the first is said to be the first. No part is handed over before all of it is in: of
+// held ones and of what only passes, where each use of a tensor has a part for itself. No slot is
+// given away before its part was handed over and waited for.
+class Played {
+ public:
+  Played(const ModelPlan& model, const FlatLayout& layout, const ShardPlan& shards, int64_t atoms,
+         ZeroPart sums)
+      : layout_(layout),
+        space_(model, layout),
+        places_(layout, shards, space_, atoms, sums),
+        uses_(space_.Contributions(1)) {}
+
+  const SumPlaces& places() const { return places_; }
+
+  void Round() {
+    begun_.assign(static_cast<size_t>(layout_.size()), 0);
+    in_part_.clear();
+    for (const SumPlaces::Part& part : places_.parts()) {
+      in_part_.emplace_back(static_cast<size_t>(part.range.size()));
+    }
+    waited_.clear();
+    handed_over_ = 0;
+    for (size_t layer = space_.layers(); layer-- > 0;) {
+      for (const SumPlaces::Visit& visit : places_.visits(layer)) {
+        Visit(layer, visit);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+      HandOver(places_.ready_after(layer));
+    }
+    HandOver(places_.parts().size());
+    for (const int64_t begun : begun_) uses_seen_ += begun;
+  }
+  int64_t uses_seen() const { return uses_seen_; }
+
+ private:
+  void Visit(size_t layer, const SumPlaces::Visit& visit) {
+    const SumPlaces::Part& part = places_.parts()[visit.part];
+    if (visit.slot_after) {
+      ASSERT_LT(*visit.slot_after, handed_over_) << "backward would wait for ever";
+      waited_.insert(*visit.slot_after);
+    } else if (visit.slot_after_round) {
+      ASSERT_GE(*visit.slot_after_round, handed_over_) << "not that of the round before";
+      of_round_before_.erase(*visit.slot_after_round);
+    }
+    if (part.passing) {
+      const auto had = slots_.find(part.offset);
+      if (had != slots_.end() && had->second != visit.part) {
+        ASSERT_TRUE(waited_.contains(had->second) || !of_round_before_.contains(had->second))
+            << "part " << had->second;
+      }
+      slots_[part.offset] = visit.part;
+    }
+    for (const SumPlaces::Piece& piece : visit.pieces) {
+      ASSERT_TRUE(piece.flat.begin >= part.range.begin && piece.flat.end <= part.range.end);
+      const size_t tensor = space_.uses(layer)[piece.use].tensor;
+      ASSERT_GE(piece.flat.begin, layout_.entries()[tensor].offset);
+      for (int64_t i = piece.flat.begin; i < piece.flat.end; ++i) {
+        const bool first = begun_[static_cast<size_t>(i)]++ == 0;
+        ASSERT_EQ(first, piece.first);
+        if (places_.of_owners()) {
+          ASSERT_EQ(first, places_.IsFirst(part, tensor));
+        }
+        ++in_part_[visit.part][static_cast<size_t>(i - part.range.begin)];
+      }
+    }
+    HandOver(visit.ready);
+  }
+
+  void HandOver(size_t ready) {
+    for (; handed_over_ < ready; ++handed_over_) {
+      const SumPlaces::Part& part = places_.parts()[handed_over_];
+      layout_.ForTensors(part.range, [&](size_t tensor, Range range) {
+        range.end = std::min(range.end, layout_.entries()[tensor].flat().end);
+        for (int64_t i = range.begin; i < range.end; ++i) {
+          ASSERT_EQ(in_part_[handed_over_][static_cast<size_t>(i - part.range.begin)],
+                    places_.of_owners() ? 1 : uses_[tensor])
+              << "part " << handed_over_;
         }
       });
+      of_round_before_.insert(handed_over_);
     }
-  };
-  for (size_t layer = space.layers(); layer-- > 0;) {
-    for (const SumPlaces::Visit& visit : places.visits(layer)) {
-      const SumPlaces::Place& place = places.place(visit.bucket);
-      if (visit.slot_after) {
-        ASSERT_LT(*visit.slot_after, handed_over) << "backward would wait for ever";
-        waited.insert(*visit.slot_after);
-      }
-      if (place.passing) {
-        const auto had = slots.find(place.offset);
-        if (had != slots.end() && had->second != visit.bucket) {
-          ASSERT_TRUE(waited.contains(had->second)) << "bucket " << had->second;
-        }
-        slots[place.offset] = visit.bucket;
-      }
-      for (const SumPlaces::Piece& piece : visit.pieces) {
-        const Range bucket = shards.buckets()[visit.bucket];
-        ASSERT_TRUE(piece.flat.begin >= bucket.begin && piece.flat.end <= bucket.end);
-        const size_t tensor = space.uses(layer)[piece.use].tensor;
-        ASSERT_GE(piece.flat.begin, layout.entries()[tensor].offset);
-        for (int64_t i = piece.flat.begin; i < piece.flat.end; ++i) {
-          ASSERT_EQ(in[static_cast<size_t>(i)]++ == 0, piece.first);
-        }
-      }
-      hand_over(visit.final_from);
-    }
-    hand_over(space.FinalFrom(layer));
   }
-  EXPECT_EQ(handed_over, shards.buckets().size());
-}
 
-// Places of one kind do not overlap, but for slots that buckets have one after the other.
+  const FlatLayout& layout_;
+  const GradientSpace space_;
+  const SumPlaces places_;
+  const std::vector<int64_t> uses_;
+  std::vector<int64_t> begun_;                 // by element, in this round
+  std::vector<std::vector<int64_t>> in_part_;  // by part and element of it
+  std::map<int64_t, size_t> slots_;            // by offset: whose it is
+  std::set<size_t> waited_;                    // in this round
+  std::set<size_t> of_round_before_;           // parts that were not waited for since
+  size_t handed_over_ = 0;
+  int64_t uses_seen_ = 0;
+};
+
+// Places of one kind do not overlap, but for slots that parts have one after the other.
 void ExpectPlacesApart(const ShardPlan& shards, const SumPlaces& places) {
   int64_t held = 0;
-  for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
-    const SumPlaces::Place& place = places.place(bucket);
-    const int64_t end = place.offset + shards.buckets()[bucket].size();
-    EXPECT_LE(end, place.passing ? places.slot_elements() : places.held_elements());
-    if (place.passing) continue;
-    held += shards.buckets()[bucket].size();
-    for (size_t other = 0; other < bucket; ++other) {
-      if (!places.place(other).passing) {
-        EXPECT_LE(end, places.place(other).offset);
+  std::vector<size_t> whole;  // buckets
+  for (size_t i = 0; i < places.parts().size(); ++i) {
+    const SumPlaces::Part& part = places.parts()[i];
+    const int64_t end = part.offset + part.range.size();
+    EXPECT_LE(end, part.passing ? places.slot_elements() : places.held_elements());
+    EXPECT_EQ(part.range.begin % kLeafElements, 0);
+    EXPECT_EQ(part.range.end % kLeafElements, 0);
+    if (part.whole) whole.push_back(part.bucket);
+    if (part.passing) continue;
+    held += part.range.size();
+    for (size_t other = 0; other < i; ++other) {
+      if (!places.parts()[other].passing) {
+        EXPECT_LE(end, places.parts()[other].offset);
       }
     }
   }
   EXPECT_EQ(held, places.held_elements());
+  std::vector<size_t> buckets(shards.buckets().size());
+  std::iota(buckets.begin(), buckets.end(), size_t{0});
+  EXPECT_EQ(whole, buckets);
 }
 
 TEST(SumPlacesTest, AnyLayersTensorsAndBuckets_CanBePlayed) {
@@ -116,7 +168,7 @@ TEST(SumPlacesTest, AnyLayersTensorsAndBuckets_CanBePlayed) {
     }
     std::vector<std::vector<size_t>> uses(1 + random() % 5);
     for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
-      // Most once; some twice or, frozen say, not at all.
+      // Most once; some twice, thrice or, frozen say, not at all.
       for (size_t use = (random() % 8 + 1) / 4 + (random() % 4 != 0); use-- > 0;) {
         uses[random() % uses.size()].push_back(tensor);
       }
@@ -126,10 +178,28 @@ TEST(SumPlacesTest, AnyLayersTensorsAndBuckets_CanBePlayed) {
     const ShardPlan shards(layout, 1 + static_cast<int64_t>(random() % 3),
                            4096 * (1 + static_cast<int64_t>(random() % 6)));
     for (const int64_t atoms : {1, 2}) {
-      ExpectPlayable(model, layout, shards, atoms);
-      ExpectPlacesApart(shards, SumPlaces(layout, shards, GradientSpace(model, layout), atoms));
+      Played played(model, layout, shards, atoms, ZeroPart::kAll);
+      played.Round();
+      ExpectPlacesApart(shards, played.places());
       if (HasFatalFailure()) FAIL() << "round " << round << " atoms " << atoms;
     }
+    // What nobody uses does not train.
+    std::set<size_t> used;
+    for (const std::vector<size_t>& of_layer : uses) used.insert(of_layer.begin(), of_layer.end());
+    for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
+      if (!used.contains(tensor)) uses[random() % uses.size()].push_back(tensor);
+    }
+    const ModelPlan all_used = Layers(sizes, uses);
+    Played played(all_used, layout, shards, 1, ZeroPart::kOwned);
+    for (int times = 0; times < 3 && !HasFatalFailure(); ++times) played.Round();
+    ExpectPlacesApart(shards, played.places());
+    EXPECT_EQ(played.places().held_elements(), 0);
+    int64_t elements = 0;
+    for (const std::vector<size_t>& of_layer : uses) {
+      for (const size_t tensor : of_layer) elements += sizes[tensor];
+    }
+    EXPECT_EQ(played.uses_seen(), 3 * elements);
+    if (HasFatalFailure()) FAIL() << "round " << round << " of owners";
   }
 }
 
@@ -141,7 +211,7 @@ TEST(SumPlacesTest, SeveralAtoms_HoldTheArenaAsItIs) {
   EXPECT_EQ(places.held_elements(), layout.size());
   EXPECT_EQ(places.slot_elements(), 0);
   for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
-    EXPECT_EQ(places.place(bucket).offset, shards.buckets()[bucket].begin);
+    EXPECT_EQ(places.parts()[bucket].offset, shards.buckets()[bucket].begin);
   }
 }
 
@@ -155,10 +225,38 @@ TEST(SumPlacesTest, OneAtom_HoldsTheBucketsOfATiedTensor) {
   const int64_t tied_end = layout.Find("wte.weight").padded().end;
   for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
     const bool tied = shards.buckets()[bucket].begin < tied_end;
-    EXPECT_EQ(places.place(bucket).passing, !tied) << bucket;
+    EXPECT_EQ(places.parts()[bucket].passing, !tied) << bucket;
     EXPECT_EQ(places.used_once(bucket), !tied) << bucket;
   }
   EXPECT_EQ(places.slot_elements(), SumPlaces::kPassingAtOnce * shards.buckets().front().size());
+}
+
+// Where its owners alone hold sums nothing is held, and the embedding goes on twice: first what the
+// head has of it, before anything else.
+TEST(SumPlacesTest, OwnersSums_PassATiedTensorOnceAUse) {
+  const ModelPlan model = PlanModel(*FindPreset("gpt2-nano"));
+  const FlatLayout layout(model.tensors);
+  const ShardPlan shards(layout, 2, 100'000);
+  const SumPlaces places(layout, shards, GradientSpace(model, layout), 1, ZeroPart::kOwned);
+  const Range tied = layout.Find("wte.weight").padded();
+  EXPECT_EQ(places.held_elements(), 0);
+  int64_t earlier = 0, whole = 0;
+  for (const SumPlaces::Part& part : places.parts()) {
+    EXPECT_TRUE(part.passing);
+    if (!part.whole) {
+      EXPECT_EQ(whole, 0);
+      EXPECT_TRUE(part.range.begin >= tied.begin && part.range.end <= tied.end);
+      EXPECT_TRUE(places.IsSummed(part.bucket, /*rounds=*/1));
+    }
+    EXPECT_TRUE(places.IsSummed(part.bucket, /*rounds=*/2));
+    (part.whole ? whole : earlier) += part.range.size();
+  }
+  EXPECT_EQ(earlier, tied.size());
+  EXPECT_EQ(whole, layout.size());
+  EXPECT_FALSE(places.IsSummed(0, /*rounds=*/1));
+  // The head has a part of the first bucket, which waits in its slot beside those of the table.
+  EXPECT_EQ(places.slot_elements(),
+            (SumPlaces::kPassingAtOnce + 1) * shards.buckets().front().size());
 }
 
 // Where a model has fewer buckets than may be on their way, each has its slot and nobody waits.

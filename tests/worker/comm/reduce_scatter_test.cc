@@ -96,6 +96,46 @@ TEST_P(ReduceScatterTest, EveryOwner_GetsTheTotal) {
   });
 }
 
+// Sums alone, as of fast ones: who has nothing has zeros, and sends them where it has added to
+// them.
+TEST_P(ReduceScatterTest, NothingOfSomeRanks_IsZeros) {
+  const auto [backend, width, route] = GetParam();
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937_64 random(kSeed);
+  constexpr int64_t kSize = 3000;
+  for (int round = 0; round < 3; ++round) {
+    RanksHave have;
+    std::vector<std::vector<float>> parts;
+    std::vector<float> totals(kSize);
+    for (int rank = 0; rank < width; ++rank) {
+      have.push_back(random() % 2 == 0 ? RankHas::kSums : RankHas::kNothing);
+      std::vector<float>& part = parts.emplace_back(kSize);
+      for (size_t i = 0; have.back() == RankHas::kSums && i < part.size(); ++i) {
+        part[i] = static_cast<float>(random() % 1000);  // whole numbers: any order adds up
+        totals[i] += part[i];
+      }
+    }
+    const Owners owners = UnevenOwners(width, {0, kSize}, random);
+    Group group = MakeGroup(backend, width);
+    RunRanks(width, [&, route = route](int rank) {
+      std::vector<float> sums = parts[static_cast<size_t>(rank)];
+      std::vector<float> scratch(static_cast<size_t>(ReduceScratchElements(route, owners, rank)));
+      const absl::Status status = ReduceScatterSums<float>(
+          *group[static_cast<size_t>(rank)], route, owners, sums.data(), scratch,
+          [](int64_t n, const float* src, float* dst) {
+            for (int64_t i = 0; i < n; ++i) dst[i] += src[i];
+          },
+          "bucket 0", have);
+      ASSERT_TRUE(status.ok()) << status;
+      for (const Range& range : owners[static_cast<size_t>(rank)]) {
+        for (int64_t i = range.begin; i < range.end; ++i) {
+          ASSERT_EQ(sums[static_cast<size_t>(i)], totals[static_cast<size_t>(i)]) << i;
+        }
+      }
+    });
+  }
+}
+
 // A tensor's exponent is a number here; integers are the floats times it.
 constexpr float kFixed = 1024;
 
@@ -106,23 +146,28 @@ void FixAll(Range range, const float* x, bool first, uint64_t* sums) {
   }
 }
 
-// Some ranks have floats, some have sums: of all mixtures, drawn by chance, the totals are those of
-// the integers.
-TEST_P(ReduceScatterTest, FloatsOfSomeRanks_GiveTheIntegersTotals) {
+// Some ranks have floats, some have sums, some nothing: of all mixtures, drawn by chance, the
+// totals are those of the integers.
+TEST_P(ReduceScatterTest, FloatsOfSomeRanksAndNothingOfOthers_GiveTheIntegersTotals) {
   const auto [backend, width, route] = GetParam();
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   std::mt19937_64 random(kSeed);
   constexpr int64_t kBegin = 150;  // of the bucket, and of what stands in a slot
   constexpr int64_t kSize = 4749;
   std::vector<std::vector<float>> floats(static_cast<size_t>(width), std::vector<float>(kSize));
-  for (int round = 0; round < 4; ++round) {
-    SingleRanks single;
-    for (int rank = 0; rank < width; ++rank) single.push_back(round == 0 || random() % 2 == 0);
+  constexpr RankHas kWhat[] = {RankHas::kSingle, RankHas::kNothing, RankHas::kSums};
+  for (int round = 0; round < 7; ++round) {
+    RanksHave have;  // floats all of them; floats or nothing; anything
+    for (int rank = 0; rank < width; ++rank) {
+      have.push_back(kWhat[round == 0 ? 0 : random() % (round < 4 ? 2 : 3)]);
+    }
     std::vector<std::vector<uint64_t>> parts;
     std::vector<uint64_t> totals(kSize);
     for (std::vector<float>& of_rank : floats) {
+      const RankHas what = have[parts.size()];
       for (float& x : of_rank) x = static_cast<float>(static_cast<int32_t>(random())) / kFixed;
       std::vector<uint64_t>& part = parts.emplace_back(kSize);
+      if (what == RankHas::kNothing) continue;
       FixAll({0, kSize}, of_rank.data(), true, part.data());
       Add(kSize, part.data(), totals.data());
     }
@@ -130,12 +175,13 @@ TEST_P(ReduceScatterTest, FloatsOfSomeRanks_GiveTheIntegersTotals) {
     Group group = MakeGroup(backend, width);
     RunRanks(width, [&, route = route](int rank) {
       const auto r = static_cast<size_t>(rank);
-      std::vector<uint64_t> sums = single[r] ? std::vector<uint64_t>() : parts[r];
+      const bool single = have[r] == RankHas::kSingle;
+      std::vector<uint64_t> sums = have[r] == RankHas::kSums ? parts[r] : std::vector<uint64_t>();
       std::vector<uint64_t> got(kSize);
       int64_t owned = 0;
       const SingleParts how{
-          .single = single,
-          .own = {single[r] ? floats[r].data() : nullptr, kBegin},
+          .have = have,
+          .own = {single ? floats[r].data() : nullptr, kBegin},
           .fix = FixAll,
           .total =
               [&](Range range, const uint64_t* total) {
@@ -144,7 +190,7 @@ TEST_P(ReduceScatterTest, FloatsOfSomeRanks_GiveTheIntegersTotals) {
               },
       };
       std::vector<uint64_t> scratch(
-          static_cast<size_t>(ReduceScratchElements(route, owners, rank, single)));
+          static_cast<size_t>(ReduceScratchElements(route, owners, rank, have)));
       const absl::Status status = ReduceScatterSingles(
           *group[r], route, owners, how, {sums.data(), kBegin}, scratch, Add, "bucket 0");
       ASSERT_TRUE(status.ok()) << status;
@@ -197,10 +243,12 @@ TEST(ReduceScatterArgumentsTest, Contradictions_AreInvalidArgumentsWithTheNumber
   const absl::Status scratch =
       ReduceScatterSums<uint64_t>(*two[0], {}, {{{0, 10}}, {}}, space.data(), {}, Add, "bucket 1");
   EXPECT_THAT(std::string(scratch.message()), ::testing::HasSubstr("needs 10 elements of scratch"));
-  const absl::Status singles = ReduceScatterSingles(
-      *two[0], {}, {{{0, 10}}, {}}, {.single = {true}, .own = {nullptr}, .fix = {}, .total = {}},
-      space.data(), {}, Add, "bucket 1");
-  EXPECT_THAT(std::string(singles.message()), ::testing::HasSubstr("floats is said of 1 ranks"));
+  const absl::Status singles =
+      ReduceScatterSingles(*two[0], {}, {{{0, 10}}, {}},
+                           {.have = {RankHas::kSingle}, .own = {nullptr}, .fix = {}, .total = {}},
+                           space.data(), {}, Add, "bucket 1");
+  EXPECT_THAT(std::string(singles.message()),
+              ::testing::HasSubstr("who has what is said of 1 ranks"));
   const absl::Status nodes = ReduceScatterSums<uint64_t>(
       *group[0], {ReduceWay::kTwoLevel, 0}, {{{0, 10}}}, space.data(), {}, Add, "bucket 1");
   EXPECT_THAT(std::string(nodes.message()), ::testing::HasSubstr("at least 1 rank on a node"));

@@ -113,8 +113,12 @@ TEST(LayoutInvarianceTest, RecomputedLayers_OfBothFamilies) {
         spec.mutable_recompute()->set_budget_bytes(
             every > 0 ? 0 : KeptBytes(PlanModel(model), rows, 1, {}) * 2 / 3);
         spec.set_threads_per_rank(1 + every);
-        EXPECT_TRUE(plain.SameBits(Train(spec, 1 + every, kSteps)))
-            << preset << ", every " << every << (frozen ? ", frozen" : "");
+        for (const int stage : {1, 2, 3}) {  // 3: gathered for the second forward, too
+          spec.set_zero_stage(stage);
+          EXPECT_TRUE(plain.SameBits(Train(spec, 1 + every, kSteps)))
+              << preset << ", every " << every << ", stage " << stage << (frozen ? ", frozen" : "");
+        }
+        spec.clear_zero_stage();
       }
     }
   }

@@ -58,7 +58,7 @@ TEST(OptimizersTest, EveryOptimizer_LearnsTheSameBitsAtEveryWidth) {
     }
     // A part of a leaf is asked for: whole ones are updated at a time.
     spec.mutable_zero()->set_sub_group_size(3000);
-    for (const int stage : {0, 3}) {
+    for (const int stage : {0, 2, 3}) {
       spec.set_zero_stage(stage);
       EXPECT_TRUE(one.SameBits(Train(spec, 3, 20))) << "stage " << stage;
     }

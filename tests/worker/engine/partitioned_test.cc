@@ -78,6 +78,23 @@ TEST(PartitionedTest, EveryWidthSettingAndOverlap_HasTheBitsOfReplicatedParamete
   }
 }
 
+// A segment is gathered again for its second forward, of ranks that compute and of those that do
+// not.
+TEST(PartitionedTest, RecomputedLayers_HaveTheBitsOfReplicatedParameters) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  const TrainedState whole = Train(spec, 1, kSteps);
+  for (const int every : {1, 2}) {
+    spec.mutable_recompute()->set_every(every);
+    for (const int width : {1, 3, 4}) {  // 4: two ranks play a pass without a micro-batch
+      for (const Settings& settings : kExtremes) {
+        spec.set_overlap_comm(width != 3);
+        EXPECT_TRUE(whole.SameBits(Train(With(settings, spec), width, kSteps)))
+            << "every " << every << ", width " << width << ", setting " << &settings - kExtremes;
+      }
+    }
+  }
+}
+
 TEST(PartitionedTest, AnyBucketAtomsAndAssignment_HaveTheBitsOfReplicatedParameters) {
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   const TrainedState whole = Train(spec, 1, kSteps);
@@ -298,6 +315,55 @@ TEST(PartitionedTest, Sampling_IsPlayedByAllRanksAndReportedByTheFirst) {
     EXPECT_EQ(outcomes[0]->sample().size(), 12u);
     EXPECT_EQ(outcomes[1]->sample(), "");
   }
+}
+
+// Calls `then` before the n-th exchange of its name.
+class BeforeExchange : public CommunicatorWrapper {
+ public:
+  BeforeExchange(std::unique_ptr<Communicator> inner, std::string name, int times,
+                 std::function<void()> then)
+      : CommunicatorWrapper(*inner),
+        owned_(std::move(inner)),
+        name_(std::move(name)),
+        left_(times),
+        then_(std::move(then)) {}
+  absl::Status Exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                        const std::string& what) override {
+    if (what.starts_with(name_) && --left_ == 0) then_();
+    return CommunicatorWrapper::Exchange(sends, recvs, what);
+  }
+
+ private:
+  const std::unique_ptr<Communicator> owned_;
+  const std::string name_;
+  int left_;
+  const std::function<void()> then_;
+};
+
+// All ranks end with the same byte: none waits for another's gather.
+TEST(PartitionedTest, StopInASample_EndsItOnAllRanks) {
+  FaultyFileSystem fs;
+  proto::JobSpec job = JobOf(3);
+  job.mutable_train()->set_train_iters(2);
+  job.mutable_train()->set_prompt("rank ");
+  job.mutable_train()->set_sample_tokens(100'000);
+  WorkerCluster cluster(job, fs);
+  cluster.wrap_communicator =
+      [&](Rank rank, std::unique_ptr<Communicator> inner) -> std::unique_ptr<Communicator> {
+    if (rank != Rank(1)) return inner;
+    return std::make_unique<BeforeExchange>(std::move(inner), "who is to stop sampling", 6,
+                                            [&] { cluster.RequestStop(); });
+  };
+  const auto outcomes = cluster.Run(3);
+  for (const auto& outcome : outcomes) ASSERT_TRUE(outcome.ok()) << outcome.status();
+  // Some bytes were there: to ask takes an exchange or two.
+  EXPECT_GE(outcomes[0]->sample().size(), 2u);
+  EXPECT_LE(outcomes[0]->sample().size(), 6u);
+  int told = 0;
+  for (const std::string& warning : cluster.warnings()) {
+    told += warning.find("the sample ends after") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_EQ(told, 1);
 }
 
 // Calls `in_gather` in the n-th gather of a rank.

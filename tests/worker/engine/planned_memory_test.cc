@@ -54,7 +54,6 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("recomputed").mutable_recompute()->set_every(1);
   add("every second recomputed").mutable_recompute()->set_every(2);
   add("stage 0").set_zero_stage(0);
-  add("stage 3").set_zero_stage(3);
   add("bf16").set_precision("bf16");
   add("fp16, recomputed").set_precision("fp16");
   jobs.back().second.mutable_recompute()->set_every(1);
@@ -63,6 +62,20 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
   add("fp16, stage 3, frozen").set_precision("fp16");
   jobs.back().second.set_zero_stage(3);
   jobs.back().second.add_frozen("wte.weight");
+  for (const int stage : {2, 3}) {
+    const std::string name = "stage " + std::to_string(stage);
+    add(name).set_zero_stage(stage);
+    const auto also = [&](const std::string& what) -> proto::TrainSpec& {
+      proto::TrainSpec& spec = add(name + ", " + what);
+      spec.set_zero_stage(stage);
+      return spec;
+    };
+    also("atoms of two").set_micro_batches_per_atom(2);
+    also("fast sums").set_sums("fast");
+    also("small buckets").set_bucket_bytes(4096);
+    also("frozen").add_frozen("wte.weight");
+    also("recomputed").mutable_recompute()->set_every(1);
+  }
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());

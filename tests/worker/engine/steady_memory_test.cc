@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "common/model/model_spec_proto.h"
@@ -25,7 +26,6 @@
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "worker/device/cpu/cpu_matmul.h"
-#include "worker/model/init.h"
 
 extern "C" {
 // The C library's own (glibc).
@@ -183,47 +183,55 @@ TEST(SteadyMemoryTest, AProductTakesNoMoreThanItsLine) {
 
 TEST(SteadyMemoryTest, AfterTheSecondStep_NothingOfSizeIsAllocated) {
   FindLibraryOnce();
-  for (const char* const preset : {"gpt2-nano", "llama-nano"}) {
-    for (const int width : {1, 2, 3}) {
-      SCOPED_TRACE(std::string(preset) + ", width " + std::to_string(width));
-      const proto::TrainSpec spec = Spec(preset, /*micro_batches=*/4);
-      count = 0;
-      std::atomic<int> ready{0};
-      OnRanks(spec, width, [&](Trainer::Setup& setup) {
-        Trace trace(/*enabled=*/false, setup.communicator->rank());
-        setup.trace = &trace;
-        absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
-        ASSERT_TRUE(trainer.ok()) << trainer.status();
-        InitParameters((*trainer)->layout(), spec.seed(), (*trainer)->state().parameters);
-        for (int step = 0; step < 6; ++step) {
-          if (step == 2) {
-            // Nobody begins the third step before all have ended the second.
-            ASSERT_TRUE((*trainer)->Settle().ok());
-            if (++ready == width) {
-              watching = true;
-              watching.notify_all();
-            }
-            watching.wait(false);
+  for (const auto& [preset, width, stage] : {std::tuple("gpt2-nano", 1, 1),
+                                             {"gpt2-nano", 2, 1},
+                                             {"gpt2-nano", 3, 1},
+                                             {"gpt2-nano", 3, 2},
+                                             {"llama-nano", 1, 1},
+                                             {"llama-nano", 2, 1},
+                                             {"llama-nano", 3, 1},
+                                             {"llama-nano", 2, 2},
+                                             {"llama-nano", 3, 3}}) {
+    SCOPED_TRACE(std::string(preset) + ", width " + std::to_string(width) + ", stage " +
+                 std::to_string(stage));
+    proto::TrainSpec spec = Spec(preset, /*micro_batches=*/4);
+    spec.set_zero_stage(stage);
+    count = 0;
+    std::atomic<int> ready{0};
+    OnRanks(spec, width, [&](Trainer::Setup& setup) {
+      Trace trace(/*enabled=*/false, setup.communicator->rank());
+      setup.trace = &trace;
+      absl::StatusOr<std::unique_ptr<Trainer>> trainer = Trainer::Create(setup);
+      ASSERT_TRUE(trainer.ok()) << trainer.status();
+      ASSERT_TRUE((*trainer)->InitializeParameters(spec.seed()).ok());
+      for (int step = 0; step < 6; ++step) {
+        if (step == 2) {
+          // Nobody begins the third step before all have ended the second.
+          ASSERT_TRUE((*trainer)->Settle().ok());
+          if (++ready == width) {
+            watching = true;
+            watching.notify_all();
           }
-          const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(false);
-          ASSERT_TRUE(done.ok()) << done.status();
+          watching.wait(false);
         }
-        ASSERT_TRUE((*trainer)->Settle().ok());
-        // Nobody goes before all are through: what a rank gives back or ends with is no step's.
-        if (--ready == 0) {
-          watching = false;
-          watching.notify_all();
-        }
-        watching.wait(true);
-      });
-      watching = false;
-      const size_t times = count;
-      EXPECT_LE(static_cast<int64_t>(of_library), kProductBytes);
-      EXPECT_EQ(times, 0u) << "allocations of " << kOfSize << " bytes and more";
-      for (size_t i = 0; i < std::min(times, seen.size()); ++i) {
-        std::cerr << "-- " << seen[i].bytes << " bytes\n";
-        backtrace_symbols_fd(seen[i].stack.data(), seen[i].frames, STDERR_FILENO);
+        const absl::StatusOr<StepResult> done = (*trainer)->TrainStep(false);
+        ASSERT_TRUE(done.ok()) << done.status();
       }
+      ASSERT_TRUE((*trainer)->Settle().ok());
+      // Nobody goes before all are through: what a rank gives back or ends with is no step's.
+      if (--ready == 0) {
+        watching = false;
+        watching.notify_all();
+      }
+      watching.wait(true);
+    });
+    watching = false;
+    const size_t times = count;
+    EXPECT_LE(static_cast<int64_t>(of_library), kProductBytes);
+    EXPECT_EQ(times, 0u) << "allocations of " << kOfSize << " bytes and more";
+    for (size_t i = 0; i < std::min(times, seen.size()); ++i) {
+      std::cerr << "-- " << seen[i].bytes << " bytes\n";
+      backtrace_symbols_fd(seen[i].stack.data(), seen[i].frames, STDERR_FILENO);
     }
   }
 }

@@ -55,18 +55,18 @@ bool AddsUp(const ReduceRoute& route, int size, int rank, int owner) {
   return nodes.Collector(nodes.First(rank), owner) == rank;
 }
 
-bool IsSingle(const SingleRanks& single, int rank) {
-  return !single.empty() && single[static_cast<size_t>(rank)];
+bool Has(const RanksHave& have, int rank, RankHas what) {
+  return (have.empty() ? RankHas::kSums : have[static_cast<size_t>(rank)]) == what;
 }
 
 template <typename T>
 using FixFn = std::function<void(Range range, const float* x, bool first, T* sums)>;
 
-// What a rank has before the reduction; `single` and what follows it is for integers alone.
+// What a rank has before the reduction; `floats` and what follows it is for integers alone.
 template <typename T>
 struct Parts {
   SumsAt<T> sums;
-  SingleRanks single = {};
+  RanksHave have = {};
   SumsAt<const float> floats = {nullptr};
   FixFn<T> fix = nullptr;
 };
@@ -86,12 +86,13 @@ class Reduction {
         scratch_(scratch),
         add_(add),
         what_(what) {
-    if (IsSingle(parts.single, rank())) FixWhatIsAddedTo();
+    if (!OwnAreSums()) FixWhatIsAddedTo();
     received_ = fixed_;
   }
 
   // The part of `owner` goes to `peer`.
   void Send(int peer, int owner) {
+    if (HasNothingOf(rank(), owner)) return;
     const bool floats = TravelsAsFloats(rank(), owner);
     for (const Range& range : owners_[static_cast<size_t>(owner)]) {
       if (floats) {
@@ -103,6 +104,7 @@ class Reduction {
   }
   // The part of `owner` comes from `peer`, to be added.
   void Receive(int peer, int owner) {
+    if (HasNothingOf(peer, owner)) return;
     const bool floats = TravelsAsFloats(peer, owner);
     for (const Range& range : owners_[static_cast<size_t>(owner)]) {
       T* const at = scratch_.data() + received_;
@@ -137,7 +139,7 @@ class Reduction {
 
   // Where the rank's sum of a whole range of an owner stands.
   T* SumOf(Range range) const {
-    if (!IsSingle(parts_.single, rank())) return parts_.sums.At(range.begin);
+    if (OwnAreSums()) return parts_.sums.At(range.begin);
     return fixed_at_.at(range.begin);
   }
 
@@ -154,16 +156,27 @@ class Reduction {
     return static_cast<size_t>(range.size()) * of_element;
   }
   bool TravelsAsFloats(int from, int owner) const {
-    return IsSingle(parts_.single, from) && !AddsUp(route_, size(), from, owner);
+    return Has(parts_.have, from, RankHas::kSingle) && !AddsUp(route_, size(), from, owner);
+  }
+  bool HasNothingOf(int from, int owner) const {
+    return Has(parts_.have, from, RankHas::kNothing) && !AddsUp(route_, size(), from, owner);
+  }
+  bool OwnAreSums() const {
+    return parts_.fix == nullptr || Has(parts_.have, rank(), RankHas::kSums);
   }
 
-  // Makes sums, at the start of scratch, of the floats to which others will be added.
+  // Makes sums, at the start of scratch, of the floats or the nothing to which others will be
+  // added.
   void FixWhatIsAddedTo() {
     for (int owner = 0; owner < size(); ++owner) {
       if (!AddsUp(route_, size(), rank(), owner)) continue;
       for (const Range& range : owners_[static_cast<size_t>(owner)]) {
         T* const sums = scratch_.data() + fixed_;
-        parts_.fix(range, parts_.floats.At(range.begin), true, sums);
+        if (Has(parts_.have, rank(), RankHas::kSingle)) {
+          parts_.fix(range, parts_.floats.At(range.begin), true, sums);
+        } else {
+          std::fill_n(sums, range.size(), T{0});
+        }
         fixed_at_[range.begin] = sums;
         fixed_ += range.size();
       }
@@ -277,23 +290,23 @@ absl::Status Run(Reduction<T>& reduction, const ReduceRoute& route) {
 }
 
 absl::Status CheckArguments(const Communicator& comm, const ReduceRoute& route,
-                            const Owners& owners, const SingleRanks& single, size_t scratch,
-                            const std::string& what) {
+                            const Owners& owners, const RanksHave& have,
+                            const RanksHave& of_scratch, size_t scratch, const std::string& what) {
   if (static_cast<int>(owners.size()) != comm.size()) {
     return absl::InvalidArgumentError(absl::StrCat("'", what, "': the owner map is for ",
                                                    owners.size(), " ranks, the communicator has ",
                                                    comm.size()));
   }
-  if (!single.empty() && single.size() != owners.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("'", what, "': who has floats is said of ",
-                                                   single.size(), " ranks, the communicator has ",
+  if (!have.empty() && have.size() != owners.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", what, "': who has what is said of ",
+                                                   have.size(), " ranks, the communicator has ",
                                                    comm.size()));
   }
   if (route.node_size < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", what, "': expected at least 1 rank on a node, got ", route.node_size));
   }
-  const int64_t needed = ReduceScratchElements(route, owners, comm.rank(), single);
+  const int64_t needed = ReduceScratchElements(route, owners, comm.rank(), of_scratch);
   if (static_cast<int64_t>(scratch) < needed) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", what, "' needs ", needed, " elements of scratch on rank ", comm.rank(),
@@ -304,15 +317,20 @@ absl::Status CheckArguments(const Communicator& comm, const ReduceRoute& route,
 
 // What one exchange brings at most.
 int64_t ReceivedElements(const ReduceRoute& route, const Owners& owners, int rank,
-                         const SingleRanks& single) {
+                         const RanksHave& have) {
   const auto size = static_cast<int>(owners.size());
   const std::vector<Range>& own = owners[static_cast<size_t>(rank)];
   if (size == 1) return 0;
+  // What a peer sends of a part to which it has added nothing.
+  const auto sent = [&](int peer, const std::vector<Range>& part) -> int64_t {
+    if (Has(have, peer, RankHas::kNothing)) return 0;
+    return Has(have, peer, RankHas::kSingle) ? FloatsOf(part) : SizeOf(part);
+  };
   switch (route.way) {
     case ReduceWay::kDirect: {
       int64_t received = 0;
       for (int peer = 0; peer < size; ++peer) {
-        if (peer != rank) received += IsSingle(single, peer) ? FloatsOf(own) : SizeOf(own);
+        if (peer != rank) received += sent(peer, own);
       }
       return received;
     }
@@ -330,8 +348,7 @@ int64_t ReceivedElements(const ReduceRoute& route, const Owners& owners, int ran
       for (int peer = first; peer < nodes.End(rank); ++peer) {
         for (int owner = 0; peer != rank && owner < size; ++owner) {
           if (nodes.Collector(first, owner) != rank) continue;
-          const std::vector<Range>& part = owners[static_cast<size_t>(owner)];
-          on_node += IsSingle(single, peer) ? FloatsOf(part) : SizeOf(part);
+          on_node += sent(peer, owners[static_cast<size_t>(owner)]);
         }
       }
       const int node_count = (size + route.node_size - 1) / route.node_size;
@@ -344,39 +361,41 @@ int64_t ReceivedElements(const ReduceRoute& route, const Owners& owners, int ran
 }  // namespace
 
 int64_t ReduceScratchElements(const ReduceRoute& route, const Owners& owners, int rank,
-                              const SingleRanks& single) {
+                              const RanksHave& have) {
   const auto size = static_cast<int>(owners.size());
   int64_t fixed = 0;
-  for (int owner = 0; IsSingle(single, rank) && owner < size; ++owner) {
+  for (int owner = 0; !Has(have, rank, RankHas::kSums) && owner < size; ++owner) {
     if (AddsUp(route, size, rank, owner)) fixed += SizeOf(owners[static_cast<size_t>(owner)]);
   }
-  return fixed + ReceivedElements(route, owners, rank, single);
+  return fixed + ReceivedElements(route, owners, rank, have);
 }
 
 template <typename T>
 absl::Status ReduceScatterSums(Communicator& comm, const ReduceRoute& route, const Owners& owners,
                                SumsAt<T> sums, std::span<T> scratch, const AddSumsFn<T>& add,
-                               const std::string& what) {
-  RETURN_IF_ERROR(CheckArguments(comm, route, owners, {}, scratch.size(), what));
-  const Parts<T> parts{.sums = sums};
+                               const std::string& what, const RanksHave& have) {
+  RETURN_IF_ERROR(CheckArguments(comm, route, owners, have, {}, scratch.size(), what));
+  const Parts<T> parts{.sums = sums, .have = have};
   Reduction<T> reduction(comm, route, owners, parts, scratch, add, what);
   return Run(reduction, route);
 }
 
 template absl::Status ReduceScatterSums(Communicator&, const ReduceRoute&, const Owners&,
                                         SumsAt<uint64_t>, std::span<uint64_t>,
-                                        const AddSumsFn<uint64_t>&, const std::string&);
+                                        const AddSumsFn<uint64_t>&, const std::string&,
+                                        const RanksHave&);
 template absl::Status ReduceScatterSums(Communicator&, const ReduceRoute&, const Owners&,
                                         SumsAt<float>, std::span<float>, const AddSumsFn<float>&,
-                                        const std::string&);
+                                        const std::string&, const RanksHave&);
 
 absl::Status ReduceScatterSingles(Communicator& comm, const ReduceRoute& route,
                                   const Owners& owners, const SingleParts& singles,
                                   SumsAt<uint64_t> sums, std::span<uint64_t> scratch,
                                   const AddSumsFn<uint64_t>& add, const std::string& what) {
-  RETURN_IF_ERROR(CheckArguments(comm, route, owners, singles.single, scratch.size(), what));
+  RETURN_IF_ERROR(
+      CheckArguments(comm, route, owners, singles.have, singles.have, scratch.size(), what));
   const Parts<uint64_t> parts{
-      .sums = sums, .single = singles.single, .floats = singles.own, .fix = singles.fix};
+      .sums = sums, .have = singles.have, .floats = singles.own, .fix = singles.fix};
   Reduction<uint64_t> reduction(comm, route, owners, parts, scratch, add, what);
   RETURN_IF_ERROR(Run(reduction, route));
   for (const Range& mine : owners[static_cast<size_t>(comm.rank())]) {

@@ -13,8 +13,9 @@
 // A rank that has a single contribution for each element of a bucket has nothing to add up: it need
 // not make integers of it, and sends its floats, half the bytes; who adds makes the integers. They
 // are a function of the float, so the totals have the same bits. Floats are sent where nothing of
-// others was added before: kDirect, and inside nodes by kTwoLevel. All ranks know of all who has
-// what, so a message needs no flag.
+// others was added before: kDirect, and inside nodes by kTwoLevel. A rank that has nothing sends
+// nothing there, and elsewhere what it has got of others. All ranks know of all who has what, so a
+// message needs no flag.
 //
 // Threads: the communicator's owner thread. Errors: the communicator's; INVALID_ARGUMENT when
 // arguments contradict each other.
@@ -58,31 +59,37 @@ struct SumsAt {
   int64_t origin;
 };
 
-// By rank: it has single contributions, as floats. Empty: nobody.
-using SingleRanks = std::vector<bool>;
+enum class RankHas {
+  kSums,
+  kSingle,   // contributions, as floats
+  kNothing,  // to add
+};
+// By rank. Empty: all have sums.
+using RanksHave = std::vector<RankHas>;
 
 // How many elements of scratch `rank` needs for one reduction.
 int64_t ReduceScratchElements(const ReduceRoute& route, const Owners& owners, int rank,
-                              const SingleRanks& single = {});
+                              const RanksHave& have = {});
 
 // `sums`: base of the space that the ranges count in; this rank's part of the sums stands in all
-// ranges. Afterwards the total stands in the rank's own ranges; the others are undefined.
+// ranges; zeros, where it has nothing. Afterwards the total stands in the rank's own ranges; the
+// others are undefined. `have`: of sums or nothing; scratch is that of sums.
 // For T uint64_t and float.
 template <typename T>
 absl::Status ReduceScatterSums(Communicator& comm, const ReduceRoute& route, const Owners& owners,
                                SumsAt<T> sums, std::span<T> scratch, const AddSumsFn<T>& add,
-                               const std::string& what);
+                               const std::string& what, const RanksHave& have = {});
 
 // The same of integers, where ranks may have floats.
 struct SingleParts {
-  SingleRanks single;
-  const SumsAt<const float> own;  // read where single[rank]
+  RanksHave have;
+  const SumsAt<const float> own;  // read where the rank has a single contribution
   // sums = x as integers where `first`, else sums += x; x and sums are those of `range`.
   std::function<void(Range range, const float* x, bool first, uint64_t* sums)> fix;
   // Called for every range of the rank's own, in order, when its total is there.
   std::function<void(Range range, const uint64_t* total)> total;
 };
-// `sums`: as above, not touched where single[rank].
+// `sums`: as above, touched where the rank has sums alone.
 absl::Status ReduceScatterSingles(Communicator& comm, const ReduceRoute& route,
                                   const Owners& owners, const SingleParts& parts,
                                   SumsAt<uint64_t> sums, std::span<uint64_t> scratch,
