@@ -11,6 +11,7 @@
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
@@ -131,6 +132,15 @@ class Planner {
     for (const OptimizerSlot& slot : input_.optimizer.slots) {
       add(PlannedName(slot), "optimizer", updated, slot.dtype, updated_of);
     }
+    int64_t squares = largest / kLeafElements;
+    if (OrthogonalisesMatrices(input_.optimizer)) {
+      const MatrixPlan matrices = PlanMatrices(layout_, input_.width);
+      squares = std::max(squares, matrices.MatrixElements(rank) / kLeafElements);
+      add("muon_matrix", "optimizer", matrices.MatrixElements(rank), DType::kF32,
+          "the largest matrix that this rank orthogonalises");
+      add("muon_scratch", "optimizer", matrices.ScratchElements(rank), DType::kF32,
+          "of Newton-Schulz: a second one, and 4 x (its smaller side)^2");
+    }
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());
     add("save_snapshot", "checkpoint",
@@ -144,8 +154,9 @@ class Planner {
         ranks_of_one_atom_ == 0 || input_.fast_sums
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
-    add("leaf_squares", "communication", largest / kLeafElements, DType::kF64,
-        "leaves of the owned share of the largest bucket");
+    add("leaf_squares", "communication", squares, DType::kF64,
+        squares * kLeafElements == largest ? "leaves of the owned share of the largest bucket"
+                                           : "leaves of the largest matrix");
     add("tokens", "activations", 2 * tokens, DType::kI32, "2 x B x T", Space::kHost);
     const std::vector<PlannedBuffer>& lines = activations_.lines();
     plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());

@@ -38,6 +38,17 @@ inline constexpr std::array<OptimizerSlot, 2> kSlots = {{{"exp_avg"}, {"exp_avg_
 inline constexpr OptimizerPlan kAdamW = {"adamw",
                                          std::span<const OptimizerSlot>(adamw_optimizer::kSlots)};
 
+// Whose update of a hidden matrix needs the matrix whole (matrix_plan.h).
+inline constexpr std::string_view kMuonName = "muon";
+inline bool OrthogonalisesMatrices(const OptimizerPlan& plan) { return plan.name == kMuonName; }
+
+// How a matrix is orthogonalised: two ways to compute one polynomial of it, in exact arithmetic the
+// same (worker/optim/newton_schulz.h).
+enum class NsMethod {
+  kGram,      // iterates on the small square matrix of its products with itself; the default
+  kStandard,  // iterates on the matrix
+};
+
 // No optimizer has more.
 inline constexpr size_t kMostOptimizerSlots = 2;
 

@@ -7,6 +7,7 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
@@ -58,6 +59,8 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
           ? BatchPlan(input.micro_batches, input.micro_batches_per_atom, input.width).AtomCounts()
           : input.atoms_of_ranks;
   const bool all = ZeroStageOf(input.zero_stage).slots == ZeroPart::kAll;
+  MatrixPlan matrices;
+  if (OrthogonalisesMatrices(input.optimizer)) matrices = PlanMatrices(layout, input.width);
   std::vector<int64_t> gathers;
   if (input.zero_stage == 3) gathers = GathersOfStep(input, model, layout, space.lowest_layer());
   std::vector<PlannedTraffic> traffic;
@@ -79,6 +82,7 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
     for (const OptimizerSlot& slot : input.optimizer.slots) {
       if (all) sent.once += BytesOf(slot.dtype) * copies;
     }
+    sent.matrices = MatrixBytes(matrices, layout, shards, rank, all);
     traffic.push_back(sent);
   }
   return traffic;

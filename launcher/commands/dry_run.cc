@@ -17,6 +17,8 @@
 #include "common/numerics/fingerprint.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_input.h"
+#include "common/plan/optimizer_of_spec.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/traffic_plan.h"
 #include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
@@ -167,6 +169,8 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", clip " +
                            Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
   out += Line("optimizer", OptimizerText(t));
+  const std::string matrices = MatricesText(t, static_cast<int64_t>(resolved.ranks.size()));
+  if (!matrices.empty()) out += Line("matrices", matrices);
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +
@@ -237,9 +241,12 @@ std::string TrafficTable(const Resolved& resolved) {
   const proto::TrainSpec& train = resolved.job.train();
   const int stage = train.has_zero_stage() ? train.zero_stage() : kDefaultZeroStage;
   std::vector<std::vector<std::string>> rows = {{"rank", "reduction", "gather"}};
+  const bool matrices = OrthogonalisesMatrices(OptimizerPlanOfSpec(train));
+  if (matrices) rows[0].push_back("matrices");
   for (const PlannedTraffic& sent : TrafficOf(resolved)) {
     rows.push_back(
         {std::to_string(rows.size() - 1), BytesText(sent.reduce), BytesText(sent.gather)});
+    if (matrices) rows.back().push_back(BytesText(sent.matrices));
   }
   return "\nSent in a step, ZeRO stage " + std::to_string(stage) + "\n" + TextTable(rows);
 }
@@ -408,6 +415,7 @@ std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
     for (const PlannedTraffic& sent : TrafficOf(resolved)) {
       out["sent_bytes_of_a_step"].push_back(
           {{"reduction", sent.reduce}, {"gather", sent.gather}, {"once", sent.once}});
+      if (sent.matrices > 0) out["sent_bytes_of_a_step"].back()["matrices"] = sent.matrices;
     }
   }
   out["notes"] = resolved.notes;

@@ -12,6 +12,7 @@
 #include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_of_spec.h"
@@ -155,9 +156,13 @@ absl::Duration Trainer::EstimateStep() {
   const ModelPlan& model = setup_.model->plan();
   const double again =
       RecomputedFlopsOfToken(model, RecomputedSegments(model, rows, 1, input_.recompute));
-  return EstimateTime(
-      *setup_.kernels, warm_up,
-      TrainFlops(input_.model, most * rows) + again * static_cast<double>(most * rows));
+  double of_matrices = 0;
+  if (optimizer_.needs_matrices()) {
+    of_matrices = PlanMatrices(layout_, batch_.width()).FlopsOfStep(optimizer_.ns_method());
+  }
+  return EstimateTime(*setup_.kernels, warm_up,
+                      TrainFlops(input_.model, most * rows) +
+                          again * static_cast<double>(most * rows) + of_matrices);
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
@@ -337,7 +342,16 @@ absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
     optimizer_.Step(state_.step + 1, rates, scale, part.range, reduced_ + part.at, part.parameters,
                     std::span(slots.data(), state_.slots.size()));
   }
+  if (matrices_ != nullptr) return DescendMatrices(rates);
   return norms_ == nullptr ? absl::OkStatus() : Descend(rates);
+}
+
+absl::Status Trainer::DescendMatrices(const ScheduledRates& rates) {
+  RETURN_IF_ERROR(matrices_->Orthogonalise());
+  for (const Updated& part : updated_) {
+    optimizer_.DescendMatrices(rates, part.range, reduced_ + part.at, part.parameters);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::Descend(const ScheduledRates& rates) {

@@ -54,6 +54,7 @@
 #include "worker/parallel/gradient_collector.h"
 #include "worker/parallel/gradient_exponents.h"
 #include "worker/parallel/gradient_reducer.h"
+#include "worker/parallel/matrix_updates.h"
 #include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/partitioned_parameters.h"
 #include "worker/parallel/replicated_parameters.h"
@@ -199,6 +200,9 @@ class Trainer {
   absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
   // The second half, of an optimizer that needs norms.
   absl::Status Descend(const ScheduledRates& rates);
+  // Likewise, of one that needs matrices.
+  absl::Status DescendMatrices(const ScheduledRates& rates);
+  absl::Status AllocateMatrices(const MemoryPlan& plan);
   // A range that this rank updates.
   struct Updated {
     Range range;
@@ -244,7 +248,8 @@ class Trainer {
   double* leaf_squares_ = nullptr;
   std::vector<double> squares_;  // of the host; the communication thread's
   ExactSum grad_square_;         // of this step; the communication thread's until Finish has waited
-  std::unique_ptr<TensorNorms> norms_;  // null: the optimizer needs none
+  std::unique_ptr<TensorNorms> norms_;       // null: the optimizer needs none
+  std::unique_ptr<MatrixUpdates> matrices_;  // likewise
   ShardedState state_;
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;

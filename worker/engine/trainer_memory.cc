@@ -107,12 +107,14 @@ absl::Status Trainer::Allocate() {
   if (optimizer_.needs_norms()) {
     // A rank without a leaf of its own has no square to take, but hears of the others'.
     squares_.resize(std::max<size_t>(squares_.size(), 1));
-    norms_ = std::make_unique<TensorNorms>(TensorNorms::Setup{.communicator = setup_.communicator,
-                                                              .layout = &layout_,
-                                                              .shards = &shards_,
-                                                              .kernels = setup_.kernels,
-                                                              .leaf_squares = leaf_squares_,
-                                                              .squares = squares_});
+    norms_ = std::make_unique<TensorNorms>(
+        TensorNorms::Setup{.communicator = setup_.communicator,
+                           .layout = &layout_,
+                           .shards = &shards_,
+                           .squares = {setup_.kernels, leaf_squares_, squares_}});
+  }
+  if (optimizer_.needs_matrices()) {
+    RETURN_IF_ERROR(AllocateMatrices(plan));
   }
   ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
@@ -149,6 +151,31 @@ absl::Status Trainer::Allocate() {
       .check = [this] { return CheckCancelled(); },
   });
   BuildStore();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::AllocateMatrices(const MemoryPlan& plan) {
+  const auto floats = [&](const char* name) -> absl::StatusOr<float*> {
+    const PlannedBuffer& line = plan.Find(name);
+    ASSIGN_OR_RETURN(Buffer buffer,
+                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
+    memory_.push_back(std::move(buffer));
+    return static_cast<float*>(memory_.back().data());
+  };
+  ASSIGN_OR_RETURN(float* const matrix, floats("muon_matrix"));
+  ASSIGN_OR_RETURN(float* const scratch, floats("muon_scratch"));
+  matrices_ = std::make_unique<MatrixUpdates>(
+      MatrixUpdates::Setup{.communicator = setup_.communicator,
+                           .kernels = setup_.kernels,
+                           .layout = &layout_,
+                           .shards = &shards_,
+                           .method = optimizer_.ns_method(),
+                           .everywhere = stage_.slots == ZeroPart::kAll,
+                           .updates = reduced_,
+                           .matrix = matrix,
+                           .scratch = scratch,
+                           .squares = {setup_.kernels, leaf_squares_, squares_},
+                           .check = [this] { return CheckCancelled(); }});
   return absl::OkStatus();
 }
 

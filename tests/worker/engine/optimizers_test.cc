@@ -34,6 +34,7 @@ std::vector<Choice> All() {
     all.push_back({std::string(form.name), {}, by_gradient ? 0.1 : 3e-3});
   }
   all.push_back({"sgd", {{"momentum", 0.9}, {"nesterov", 1}}, 0.03});
+  all.push_back({"muon", {{"ns_method", 1}, {"muon_lr", 0.02}}});
   return all;
 }
 
@@ -101,6 +102,36 @@ TEST(OptimizersTest, AGroupOfNoTensor_OrNoSuchOptimizer_IsRefusedBeforeAnythingS
   }
 }
 
+TEST(OptimizersTest, Muon_HasTheSameBits_WhateverTheBucketsThreadsAndOverlap) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
+  Choose({"muon", {{"muon_lr", 0.02}}}, &spec);
+  spec.mutable_optimizer()->add_groups()->set_pattern("h\\.0\\.");
+  spec.mutable_optimizer()->mutable_groups(0)->set_lr_scale(0.5);
+  const TrainedState one = Train(spec, 1, 4);
+  for (const int64_t bucket : {4 << 10, 20 << 10, 1 << 20}) {
+    for (const int stage : {0, 1, 3}) {
+      spec.set_bucket_bytes(bucket);
+      spec.set_zero_stage(stage);
+      spec.set_overlap_comm(bucket != 20 << 10);
+      spec.set_threads_per_rank(bucket == 1 << 20 ? 3 : 1);
+      EXPECT_TRUE(one.SameBits(Train(spec, stage == 1 ? 4 : 2, 4)))
+          << "stage " << stage << ", buckets of " << bucket;
+    }
+  }
+}
+
+// A choice that the table does not have, a rate of 0, and one beside a rate of 0.
+TEST(OptimizersTest, MuonsBadParameters_AreRefusedBeforeAnythingStarts) {
+  for (const Params& params : {Params{{"muon_lr", 0}}, {{"ns_method", 2}}, {{"adam_lr", -1}}}) {
+    proto::TrainSpec spec = TinySpec(1);
+    Choose({"muon", params}, &spec);
+    OnRanks(spec, 1, [](Trainer::Setup& setup) { EXPECT_FALSE(Trainer::Create(setup).ok()); });
+  }
+  proto::TrainSpec beside = TinySpec(1);
+  Choose({"muon", {{"muon_lr", 0.02}}, /*lr=*/0}, &beside);
+  OnRanks(beside, 1, [](Trainer::Setup& setup) { EXPECT_FALSE(Trainer::Create(setup).ok()); });
+}
+
 // With and without frozen tensors, which no slot tells of where there are none.
 TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
   for (const Choice& choice : All()) {
@@ -136,7 +167,7 @@ TEST(OptimizersTest, ACheckpointOfAnotherOptimizer_IsRefused) {
   first.mutable_train()->set_train_iters(4);
   WorkerCluster cluster(first, fs);
   for (const auto& outcome : cluster.Run(2)) ASSERT_TRUE(outcome.ok()) << outcome.status();
-  for (const Choice& choice : {Choice{"adam"}, Choice{"sgd"}, Choice{"lion"}}) {
+  for (const Choice& choice : {Choice{"adam"}, Choice{"sgd"}, Choice{"lion"}, Choice{"muon"}}) {
     proto::JobSpec second = Job("second");
     second.mutable_train()->set_load_dir("/first");
     Choose(choice, second.mutable_train());
