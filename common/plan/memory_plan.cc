@@ -13,6 +13,7 @@
 #include "common/plan/gradient_space.h"
 #include "common/plan/matrix_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 
@@ -129,8 +130,13 @@ class Planner {
     const int64_t updated = all ? layout_.trainable_size() : owned;
     const std::string updated_of = (all ? "all of " : "owned share of ") + trained;
     add("reduced_gradients", "gradients", updated, DType::kF32, updated_of + ", rounded once");
+    const std::vector<Range>& mine = shards_.Owned(rank);
+    int64_t of_slots = 0;
     for (const OptimizerSlot& slot : input_.optimizer.slots) {
-      add(PlannedName(slot), "optimizer", updated, slot.dtype, updated_of);
+      of_slots += ElementsWithSlot(layout_, slot, mine);
+      const bool others = slot.of == OptimizerSlot::Of::kOthers;
+      add(PlannedName(slot), "optimizer", ElementsWithSlot(layout_, slot, all ? Trainable() : mine),
+          slot.dtype, updated_of + (others ? ", without hidden matrices" : ""));
     }
     int64_t squares = largest / kLeafElements;
     if (OrthogonalisesMatrices(input_.optimizer)) {
@@ -144,10 +150,11 @@ class Planner {
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());
     add("save_snapshot", "checkpoint",
-        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()),
+        shards_.StoredSize(rank) + of_slots + static_cast<int64_t>(layout_.trainable_count()),
         DType::kF32,
-        (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
-                : std::to_string(1 + slots) + " x owned share of P") +
+        (!KeepsAll(input_.optimizer) ? "share of P and of the slots"
+         : frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
+                  : std::to_string(1 + slots) + " x owned share of P") +
             " + tensors: parameters and moments, written behind the next steps",
         Space::kHost);
     add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
@@ -164,6 +171,7 @@ class Planner {
   }
 
  private:
+  std::vector<Range> Trainable() const { return {{0, layout_.trainable_size()}}; }
   // The lines of parameters that are gathered for their use (gather_plan.h).
   template <typename Add>
   void AddPartitioned(int64_t rank, const Add& add) const {

@@ -85,7 +85,7 @@ constexpr std::array<OptimizerForm, 7> kForms = {{
      kSgdParams, 0},
     {Rule::kMuon, kMuonName,
      "momentum of hidden matrices orthogonalised, AdamW for the others; Jordan et al., 2024",
-     kAdamW.slots, kMuonParams, 0},
+     muon_optimizer::kSlots, kMuonParams, 0},
 }};
 
 std::string NamesOfAll() {

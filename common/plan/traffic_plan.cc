@@ -10,6 +10,7 @@
 #include "common/plan/matrix_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 
@@ -80,7 +81,9 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
       sent.gather = 4 * (input.width - 1) * ElementsOf(rank, gathers, layout, shards);
     }
     for (const OptimizerSlot& slot : input.optimizer.slots) {
-      if (all) sent.once += BytesOf(slot.dtype) * copies;
+      if (!all) continue;
+      sent.once += BytesOf(slot.dtype) * (input.width - 1) *
+                   ElementsWithSlot(layout, slot, shards.Owned(rank));
     }
     sent.matrices = MatrixBytes(matrices, layout, shards, rank, all);
     traffic.push_back(sent);

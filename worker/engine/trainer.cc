@@ -322,8 +322,8 @@ absl::Status Trainer::SumSquares(std::span<const float> sums) {
 absl::Status Trainer::GatherUpdated() {
   RETURN_IF_ERROR(shares_->Gather(reduced_, "all-gather gradients"));
   if (slots_gathered_) return absl::OkStatus();
-  for (float* const slot : state_.slots) {
-    RETURN_IF_ERROR(shares_->Gather(slot, "all-gather optimizer"));
+  for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
+    RETURN_IF_ERROR(slot_shares_[slot].Gather(state_.slots[slot], "all-gather optimizer"));
   }
   slots_gathered_ = true;
   return absl::OkStatus();
@@ -338,7 +338,9 @@ absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
   const double scale = ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens);
   for (const Updated& part : updated_) {
     std::array<float*, kMostOptimizerSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + part.at;
+    for (size_t i = 0; i < state_.slots.size(); ++i) {
+      if (part.in_slots[i] >= 0) slots[i] = state_.slots[i] + part.in_slots[i];
+    }
     optimizer_.Step(state_.step + 1, rates, scale, part.range, reduced_ + part.at, part.parameters,
                     std::span(slots.data(), state_.slots.size()));
   }

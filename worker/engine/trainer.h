@@ -20,6 +20,7 @@
 #ifndef DSRUN_WORKER_ENGINE_TRAINER_H_
 #define DSRUN_WORKER_ENGINE_TRAINER_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,6 +37,7 @@
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
@@ -161,6 +163,8 @@ class Trainer {
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena's trainable part: it updates it and has its slots.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
+  // What of it has a slot of the optimizer, by number: how state().slots[slot] is laid out.
+  const std::vector<Range>& owned_with_slot(size_t slot) const { return with_slot_[slot]; }
   // What it writes into checkpoints: the same, and its part of frozen tensors.
   const std::vector<Range>& stored() const { return shards_.Stored(rank_); }
 
@@ -206,12 +210,16 @@ class Trainer {
   // A range that this rank updates.
   struct Updated {
     Range range;
-    int64_t at;         // where it stands in slots and reduced gradients
-    float* parameters;  // its own
-    bool owned;         // by this rank
+    int64_t at;                                         // where it stands in the reduced gradients
+    std::array<int64_t, kMostOptimizerSlots> in_slots;  // and in each slot; -1: it has none of it
+    float* parameters;                                  // its own
+    bool owned;                                         // by this rank
   };
   // What it owns comes first; under ZeRO-0 the shares of the others follow.
   std::vector<Updated> UpdatedRanges() const;
+  // Parts of which all elements have the same slots, ascending.
+  std::vector<Range> AlikeParts(Range range) const;
+  void BuildShares();
   // Under ZeRO-0: the reduced gradients of all owners; the first time their slots, too, of which
   // this rank was given its own share alone.
   absl::Status GatherUpdated();
@@ -254,7 +262,9 @@ class Trainer {
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
-  std::unique_ptr<ShareGather> shares_;
+  std::vector<std::vector<Range>> with_slot_;  // by slot, of what this rank owns
+  std::unique_ptr<ShareGather> shares_;        // of the reduced gradients
+  std::vector<ShareGather> slot_shares_;       // by slot
   bool slots_gathered_ = false;
   std::unique_ptr<GradientCollector> collector_;
   std::vector<Updated> updated_;

@@ -40,9 +40,9 @@ class Optimizer {
 
   // Update number `step` (from 1) of flat range `range`, with the schedule's rate, and its betas
   // where it sets them and the optimizer has such. All pointers stand at the element of
-  // range.begin; `slots` are those of settings.plan(), in its order. grad_scale: ClipFactor
-  // (clip_factor.h) / tokens. Afterwards `grad` means nothing else.
-  // REQUIRES: range lies in [0, layout.size()).
+  // range.begin; `slots` are those of settings.plan(), in its order; one that no tensor of the
+  // range keeps may be null. grad_scale: ClipFactor (clip_factor.h) / tokens. Afterwards `grad`
+  // means nothing else. REQUIRES: range lies in [0, layout.size()).
   void Step(int64_t step, const ScheduledRates& rates, double grad_scale, Range range, float* grad,
             float* param, std::span<float* const> slots);
 

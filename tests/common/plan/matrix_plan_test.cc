@@ -14,6 +14,7 @@
 #include "common/model/presets.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_settings.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/traffic_plan.h"
 
 namespace dsrun {
@@ -126,6 +127,48 @@ TEST(MatrixPlanTest, MemoryIsOfTheLargestMatrix_AndNoneOfOtherOptimizers) {
   for (const PlannedBuffer& line : PlanMemory(input).buffers) {
     EXPECT_FALSE(line.name.starts_with("muon")) << line.name;
   }
+}
+
+// Hidden matrices have a momentum; the second moment is of the others alone.
+TEST(MatrixPlanTest, SlotsAreOfTheTensorsThatKeepThem) {
+  const FlatLayout layout = LayoutOf("gpt2-nano");
+  int64_t matrices = 0;
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    if (entry.tensor.hidden_matrix) matrices += entry.padded().size();
+  }
+  for (const int64_t width : {1, 3}) {
+    for (const int stage : {0, 1}) {
+      int64_t first = 0, second = 0, saved = 0, once = 0;
+      for (const MemoryPlan& memory : PlanMemoryOfRanks(Input(width, stage))) {
+        first += memory.Find("optimizer.exp_avg").elements;
+        second += memory.Find("optimizer.exp_avg_sq").elements;
+        saved += memory.Find("save_snapshot").elements;
+      }
+      for (const PlannedTraffic& sent : PlanTraffic(Input(width, stage))) once += sent.once;
+      const int64_t copies = stage == 0 ? width : 1;
+      EXPECT_EQ(first, copies * layout.size());
+      EXPECT_EQ(second, copies * (layout.size() - matrices));
+      const auto tensors = static_cast<int64_t>(layout.entries().size());
+      EXPECT_EQ(saved, 3 * layout.size() - matrices + width * tensors);
+      EXPECT_EQ(once, stage == 1 ? 0 : 4 * (2 * layout.size() - matrices) * (width - 1));
+    }
+  }
+}
+
+TEST(SlotPlacesTest, PartsOfASlot_AreMaximal_AndOfItsTensors) {
+  const FlatLayout layout({{.name = "a", .shape = {2000}},
+                           {.name = "b", .shape = {10}},
+                           {.name = "w", .shape = {40, 40}, .hidden_matrix = true},
+                           {.name = "c", .shape = {3000}}});
+  const OptimizerSlot& all = muon_optimizer::kSlots[0];
+  const OptimizerSlot& others = muon_optimizer::kSlots[1];
+  const std::vector<Range> ranges = {{0, 1024}, {2048, 8192}};  // b whole, w whole, part of c
+  EXPECT_EQ(PartsWithSlot(layout, all, ranges), ranges);
+  EXPECT_EQ(PartsWithSlot(layout, others, ranges),
+            (std::vector<Range>{{0, 1024}, {2048, 3072}, {5120, 8192}}));
+  EXPECT_EQ(ElementsWithSlot(layout, others, ranges), 1024 + 1024 + 3072);
+  EXPECT_TRUE(KeepsAll(kAdamW));
+  EXPECT_FALSE(KeepsAll(PlanOf(*FindOptimizer("muon"), {})));
 }
 
 TEST(MatrixPlanTest, Gram_TakesLessArithmeticOfLongMatrices) {

@@ -8,6 +8,8 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 #include "common/format/frozen_in.h"
+#include "common/model/model_plan.h"
+#include "common/model/model_spec_proto.h"
 #include "common/plan/optimizer_settings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -157,6 +159,28 @@ TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
       EXPECT_EQ(FrozenIn(checkpoint->manifest()),
                 freeze ? std::set<std::string>{"wte.weight"} : std::set<std::string>());
     }
+  }
+}
+
+// Nothing has a second moment then: the slot is there, and empty.
+TEST(OptimizersTest, MuonOfHiddenMatricesAlone_GoesThroughARestartAtAnotherWidth) {
+  proto::JobSpec job = Job();
+  Choose({"muon"}, job.mutable_train());
+  for (const LogicalTensor& tensor : LogicalTensors(FromProto(job.train().model()))) {
+    if (!tensor.hidden_matrix) job.mutable_train()->add_frozen(tensor.name);
+  }
+  const std::string undisturbed = UndisturbedHash(job);
+  for (const int stage : {0, 1, 3}) {
+    job.mutable_train()->set_zero_stage(stage);
+    FaultyFileSystem fs;
+    WorkerCluster cluster(job, fs);
+    cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+      if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
+    };
+    cluster.Run(3);
+    cluster.on_message = nullptr;
+    for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(NewestHash(fs), undisturbed) << stage;
   }
 }
 
