@@ -1,6 +1,5 @@
 #include "launcher/commands/options.h"
 
-
 #include "common/plan/optimizer_settings.h"
 
 namespace dsrun::launcher {

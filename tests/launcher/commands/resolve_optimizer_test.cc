@@ -95,10 +95,10 @@ TEST_F(ResolveOptimizerTest, Muon_IsOfDeepSpeedsNames_WithMethodsByWord) {
   EXPECT_THAT(text, testing::ContainsRegex("hidden matrices, orthogonalised +16 +1,769,472 +20 "));
   EXPECT_THAT(text, testing::ContainsRegex("\n +others +2 +[0-9,]+ +0.5 "));
   EXPECT_THAT(text, testing::ContainsRegex("norms and biases +34 +[0-9,]+ +0.5 "));
-  EXPECT_THAT(text, HasSubstr("muon_matrix"));
   EXPECT_THAT(text, testing::ContainsRegex("rank +reduction +gather +matrices\n"));
   EXPECT_THAT(DryRunJson(Good(With(args)), machine_), HasSubstr("\"ns_method\": \"standard\""));
-  EXPECT_THAT(Text({}), Not(HasSubstr("matrices      ")));
+  EXPECT_THAT(DryRunJson(Good(With(args)), machine_), HasSubstr("muon_matrix"));
+  EXPECT_THAT(Text({}), Not(HasSubstr("orthogonalised")));
 }
 
 TEST_F(ResolveOptimizerTest, MuonsBadParameters_AreFindings) {
