@@ -23,12 +23,14 @@
 #include "common/model/model_plan.h"
 #include "common/model/presets.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/shard_plan.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/random_normal.h"
 #include "worker/model/init.h"
 #include "worker/model/model.h"
+#include "worker/optim/newton_schulz.h"
 #include "worker/parallel/replicated_parameters.h"
 
 namespace dsrun::worker {
@@ -232,6 +234,10 @@ void MeasureOptimizers(int64_t n, int threads) {
   print("Adagrad", 20, [&] { kernels.Adagrad(n, adagrad, g, p, v); });
   print("SGD", 12, [&] { kernels.Sgd(n, sgd, g, p); });
   print("SGD, momentum", 20, [&] { kernels.SgdMomentum(n, sgd, g, p, m); });
+  print("Muon, both", 16 + 12, [&] {
+    kernels.MuonMomentum(n, {}, g, m);
+    kernels.DescendAndDecay(n, 1e-6f, 0, g, p);
+  });
   print("LAMB", 28 + 12, [&] {
     kernels.LambDirection(n, adam, p, g, m, v);
     kernels.Descend(n, 1e-6f, g, p);
@@ -300,6 +306,31 @@ void MeasureTypes(int threads) {
   }
 }
 
+// Muon's matrices, by both methods, of the width of gpt2-124m.
+void MeasureNewtonSchulz(int threads, double peak) {
+  CpuDevice device;
+  ThreadPool pool(threads);
+  CpuKernels kernels(pool, BestIsa());
+  for (const MatrixShape shape : {MatrixShape{768, 768}, {768, 2304}, {768, 3072}, {3072, 768}}) {
+    const Buffer x = MustAllocate(device, shape.size());
+    const Buffer scratch = MustAllocate(device, NewtonSchulzScratch(shape));
+    std::vector<float> start(static_cast<size_t>(shape.size()));
+    NormalRange(1, 0, 0, shape.size(), 0.0005f, start.data());  // its norm is below 1
+    for (const NsMethod method : {NsMethod::kGram, NsMethod::kStandard}) {
+      const double seconds = BestSeconds(5, [&] {
+        std::copy(start.begin(), start.end(), x.floats());
+        NewtonSchulz(kernels, method, shape, x.floats(), scratch.floats());
+      });
+      const double rate = 1e-9 * NewtonSchulzFlops(method, shape) / seconds;
+      std::printf(
+          "Newton-Schulz %lldx%lld, %s, %d threads: %.1f ms, %.0f GFLOP/s, %.0f %% of peak\n",
+          static_cast<long long>(shape.rows), static_cast<long long>(shape.columns),
+          method == NsMethod::kGram ? "gram" : "standard", threads, seconds * 1e3, rate,
+          100 * rate / peak);
+    }
+  }
+}
+
 void Main(const std::string& what) {
   const bool small = what == "small";
   const MatrixLibrary library = MatrixLibraryInUse();
@@ -316,6 +347,7 @@ void Main(const std::string& what) {
   MeasureAttention(nano, 4, 200, peak[1]);
   for (const int threads : {1, 2}) MeasureAdam(small ? 16 << 20 : 124 << 20, threads);
   for (const int threads : {1, 2}) MeasureOptimizers(small ? 16 << 20 : 124 << 20, threads);
+  for (const int threads : {1, 2}) MeasureNewtonSchulz(threads, peak[threads]);
   if (small) return;
   ModelSpec large = FindPreset("gpt2-124m").value();
   large.seq_length = 64;

@@ -1,5 +1,6 @@
 #include "common/format/model_tensors.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -21,6 +22,9 @@
 
 namespace dsrun {
 namespace {
+
+constexpr std::string_view kMuon = "muon";
+constexpr std::string_view kSecondMoment = "state/exp_avg_sq";
 
 using Shape = std::vector<int64_t>;
 using Shapes = std::map<std::string, Shape, std::less<>>;
@@ -86,9 +90,20 @@ std::set<std::string> Trained(const OptimizerFacts& optimizer, const Shapes& sha
   return trained;
 }
 
+// Parameters that an optimizer keeps less for: of Muon the hidden matrices, of which it has the
+// momentum alone (common/plan/slot_places.h says the same to who trains).
+std::set<std::string> WithoutSecondMoment(const Manifest& manifest) {
+  std::set<std::string> without;
+  if (manifest.facts.optimizer.name != kMuon) return without;
+  for (const LogicalTensor& tensor : LogicalTensors(manifest.facts.model)) {
+    if (tensor.hidden_matrix) without.insert(tensor.name);
+  }
+  return without;
+}
+
 // The optimizer that is named, and what it keeps. AdamW need not be named: then the tensors say it.
 absl::Status CheckOptimizerFacts(const OptimizerFacts& optimizer, const Shapes& shapes,
-                                 const Slots& slots) {
+                                 const Slots& slots, const std::set<std::string>& without_second) {
   for (const std::string& parameter : optimizer.frozen) {
     if (shapes.contains(parameter) && optimizer.slots.empty()) continue;
     return Bad(absl::StrCat("its optimizer ", optimizer.name, " has \"", parameter,
@@ -104,6 +119,12 @@ absl::Status CheckOptimizerFacts(const OptimizerFacts& optimizer, const Shapes& 
   for (const auto& [slot, parameters] : slots) {
     if (slot != "model") got.insert(slot);
   }
+  // Nobody may have a second moment, where hidden matrices alone were trained.
+  const bool second = std::any_of(slots.begin(), slots.end(), [&](const auto& slot) {
+    return slot.first != "model" && !std::includes(without_second.begin(), without_second.end(),
+                                                   slot.second.begin(), slot.second.end());
+  });
+  if (!second && !without_second.empty()) expected.erase(std::string(kSecondMoment));
   if (got == expected) return absl::OkStatus();
   return Bad(absl::StrCat("expected the slots of its optimizer ", optimizer.name, " (",
                           absl::StrJoin(expected, ", "), "), got (", absl::StrJoin(got, ", "),
@@ -111,7 +132,8 @@ absl::Status CheckOptimizerFacts(const OptimizerFacts& optimizer, const Shapes& 
 }
 
 absl::Status CheckSlots(const Shapes& shapes, const Slots& slots,
-                        const std::set<std::string>& trained) {
+                        const std::set<std::string>& trained,
+                        const std::set<std::string>& without_second) {
   for (const auto& [parameter, shape] : shapes) {
     const auto model = slots.find("model");
     if (model == slots.end() || !model->second.contains(parameter)) {
@@ -121,8 +143,15 @@ absl::Status CheckSlots(const Shapes& shapes, const Slots& slots,
   }
   for (const auto& [slot, parameters] : slots) {
     if (slot == "model") continue;
+    const bool second = slot == kSecondMoment;
     for (const std::string& parameter : trained) {
-      if (parameters.contains(parameter)) continue;
+      const bool none = second && without_second.contains(parameter);
+      if (none && parameters.contains(parameter)) {
+        return Bad(absl::StrCat(slot, "/", parameter,
+                                ": expected no such tensor, as the optimizer ", std::string(kMuon),
+                                " has none of a hidden matrix"));
+      }
+      if (none || parameters.contains(parameter)) continue;
       return Bad(absl::StrCat(slot, "/", parameter, ": expected shape ",
                               Words(shapes.find(parameter)->second), ", got no such tensor"));
     }
@@ -167,9 +196,10 @@ absl::Status CheckModelTensors(const Manifest& manifest) {
     slots[std::string(place.slot)].insert(std::string(place.parameter));
   }
   const OptimizerFacts& optimizer = manifest.facts.optimizer;
-  RETURN_IF_ERROR(CheckOptimizerFacts(optimizer, shapes, slots));
+  const std::set<std::string> without_second = WithoutSecondMoment(manifest);
+  RETURN_IF_ERROR(CheckOptimizerFacts(optimizer, shapes, slots, without_second));
   const std::set<std::string> trained = Trained(optimizer, shapes, slots);
-  RETURN_IF_ERROR(CheckSlots(shapes, slots, trained));
+  RETURN_IF_ERROR(CheckSlots(shapes, slots, trained, without_second));
   RETURN_IF_ERROR(CheckExponents(manifest, trained.size()));
   return CheckLossScaleOf(manifest);
 }

@@ -26,9 +26,10 @@ inline constexpr std::string_view kLossScale = "loss_scale";
 
 // Of "model/": every tensor of the model and no other. Of "state/<slot>/": tensors of the model,
 // in their shapes; a parameter that is in one slot is in all of them (one that is not trained is in
-// none), and exactly the slots of the optimizer that the manifest names. The exponents of those
-// that are trained where facts.fingerprint.sums is kExactSums; the loss scale where its precision
-// is "fp16". All of F32, BF16 or F16. Errors: FAILED_PRECONDITION: the first that is not so: which
+// none; Muon has no second moment of hidden matrices), and exactly the slots of the optimizer that
+// the manifest names. The exponents of those that are trained where facts.fingerprint.sums is
+// kExactSums; the loss scale where its precision is "fp16". All of F32, BF16 or F16. Errors:
+// FAILED_PRECONDITION: the first that is not so: which
 // tensor, expected, got.
 absl::Status CheckModelTensors(const Manifest& manifest);
 

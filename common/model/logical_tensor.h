@@ -20,6 +20,9 @@ struct LogicalTensor {
   double stddev = 0;          // of Init::kNormal; its mean is 0
   bool weight_decay = false;  // matrices: yes; biases and norms: no
   bool trainable = true;      // false: frozen, a parameter without gradient and optimizer's state
+  // Two dimensions, and no embedding or output head uses it: what Muon orthogonalises. Set by
+  // PlanModel.
+  bool hidden_matrix = false;
 
   int64_t size() const {  // elements
     int64_t product = 1;

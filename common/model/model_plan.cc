@@ -11,8 +11,38 @@
 
 namespace dsrun {
 
+namespace {
+
+bool IsHidden(LayerKind kind) {
+  switch (kind) {
+    case LayerKind::kAttention:
+    case LayerKind::kMlp:
+    case LayerKind::kGroupedAttention:
+    case LayerKind::kGatedMlp:
+      return true;
+    case LayerKind::kEmbedding:
+    case LayerKind::kTokenEmbedding:
+    case LayerKind::kHead:
+    case LayerKind::kRmsHead:
+      return false;
+  }
+  return false;
+}
+
+void MarkHiddenMatrices(ModelPlan& plan) {
+  for (LogicalTensor& tensor : plan.tensors) tensor.hidden_matrix = tensor.shape.size() == 2;
+  for (const LayerPlan& layer : plan.layers) {
+    if (IsHidden(layer.kind)) continue;
+    for (const size_t tensor : layer.uses) plan.tensors[tensor].hidden_matrix = false;
+  }
+}
+
+}  // namespace
+
 ModelPlan PlanModel(const ModelSpec& spec) {
-  return spec.family == "llama" ? PlanLlama(spec) : PlanGpt2(spec);
+  ModelPlan plan = spec.family == "llama" ? PlanLlama(spec) : PlanGpt2(spec);
+  MarkHiddenMatrices(plan);
+  return plan;
 }
 
 ModelPlan PlanModel(const ModelSpec& spec, const std::vector<std::string>& frozen, DType dtype) {

@@ -12,7 +12,9 @@
 #include "common/plan/activation_plan.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 
@@ -122,25 +124,41 @@ class Planner {
     const int64_t updated = all ? layout_.trainable_size() : owned;
     const std::string updated_of = (all ? "all of " : "owned share of ") + trained;
     add("reduced_gradients", "gradients", updated, DType::kF32, updated_of + ", rounded once");
+    const std::vector<Range>& mine = shards_.Owned(rank);
+    int64_t of_slots = 0;
     for (const OptimizerSlot& slot : input_.optimizer.slots) {
-      add(PlannedName(slot), "optimizer", updated, slot.dtype, updated_of);
+      of_slots += ElementsWithSlot(layout_, slot, mine);
+      const bool others = slot.of == OptimizerSlot::Of::kOthers;
+      add(PlannedName(slot), "optimizer", ElementsWithSlot(layout_, slot, all ? Trainable() : mine),
+          slot.dtype, updated_of + (others ? ", without hidden matrices" : ""));
+    }
+    int64_t squares = largest / kLeafElements;
+    if (OrthogonalisesMatrices(input_.optimizer)) {
+      const MatrixPlan matrices = PlanMatrices(layout_, input_.width);
+      squares = std::max(squares, matrices.MatrixElements(rank) / kLeafElements);
+      add("muon_matrix", "optimizer", matrices.MatrixElements(rank), DType::kF32,
+          "the largest matrix that this rank orthogonalises");
+      add("muon_scratch", "optimizer", matrices.ScratchElements(rank), DType::kF32,
+          "of Newton-Schulz: a second one, and 4 x (its smaller side)^2");
     }
     // Files hold fp32 alone, and so do slots so far.
     const auto slots = static_cast<int64_t>(input_.optimizer.slots.size());
     add("save_snapshot", "checkpoint",
-        shards_.StoredSize(rank) + slots * owned + static_cast<int64_t>(layout_.trainable_count()) +
+        shards_.StoredSize(rank) + of_slots + static_cast<int64_t>(layout_.trainable_count()) +
             (input_.precision == DType::kF16 ? kLossScaleValues : 0),
         DType::kF32,
-        (frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
-                : std::to_string(1 + slots) + " x owned share of P") +
+        (!KeepsAll(input_.optimizer) ? "share of P and of the slots"
+         : frozen ? "share of P + " + std::to_string(slots) + " x owned share of T"
+                  : std::to_string(1 + slots) + " x owned share of P") +
             " + tensors: parameters and moments, written behind the next steps",
         Space::kHost);
     add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
         input_.fast_sums || (ranks_of_one_atom_ == 0 && !sums_of_owners())
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
-    add("leaf_squares", "communication", largest / kLeafElements, DType::kF64,
-        "leaves of the owned share of the largest bucket");
+    add("leaf_squares", "communication", squares, DType::kF64,
+        squares * kLeafElements == largest ? "leaves of the owned share of the largest bucket"
+                                           : "leaves of the largest matrix");
     add("tokens", "activations", 2 * tokens, DType::kI32, "2 x B x T", Space::kHost);
     const std::vector<PlannedBuffer>& lines = activations_.lines();
     plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());
@@ -148,6 +166,7 @@ class Planner {
   }
 
  private:
+  std::vector<Range> Trainable() const { return {{0, layout_.trainable_size()}}; }
   // What layers read is of the type that they compute in; what the optimizer updates is fp32, and
   // the same memory where layers read fp32. Under ZeRO-3 they are gathered for their use
   // (gather_plan.h).

@@ -37,6 +37,7 @@ absl::StatusOr<OptimizerSettings> OptimizerOfSpec(const proto::TrainSpec& spec) 
   }
   ASSIGN_OR_RETURN(OptimizerSettings settings,
                    CreateOptimizer(spec.optimizer().name(), ParamsOf(spec), spec.weight_decay()));
+  RETURN_IF_ERROR(SetRateFactors(spec.lr(), settings));
   if (spec.optimizer().groups().empty()) return settings;
   std::vector<std::string> names;
   for (const LogicalTensor& tensor : LogicalTensors(FromProto(spec.model()))) {

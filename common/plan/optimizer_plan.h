@@ -21,6 +21,8 @@ struct OptimizerSlot {
   std::string_view name;
   DType dtype = DType::kF32;
   enum class Start { kZeros } start = Start::kZeros;
+  // Which tensors keep it (slot_places.h): all, or all but hidden matrices.
+  enum class Of { kAll, kOthers } of = Of::kAll;
 };
 
 // Name and slots have static storage.
@@ -37,6 +39,24 @@ inline constexpr std::array<OptimizerSlot, 2> kSlots = {{{"exp_avg"}, {"exp_avg_
 
 inline constexpr OptimizerPlan kAdamW = {"adamw",
                                          std::span<const OptimizerSlot>(adamw_optimizer::kSlots)};
+
+// Of Muon: the momentum of hidden matrices is a mean of gradients, as the first moment of the
+// others, and stands with it.
+namespace muon_optimizer {
+inline constexpr std::array<OptimizerSlot, 2> kSlots = {
+    {{"exp_avg"}, {.name = "exp_avg_sq", .of = OptimizerSlot::Of::kOthers}}};
+}  // namespace muon_optimizer
+
+// Whose update of a hidden matrix needs the matrix whole (matrix_plan.h).
+inline constexpr std::string_view kMuonName = "muon";
+inline bool OrthogonalisesMatrices(const OptimizerPlan& plan) { return plan.name == kMuonName; }
+
+// How a matrix is orthogonalised: two ways to compute one polynomial of it, in exact arithmetic the
+// same (worker/optim/newton_schulz.h).
+enum class NsMethod {
+  kGram,      // iterates on the small square matrix of its products with itself; the default
+  kStandard,  // iterates on the matrix
+};
 
 // No optimizer has more.
 inline constexpr size_t kMostOptimizerSlots = 2;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,11 +44,34 @@ constexpr std::array<OptimizerParam, 2> kSgdParams = {
     {{"momentum", 0, 0, 1, "decay of the sum of gradients; 0: none is kept"},
      {"nesterov", 0, 0, kNoBound, "look ahead along the momentum (0 or 1)", /*is_flag=*/true}}};
 
+// A rate of 0 would be a group that does not learn, which --freeze says better.
+constexpr double kLeastRate = 1e-30;
+constexpr std::array<std::string_view, 2> kNsMethods = {"gram", "standard"};  // by NsMethod
+constexpr OptimizerParam RateOf(std::string_view key, std::string_view about) {
+  OptimizerParam param{key, 0, kLeastRate, kNoBound, about};
+  param.optional = true;
+  return param;
+}
+constexpr OptimizerParam NsMethodParam() {
+  OptimizerParam param{"ns_method", 0, 0, 2, "how a matrix is orthogonalised"};
+  param.words = kNsMethods;
+  return param;
+}
+// As DeepSpeed has them, and what it leaves at their defaults: the moments of the others.
+constexpr std::array<OptimizerParam, 7> kMuonParams = {
+    {{"momentum", 0.95, 0, 1, "decay of the momentum of matrices"},
+     NsMethodParam(),
+     RateOf("muon_lr", "rate of matrices where the schedule's is --lr; absent: --lr"),
+     RateOf("adam_lr", "rate of the others likewise"),
+     Beta1(),
+     Beta2(0.95),
+     Eps(1e-10)}};
+
 constexpr std::array<OptimizerSlot, 1> kLionSlots = {{{"exp_avg"}}};
 constexpr std::array<OptimizerSlot, 1> kAdagradSlots = {{{"sum"}}};
 constexpr std::array<OptimizerSlot, 1> kSgdSlots = {{{"momentum_buffer"}}};
 
-constexpr std::array<OptimizerForm, 6> kForms = {{
+constexpr std::array<OptimizerForm, 7> kForms = {{
     {Rule::kAdamW, "adamw", "decoupled decay; Loshchilov and Hutter, 2019", kAdamW.slots,
      kAdamWParams, 0.1},
     {Rule::kAdam, "adam", "decay in the gradient; Kingma and Ba, 2015", kAdamW.slots, kAdamParams,
@@ -59,6 +83,9 @@ constexpr std::array<OptimizerForm, 6> kForms = {{
      kAdagradParams, 0},
     {Rule::kSgd, "sgd", "decay in the gradient; momentum as in Sutskever et al., 2013", kSgdSlots,
      kSgdParams, 0},
+    {Rule::kMuon, kMuonName,
+     "momentum of hidden matrices orthogonalised, AdamW for the others; Jordan et al., 2024",
+     muon_optimizer::kSlots, kMuonParams, 0},
 }};
 
 std::string NamesOfAll() {
@@ -73,6 +100,18 @@ std::string CheckValue(const OptimizerParam& param, double value) {
   const std::string got = absl::StrCat(std::string(param.key), ": expected ");
   if (param.is_flag) {
     return value == 0 || value == 1 ? "" : absl::StrCat(got, "0 or 1, got ", value);
+  }
+  if (!param.words.empty()) {
+    const auto place = static_cast<size_t>(value);
+    if (value >= 0 && value < static_cast<double>(param.words.size()) &&
+        static_cast<double>(place) == value) {
+      return "";
+    }
+    std::string words;
+    for (size_t i = 0; i < param.words.size(); ++i) {
+      absl::StrAppend(&words, i == 0 ? "" : ", ", i, " (", std::string(param.words[i]), ")");
+    }
+    return absl::StrCat(got, "one of ", words, ", got ", value);
   }
   if (std::isfinite(value) && value >= param.least && value < param.below) return "";
   return absl::StrCat(got, "a number from ", param.least, " on",
@@ -98,12 +137,20 @@ std::string CheckTogether(const OptimizerSettings& settings) {
     case Rule::kAdam:
     case Rule::kLion:
     case Rule::kAdagrad:
+    case Rule::kMuon:
       return "";
   }
   return "";
 }
 
 }  // namespace
+
+std::string ValueText(const OptimizerParam& param, double value) {
+  if (!param.words.empty()) return std::string(param.words[static_cast<size_t>(value)]);
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
 
 const OptimizerParam* OptimizerForm::Find(std::string_view key) const {
   for (const OptimizerParam& param : params) {
@@ -141,7 +188,23 @@ TensorRates OptimizerSettings::RatesOf(const LogicalTensor& tensor) const {
     rates.lr_scale = group->lr_scale;
     rates.weight_decay = group->weight_decay.value_or(rates.weight_decay);
   }
+  rates.lr_scale *= Orthogonalises(tensor) ? muon_factor : adam_factor;
   return rates;
+}
+
+absl::Status SetRateFactors(double lr, OptimizerSettings& settings) {
+  const auto factor = [&](const char* key, double* out) -> absl::Status {
+    const auto given = settings.params.find(key);
+    if (given == settings.params.end()) return absl::OkStatus();
+    if (lr > 0) {
+      *out = given->second / lr;
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        key, ": expected a schedule's rate (--lr) above 0, which it stands beside, got ", lr));
+  };
+  RETURN_IF_ERROR(factor("muon_lr", &settings.muon_factor));
+  return factor("adam_lr", &settings.adam_factor);
 }
 
 absl::StatusOr<OptimizerSettings> CreateOptimizer(const std::string& name,
@@ -154,7 +217,7 @@ absl::StatusOr<OptimizerSettings> CreateOptimizer(const std::string& name,
   }
   OptimizerSettings settings{.form = form, .params = {}, .weight_decay = weight_decay};
   for (const OptimizerParam& param : form->params) {
-    settings.params[std::string(param.key)] = param.fallback;
+    if (!param.optional) settings.params[std::string(param.key)] = param.fallback;
   }
   std::vector<std::string> findings;
   for (const auto& [key, value] : params) {

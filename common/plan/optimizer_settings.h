@@ -30,10 +30,17 @@ struct OptimizerParam {
   double below;            // every value is below this; infinity: no bound
   std::string_view about;  // for people, one phrase
   bool is_flag = false;    // 0 or 1
+  // Not empty: a choice, and the number is a place in this list. Words are what people read and
+  // write.
+  std::span<const std::string_view> words = {};
+  bool optional = false;  // has no fallback; absent means something of its own, which `about` says
 };
 
+// For people: a number, or the word that it stands for. REQUIRES: it is in bounds.
+std::string ValueText(const OptimizerParam& param, double value);
+
 struct OptimizerForm {
-  enum class Rule { kAdamW, kAdam, kLion, kLamb, kAdagrad, kSgd };
+  enum class Rule { kAdamW, kAdam, kLion, kLamb, kAdagrad, kSgd, kMuon };
 
   Rule rule;
   std::string_view name;
@@ -70,11 +77,20 @@ struct TensorRates {
 
 struct OptimizerSettings {
   const OptimizerForm* form;
-  std::map<std::string, double> params;  // every one of the form
+  std::map<std::string, double> params;  // every one of the form; optional ones where given
   double weight_decay = 0;               // of tensors with LogicalTensor::weight_decay: matrices
   std::vector<ParameterGroup> groups = {};
+  // Of Muon: the rates of what it orthogonalises, and of the others, by that of the schedule.
+  double muon_factor = 1;
+  double adam_factor = 1;
 
   double Param(const char* key) const { return params.at(key); }
+  // Its update needs the matrix whole.
+  bool Orthogonalises(const LogicalTensor& tensor) const {
+    return form->rule == OptimizerForm::Rule::kMuon && tensor.hidden_matrix;
+  }
+  // REQUIRES: it is Muon.
+  NsMethod ns_method() const { return static_cast<NsMethod>(static_cast<int>(Param("ns_method"))); }
   OptimizerPlan plan() const { return PlanOf(*form, params); }
   // Of the group that the tensor is in; nullptr: it is in none.
   const ParameterGroup* GroupOf(const std::string& tensor) const;
@@ -87,6 +103,10 @@ struct OptimizerSettings {
 absl::StatusOr<OptimizerSettings> CreateOptimizer(const std::string& name,
                                                   const std::map<std::string, double>& params,
                                                   double weight_decay);
+
+// Sets the factors of muon_lr and adam_lr, where they are given: rates at which the schedule's own
+// is `lr`. Errors: INVALID_ARGUMENT: one is given, and `lr` is 0.
+absl::Status SetRateFactors(double lr, OptimizerSettings& settings);
 
 // Takes `group` (its pattern, scale and decay) as the last; finds its tensors among `names`.
 // Errors: INVALID_ARGUMENT: the pattern is no expression; NOT_FOUND: it matches no name;

@@ -6,10 +6,12 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/step_rounds.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 
@@ -60,6 +62,8 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
           ? BatchPlan(input.micro_batches, input.micro_batches_per_atom, input.width).AtomCounts()
           : input.atoms_of_ranks;
   const bool all = stage.slots == ZeroPart::kAll;
+  MatrixPlan matrices;
+  if (OrthogonalisesMatrices(input.optimizer)) matrices = PlanMatrices(layout, input.width);
   std::vector<int64_t> gathers;
   if (input.zero_stage == 3) gathers = GathersOfStep(input, model, layout, space.lowest_layer());
   std::vector<PlannedTraffic> traffic;
@@ -85,8 +89,11 @@ std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
       sent.gather = bytes * (input.width - 1) * ElementsOf(rank, gathers, layout, shards);
     }
     for (const OptimizerSlot& slot : input.optimizer.slots) {
-      if (all) sent.once += BytesOf(slot.dtype) * copies;
+      if (!all) continue;
+      sent.once += BytesOf(slot.dtype) * (input.width - 1) *
+                   ElementsWithSlot(layout, slot, shards.Owned(rank));
     }
+    sent.matrices = MatrixBytes(matrices, layout, shards, rank, all);
     traffic.push_back(sent);
   }
   return traffic;

@@ -20,7 +20,9 @@ struct PlannedTraffic {
                        // owners alone hold sums, 4 an element for each atom and use of a tensor
   int64_t gather = 0;  // bytes: parameters, or under ZeRO-0 gradients; 4 an element. Under ZeRO-3
                        // what is gathered for every pass, and what is persistent once
-  int64_t once = 0;    // bytes: the optimizer's slots, with a generation's first update
+  // Bytes: of matrices to the ranks that orthogonalise them, and back; 4 an element. Muon's.
+  int64_t matrices = 0;
+  int64_t once = 0;  // bytes: the optimizer's slots, with a generation's first update
 };
 
 // By rank. input.rank is not read. REQUIRES: as PlanMemory.

@@ -20,6 +20,8 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/loss_scale_of_spec.h"
 #include "common/plan/memory_input.h"
+#include "common/plan/optimizer_of_spec.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/traffic_plan.h"
 #include "common/plan/zero_stage.h"
 #include "common/schedule/lr_schedule.h"
@@ -179,6 +181,8 @@ std::string TrainText(const Resolved& resolved) {
                            Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
   if (!FingerprintPrecision(t.precision()).empty()) out += Line("precision", PrecisionText(t));
   out += Line("optimizer", OptimizerText(t));
+  const std::string matrices = MatricesText(t, static_cast<int64_t>(resolved.ranks.size()));
+  if (!matrices.empty()) out += Line("matrices", matrices);
   out += Line("engine", t.device() + ", " + t.isa_cap() + ", threads a rank " +
                             std::to_string(t.threads_per_rank()) + ", buckets of " +
                             BytesText(t.bucket_bytes()) +
@@ -249,9 +253,12 @@ std::string TrafficTable(const Resolved& resolved) {
   const proto::TrainSpec& train = resolved.job.train();
   const int stage = train.has_zero_stage() ? train.zero_stage() : kDefaultZeroStage;
   std::vector<std::vector<std::string>> rows = {{"rank", "reduction", "gather"}};
+  const bool matrices = OrthogonalisesMatrices(OptimizerPlanOfSpec(train));
+  if (matrices) rows[0].push_back("matrices");
   for (const PlannedTraffic& sent : TrafficOf(resolved)) {
     rows.push_back(
         {std::to_string(rows.size() - 1), BytesText(sent.reduce), BytesText(sent.gather)});
+    if (matrices) rows.back().push_back(BytesText(sent.matrices));
   }
   return "\nSent in a step, ZeRO stage " + std::to_string(stage) + "\n" + TextTable(rows);
 }
@@ -421,6 +428,7 @@ std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
     for (const PlannedTraffic& sent : TrafficOf(resolved)) {
       out["sent_bytes_of_a_step"].push_back(
           {{"reduction", sent.reduce}, {"gather", sent.gather}, {"once", sent.once}});
+      if (sent.matrices > 0) out["sent_bytes_of_a_step"].back()["matrices"] = sent.matrices;
     }
   }
   out["notes"] = resolved.notes;

@@ -3,6 +3,7 @@
 #ifndef DSRUN_LAUNCHER_COMMANDS_OPTIMIZER_TEXT_H_
 #define DSRUN_LAUNCHER_COMMANDS_OPTIMIZER_TEXT_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,11 @@ namespace dsrun::launcher {
 // "adamw, betas 0.9 0.95, eps 1e-08, weight decay 0.1". REQUIRES here and below: the spec is
 // resolved.
 std::string OptimizerText(const proto::TrainSpec& train);
+
+// What Muon orthogonalises at this width, and the arithmetic of it: "16 hidden ones orthogonalised
+// in 6 rounds,
+// ..."; empty: the optimizer is another.
+std::string MatricesText(const proto::TrainSpec& train, int64_t width);
 
 // Name, parameters, groups.
 nlohmann::ordered_json OptimizerJson(const proto::TrainSpec& train);

@@ -1,7 +1,5 @@
 #include "launcher/commands/options.h"
 
-#include <cstdio>
-
 #include "common/plan/optimizer_settings.h"
 
 namespace dsrun::launcher {
@@ -31,12 +29,6 @@ Option Foreign(Fate fate, Kind kind, std::string name, std::string words,
   return option;
 }
 
-std::string Short(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%g", value);
-  return text;
-}
-
 // "adamw (decoupled decay; ...), adam (...)".
 std::string OptimizersText() {
   std::string text;
@@ -53,7 +45,8 @@ std::string OptimizerParamsText() {
   for (const OptimizerForm& form : OptimizerForms()) {
     text += (text.empty() ? "" : "; ") + std::string(form.name);
     for (const OptimizerParam& param : form.params) {
-      text += " " + std::string(param.key) + "=" + Short(param.fallback);
+      text += " " + std::string(param.key) + "=" +
+              (param.optional ? "--lr" : ValueText(param, param.fallback));
     }
   }
   return text;

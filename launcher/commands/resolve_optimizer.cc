@@ -1,6 +1,7 @@
 // The optimizer: one of the table (common/plan/optimizer_settings.h), its parameters, and parameter
 // groups.
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -85,6 +86,7 @@ class OptimizerResolver {
       if (!wrong_) Error(kParamFlag, std::string(settings.status().message()));
       return;
     }
+    if (!RatesBeside(*settings)) return;
     ToSpec(*settings);
     Groups(*settings);
     Compare(*settings);
@@ -145,6 +147,8 @@ class OptimizerResolver {
             std::string(form.name) + " has no parameter " + Quoted(key) + DidYouMean(key, keys));
     } else if (params_.contains(key)) {
       Error(kParamFlag, key + " is given twice");
+    } else if (!param->words.empty()) {
+      GivenWord(*param, text.substr(equals + 1));
     } else if (const auto value =
                    Number(std::string_view(text).substr(equals + 1), param->is_flag)) {
       params_[key] = *value;
@@ -152,6 +156,40 @@ class OptimizerResolver {
       Error(kParamFlag, key + ": expected " + (param->is_flag ? "true or false" : "a number") +
                             ", got " + Quoted(text.substr(equals + 1)));
     }
+  }
+
+  void GivenWord(const OptimizerParam& param, const std::string& word) {
+    std::vector<std::string> words;
+    std::string all;
+    for (const std::string_view one : param.words) {
+      words.emplace_back(one);
+      all += (all.empty() ? "" : " or ") + words.back();
+    }
+    const auto found = std::find(words.begin(), words.end(), word);
+    if (found == words.end()) {
+      Error(kParamFlag, std::string(param.key) + ": expected " + all + ", got " + Quoted(word) +
+                            DidYouMean(word, words));
+      return;
+    }
+    params_[std::string(param.key)] = static_cast<double>(found - words.begin());
+  }
+
+  // Rates that stand beside --lr mean nothing where the schedule has rates of its own.
+  bool RatesBeside(OptimizerSettings& settings) {
+    const auto& of_schedule = train_.lr_schedule().params();
+    const bool follows = of_schedule.contains("lr") || of_schedule.contains("warmup_max_lr");
+    bool good = true;
+    for (const OptimizerParam& param : settings.form->params) {
+      const std::string key(param.key);
+      if (!param.optional || !settings.params.contains(key) || follows) continue;
+      good = false;
+      Error(kParamFlag, key + " stands beside --lr, which has no effect with --lr-schedule " +
+                            train_.lr_schedule().name() + "; leave it out, or give --param-group");
+    }
+    if (!good) return false;
+    const absl::Status set = SetRateFactors(train_.lr(), settings);
+    if (!set.ok()) Error(kParamFlag, std::string(set.message()));
+    return set.ok();
   }
 
   // OneCycle moves them.

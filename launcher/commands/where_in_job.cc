@@ -14,6 +14,7 @@
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/shard_plan.h"
+#include "common/plan/slot_places.h"
 #include "common/plan/zero_stage.h"
 #include "launcher/shell/journal.h"
 
@@ -155,6 +156,7 @@ absl::StatusOr<JobPlaces> WhereInJob(const Coordinator& core, const std::string&
     }
     if (!entry.tensor.trainable) continue;
     for (const OptimizerSlot& slot : input.optimizer.slots) {
+      if (!Keeps(entry.tensor, slot)) continue;
       const std::string of_state = std::string(kStatePrefix) + std::string(slot.name) + "/" + name;
       if (wanted(of_state)) places.tensors.push_back(holders.Slots(entry, of_state));
     }

@@ -14,6 +14,7 @@
 #include "common/format/model_tensors.h"
 #include "common/format/run_differences.h"
 #include "common/format/tensor_names.h"
+#include "common/plan/slot_places.h"
 #include "worker/checkpoint/slices.h"
 
 namespace dsrun::worker {
@@ -68,27 +69,28 @@ absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& ex
                                  SlotNames(optimizer)))
       << checkpoint.manifest_name();
   RETURN_IF_ERROR(CheckModelTensors(checkpoint.manifest())) << checkpoint.manifest_name();
-  int64_t owned_elements = 0;
-  for (const Range& range : owned) owned_elements += range.size();
-  for (float* const slot : slots) std::fill_n(slot, owned_elements, 0.0f);
   const std::vector<Range> whole = {{0, layout.size()}};
   const std::vector<Range>& kept = stored != nullptr ? *stored : whole;
   int64_t kept_elements = 0;
   for (const Range& range : kept) kept_elements += range.size();
   std::fill_n(params, kept_elements, 0.0f);
   const std::vector<TensorRange> model = CutAtTensors(layout, kept, Arena::kCompact);
-  const std::vector<TensorRange> state = CutAtTensors(layout, owned, Arena::kCompact);
   const std::set<std::string> frozen = FrozenIn(checkpoint.manifest());
-  std::vector<TensorRange> trained;  // in the checkpoint, too
-  for (const TensorRange& part : state) {
-    if (!frozen.contains(part.tensor->name)) trained.push_back(part);
-  }
   // All at once, so that every file is opened once.
   std::vector<WantedPiece> wanted;
   RETURN_IF_ERROR(Want(checkpoint, kModelPrefix, model, params, wanted));
   for (size_t slot = 0; slot < slots.size(); ++slot) {
     const std::string prefix =
         absl::StrCat(std::string(kStatePrefix), std::string(optimizer.slots[slot].name), "/");
+    const std::vector<Range> with_slot = PartsWithSlot(
+        layout, optimizer.slots[slot], std::vector<Range>(owned.begin(), owned.end()));
+    int64_t elements = 0;
+    for (const Range& range : with_slot) elements += range.size();
+    std::fill_n(slots[slot], elements, 0.0f);
+    std::vector<TensorRange> trained;  // in the checkpoint, too
+    for (const TensorRange& part : CutAtTensors(layout, with_slot, Arena::kCompact)) {
+      if (!frozen.contains(part.tensor->name)) trained.push_back(part);
+    }
     RETURN_IF_ERROR(Want(checkpoint, prefix, trained, slots[slot], wanted));
   }
   return checkpoint.Read(wanted, moved);

@@ -35,13 +35,13 @@ absl::Status CheckCompatible(const ManifestFacts& facts, const LoadExpectation& 
 // Reads after CheckCompatible. `moved` (may be empty) is called after every megabyte and piece: the
 // rank is not stuck. `params` is the whole arena (layout.size() elements), or where `stored` is not
 // null these ranges of it, concatenated, and nothing else is read; `slots`, those of
-// `optimizer` in its order, are compact (the owned ranges, concatenated). Padding becomes zero.
-// What is stored as BF16 or F16 becomes F32, exactly. A trainable tensor that was frozen in the
-// checkpoint (FrozenIn) begins with zeros. After an error the arenas hold anything. Where training
-// stands is in checkpoint.manifest().facts.
-// Errors: those of CheckCompatible, CheckOptimizer and Checkpoint::ReadRange; FAILED_PRECONDITION:
-// the manifest contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is
-// not there: trying again, or an older checkpoint, is no remedy.
+// `optimizer` in its order, are compact (what of the owned ranges has the slot, concatenated).
+// Padding becomes zero. What is stored as BF16 or F16 becomes F32, exactly. A trainable tensor that
+// was frozen in the checkpoint (FrozenIn) begins with zeros. After an error the arenas hold
+// anything. Where training stands is in checkpoint.manifest().facts. Errors: those of
+// CheckCompatible, CheckOptimizer and Checkpoint::ReadRange; FAILED_PRECONDITION: the manifest
+// contradicts its model (common/format/model_tensors.h), or a tensor that is wanted is not there:
+// trying again, or an older checkpoint, is no remedy.
 absl::Status LoadModelAndState(Checkpoint& checkpoint, const LoadExpectation& expectation,
                                const FlatLayout& layout, std::span<const Range> owned,
                                float* params, const OptimizerPlan& optimizer,

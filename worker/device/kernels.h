@@ -83,6 +83,23 @@ struct HeadShape {
   int64_t stride = 0;
 };
 
+// A product of whole matrices, (rows, inner) by (inner, columns). An operand that is transposed
+// stands in memory as (inner, rows), or (columns, inner).
+struct ProductShape {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t inner = 0;
+  bool a_transposed = false;
+  bool b_transposed = false;
+};
+
+// a I + b x + c x x
+struct Quadratic {
+  float a = 0;
+  float b = 0;
+  float c = 0;
+};
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
@@ -361,6 +378,24 @@ class Kernels {
                            const float* grad,   // (n)
                            float* param,        // (n)
                            float* buffer) = 0;  // (n)
+  // Muon's (worker/optim/newton_schulz.h has what is between the two): the momentum, and in place
+  // of the gradient what is orthogonalised; then the step, param = param - (rate direction + decay
+  // param).
+  virtual void MuonMomentum(int64_t n, const MuonArguments& arguments,
+                            float* grad,    // (n), becomes the update
+                            float* m) = 0;  // (n)
+  virtual void DescendAndDecay(int64_t n, float rate, float decay,
+                               const float* direction,  // (n)
+                               float* param) = 0;       // (n)
+  // x = factor x, in place.
+  virtual void Scale(int64_t n, float factor, float* x) = 0;  // (n)
+  virtual void MatrixProduct(const ProductShape& shape,
+                             const float* a,   // (rows, inner)
+                             const float* b,   // (inner, columns)
+                             float* out) = 0;  // (rows, columns)
+  virtual void MatrixPolynomial(int64_t size, const Quadratic& of,
+                                const float* x,   // (size, size)
+                                float* out) = 0;  // (size, size)
   // Sum of squares of each leaf (1,024 elements), in 16 fixed lanes in double precision.
   virtual void LeafSquares(int64_t leaves,
                            const float* x,        // (leaves, 1024)

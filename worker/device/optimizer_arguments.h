@@ -40,6 +40,13 @@ struct SgdArguments {
   bool nesterov = false;
 };
 
+// Muon's momentum (Jordan et al., 2024), an exponential mean with a look ahead along it:
+//   m = momentum m + (1 - momentum) g,   update = momentum m + (1 - momentum) g
+struct MuonArguments {
+  float momentum = 0.95f;
+  float grad_scale = 1;
+};
+
 }  // namespace dsrun::worker
 
 #endif  // DSRUN_WORKER_DEVICE_OPTIMIZER_ARGUMENTS_H_

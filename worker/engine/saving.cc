@@ -16,6 +16,7 @@
 #include "common/format/save_outcome.h"
 #include "common/plan/optimizer_of_spec.h"
 #include "common/plan/optimizer_plan.h"
+#include "common/plan/slot_places.h"
 #include "worker/checkpoint/slices.h"
 #include "worker/engine/parallel_copy.h"
 #include "worker/engine/resume.h"
@@ -193,7 +194,8 @@ void Saving::TakeSnapshot() {
   RankSave save{Step(state.step), setup_.generation, setup_.rank, setup_.width, state.samples, {}};
   // The rule of recipes is of states in which all parameters have all slots; others are listed.
   const FlatLayout& layout = setup_.trainer->layout();
-  if (layout.trainable_count() == layout.entries().size()) {
+  const bool all = KeepsAll(OptimizerPlanOfSpec(setup_.job->train()));
+  if (all && layout.trainable_count() == layout.entries().size()) {
     save.layout =
         RecipeOf(layout, OptimizerPlanOfSpec(setup_.job->train()), setup_.width,
                  setup_.job->train().bucket_bytes(), !setup_.trainer->LossScale().empty());
@@ -209,13 +211,18 @@ void Saving::TakeSnapshot() {
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
   const ShardedState& state = trainer.state();
-  int64_t stored = 0, owned = 0;
-  for (const Range& range : trainer.stored()) stored += range.size();
-  for (const Range& range : trainer.owned()) owned += range.size();
+  const auto size_of = [](const std::vector<Range>& ranges) {
+    int64_t elements = 0;
+    for (const Range& range : ranges) elements += range.size();
+    return elements;
+  };
+  int64_t elements = size_of(trainer.stored());
+  for (size_t slot = 0; slot < state.slots.size(); ++slot) {
+    elements += size_of(trainer.owned_with_slot(slot));
+  }
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
   const auto tensors = static_cast<int64_t>(trainer.exponents().size());
   const std::vector<std::string> slots = SlotsOf(OptimizerPlanOfSpec(setup_.job->train()));
-  const int64_t elements = stored + static_cast<int64_t>(state.slots.size()) * owned;
   const std::vector<float> loss_scale = trainer.LossScale();
   const auto scale_values = static_cast<int64_t>(loss_scale.size());
   ASSIGN_OR_RETURN(float* const snapshot,
@@ -228,20 +235,20 @@ absl::Status Saving::Copy(RankSave& save) {
     pieces.push_back({snapshot + next, from, bytes(range.size())});
     next += range.size();
   }
-  for (const float* const slot : state.slots) {
-    pieces.push_back({snapshot + next, slot, bytes(owned)});
-    next += owned;
+  for (size_t slot = 0; slot < state.slots.size(); ++slot) {
+    const int64_t of_slot = size_of(trainer.owned_with_slot(slot));
+    pieces.push_back({snapshot + next, state.slots[slot], bytes(of_slot)});
+    next += of_slot;
   }
   CopyInParallel(pieces, setup_.job->train().threads_per_rank());
   const float* base = snapshot;
-  for (const std::string& slot : slots) {
-    const bool parameters = base == snapshot;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const std::vector<Range>& ranges = i == 0 ? trainer.stored() : trainer.owned_with_slot(i - 1);
     std::vector<Slice> slices =
-        SlicesOf(trainer.layout(), parameters ? trainer.stored() : trainer.owned(), slot + "/",
-                 Arena::kCompact, base);
+        SlicesOf(trainer.layout(), ranges, slots[i] + "/", Arena::kCompact, base);
     save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
                        std::make_move_iterator(slices.end()));
-    base += parameters ? stored : owned;
+    base += size_of(ranges);
   }
   if (setup_.rank == Rank(0)) {
     float* const exponents = snapshot + elements;

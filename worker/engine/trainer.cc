@@ -13,6 +13,7 @@
 #include "common/base/status_macros.h"
 #include "common/model/model_plan.h"
 #include "common/plan/loss_scale_of_spec.h"
+#include "common/plan/matrix_plan.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "common/plan/optimizer_of_spec.h"
@@ -154,9 +155,13 @@ absl::Duration Trainer::EstimateStep() {
   const ModelPlan& model = setup_.model->plan();
   const double again =
       RecomputedFlopsOfToken(model, RecomputedSegments(model, rows, 1, input_.recompute));
-  return EstimateTime(
-      *setup_.kernels, warm_up,
-      TrainFlops(input_.model, most * rows) + again * static_cast<double>(most * rows));
+  double of_matrices = 0;
+  if (optimizer_.needs_matrices()) {
+    of_matrices = PlanMatrices(layout_, batch_.width()).FlopsOfStep(optimizer_.ns_method());
+  }
+  return EstimateTime(*setup_.kernels, warm_up,
+                      TrainFlops(input_.model, most * rows) +
+                          again * static_cast<double>(most * rows) + of_matrices);
 }
 
 absl::StatusOr<StepResult> Trainer::TrainStep(bool stop_requested) {
@@ -333,8 +338,8 @@ absl::Status Trainer::SumSquares(std::span<const float> sums) {
 absl::Status Trainer::GatherUpdated() {
   RETURN_IF_ERROR(shares_->Gather(reduced_, "all-gather gradients"));
   if (slots_gathered_) return absl::OkStatus();
-  for (float* const slot : state_.slots) {
-    RETURN_IF_ERROR(shares_->Gather(slot, "all-gather optimizer"));
+  for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
+    RETURN_IF_ERROR(slot_shares_[slot].Gather(state_.slots[slot], "all-gather optimizer"));
   }
   slots_gathered_ = true;
   return absl::OkStatus();
@@ -350,14 +355,27 @@ absl::Status Trainer::Update(const StepExchange::Sums& sums, double norm,
       ClipFactor(norm, spec_.clip_grad()) / static_cast<double>(sums.tokens) * Unscaled();
   for (const Updated& part : updated_) {
     std::array<float*, kMostOptimizerSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i] + part.at;
+    for (size_t i = 0; i < state_.slots.size(); ++i) {
+      if (part.in_slots[i] >= 0) slots[i] = state_.slots[i] + part.in_slots[i];
+    }
     optimizer_.Step(state_.step + 1 - state_.skipped, rates, scale, part.range, reduced_ + part.at,
                     part.parameters, std::span(slots.data(), state_.slots.size()));
+  }
+  if (matrices_ != nullptr) {
+    RETURN_IF_ERROR(DescendMatrices(rates));
   }
   if (norms_ != nullptr) {
     RETURN_IF_ERROR(Descend(rates));
   }
   for (const Updated& part : updated_) RoundParameters(part.range, part.parameters);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::DescendMatrices(const ScheduledRates& rates) {
+  RETURN_IF_ERROR(matrices_->Orthogonalise());
+  for (const Updated& part : updated_) {
+    optimizer_.DescendMatrices(rates, part.range, reduced_ + part.at, part.parameters);
+  }
   return absl::OkStatus();
 }
 

@@ -21,6 +21,7 @@
 #ifndef DSRUN_WORKER_ENGINE_TRAINER_H_
 #define DSRUN_WORKER_ENGINE_TRAINER_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -39,6 +40,7 @@
 #include "common/plan/gather_plan.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
 #include "common/plan/step_rounds.h"
@@ -59,6 +61,7 @@
 #include "worker/parallel/gradient_collector.h"
 #include "worker/parallel/gradient_exponents.h"
 #include "worker/parallel/gradient_reducer.h"
+#include "worker/parallel/matrix_updates.h"
 #include "worker/parallel/parameter_gatherer.h"
 #include "worker/parallel/partitioned_parameters.h"
 #include "worker/parallel/replicated_parameters.h"
@@ -174,6 +177,8 @@ class Trainer {
   const FlatLayout& layout() const { return layout_; }
   // What this rank owns of the arena's trainable part: it updates it and has its slots.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
+  // What of it has a slot of the optimizer, by number: how state().slots[slot] is laid out.
+  const std::vector<Range>& owned_with_slot(size_t slot) const { return with_slot_[slot]; }
   // What it writes into checkpoints: the same, and its part of frozen tensors.
   const std::vector<Range>& stored() const { return shards_.Stored(rank_); }
 
@@ -232,15 +237,22 @@ class Trainer {
   absl::Status Update(const StepExchange::Sums& sums, double norm, const ScheduledRates& rates);
   // The second half, of an optimizer that needs norms.
   absl::Status Descend(const ScheduledRates& rates);
+  // Likewise, of one that needs matrices.
+  absl::Status DescendMatrices(const ScheduledRates& rates);
+  absl::Status AllocateMatrices(const MemoryPlan& plan);
   // A range that this rank updates.
   struct Updated {
     Range range;
-    int64_t at;         // where it stands in slots and reduced gradients
-    float* parameters;  // its own
-    bool owned;         // by this rank
+    int64_t at;                                         // where it stands in the reduced gradients
+    std::array<int64_t, kMostOptimizerSlots> in_slots;  // and in each slot; -1: it has none of it
+    float* parameters;                                  // its own
+    bool owned;                                         // by this rank
   };
   // What it owns comes first; under ZeRO-0 the shares of the others follow.
   std::vector<Updated> UpdatedRanges() const;
+  // Parts of which all elements have the same slots, ascending.
+  std::vector<Range> AlikeParts(Range range) const;
+  void BuildShares();
   // Under ZeRO-0: the reduced gradients of all owners; the first time their slots, too, of which
   // this rank was given its own share alone.
   absl::Status GatherUpdated();
@@ -280,12 +292,15 @@ class Trainer {
   double* leaf_squares_ = nullptr;
   std::vector<double> squares_;  // of the host; the communication thread's
   ExactSum grad_square_;         // of this step; the communication thread's until Finish has waited
-  std::unique_ptr<TensorNorms> norms_;  // null: the optimizer needs none
+  std::unique_ptr<TensorNorms> norms_;       // null: the optimizer needs none
+  std::unique_ptr<MatrixUpdates> matrices_;  // likewise
   ShardedState state_;
   std::unique_ptr<BatchSums> sums_;
   std::unique_ptr<GradientReducer> reducer_;
   std::unique_ptr<ParameterGatherer> gatherer_;
-  std::unique_ptr<ShareGather> shares_;
+  std::vector<std::vector<Range>> with_slot_;  // by slot, of what this rank owns
+  std::unique_ptr<ShareGather> shares_;        // of the reduced gradients
+  std::vector<ShareGather> slot_shares_;       // by slot
   bool slots_gathered_ = false;
   std::unique_ptr<GradientCollector> collector_;
   std::vector<Updated> updated_;

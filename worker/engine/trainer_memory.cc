@@ -9,6 +9,7 @@
 #include "common/base/status_macros.h"
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/recompute_plan.h"
+#include "common/plan/slot_places.h"
 #include "worker/engine/trainer.h"
 #include "worker/model/init.h"
 
@@ -139,12 +140,14 @@ absl::Status Trainer::Allocate() {
   if (optimizer_.needs_norms()) {
     // A rank without a leaf of its own has no square to take, but hears of the others'.
     squares_.resize(std::max<size_t>(squares_.size(), 1));
-    norms_ = std::make_unique<TensorNorms>(TensorNorms::Setup{.communicator = setup_.communicator,
-                                                              .layout = &layout_,
-                                                              .shards = &shards_,
-                                                              .kernels = setup_.kernels,
-                                                              .leaf_squares = leaf_squares_,
-                                                              .squares = squares_});
+    norms_ = std::make_unique<TensorNorms>(
+        TensorNorms::Setup{.communicator = setup_.communicator,
+                           .layout = &layout_,
+                           .shards = &shards_,
+                           .squares = {setup_.kernels, leaf_squares_, squares_}});
+  }
+  if (optimizer_.needs_matrices()) {
+    RETURN_IF_ERROR(AllocateMatrices(plan));
   }
   ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
@@ -169,7 +172,7 @@ absl::Status Trainer::Allocate() {
       .on_reduced = [this](std::span<const float> sums) { return SumSquares(sums); },
       .on_span = on_span,
   });
-  shares_ = std::make_unique<ShareGather>(*setup_.communicator, setup_.kernels->stream(), shards_);
+  BuildShares();
   updated_ = UpdatedRanges();
   collector_ = std::make_unique<GradientCollector>(GradientCollector::Setup{
       .layout = &layout_,
@@ -183,6 +186,31 @@ absl::Status Trainer::Allocate() {
       .check = [this] { return CheckCancelled(); },
   });
   BuildStore();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::AllocateMatrices(const MemoryPlan& plan) {
+  const auto floats = [&](const char* name) -> absl::StatusOr<float*> {
+    const PlannedBuffer& line = plan.Find(name);
+    ASSIGN_OR_RETURN(Buffer buffer,
+                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
+    memory_.push_back(std::move(buffer));
+    return static_cast<float*>(memory_.back().data());
+  };
+  ASSIGN_OR_RETURN(float* const matrix, floats("muon_matrix"));
+  ASSIGN_OR_RETURN(float* const scratch, floats("muon_scratch"));
+  matrices_ = std::make_unique<MatrixUpdates>(
+      MatrixUpdates::Setup{.communicator = setup_.communicator,
+                           .kernels = setup_.kernels,
+                           .layout = &layout_,
+                           .shards = &shards_,
+                           .method = optimizer_.ns_method(),
+                           .everywhere = stage_.slots == ZeroPart::kAll,
+                           .updates = reduced_,
+                           .matrix = matrix,
+                           .scratch = scratch,
+                           .squares = {setup_.kernels, leaf_squares_, squares_},
+                           .check = [this] { return CheckCancelled(); }});
   return absl::OkStatus();
 }
 
@@ -223,17 +251,44 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes)
   return absl::OkStatus();
 }
 
+void Trainer::BuildShares() {
+  const auto shares = [&](const auto& size_of) {
+    std::vector<int64_t> sizes;
+    for (int rank = 0; rank < setup_.communicator->size(); ++rank) sizes.push_back(size_of(rank));
+    return ShareGather(*setup_.communicator, setup_.kernels->stream(), sizes);
+  };
+  shares_ =
+      std::make_unique<ShareGather>(shares([&](int rank) { return shards_.OwnedSize(rank); }));
+  for (const OptimizerSlot& slot : input_.optimizer.slots) {
+    with_slot_.push_back(PartsWithSlot(layout_, slot, owned()));
+    slot_shares_.push_back(
+        shares([&](int rank) { return ElementsWithSlot(layout_, slot, shards_.Owned(rank)); }));
+  }
+}
+
+// Cut where a slot begins or ends, so that a range has the whole of it or nothing.
 std::vector<Trainer::Updated> Trainer::UpdatedRanges() const {
   std::vector<Updated> updated;
   int64_t at = 0;
+  std::array<int64_t, kMostOptimizerSlots> next{};  // in each slot
+  const auto add_part = [&](Range part, bool own) {
+    Updated one{part, at, {}, state_.parameters + (state_.partitioned ? at : part.begin), own};
+    for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
+      const int64_t elements = ElementsWithSlot(layout_, input_.optimizer.slots[slot], {part});
+      one.in_slots[slot] = elements == 0 ? -1 : next[slot];
+      next[slot] += elements;
+    }
+    updated.push_back(one);
+    at += part.size();
+  };
   const auto add = [&](int rank) {
     for (const Range& range : shards_.Owned(rank)) {
-      for (int64_t begin = range.begin; begin < range.end;) {
-        const Range part{begin, begin + std::min(zero_.sub_group_size, range.end - begin)};
-        float* const own = state_.parameters + (state_.partitioned ? at : begin);
-        updated.push_back({part, at, own, rank == rank_});
-        at += part.size();
-        begin = part.end;
+      for (const Range& alike : AlikeParts(range)) {
+        for (int64_t begin = alike.begin; begin < alike.end;) {
+          const Range part{begin, begin + std::min(zero_.sub_group_size, alike.end - begin)};
+          add_part(part, rank == rank_);
+          begin = part.end;
+        }
       }
     }
   };
@@ -242,6 +297,22 @@ std::vector<Trainer::Updated> Trainer::UpdatedRanges() const {
     for (const int rank : shares_->others()) add(rank);
   }
   return updated;
+}
+
+std::vector<Range> Trainer::AlikeParts(Range range) const {
+  if (KeepsAll(input_.optimizer)) return {range};
+  std::vector<Range> parts;
+  bool last = false;
+  layout_.ForTensors(range, [&](size_t tensor, Range part) {
+    const bool matrix = layout_.entries()[tensor].tensor.hidden_matrix;
+    if (parts.empty() || matrix != last) {
+      parts.push_back(part);
+    } else {
+      parts.back().end = part.end;
+    }
+    last = matrix;
+  });
+  return parts;
 }
 
 absl::Status Trainer::InitializeParameters(uint64_t seed) {
@@ -261,7 +332,6 @@ absl::Status Trainer::InitializeParameters(uint64_t seed) {
 absl::StatusOr<std::vector<HostAccess>> Trainer::OpenState() const {
   Stream& stream = setup_.kernels->stream();
   RETURN_IF_ERROR(stream.Record().Await());
-  const auto owned = static_cast<size_t>(shards_.OwnedSize(rank_));
   std::vector<HostAccess> all;
   const auto open = [&](float* begin, size_t elements) -> absl::Status {
     ASSIGN_OR_RETURN(HostAccess access, stream.OpenForHost(begin, elements * sizeof(float)));
@@ -269,7 +339,11 @@ absl::StatusOr<std::vector<HostAccess>> Trainer::OpenState() const {
     return absl::OkStatus();
   };
   RETURN_IF_ERROR(open(state_.parameters, static_cast<size_t>(parameter_elements())));
-  for (float* const slot : state_.slots) RETURN_IF_ERROR(open(slot, owned));
+  for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
+    const int64_t elements =
+        ElementsWithSlot(layout_, input_.optimizer.slots[slot], shards_.Owned(rank_));
+    RETURN_IF_ERROR(open(state_.slots[slot], static_cast<size_t>(elements)));
+  }
   return all;
 }
 

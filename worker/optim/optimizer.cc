@@ -1,6 +1,7 @@
 #include "worker/optim/optimizer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "common/base/logging.h"
@@ -60,6 +61,12 @@ SgdArguments ArgumentsOfSgd(const OptimizerSettings& settings, double grad_scale
   return arguments;
 }
 
+double MatrixScale(const LogicalTensor& tensor) {
+  const auto rows = static_cast<double>(tensor.shape[0]);
+  const auto columns = static_cast<double>(tensor.shape[1]);
+  return std::sqrt(std::max(1.0, rows / columns));
+}
+
 }  // namespace
 
 Optimizer::Optimizer(Kernels& kernels, const FlatLayout& layout, OptimizerSettings settings)
@@ -67,15 +74,21 @@ Optimizer::Optimizer(Kernels& kernels, const FlatLayout& layout, OptimizerSettin
   for (size_t tensor = 0; tensor < layout.entries().size(); ++tensor) {
     const FlatLayout::Entry& entry = layout.entries()[tensor];
     const TensorRates rates = settings_.RatesOf(entry.tensor);
-    if (!pieces_.empty() && pieces_.back().rates == rates && !needs_norms()) {
+    const bool by_tensor = needs_norms() || needs_matrices();
+    if (!pieces_.empty() && pieces_.back().rates == rates && !by_tensor) {
       pieces_.back().flat.end = entry.padded().end;
     } else {
       pieces_.push_back({entry.padded(), rates, tensor});
+    }
+    if (settings_.Orthogonalises(entry.tensor)) {
+      pieces_.back().matrix_scale = MatrixScale(entry.tensor);
     }
   }
 }
 
 bool Optimizer::needs_norms() const { return settings_.form->rule == Rule::kLamb; }
+
+bool Optimizer::needs_matrices() const { return settings_.form->rule == Rule::kMuon; }
 
 template <typename Part>
 void Optimizer::ForPieces(Range range, const Part& part) const {
@@ -83,6 +96,23 @@ void Optimizer::ForPieces(Range range, const Part& part) const {
     const Range both{std::max(range.begin, piece.flat.begin), std::min(range.end, piece.flat.end)};
     if (!both.empty()) part(piece, both);
   }
+}
+
+void Optimizer::StepMuon(int64_t step, const ScheduledRates& rates, double grad_scale, Range range,
+                         float* grad, float* param, std::span<float* const> slots) {
+  MuonArguments muon;
+  muon.momentum = static_cast<float>(settings_.Param("momentum"));
+  muon.grad_scale = static_cast<float>(grad_scale);
+  AdamWArguments others = MomentArguments(settings_, step, rates, grad_scale);
+  ForPieces(range, [&](const Piece& piece, Range part) {
+    const int64_t at = part.begin - range.begin;
+    if (piece.matrix_scale > 0) {
+      return kernels_.MuonMomentum(part.size(), muon, grad + at, slots[0] + at);
+    }
+    others.lr = static_cast<float>(rates.lr * piece.rates.lr_scale);
+    others.weight_decay = static_cast<float>(piece.rates.weight_decay);
+    kernels_.AdamW(part.size(), others, grad + at, param + at, slots[0] + at, slots[1] + at);
+  });
 }
 
 void Optimizer::Step(int64_t step, const ScheduledRates& rates, double grad_scale, Range range,
@@ -129,6 +159,8 @@ void Optimizer::Step(int64_t step, const ScheduledRates& rates, double grad_scal
                     if (slots.empty()) return kernels_.Sgd(n, arguments, grad + at, param + at);
                     kernels_.SgdMomentum(n, arguments, grad + at, param + at, slots[0] + at);
                   });
+    case Rule::kMuon:
+      return StepMuon(step, rates, grad_scale, range, grad, param, slots);
   }
 }
 
@@ -139,6 +171,19 @@ void Optimizer::Descend(const ScheduledRates& rates, std::span<const double> tru
     const double rate = rates.lr * piece.rates.lr_scale * trust[piece.tensor];
     const int64_t at = part.begin - range.begin;
     kernels_.Descend(part.size(), static_cast<float>(rate), direction + at, param + at);
+  });
+}
+
+void Optimizer::DescendMatrices(const ScheduledRates& rates, Range range, const float* updates,
+                                float* param) {
+  CHECK(needs_matrices());
+  ForPieces(range, [&](const Piece& piece, Range part) {
+    if (piece.matrix_scale == 0) return;
+    const double rate = rates.lr * piece.rates.lr_scale;
+    const int64_t at = part.begin - range.begin;
+    kernels_.DescendAndDecay(part.size(), static_cast<float>(rate * piece.matrix_scale),
+                             static_cast<float>(rate * piece.rates.weight_decay), updates + at,
+                             param + at);
   });
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/base/range.h"
+#include "common/plan/optimizer_plan.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/shard_plan.h"
 #include "common/schedule/lr_schedule.h"
@@ -30,11 +31,18 @@ class Optimizer {
   // all owners, and calls Descend with their TrustRatio.
   bool needs_norms() const;
 
+  // Muon: Step leaves what is to be orthogonalised in place of the gradient of matrices, and these
+  // parameters as they are; all others are updated. Whoever calls it then has each matrix
+  // orthogonalised (MatrixUpdates) and calls DescendMatrices.
+  bool needs_matrices() const;
+  // REQUIRES: needs_matrices().
+  NsMethod ns_method() const { return settings_.ns_method(); }
+
   // Update number `step` (from 1) of flat range `range`, with the schedule's rate, and its betas
   // where it sets them and the optimizer has such. All pointers stand at the element of
-  // range.begin; `slots` are those of settings.plan(), in its order. grad_scale: ClipFactor
-  // (clip_factor.h) / tokens. Afterwards `grad` means nothing else.
-  // REQUIRES: range lies in [0, layout.size()).
+  // range.begin; `slots` are those of settings.plan(), in its order; one that no tensor of the
+  // range keeps may be null. grad_scale: ClipFactor (clip_factor.h) / tokens. Afterwards `grad`
+  // means nothing else. REQUIRES: range lies in [0, layout.size()).
   void Step(int64_t step, const ScheduledRates& rates, double grad_scale, Range range, float* grad,
             float* param, std::span<float* const> slots);
 
@@ -42,15 +50,25 @@ class Optimizer {
   // REQUIRES: needs_norms(), and Step has written `direction`.
   void Descend(const ScheduledRates& rates, std::span<const double> trust, Range range,
                const float* direction, float* param);
+  // The second half of a step of Muon, of the matrices in `range`: param -= rate scale update +
+  // rate decay param. The scale is sqrt(max(1, rows / columns)) of the matrix as it stands in
+  // memory, by Jordan et al. and DeepSpeed. REQUIRES: needs_matrices(), and `updates` are
+  // orthogonalised.
+  void DescendMatrices(const ScheduledRates& rates, Range range, const float* updates,
+                       float* param);
   // The norm of the parameters by that of the direction, between min_coeff and max_coeff; 1 where
   // either is 0 (You et al., 2020, with the bounds of DeepSpeed).
   double TrustRatio(double parameter_norm, double direction_norm) const;
 
  private:
+  void StepMuon(int64_t step, const ScheduledRates& rates, double grad_scale, Range range,
+                float* grad, float* param, std::span<float* const> slots);
+
   struct Piece {
     Range flat;  // padded
     TensorRates rates;
-    size_t tensor;  // the first of the run
+    size_t tensor;            // the first of the run
+    double matrix_scale = 0;  // of one that is orthogonalised; 0: it is none
   };
   // part(the piece, its part of `range`), ascending.
   template <typename Part>
@@ -58,7 +76,8 @@ class Optimizer {
 
   Kernels& kernels_;
   const OptimizerSettings settings_;
-  std::vector<Piece> pieces_;  // ascending, adjacent, maximal runs of one kind; LAMB: tensors
+  // Ascending, adjacent, maximal runs of one kind; of LAMB and Muon: tensors.
+  std::vector<Piece> pieces_;
 };
 
 }  // namespace dsrun::worker

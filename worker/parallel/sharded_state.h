@@ -18,8 +18,9 @@ struct ShardedState {
   // the rank stores, one after the other, ascending, so that those it owns come first.
   float* parameters = nullptr;
   bool partitioned = false;
-  // By OptimizerPlan::slots, each (owned size): the owned ranges one after the other, ascending.
-  // Under ZeRO-0 those of the other owners follow (share_gather.h).
+  // By OptimizerPlan::slots, each what of the owned ranges has the slot
+  // (common/plan/slot_places.h), one after the other, ascending. Under ZeRO-0 those of the other
+  // owners follow (share_gather.h).
   std::vector<float*> slots;
   int64_t step = 0;     // finished steps
   int64_t skipped = 0;  // of them, in which a gradient overflowed: nothing was updated

@@ -14,7 +14,6 @@
 
 #include "absl/status/status.h"
 #include "common/base/range.h"
-#include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
 #include "worker/device/stream.h"
 
@@ -22,10 +21,11 @@ namespace dsrun::worker {
 
 class ShareGather {
  public:
-  // `stream`: the one that makes and uses the arrays. Both must outlive this.
-  ShareGather(Communicator& communicator, Stream& stream, const ShardPlan& shards);
+  // `stream`: the one that makes and uses the arrays. Both must outlive this. `sizes`: elements of
+  // each rank's share, by rank.
+  ShareGather(Communicator& communicator, Stream& stream, const std::vector<int64_t>& sizes);
 
-  // `array` (the plan's trainable elements): the rank's own share is there, or enqueued on the
+  // `array` (the sum of the sizes): the rank's own share is there, or enqueued on the
   // stream; afterwards all are. Every rank calls it. Errors: the communicator's, the device's.
   absl::Status Gather(float* array, const std::string& what);
 

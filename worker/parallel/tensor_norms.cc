@@ -20,7 +20,7 @@ std::span<int64_t, ExactSum::kWords> SumAt(std::vector<int64_t>& message, size_t
 
 TensorNorms::TensorNorms(const Setup& setup)
     : setup_(setup), sums_(setup.layout->trainable_count()) {
-  CHECK(!setup.squares.empty());
+  CHECK(!setup.squares.squares.empty());
   for (int64_t rank = 0; rank < setup.shards->width(); ++rank) {
     std::vector<size_t>& tensors = tensors_.emplace_back();
     for (const Range& range : setup.shards->Owned(rank)) {
@@ -36,27 +36,11 @@ absl::Status TensorNorms::Add(Range range, const float* param, const float* dire
   absl::Status status;
   setup_.layout->ForTensors(range, [&](size_t tensor, Range part) {
     const int64_t at = part.begin - range.begin;
-    if (status.ok()) status = AddSquares(part.size(), param + at, sums_[tensor].parameter);
-    if (status.ok()) status = AddSquares(part.size(), direction + at, sums_[tensor].direction);
+    if (status.ok()) status = setup_.squares.Add(part.size(), param + at, sums_[tensor].parameter);
+    if (status.ok())
+      status = setup_.squares.Add(part.size(), direction + at, sums_[tensor].direction);
   });
   return status;
-}
-
-absl::Status TensorNorms::AddSquares(int64_t elements, const float* x, ExactSum& sum) {
-  CHECK_EQ(elements % kLeafElements, 0);
-  const auto most = static_cast<int64_t>(setup_.squares.size());
-  for (int64_t left = elements / kLeafElements; left > 0;) {
-    const int64_t leaves = std::min(left, most);
-    setup_.kernels->LeafSquares(leaves, x, setup_.leaf_squares);
-    Stream& stream = setup_.kernels->stream();
-    stream.Copy(setup_.squares.data(), setup_.leaf_squares,
-                static_cast<size_t>(leaves) * sizeof(double));
-    RETURN_IF_ERROR(stream.Record().Await());
-    for (int64_t i = 0; i < leaves; ++i) sum.Add(setup_.squares[static_cast<size_t>(i)]);
-    x += leaves * kLeafElements;
-    left -= leaves;
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<TensorNorms::Norms>> TensorNorms::Gather() {

@@ -11,7 +11,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,7 +19,7 @@
 #include "common/numerics/exact_sum.h"
 #include "common/plan/shard_plan.h"
 #include "worker/comm/core/communicator.h"
-#include "worker/device/kernels.h"
+#include "worker/parallel/leaf_sums.h"
 
 namespace dsrun::worker {
 
@@ -31,9 +30,7 @@ class TensorNorms {
     Communicator* communicator;
     const FlatLayout* layout;
     const ShardPlan* shards;
-    Kernels* kernels;
-    double* leaf_squares;       // the device's, for as many leaves as `squares` has
-    std::span<double> squares;  // the host's; at least one
+    LeafSums squares;
   };
   struct Norms {
     double parameter = 0;
@@ -56,9 +53,6 @@ class TensorNorms {
     ExactSum parameter;
     ExactSum direction;
   };
-  // Adds the squares of whole leaves of one tensor.
-  absl::Status AddSquares(int64_t elements, const float* x, ExactSum& sum);
-
   const Setup setup_;
   std::vector<Sums> sums_;                      // by tensor, of this rank's part
   std::vector<std::vector<size_t>> tensors_;    // by rank, those of which it owns a part, ascending

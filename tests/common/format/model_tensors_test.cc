@@ -107,6 +107,39 @@ TEST(ModelTensors, OfAnotherOptimizer_HaveItsSlotsAndNoOthers) {
 }
 
 // Nothing of the tensors tells all frozen from no slots: the optimizer that is named does.
+// Muon keeps the momentum of a hidden matrix, and of the others both moments.
+TEST(ModelTensors, OfMuon_HaveNoSecondMomentOfHiddenMatrices) {
+  const auto muon = [] {
+    Manifest manifest = OfAModel();
+    manifest.facts.optimizer.name = "muon";
+    for (const LogicalTensor& tensor : LogicalTensors(manifest.facts.model)) {
+      if (tensor.hidden_matrix) Remove(manifest, "state/exp_avg_sq/" + tensor.name);
+    }
+    return manifest;
+  };
+  EXPECT_TRUE(CheckModelTensors(muon()).ok()) << CheckModelTensors(muon());
+  Manifest adamw = muon();
+  adamw.facts.optimizer.name = "adamw";
+  EXPECT_THAT(std::string(CheckModelTensors(adamw).message()),
+              HasSubstr("state/exp_avg_sq/h.0.attn.c_attn.weight: expected shape (32, 96), got no "
+                        "such tensor"));
+  Manifest too_much = OfAModel();
+  too_much.facts.optimizer.name = "muon";
+  EXPECT_THAT(std::string(CheckModelTensors(too_much).message()),
+              HasSubstr("state/exp_avg_sq/h.0.attn.c_attn.weight: expected no such tensor"));
+  Manifest too_little = muon();
+  Remove(too_little, "state/exp_avg_sq/wte.weight");
+  EXPECT_FALSE(CheckModelTensors(too_little).ok());
+  Manifest matrices = muon();  // nothing else was trained
+  for (const LogicalTensor& tensor : LogicalTensors(matrices.facts.model)) {
+    if (tensor.hidden_matrix) continue;
+    Remove(matrices, "state/exp_avg/" + tensor.name);
+    Remove(matrices, "state/exp_avg_sq/" + tensor.name);
+    --Find(matrices, "sums/exponents").shape[0];
+  }
+  EXPECT_TRUE(CheckModelTensors(matrices).ok()) << CheckModelTensors(matrices);
+}
+
 TEST(ModelTensors, WithoutSlots_WhatIsFrozenIsListed) {
   Manifest sgd = OfAModel();
   std::erase_if(sgd.tensors,

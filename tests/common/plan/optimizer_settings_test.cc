@@ -21,7 +21,9 @@ TEST(OptimizerSettings, Table_NamesEachOnce_WithDefaultsInTheirBounds) {
     EXPECT_LE(form.slots.size(), kMostOptimizerSlots);
     const auto settings = CreateOptimizer(std::string(form.name), {}, form.weight_decay);
     ASSERT_TRUE(settings.ok()) << settings.status();
-    EXPECT_EQ(settings->params.size(), form.params.size());
+    for (const OptimizerParam& param : form.params) {
+      EXPECT_EQ(settings->params.contains(std::string(param.key)), !param.optional) << param.key;
+    }
   }
   EXPECT_EQ(OptimizerForms().front().name, kAdamW.name);
 }
@@ -67,6 +69,42 @@ TEST(OptimizerSettings, Groups_FirstThatMatchesWins_AndMatricesAloneDecay) {
   EXPECT_EQ(add("(a"), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(add("a.bias"), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(settings.groups.size(), 2u);
+}
+
+TEST(OptimizerSettings, Muon_IsOfHiddenMatrices_WithRatesBesideTheSchedules) {
+  OptimizerSettings settings =
+      CreateOptimizer("muon", {{"muon_lr", 0.02}, {"adam_lr", 5e-4}}, 0.1).value();
+  EXPECT_EQ(settings.ns_method(), NsMethod::kGram);
+  ASSERT_TRUE(SetRateFactors(1e-3, settings).ok());
+  const LogicalTensor hidden{
+      .name = "fc", .shape = {4, 8}, .weight_decay = true, .hidden_matrix = true};
+  const LogicalTensor table{.name = "wte", .shape = {4, 8}, .weight_decay = true};
+  EXPECT_TRUE(settings.Orthogonalises(hidden));
+  EXPECT_FALSE(settings.Orthogonalises(table));
+  EXPECT_EQ(settings.RatesOf(hidden), (TensorRates{20, 0.1}));
+  EXPECT_EQ(settings.RatesOf(table), (TensorRates{0.5, 0.1}));
+  EXPECT_FALSE(CreateOptimizer("adamw", {}, 0).value().Orthogonalises(hidden));
+  EXPECT_TRUE(OrthogonalisesMatrices(settings.plan()));
+  EXPECT_EQ(CreateOptimizer("muon", {{"ns_method", 1}}, 0).value().ns_method(),
+            NsMethod::kStandard);
+}
+
+TEST(OptimizerSettings, MuonOutOfBounds_SaysWhatIsWrong) {
+  const auto said = [](const std::map<std::string, double>& params) {
+    return std::string(CreateOptimizer("muon", params, 0).status().message());
+  };
+  EXPECT_EQ(said({{"muon_lr", 0}}), "muon_lr: expected a number from 1e-30 on, got 0");
+  EXPECT_EQ(said({{"ns_method", 2}}), "ns_method: expected one of 0 (gram), 1 (standard), got 2");
+  EXPECT_EQ(said({{"ns_method", 0.5}}),
+            "ns_method: expected one of 0 (gram), 1 (standard), got 0.5");
+  EXPECT_EQ(said({{"momentum", 1}}), "momentum: expected a number from 0 on, below 1, got 1");
+  OptimizerSettings settings = CreateOptimizer("muon", {{"adam_lr", 0.1}}, 0).value();
+  EXPECT_THAT(std::string(SetRateFactors(0, settings).message()),
+              HasSubstr("adam_lr: expected a schedule's rate (--lr) above 0"));
+  proto::TrainSpec spec;
+  spec.mutable_optimizer()->set_name("muon");
+  (*spec.mutable_optimizer()->mutable_params())["muon_lr"] = 0.02;
+  EXPECT_FALSE(OptimizerOfSpec(spec).ok()) << "the rate that it stands beside is 0";
 }
 
 TEST(OptimizerSettings, OfASpecWithoutOne_IsAdamWOfTheOldFields) {

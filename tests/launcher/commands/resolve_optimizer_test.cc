@@ -54,7 +54,8 @@ TEST_F(ResolveOptimizerTest, Params_AreTheTables_AndThoseGiven) {
 TEST_F(ResolveOptimizerTest, WhatIsNotThere_OrOutOfBounds_IsAFinding) {
   const auto refused = [&](const Args& more) { return Refused(With(more)); };
   EXPECT_THAT(refused({"--optimizer=adamW2"}),
-              HasSubstr("--optimizer: expected one of adamw, adam, lion, lamb, adagrad, sgd, got "
+              HasSubstr("--optimizer: expected one of adamw, adam, lion, lamb, adagrad, sgd, "
+                        "muon, got "
                         "\"adamW2\"; did you mean adamw?"));
   EXPECT_THAT(refused({"--optimizer=sgd", "--optimizer-param=momentun=1"}),
               HasSubstr("--optimizer-param: sgd has no parameter \"momentun\"; did you mean "
@@ -74,6 +75,49 @@ TEST_F(ResolveOptimizerTest, WhatIsNotThere_OrOutOfBounds_IsAFinding) {
   EXPECT_THAT(refused({"--optimizer-param=beta1"}), HasSubstr("expected KEY=VALUE, got"));
   EXPECT_THAT(refused({"--optimizer=lamb", "--optimizer-param=min_coeff=11"}),
               HasSubstr("min_coeff: expected at most max_coeff (10), got 11"));
+}
+
+TEST_F(ResolveOptimizerTest, Muon_IsOfDeepSpeedsNames_WithMethodsByWord) {
+  const proto::TrainSpec spec = Spec({"--optimizer=muon"});
+  EXPECT_EQ(spec.optimizer().params().at("momentum"), 0.95);
+  EXPECT_EQ(spec.optimizer().params().at("ns_method"), 0);
+  EXPECT_EQ(spec.optimizer().params().at("eps"), 1e-10);
+  EXPECT_FALSE(spec.optimizer().params().contains("muon_lr"));
+  EXPECT_EQ(spec.weight_decay(), 0);
+  const Args args = {"--optimizer=muon", "--lr=0.001",
+                     "--optimizer-param=ns_method=standard,muon_lr=0.02,adam_lr=0.0005"};
+  EXPECT_EQ(Spec(args).optimizer().params().at("ns_method"), 1);
+  const std::string text = Text(args);
+  EXPECT_THAT(text, HasSubstr("optimizer     muon, momentum 0.95, ns_method standard, muon_lr "
+                              "0.02, adam_lr 0.0005, betas 0.9 0.95, eps 1e-10, weight decay 0\n"));
+  EXPECT_THAT(text, testing::ContainsRegex("\n  matrices      16 hidden ones orthogonalised in "
+                                           "[0-9]+ rounds?, in each at most one by each rank; "));
+  EXPECT_THAT(text, testing::ContainsRegex("hidden matrices, orthogonalised +16 +1,769,472 +20 "));
+  EXPECT_THAT(text, testing::ContainsRegex("\n +others +2 +[0-9,]+ +0.5 "));
+  EXPECT_THAT(text, testing::ContainsRegex("norms and biases +34 +[0-9,]+ +0.5 "));
+  EXPECT_THAT(text, testing::ContainsRegex("rank +reduction +gather +matrices\n"));
+  EXPECT_THAT(DryRunJson(Good(With(args)), machine_), HasSubstr("\"ns_method\": \"standard\""));
+  EXPECT_THAT(DryRunJson(Good(With(args)), machine_), HasSubstr("muon_matrix"));
+  EXPECT_THAT(Text({}), Not(HasSubstr("orthogonalised")));
+}
+
+TEST_F(ResolveOptimizerTest, MuonsBadParameters_AreFindings) {
+  const auto refused = [&](const char* param) {
+    return Refused(With({"--optimizer=muon", std::string("--optimizer-param=") + param}));
+  };
+  EXPECT_THAT(refused("muon_lr=0"),
+              HasSubstr("--optimizer-param: muon_lr: expected a number from 1e-30 on, got 0"));
+  EXPECT_THAT(refused("ns_method=grams"),
+              HasSubstr("--optimizer-param: ns_method: expected gram or standard, got \"grams\"; "
+                        "did you mean gram?"));
+  EXPECT_THAT(refused("ns_method=1"), HasSubstr("ns_method: expected gram or standard, got \"1\""));
+  EXPECT_THAT(Refused(With({"--optimizer=muon", "--optimizer-param=muon_lr=0.02", "--lr=0"})),
+              HasSubstr("muon_lr: expected a schedule's rate (--lr) above 0"));
+  EXPECT_THAT(Refused(With({"--optimizer=muon", "--optimizer-param=muon_lr=0.02",
+                            "--lr-schedule=OneCycle", "--lr-schedule-param=cycle_min_lr=1e-4",
+                            "--lr-schedule-param=cycle_max_lr=1e-3"})),
+              HasSubstr("muon_lr stands beside --lr, which has no effect with --lr-schedule "
+                        "OneCycle; leave it out, or give --param-group"));
 }
 
 TEST_F(ResolveOptimizerTest, OneCycle_MovesBetasThatMustBeThere) {
@@ -144,6 +188,8 @@ TEST_F(ResolveOptimizerTest, Memory_HasTheSlotsOfTheOptimizer) {
   EXPECT_EQ(lines({"--optimizer=lion"}), "optimizer.exp_avg ");
   EXPECT_EQ(lines({"--optimizer=adagrad"}), "optimizer.sum ");
   EXPECT_EQ(lines({"--optimizer=sgd"}), "");
+  EXPECT_EQ(lines({"--optimizer=muon"}),
+            "optimizer.exp_avg optimizer.exp_avg_sq muon_matrix muon_scratch ");
   EXPECT_EQ(lines({"--optimizer=sgd", "--optimizer-param=momentum=0.9"}),
             "optimizer.momentum_buffer ");
 }

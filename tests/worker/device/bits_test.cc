@@ -71,6 +71,10 @@ void RunElementwise(Kernels& k, Outputs& o) {
   k.SgdMomentum(n, sgd, b.data(), start("momentum"), slot("buffer", 3));
   sgd.nesterov = true;
   k.SgdMomentum(n, sgd, b.data(), start("nesterov"), slot("nesterov buffer", 3));
+  o["muon"] = b;
+  k.MuonMomentum(n, {.momentum = 0.95f, .grad_scale = 0.37f}, o["muon"].data(), slot("muon m", 3));
+  k.DescendAndDecay(n, 0.013f, 0.002f, b.data(), start("muon step"));
+  k.Scale(n, 0.3f, start("scaled"));
   std::vector<double> squares(48);
   k.LeafSquares(48, a.data(), squares.data());
   o["squares"].resize(96);
@@ -128,6 +132,12 @@ void RunProducts(Kernels& k, Outputs& o, int64_t rows, int64_t inputs, int64_t o
   k.LinearBackwardInputGelu(shape, d.data(), w.data(), x.data(), out("dpre", rows * inputs));
   k.LinearBackwardWeight(shape, x.data(), d.data(), out("dw", inputs * outputs));
   k.LinearBackwardBias(shape, d.data(), out("db", outputs));
+  k.MatrixProduct({inputs, outputs, rows, true, false}, x.data(), d.data(),
+                  out("product", inputs * outputs));
+  k.MatrixProduct({rows, inputs, outputs, false, true}, d.data(), w.data(),
+                  out("product transposed", rows * inputs));
+  const int64_t side = std::min(rows, inputs);
+  k.MatrixPolynomial(side, {3.4445f, -4.775f, 2.0315f}, x.data(), out("polynomial", side * side));
   const HeadShape head{rows, inputs, outputs, outputs};
   k.HeadForward(head, x.data(), w.data(), out("logits", rows * outputs));
   k.HeadBackwardInput(head, d.data(), w.data(), out("head dx", rows * inputs));

@@ -445,6 +445,58 @@ TEST_F(CpuKernelsTest, AdamW_MatchesFormulaOverSeveralSteps) {
   ExpectClose(param, wide_param, 1e-5, "param");
 }
 
+TEST_F(CpuKernelsTest, MuonsLoops_MatchTheirFormulas) {
+  const int64_t n = 40001;
+  Floats param = Random(n, 41), m = Random(n, 42), update = Random(n, 43);
+  Doubles wide_param = Wide(param), wide_m = Wide(m), wide_update = Wide(update);
+  kernels_.MuonMomentum(n, {.momentum = 0.9f, .grad_scale = 0.5f}, update.data(), m.data());
+  kernels_.Scale(n, 3, update.data());
+  kernels_.DescendAndDecay(n, 0.02f, 0.003f, update.data(), param.data());
+  for (size_t i = 0; i < Z(n); ++i) {
+    const double g = 0.5 * wide_update[i];
+    wide_m[i] = 0.9 * wide_m[i] + 0.1 * g;
+    wide_update[i] = 3 * (0.9 * wide_m[i] + 0.1 * g);
+    wide_param[i] -= 0.02 * wide_update[i] + 0.003 * wide_param[i];
+  }
+  ExpectClose(m, wide_m, 1e-6, "m");
+  ExpectClose(update, wide_update, 1e-6, "update");
+  ExpectClose(param, wide_param, 1e-6, "param");
+}
+
+// Sizes of one tile and of several; each operand as it stands and transposed.
+TEST_F(CpuKernelsTest, MatrixProductAndPolynomial_MatchTheirFormulas) {
+  const int64_t m = 40, n = 37, k = 29;
+  const Floats a = Random(m * k, 44), b = Random(k * n, 45);
+  const auto transposed = [](int64_t rows, int64_t columns, const Floats& x) {
+    Floats t(x.size());
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      t[Z(i % columns * rows + i / columns)] = x[Z(i)];
+    }
+    return t;
+  };
+  const Doubles expected = testing::LinearOf(m, k, n, Wide(a), Wide(b), {});
+  for (const bool of_a : {false, true}) {
+    for (const bool of_b : {false, true}) {
+      const Floats left = of_a ? transposed(m, k, a) : a;
+      const Floats right = of_b ? transposed(k, n, b) : b;
+      Floats out(Z(m * n));
+      kernels_.MatrixProduct({m, n, k, of_a, of_b}, left.data(), right.data(), out.data());
+      ExpectClose(out, expected, 1e-6, "product");
+    }
+  }
+  for (const int64_t size : {1, 30, 400}) {
+    const Floats x = Random(size * size, 46, 0.1);
+    Doubles polynomial = testing::LinearOf(size, size, size, Wide(x), Wide(x), {});
+    for (int64_t i = 0; i < size * size; ++i) {
+      polynomial[Z(i)] =
+          (i % (size + 1) == 0 ? 2 : 0) - 3 * double{x[Z(i)]} + 0.5 * polynomial[Z(i)];
+    }
+    Floats out(Z(size * size));
+    kernels_.MatrixPolynomial(size, {.a = 2, .b = -3, .c = 0.5f}, x.data(), out.data());
+    ExpectClose(out, polynomial, 1e-6, "polynomial");
+  }
+}
+
 TEST_F(CpuKernelsTest, LeafSquares_SumsEachLeafInDouble) {
   const int64_t leaves = 130;
   const Floats x = Random(leaves * 1024, 31, 100);

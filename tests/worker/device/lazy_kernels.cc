@@ -309,6 +309,29 @@ class LazyKernels final : public Kernels {
     core_->Enqueue(lane_, "SgdMomentum", {Of(grad, n), Of(param, n), Of(buffer, n)},
                    [=, this] { inner_.SgdMomentum(n, arguments, grad, param, buffer); });
   }
+  void MuonMomentum(int64_t n, const MuonArguments& arguments, float* grad, float* m) override {
+    core_->Enqueue(lane_, "MuonMomentum", {Of(grad, n), Of(m, n)},
+                   [=, this] { inner_.MuonMomentum(n, arguments, grad, m); });
+  }
+  void DescendAndDecay(int64_t n, float rate, float decay, const float* direction,
+                       float* param) override {
+    core_->Enqueue(lane_, "DescendAndDecay", {Of(direction, n), Of(param, n)},
+                   [=, this] { inner_.DescendAndDecay(n, rate, decay, direction, param); });
+  }
+  void Scale(int64_t n, float factor, float* x) override {
+    core_->Enqueue(lane_, "Scale", {Of(x, n)}, [=, this] { inner_.Scale(n, factor, x); });
+  }
+  void MatrixProduct(const ProductShape& shape, const float* a, const float* b,
+                     float* out) override {
+    core_->Enqueue(lane_, "MatrixProduct",
+                   {Of(a, shape.rows * shape.inner), Of(b, shape.inner * shape.columns),
+                    Of(out, shape.rows * shape.columns)},
+                   [=, this] { inner_.MatrixProduct(shape, a, b, out); });
+  }
+  void MatrixPolynomial(int64_t size, const Quadratic& of, const float* x, float* out) override {
+    core_->Enqueue(lane_, "MatrixPolynomial", {Of(x, size * size), Of(out, size * size)},
+                   [=, this] { inner_.MatrixPolynomial(size, of, x, out); });
+  }
   void LeafSquares(int64_t leaves, const float* x, double* squares) override {
     core_->Enqueue(lane_, "LeafSquares", {Of(x, leaves * 1024), Of(squares, leaves)},
                    [=, this] { inner_.LeafSquares(leaves, x, squares); });

@@ -8,6 +8,8 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
 #include "common/format/frozen_in.h"
+#include "common/model/model_plan.h"
+#include "common/model/model_spec_proto.h"
 #include "common/plan/optimizer_settings.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -34,6 +36,7 @@ std::vector<Choice> All() {
     all.push_back({std::string(form.name), {}, by_gradient ? 0.1 : 3e-3});
   }
   all.push_back({"sgd", {{"momentum", 0.9}, {"nesterov", 1}}, 0.03});
+  all.push_back({"muon", {{"ns_method", 1}, {"muon_lr", 0.02}}});
   return all;
 }
 
@@ -101,6 +104,36 @@ TEST(OptimizersTest, AGroupOfNoTensor_OrNoSuchOptimizer_IsRefusedBeforeAnythingS
   }
 }
 
+TEST(OptimizersTest, Muon_HasTheSameBits_WhateverTheBucketsThreadsAndOverlap) {
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/4);
+  Choose({"muon", {{"muon_lr", 0.02}}}, &spec);
+  spec.mutable_optimizer()->add_groups()->set_pattern("h\\.0\\.");
+  spec.mutable_optimizer()->mutable_groups(0)->set_lr_scale(0.5);
+  const TrainedState one = Train(spec, 1, 4);
+  for (const int64_t bucket : {4 << 10, 20 << 10, 1 << 20}) {
+    for (const int stage : {0, 1, 3}) {
+      spec.set_bucket_bytes(bucket);
+      spec.set_zero_stage(stage);
+      spec.set_overlap_comm(bucket != 20 << 10);
+      spec.set_threads_per_rank(bucket == 1 << 20 ? 3 : 1);
+      EXPECT_TRUE(one.SameBits(Train(spec, stage == 1 ? 4 : 2, 4)))
+          << "stage " << stage << ", buckets of " << bucket;
+    }
+  }
+}
+
+// A choice that the table does not have, a rate of 0, and one beside a rate of 0.
+TEST(OptimizersTest, MuonsBadParameters_AreRefusedBeforeAnythingStarts) {
+  for (const Params& params : {Params{{"muon_lr", 0}}, {{"ns_method", 2}}, {{"adam_lr", -1}}}) {
+    proto::TrainSpec spec = TinySpec(1);
+    Choose({"muon", params}, &spec);
+    OnRanks(spec, 1, [](Trainer::Setup& setup) { EXPECT_FALSE(Trainer::Create(setup).ok()); });
+  }
+  proto::TrainSpec beside = TinySpec(1);
+  Choose({"muon", {{"muon_lr", 0.02}}, /*lr=*/0}, &beside);
+  OnRanks(beside, 1, [](Trainer::Setup& setup) { EXPECT_FALSE(Trainer::Create(setup).ok()); });
+}
+
 // With and without frozen tensors, which no slot tells of where there are none.
 TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
   for (const Choice& choice : All()) {
@@ -129,6 +162,28 @@ TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
   }
 }
 
+// Nothing has a second moment then: the slot is there, and empty.
+TEST(OptimizersTest, MuonOfHiddenMatricesAlone_GoesThroughARestartAtAnotherWidth) {
+  proto::JobSpec job = Job();
+  Choose({"muon"}, job.mutable_train());
+  for (const LogicalTensor& tensor : LogicalTensors(FromProto(job.train().model()))) {
+    if (!tensor.hidden_matrix) job.mutable_train()->add_frozen(tensor.name);
+  }
+  const std::string undisturbed = UndisturbedHash(job);
+  for (const int stage : {0, 1, 3}) {
+    job.mutable_train()->set_zero_stage(stage);
+    FaultyFileSystem fs;
+    WorkerCluster cluster(job, fs);
+    cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+      if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
+    };
+    cluster.Run(3);
+    cluster.on_message = nullptr;
+    for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(NewestHash(fs), undisturbed) << stage;
+  }
+}
+
 TEST(OptimizersTest, ACheckpointOfAnotherOptimizer_IsRefused) {
   FaultyFileSystem fs;
   proto::JobSpec first = Job("first");
@@ -136,7 +191,7 @@ TEST(OptimizersTest, ACheckpointOfAnotherOptimizer_IsRefused) {
   first.mutable_train()->set_train_iters(4);
   WorkerCluster cluster(first, fs);
   for (const auto& outcome : cluster.Run(2)) ASSERT_TRUE(outcome.ok()) << outcome.status();
-  for (const Choice& choice : {Choice{"adam"}, Choice{"sgd"}, Choice{"lion"}}) {
+  for (const Choice& choice : {Choice{"adam"}, Choice{"sgd"}, Choice{"lion"}, Choice{"muon"}}) {
     proto::JobSpec second = Job("second");
     second.mutable_train()->set_load_dir("/first");
     Choose(choice, second.mutable_train());

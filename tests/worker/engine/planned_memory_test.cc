@@ -76,6 +76,14 @@ std::vector<std::pair<std::string, proto::TrainSpec>> Jobs() {
     also("frozen").add_frozen("wte.weight");
     also("recomputed").mutable_recompute()->set_every(1);
   }
+  for (const int stage : {0, 1, 3}) {
+    proto::TrainSpec& muon = add("muon, stage " + std::to_string(stage));
+    muon.set_zero_stage(stage);
+    muon.mutable_optimizer()->set_name("muon");
+  }
+  proto::TrainSpec& own_nothing = add("muon, small buckets");
+  own_nothing.set_bucket_bytes(4096);
+  own_nothing.mutable_optimizer()->set_name("muon");
   ModelSpec llama = *FindPreset("llama-nano");
   llama.num_layers = 2;
   ToProto(llama, add("llama").mutable_model());

@@ -133,7 +133,7 @@ TrainedState Train(const proto::TrainSpec& spec, int width, int steps, const How
     for (size_t slot = 0; slot < state.slots.size(); ++slot) {
       arenas[slot]->resize(static_cast<size_t>(layout.size()));
       int64_t at = 0;
-      for (const Range& range : (*trainer)->owned()) {
+      for (const Range& range : (*trainer)->owned_with_slot(slot)) {
         std::copy_n(state.slots[slot] + at, range.size(), arenas[slot]->data() + range.begin);
         at += range.size();
       }

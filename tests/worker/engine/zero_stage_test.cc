@@ -127,6 +127,35 @@ TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
   }
 }
 
+TEST(ZeroStageTest, BytesOfMuonsMatrices_AreThoseOfThePlan) {
+  constexpr int kSteps = 2;
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
+  spec.mutable_optimizer()->set_name("muon");
+  for (const int width : {1, 3, 4}) {
+    for (const int stage : {0, 1, 3}) {
+      SCOPED_TRACE(std::to_string(width) + " ranks, stage " + std::to_string(stage));
+      spec.set_zero_stage(stage);
+      MemoryInput input = MemoryInputFromProto(spec);
+      input.width = width;
+      const std::vector<PlannedTraffic> plan = PlanTraffic(input);
+      std::vector<std::unique_ptr<CountingCommunicator>> counting(static_cast<size_t>(width));
+      Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
+              auto& mine = counting[static_cast<size_t>(setup.communicator->rank())];
+              mine = std::make_unique<CountingCommunicator>(*setup.communicator);
+              setup.communicator = mine.get();
+            }});
+      for (size_t rank = 0; rank < plan.size(); ++rank) {
+        int64_t sent = 0;
+        for (const auto& [what, bytes] : counting[rank]->sent) {
+          if (what.find(" matrices of round ") != std::string::npos) sent += bytes;
+        }
+        EXPECT_EQ(sent, kSteps * plan[rank].matrices) << rank;
+        EXPECT_EQ(sent > 0, width > 1) << rank;
+      }
+    }
+  }
+}
+
 // Trains to step 7 under one stage, goes on with another and another width from the checkpoint of
 // step 6: a rank of stage 0 reads its own share and hears the others'.
 TEST(ZeroStageTest, CheckpointOfAnyStage_GoesOnUnderAnyOther) {

@@ -44,9 +44,7 @@ std::vector<TensorNorms::Norms> NormsAt(int width, size_t most) {
     TensorNorms exchange({.communicator = group[static_cast<size_t>(rank)].get(),
                           .layout = &layout,
                           .shards = &shards,
-                          .kernels = &kernels,
-                          .leaf_squares = device.data(),
-                          .squares = host});
+                          .squares = {&kernels, device.data(), host}});
     for (int step = 0; step < 2; ++step) {  // nothing of a step stays for the next
       for (const Range& range : shards.Owned(rank)) {
         ASSERT_TRUE(

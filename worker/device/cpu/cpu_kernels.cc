@@ -575,6 +575,42 @@ void CpuKernels::SgdMomentum(int64_t n, const SgdArguments& arguments, const flo
   });
 }
 
+void CpuKernels::MuonMomentum(int64_t n, const MuonArguments& arguments, float* grad, float* m) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.muon_momentum(end - begin, arguments, grad + begin, m + begin);
+  });
+}
+
+void CpuKernels::DescendAndDecay(int64_t n, float rate, float decay, const float* direction,
+                                 float* param) {
+  ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
+    loops_.descend_and_decay(end - begin, rate, decay, direction + begin, param + begin);
+  });
+}
+
+void CpuKernels::Scale(int64_t n, float factor, float* x) {
+  ForPieces(n, kElementPiece,
+            [&](int64_t begin, int64_t end) { loops_.scale(end - begin, factor, x + begin); });
+}
+
+void CpuKernels::MatrixProduct(const ProductShape& shape, const float* a, const float* b,
+                               float* out) {
+  const Operand left{a, shape.a_transposed ? shape.rows : shape.inner, shape.a_transposed};
+  const Operand right{b, shape.b_transposed ? shape.inner : shape.columns, shape.b_transposed};
+  matmul_.Run(shape.rows, shape.columns, shape.inner, left, right, out, shape.columns);
+}
+
+void CpuKernels::MatrixPolynomial(int64_t size, const Quadratic& of, const float* x, float* out) {
+  matmul_.Run(size, size, size, {x, size}, {x, size}, out, size, TileWork::kSecondMatrix,
+              [&](Range rows, Range columns) {
+                for (int64_t row = rows.begin; row < rows.end; ++row) {
+                  const int64_t at = row * size + columns.begin;
+                  loops_.combine(columns.size(), of.c, of.b, x + at, out + at);
+                  if (row >= columns.begin && row < columns.end) out[row * size + row] += of.a;
+                }
+              });
+}
+
 void CpuKernels::LeafSquares(int64_t leaves, const float* x, double* squares) {
   ForPieces(leaves, kLeafPiece, [&](int64_t begin, int64_t end) {
     loops_.leaf_squares(end - begin, x + begin * 1024, squares + begin);

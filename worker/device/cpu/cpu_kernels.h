@@ -123,6 +123,13 @@ class CpuKernels final : public Kernels {
   void Sgd(int64_t n, const SgdArguments& arguments, const float* grad, float* param) override;
   void SgdMomentum(int64_t n, const SgdArguments& arguments, const float* grad, float* param,
                    float* buffer) override;
+  void MuonMomentum(int64_t n, const MuonArguments& arguments, float* grad, float* m) override;
+  void DescendAndDecay(int64_t n, float rate, float decay, const float* direction,
+                       float* param) override;
+  void Scale(int64_t n, float factor, float* x) override;
+  void MatrixProduct(const ProductShape& shape, const float* a, const float* b,
+                     float* out) override;
+  void MatrixPolynomial(int64_t size, const Quadratic& of, const float* x, float* out) override;
   void LeafSquares(int64_t leaves, const float* x, double* squares) override;
 
  private:

@@ -271,6 +271,28 @@ void SgdMomentumLoop(int64_t n, const SgdArguments& a, const float* __restrict g
   }
 }
 
+void MuonMomentumLoop(int64_t n, const MuonArguments& a, float* __restrict grad,
+                      float* __restrict m) {
+  const float momentum = a.momentum;
+  const float fresh = 1.0f - a.momentum;
+  const float scale = a.grad_scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const float added = fresh * (grad[i] * scale);
+    m[i] = momentum * m[i] + added;
+    grad[i] = momentum * m[i] + added;
+  }
+}
+
+void DescendAndDecayLoop(int64_t n, float rate, float decay, const float* __restrict direction,
+                         float* __restrict param) {
+  for (int64_t i = 0; i < n; ++i) param[i] -= rate * direction[i] + decay * param[i];
+}
+
+void CombineLoop(int64_t n, float of_x, float of_y, const float* __restrict y,
+                 float* __restrict x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = of_x * x[i] + of_y * y[i];
+}
+
 constexpr int64_t kLeaf = 1024;
 
 void LeafSquares(int64_t leaves, const float* x, double* squares) {
@@ -692,6 +714,9 @@ const LoopTable DSRUN_LOOPS = {
     .adagrad = AdagradLoop,
     .sgd = SgdLoop,
     .sgd_momentum = SgdMomentumLoop,
+    .muon_momentum = MuonMomentumLoop,
+    .descend_and_decay = DescendAndDecayLoop,
+    .combine = CombineLoop,
     .leaf_squares = LeafSquares,
     .dot = Dot<float>,
     .store_fixed = StoreFixed,

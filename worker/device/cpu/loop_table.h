@@ -12,6 +12,7 @@ struct AdamWArguments;  // adamw_arguments.h
 struct LionArguments;   // optimizer_arguments.h
 struct AdagradArguments;
 struct SgdArguments;
+struct MuonArguments;
 
 // Loops over arrays of the type that a model computes in (reals.h), void* here: one table for each
 // type. Elements are loaded as floats and rounded once, where they are stored. What is float* is
@@ -83,6 +84,11 @@ struct LoopTable {
   void (*sgd)(int64_t n, const SgdArguments& arguments, const float* grad, float* param);
   void (*sgd_momentum)(int64_t n, const SgdArguments& arguments, const float* grad, float* param,
                        float* buffer);
+  void (*muon_momentum)(int64_t n, const MuonArguments& arguments, float* grad, float* m);
+  void (*descend_and_decay)(int64_t n, float rate, float decay, const float* direction,
+                            float* param);
+  // x = of_x x + of_y y
+  void (*combine)(int64_t n, float of_x, float of_y, const float* y, float* x);
   void (*leaf_squares)(int64_t leaves, const float* x, double* squares);
   float (*dot)(int64_t n, const float* a, const float* b);
 
