@@ -35,6 +35,10 @@ std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
 
 }  // namespace
 
+ModelPlan ModelOf(const MemoryInput& input) {
+  return input.own != nullptr ? *input.own : PlanModel(input.model, input.frozen);
+}
+
 int64_t MemoryPlan::total_bytes() const {
   int64_t total = 0;
   for (const PlannedBuffer& buffer : buffers) total += buffer.bytes();
@@ -64,7 +68,7 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        model_(PlanModel(input.model, input.frozen)),
+        model_(ModelOf(input)),
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
@@ -93,7 +97,8 @@ class Planner {
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
     const SumPlaces& places = one_atom ? places_of_one_atom_ : places_of_several_;
     const int64_t owned = shards_.OwnedSize(rank);
-    const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
+    const int64_t tokens =
+        input_.micro_batch_size * (model_.InputsOfSample() + model_.TargetsOfSample());
     const bool frozen = !input_.frozen.empty();
     const std::string trained = frozen ? "T (trainable of P)" : "P";
     MemoryPlan plan;
@@ -146,7 +151,8 @@ class Planner {
             : "owned share of the largest bucket x other ranks, half of single contributions");
     add("leaf_squares", "communication", largest / kLeafElements, DType::kF64,
         "leaves of the owned share of the largest bucket");
-    add("tokens", "activations", 2 * tokens, DType::kI32, "2 x B x T", Space::kHost);
+    add("tokens", "activations", tokens, DType::kI32,
+        model_.sample == SampleShape() ? "2 x B x T" : "B x (inputs + targets)", Space::kHost);
     const std::vector<PlannedBuffer>& lines = activations_.lines();
     plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());
     return plan;
@@ -202,7 +208,7 @@ class Planner {
 
 absl::Status CheckPlannable(const MemoryInput& input) {
   constexpr double kMostBytes = 1e18;
-  const ModelPlan model = PlanModel(input.model, input.frozen);
+  const ModelPlan model = ModelOf(input);
   const double rows =
       static_cast<double>(input.micro_batch_size) * static_cast<double>(input.model.seq_length);
   double activations = 0;

@@ -15,7 +15,6 @@
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/frozen_in.h"
-#include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/plan/optimizer_of_spec.h"
 #include "worker/checkpoint/find_checkpoint.h"
@@ -135,8 +134,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
   setup.trainer->ParametersChanged();
   ASSIGN_OR_RETURN(
       const std::vector<float> exponents,
-      LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),
-                       setup.trainer->layout(), GradientExponents::kProvisionalInFile));
+      LoadSumExponents(checkpoint, setup.trainer->plan().tensors, setup.trainer->layout(),
+                       GradientExponents::kProvisionalInFile));
   // Fast sums do not use them, and would leave them behind as they were.
   const bool exact = SumsOf(setup.job->train().sums()) == kExactSums;
   if (exact && !exponents.empty()) {

@@ -30,8 +30,8 @@ struct Pass {
   Kernels& kernels;
   int64_t batch;           // sequences
   int64_t seq_length;      // of them; the plan's or, for sampling, less
-  const int32_t* tokens;   // (batch, seq_length)
-  const int32_t* targets;  // (batch, seq_length); below 0: masked
+  const int32_t* tokens;   // (rows, inputs_of_row), of a language model (batch, seq_length)
+  const int32_t* targets;  // (rows, targets_of_row), likewise; below 0: masked
   std::span<const float* const> parameters;
   std::span<float* const> gradients;     // backward only; null: not wanted
   std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
@@ -40,6 +40,12 @@ struct Pass {
   double* losses;  // of the host, (rows): written by backward and Loss of the head, in nats
 
   int64_t rows() const { return batch * seq_length; }
+  // What stands at `tokens` and `targets` where samples are of floats (SampleShape).
+  const float* Inputs() const { return Floats(tokens); }
+  const float* Targets() const { return Floats(targets); }
+  static const float* Floats(const int32_t* elements) {
+    return static_cast<const float*>(static_cast<const void*>(elements));
+  }
   float* Kept(size_t index) const { return static_cast<float*>(kept[index]); }
   float* Work(size_t index) const { return static_cast<float*>(workspace[index]); }
 };
@@ -63,7 +69,7 @@ class Head : public Layer {
  public:
   // The loss alone, after Forward.
   virtual void Loss(const Pass& pass) = 0;
-  // After Forward: logits (vocab_size) of one row, to the host.
+  // After Forward: logits (vocab_size) of one row, or what else the head gives for it, to the host.
   virtual void Logits(const Pass& pass, int64_t row, float* logits) = 0;
 };
 
