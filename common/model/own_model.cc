@@ -50,8 +50,9 @@ absl::Status CheckActivations(const std::string& where,
 absl::Status CheckTensor(const std::string& where, const LogicalTensor& tensor) {
   RETURN_IF_ERROR(CheckName(where, tensor.name));
   if (tensor.shape.empty()) {
-    return Wrong(where, absl::StrCat("tensor ", tensor.name, " has no shape; a single number has "
-                                                             "shape {1}"));
+    return Wrong(where, absl::StrCat("tensor ", tensor.name,
+                                     " has no shape; a single number has "
+                                     "shape {1}"));
   }
   double elements = 1;
   for (const int64_t extent : tensor.shape) {
@@ -63,9 +64,9 @@ absl::Status CheckTensor(const std::string& where, const LogicalTensor& tensor) 
                                      " elements; at most ", kMostElements, " are planned for"));
   }
   if (!std::isfinite(tensor.stddev) || tensor.stddev < 0) {
-    return Wrong(where, absl::StrCat("tensor ", tensor.name,
-                                     ": expected a standard deviation from 0 on, got ",
-                                     tensor.stddev));
+    return Wrong(where,
+                 absl::StrCat("tensor ", tensor.name,
+                              ": expected a standard deviation from 0 on, got ", tensor.stddev));
   }
   if (tensor.trainable) return absl::OkStatus();
   return Wrong(where, absl::StrCat("tensor ", tensor.name,
@@ -179,8 +180,8 @@ class Planner {
     RETURN_IF_ERROR(CheckName(where, layer.name));
     if (!layers_.insert(layer.name).second) return Wrong(where, "another layer has this name");
     if (!std::isfinite(layer.flops_of_row) || layer.flops_of_row < 0) {
-      return Wrong(where, absl::StrCat("expected operations of a row from 0 on, got ",
-                                       layer.flops_of_row));
+      return Wrong(
+          where, absl::StrCat("expected operations of a row from 0 on, got ", layer.flops_of_row));
     }
     RETURN_IF_ERROR(CheckActivations(where, layer.kept));
     RETURN_IF_ERROR(CheckActivations(where, layer.workspace));

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "common/numerics/fingerprint.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/plan/zero_stage.h"
 
@@ -20,8 +19,7 @@ absl::Status Wrong(std::string_view flag, const std::string& what) {
 
 absl::Status Whole(std::string_view flag, int64_t value, int64_t least, int64_t most = kMost) {
   if (value >= least && value <= most) return absl::OkStatus();
-  return Wrong(flag,
-               absl::StrCat("expected a number from ", least, " to ", most, ", got ", value));
+  return Wrong(flag, absl::StrCat("expected a number from ", least, " to ", most, ", got ", value));
 }
 
 absl::Status Real(std::string_view flag, double value, double least) {
@@ -50,9 +48,9 @@ absl::Status CheckBatch(const Config& c) {
   RETURN_IF_ERROR(Whole("micro-batches-per-atom", c.micro_batches_per_atom, 1));
   RETURN_IF_ERROR(Whole("train-iters", c.train_iters, 1));
   if (c.global_batch_size % c.micro_batch_size == 0) return absl::OkStatus();
-  return Wrong("global-batch-size", absl::StrCat("expected a multiple of --micro-batch-size ",
-                                                 c.micro_batch_size, ", got ",
-                                                 c.global_batch_size));
+  return Wrong("global-batch-size",
+               absl::StrCat("expected a multiple of --micro-batch-size ", c.micro_batch_size,
+                            ", got ", c.global_batch_size));
 }
 
 absl::Status CheckRates(const Config& c) {
@@ -74,13 +72,13 @@ absl::Status CheckEngine(const Config& c) {
   }
   RETURN_IF_ERROR(Whole("zero3-prefetch", c.zero3_prefetch, -1));
   RETURN_IF_ERROR(Whole("zero3-persistence-threshold", c.zero3_persistence_threshold, -1));
-  RETURN_IF_ERROR(OneOf("sums", c.sums, {"exact", kSumsFastFlag}));
+  RETURN_IF_ERROR(OneOf("sums", c.sums, {"exact", "fast"}));
   RETURN_IF_ERROR(OneOf("check-collectives", c.check_collectives, {"start", "always", "off"}));
   if (!c.isa_cap.empty()) {
     RETURN_IF_ERROR(OneOf("isa-cap", c.isa_cap, {"avx512", "avx2", "baseline"}));
   }
-  if (!IsBuiltZeroStage(static_cast<int>(
-          c.zero_stage < 0 || c.zero_stage > 3 ? -1 : c.zero_stage))) {
+  if (!IsBuiltZeroStage(
+          static_cast<int>(c.zero_stage < 0 || c.zero_stage > 3 ? -1 : c.zero_stage))) {
     return Wrong("zero-stage", absl::StrCat("expected one of the stages that this engine has, ",
                                             kBuiltZeroStages, ", got ", c.zero_stage));
   }

@@ -1,5 +1,6 @@
-// How a model of one's own is trained: the settings of `dsrun train`, by the names of its flags, for
-// Engine::Initialize. What a field means, and its default, is what docs/cli.md says of the flag.
+// How a model of one's own is trained: the settings of `dsrun train`, by the names of its flags,
+// for Engine::Initialize. What a field means, and its default, is what docs/cli.md says of the
+// flag.
 
 #ifndef DSRUN_WORKER_API_CONFIG_H_
 #define DSRUN_WORKER_API_CONFIG_H_

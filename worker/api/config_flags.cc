@@ -63,7 +63,7 @@ OwnFlag Time(std::string name, std::string about, absl::Duration* into) {
 // "beta1=0.9,eps=1e-8", added to what is there.
 OwnFlag Params(std::string name, std::string about, std::map<std::string, double>* into) {
   return {std::move(name), "KEY=X", std::move(about), [into](const std::string& text) {
-            for (const std::string part : absl::StrSplit(text, ',')) {
+            for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, ','))) {
               const size_t equals = part.find('=');
               const auto value = equals == std::string::npos
                                      ? std::nullopt
@@ -162,8 +162,9 @@ absl::StatusOr<Config> Config::FromFlags(int argc, const char* const* argv,
   for (const OwnFlag& flag : own) {
     if (flags.emplace(flag.name, &flag).second) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("--", flag.name, ": the engine has a flag of this name, and so has the "
-                                      "program; call the program's otherwise"));
+        absl::StrCat("--", flag.name,
+                     ": the engine has a flag of this name, and so has the "
+                     "program; call the program's otherwise"));
   }
   std::set<std::string> given;
   for (int i = 1; i < argc; ++i) {

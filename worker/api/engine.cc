@@ -176,8 +176,7 @@ absl::StatusOr<std::vector<float>> RankEngine::Outputs(const SampleFn& sample, i
       RETURN_IF_ERROR(worker::CheckSample(plan, one, its)) << "sample " << index;
     }
     trainer_->parameters().BeginPass(PassKind::kForwardOnly);
-    RETURN_IF_ERROR(
-        parts_.model->Forward(0, given.data(), wanted.data(), trainer_->parameters()));
+    RETURN_IF_ERROR(parts_.model->Forward(0, given.data(), wanted.data(), trainer_->parameters()));
     RETURN_IF_ERROR(parts_.model->Outputs(0, trainer_->parameters(), out.data()));
     const int64_t samples = std::min(batch, count - begin);
     all.insert(all.end(), out.begin(), out.begin() + samples * of_sample);
@@ -198,8 +197,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   ASSIGN_OR_RETURN(*job.mutable_train(), SpecOfConfig(config, own.plan, processors));
   RETURN_IF_ERROR(worker::CapLibraryOnce(job.train().isa_cap()));
   ASSIGN_OR_RETURN(worker::Engine parts, worker::BuildEngine(job.train(), &own));
-  auto engine = std::make_unique<RankEngine>(config, place, std::move(job),
-                                             std::move(communicator), std::move(parts));
+  auto engine = std::make_unique<RankEngine>(config, place, std::move(job), std::move(communicator),
+                                             std::move(parts));
   RETURN_IF_ERROR(engine->Prepare(model.sample, std::move(sample), file_system));
   return engine;
 }

@@ -76,16 +76,17 @@ class Engine {
   // Writes a checkpoint of this step, each rank its part, and returns its manifest's name when it
   // is committed; older ones of this job are removed as config.keep_last and keep_every say. The
   // folder is made where it is missing, and is one that all ranks share. A second save of a step
-  // into the same folder returns the first one's. Errors: FAILED_PRECONDITION: the newest checkpoint
-  // of the folder is of another job, and this one has not loaded from there; what WriteShard and
-  // CommitManifest say, with the rank: nothing is committed then unless the code is UNKNOWN.
+  // into the same folder returns the first one's. Errors: FAILED_PRECONDITION: the newest
+  // checkpoint of the folder is of another job, and this one has not loaded from there; what
+  // WriteShard and CommitManifest say, with the rank: nothing is committed then unless the code is
+  // UNKNOWN.
   virtual absl::StatusOr<std::string> Save(const std::string& folder) = 0;
 
   // Goes on from the newest whole checkpoint of the folder, this job's own first; whatever number
   // of ranks, stage of ZeRO, and job has written it. Where the folder is missing, or has no
   // checkpoint at all, nothing changes. Errors: FAILED_PRECONDITION: after TrainBatch; a checkpoint
-  // of another model or optimizer, or, without config.accept_fingerprint, of another curve; those of
-  // Resume (worker/engine/resume.h).
+  // of another model or optimizer, or, without config.accept_fingerprint, of another curve; those
+  // of Resume (worker/engine/resume.h).
   virtual absl::StatusOr<LoadedCheckpoint> Load(const std::string& folder) = 0;
 
   // What the model gives for samples [first, first + count) of `sample`, (count, rows, outputs),

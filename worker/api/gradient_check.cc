@@ -93,11 +93,13 @@ class Checker {
     for (size_t tensor = 0; tensor < gradients.size(); ++tensor) {
       const std::vector<float>& of_tensor = gradients[tensor];
       for (size_t i = 0; i < of_tensor.size(); ++i) {
-        if (std::isnan(of_tensor[i])) return Wrong(tensor, i, "Backward has not written it, or as no number");
+        if (std::isnan(of_tensor[i]))
+          return Wrong(tensor, i, "Backward has not written it, or as no number");
         if (of_tensor[i] != again[tensor][i]) {
-          return Wrong(tensor, i, absl::StrCat("it was ", of_tensor[i], " at first, and ",
-                                               again[tensor][i], " when the same pass was played "
-                                               "again"));
+          return Wrong(tensor, i,
+                       absl::StrCat("it was ", of_tensor[i], " at first, and ", again[tensor][i],
+                                    " when the same pass was played "
+                                    "again"));
         }
       }
       ASSIGN_OR_RETURN(const double worst, WorstOf(tensor, of_tensor));
@@ -108,9 +110,8 @@ class Checker {
 
  private:
   absl::Status Wrong(size_t tensor, size_t element, const std::string& what) const {
-    return absl::FailedPreconditionError(absl::StrCat("the gradient of ",
-                                                      plan_.tensors[tensor].name, ", element ",
-                                                      element, ": ", what));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the gradient of ", plan_.tensors[tensor].name, ", element ", element, ": ", what));
   }
 
   absl::Status Forward() {
@@ -134,8 +135,8 @@ class Checker {
     std::set<size_t> chosen;
     const auto wanted = std::min(size, static_cast<size_t>(options_.elements));
     for (uint64_t draw = 0; chosen.size() < wanted; ++draw) {
-      const PhiloxBlock bits = RandomAt(options_.seed, RandomPurpose::kSampling,
-                                        static_cast<uint32_t>(tensor), draw);
+      const PhiloxBlock bits =
+          RandomAt(options_.seed, RandomPurpose::kSampling, static_cast<uint32_t>(tensor), draw);
       chosen.insert(static_cast<size_t>(RandomU64(bits) % size));
     }
     return chosen;
@@ -157,10 +158,10 @@ class Checker {
       const double off = std::fabs(expected - double{gradient[element]}) / largest;
       worst = std::max(worst, off);
       if (off > options_.tolerance) {
-        return Wrong(tensor, element, absl::StrCat("finite differences say ", expected,
-                                                   ", Backward says ", gradient[element], ": ", off,
-                                                   " of the tensor's largest, more than ",
-                                                   options_.tolerance));
+        return Wrong(
+            tensor, element,
+            absl::StrCat("finite differences say ", expected, ", Backward says ", gradient[element],
+                         ": ", off, " of the tensor's largest, more than ", options_.tolerance));
       }
     }
     return worst;

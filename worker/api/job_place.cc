@@ -46,8 +46,7 @@ absl::StatusOr<JobPlace> JobPlace::From(const Lookup& lookup) {
   // The one name that needs no resolver: what it means is known.
   const std::string numeric = *address == "localhost" ? "127.0.0.1" : *address;
   const bool is_v6 = numeric.find(':') != std::string::npos && !numeric.starts_with("[");
-  place.address =
-      is_v6 ? absl::StrCat("[", numeric, "]:", port) : absl::StrCat(numeric, ":", port);
+  place.address = is_v6 ? absl::StrCat("[", numeric, "]:", port) : absl::StrCat(numeric, ":", port);
   return place;
 }
 

@@ -125,8 +125,8 @@ class SquaredErrorHead final : public PlainHead {
     for (int64_t row = 0; row < pass.rows(); ++row) {
       double sum = 0;
       for (int64_t i = row * outputs_; i < (row + 1) * outputs_; ++i) {
-        const double difference = static_cast<double>(pass.Kept(kOutputs)[i]) -
-                                  static_cast<double>(pass.Targets()[i]);
+        const double difference =
+            static_cast<double>(pass.Kept(kOutputs)[i]) - static_cast<double>(pass.Targets()[i]);
         sum += difference * difference;
       }
       pass.losses[row] = sum / 2;
@@ -183,8 +183,7 @@ OwnLayer Dense(std::string name, int64_t in, int64_t out, Activation activation)
 }
 
 OwnLayer AttentionBlock(std::string name, int64_t width, int64_t layers) {
-  LayerDescription plan{
-      .name = name, .in = width, .out = width, .kind = LayerKind::kAttention};
+  LayerDescription plan{.name = name, .in = width, .out = width, .kind = LayerKind::kAttention};
   plan.tensors = {Vector(name + ".norm.weight", width, Init::kOnes),
                   Vector(name + ".norm.bias", width),
                   Matrix(name + ".qkv.weight", width, 3 * width, 0.02),
@@ -209,21 +208,19 @@ OwnHead SoftmaxCrossEntropy(std::string name, int64_t classes) {
   LayerDescription plan{.name = std::move(name), .in = classes, .out = 0};
   plan.kept = {OfRow("outputs", classes)};
   plan.workspace = {OfRow("dlogits", classes)};
-  return {std::move(plan),
-          [classes]() -> std::unique_ptr<Head> {
-            return std::make_unique<CrossEntropyHead>(classes);
-          },
-          [classes](const OwnModel& model) { return CheckClasses(model, classes); }};
+  return {
+      std::move(plan),
+      [classes]() -> std::unique_ptr<Head> { return std::make_unique<CrossEntropyHead>(classes); },
+      [classes](const OwnModel& model) { return CheckClasses(model, classes); }};
 }
 
 OwnHead SquaredError(std::string name, int64_t outputs) {
   LayerDescription plan{.name = std::move(name), .in = outputs, .out = 0};
   plan.kept = {OfRow("outputs", outputs)};
-  return {std::move(plan),
-          [outputs]() -> std::unique_ptr<Head> {
-            return std::make_unique<SquaredErrorHead>(outputs);
-          },
-          [outputs](const OwnModel& model) { return CheckNumbers(model, outputs); }};
+  return {
+      std::move(plan),
+      [outputs]() -> std::unique_ptr<Head> { return std::make_unique<SquaredErrorHead>(outputs); },
+      [outputs](const OwnModel& model) { return CheckNumbers(model, outputs); }};
 }
 
 }  // namespace dsrun

@@ -21,9 +21,9 @@ enum class Activation {
 OwnLayer Dense(std::string name, int64_t in, int64_t out, Activation activation);
 
 // The two halves of a transformer's block, pre-norm with a residual (common/model/layer_plan.h):
-// causal attention over the rows of a sample, and an MLP four times as wide. `width` is the model's,
-// and `layers` the number of both halves together in it, which makes the first values of what is
-// added to the stream smaller.
+// causal attention over the rows of a sample, and an MLP four times as wide. `width` is the
+// model's, and `layers` the number of both halves together in it, which makes the first values of
+// what is added to the stream smaller.
 OwnLayer AttentionBlock(std::string name, int64_t width, int64_t layers);
 OwnLayer MlpBlock(std::string name, int64_t width, int64_t layers);
 

@@ -16,8 +16,8 @@
 //     for a row that is masked.
 // CheckGradients (gradient_check.h) holds the second half of this against finite differences.
 //
-// Precision is fp32. The device is the CPU, on which all of a Kernels' call is done when it returns,
-// so a layer's own loops may stand between them.
+// Precision is fp32. The device is the CPU, on which all of a Kernels' call is done when it
+// returns, so a layer's own loops may stand between them.
 
 #ifndef DSRUN_WORKER_API_MODEL_H_
 #define DSRUN_WORKER_API_MODEL_H_
@@ -64,13 +64,13 @@ struct OwnModel {
   OwnHead head;
 };
 
-// One sample, to be filled: of inputs and targets each the one span that is as SampleShape says; the
-// other is empty.
+// One sample, to be filled: of inputs and targets each the one span that is as SampleShape says;
+// the other is empty.
 struct Sample {
-  std::span<float> inputs;         // (rows, inputs_of_row)
-  std::span<int32_t> input_ids;    // the same
-  std::span<float> targets;        // (rows, targets_of_row)
-  std::span<int32_t> target_ids;   // the same; a row whose first is below 0 is masked
+  std::span<float> inputs = {};        // (rows, inputs_of_row)
+  std::span<int32_t> input_ids = {};   // the same
+  std::span<float> targets = {};       // (rows, targets_of_row)
+  std::span<int32_t> target_ids = {};  // the same; a row whose first is below 0 is masked
 };
 
 // Fills sample `index`, all of it. A pure function of the index: it is called on whichever rank has

@@ -55,7 +55,8 @@ class LongerTimeout {
 };
 
 // Of the arenas themselves: nothing trains while they are written.
-std::vector<Slice> SlicesOfRank(const worker::Trainer& trainer, const std::vector<std::string>& slots,
+std::vector<Slice> SlicesOfRank(const worker::Trainer& trainer,
+                                const std::vector<std::string>& slots,
                                 std::span<const float> exponents) {
   const worker::ShardedState& state = trainer.state();
   std::vector<Slice> slices;
@@ -84,15 +85,13 @@ RankCheckpoints::RankCheckpoints(Setup setup)
 
 RankCheckpoints::~RankCheckpoints() {
   if (setup_.communicator->rank() != 0 || prepared_folder_.empty()) return;
-  setup_.file_system
-      ->RemoveFile(JoinPath(prepared_folder_, SaveFolderMarker(setup_.job->job_id())))
+  setup_.file_system->RemoveFile(JoinPath(prepared_folder_, SaveFolderMarker(setup_.job->job_id())))
       .IgnoreError();  // an empty file that stands in nobody's way
 }
 
 absl::StatusOr<std::string> RankCheckpoints::FromRankZero(
     const std::function<absl::StatusOr<std::string>()>& act, const std::string& what) {
-  const std::string mine =
-      setup_.communicator->rank() == 0 ? Pack(act()) : std::string();
+  const std::string mine = setup_.communicator->rank() == 0 ? Pack(act()) : std::string();
   ASSIGN_OR_RETURN(const std::string packed,
                    worker::Broadcast(*setup_.communicator, 0, mine, what));
   return Unpack(packed);
@@ -106,8 +105,8 @@ absl::StatusOr<bool> RankCheckpoints::HasCheckpoints(const std::string& folder) 
   return !manifests->empty();
 }
 
-// By rank 0. A folder of another job's is not written into by mistake: its newer checkpoints would be
-// taken for the newest of this one.
+// By rank 0. A folder of another job's is not written into by mistake: its newer checkpoints would
+// be taken for the newest of this one.
 absl::Status RankCheckpoints::Prepare(const std::string& folder) {
   FileSystem& fs = *setup_.file_system;
   const std::string& job = setup_.job->job_id();
@@ -117,10 +116,11 @@ absl::Status RankCheckpoints::Prepare(const std::string& folder) {
     if (!manifests.empty()) {
       ASSIGN_OR_RETURN(const Manifest newest, ReadManifest(fs, folder, manifests.front()));
       if (newest.facts.job_id != job) {
-        return absl::FailedPreconditionError(absl::StrCat(
-            folder, " holds checkpoints of job ", newest.facts.job_id, " up to step ",
-            newest.facts.key.step.value(), "; go on from them with Load, or save into another "
-                                           "folder"));
+        return absl::FailedPreconditionError(
+            absl::StrCat(folder, " holds checkpoints of job ", newest.facts.job_id, " up to step ",
+                         newest.facts.key.step.value(),
+                         "; go on from them with Load, or save into another "
+                         "folder"));
       }
     }
   }
@@ -162,14 +162,13 @@ absl::StatusOr<std::string> RankCheckpoints::Commit(const std::string& folder,
   facts.key = {Step(state.step), setup_.generation, 0};
   facts.counters.optimizer_steps = state.step;
   facts.counters.samples_consumed = state.samples;
-  Patience patience(
-      Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); }, {});
-  ASSIGN_OR_RETURN(std::string manifest, worker::CommitManifest(*setup_.file_system, folder, facts,
-                                                                shards, &patience));
+  Patience patience(Clock::Real(), [](absl::Duration wait) { return SleepUnless(wait, nullptr); },
+                    {});
+  ASSIGN_OR_RETURN(std::string manifest,
+                   worker::CommitManifest(*setup_.file_system, folder, facts, shards, &patience));
   worker::PruneOptions prune = worker::PruneOfJob(*setup_.job);
   prune.generation = setup_.generation;
-  const absl::Status pruned =
-      worker::PruneCheckpoints(*setup_.file_system, folder, prune).status();
+  const absl::Status pruned = worker::PruneCheckpoints(*setup_.file_system, folder, prune).status();
   if (!pruned.ok()) LOG(WARNING) << "old checkpoints may stay in " << folder << ": " << pruned;
   return manifest;
 }
@@ -215,13 +214,13 @@ absl::StatusOr<std::string> RankCheckpoints::Save(const std::string& folder) {
 
 absl::StatusOr<std::string> RankCheckpoints::Load(const std::string& folder) {
   const LongerTimeout longer(*setup_.communicator, setup_.save_timeout, setup_.exchange_timeout);
-  ASSIGN_OR_RETURN(const std::string found,
-                   FromRankZero(
-                       [&]() -> absl::StatusOr<std::string> {
-                         ASSIGN_OR_RETURN(const bool has, HasCheckpoints(folder));
-                         return std::string(has ? "yes" : "");
-                       },
-                       "whether there is a checkpoint"));
+  ASSIGN_OR_RETURN(const std::string found, FromRankZero(
+                                                [&]() -> absl::StatusOr<std::string> {
+                                                  ASSIGN_OR_RETURN(const bool has,
+                                                                   HasCheckpoints(folder));
+                                                  return std::string(has ? "yes" : "");
+                                                },
+                                                "whether there is a checkpoint"));
   loaded_folder_ = folder;
   if (found.empty()) return std::string();
   proto::JobSpec job = *setup_.job;

@@ -64,8 +64,8 @@
 
 namespace dsrun::worker {
 
-// Tokens and targets of training sample `index`, seq_length each, or what else ModelPlan::sample says.
-// A pure function of the index.
+// Tokens and targets of training sample `index`, seq_length each, or what else ModelPlan::sample
+// says. A pure function of the index.
 using SampleFn =
     std::function<void(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets)>;
 

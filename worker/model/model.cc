@@ -310,8 +310,8 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(ModelPlan plan, const LayerFa
         "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
         "; check the batch arithmetic of the job"));
   }
-  RETURN_IF_ERROR(CheckRecompute(plan, input.micro_batch_size * spec.seq_length, input.slots,
-                                 input.recompute));
+  RETURN_IF_ERROR(
+      CheckRecompute(plan, input.micro_batch_size * spec.seq_length, input.slots, input.recompute));
   const SequenceShape shape{input.micro_batch_size, spec.seq_length,
                             spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
   CHECK_LE(kernels.AttentionScratch(shape), input.threads * AttentionScratch(shape.head_size()))

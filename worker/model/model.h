@@ -36,9 +36,9 @@ class Model {
   virtual const ModelPlan& plan() const = 0;
 
   // tokens, targets: of the host, (micro_batch_size, seq_length), row-major, copied; a target below
-  // 0 is masked. Of other samples, what plan().sample says. The caller has begun the store's pass. REQUIRES: all others, and all tokens, are
-  // ids of the vocabulary (worker/data/token_ids.h): they are used as offsets. Errors: those of the
-  // store.
+  // 0 is masked. Of other samples, what plan().sample says. The caller has begun the store's pass.
+  // REQUIRES: all others, and all tokens, are ids of the vocabulary (worker/data/token_ids.h): they
+  // are used as offsets. Errors: those of the store.
   virtual absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
                                ParameterStore& parameters) = 0;
 

@@ -10,7 +10,6 @@
 #include <list>
 #include <map>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -30,9 +29,9 @@
 namespace dsrun::worker {
 namespace {
 
-constexpr std::string_view kGreeting = "dsrun-meeting 1";
-constexpr std::string_view kWelcome = "welcome";
-constexpr std::string_view kAway = "away";
+constexpr char kGreeting[] = "dsrun-meeting 1";
+constexpr char kWelcome[] = "welcome";
+constexpr char kAway[] = "away";
 constexpr size_t kMostGreeting = 4096;
 constexpr size_t kMostBlob = size_t{64} << 20;
 // Who has connected and said nothing yet; the one that has been silent for longest makes room.
@@ -50,12 +49,11 @@ SteadyTime DeadlineOf(const MeetingPlace& place) {
 // Lists in messages are bounded.
 std::string RanksText(const std::vector<int>& ranks) {
   constexpr size_t kShown = 8;
-  const std::vector<int> shown(ranks.begin(),
-                               ranks.begin() + static_cast<std::ptrdiff_t>(
-                                                   std::min(ranks.size(), kShown)));
-  return absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ", absl::StrJoin(shown, ", "),
-                      ranks.size() > kShown ? absl::StrCat(" and ", ranks.size() - kShown, " more")
-                                            : "");
+  const std::vector<int> shown(
+      ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(std::min(ranks.size(), kShown)));
+  return absl::StrCat(
+      ranks.size() == 1 ? "rank " : "ranks ", absl::StrJoin(shown, ", "),
+      ranks.size() > kShown ? absl::StrCat(" and ", ranks.size() - kShown, " more") : "");
 }
 
 // What a rank says of itself; the job comes last, because it may hold anything.
@@ -132,8 +130,7 @@ class Host final : public TcpRendezvous {
   absl::Status Receive() {
     const SteadyTime deadline = DeadlineOf(place_);
     absl::StatusOr<ListeningSocket> door = ListenOn(place_.address);
-    RETURN_IF_ERROR(door.status())
-        << "rank 0 of " << place_.size << ", at " << At(place_);
+    RETURN_IF_ERROR(door.status()) << "rank 0 of " << place_.size << ", at " << At(place_);
     while (static_cast<int>(peers_.size()) + 1 < place_.size) {
       if (!AwaitGuests(door->fd.get(), deadline)) return NotAllCame();
       Admit(door->fd.get());
@@ -176,10 +173,9 @@ class Host final : public TcpRendezvous {
  private:
   absl::Status OfPeer(const absl::Status& status, int rank, const std::string& name) const {
     if (status.ok()) return status;
-    return WithPeerRank(
-        Annotate(status, absl::StrCat("rank 0 meets rank ", rank, " at ", place_.address, " for '",
-                                      name, "'")),
-        rank);
+    return WithPeerRank(Annotate(status, absl::StrCat("rank 0 meets rank ", rank, " at ",
+                                                      place_.address, " for '", name, "'")),
+                        rank);
   }
 
   // Until somebody knocks or speaks; false: the deadline has passed.
@@ -272,8 +268,8 @@ class Guest final : public TcpRendezvous {
     }
     if (last.ok()) return last;
     if (absl::IsFailedPrecondition(last) || absl::IsInvalidArgument(last)) {
-      return Annotate(last, absl::StrCat("rank ", place_.rank, " of ", place_.size, ", at ",
-                                         At(place_)));
+      return Annotate(last,
+                      absl::StrCat("rank ", place_.rank, " of ", place_.size, ", at ", At(place_)));
     }
     return WithPeerRank(
         absl::DeadlineExceededError(absl::StrCat(
@@ -286,8 +282,8 @@ class Guest final : public TcpRendezvous {
   absl::StatusOr<std::vector<std::string>> Exchange(const std::string& name,
                                                     const std::string& mine) override {
     const SteadyTime deadline = DeadlineOf(place_);
-    RETURN_IF_ERROR(OfHost(host_->Send(absl::StrCat(name, std::string(1, '\0'), mine), deadline),
-                           name));
+    RETURN_IF_ERROR(
+        OfHost(host_->Send(absl::StrCat(name, std::string(1, '\0'), mine), deadline), name));
     const absl::StatusOr<std::string> packed = host_->Receive(deadline);
     RETURN_IF_ERROR(OfHost(packed.status(), name));
     return UnpackTable(*packed, place_.size);
