@@ -160,9 +160,22 @@ class Planner {
       return Wrong(Where(layer), absl::StrCat("a block of the engine has the width of the model, ",
                                               width_, ", got ", layer.in, " and ", layer.out));
     }
-    if (width_ % model_.heads == 0) return absl::OkStatus();
-    return Wrong(what_, absl::StrCat("its width ", width_, " is not a multiple of its ",
-                                     model_.heads, " attention heads"));
+    if (width_ % model_.heads != 0) {
+      return Wrong(what_, absl::StrCat("its width ", width_, " is not a multiple of its ",
+                                       model_.heads, " attention heads"));
+    }
+    std::vector<std::vector<int64_t>> shapes;
+    for (const LogicalTensor& tensor : layer.tensors) shapes.push_back(tensor.shape);
+    const bool is_mlp = layer.kind == LayerKind::kMlp;
+    const int64_t inner = (is_mlp ? 4 : 3) * width_;
+    const int64_t back = is_mlp ? inner : width_;
+    const std::vector<std::vector<int64_t>> expected = {{width_}, {width_},       {width_, inner},
+                                                        {inner},  {back, width_}, {width_}};
+    if (shapes == expected && layer.shared.empty()) return absl::OkStatus();
+    return Wrong(Where(layer),
+                 absl::StrCat("a block of the engine has six tensors of its own: (", width_, "), (",
+                              width_, "), (", width_, ", ", inner, "), (", inner, "), (", back,
+                              ", ", width_, "), (", width_, ")"));
   }
   ModelSpec Spec() const {
     ModelSpec spec;

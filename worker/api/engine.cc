@@ -206,8 +206,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Initialize(const OwnModel& model, SampleFn sample,
                                                            const Config& config) {
   // What is wrong in the program is said before anybody waits for others.
-  RETURN_IF_ERROR(PlanModel(model).status());
-  RETURN_IF_ERROR(config.Check());
+  ASSIGN_OR_RETURN(const worker::OwnModel own, PlanModel(model));
+  RETURN_IF_ERROR(SpecOfConfig(config, own.plan, /*processors=*/1).status());
   ASSIGN_OR_RETURN(const JobPlace place, JobPlace::FromEnvironment());
   ASSIGN_OR_RETURN(std::unique_ptr<worker::Communicator> communicator,
                    Join(place, place.job.empty() ? model.name : place.job, config));

@@ -63,7 +63,8 @@ int64_t BucketBytes(const Config& config, const ModelPlan& model) {
 absl::StatusOr<proto::TrainSpec> SpecOfConfig(const Config& config, const ModelPlan& model,
                                               int processors) {
   RETURN_IF_ERROR(config.Check());
-  ASSIGN_OR_RETURN(const LrSchedule schedule, ScheduleOf(config));
+  const absl::StatusOr<LrSchedule> schedule = ScheduleOf(config);
+  RETURN_IF_ERROR(schedule.status()) << "--lr-schedule";
   proto::TrainSpec spec;
   ToProto(model.spec, spec.mutable_model());
   spec.set_global_batch_size(config.global_batch_size);
@@ -74,8 +75,8 @@ absl::StatusOr<proto::TrainSpec> SpecOfConfig(const Config& config, const ModelP
   spec.set_lr(config.lr);
   spec.set_min_lr(config.min_lr);
   spec.set_lr_warmup_iters(WarmupOf(config));
-  spec.mutable_lr_schedule()->set_name(schedule.name());
-  for (const auto& [key, value] : schedule.params()) {
+  spec.mutable_lr_schedule()->set_name(schedule->name());
+  for (const auto& [key, value] : schedule->params()) {
     (*spec.mutable_lr_schedule()->mutable_params())[key] = value;
   }
   SetOptimizer(config, spec);

@@ -102,6 +102,12 @@ TEST(OwnModelPlan, WhatIsWrong_IsOneMessageWithTheLayer) {
            Case{[](ModelDescription& m) { m.layers[1].kind = LayerKind::kMlp; },
                 "model small, layer b: a block of the engine has the width of the model, 8, got 8 "
                 "and 6"},
+           Case{[](ModelDescription& m) {
+                  m.layers[0].out = m.layers[1].in = m.layers[1].out = m.layers[2].in = 6;
+                  m.layers[1].kind = LayerKind::kMlp;
+                },
+                "model small, layer b: a block of the engine has six tensors of its own: (6), (6), "
+                "(6, 24), (24), (24, 6), (6)"},
            Case{[](ModelDescription& m) { m.layers[0].kind = LayerKind::kMlp; },
                 "model small, layer a: a block of the engine is neither the first nor the last"},
            Case{[](ModelDescription& m) { m.layers[1].kind = LayerKind::kEmbedding; },

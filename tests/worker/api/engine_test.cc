@@ -187,7 +187,9 @@ TEST(OwnModelCheckpoint, AnotherModel_IsRefused) {
   wider.layers[1] = Dense("mix", 64, 48, Activation::kGelu);
   OwnModel renamed = QuarterModel();
   renamed.layers[1] = Dense("other", 48, 48, Activation::kGelu);
-  for (const OwnModel& other : {wider, renamed}) {
+  OwnModel called_otherwise = QuarterModel();
+  called_otherwise.name = "halves";
+  for (const OwnModel& other : {wider, renamed, called_otherwise}) {
     OnRanks(other, QuarterSample, SmallConfig(), {.width = 2}, fs, [](Engine& engine) {
       const absl::Status status = engine.Load(kFolder).status();
       EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
@@ -307,6 +309,14 @@ TEST(OwnModelRefused, LayerThatNobodyMakes) {
   model.layers[1].make = [] { return std::unique_ptr<Layer>(); };
   EXPECT_EQ(Refused(model, SmallConfig()).message(),
             "layer mix: nobody makes it; give the function that does");
+}
+
+TEST(OwnModelRefused, ScheduleThatThereIsNot) {
+  Config config = SmallConfig();
+  config.lr_schedule = "steep";
+  const absl::Status status = Refused(QuarterModel(), config);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), testing::StartsWith("--lr-schedule: "));
 }
 
 TEST(OwnModelRefused, OtherPrecision) {
