@@ -131,8 +131,13 @@ class Checker {
     return loss.loss;
   }
 
-  std::set<size_t> Chosen(size_t tensor, size_t size) const {
-    std::set<size_t> chosen;
+  // The largest, which a wrong factor shows in first, and others.
+  std::set<size_t> Chosen(size_t tensor, const std::vector<float>& gradient) const {
+    const size_t size = gradient.size();
+    const auto largest = std::max_element(gradient.begin(), gradient.end(), [](float a, float b) {
+      return std::fabs(double{a}) < std::fabs(double{b});
+    });
+    std::set<size_t> chosen = {static_cast<size_t>(largest - gradient.begin())};
     const auto wanted = std::min(size, static_cast<size_t>(options_.elements));
     for (uint64_t draw = 0; chosen.size() < wanted; ++draw) {
       const PhiloxBlock bits =
@@ -146,7 +151,7 @@ class Checker {
     double largest = 1e-6;  // of a tensor without a gradient, rounding is no difference
     for (const float value : gradient) largest = std::max(largest, std::fabs(double{value}));
     double worst = 0;
-    for (const size_t element : Chosen(tensor, gradient.size())) {
+    for (const size_t element : Chosen(tensor, gradient)) {
       float* const at = parameters_.data() + layout_.entries()[tensor].offset + element;
       const float before = *at;
       const auto above = static_cast<float>(before + options_.step);

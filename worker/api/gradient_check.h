@@ -15,7 +15,7 @@ namespace dsrun {
 
 struct GradientCheckOptions {
   int64_t samples = 4;    // of one micro-batch: the first ones of the sample function
-  int64_t elements = 12;  // of each tensor, drawn by the seed; those of small tensors all
+  int64_t elements = 12;  // of each tensor: that with the largest gradient, others by the seed
   uint64_t seed = 1;      // of the parameters, and of the elements
   // Central differences over twice this. Losses are sums of fp32 numbers: much smaller, and they
   // are rounding; much larger, and they are curvature.

@@ -197,10 +197,10 @@ absl::StatusOr<std::string> RankCheckpoints::Save(const std::string& folder) {
     written.Update(Annotate(record.status(), absl::StrCat("rank ", rank)));
     if (record.ok()) records.push_back(*std::move(record));
   }
-  absl::StatusOr<std::string> manifest = written;
-  if (written.ok()) {
-    manifest = FromRankZero([&] { return Commit(folder, records); }, "whether it is committed");
-  }
+  const absl::StatusOr<std::string> manifest =
+      written.ok()
+          ? FromRankZero([&] { return Commit(folder, records); }, "whether it is committed")
+          : absl::StatusOr<std::string>(written);
   if (!worker::MayBeCommitted(manifest.status()) && mine.ok()) {
     // Of use to nobody; the first error is the one to report.
     worker::RemoveShard(*setup_.file_system, folder, *worker::ShardRecord::Parse(*mine))
