@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/counted.h"
+#include "common/base/logging.h"
 #include "common/base/status_macros.h"
 #include "common/base/units.h"
 #include "examples/spirals/spirals_model.h"
@@ -103,6 +104,7 @@ absl::Status Run(const Config& config, const Options& options) {
 }  // namespace dsrun::examples
 
 int main(int argc, char** argv) {
+  dsrun::InitLogging(argv[0], "spirals");
   dsrun::examples::Options options;
   const absl::StatusOr<dsrun::Config> config = dsrun::examples::ParseFlags(argc, argv, &options);
   if (config.ok() && config->help) return 0;
