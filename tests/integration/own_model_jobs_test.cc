@@ -129,16 +129,16 @@ TEST(OwnModelJob, KilledRank_StartsAgainAndEndsWithTheBitsOfAnUndisturbedRun) {
   EXPECT_TRUE(job.NothingIsLeft());
 }
 
-TEST(OwnModelJob, ItsCheckpoint_IsVerifiedListedInspectedAndRefusedByTrain) {
+TEST(OwnModelJob, ItsCheckpoint_IsVerifiedInspectedExportedAndRefusedByTrain) {
   const TemporaryFolder folder;
   const std::string save = folder.path() + "/save";
   Job job(Training({"--num_gpus=2"}, folder.path(), {"--train-iters", "2"}));
   ASSERT_EQ(job.AwaitExit(), 0) << job.Words();
   const Output verify = OutputOf(DsrunBinary() + " checkpoint verify " + save);
   EXPECT_EQ(verify.code, 0) << verify.text;
-  const Output list = OutputOf(DsrunBinary() + " checkpoint ls " + save);
-  EXPECT_EQ(list.code, 0) << list.text;
-  EXPECT_THAT(list.text, HasSubstr("manifest.step-00000002"));
+  const Output exported =
+      OutputOf(DsrunBinary() + " checkpoint export " + save + " " + folder.path() + "/model");
+  EXPECT_EQ(exported.code, 0) << exported.text;
   const Output inspect = OutputOf(DsrunBinary() + " checkpoint inspect " + save);
   EXPECT_EQ(inspect.code, 0) << inspect.text;
   EXPECT_THAT(inspect.text, HasSubstr("model       spirals: 4 layers, width 48, family \"own\", 1 "
