@@ -59,8 +59,22 @@ Place PlaceOf(std::string_view name) {
   return {name.substr(0, slash), name.substr(slash + 1)};
 }
 
+// Of a family that is not planned here its own parameters are all that is known: the rest is held
+// against them.
+absl::StatusOr<Shapes> ShapesThatAreThere(const Manifest& manifest) {
+  Shapes shapes;
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    const Place place = PlaceOf(tensor.name);
+    if (place.slot == "model") shapes.emplace(place.parameter, tensor.shape);
+  }
+  if (!shapes.empty()) return shapes;
+  return Bad(absl::StrCat("expected parameters of a model of the family \"",
+                          manifest.facts.model.family, "\", got none"));
+}
+
 absl::StatusOr<Shapes> ShapesOfModel(const Manifest& manifest) {
   const ModelSpec& spec = manifest.facts.model;
+  if (!IsPlannedFamily(spec.family)) return ShapesThatAreThere(manifest);
   if (const absl::Status valid = Validate(spec); !valid.ok()) {
     return Bad(std::string(valid.message()));
   }

@@ -2,6 +2,10 @@
 // model, in its shape, what the optimizer keeps for it, and the exponents of exact sums where its
 // sums are exact.
 //
+// A family that this program does not plan (IsPlannedFamily), as that of all models of programs of
+// their own, is described by its parameters alone: then what the optimizer keeps is held against
+// those.
+//
 // A manifest that contradicts its model is whole: its checksum is right, and so are those of its
 // shards. Somebody has written it so. It is an error of the input, and nothing that an older
 // checkpoint is taken for.

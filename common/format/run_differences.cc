@@ -35,6 +35,10 @@ RunDifferences CompareRuns(const ManifestFacts& theirs, const ModelSpec& model,
   Compare("seq-length", theirs.model.seq_length, model.seq_length, out.model);
   Compare("vocab-size", theirs.model.vocab_size, model.vocab_size, out.model);
 
+  // Of a family that is not planned here sizes say little: its name stands for what it is made of.
+  if (!IsPlannedFamily(model.family) && theirs.model.preset != model.preset) {
+    out.model.push_back({"name", theirs.model.preset, model.preset});
+  }
   for (const SpecField& field : FamilyFields()) {
     if (SameValue(field, theirs.model, model)) continue;
     out.model.push_back({DashedName(field), TextOf(field, theirs.model), TextOf(field, model)});

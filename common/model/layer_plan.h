@@ -54,6 +54,7 @@ enum class LayerKind {
   kGroupedAttention,  // stream + projection(attention(rotated q, rotated k, v of rmsnorm(stream)))
   kGatedMlp,          // stream + down(silu(gate) * up, both of rmsnorm(stream))
   kRmsHead,           // rmsnorm, logits, cross-entropy; the stream ends here
+  kOwn,               // what a program has written for itself (own_model.h)
 };
 
 namespace embedding_layer {

@@ -1,6 +1,6 @@
 // ModelPlan: a model as a list of layers and tensors, made from its shape by its family's file
-// (gpt2.cc, llama.cc). Pure. Nothing else knows a family: the launcher plans with this, the worker
-// builds from it, a checkpoint is described by it.
+// (gpt2.cc, llama.cc), or from what a program declares (own_model.h). Pure. Nothing else knows a
+// family: the launcher plans with this, the worker builds from it, a checkpoint is described by it.
 
 #ifndef DSRUN_COMMON_MODEL_MODEL_PLAN_H_
 #define DSRUN_COMMON_MODEL_MODEL_PLAN_H_
@@ -17,6 +17,22 @@
 
 namespace dsrun {
 
+// What a sample is made of. It has spec.seq_length rows, of a language model its tokens. All its
+// elements have four bytes: ids, as int32, or floats.
+struct SampleShape {
+  enum class Elements { kIds, kFloats };
+
+  Elements inputs = Elements::kIds;
+  int64_t inputs_of_row = 1;
+  int64_t input_ids = 0;  // of kIds: from 0 to one less; 0: spec.vocab_size of them
+  Elements targets = Elements::kIds;
+  int64_t targets_of_row = 1;
+  // Likewise. A row whose first target is an id below 0 is masked: it has no loss. 0: as above.
+  int64_t target_ids = 0;
+
+  friend bool operator==(const SampleShape&, const SampleShape&) = default;
+};
+
 struct ModelPlan {
   ModelSpec spec;
   // Each once, in the order in which the layers first use them: the order of the parameter arena.
@@ -32,6 +48,11 @@ struct ModelPlan {
   // What it computes in: of the stream between layers, of what they keep and need, and of the
   // parameters that they read. kF32, kBF16 or kF16.
   DType dtype = DType::kF32;
+  SampleShape sample = {};
+
+  // Elements of one sample.
+  int64_t InputsOfSample() const { return spec.seq_length * sample.inputs_of_row; }
+  int64_t TargetsOfSample() const { return spec.seq_length * sample.targets_of_row; }
 };
 
 // REQUIRES: Validate(spec).

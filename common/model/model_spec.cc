@@ -26,7 +26,10 @@ class Checker {
     } else if (spec_.family == "llama") {
       Rotating();
     } else {
-      Add(absl::StrCat("there is no family \"", spec_.family, "\" of models"));
+      Add(absl::StrCat("there is no family \"", spec_.family, "\" of models",
+                       spec_.family == kOwnFamily
+                           ? ": a model of one's own is trained by the program that declares it"
+                           : ""));
     }
     if (findings_.empty()) Total();
     if (findings_.empty()) return absl::OkStatus();
@@ -161,6 +164,8 @@ void Checker::Total() {
 }
 
 }  // namespace
+
+bool IsPlannedFamily(const std::string& family) { return family == "gpt2" || family == "llama"; }
 
 ModelSpec Canonical(ModelSpec spec) {
   if (spec.query_groups == spec.num_attention_heads) spec.query_groups = 0;

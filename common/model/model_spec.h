@@ -52,6 +52,13 @@ struct ModelSpec {
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
 
+// The family of all models that programs declare themselves (own_model.h).
+inline constexpr char kOwnFamily[] = "own";
+
+// Whether there is a file that plans models of this family. Others are models of programs of their
+// own (own_model.h), and of newer versions: a spec alone does not say what they are made of.
+bool IsPlannedFamily(const std::string& family);
+
 // One shape has one spec: what equals the value that 0 stands for becomes 0.
 ModelSpec Canonical(ModelSpec spec);
 

@@ -115,9 +115,12 @@ bool ActivationPlan::IsInside(size_t layer) const {
 void ActivationPlan::AddSlot(const ModelPlan& model, Slot& slot, Packer& packer) {
   const size_t layers = model.layers.size();
   const int64_t stream = rows_ * model.spec.hidden_size * BytesOf(dtype_);
-  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.tokens);
-  packer.Add(rows_ * kFloat, {0, last_moment_}, &slot.targets);
-  AddLine("tokens", 2 * Aligned(rows_ * kFloat), DType::kI32, {0, last_moment_}, "2 x batch x seq");
+  const int64_t inputs = rows_ * model.sample.inputs_of_row * kFloat;
+  const int64_t targets = rows_ * model.sample.targets_of_row * kFloat;
+  packer.Add(inputs, {0, last_moment_}, &slot.tokens);
+  packer.Add(targets, {0, last_moment_}, &slot.targets);
+  AddLine("tokens", Aligned(inputs) + Aligned(targets), DType::kI32, {0, last_moment_},
+          model.sample == SampleShape() ? "2 x batch x seq" : "batch x (inputs + targets)");
   slot.streams.resize(layers - 1);
   const bool first_slot = &slot == &slots_.front();
   for (size_t layer = 0; layer + 1 < layers; ++layer) {

@@ -38,6 +38,11 @@ std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
 
 }  // namespace
 
+ModelPlan ModelOf(const MemoryInput& input) {
+  return input.own != nullptr ? *input.own
+                              : PlanModel(input.model, input.frozen, input.precision);
+}
+
 int64_t MemoryPlan::total_bytes() const {
   int64_t total = 0;
   for (const PlannedBuffer& buffer : buffers) total += buffer.bytes();
@@ -67,7 +72,7 @@ class Planner {
  public:
   explicit Planner(const MemoryInput& input)
       : input_(input),
-        model_(PlanModel(input.model, input.frozen, input.precision)),
+        model_(ModelOf(input)),
         layout_(model_.tensors),
         shards_(layout_, input.width, input.bucket_bytes),
         space_(model_, layout_),
@@ -97,7 +102,8 @@ class Planner {
     const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
     const int64_t owned = shards_.OwnedSize(rank);
-    const int64_t tokens = input_.micro_batch_size * input_.model.seq_length;
+    const int64_t tokens =
+        input_.micro_batch_size * (model_.InputsOfSample() + model_.TargetsOfSample());
     const bool frozen = !input_.frozen.empty();
     const std::string trained = frozen ? "T (trainable of P)" : "P";
     MemoryPlan plan;
@@ -159,7 +165,8 @@ class Planner {
     add("leaf_squares", "communication", squares, DType::kF64,
         squares * kLeafElements == largest ? "leaves of the owned share of the largest bucket"
                                            : "leaves of the largest matrix");
-    add("tokens", "activations", 2 * tokens, DType::kI32, "2 x B x T", Space::kHost);
+    add("tokens", "activations", tokens, DType::kI32,
+        model_.sample == SampleShape() ? "2 x B x T" : "B x (inputs + targets)", Space::kHost);
     const std::vector<PlannedBuffer>& lines = activations_.lines();
     plan.buffers.insert(plan.buffers.end(), lines.begin(), lines.end());
     return plan;
@@ -263,7 +270,7 @@ class Planner {
 
 absl::Status CheckPlannable(const MemoryInput& input) {
   constexpr double kMostBytes = 1e18;
-  const ModelPlan model = PlanModel(input.model, input.frozen, input.precision);
+  const ModelPlan model = ModelOf(input);
   const double rows =
       static_cast<double>(input.micro_batch_size) * static_cast<double>(input.model.seq_length);
   double activations = 0;

@@ -6,11 +6,13 @@
 #define DSRUN_COMMON_PLAN_MEMORY_PLAN_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/dtype.h"
+#include "common/model/model_plan.h"
 #include "common/model/model_spec.h"
 #include "common/plan/gather_plan.h"
 #include "common/plan/optimizer_plan.h"
@@ -38,7 +40,12 @@ struct MemoryInput {
   OptimizerPlan optimizer = kAdamW;
   int zero_stage = kDefaultZeroStage;
   ZeroSettings zero = {};  // of stage 3
+  // Of a model that `model` alone does not say (own_model.h); null: PlanModel(model, frozen).
+  std::shared_ptr<const ModelPlan> own = nullptr;
 };
+
+// The model that is planned for. REQUIRES: as PlanMemory.
+ModelPlan ModelOf(const MemoryInput& input);
 
 struct MemoryPlan {
   std::vector<PlannedBuffer> buffers;

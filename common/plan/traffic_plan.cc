@@ -51,7 +51,7 @@ std::vector<int64_t> GathersOfStep(const MemoryInput& input, const ModelPlan& mo
 }  // namespace
 
 std::vector<PlannedTraffic> PlanTraffic(const MemoryInput& input) {
-  const ModelPlan model = PlanModel(input.model, input.frozen, input.precision);
+  const ModelPlan model = ModelOf(input);
   const FlatLayout layout(model.tensors);
   const ShardPlan shards(layout, input.width, input.bucket_bytes);
   const GradientSpace space(model, layout);

@@ -27,6 +27,7 @@
 #include "common/format/content_hash.h"
 #include "common/format/piece.h"
 #include "common/format/tags.h"
+#include "common/model/model_spec.h"
 #include "launcher/commands/checkpoint_diff.h"
 #include "launcher/commands/checkpoint_export.h"
 #include "launcher/commands/checkpoint_place.h"
@@ -342,6 +343,18 @@ void PrintTags(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) 
   if (!of_others.empty()) out << "other tags  " << absl::StrJoin(of_others, ", ") << "\n";
 }
 
+// Of a family that is not planned here, what all models have.
+std::string ModelWords(const ModelSpec& model) {
+  std::string words = absl::StrCat(model.preset, ": ", Counted(model.num_layers, "layer"),
+                                   ", width ", model.hidden_size, ", ");
+  if (!IsPlannedFamily(model.family)) {
+    return absl::StrCat(words, "family \"", model.family, "\", ", Counted(model.seq_length, "row"),
+                        " a sample, ", Counted(model.vocab_size, "output"));
+  }
+  return absl::StrCat(words, Counted(model.num_attention_heads, "head"), ", sequence ",
+                      model.seq_length, ", vocabulary ", model.vocab_size);
+}
+
 void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out) {
   const Manifest& manifest = checkpoint.manifest();
   const ManifestFacts& facts = manifest.facts;
@@ -351,10 +364,7 @@ void PrintTable(FileSystem& fs, const Checkpoint& checkpoint, std::ostream& out)
       << "step        " << facts.key.step << " ("
       << Counted(facts.counters.optimizer_steps, "optimizer step") << ", "
       << Counted(facts.counters.samples_consumed, "sample") << ")\n"
-      << "model       " << facts.model.preset << ": " << Counted(facts.model.num_layers, "layer")
-      << ", width " << facts.model.hidden_size << ", "
-      << Counted(facts.model.num_attention_heads, "head") << ", sequence " << facts.model.seq_length
-      << ", vocabulary " << facts.model.vocab_size << "\n"
+      << "model       " << ModelWords(facts.model) << "\n"
       << "optimizer   " << facts.optimizer.name << ", state: "
       << (facts.optimizer.slots.empty() ? "none" : absl::StrJoin(facts.optimizer.slots, ", "))
       << "\n"

@@ -2,18 +2,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/cpu_isa.h"
+#include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_spec.h"
-#include "common/model/model_spec_proto.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "worker/device/cpu/cpu_device.h"
 #include "worker/device/cpu/cpu_kernels.h"
+#include "worker/device/cpu/cpu_matmul.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {
 
-absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
+absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel* own) {
   if (spec.device() != "cpu") {
     return absl::InvalidArgumentError(
         absl::StrCat("no engine for device \"", spec.device(), "\"; use --device cpu"));
@@ -28,21 +29,42 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("micro-batches of ", spec.micro_batch_size(),
                                                    " sequences; expected 1 or more"));
   }
-  RETURN_IF_ERROR(Validate(FromProto(spec.model())));
-  RETURN_IF_ERROR(CheckPlannable(MemoryInputFromProto(spec)));
+  MemoryInput input = MemoryInputFromProto(spec);
+  if (own == nullptr) {
+    RETURN_IF_ERROR(Validate(input.model));
+  } else {
+    input.own = std::make_shared<const ModelPlan>(own->plan);
+  }
+  RETURN_IF_ERROR(CheckPlannable(input));
   Engine engine;
   engine.device = std::make_unique<CpuDevice>();
   engine.pool = std::make_unique<ThreadPool>(spec.threads_per_rank());
   engine.comm_pool = std::make_unique<ThreadPool>(1);
   engine.kernels = std::make_unique<CpuKernels>(*engine.pool, isa);
   engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
-  ASSIGN_OR_RETURN(engine.model, CreateModel(FromProto(spec.model()),
-                                             {.micro_batch_size = spec.micro_batch_size(),
-                                              .threads = spec.threads_per_rank(),
-                                              .recompute = FromProto(spec.recompute())},
-                                             *engine.kernels, *engine.device,
-                                             MemoryInputFromProto(spec).precision));
+  const ActivationInput activations{.micro_batch_size = spec.micro_batch_size(),
+                                    .threads = spec.threads_per_rank(),
+                                    .recompute = FromProto(spec.recompute())};
+  ASSIGN_OR_RETURN(engine.model, own == nullptr ? CreateModel(input.model, activations,
+                                                              *engine.kernels, *engine.device, input.precision)
+                                                : CreateModel(own->plan, own->layers, activations,
+                                                              *engine.kernels, *engine.device));
   return engine;
+}
+
+absl::Status CapLibraryOnce(const std::string& isa_cap) {
+  static Mutex& mu = *new Mutex;
+  static std::string* capped = nullptr;
+  ASSIGN_OR_RETURN(const CpuIsa isa, ParseIsa(isa_cap));
+  MutexLock lock(mu);
+  if (capped == nullptr) {
+    RETURN_IF_ERROR(CapLibraryIsa(isa));
+    capped = new std::string(isa_cap);
+  }
+  if (*capped == isa_cap) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("--isa-cap ", isa_cap, ": another engine of this process has capped it at ",
+                   *capped, ", which holds for the whole process; give both the same"));
 }
 
 }  // namespace dsrun::worker

@@ -5,8 +5,11 @@
 #define DSRUN_WORKER_ENGINE_ENGINE_FACTORY_H_
 
 #include <memory>
+#include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/model/model_plan.h"
 #include "proto/job.pb.h"
 #include "worker/device/cpu/thread_pool.h"
 #include "worker/device/device.h"
@@ -26,10 +29,22 @@ struct Engine {
   std::unique_ptr<Model> model;
 };
 
+// A model that the spec does not say, in place of its (common/model/own_model.h).
+struct OwnModel {
+  ModelPlan plan;
+  LayerFactory layers;
+};
+
 // The matrix library's own ISA cap is the process's (CapLibraryIsa), set before the first engine.
 // Errors: INVALID_ARGUMENT: unknown device or ISA; FAILED_PRECONDITION: this CPU lacks the ISA;
 // RESOURCE_EXHAUSTED: memory.
-absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec);
+// `own`: null where the spec names a family.
+absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel* own = nullptr);
+
+// CapLibraryIsa for processes that may build several engines: the first one's cap is everybody's.
+// Thread-safe. Errors: INVALID_ARGUMENT: no such instruction set; FAILED_PRECONDITION: the library
+// is capped otherwise, or has been used before it was capped.
+absl::Status CapLibraryOnce(const std::string& isa_cap);
 
 }  // namespace dsrun::worker
 

@@ -16,7 +16,6 @@
 #include "common/format/checkpoint_reader.h"
 #include "common/format/frozen_in.h"
 #include "common/format/model_tensors.h"
-#include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/numerics/precision.h"
 #include "common/plan/optimizer_of_spec.h"
@@ -146,8 +145,8 @@ absl::Status LoadOnce(const ResumeSetup& setup, const Resumed& found) {
       state.partitioned ? &setup.trainer->stored() : nullptr));
   ASSIGN_OR_RETURN(
       const std::vector<float> exponents,
-      LoadSumExponents(checkpoint, LogicalTensors(FromProto(setup.job->train().model())),
-                       setup.trainer->layout(), GradientExponents::kProvisionalInFile));
+      LoadSumExponents(checkpoint, setup.trainer->plan().tensors, setup.trainer->layout(),
+                       GradientExponents::kProvisionalInFile));
   // Fast sums do not use them, and would leave them behind as they were.
   const bool exact = SumsOf(setup.job->train().sums()) == kExactSums;
   if (exact && !exponents.empty()) {

@@ -20,7 +20,7 @@
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/recompute_plan.h"
 #include "common/schedule/schedule_of_spec.h"
-#include "worker/data/token_ids.h"
+#include "worker/data/sample_values.h"
 #include "worker/engine/verdict.h"
 #include "worker/engine/warm_up.h"
 #include "worker/model/init.h"
@@ -44,6 +44,8 @@ class Span {
 
 MemoryInput PlanInput(const Trainer::Setup& setup) {
   MemoryInput input = MemoryInputFromProto(*setup.spec);
+  const ModelPlan& model = setup.model->plan();
+  if (!IsPlannedFamily(model.spec.family)) input.own = std::make_shared<const ModelPlan>(model);
   input.width = setup.communicator->size();
   input.rank = setup.communicator->rank();
   for (const std::vector<int64_t>& of_rank : setup.atoms) {
@@ -58,7 +60,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
   const MemoryInput input = MemoryInputFromProto(*setup.spec);
   RETURN_IF_ERROR(ValidateBatchPlan(input.micro_batches, input.micro_batches_per_atom,
                                     setup.communicator->size()));
-  RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
+  if (IsPlannedFamily(input.model.family)) {
+    RETURN_IF_ERROR(CheckFrozen(input.model, input.frozen));
+  }
   if (!IsZeroStage(input.zero_stage)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "ZeRO stage ", input.zero_stage, " is none of this engine's: it has stages 0 to 3"));
@@ -78,7 +82,7 @@ Trainer::Trainer(const Setup& setup, LrSchedule schedule, OptimizerSettings opti
       spec_(*setup.spec),
       rank_(setup.communicator->rank()),
       input_(PlanInput(setup)),
-      model_(PlanModel(input_.model, input_.frozen, input_.precision)),
+      model_(ModelOf(input_)),
       layout_(model_.tensors),
       shards_(layout_, setup.communicator->size(), spec_.bucket_bytes()),
       space_(model_, layout_),
@@ -275,14 +279,14 @@ absl::Status Trainer::PlayIdlePasses(int64_t round) {
 }
 
 absl::Status Trainer::ReadSamples(int64_t micro_batch) {
-  const int64_t length = spec_.model().seq_length();
+  const int64_t inputs = model_.InputsOfSample();
+  const int64_t targets = model_.TargetsOfSample();
   const int64_t first = state_.samples + micro_batch * spec_.micro_batch_size();
   for (int64_t i = 0; i < spec_.micro_batch_size(); ++i) {
-    const std::span tokens(tokens_ + i * length, static_cast<size_t>(length));
-    const std::span targets(targets_ + i * length, static_cast<size_t>(length));
-    setup_.sample(first + i, tokens, targets);
-    RETURN_IF_ERROR(CheckTokens(tokens, targets, spec_.model().vocab_size()))
-        << "sample " << first + i;
+    const std::span given(tokens_ + i * inputs, static_cast<size_t>(inputs));
+    const std::span wanted(targets_ + i * targets, static_cast<size_t>(targets));
+    setup_.sample(first + i, given, wanted);
+    RETURN_IF_ERROR(CheckSample(model_, given, wanted)) << "sample " << first + i;
   }
   return absl::OkStatus();
 }

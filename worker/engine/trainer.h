@@ -72,7 +72,8 @@
 
 namespace dsrun::worker {
 
-// Tokens and targets of training sample `index`, seq_length each. A pure function of the index.
+// Tokens and targets of training sample `index`, seq_length each, or what else ModelPlan::sample
+// says. A pure function of the index.
 using SampleFn =
     std::function<void(int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets)>;
 
@@ -175,6 +176,8 @@ class Trainer {
   std::vector<float> LossScale() const;
   absl::Status RestoreLossScale(std::span<const float> values);
   const FlatLayout& layout() const { return layout_; }
+  // The model's own plan: its tensors in its own order, whichever are frozen.
+  const ModelPlan& plan() const { return setup_.model->plan(); }
   // What this rank owns of the arena's trainable part: it updates it and has its slots.
   const std::vector<Range>& owned() const { return shards_.Owned(rank_); }
   // What of it has a slot of the optimizer, by number: how state().slots[slot] is laid out.
@@ -287,8 +290,8 @@ class Trainer {
   float* window_ = nullptr;     // gradients of one micro-batch and layer
   float* atom_ = nullptr;       // of one atom, of all layers; null where atoms are one micro-batch
   float* reduced_ = nullptr;    // the batch's, (owned size), of ZeRO-0 as share_gather.h
-  int32_t* tokens_ = nullptr;   // (micro_batch_size, seq_length)
-  int32_t* targets_ = nullptr;  // (micro_batch_size, seq_length)
+  int32_t* tokens_ = nullptr;   // (micro_batch_size, InputsOfSample)
+  int32_t* targets_ = nullptr;  // (micro_batch_size, TargetsOfSample)
   double* leaf_squares_ = nullptr;
   std::vector<double> squares_;  // of the host; the communication thread's
   ExactSum grad_square_;         // of this step; the communication thread's until Finish has waited

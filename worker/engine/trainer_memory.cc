@@ -151,7 +151,7 @@ absl::Status Trainer::Allocate() {
   }
   ASSIGN_OR_RETURN(void* const tokens, allocate("tokens"));
   tokens_ = static_cast<int32_t*>(tokens);
-  targets_ = tokens_ + spec_.micro_batch_size() * spec_.model().seq_length();
+  targets_ = tokens_ + spec_.micro_batch_size() * model_.InputsOfSample();
   const auto on_span = [trace = setup_.trace](const std::string& name, SteadyTime begin,
                                               SteadyTime end) {
     trace->Add(Trace::Lane::kCommunication, name, begin, end);

@@ -30,8 +30,8 @@ struct Pass {
   Kernels& kernels;
   int64_t batch;           // sequences
   int64_t seq_length;      // of them; the plan's or, for sampling, less
-  const int32_t* tokens;   // (batch, seq_length)
-  const int32_t* targets;  // (batch, seq_length); below 0: masked
+  const int32_t* tokens;   // (rows, inputs_of_row), of a language model (batch, seq_length)
+  const int32_t* targets;  // (rows, targets_of_row), likewise; below 0: masked
   DType dtype;             // of Reals: what the model computes in
   float gradient_scale;    // backward only: what the gradients are times, a power of two
   std::span<const ConstReals> parameters;
@@ -47,6 +47,12 @@ struct Pass {
   // Of those that are fp32 whatever the model computes in (layer_plan.h).
   float* KeptF32(size_t index) const { return static_cast<float*>(kept[index]); }
   float* WorkF32(size_t index) const { return static_cast<float*>(workspace[index]); }
+  // What stands at `tokens` and `targets` where samples are of floats (SampleShape).
+  const float* Inputs() const { return Floats(tokens); }
+  const float* Targets() const { return Floats(targets); }
+  static const float* Floats(const int32_t* elements) {
+    return static_cast<const float*>(static_cast<const void*>(elements));
+  }
 };
 
 class Layer {
@@ -68,7 +74,7 @@ class Head : public Layer {
  public:
   // The loss alone, after Forward.
   virtual void Loss(const Pass& pass) = 0;
-  // After Forward: logits (vocab_size) of one row, to the host.
+  // After Forward: logits (vocab_size) of one row, or what else the head gives for it, to the host.
   virtual void Logits(const Pass& pass, int64_t row, float* logits) = 0;
 };
 

@@ -253,6 +253,8 @@ std::unique_ptr<Layer> CreateLayer(const ModelPlan& model, const LayerPlan& laye
     case LayerKind::kHead:
     case LayerKind::kRmsHead:
       return CreateHead(model, layer);
+    case LayerKind::kOwn:
+      break;  // by LayerFactory
   }
   LOG(FATAL) << "no such kind of layer: " << static_cast<int>(layer.kind);
 }

@@ -30,24 +30,21 @@ bool AllFinite(ConstReals x, int64_t elements) {
 
 class LayeredModel final : public Model {
  public:
-  LayeredModel(const ModelPlan& plan, const ActivationInput& input, Kernels& kernels)
-      : plan_(plan),
+  LayeredModel(ModelPlan plan, const ActivationInput& input, Kernels& kernels)
+      : plan_(std::move(plan)),
         activations_(plan_, input),
         micro_batch_size_(input.micro_batch_size),
         slots_(static_cast<size_t>(input.slots)),
-        losses_(static_cast<size_t>(input.micro_batch_size * plan.spec.seq_length)),
+        losses_(static_cast<size_t>(input.micro_batch_size * plan_.spec.seq_length)),
         kernels_(kernels) {}
   // What was enqueued uses the memory that goes.
   ~LayeredModel() override { (void)kernels_.stream().Record().Await(); }
 
-  absl::Status Allocate(Device& device) {
+  absl::Status Allocate(const LayerFactory& own, Device& device) {
     ASSIGN_OR_RETURN(
         memory_, device.Allocate(Space::kDevice, static_cast<size_t>(activations_.total_bytes()),
                                  "activations"));
-    for (size_t index = 0; index + 1 < plan_.layers.size(); ++index) {
-      layers_.push_back(CreateLayer(plan_, plan_.layers[index]));
-    }
-    head_ = CreateHead(plan_, plan_.layers.back());
+    RETURN_IF_ERROR(CreateLayers(own));
     RETURN_IF_ERROR(FillTables());
     dstream_ = RealsAt(activations_.stream_gradient());
     for (size_t slot = 0; slot < slots_.size(); ++slot) FindSlot(activations_.slot(slot), slot);
@@ -59,6 +56,25 @@ class LayeredModel final : public Model {
     return absl::OkStatus();
   }
 
+  absl::Status CreateLayers(const LayerFactory& own) {
+    const auto made = [](const LayerPlan& layer, bool is) {
+      return is ? absl::OkStatus()
+                : absl::InvalidArgumentError(absl::StrCat(
+                      "layer ", layer.name, ": nobody makes it; give the function that does"));
+    };
+    for (size_t index = 0; index + 1 < plan_.layers.size(); ++index) {
+      const LayerPlan& layer = plan_.layers[index];
+      const bool is_own = layer.kind == LayerKind::kOwn;
+      if (!is_own) layers_.push_back(CreateLayer(plan_, layer));
+      if (is_own) layers_.push_back(own.layer == nullptr ? nullptr : own.layer(index));
+      RETURN_IF_ERROR(made(layer, layers_.back() != nullptr));
+    }
+    const LayerPlan& head = plan_.layers.back();
+    if (head.kind != LayerKind::kOwn) head_ = CreateHead(plan_, head);
+    if (head.kind == LayerKind::kOwn && own.head != nullptr) head_ = own.head();
+    return made(head, head_ != nullptr);
+  }
+
   const ModelPlan& plan() const override { return plan_; }
   void SetGradientScale(float scale) override { gradient_scale_ = scale; }
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
@@ -67,6 +83,7 @@ class LayeredModel final : public Model {
                                    GradientSink& gradients) override;
   absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override;
   absl::StatusOr<size_t> FirstBadLayer(size_t slot) override;
+  absl::Status Outputs(size_t slot, ParameterStore& parameters, float* out) override;
   absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore& parameters,
                                float* logits) override;
 
@@ -218,9 +235,14 @@ absl::Status LayeredModel::Forward(size_t slot, const int32_t* tokens, const int
                                    ParameterStore& parameters) {
   Slot& at = slots_[slot];
   const int64_t rows = micro_batch_size_ * plan_.spec.seq_length;
-  CopyIn(at.tokens, tokens, rows);
-  CopyIn(at.targets, targets, rows);
-  at.unmasked = std::count_if(targets, targets + rows, [](int32_t target) { return target >= 0; });
+  CopyIn(at.tokens, tokens, micro_batch_size_ * plan_.InputsOfSample());
+  CopyIn(at.targets, targets, micro_batch_size_ * plan_.TargetsOfSample());
+  at.unmasked = rows;
+  if (plan_.sample.targets == SampleShape::Elements::kIds) {
+    at.unmasked = 0;
+    const int64_t of_row = plan_.sample.targets_of_row;
+    for (int64_t row = 0; row < rows; ++row) at.unmasked += targets[row * of_row] >= 0 ? 1 : 0;
+  }
   return PlayForward(at, micro_batch_size_, plan_.spec.seq_length, parameters);
 }
 
@@ -286,6 +308,17 @@ absl::StatusOr<size_t> LayeredModel::FirstBadLayer(size_t slot) {
   return last();
 }
 
+absl::Status LayeredModel::Outputs(size_t slot, ParameterStore& parameters, float* out) {
+  const Slot& at = slots_[slot];
+  const int64_t rows = micro_batch_size_ * plan_.spec.seq_length;
+  RETURN_IF_ERROR(With(parameters, last(), PassOf(at, last()), [&](const Pass& with) {
+    for (int64_t row = 0; row < rows; ++row) {
+      head_->Logits(with, row, out + row * plan_.spec.vocab_size);
+    }
+  }));
+  return kernels_.stream().Record().Await();
+}
+
 absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length,
                                            ParameterStore& parameters, float* logits) {
   CHECK(length >= 1 && length <= plan_.spec.seq_length) << "length " << length;
@@ -300,28 +333,35 @@ absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(ModelPlan plan, const LayerFactory& own,
                                                    const ActivationInput& input, Kernels& kernels,
-                                                   Device& device, DType dtype) {
-  RETURN_IF_ERROR(Validate(spec));
+                                                   Device& device) {
+  const ModelSpec& spec = plan.spec;
   if (input.micro_batch_size < 1 || input.threads < 1 || input.slots < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "model ", spec.preset, ": expected a micro-batch size, a thread count and slots of at ",
         "least 1, got ", input.micro_batch_size, ", ", input.threads, " and ", input.slots,
         "; check the batch arithmetic of the job"));
   }
-  const ModelPlan plan = PlanModel(spec, {}, dtype);
   RETURN_IF_ERROR(
       CheckRecompute(plan, input.micro_batch_size * spec.seq_length, input.slots, input.recompute));
   const SequenceShape shape{input.micro_batch_size, spec.seq_length,
                             spec.num_attention_heads * spec.head_size(), spec.num_attention_heads};
+  const DType dtype = plan.dtype;
   int64_t scratch = AttentionScratch(shape.head_size());
   if (dtype != DType::kF32) scratch += HalfAttentionScratch(shape.head_size(), spec.seq_length);
   CHECK_LE(kernels.AttentionScratch(shape, dtype), input.threads * scratch)
       << "the kernels' pool has more threads than the plan";
-  auto model = std::make_unique<LayeredModel>(plan, input, kernels);
-  RETURN_IF_ERROR(model->Allocate(device));
+  auto model = std::make_unique<LayeredModel>(std::move(plan), input, kernels);
+  RETURN_IF_ERROR(model->Allocate(own, device));
   return model;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
+                                                   const ActivationInput& input, Kernels& kernels,
+                                                   Device& device, DType dtype) {
+  RETURN_IF_ERROR(Validate(spec));
+  return CreateModel(PlanModel(spec, {}, dtype), LayerFactory(), input, kernels, device);
 }
 
 }  // namespace dsrun::worker

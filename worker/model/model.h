@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -39,9 +40,9 @@ class Model {
   virtual void SetGradientScale(float scale) = 0;
 
   // tokens, targets: of the host, (micro_batch_size, seq_length), row-major, copied; a target below
-  // 0 is masked. The caller has begun the store's pass. REQUIRES: all others, and all tokens, are
-  // ids of the vocabulary (worker/data/token_ids.h): they are used as offsets. Errors: those of the
-  // store.
+  // 0 is masked. Of other samples, what plan().sample says. The caller has begun the store's pass.
+  // REQUIRES: all others, and all tokens, are ids of the vocabulary (worker/data/token_ids.h): they
+  // are used as offsets. Errors: those of the store.
   virtual absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
                                ParameterStore& parameters) = 0;
 
@@ -59,16 +60,32 @@ class Model {
   // output of each segment alone is still there. For people, when a loss is not finite.
   virtual absl::StatusOr<size_t> FirstBadLayer(size_t slot) = 0;
 
+  // What the head gives for every row, (rows, vocab_size), to the host: after Forward in `slot`, in
+  // place of Backward. Errors: those of the store and the device.
+  virtual absl::Status Outputs(size_t slot, ParameterStore& parameters, float* out) = 0;
+
   // Logits (vocab_size) of one position, for sampling: runs tokens (1, length) with length <=
   // seq_length and gives those of the last one. Uses slot 0.
   virtual absl::Status NextTokenLogits(const int32_t* tokens, int64_t length,
                                        ParameterStore& parameters, float* logits) = 0;
 };
 
-// `dtype`: what it computes in. `kernels` and `device` must outlive the model. `input.threads`:
-// those of the pool behind the kernels; the plan holds scratch for each. Errors: INVALID_ARGUMENT:
-// the spec is not valid, a size below 1, or CheckRecompute; RESOURCE_EXHAUSTED: the activations do
-// not fit.
+// Makes the layers of kind kOwn; the engine makes those of all other kinds (CreateLayer).
+struct LayerFactory {
+  std::function<std::unique_ptr<Layer>(size_t layer)> layer;
+  std::function<std::unique_ptr<Head>()> head;  // the last one
+};
+
+// Of a plan that no spec says (common/model/own_model.h). What `own` makes must live by itself.
+// Errors: as below; INVALID_ARGUMENT: a layer that `own` does not make.
+absl::StatusOr<std::unique_ptr<Model>> CreateModel(ModelPlan plan, const LayerFactory& own,
+                                                   const ActivationInput& input, Kernels& kernels,
+                                                   Device& device);
+
+// `dtype`: what it computes in. `kernels` and `device` must outlive the model. `input.threads`: those of the pool behind the
+// kernels; the plan holds scratch for each.
+// Errors: INVALID_ARGUMENT: the spec is not valid, a size below 1, or CheckRecompute;
+// RESOURCE_EXHAUSTED: the activations do not fit.
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
                                                    const ActivationInput& input, Kernels& kernels,
                                                    Device& device, DType dtype = DType::kF32);

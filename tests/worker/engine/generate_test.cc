@@ -46,6 +46,7 @@ class CountingModel : public Model {
     return LossSum{};
   }
   absl::StatusOr<LossSum> Loss(size_t, ParameterStore&) override { return LossSum{}; }
+  absl::Status Outputs(size_t, ParameterStore&, float*) override { return absl::OkStatus(); }
   absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore&,
                                float* logits) override {
     longest = std::max(longest, length);

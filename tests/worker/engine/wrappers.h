@@ -55,6 +55,9 @@ class ModelWrapper : public Model {
   absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override {
     return inner_.Loss(slot, parameters);
   }
+  absl::Status Outputs(size_t slot, ParameterStore& parameters, float* out) override {
+    return inner_.Outputs(slot, parameters, out);
+  }
   absl::Status NextTokenLogits(const int32_t* tokens, int64_t length, ParameterStore& parameters,
                                float* logits) override {
     return inner_.NextTokenLogits(tokens, length, parameters, logits);

@@ -1,0 +1,103 @@
+#include "worker/api/config.h"
+
+#include <cmath>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "common/plan/optimizer_settings.h"
+#include "common/plan/zero_stage.h"
+
+namespace dsrun {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 40;
+
+absl::Status Wrong(std::string_view flag, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat("--", std::string(flag), ": ", what));
+}
+
+absl::Status Whole(std::string_view flag, int64_t value, int64_t least, int64_t most = kMost) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return Wrong(flag, absl::StrCat("expected a number from ", least, " to ", most, ", got ", value));
+}
+
+absl::Status Real(std::string_view flag, double value, double least) {
+  if (std::isfinite(value) && value >= least) return absl::OkStatus();
+  return Wrong(flag, absl::StrCat("expected a number from ", least, " on, got ", value));
+}
+
+absl::Status OneOf(std::string_view flag, const std::string& value,
+                   const std::vector<std::string>& values) {
+  std::string all;
+  for (const std::string& one : values) {
+    if (one == value) return absl::OkStatus();
+    all += (all.empty() ? "" : ", ") + one;
+  }
+  return Wrong(flag, absl::StrCat("expected ", all, ", got \"", value, "\""));
+}
+
+absl::Status Longer(std::string_view flag, absl::Duration value) {
+  if (value > absl::ZeroDuration()) return absl::OkStatus();
+  return Wrong(flag, absl::StrCat("expected more than no time, got ", absl::FormatDuration(value)));
+}
+
+absl::Status CheckBatch(const Config& c) {
+  RETURN_IF_ERROR(Whole("global-batch-size", c.global_batch_size, 1));
+  RETURN_IF_ERROR(Whole("micro-batch-size", c.micro_batch_size, 1));
+  RETURN_IF_ERROR(Whole("micro-batches-per-atom", c.micro_batches_per_atom, 1));
+  RETURN_IF_ERROR(Whole("train-iters", c.train_iters, 1));
+  if (c.global_batch_size % c.micro_batch_size == 0) return absl::OkStatus();
+  return Wrong("global-batch-size",
+               absl::StrCat("expected a multiple of --micro-batch-size ", c.micro_batch_size,
+                            ", got ", c.global_batch_size));
+}
+
+absl::Status CheckRates(const Config& c) {
+  RETURN_IF_ERROR(Real("lr", c.lr, 0));
+  RETURN_IF_ERROR(Real("min-lr", c.min_lr, 0));
+  RETURN_IF_ERROR(Whole("lr-warmup-iters", c.lr_warmup_iters, -1));
+  RETURN_IF_ERROR(Real("weight-decay", c.weight_decay, -1));
+  RETURN_IF_ERROR(Real("clip-grad", c.clip_grad, 0));
+  const double decay = c.weight_decay < 0 ? 0 : c.weight_decay;
+  RETURN_IF_ERROR(CreateOptimizer(c.optimizer, c.optimizer_params, decay).status())
+      << "--optimizer";
+  return absl::OkStatus();
+}
+
+absl::Status CheckEngine(const Config& c) {
+  RETURN_IF_ERROR(Whole("threads-per-rank", c.threads_per_rank, 0, 4096));
+  if (c.bucket_bytes != 0) {
+    RETURN_IF_ERROR(Whole("bucket-bytes", c.bucket_bytes, 4096));
+  }
+  RETURN_IF_ERROR(Whole("zero3-prefetch", c.zero3_prefetch, -1));
+  RETURN_IF_ERROR(Whole("zero3-persistence-threshold", c.zero3_persistence_threshold, -1));
+  RETURN_IF_ERROR(OneOf("sums", c.sums, {"exact", "fast"}));
+  RETURN_IF_ERROR(OneOf("check-collectives", c.check_collectives, {"start", "always", "off"}));
+  if (!c.isa_cap.empty()) {
+    RETURN_IF_ERROR(OneOf("isa-cap", c.isa_cap, {"avx512", "avx2", "baseline"}));
+  }
+  if (!IsBuiltZeroStage(
+          static_cast<int>(c.zero_stage < 0 || c.zero_stage > 3 ? -1 : c.zero_stage))) {
+    return Wrong("zero-stage", absl::StrCat("expected one of the stages that this engine has, ",
+                                            kBuiltZeroStages, ", got ", c.zero_stage));
+  }
+  if (c.precision == "fp32") return absl::OkStatus();
+  return Wrong("precision", absl::StrCat("expected fp32, got \"", c.precision,
+                                         "\": layers of one's own compute in fp32 so far"));
+}
+
+}  // namespace
+
+absl::Status Config::Check() const {
+  RETURN_IF_ERROR(CheckBatch(*this));
+  RETURN_IF_ERROR(CheckRates(*this));
+  RETURN_IF_ERROR(CheckEngine(*this));
+  RETURN_IF_ERROR(Whole("keep-last", keep_last, 1));
+  RETURN_IF_ERROR(Whole("keep-every", keep_every, 0));
+  RETURN_IF_ERROR(Longer("join-timeout", join_timeout));
+  RETURN_IF_ERROR(Longer("collective-timeout", collective_timeout));
+  return Longer("save-timeout", save_timeout);
+}
+
+}  // namespace dsrun
