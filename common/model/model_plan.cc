@@ -24,6 +24,7 @@ bool IsHidden(LayerKind kind) {
     case LayerKind::kTokenEmbedding:
     case LayerKind::kHead:
     case LayerKind::kRmsHead:
+    case LayerKind::kOwn:
       return false;
   }
   return false;

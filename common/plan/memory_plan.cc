@@ -39,8 +39,7 @@ std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
 }  // namespace
 
 ModelPlan ModelOf(const MemoryInput& input) {
-  return input.own != nullptr ? *input.own
-                              : PlanModel(input.model, input.frozen, input.precision);
+  return input.own != nullptr ? *input.own : PlanModel(input.model, input.frozen, input.precision);
 }
 
 int64_t MemoryPlan::total_bytes() const {

@@ -10,8 +10,8 @@
 #include "common/plan/optimizer_plan.h"
 #include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
-#include "common/plan/step_rounds.h"
 #include "common/plan/slot_places.h"
+#include "common/plan/step_rounds.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
 

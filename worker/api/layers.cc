@@ -98,17 +98,15 @@ class CrossEntropyHead final : public PlainHead {
   enum Work { kLogits };
   using PlainHead::PlainHead;
 
-  void Backward(const Pass& pass, ConstReals, Reals dstream) override {
-    Play(pass, dstream.f32());
-  }
+  void Backward(const Pass& pass, ConstReals, Reals dstream) override { Play(pass, dstream.f32()); }
   void Loss(const Pass& pass) override { Play(pass, pass.WorkF32(kLogits)); }
 
  private:
   // Overwrites `logits` with their gradient.
   void Play(const Pass& pass, float* logits) {
     pass.kernels.stream().Copy(logits, pass.KeptF32(kOutputs), Bytes(pass.rows() * outputs_));
-    pass.kernels.CrossEntropy({pass.rows(), outputs_, outputs_, outputs_}, pass.gradient_scale, pass.targets, logits,
-                              pass.losses);
+    pass.kernels.CrossEntropy({pass.rows(), outputs_, outputs_, outputs_}, pass.gradient_scale,
+                              pass.targets, logits, pass.losses);
   }
 };
 

@@ -36,9 +36,11 @@
 
 namespace dsrun {
 
+using worker::ConstReals;
 using worker::Head;
 using worker::Layer;
 using worker::Pass;
+using worker::Reals;
 
 struct OwnModel;
 

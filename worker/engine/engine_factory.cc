@@ -45,10 +45,11 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel*
   const ActivationInput activations{.micro_batch_size = spec.micro_batch_size(),
                                     .threads = spec.threads_per_rank(),
                                     .recompute = FromProto(spec.recompute())};
-  ASSIGN_OR_RETURN(engine.model, own == nullptr ? CreateModel(input.model, activations,
-                                                              *engine.kernels, *engine.device, input.precision)
-                                                : CreateModel(own->plan, own->layers, activations,
-                                                              *engine.kernels, *engine.device));
+  ASSIGN_OR_RETURN(
+      engine.model,
+      own == nullptr
+          ? CreateModel(input.model, activations, *engine.kernels, *engine.device, input.precision)
+          : CreateModel(own->plan, own->layers, activations, *engine.kernels, *engine.device));
   return engine;
 }
 

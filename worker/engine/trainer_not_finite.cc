@@ -70,8 +70,8 @@ absl::Status Trainer::PlayIdleForwardPasses() {
     most = std::max(most, micro_batches_of(rank));
   }
   for (int64_t pass = micro_batches_of(rank_); pass < most; ++pass) {
-    RETURN_IF_ERROR(partitioned_->PlayIdle(PassKind::kForwardOnly,
-                                           [](size_t) { return absl::OkStatus(); }));
+    RETURN_IF_ERROR(
+        partitioned_->PlayIdle(PassKind::kForwardOnly, [](size_t) { return absl::OkStatus(); }));
   }
   return absl::OkStatus();
 }

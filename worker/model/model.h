@@ -82,10 +82,10 @@ absl::StatusOr<std::unique_ptr<Model>> CreateModel(ModelPlan plan, const LayerFa
                                                    const ActivationInput& input, Kernels& kernels,
                                                    Device& device);
 
-// `dtype`: what it computes in. `kernels` and `device` must outlive the model. `input.threads`: those of the pool behind the
-// kernels; the plan holds scratch for each.
-// Errors: INVALID_ARGUMENT: the spec is not valid, a size below 1, or CheckRecompute;
-// RESOURCE_EXHAUSTED: the activations do not fit.
+// `dtype`: what it computes in. `kernels` and `device` must outlive the model. `input.threads`:
+// those of the pool behind the kernels; the plan holds scratch for each. Errors: INVALID_ARGUMENT:
+// the spec is not valid, a size below 1, or CheckRecompute; RESOURCE_EXHAUSTED: the activations do
+// not fit.
 absl::StatusOr<std::unique_ptr<Model>> CreateModel(const ModelSpec& spec,
                                                    const ActivationInput& input, Kernels& kernels,
                                                    Device& device, DType dtype = DType::kF32);

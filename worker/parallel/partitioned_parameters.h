@@ -48,10 +48,10 @@ class PartitionedParameters final : public ParameterStore {
     const ModelPlan* model;
     const FlatLayout* layout;
     const ShardPlan* shards;
-    size_t lowest_layer;    // of backward
+    size_t lowest_layer;          // of backward
     std::vector<Range> segments;  // that it plays forward again (recompute_plan.h)
-    ZeroSettings settings;  // WithDefaults
-    float* shard;           // (StoredSize), the stored ranges one after the other
+    ZeroSettings settings;        // WithDefaults
+    float* shard;                 // (StoredSize), the stored ranges one after the other
     // Of the type that layers read: the shard is rounded to it where it is gathered.
     Reals pool;                           // of the larger of both passes' plans
     Reals persistent;                     // (PersistentElements)

@@ -178,7 +178,7 @@ TEST(ConfigCheck, EveryBound_IsOneMessageWithTheFlag) {
            Case{[](Config& c) { c.lr = -1; }, "--lr: expected a number from 0 on, got -1"},
            Case{[](Config& c) { c.optimizer = "adm"; }, "--optimizer: "},
            Case{[](Config& c) { c.optimizer_params["beta1"] = 2; }, "--optimizer: "},
-           Case{[](Config& c) { c.zero_stage = 4; }, "--zero-stage: expected one of the stages"},
+           Case{[](Config& c) { c.zero_stage = 4; }, "--zero-stage: expected 0, 1, 2 or 3, got 4"},
            Case{[](Config& c) { c.zero_stage = int64_t{1} << 32; }, "--zero-stage: "},
            Case{[](Config& c) { c.precision = "fp16"; }, "--precision: expected fp32, got"},
            Case{[](Config& c) { c.sums = "slow"; }, "--sums: expected exact, fast, got \"slow\""},
