@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -18,14 +19,17 @@
 namespace dsrun {
 namespace {
 
-// What a rank owns of each bucket, in elements.
-std::vector<int64_t> OwnedOfBuckets(const ShardPlan& shards, int64_t rank) {
-  std::vector<int64_t> owned;
-  for (const Range& bucket : shards.buckets()) {
-    owned.push_back(0);
-    for (const Range& range : shards.Owned(rank, bucket)) owned.back() += range.size();
+// A bucket of every kind, by its index: those of one size, all of whose tensors are used once or
+// not, need the same of a rank. A large model has ten thousands of buckets, and two or three kinds.
+std::vector<size_t> KindsOfBuckets(const ShardSizes& shards, const SumPlaces& places) {
+  std::vector<size_t> kinds;
+  std::set<std::pair<int64_t, bool>> known;
+  for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
+    if (known.emplace(shards.buckets()[bucket].size(), places.used_once(bucket)).second) {
+      kinds.push_back(bucket);
+    }
   }
-  return owned;
+  return kinds;
 }
 
 std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
@@ -70,8 +74,9 @@ class Planner {
         space_(model_, layout_),
         atoms_(AtomsOfRanks(input)),
         ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
-        places_of_one_atom_(layout_, shards_, space_, 1),
-        places_of_several_(layout_, shards_, space_, 2),
+        places_of_one_atom_(layout_, shards_.buckets(), space_, 1),
+        places_of_several_(layout_, shards_.buckets(), space_, 2),
+        kinds_(KindsOfBuckets(shards_, places_of_one_atom_)),
         activations_(model_, {.micro_batch_size = input.micro_batch_size,
                               .threads = input.threads,
                               .recompute = input.recompute}) {
@@ -88,8 +93,10 @@ class Planner {
 
   MemoryPlan Plan(int64_t rank) const {
     const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
-    const std::vector<int64_t> owned_of_buckets = OwnedOfBuckets(shards_, rank);
-    const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
+    int64_t largest = 0;  // of what it owns of a bucket
+    for (const size_t bucket : kinds_) {
+      largest = std::max(largest, shards_.OwnedOf(shards_.buckets()[bucket], rank));
+    }
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
     const SumPlaces& places = one_atom ? places_of_one_atom_ : places_of_several_;
     const int64_t owned = shards_.OwnedSize(rank);
@@ -140,7 +147,7 @@ class Planner {
                 : std::to_string(1 + slots) + " x owned share of P") +
             " + tensors: parameters and moments, written behind the next steps",
         Space::kHost);
-    add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
+    add("reduce_scratch", "communication", ScratchElements(rank, one_atom), sum,
         ranks_of_one_atom_ == 0 || input_.fast_sums
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
@@ -172,11 +179,11 @@ class Planner {
   // What others send this rank of one bucket, each its sums, or floats where they are single
   // contributions; and the total of it, where this rank's own are floats, too
   // (ReduceScratchElements, kDirect).
-  int64_t ScratchElements(const std::vector<int64_t>& owned_of_buckets, bool one_atom) const {
+  int64_t ScratchElements(int64_t rank, bool one_atom) const {
     int64_t most = 0;
-    for (size_t bucket = 0; bucket < owned_of_buckets.size(); ++bucket) {
+    for (const size_t bucket : kinds_) {
       const bool floats = !input_.fast_sums && places_of_one_atom_.used_once(bucket);
-      const int64_t owned = owned_of_buckets[bucket];
+      const int64_t owned = shards_.OwnedOf(shards_.buckets()[bucket], rank);
       const int64_t halves = floats ? ranks_of_one_atom_ - (one_atom ? 1 : 0) : 0;
       const int64_t total = floats && one_atom ? owned : 0;
       most = std::max(most, owned * (input_.width - 1 - halves) + owned / 2 * halves + total);
@@ -187,12 +194,13 @@ class Planner {
   const MemoryInput input_;
   const ModelPlan model_;
   const FlatLayout layout_;
-  const ShardPlan shards_;
+  const ShardSizes shards_;
   const GradientSpace space_;
   const std::vector<int64_t> atoms_;  // by rank
   const int64_t ranks_of_one_atom_;
   const SumPlaces places_of_one_atom_;
   const SumPlaces places_of_several_;
+  const std::vector<size_t> kinds_;  // of buckets
   const ActivationPlan activations_;
   int64_t pool_elements_ = 0;  // of ZeRO-3
   int64_t persistent_elements_ = 0;

@@ -2,11 +2,33 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 namespace dsrun {
 namespace {
 
 Range Both(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+
+// The least range of the arena that has all these tensors.
+Range SpanOf(const FlatLayout& layout, const std::vector<GradientSpace::Place>& uses) {
+  Range span = {layout.size(), 0};
+  for (const GradientSpace::Place& use : uses) {
+    const Range flat = layout.entries()[use.tensor].flat();
+    span = {std::min(span.begin, flat.begin), std::max(span.end, flat.end)};
+  }
+  return span;
+}
+
+// The buckets that meet `span`, as indices [first, second): they lie next to each other,
+// descending.
+std::pair<size_t, size_t> BucketsOf(const std::vector<Range>& buckets, Range span) {
+  const auto first = std::partition_point(buckets.begin(), buckets.end(), [&](const Range& bucket) {
+    return bucket.begin >= span.end;
+  });
+  const auto end = std::partition_point(
+      first, buckets.end(), [&](const Range& bucket) { return bucket.end > span.begin; });
+  return {static_cast<size_t>(first - buckets.begin()), static_cast<size_t>(end - buckets.begin())};
+}
 
 // Slots are given out in the order in which backward needs them.
 class Slots {
@@ -49,11 +71,11 @@ class Slots {
 
 }  // namespace
 
-SumPlaces::SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const GradientSpace& space,
-                     int64_t atoms)
+SumPlaces::SumPlaces(const FlatLayout& layout, const std::vector<Range>& buckets,
+                     const GradientSpace& space, int64_t atoms)
     : visits_(space.layers()) {
   const std::vector<int64_t> uses_of_tensor = space.Contributions(/*atoms=*/1);
-  for (const Range& bucket : shards.buckets()) {
+  for (const Range& bucket : buckets) {
     bool once = true;
     layout.ForTensors(bucket,
                       [&](size_t tensor, Range) { once = once && uses_of_tensor[tensor] == 1; });
@@ -67,8 +89,9 @@ SumPlaces::SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const Gr
       first.push_back(!begun[use.tensor]);
       begun[use.tensor] = true;
     }
-    for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
-      const Range within = shards.buckets()[bucket];
+    const auto [first_bucket, end_bucket] = BucketsOf(buckets, SpanOf(layout, uses));
+    for (size_t bucket = first_bucket; bucket < end_bucket; ++bucket) {
+      const Range within = buckets[bucket];
       std::vector<Piece> pieces;
       for (size_t use = 0; use < uses.size(); ++use) {
         const Range flat = Both(layout.entries()[uses[use].tensor].flat(), within);
@@ -81,7 +104,7 @@ SumPlaces::SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const Gr
                                 .final_from = std::max(space.FinalFrom(layer), within.begin)});
     }
   }
-  FindPlaces(shards.buckets(), space, atoms);
+  FindPlaces(buckets, space, atoms);
 }
 
 void SumPlaces::FindPlaces(const std::vector<Range>& buckets, const GradientSpace& space,

@@ -32,9 +32,12 @@ class SumPlaces {
   // that it does not wait for the next.
   static constexpr int64_t kPassingAtOnce = 3;
 
-  // `atoms`: of this rank in a step.
-  SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const GradientSpace& space,
+  // `buckets`: ShardPlan's; `atoms`: of this rank in a step.
+  SumPlaces(const FlatLayout& layout, const std::vector<Range>& buckets, const GradientSpace& space,
             int64_t atoms);
+  SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const GradientSpace& space,
+            int64_t atoms)
+      : SumPlaces(layout, shards.buckets(), space, atoms) {}
 
   // A contribution's part in one bucket.
   struct Piece {

@@ -50,6 +50,10 @@ constexpr const ZeroStage& ZeroStageOf(int number) {
 constexpr bool IsBuiltZeroStage(int number) { return IsZeroStage(number) && number != 2; }
 inline constexpr char kBuiltZeroStages[] = "0, 1 and 3";
 
+// Under which backward may compute layers again (recompute_plan.h): not yet where each is gathered
+// once in backward.
+constexpr bool RecomputesUnder(int number) { return number != 3; }
+
 }  // namespace dsrun
 
 #endif  // DSRUN_COMMON_PLAN_ZERO_STAGE_H_
