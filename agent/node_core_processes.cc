@@ -26,6 +26,7 @@ proto::WorkerExited ExitedOf(const WorkerEnded& event) {
   for (const std::string& line : event.last_lines) exited.add_last_lines(line);
   *exited.mutable_wall_time() = ToProto(event.wall_time - absl::UnixEpoch());
   *exited.mutable_steady_time() = ToProto(event.steady_time);
+  exited.set_reason(event.cause);
   return exited;
 }
 

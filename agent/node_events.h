@@ -58,6 +58,7 @@ struct WorkerEnded {
   std::vector<std::string> last_lines;  // of its log, at most 20
   absl::Time wall_time;                 // when, for people
   absl::Duration steady_time;           // the same moment on this agent's steady clock
+  std::string cause = {};               // of its signal, as far as it is known; else empty
 };
 // The process is dead, and does not end: a thread of it waits in the kernel for a disk that does
 // not answer (common/base/dying_process.h). No code of it runs any more, so nothing that it still

@@ -45,6 +45,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "agent/inventory.h"
+#include "agent/killed_for_memory.h"
 #include "agent/log_pump.h"
 #include "agent/node_core.h"
 #include "agent/peers.h"
@@ -53,6 +54,7 @@
 #include "common/base/clock.h"
 #include "common/base/dying_process.h"
 #include "common/base/ids.h"
+#include "common/base/machine_memory.h"
 #include "common/base/mutex.h"
 #include "common/base/process_runner.h"
 #include "common/base/process_tree.h"
@@ -94,6 +96,7 @@ class Supervisor {
     // What the job's ranks can have here, said with Opened and with every Prepared.
     std::function<proto::NodeMemory(const std::string& job_id, const std::vector<int32_t>& pids)>
         memory = ReadNodeMemory;
+    std::function<OomKills()> oom_kills = [] { return MemoryReader().ReadOomKills(); };
     // The job is over on this node and everything is gone. Called once, on the core's thread, which
     // then only ends the coordinator's stream.
     std::function<void(const JobOver&)> on_over;
@@ -254,6 +257,7 @@ class Supervisor {
   PortLease port_;  // of a program's rank 0, when that is here
 
   const std::shared_ptr<Ends> ends_ = std::make_shared<Ends>();
+  KilledForMemory killed_{options_.oom_kills};
 
   std::atomic<int64_t> generation_{0};
   std::atomic<int64_t> last_round_ns_{0};

@@ -41,9 +41,10 @@ void Supervisor::TellEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>&
   if (told) {
     return Enqueue(LeftoverEnded{slot, ended.pid, ended.steady_time - fate->dying_since});
   }
-  logs_->Finish(log_id, [this, slot, ended](std::vector<std::string> lines) {
+  std::string cause = ended.end.term_signal == SIGKILL ? killed_.Explain() : "";
+  logs_->Finish(log_id, [this, slot, ended, cause](std::vector<std::string> lines) {
     Enqueue(WorkerEnded{slot, ended.end.exit_code, ended.end.term_signal, ended.end.core_dumped,
-                        std::move(lines), ended.wall_time, ended.steady_time});
+                        std::move(lines), ended.wall_time, ended.steady_time, cause});
   });
 }
 

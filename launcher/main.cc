@@ -6,6 +6,7 @@
 
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,9 @@
 #include "launcher/commands/dry_run.h"
 #include "launcher/commands/help.h"
 #include "launcher/commands/machine.h"
+#include "launcher/commands/plan_answer.h"
 #include "launcher/commands/resolve.h"
+#include "launcher/commands/resolve_plan.h"
 #include "launcher/commands/result_output.h"
 #include "launcher/commands/stop_flag.h"
 #include "launcher/coordinator/events.h"
@@ -79,6 +82,16 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
   return LaunchJob(resolved.job, options, stops);
 }
 
+int Plan(const CommandLine& line, std::vector<std::string> notes, Findings findings) {
+  const Machine machine = ReadMachine(Clock::Real());
+  const std::optional<PlanQuestion> question = ResolvePlan(line, machine, findings, notes);
+  if (!question) return Refuse(findings);
+  for (const std::string& note : notes) std::cerr << "dsrun: " << Escaped(note, "\n\t") << "\n";
+  const PlanAnswer answer = AnswerPlan(*question);
+  std::cout << (question->json ? PlanJson(answer) : PlanText(answer, machine.stdout_is_terminal));
+  return 0;
+}
+
 // Never destroyed: a signal may come at the very end.
 StopFlag& CheckpointStop() {
   static auto* const flag = new StopFlag();
@@ -93,8 +106,12 @@ int Main(const std::vector<std::string>& args, OperatorStops& stops) {
   switch (line.command) {
     case Command::kHelp:
       if (findings.has_errors()) return Refuse(findings);
-      std::cout << (line.help_markdown ? HelpMarkdown() : HelpText(line.help_train));
+      std::cout << (line.help_markdown ? HelpMarkdown()
+                    : line.help_plan   ? PlanHelpText()
+                                       : HelpText(line.help_train));
       return 0;
+    case Command::kPlan:
+      return Plan(line, std::move(notes), std::move(findings));
     case Command::kVersion:
       std::cout << VersionText();
       return 0;

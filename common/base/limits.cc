@@ -26,6 +26,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/memory_marks.h"
 #include "common/base/nonblocking_output.h"
 
 namespace dsrun {
@@ -172,7 +173,7 @@ std::atomic<const char*> program_name{"dsrun"};
 void OnNoMemory() {
   Line limit;
   AddMemoryWords(limit);
-  EndOfLimit("out of memory", limit);
+  EndOfLimit(kOutOfMemory, limit);
 }
 
 // A library's check has failed. A limit that is met right now is the likeliest reason: they abort

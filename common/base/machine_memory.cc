@@ -163,17 +163,22 @@ Level ReadLevel(const Hierarchy& hierarchy, const std::string& folder, const std
   return level;
 }
 
+// Of a group, below the mount point. What is mounted may be a group itself: paths go on from there.
+std::string BelowMount(const Hierarchy& hierarchy, const std::string& group) {
+  std::string below = IsWithin(group, hierarchy.mount_root) && hierarchy.mount_root != "/"
+                          ? group.substr(hierarchy.mount_root.size())
+                          : group;
+  if (below == "/") below.clear();
+  return below;
+}
+
 // From this process's group up to the highest that is seen.
 std::vector<Level> ReadLevels(const std::string& root, const Hierarchy& hierarchy) {
   std::vector<Level> levels;
   std::string group = GroupOf(root, "self", hierarchy.version);
   if (hierarchy.version == 0 || group.empty()) return levels;
   while (true) {
-    // What is mounted may be a group itself: paths go on from there.
-    std::string below = IsWithin(group, hierarchy.mount_root) && hierarchy.mount_root != "/"
-                            ? group.substr(hierarchy.mount_root.size())
-                            : group;
-    if (below == "/") below.clear();
+    const std::string below = BelowMount(hierarchy, group);
     const std::string folder = root + hierarchy.mount_point + below;
     const bool topmost = below.empty();
     levels.push_back(ReadLevel(hierarchy, folder, group, topmost));
@@ -276,6 +281,19 @@ MachineMemory MemoryReader::Read() const {
   }
   memory.available_bytes = std::max<int64_t>(memory.available_bytes, 0);
   return memory;
+}
+
+OomKills MemoryReader::ReadOomKills() const {
+  const Hierarchy hierarchy = FindHierarchy(root);
+  const std::string group = GroupOf(root, "self", hierarchy.version);
+  if (hierarchy.version != 0 && !group.empty()) {
+    const std::string folder = root + hierarchy.mount_point + BelowMount(hierarchy, group);
+    const char* const file = hierarchy.version == 1 ? "/memory.oom_control" : "/memory.events";
+    const std::map<std::string, int64_t> numbers = ReadNumbers(folder + file);
+    const auto found = numbers.find("oom_kill");
+    if (found != numbers.end()) return {found->second, group};
+  }
+  return {Of(ReadNumbers(root + "/proc/vmstat"), "oom_kill"), ""};
 }
 
 int64_t MemoryReader::ResidentBytes(const std::vector<int32_t>& pids) const {

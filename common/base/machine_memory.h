@@ -32,6 +32,14 @@ struct MachineMemory {
   std::string limited_by;  // the same for people: "cgroup /a/b", "this machine"
 };
 
+// How often the kernel has ended a process because memory had run out: of this process's own
+// control group, whatever limit was met, and with version 2 of those below; of the whole machine,
+// other people's processes included, where there is no group that counts.
+struct OomKills {
+  int64_t count = 0;
+  std::string group;  // as a path; empty: of the machine
+};
+
 struct MemoryReader {
   // In front of every path that is read: tests lay out a machine of files below it.
   std::string root = {};
@@ -42,6 +50,7 @@ struct MemoryReader {
   std::string but_not_with = {};
 
   MachineMemory Read() const;
+  OomKills ReadOomKills() const;
   // Resident private memory of these processes, together: what comes back when they end or free it.
   int64_t ResidentBytes(const std::vector<int32_t>& pids) const;
 };

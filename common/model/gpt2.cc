@@ -62,6 +62,9 @@ std::vector<Preset> Gpt2Presets() {
       {{"gpt2-350m", 24, 1024, 16, 1024, 50257}, {512, 4, 3e-4}},
       {{"gpt2-774m", 36, 1280, 20, 1024, 50257}, {512, 2, 2.5e-4}},
       {{"gpt2-1558m", 48, 1600, 25, 1024, 50257}, {512, 1, 2e-4}},
+      // Brown et al. (2020), table 2.1, without its sparse attention: every layer's is dense. Its
+      // batch of 3.2 million tokens is 1,562.5 sequences.
+      {{"gpt3-175b", 96, 12288, 96, 2048, 50257}, {1536, 1, 6e-5}},
   };
 }
 

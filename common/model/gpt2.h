@@ -17,7 +17,8 @@ namespace dsrun {
 ModelPlan PlanGpt2(const ModelSpec& spec);
 
 // Smallest first. gpt2-nano is ours: a byte-level model that learns on two cores in a minute. The
-// others have the shapes published with GPT-2 (124M, 350M, 774M and 1558M parameters).
+// others have the shapes published with GPT-2 (124M, 350M, 774M and 1558M parameters) and GPT-3
+// (175B), whose sparse attention in every other layer is dense here.
 std::vector<Preset> Gpt2Presets();
 
 }  // namespace dsrun

@@ -12,6 +12,7 @@
 #include "common/plan/batch_plan.h"
 #include "common/plan/library_plan.h"
 #include "common/plan/recompute_plan.h"
+#include "common/plan/zero_stage.h"
 
 namespace dsrun {
 namespace {
@@ -72,6 +73,35 @@ std::optional<std::string> Recomputed(FitInput input) {
                       absl::StrFormat("%.1f", 100 * more), " % more arithmetic)");
 }
 
+// The stages above this one, each of which keeps less on a rank; no curve changes.
+std::vector<int> HigherStages(const MemoryInput& job) {
+  std::vector<int> stages;
+  for (int stage = job.zero_stage + 1; IsZeroStage(stage); ++stage) {
+    stages.push_back(stage);
+  }
+  return stages;
+}
+
+std::optional<std::string> HigherStage(FitInput input) {
+  for (const int stage : HigherStages(input.job)) {
+    input.job.zero_stage = stage;
+    if (Fits(input)) return absl::StrCat("--zero-stage ", stage);
+  }
+  return std::nullopt;
+}
+
+// The smallest change of another kind that a higher stage makes enough; of several stages the
+// lowest.
+std::optional<std::string> HigherStageWithMore(FitInput input, bool goes_on) {
+  for (const int stage : HigherStages(input.job)) {
+    input.job.zero_stage = stage;
+    std::optional<std::string> more = Recomputed(input);
+    if (!more) more = SmallerMicroBatch(input, goes_on);
+    if (more) return absl::StrCat("--zero-stage ", stage, " with ", *more);
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> FewerRanks(const FitInput& input) {
   const std::vector<bool> kept = PlacesThatFit(input);
   const auto ranks = std::count(kept.begin(), kept.end(), true);
@@ -116,11 +146,15 @@ std::optional<std::string> SmallerModel(FitInput input) {
 
 }  // namespace
 
-std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
+std::vector<MachineNeed> MemoryNeeds(const FitInput& input) {
   MemoryInput job = input.job;
   job.width = static_cast<int64_t>(Width(input));
   std::vector<MachineNeed> needs(input.machines.size());
-  if (job.width == 0) return {};
+  for (size_t i = 0; i < needs.size(); ++i) {
+    needs[i].machine = i;
+    needs[i].there_bytes = input.machines[i].there_bytes;
+  }
+  if (job.width == 0) return needs;
   const std::vector<MemoryPlan> plans = PlanMemoryOfRanks(job);
   for (size_t rank = 0; rank < plans.size(); ++rank) ++needs[input.places[rank]].ranks;
   std::vector<int64_t> libraries;  // of a rank, by machine
@@ -136,12 +170,15 @@ std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
     need.needed_bytes += bytes;
     need.largest_rank_bytes = std::max(need.largest_rank_bytes, bytes);
   }
+  return needs;
+}
+
+std::vector<MachineNeed> MemoryShortages(const FitInput& input) {
   std::vector<MachineNeed> short_of;
-  for (size_t i = 0; i < needs.size(); ++i) {
-    const FitMachine& machine = input.machines[i];
-    needs[i].machine = i;
-    needs[i].there_bytes = machine.there_bytes;
-    if (machine.known && needs[i].needed_bytes > machine.there_bytes) short_of.push_back(needs[i]);
+  for (const MachineNeed& need : MemoryNeeds(input)) {
+    if (input.machines[need.machine].known && need.needed_bytes > need.there_bytes) {
+      short_of.push_back(need);
+    }
   }
   return short_of;
 }
@@ -174,9 +211,10 @@ std::vector<std::string> WhatWouldFit(const FitInput& input, bool goes_on) {
   };
   add(SmallerMicroBatch(input, goes_on));
   add(Recomputed(input));
-  // Here a higher ZeRO stage gets its line.
+  add(HigherStage(input));
   add(FewerRanks(input));
   add(MoreNodes(input));
+  if (changes.empty()) add(HigherStageWithMore(input, goes_on));
   if (!goes_on) add(SmallerModel(input));
   return changes;
 }

@@ -40,9 +40,11 @@ struct MachineNeed {
   int64_t there_bytes = 0;
 };
 
-// The known machines that have less than their ranks need, ascending. Empty: it fits. REQUIRES,
-// here and below: the job is valid with any width from 1 to its atoms, every place's machine
-// exists.
+// What every machine's ranks need, in the order of machines. REQUIRES, here and below: the job is
+// valid with any width from 1 to its atoms, every place's machine exists.
+std::vector<MachineNeed> MemoryNeeds(const FitInput& input);
+
+// The known machines that have less than their ranks need, ascending. Empty: it fits.
 std::vector<MachineNeed> MemoryShortages(const FitInput& input);
 
 // Which places keep their rank when machines that lack memory give up theirs, the last of a machine
@@ -51,8 +53,10 @@ std::vector<bool> PlacesThatFit(const FitInput& input);
 
 // Changes that make `input` fit, each by itself, the smallest of its kind: "--micro-batch-size 2",
 // "--recompute budget=1234 (3 of 12 layers twice forward, 8.1 % more arithmetic)",
-// "3 ranks", "2 more nodes like gpu-02 (4 ranks, 24.0 GiB)", "--model NAME". `goes_on`: from a
-// checkpoint, so the model stays, and another micro-batch makes another curve. Empty: none does.
+// "--zero-stage 3", "3 ranks", "2 more nodes like gpu-02 (4 ranks, 24.0 GiB)", "--model NAME".
+// Where none does by itself, several together: "--zero-stage 3 with --micro-batch-size 1".
+// `goes_on`: from a checkpoint, so the model stays, and another micro-batch makes another curve.
+// Empty: none does.
 std::vector<std::string> WhatWouldFit(const FitInput& input, bool goes_on);
 
 }  // namespace dsrun

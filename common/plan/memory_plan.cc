@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -21,14 +22,17 @@
 namespace dsrun {
 namespace {
 
-// What a rank owns of each bucket, in elements.
-std::vector<int64_t> OwnedOfBuckets(const ShardPlan& shards, int64_t rank) {
-  std::vector<int64_t> owned;
-  for (const Range& bucket : shards.buckets()) {
-    owned.push_back(0);
-    for (const Range& range : shards.Owned(rank, bucket)) owned.back() += range.size();
+// A bucket of every kind, by its index: those of one size, all of whose tensors are used once or
+// not, need the same of a rank. A large model has ten thousands of buckets, and two or three kinds.
+std::vector<size_t> KindsOfBuckets(const ShardSizes& shards, const SumPlaces& places) {
+  std::vector<size_t> kinds;
+  std::set<std::pair<int64_t, bool>> known;
+  for (size_t bucket = 0; bucket < shards.buckets().size(); ++bucket) {
+    if (known.emplace(shards.buckets()[bucket].size(), places.used_once(bucket)).second) {
+      kinds.push_back(bucket);
+    }
   }
-  return owned;
+  return kinds;
 }
 
 std::vector<int64_t> AtomsOfRanks(const MemoryInput& input) {
@@ -77,12 +81,14 @@ class Planner {
         space_(model_, layout_),
         atoms_(AtomsOfRanks(input)),
         ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
-        places_of_one_atom_(layout_, shards_, space_, 1),
-        places_of_several_(layout_, shards_, space_, 2),
-        places_of_owners_(layout_, shards_, space_, 1, ZeroPart::kOwned),
+        places_of_one_atom_(layout_, shards_.buckets(), space_, 1),
+        places_of_several_(layout_, shards_.buckets(), space_, 2),
+        places_of_owners_(layout_, shards_.buckets(), space_, 1, ZeroPart::kOwned),
+        kinds_(KindsOfBuckets(shards_, places_of_one_atom_)),
         activations_(model_, {.micro_batch_size = input.micro_batch_size,
                               .threads = input.threads,
                               .recompute = input.recompute}) {
+    if (!KeepsAll(input.optimizer)) owners_.emplace(layout_, input.width, input.bucket_bytes);
     if (input.zero_stage != 3) return;
     const ZeroSettings zero = WithDefaults(input.zero, model_, layout_);
     for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
@@ -97,8 +103,10 @@ class Planner {
 
   MemoryPlan Plan(int64_t rank) const {
     const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
-    const std::vector<int64_t> owned_of_buckets = OwnedOfBuckets(shards_, rank);
-    const int64_t largest = *std::max_element(owned_of_buckets.begin(), owned_of_buckets.end());
+    int64_t largest = 0;  // of what it owns of a bucket
+    for (const size_t bucket : kinds_) {
+      largest = std::max(largest, shards_.OwnedOf(shards_.buckets()[bucket], rank));
+    }
     const bool one_atom = atoms_[static_cast<size_t>(rank)] == 1;
     const int64_t owned = shards_.OwnedSize(rank);
     const int64_t tokens =
@@ -122,20 +130,21 @@ class Planner {
       add("atom_gradients", "gradients", space_.size(), DType::kF32,
           trained + " + second uses of tensors, of one atom");
     }
-    AddSums(one_atom, owned_of_buckets, trained, add);
+    AddSums(rank, one_atom, trained, add);
     add("magnitudes", "gradients", 2 * static_cast<int64_t>(layout_.trainable_count()), DType::kU32,
         "2 x tensors, the greatest contribution to each");
     const bool all = ZeroStageOf(input_.zero_stage).slots == ZeroPart::kAll;
     const int64_t updated = all ? layout_.trainable_size() : owned;
     const std::string updated_of = (all ? "all of " : "owned share of ") + trained;
     add("reduced_gradients", "gradients", updated, DType::kF32, updated_of + ", rounded once");
-    const std::vector<Range>& mine = shards_.Owned(rank);
     int64_t of_slots = 0;
     for (const OptimizerSlot& slot : input_.optimizer.slots) {
-      of_slots += ElementsWithSlot(layout_, slot, mine);
+      const int64_t of_slot = OwnedWithSlot(slot, rank);
+      of_slots += of_slot;
       const bool others = slot.of == OptimizerSlot::Of::kOthers;
-      add(PlannedName(slot), "optimizer", ElementsWithSlot(layout_, slot, all ? Trainable() : mine),
-          slot.dtype, updated_of + (others ? ", without hidden matrices" : ""));
+      add(PlannedName(slot), "optimizer",
+          all ? ElementsWithSlot(layout_, slot, Trainable()) : of_slot, slot.dtype,
+          updated_of + (others ? ", without hidden matrices" : ""));
     }
     int64_t squares = largest / kLeafElements;
     if (OrthogonalisesMatrices(input_.optimizer)) {
@@ -157,7 +166,7 @@ class Planner {
                   : std::to_string(1 + slots) + " x owned share of P") +
             " + tensors: parameters and moments, written behind the next steps",
         Space::kHost);
-    add("reduce_scratch", "communication", ScratchElements(owned_of_buckets, one_atom), sum,
+    add("reduce_scratch", "communication", ScratchElements(rank, one_atom), sum,
         input_.fast_sums || (ranks_of_one_atom_ == 0 && !sums_of_owners())
             ? "owned share of the largest bucket x other ranks"
             : "owned share of the largest bucket x other ranks, half of single contributions");
@@ -199,20 +208,26 @@ class Planner {
         "tensors below the persistence threshold, gathered for good");
   }
 
+  // Of what `rank` owns, where the slot is of all tensors without looking at each of them.
+  int64_t OwnedWithSlot(const OptimizerSlot& slot, int64_t rank) const {
+    if (!owners_) return shards_.OwnedSize(rank);
+    return ElementsWithSlot(layout_, slot, owners_->Owned(rank));
+  }
+
   bool sums_of_owners() const { return ZeroStageOf(input_.zero_stage).sums == ZeroPart::kOwned; }
 
   // The lines of the sums over the batch (sum_places.h).
   template <typename Add>
-  void AddSums(bool one_atom, const std::vector<int64_t>& owned_of_buckets,
-               const std::string& trained, const Add& add) const {
+  void AddSums(int64_t rank, bool one_atom, const std::string& trained, const Add& add) const {
     const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
     const int64_t rounds = *std::max_element(atoms_.begin(), atoms_.end());
     const SumPlaces& places = sums_of_owners() ? places_of_owners_
                               : one_atom       ? places_of_one_atom_
                                                : places_of_several_;
     int64_t elements = places.held_elements();
-    for (size_t bucket = 0; sums_of_owners() && bucket < owned_of_buckets.size(); ++bucket) {
-      if (places.IsSummed(bucket, rounds)) elements += owned_of_buckets[bucket];
+    const std::vector<Range>& buckets = shards_.buckets();
+    for (size_t bucket = 0; sums_of_owners() && bucket < buckets.size(); ++bucket) {
+      if (places.IsSummed(bucket, rounds)) elements += shards_.OwnedOf(buckets[bucket], rank);
     }
     add("gradient_sums", "gradients", elements, sum,
         sums_of_owners() ? OwnersSumsFormula(rounds, trained) : SumsFormula(one_atom, trained));
@@ -235,14 +250,14 @@ class Planner {
   // What others send this rank of one bucket, each its sums, or floats where they are single
   // contributions; and the total of it, where this rank's own are floats, too
   // (ReduceScratchElements, kDirect).
-  int64_t ScratchElements(const std::vector<int64_t>& owned_of_buckets, bool one_atom) const {
+  int64_t ScratchElements(int64_t rank, bool one_atom) const {
     const bool single = one_atom || sums_of_owners();  // this rank
     const int64_t singles = sums_of_owners() ? input_.width : ranks_of_one_atom_;
     int64_t most = 0;
-    for (size_t bucket = 0; bucket < owned_of_buckets.size(); ++bucket) {
+    for (const size_t bucket : kinds_) {
       const bool floats =
           !input_.fast_sums && (sums_of_owners() || places_of_one_atom_.used_once(bucket));
-      const int64_t owned = owned_of_buckets[bucket];
+      const int64_t owned = shards_.OwnedOf(shards_.buckets()[bucket], rank);
       const int64_t halves = floats ? singles - (single ? 1 : 0) : 0;
       const int64_t total = floats && single ? owned : 0;
       most = std::max(most, owned * (input_.width - 1 - halves) + owned / 2 * halves + total);
@@ -253,13 +268,15 @@ class Planner {
   const MemoryInput input_;
   const ModelPlan model_;
   const FlatLayout layout_;
-  const ShardPlan shards_;
+  const ShardSizes shards_;
+  std::optional<ShardPlan> owners_;  // where some slot is of some tensors
   const GradientSpace space_;
   const std::vector<int64_t> atoms_;  // by rank
   const int64_t ranks_of_one_atom_;
   const SumPlaces places_of_one_atom_;
   const SumPlaces places_of_several_;
   const SumPlaces places_of_owners_;
+  const std::vector<size_t> kinds_;  // of buckets
   const ActivationPlan activations_;
   int64_t pool_elements_ = 0;  // of ZeRO-3
   int64_t persistent_elements_ = 0;

@@ -33,6 +33,19 @@ void Divide(const std::vector<Range>& buckets, int64_t width,
   }
 }
 
+// Buckets close when they are full, also in the middle of a tensor, and always on a leaf boundary.
+std::vector<Range> CutIntoBuckets(Range all, int64_t bucket_bytes) {
+  const int64_t bucket_elements =
+      RoundUpToLeaf(std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1));
+  std::vector<Range> buckets;
+  for (int64_t end = all.end; end > all.begin;) {
+    const int64_t begin = std::max(all.begin, end - bucket_elements);
+    buckets.push_back({begin, end});
+    end = begin;
+  }
+  return buckets;
+}
+
 int64_t SizeOf(const std::vector<Range>& ranges) {
   int64_t elements = 0;
   for (const Range& range : ranges) elements += range.size();
@@ -110,23 +123,10 @@ int64_t FlatLayout::padding() const {
 ShardPlan::ShardPlan(const FlatLayout& layout, int64_t width, int64_t bucket_bytes)
     : width_(width), owned_(static_cast<size_t>(width)) {
   assert(width >= 1 && bucket_bytes >= 1);
-  // Buckets close when they are full, also in the middle of a tensor, and always on a leaf
-  // boundary.
-  const int64_t bucket_elements =
-      RoundUpToLeaf(std::max<int64_t>(bucket_bytes / static_cast<int64_t>(sizeof(float)), 1));
-  const auto cut = [&](Range all) {
-    std::vector<Range> buckets;
-    for (int64_t end = all.end; end > all.begin;) {
-      const int64_t begin = std::max(all.begin, end - bucket_elements);
-      buckets.push_back({begin, end});
-      end = begin;
-    }
-    return buckets;
-  };
-  buckets_ = cut({0, layout.trainable_size()});
+  buckets_ = CutIntoBuckets({0, layout.trainable_size()}, bucket_bytes);
   Divide(buckets_, width, owned_);
   stored_ = owned_;
-  Divide(cut({layout.trainable_size(), layout.size()}), width, stored_);
+  Divide(CutIntoBuckets({layout.trainable_size(), layout.size()}, bucket_bytes), width, stored_);
 }
 
 std::vector<Range> ShardPlan::Owned(int64_t rank, Range within) const {
@@ -150,6 +150,37 @@ int64_t ShardPlan::OwnedOffset(int64_t rank, int64_t at) const {
 }
 int64_t ShardPlan::StoredOffset(int64_t rank, int64_t at) const {
   return OffsetOrEnd("StoredOffset", Stored(rank), rank, at);
+}
+
+ShardSizes::ShardSizes(const FlatLayout& layout, int64_t width, int64_t bucket_bytes)
+    : width_(width),
+      buckets_(CutIntoBuckets({0, layout.trainable_size()}, bucket_bytes)),
+      owned_(BySize(buckets_)),
+      frozen_(BySize(CutIntoBuckets({layout.trainable_size(), layout.size()}, bucket_bytes))) {}
+
+std::vector<ShardSizes::SameSize> ShardSizes::BySize(const std::vector<Range>& buckets) {
+  std::vector<SameSize> sizes;
+  for (const Range& bucket : buckets) {
+    if (sizes.empty() || sizes.back().elements != bucket.size())
+      sizes.push_back({bucket.size(), 0});
+    ++sizes.back().buckets;
+  }
+  return sizes;
+}
+
+int64_t ShardSizes::OwnedOf(const Range& bucket, int64_t rank) const {
+  return EvenPart(bucket.size() / kLeafElements, width_, rank).size() * kLeafElements;
+}
+
+int64_t ShardSizes::ShareOf(const std::vector<SameSize>& sizes, int64_t rank) const {
+  int64_t elements = 0;
+  for (const SameSize& size : sizes) elements += size.buckets * OwnedOf({0, size.elements}, rank);
+  return elements;
+}
+
+int64_t ShardSizes::OwnedSize(int64_t rank) const { return ShareOf(owned_, rank); }
+int64_t ShardSizes::StoredSize(int64_t rank) const {
+  return ShareOf(owned_, rank) + ShareOf(frozen_, rank);
 }
 
 }  // namespace dsrun

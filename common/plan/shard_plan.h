@@ -104,6 +104,33 @@ class ShardPlan {
   std::vector<std::vector<Range>> stored_;  // likewise
 };
 
+// How much of the arena each rank of a ShardPlan has, without listing where: for plans of bytes,
+// where a large model has ten thousands of buckets, each divided among hundreds of ranks.
+class ShardSizes {
+ public:
+  // REQUIRES: as ShardPlan's.
+  ShardSizes(const FlatLayout& layout, int64_t width, int64_t bucket_bytes);
+
+  const std::vector<Range>& buckets() const { return buckets_; }  // ShardPlan::buckets
+  // What `rank` owns of a bucket, in elements.
+  int64_t OwnedOf(const Range& bucket, int64_t rank) const;
+  int64_t OwnedSize(int64_t rank) const;   // ShardPlan::OwnedSize
+  int64_t StoredSize(int64_t rank) const;  // ShardPlan::StoredSize
+
+ private:
+  struct SameSize {
+    int64_t elements;  // of each bucket
+    int64_t buckets;
+  };
+  static std::vector<SameSize> BySize(const std::vector<Range>& buckets);
+  int64_t ShareOf(const std::vector<SameSize>& sizes, int64_t rank) const;
+
+  int64_t width_;
+  std::vector<Range> buckets_;
+  std::vector<SameSize> owned_;
+  std::vector<SameSize> frozen_;
+};
+
 template <typename Part>
 void FlatLayout::ForTensors(Range range, const Part& part) const {
   auto entry = std::upper_bound(entries_.begin(), entries_.end(), range.begin,

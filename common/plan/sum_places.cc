@@ -9,6 +9,27 @@ namespace {
 
 Range Both(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
 
+// The least range of the arena that has all these tensors.
+Range SpanOf(const FlatLayout& layout, const std::vector<GradientSpace::Place>& uses) {
+  Range span = {layout.size(), 0};
+  for (const GradientSpace::Place& use : uses) {
+    const Range flat = layout.entries()[use.tensor].flat();
+    span = {std::min(span.begin, flat.begin), std::max(span.end, flat.end)};
+  }
+  return span;
+}
+
+// The buckets that meet `span`, as indices [first, second): they lie next to each other,
+// descending.
+std::pair<size_t, size_t> BucketsOf(const std::vector<Range>& buckets, Range span) {
+  const auto first = std::partition_point(buckets.begin(), buckets.end(), [&](const Range& bucket) {
+    return bucket.begin >= span.end;
+  });
+  const auto end = std::partition_point(
+      first, buckets.end(), [&](const Range& bucket) { return bucket.end > span.begin; });
+  return {static_cast<size_t>(first - buckets.begin()), static_cast<size_t>(end - buckets.begin())};
+}
+
 // Slots are given out in the order in which backward needs them. They are named by their number.
 class Slots {
  public:
@@ -74,9 +95,8 @@ class SumPlaces::Player {
       for (const GradientSpace::Place& use : space_.uses(layer)) {
         nth.push_back(begun[use.tensor]++);
       }
-      for (size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
-        VisitBucket(layer, bucket, nth);
-      }
+      const auto [first, end] = BucketsOf(buckets_, SpanOf(layout_, space_.uses(layer)));
+      for (size_t bucket = first; bucket < end; ++bucket) VisitBucket(layer, bucket, nth);
       HandOver(space_.FinalFrom(layer));
       plan_.ready_after_[layer] = plan_.parts_.size();
     }
@@ -190,19 +210,19 @@ class SumPlaces::Player {
   size_t next_ = 0;  // bucket that was not handed over
 };
 
-SumPlaces::SumPlaces(const FlatLayout& layout, const ShardPlan& shards, const GradientSpace& space,
-                     int64_t atoms, ZeroPart sums)
+SumPlaces::SumPlaces(const FlatLayout& layout, const std::vector<Range>& buckets,
+                     const GradientSpace& space, int64_t atoms, ZeroPart sums)
     : sums_(sums),
       uses_of_tensor_(space.Contributions(/*atoms=*/1)),
       visits_(space.layers()),
       ready_after_(space.layers()) {
-  for (const Range& bucket : shards.buckets()) {
+  for (const Range& bucket : buckets) {
     bool once = true;
     layout.ForTensors(bucket,
                       [&](size_t tensor, Range) { once = once && uses_of_tensor_[tensor] == 1; });
     used_once_.push_back(once);
   }
-  Player(layout, shards.buckets(), space, atoms, *this).Play();
+  Player(layout, buckets, space, atoms, *this).Play();
 }
 
 }  // namespace dsrun

@@ -14,6 +14,7 @@
 #include "common/plan/memory_fit.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
+#include "common/plan/memory_words.h"
 #include "common/rpc/loopback.h"
 #include "launcher/commands/resolve_parts.h"
 #include "launcher/coordinator/generation_memory.h"
@@ -63,7 +64,9 @@ void CheckMemory(ResolveContext& context) {
   const std::string why =
       job.train().model().preset() + " does not fit: " + Counted(need.ranks, "rank") +
       " of up to " + BytesText(need.largest_rank_bytes) + " need " + BytesText(need.needed_bytes) +
-      " on this machine, " + BytesText(available) + " are available; fits: " +
+      " on this machine, " + BytesText(available) +
+      " are available; most of a rank's: " + TopConsumers(context.resolved.memory.front().buffers) +
+      "; fits: " +
       (changes.empty() ? "no single change does; use a machine with more memory"
                        : absl::StrJoin(changes, ", or "));
   if (context.resolved.dry_run) {  // asked for its table, perhaps on another machine

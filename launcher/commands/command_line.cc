@@ -1,5 +1,7 @@
 #include "launcher/commands/command_line.h"
 
+#include <algorithm>
+
 #include "common/config/nearest.h"
 
 namespace dsrun::launcher {
@@ -26,10 +28,31 @@ const Option* FindInEither(std::string_view name) {
   return option != nullptr ? option : FindOption(name, /*train=*/true);
 }
 
+// Whose flags are read: before `train` or a program, behind `train`, behind `plan`.
+enum class Side { kLauncher, kTrain, kPlan };
+
+// A flag that may stand there, or null. Launcher flags are welcome after `train`, too.
+const Option* FindOn(Side side, std::string_view name) {
+  if (side != Side::kPlan) return FindInEither(name);
+  const Option* const option = FindPlanOption(name);
+  return option != nullptr ? option : FindOption(name, /*train=*/true);
+}
+
+std::vector<std::string> NamesOn(Side side) {
+  std::vector<std::string> names = FlagNames(side != Side::kLauncher);
+  if (side == Side::kPlan) {
+    for (const Option& option : PlanOptions().options) names.push_back(option.flag());
+    return names;
+  }
+  const std::vector<std::string> others = FlagNames(side == Side::kLauncher);
+  names.insert(names.end(), others.begin(), others.end());
+  return names;
+}
+
 // The switch that `arg` is, or null.
-const Option* FindSwitch(std::string_view arg) {
+const Option* FindSwitch(Side side, std::string_view arg) {
   if (!StartsWith(arg, "--")) return nullptr;
-  const Option* const option = FindInEither(arg.substr(2));
+  const Option* const option = FindOn(side, arg.substr(2));
   return option == nullptr || TakesValue(*option) ? nullptr : option;
 }
 
@@ -50,10 +73,14 @@ class Parser {
   const std::string& arg() const { return args_[at_]; }
   bool done() const { return at_ == args_.size(); }
 
-  void ParseFlag(bool after_train);
-  void Use(const Option& option, const std::string& spelled, bool has_value, std::string value);
-  void UnknownFlag(const std::string& spelled, bool has_value, bool after_train);
+  void ParseFlag(Side side);
+  void Use(Side side, const Option& option, const std::string& spelled, bool has_value,
+           std::string value);
+  void UnknownFlag(Side side, const std::string& spelled, bool has_value);
+  // Nothing but flags and their values stands there.
+  void ParseFlagsOnly(Side side, const char* word, const std::string& hint);
   void ParseTrain();
+  void ParsePlan();
   void ParseCheckpoint();
   void ParseHelp();
   void CheckPair();
@@ -72,7 +99,7 @@ CommandLine Parser::Parse() {
       break;
     }
     if (!LooksLikeFlag(arg())) break;
-    ParseFlag(/*after_train=*/false);
+    ParseFlag(Side::kLauncher);
     if (line_.command == Command::kHelp || line_.command == Command::kVersion) return line_;
   }
   CheckPair();
@@ -83,13 +110,15 @@ CommandLine Parser::Parse() {
   }
   const bool literal = at_ > 0 && args_[at_ - 1] == "--";
   const std::string word = arg();
-  if (literal || (word != "train" && word != "checkpoint" && word != "where" && word != "help")) {
+  if (literal || (word != "train" && word != "plan" && word != "checkpoint" && word != "where" &&
+                  word != "help")) {
     line_.command = Command::kProgram;
     line_.program.assign(args_.begin() + static_cast<std::ptrdiff_t>(at_), args_.end());
     return line_;
   }
   ++at_;
   if (word == "train") ParseTrain();
+  if (word == "plan") ParsePlan();
   if (word == "checkpoint") ParseCheckpoint();
   if (word == "where") {
     --at_;  // it is a verb of it
@@ -99,15 +128,16 @@ CommandLine Parser::Parse() {
   return line_;
 }
 
-void Parser::ParseFlag(bool after_train) {
+void Parser::ParseFlag(Side side) {
   const std::string whole = arg();
   ++at_;
   if (whole == "--help" || whole == "-h") {
     line_.command = Command::kHelp;
-    line_.help_train = after_train;
+    line_.help_train = side == Side::kTrain;
+    line_.help_plan = side == Side::kPlan;
     return;
   }
-  if (whole == "--version" && !after_train) {
+  if (whole == "--version" && side == Side::kLauncher) {
     line_.command = Command::kVersion;
     return;
   }
@@ -123,28 +153,29 @@ void Parser::ParseFlag(bool after_train) {
 
   const Option* option = nullptr;
   if (is_long ? name.size() > 1 : true) {
-    option = FindInEither(name);  // launcher flags are welcome after `train`, too
-    if (option != nullptr && !after_train && FindOption(name, /*train=*/false) == nullptr) {
+    option = FindOn(side, name);
+    if (option != nullptr && side == Side::kLauncher &&
+        FindOption(name, /*train=*/false) == nullptr) {
       findings_.AddFlag(spelled, "is a flag of `train`: write it after that word");
     }
   }
   if (option == nullptr) {
-    UnknownFlag(spelled, has_value, after_train);
+    UnknownFlag(side, spelled, has_value);
     return;
   }
   if (!is_long && has_value && !TakesValue(*option)) {
     findings_.AddFlag(whole, "one-letter switches stand alone: write " + spelled);
     return;
   }
-  Use(*option, spelled, has_value, std::move(value));
+  Use(side, *option, spelled, has_value, std::move(value));
 }
 
-void Parser::Use(const Option& option, const std::string& spelled, bool has_value,
+void Parser::Use(Side side, const Option& option, const std::string& spelled, bool has_value,
                  std::string value) {
   if (TakesValue(option) && !has_value) {
     // A flag that follows is rather the next flag than this one's value; "-1" is a value.
     const bool missing = done() || (StartsWith(arg(), "--") &&
-                                    FindInEither(arg().substr(2, arg().find('=') - 2)) != nullptr);
+                                    FindOn(side, arg().substr(2, arg().find('=') - 2)) != nullptr);
     if (missing) {
       findings_.AddFlag(spelled, "expected a value (" + option.value_name + "), got " +
                                      (done() ? "the end of the line" : arg()));
@@ -169,15 +200,21 @@ void Parser::Use(const Option& option, const std::string& spelled, bool has_valu
   line_.flags.Add({&option, std::move(value), negated});
 }
 
-void Parser::UnknownFlag(const std::string& spelled, bool has_value, bool after_train) {
-  std::vector<std::string> known = FlagNames(after_train);
-  const std::vector<std::string> others = FlagNames(!after_train);
-  known.insert(known.end(), others.begin(), others.end());
-  const std::string nearest = NearestName(spelled, known);
-  findings_.AddFlag(spelled, nearest.empty() ? "unknown flag; dsrun --help lists all"
-                                             : "unknown flag; did you mean " + nearest + "?");
+void Parser::UnknownFlag(Side side, const std::string& spelled, bool has_value) {
+  const std::string nearest = NearestName(spelled, NamesOn(side));
+  const std::string bare = spelled.substr(std::min(spelled.find_first_not_of('-'), spelled.size()));
+  if (side == Side::kPlan && FindOption(bare, /*train=*/false) != nullptr) {
+    findings_.AddFlag(spelled,
+                      "is a flag of a start, and a plan starts nothing: ranks are given as "
+                      "--widths 1,8,64 and --ranks-per-node 8");
+  } else if (nearest.empty()) {
+    findings_.AddFlag(spelled, side == Side::kPlan ? "unknown flag; dsrun plan --help lists all"
+                                                   : "unknown flag; dsrun --help lists all");
+  } else {
+    findings_.AddFlag(spelled, "unknown flag; did you mean " + nearest + "?");
+  }
   if (has_value || done() || LooksLikeFlag(arg())) return;
-  if (after_train) {  // nothing but flags and their values stands there
+  if (side != Side::kLauncher) {
     ++at_;
     return;
   }
@@ -202,23 +239,36 @@ void Parser::CheckPair() {
   }
 }
 
-void Parser::ParseTrain() {
-  line_.command = Command::kTrain;
+void Parser::ParseFlagsOnly(Side side, const char* word, const std::string& hint) {
   while (!done()) {
     if (LooksLikeFlag(arg())) {
-      ParseFlag(/*after_train=*/true);
+      ParseFlag(side);
       if (line_.command == Command::kHelp) return;
       continue;
     }
-    const Option* const before = FindSwitch(args_[at_ - 1]);
+    const Option* const before = FindSwitch(side, args_[at_ - 1]);
     if (before != nullptr) {
       findings_.AddFlag(args_[at_ - 1], NoValue(*before, arg()));
     } else {
-      findings_.AddFlag("train", "expected flags only, got " + Quoted(arg()) +
-                                     "; text to train on is named with --data PATH");
+      findings_.AddFlag(word, "expected flags only, got " + Quoted(arg()) + "; " + hint);
     }
     ++at_;
   }
+}
+
+void Parser::ParseTrain() {
+  line_.command = Command::kTrain;
+  ParseFlagsOnly(Side::kTrain, "train", "text to train on is named with --data PATH");
+}
+
+// What stood before the word is the launcher's, and starts nothing here either.
+void Parser::ParsePlan() {
+  line_.command = Command::kPlan;
+  for (const FlagUse& use : line_.flags.all()) {
+    findings_.AddFlag(use.option->flag(),
+                      "a plan starts nothing: leave out what stands before the word plan");
+  }
+  ParseFlagsOnly(Side::kPlan, "plan", "the model is named with --model NAME");
 }
 
 void Parser::ParseCheckpoint() {
@@ -233,12 +283,14 @@ void Parser::ParseHelp() {
       line_.help_markdown = true;
     } else if (arg() == "train") {
       line_.help_train = true;
+    } else if (arg() == "plan") {
+      line_.help_plan = true;
     } else if (arg() == "checkpoint") {
       line_.command = Command::kCheckpoint;
       line_.checkpoint = {"--help"};
     } else {
-      findings_.AddFlag("help",
-                        "expected `train`, `checkpoint` or --markdown, got " + Quoted(arg()));
+      findings_.AddFlag(
+          "help", "expected `train`, `plan`, `checkpoint` or --markdown, got " + Quoted(arg()));
     }
   }
 }

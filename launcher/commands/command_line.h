@@ -2,9 +2,10 @@
 //
 //   dsrun [launcher flags] train [train flags]
 //   dsrun [launcher flags] PROGRAM [arguments]     everything behind PROGRAM is the program's
+//   dsrun plan [plan and train flags]
 //   dsrun checkpoint hash|inspect DIR ...         everything behind is checkpoint_command's
 //   dsrun where --param NAME DIR                  likewise
-//   dsrun help [train] [--markdown]     --help anywhere before PROGRAM does the same
+//   dsrun help [train|plan] [--markdown]     --help anywhere before PROGRAM does the same
 //   dsrun --version
 //
 // Launcher flags are understood after `train` as well: `dsrun train ... --dry-run`. Pure.
@@ -40,12 +41,13 @@ class FlagUses {
 };
 
 struct CommandLine {
-  enum class Command { kNone, kTrain, kProgram, kCheckpoint, kHelp, kVersion };
+  enum class Command { kNone, kTrain, kProgram, kPlan, kCheckpoint, kHelp, kVersion };
   Command command = Command::kNone;
-  FlagUses flags;                       // launcher's and train's; names do not overlap
+  FlagUses flags;                       // launcher's and train's, or plan's and train's
   std::vector<std::string> program;     // as typed, for kProgram
   std::vector<std::string> checkpoint;  // what follows the word; checkpoint_command.h judges it
   bool help_train = false;              // for kHelp
+  bool help_plan = false;
   bool help_markdown = false;
 };
 

@@ -9,6 +9,7 @@
 
 #include "common/base/units.h"
 #include "common/plan/library_plan.h"
+#include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "launcher/commands/text_table.h"
 

@@ -1,5 +1,7 @@
 #include "launcher/commands/help.h"
 
+#include <algorithm>
+#include <array>
 #include <string_view>
 #include <vector>
 
@@ -19,10 +21,11 @@ constexpr size_t kWidth = 100;
 std::string Usage() {
   std::string out =
       "dsrun [launcher flags] train [train flags]     train a model on text\n"
-      "dsrun [launcher flags] PROGRAM [arguments]     run any program once per slot\n";
+      "dsrun [launcher flags] PROGRAM [arguments]     run any program once per slot\n"
+      "dsrun plan [plan and train flags]              how much memory it takes, and what fits\n";
   out += CheckpointUsage();
   return out +
-         "dsrun help [train|checkpoint] [--markdown]     this text\n"
+         "dsrun help [train|plan|checkpoint] [--markdown]  this text\n"
          "dsrun --version\n";
 }
 
@@ -56,6 +59,67 @@ const std::vector<Example>& Examples(bool train) {
       {"Will it fit?", "dsrun --dry-run --num_gpus=4 train --data text/ --model gpt2-1558m"},
   };
   return train ? *of_train : *launcher;
+}
+
+constexpr std::string_view kPlanWords =
+    "How many bytes a rank takes at every ZeRO stage and number of ranks, which of these fit, the\n"
+    "smallest setting that does, the largest model that would, and what takes most. The numbers "
+    "are\n"
+    "those that the engine allocates by, and what its libraries take beside them; nothing is\n"
+    "started or allocated.\n";
+
+const std::vector<Example>& PlanExamples() {
+  static const auto* const examples = new std::vector<Example>{
+      {"What of GPT-2 fits on this machine:", "dsrun plan --model gpt2-1558m"},
+      {"GPT-3's size on nodes of 80 GiB a rank:",
+       "dsrun plan --model gpt3-175b --memory 80GiB --widths 64,512,1024"},
+      {"The same, eight ranks in a node of 640 GiB, fp32 sums:",
+       "dsrun plan --model gpt3-175b --memory 640GiB --ranks-per-node 8 --sums fast"},
+      {"A shape and a batch of your own, for a script:",
+       "dsrun plan --num-layers 24 --hidden-size 2048 --num-attention-heads 16 "
+       "--global-batch-size 256 --micro-batch-size 2 --json"},
+  };
+  return *examples;
+}
+
+// Whether bytes depend on a flag of train.
+bool IsPlanned(std::string_view name) {
+  constexpr std::array kNot = {"data",
+                               "gradient-accumulation-steps",
+                               "train-iters",
+                               "lr",
+                               "min-lr",
+                               "lr-warmup-iters",
+                               "lr-schedule",
+                               "lr-schedule-param",
+                               "adam-beta1",
+                               "adam-beta2",
+                               "adam-eps",
+                               "weight-decay",
+                               "param-group",
+                               "clip-grad",
+                               "seed",
+                               "device",
+                               "overlap",
+                               "shared-memory",
+                               "memory-check",
+                               "isa-cap",
+                               "check-collectives",
+                               "save",
+                               "load",
+                               "load-step",
+                               "save-interval",
+                               "keep-last",
+                               "keep-every",
+                               "tag",
+                               "log-interval",
+                               "metrics",
+                               "prompt",
+                               "sample-tokens",
+                               "trace",
+                               "allow-rewind",
+                               "accept-fingerprint"};
+  return std::find(kNot.begin(), kNot.end(), name) == kNot.end();
 }
 
 // "-H, --hostfile PATH"
@@ -144,6 +208,17 @@ std::string ExamplesMarkdown(bool train) {
   return out;
 }
 
+std::string PlanMarkdown() {
+  std::string out = "## Planning\n\n`dsrun plan` takes the flags of `train` and those below.\n\n" +
+                    std::string(kPlanWords) + "\n";
+  for (const Example& example : PlanExamples()) {
+    out += std::string(example.what) + "\n\n    " + std::string(example.command) + "\n\n";
+  }
+  out += "| flag of `plan` | default | meaning |\n| --- | --- | --- |\n";
+  for (const Option& option : PlanOptions().options) out += Row(option);
+  return out + "\n";
+}
+
 }  // namespace
 
 std::string HelpText(bool train) {
@@ -162,7 +237,7 @@ std::string HelpText(bool train) {
   }
   out += "\nDashes and underscores in flags are the same; `--flag value` and `--flag=value` too.\n";
   out += train ? "`dsrun help` shows the launcher's flags, which may stand here as well.\n"
-               : "`dsrun help train` shows the flags of train.\n";
+               : "`dsrun help train` shows the flags of train, `dsrun help plan` those of plan.\n";
   return out;
 }
 
@@ -175,7 +250,7 @@ std::string HelpMarkdown() {
       "```\n\nDashes and underscores in flags are the same; `--flag value` and `--flag=value` too. "
       "Everything that is wrong is reported at once, before anything starts, with exit code 90 "
       "(`docs/errors.md` has all codes).\n\n## Examples\n\n" +
-      ExamplesMarkdown(false) + ExamplesMarkdown(true);
+      ExamplesMarkdown(false) + ExamplesMarkdown(true) + PlanMarkdown();
   bool train_title = false;
   out += "## Launcher flags\n\n";
   for (const OptionGroup& group : OptionGroups()) {
@@ -195,6 +270,28 @@ std::string HelpMarkdown() {
   }
   out.pop_back();
   return out;
+}
+
+std::string PlanHelpText() {
+  std::string out =
+      "dsrun plan [plan and train flags]\n\n" + std::string(kPlanWords) + "\nExamples\n";
+  for (const Example& example : PlanExamples()) {
+    out += "  " + std::string(example.what) + "\n      " + std::string(example.command) + "\n";
+  }
+  out += "\n" + PlanOptions().title + "\n";
+  for (const Option& option : PlanOptions().options) out += Line(option);
+  for (const OptionGroup& group : OptionGroups()) {
+    bool titled = false;
+    for (const Option& option : group.options) {
+      if (!group.train || option.fate != Fate::kUsed || !IsPlanned(option.name)) continue;
+      if (!titled) out += "\n" + group.title + " (as of train)\n";
+      titled = true;
+      out += Line(option);
+    }
+  }
+  return out +
+         "\nThe other flags of train may stand here too, but for --load; no byte depends on "
+         "them.\nExit codes: 0 planned, whether it fits or not; 90 a flag is wrong.\n";
 }
 
 std::string VersionText() { return "dsrun " + std::string(kVersion) + "\n"; }

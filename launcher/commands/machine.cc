@@ -64,7 +64,10 @@ Machine ReadMachine(Clock& clock) {
   machine.program_dir = ProgramDir();
   machine.cores = UsableProcessors();
   machine.gpus = Gpus();
-  machine.memory_available = MemoryReader{.arenas_of = kWorkerName}.Read().available_bytes;
+  const MachineMemory memory = MemoryReader{.arenas_of = kWorkerName}.Read();
+  machine.memory_available = memory.available_bytes;
+  machine.memory_total = memory.total_bytes;
+  if (!memory.limited_by.empty()) machine.memory_limited_by = memory.limited_by;
   machine.isa = IsaName(BestIsa());
   machine.now = clock.WallNow();
   machine.zone = absl::LocalTimeZone();

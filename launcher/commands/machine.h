@@ -21,9 +21,11 @@ struct Machine {
   std::string program_dir;               // where dsrun itself lies, absolute
   int cores = 1;                         // that this process may use
   int gpus = 0;
-  int64_t memory_available = 0;  // bytes; 0: unknown, nothing is checked
-  std::string isa = "baseline";  // "avx512" | "avx2" | "baseline"
-  absl::Time now;                // wall time; names the job
+  int64_t memory_available = 0;                    // bytes; 0: unknown, nothing is checked
+  int64_t memory_total = 0;                        // bytes
+  std::string memory_limited_by = "this machine";  // whose memory_total is: "cgroup /a/b"
+  std::string isa = "baseline";                    // "avx512" | "avx2" | "baseline"
+  absl::Time now;                                  // wall time; names the job
   absl::TimeZone zone;
   uint32_t random = 0;  // tells jobs of one second apart
   bool stdout_is_terminal = false;

@@ -207,7 +207,7 @@ OptionGroup Model() {
       true,
       {
           Value("model", "PRESET", "gpt2-nano",
-                "gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m, llama-nano, "
+                "gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m, gpt3-175b, llama-nano, "
                 "llama-135m, llama-1b, llama-7b, llama-70b; what follows changes its shape"),
           Value("num-layers", "N", "the preset's", "transformer blocks"),
           Value("hidden-size", "N", "the preset's", "width"),
@@ -424,6 +424,19 @@ OptionGroup Engine() {
       }};
 }
 
+OptionGroup Plan() {
+  return {"Plan",
+          false,
+          {
+              Value("memory", "SIZE", "what this machine has available, control groups counted",
+                    "what the ranks of one node can have together: 80GiB, 24GB, 1.5TiB"),
+              Value("ranks-per-node", "N", "1", "ranks that share it"),
+              Value("widths", "N,N,...", "1, 2, 4, 8 ... and the most that the batch allows",
+                    "numbers of ranks to plan for"),
+              Switch("json", "print one JSON object"),
+          }};
+}
+
 std::string Folded(std::string_view name) {
   std::string out(name);
   for (char& c : out) {
@@ -446,6 +459,19 @@ const std::vector<OptionGroup>& OptionGroups() {
   static const auto* const groups = new std::vector<OptionGroup>{
       Hosts(), Job(), TimeLimits(), FromOthers(), Model(), Training(), Files(), Engine()};
   return *groups;
+}
+
+const OptionGroup& PlanOptions() {
+  static const auto* const plan = new OptionGroup(Plan());
+  return *plan;
+}
+
+const Option* FindPlanOption(std::string_view name) {
+  const std::string folded = Folded(name);
+  for (const Option& option : PlanOptions().options) {
+    if (Matches(option, folded)) return &option;
+  }
+  return nullptr;
 }
 
 const Option* FindOption(std::string_view name, bool train) {

@@ -45,6 +45,10 @@ struct OptionGroup {
 // All flags, in the order in which help prints them.
 const std::vector<OptionGroup>& OptionGroups();
 
+// Of `dsrun plan`, beside those of train.
+const OptionGroup& PlanOptions();
+const Option* FindPlanOption(std::string_view name);  // of these alone; nullptr: none
+
 // The flag of that long or one-letter name, of the launcher's or of train's flags; dashes and
 // underscores are the same letter. "no-overlap" finds overlap. nullptr: none.
 const Option* FindOption(std::string_view name, bool train);

@@ -81,6 +81,9 @@ void CheckOutputFiles(ResolveContext& context, const std::vector<CorpusFile>& co
 // Findings where the job would write into a folder of --data: --run-dir, --save, --metrics,
 // --trace. REQUIRES: data_paths, metrics_path, trace_path, save_dir, run_dir.
 void CheckOutputsAreNoText(ResolveContext& context, const std::vector<CorpusFile>& corpus);
+// Of job.train what memory is planned from (memory_input.h), and neither data nor files. False:
+// there is a finding. REQUIRES: ranks, and nodes for the threads of a rank.
+bool ResolvePlannedTrain(ResolveContext& context);
 // Findings where the ranks of this machine need more than there is. REQUIRES: train and ranks are
 // valid; fills resolved.memory.
 void CheckMemory(ResolveContext& context);

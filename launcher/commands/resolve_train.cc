@@ -48,6 +48,17 @@ class TrainResolver {
         train_(*context.resolved.job.mutable_train()),
         width_(static_cast<int64_t>(context.resolved.ranks.size())) {}
 
+  // What bytes of memory depend on, alone.
+  bool ResolvePlanned() {
+    Model();
+    Batch();
+    Optimizer();
+    PlannedEngine();
+    if (!model_ok_ || !batch_ok_) return false;
+    ResolveRecompute(c_, model_);
+    return true;
+  }
+
   void Resolve() {
     FindCheckpoint();
     Model();
@@ -79,6 +90,7 @@ class TrainResolver {
   void CheckSaveFolder(bool given);
   // Absent stays absent: the engine's default.
   void ZeroStage();
+  void PlannedEngine();
   void Engine();
   std::string IsaCap();
   void Device();
@@ -423,8 +435,7 @@ void TrainResolver::ZeroStage() {
   train_.set_zero_stage(static_cast<int32_t>(*stage));
 }
 
-void TrainResolver::Engine() {
-  Device();
+void TrainResolver::PlannedEngine() {
   const int64_t share = std::max<int64_t>(1, c_.machine.cores / std::max<int64_t>(1, LocalRanks()));
   train_.set_threads_per_rank(
       static_cast<int32_t>(v_.Int("threads-per-rank", 1, 4096).value_or(share)));
@@ -433,6 +444,11 @@ void TrainResolver::Engine() {
           .value_or(DefaultBucketBytes(model_ok_ ? ParameterCount(model_) : 1)));
   ZeroStage();
   ResolveZero3(c_);
+}
+
+void TrainResolver::Engine() {
+  Device();
+  PlannedEngine();
   train_.set_overlap_comm(v_.OnOff("overlap", true));
   train_.set_shared_memory(v_.OnOff("shared-memory", true));
   train_.set_isa_cap(IsaCap());
@@ -543,5 +559,9 @@ void TrainResolver::CompareCheckpoint() {
 }  // namespace
 
 void ResolveTrain(ResolveContext& context) { TrainResolver(context).Resolve(); }
+
+bool ResolvePlannedTrain(ResolveContext& context) {
+  return TrainResolver(context).ResolvePlanned();
+}
 
 }  // namespace dsrun::launcher

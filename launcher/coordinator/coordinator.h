@@ -123,8 +123,10 @@ struct CoordinatorConfig {
   int max_restarts = 100;
   absl::Duration restart_window = absl::Hours(24);
   int max_restarts_without_progress = 3;
-  // Train: what its ranks' memory is planned from. Absent: no generation is checked for memory.
+  // Train: what its ranks' memory is planned from. Absent: no generation is checked for memory, as
+  // where check_memory is false.
   std::optional<MemoryInput> memory;
+  bool check_memory = true;
   bool goes_on = false;  // it was started from a checkpoint
 };
 
@@ -306,6 +308,9 @@ class Coordinator {
   // ---- coordinator_memory.cc: what is begun must fit
   std::vector<PlannedNode> LiveNodes() const;
   void NoteMemory(NodeId node, const proto::NodeMemory& memory);
+  // To what was heard of a rank that has met the end of memory: what takes it, and what would fit.
+  void AddMemoryWords(std::optional<Rank> rank, std::string& what) const;
+  std::vector<PlannedNode> PlannedNodes() const;
   void SayWhoseMemoryIsUnknown();
   // REQUIRES: kPreparing, and every live node has prepared.
   void BeginIfItFits();

@@ -47,7 +47,7 @@ void Coordinator::SayWhoseMemoryIsUnknown() {
 
 void Coordinator::BeginIfItFits() {
   const std::vector<PlannedNode> nodes = LiveNodes();
-  if (!config_.memory) return Begin(nodes);
+  if (!config_.memory || !config_.check_memory) return Begin(nodes);
   SayWhoseMemoryIsUnknown();
   const bool goes_on = config_.goes_on || !s_.history.report().manifest.empty();
   const MemoryAnswer answer = AskMemory(*config_.memory, nodes, s_.memory, goes_on);
@@ -83,6 +83,7 @@ void Coordinator::LookAgainForMemory() {
 void Coordinator::EndForMemory(const MemoryAnswer& answer) {
   Report& report = s_.history.report();
   report.lacking_memory = answer.lacking;
+  absl::StrAppend(&report.lacking_memory.front(), "; most of a rank's: ", answer.consumers);
   report.would_fit = answer.would_fit;
   const bool first = s_.plan.generation() == 0;
   const std::string words =
@@ -95,6 +96,27 @@ void Coordinator::EndForMemory(const MemoryAnswer& answer) {
         absl::StrCat("stopped by the operator; no checkpoint at the end, because ", words), true);
   }
   BeginEnding(first ? kExitPreflight : kExitNoNodesLeft, words, true);
+}
+
+void Coordinator::AddMemoryWords(std::optional<Rank> rank, std::string& what) const {
+  if (!config_.memory || !rank || rank->value() >= width()) return;
+  const bool goes_on = config_.goes_on || !s_.history.WholeReport().manifest.empty();
+  const std::string words =
+      MemoryMetWords(*config_.memory, PlannedNodes(), s_.memory, *rank, goes_on);
+  if (!words.empty()) absl::StrAppend(&what, "; ", words);
+}
+
+// The nodes of the plan, with the slots that it has, in the order of its ranks.
+std::vector<PlannedNode> Coordinator::PlannedNodes() const {
+  std::vector<PlannedNode> nodes;
+  for (int rank = 0; rank < width(); ++rank) {
+    const WorkerId worker = WorkerOf(s_.plan, Rank(rank));
+    if (nodes.empty() || nodes.back().id != worker.node) {
+      nodes.push_back({worker.node, HostOf(worker.node), {}, 0});
+    }
+    nodes.back().slots.push_back(worker.slot);
+  }
+  return nodes;
 }
 
 }  // namespace dsrun::launcher

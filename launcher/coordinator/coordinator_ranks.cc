@@ -14,6 +14,7 @@
 #include "common/topology/plan_places.h"
 #include "common/topology/process_group.h"
 #include "launcher/coordinator/coordinator.h"
+#include "launcher/coordinator/generation_memory.h"
 #include "launcher/coordinator/generation_planner.h"
 #include "launcher/coordinator/root_cause.h"
 #include "launcher/coordinator/stop_words.h"
@@ -59,6 +60,7 @@ Failure Coordinator::ExitOf(WorkerId worker, std::optional<Rank> rank, Generatio
   failure.rank = rank;
   failure.generation = generation;
   failure.noticed_at = now_;
+  if (SaysOutOfMemory(exited)) AddMemoryWords(rank, failure.what);
   return failure;
 }
 
@@ -305,6 +307,7 @@ void Coordinator::OnFailed(Rank rank, const proto::Failed& failed) {
   failure.rank = rank;
   failure.generation = Generation(s_.plan.generation());
   failure.noticed_at = now_;
+  if (SaysOutOfMemory(failed)) AddMemoryWords(rank, failure.what);
   if (failure.replace_process) return Replace(rank, std::move(failure));
   if (s_.phase == State::kPreparing) return;  // a consequence of what the recovery is for
   if (failure.fatal) {

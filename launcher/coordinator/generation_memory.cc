@@ -3,15 +3,20 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/counted.h"
+#include "common/base/limits.h"
+#include "common/base/memory_marks.h"
 #include "common/base/units.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/memory_fit.h"
 #include "common/plan/memory_input.h"
+#include "common/plan/memory_words.h"
 #include "common/plan/zero_stage.h"
 
 namespace dsrun::launcher {
@@ -145,9 +150,36 @@ MemoryAnswer AskMemory(const MemoryInput& job, const std::vector<PlannedNode>& n
   }
   answer.where = Names(names);
   answer.fitting = Keep(nodes, PlacesThatFit(question));
+  MemoryInput first = job;
+  first.width = static_cast<int64_t>(
+      std::min(question.places.size(),
+               static_cast<size_t>(AtomCount(job.micro_batches, job.micro_batches_per_atom))));
+  answer.consumers = TopConsumers(PlanMemory(first).buffers);
   answer.would_fit = absl::StrJoin(WhatWouldFit(question, goes_on), ", or ");
   if (answer.would_fit.empty()) answer.would_fit = "no single change; use nodes with more memory";
   return answer;
+}
+
+std::string MemoryMetWords(const MemoryInput& job, const std::vector<PlannedNode>& nodes,
+                           const std::map<NodeId, proto::NodeMemory>& memory, Rank rank,
+                           bool goes_on) {
+  FitInput question = QuestionOf(job, nodes, GroupNodes(nodes, memory));
+  const auto atoms = static_cast<size_t>(AtomCount(job.micro_batches, job.micro_batches_per_atom));
+  question.places.resize(std::min(question.places.size(), atoms));
+  if (rank.value() < 0 || static_cast<size_t>(rank.value()) >= question.places.size()) return "";
+  return OutOfMemoryWords(std::move(question), rank.value(), goes_on);
+}
+
+bool SaysOutOfMemory(const proto::WorkerExited& exited) {
+  if (absl::StrContains(exited.reason(), kKilledForMemory)) return true;
+  if (exited.term_signal() != 0 || exited.exit_code() != kExitLimit) return false;
+  return std::any_of(exited.last_lines().begin(), exited.last_lines().end(),
+                     [](const std::string& line) { return absl::StrContains(line, kOutOfMemory); });
+}
+
+bool SaysOutOfMemory(const proto::Failed& failed) {
+  return failed.code() == static_cast<int>(absl::StatusCode::kResourceExhausted) &&
+         absl::StrContains(failed.message(), kMemoryRefused);
 }
 
 }  // namespace dsrun::launcher

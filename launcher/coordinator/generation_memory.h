@@ -18,6 +18,7 @@
 #include "launcher/coordinator/generation_planner.h"
 #include "proto/agent.pb.h"
 #include "proto/job.pb.h"
+#include "proto/worker.pb.h"
 
 namespace dsrun::launcher {
 
@@ -36,12 +37,25 @@ struct MemoryAnswer {
   std::vector<std::string> lacking;
   std::string where;      // names of those machines: "alpha", "alpha and 2 more"
   std::string would_fit;  // "--micro-batch-size 2, or 3 ranks"; never empty when something lacks
+  std::string consumers;  // of rank 0, TopConsumers; likewise
 };
 
 // `memory`: what nodes have reported; one that has not is not checked. `goes_on`: from a
 // checkpoint.
 MemoryAnswer AskMemory(const MemoryInput& job, const std::vector<PlannedNode>& nodes,
                        const std::map<NodeId, proto::NodeMemory>& memory, bool goes_on);
+
+// What to add to what is heard of a rank that has met the end of memory (OutOfMemoryWords). `nodes`
+// and `memory`: as above, of the generation that runs, in the order of its ranks. Empty: the rank
+// is on none of them.
+std::string MemoryMetWords(const MemoryInput& job, const std::vector<PlannedNode>& nodes,
+                           const std::map<NodeId, proto::NodeMemory>& memory, Rank rank,
+                           bool goes_on);
+
+// Whether an end or a report of a rank says that memory was refused to it or taken from it: the
+// kernel's killer, a limit of the process, an allocation that its device refused.
+bool SaysOutOfMemory(const proto::WorkerExited& exited);
+bool SaysOutOfMemory(const proto::Failed& failed);
 
 }  // namespace dsrun::launcher
 

@@ -135,8 +135,8 @@ absl::StatusOr<Event> FromJournal(const proto::JournalEvent& event) {
 proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   const auto& [job_id, nodes, is_train, max_width, node_silent_after, lease, stop_grace,
                join_timeout, cause_grace, collective_timeout, loading_timeout, saving_timeout,
-               max_restarts, restart_window, max_restarts_without_progress, memory, goes_on] =
-      config;
+               max_restarts, restart_window, max_restarts_without_progress, memory, check_memory,
+               goes_on] = config;
   proto::JournalHeader header;
   header.set_job_id(job_id);
   for (const auto& [host, slots] : nodes) {
@@ -158,6 +158,7 @@ proto::JournalHeader ToJournal(const CoordinatorConfig& config) {
   *header.mutable_restart_window() = ToProto(restart_window);
   header.set_max_restarts_without_progress(max_restarts_without_progress);
   if (memory) *header.mutable_memory() = ToJournal(*memory);
+  header.set_memory_unchecked(!check_memory);
   header.set_goes_on(goes_on);
   return header;
 }
@@ -166,7 +167,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   CoordinatorConfig config;
   auto& [job_id, nodes, is_train, max_width, node_silent_after, lease, stop_grace, join_timeout,
          cause_grace, collective_timeout, loading_timeout, saving_timeout, max_restarts,
-         restart_window, max_restarts_without_progress, memory, goes_on] = config;
+         restart_window, max_restarts_without_progress, memory, check_memory, goes_on] = config;
   job_id = header.job_id();
   for (const proto::JournalNode& node : header.nodes()) {
     auto& [host, slots] = nodes.emplace_back();
@@ -189,6 +190,7 @@ CoordinatorConfig FromJournal(const proto::JournalHeader& header) {
   max_restarts_without_progress = header.max_restarts_without_progress();
   if (header.has_memory()) memory = FromJournal(header.memory());
   if (memory && !CanBePlanned(*memory)) memory.reset();
+  check_memory = !header.memory_unchecked();
   goes_on = header.goes_on();
   return config;
 }

@@ -133,7 +133,7 @@ class Launch {
                                                             .quiet_ranks = options.quiet_ranks,
                                                             .output = {}})),
         files_(job, options.probe_path, [this](const std::string& line) { console_.Say(line); }) {
-    if (!options.memory_check) config_.memory.reset();
+    config_.check_memory = options.memory_check;
   }
 
   int Run() {

@@ -263,6 +263,13 @@ TEST_F(MemoryJob, WithoutTheCheck_TheKernelKills) {
   EXPECT_NE(job.AwaitExit(kLong), 0) << job.Words();
   EXPECT_GT(groups_[0]->Killed() + groups_[1]->Killed(), 0) << job.Words();
   EXPECT_TRUE(job.NothingIsLeft());
+  // Whose doing it was, what took the memory, and what would help.
+  const std::string report = job.ReportJson().dump();
+  EXPECT_THAT(report, HasSubstr("killed for want of memory by the kernel (oom_kill "))
+      << job.Words();
+  EXPECT_THAT(report, HasSubstr("; by plan its engine takes ")) << job.Words();
+  EXPECT_THAT(report, HasSubstr("most of it gradient_sums ")) << job.Words();
+  EXPECT_THAT(report, HasSubstr("1 more node like 127.0.0.")) << job.Words();
 }
 
 TEST_F(MemoryJob, NodesInOneGroup_ShareItsMemoryOnce_AndNothingIsStarted) {
@@ -273,7 +280,8 @@ TEST_F(MemoryJob, NodesInOneGroup_ShareItsMemoryOnce_AndNothingIsStarted) {
   const std::string words = job.out() + job.err();
   EXPECT_THAT(words, HasSubstr("127.0.0.1, 127.0.0.2: 4 ranks of up to")) << job.Words();
   EXPECT_THAT(words, HasSubstr(groups_[0]->path().substr(strlen("/sys/fs/cgroup/memory"))));
-  EXPECT_THAT(words, HasSubstr("would fit   1 rank, or "));
+  EXPECT_THAT(words, HasSubstr("1 rank, or "));
+  EXPECT_THAT(words, HasSubstr("most of a rank's: gradient_sums "));
   EXPECT_THAT(words, Not(HasSubstr("rank 0 (")));
   ExpectNobodyWasKilledByTheKernel();
   EXPECT_TRUE(job.NothingIsLeft());

@@ -239,5 +239,21 @@ TEST_F(MachineMemoryTest, ThisMachine_CanBeRead) {
   EXPECT_GT(MemoryReader().ResidentBytes({getpid()}), 0);
 }
 
+TEST_F(MachineMemoryTest, OomKills_AreTheGroupsWhereOneCounts) {
+  Write("/proc/vmstat", "nr_free_pages 100\noom_kill 11\n");
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().count, 11);
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().group, "");
+  UseVersion1("/a/b");
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().count, 11) << "the group has no such file";
+  Write("/sys/fs/cgroup/memory/a/b/memory.oom_control",
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().count, 2);
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().group, "/a/b");
+  UseVersion2("/c");
+  Write("/sys/fs/cgroup/c/memory.events", "low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\n");
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().count, 1);
+  EXPECT_EQ(MemoryReader{root_}.ReadOomKills().group, "/c");
+}
+
 }  // namespace
 }  // namespace dsrun

@@ -14,6 +14,7 @@ TEST(PresetTest, PublishedParameterCounts) {
   EXPECT_EQ(count("gpt2-350m"), 354823168);
   EXPECT_EQ(count("gpt2-774m"), 774030080);
   EXPECT_EQ(count("gpt2-1558m"), 1557611200);
+  EXPECT_EQ(count("gpt3-175b"), 174604259328) << "175 billion";
 }
 
 TEST(PresetTest, EveryPresetIsValidAndHasDefaults) {
@@ -29,7 +30,7 @@ TEST(PresetTest, UnknownNameGetsAllThatThereAre) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(std::string(status.message()),
             "no model preset \"gpt2-nanoo\"; there are gpt2-nano, gpt2-124m, gpt2-350m, gpt2-774m, "
-            "gpt2-1558m, llama-nano, llama-135m, llama-1b, llama-7b, llama-70b");
+            "gpt2-1558m, gpt3-175b, llama-nano, llama-135m, llama-1b, llama-7b, llama-70b");
 }
 
 TEST(ValidateTest, NamesEveryFinding) {

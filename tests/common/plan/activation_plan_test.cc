@@ -13,7 +13,7 @@ int64_t Bytes(const PlannedActivation& activation, const ActivationInput& input,
   int64_t count = rows;
   if (activation.per == PlannedActivation::Per::kHeadRow) count = std::min(rows, kHeadRows);
   if (activation.per == PlannedActivation::Per::kThread) count = input.threads;
-  return count * activation.elements * BytesOf(activation.dtype);
+  return count * activation.elements * BytesOf(activation.dtype.value_or(DType::kF32));
 }
 
 // Both passes in words: every byte belongs to who wrote it last, until it is read for the last

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -95,6 +96,58 @@ TEST(IntervalPackingTest, RandomBuffers_AreSoundAndNotFarFromTheLeast) {
     const int64_t total = PackIntervals(buffers);
     ExpectSound(buffers, total);
     EXPECT_LE(total, 2 * MostAtOnce(buffers));
+  }
+}
+
+// The rule itself, as slow as it reads: the largest first, in the tightest gap between all that
+// lives together with it.
+int64_t PackSlowly(std::vector<PackedBuffer>& buffers) {
+  std::vector<PackedBuffer*> order;
+  for (PackedBuffer& buffer : buffers) order.push_back(&buffer);
+  std::stable_sort(order.begin(), order.end(), [](const PackedBuffer* a, const PackedBuffer* b) {
+    return a->bytes > b->bytes;
+  });
+  int64_t total = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    std::vector<const PackedBuffer*> others;
+    for (size_t j = 0; j < i; ++j) {
+      if (order[j]->life.Meets(order[i]->life)) others.push_back(order[j]);
+    }
+    std::stable_sort(
+        others.begin(), others.end(),
+        [](const PackedBuffer* a, const PackedBuffer* b) { return a->offset < b->offset; });
+    int64_t best = -1, tightest = 0, end = 0;
+    for (const PackedBuffer* other : others) {
+      const int64_t gap = other->offset - end;
+      if (gap >= Aligned(order[i]->bytes) && (best < 0 || gap < tightest)) {
+        tightest = gap;
+        best = end;
+      }
+      end = std::max(end, other->offset + Aligned(other->bytes));
+    }
+    order[i]->offset = best >= 0 ? best : end;
+    total = std::max(total, order[i]->offset + Aligned(order[i]->bytes));
+  }
+  return total;
+}
+
+TEST(IntervalPackingTest, IsTheRuleItself) {
+  for (uint32_t seed = 1; seed <= 200; ++seed) {
+    std::mt19937 random(seed);
+    std::vector<PackedBuffer> buffers(1 + random() % 300);
+    const int64_t moments = 1 + random() % 100;
+    const int64_t longest = 1 + random() % moments;
+    for (PackedBuffer& buffer : buffers) {
+      buffer.bytes = 1 + random() % 5000;
+      buffer.life.first = static_cast<int64_t>(random()) % moments;
+      buffer.life.last = buffer.life.first + static_cast<int64_t>(random()) % longest;
+      if (random() % 20 == 0) buffer.life.last = std::numeric_limits<int64_t>::max();
+    }
+    std::vector<PackedBuffer> slowly = buffers;
+    ASSERT_EQ(PackIntervals(buffers), PackSlowly(slowly)) << "seed " << seed;
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      ASSERT_EQ(buffers[i].offset, slowly[i].offset) << "seed " << seed << ", buffer " << i;
+    }
   }
 }
 

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "common/base/units.h"
 #include "common/model/model_plan.h"
 #include "common/plan/library_plan.h"
+#include "common/plan/memory_words.h"
 #include "common/plan/recompute_plan.h"
 
 namespace dsrun {
@@ -178,6 +180,75 @@ TEST(MemoryFitTest, SmallerMicroBatch_IsOfferedWhereItHelps) {
   EXPECT_THAT(WhatWouldFit(input, false), Contains("--micro-batch-size 32"));
   EXPECT_THAT(WhatWouldFit(input, true),
               Contains("--micro-batch-size 32 (another curve: --accept-fingerprint)"));
+}
+
+// The lowest stage that fits, and what it says is so.
+TEST(MemoryFitTest, HigherStage_IsOfferedWhereItFits) {
+  FitInput input = On({0, 0, 0, 0}, {0, 1, 2, 3});
+  input.job.zero_stage = 0;
+  MemoryInput one = input.job, three = input.job;
+  one.zero_stage = 1;
+  three.zero_stage = 3;
+  ASSERT_LT(BytesOf(three, 4), BytesOf(one, 4));
+  for (FitMachine& machine : input.machines) machine.there_bytes = BytesOf(one, 4);
+  EXPECT_THAT(WhatWouldFit(input, /*goes_on=*/true), Contains("--zero-stage 1"));
+  for (FitMachine& machine : input.machines) machine.there_bytes = BytesOf(three, 4);
+  EXPECT_THAT(WhatWouldFit(input, /*goes_on=*/true), Contains(HasSubstr("--zero-stage ")));
+  EXPECT_THAT(WhatWouldFit(input, /*goes_on=*/true), Not(Contains("--zero-stage 1")));
+  input.job.zero_stage = 3;
+  for (FitMachine& machine : input.machines) machine.there_bytes = BytesOf(three, 4) - 1;
+  EXPECT_THAT(WhatWouldFit(input, /*goes_on=*/true), Not(Contains(HasSubstr("--zero-stage"))));
+}
+
+// Where no change does by itself, a stage and one more may.
+TEST(MemoryFitTest, StageAndAnother_AreOfferedWhereNeitherDoesAlone) {
+  FitInput input = On({0, 0, 0, 0}, {0, 1, 2, 3});
+  input.job.zero_stage = 0;
+  input.job.micro_batch_size = 64;
+  input.job.micro_batches = 4;
+  MemoryInput both = input.job;
+  both.micro_batch_size = 1;
+  both.micro_batches = 256;
+  both.zero_stage = 3;
+  for (FitMachine& machine : input.machines) machine.there_bytes = BytesOf(both, 4);
+  const std::vector<std::string> changes = WhatWouldFit(input, /*goes_on=*/true);
+  ASSERT_EQ(changes.size(), 1u);
+  EXPECT_THAT(changes[0], HasSubstr("--zero-stage "));
+  EXPECT_THAT(changes[0], HasSubstr(" with --"));
+}
+
+// ---- The words (memory_words.h)
+
+TEST(MemoryWordsTest, TopConsumers_AreTheLargestFirst) {
+  const auto line = [](const char* name, int64_t bytes) {
+    PlannedBuffer buffer;
+    buffer.name = name;
+    buffer.dtype = DType::kU8;
+    buffer.elements = bytes;
+    return buffer;
+  };
+  EXPECT_EQ(TopConsumers({line("a", 1024), line("b", 3 << 20), line("c", 2048), line("d", 7)}),
+            "b 3.0 MiB, c 2.0 KiB, a 1.0 KiB");
+}
+
+TEST(MemoryWordsTest, MetAlthoughItFitsByPlan_NamesWhatTakesLess) {
+  FitInput input = On({int64_t{1} << 40, int64_t{1} << 40}, {0, 1});
+  const std::string words = OutOfMemoryWords(input, /*rank=*/1, /*goes_on=*/true);
+  MemoryInput job = Job();
+  job.width = 2;
+  EXPECT_THAT(words, HasSubstr("gradient_sums " +
+                               BytesText(PlanMemory(job).Find("gradient_sums").bytes())));
+  EXPECT_THAT(words, HasSubstr("less take: --micro-batch-size 1"));
+  EXPECT_THAT(words, HasSubstr(", or --zero-stage "));
+}
+
+TEST(MemoryWordsTest, MetWhereItDoesNotFit_NamesWhatFits) {
+  const FitInput input = On({2 * BytesOf(Job(), 4, 2)}, {0, 0});
+  const std::string words = OutOfMemoryWords(input, /*rank=*/0, /*goes_on=*/false);
+  EXPECT_THAT(words, HasSubstr("; fits: "));
+  EXPECT_THAT(words, HasSubstr("1 rank"));
+  EXPECT_THAT(OutOfMemoryWords(On({1}, {0}), 0, /*goes_on=*/true),
+              HasSubstr("fits: no single change"));
 }
 
 }  // namespace

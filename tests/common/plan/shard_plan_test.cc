@@ -1,6 +1,7 @@
 #include "common/plan/shard_plan.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "common/model/model_plan.h"
@@ -118,6 +119,32 @@ TEST(ShardPlanTest, FrozenTensors_AreStoredByOneRankEachAndOwnedByNone) {
       next = range.end;
     }
     EXPECT_EQ(next, layout.size());
+  }
+}
+
+TEST(ShardSizesTest, AreThoseOfTheShardPlan) {
+  const ModelSpec spec = Small();
+  for (const std::vector<std::string>& frozen :
+       {std::vector<std::string>{},
+        std::vector<std::string>{"wte.weight", "h.0.mlp.c_fc.weight"}}) {
+    const FlatLayout layout(PlanModel(spec, frozen).tensors);
+    for (const int64_t width : {1, 2, 3, 7, 64}) {
+      for (const int64_t bucket_bytes :
+           {int64_t{1}, int64_t{5000}, int64_t{40960}, int64_t{1} << 30}) {
+        const ShardPlan plan(layout, width, bucket_bytes);
+        const ShardSizes sizes(layout, width, bucket_bytes);
+        EXPECT_EQ(sizes.buckets(), plan.buckets());
+        for (int64_t rank = 0; rank < width; ++rank) {
+          EXPECT_EQ(sizes.OwnedSize(rank), plan.OwnedSize(rank));
+          EXPECT_EQ(sizes.StoredSize(rank), plan.StoredSize(rank));
+          for (const Range& bucket : plan.buckets()) {
+            int64_t owned = 0;
+            for (const Range& range : plan.Owned(rank, bucket)) owned += range.size();
+            EXPECT_EQ(sizes.OwnedOf(bucket, rank), owned);
+          }
+        }
+      }
+    }
   }
 }
 

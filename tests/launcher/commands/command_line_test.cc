@@ -125,7 +125,7 @@ TEST(CommandLine, RefusesWithTheWholeMessage) {
        "--module: Don't use both the '--no_python' flag and the '--module' flag at the same "
        "time.\n"},
       {{"train", "--zebra", "3"}, "--zebra: unknown flag; dsrun --help lists all\n"},
-      {{"help", "me"}, "help: expected `train`, `checkpoint` or --markdown, got \"me\"\n"},
+      {{"help", "me"}, "help: expected `train`, `plan`, `checkpoint` or --markdown, got \"me\"\n"},
       {{"--foo", "--num_gpsu=2", "train", "--bar"},  // all at once
        "--foo: unknown flag; dsrun --help lists all\n"
        "--num_gpsu: unknown flag; did you mean --num_gpus?\n"
@@ -186,10 +186,10 @@ TEST(CommandLine, Fuzz) {
   const uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device()();
   std::cout << "DSRUN_FUZZ_SEED=" << seed << std::endl;
   std::mt19937_64 random(seed);
-  const Args words = {"train",  "checkpoint",   "help",      "hash",   "--",   "-",
-                      "--=",    "-H",           "-Hx",       "-=",     "--lr", "--lr=1",
-                      "--data", "--no-overlap", "--module",  "--help", "",     "--dry-run",
-                      "./p",    "--\xff",       "--num_gpus"};
+  const Args words = {"train",  "checkpoint",   "help",       "hash",   "--",       "-",
+                      "--=",    "-H",           "-Hx",        "-=",     "--lr",     "--lr=1",
+                      "--data", "--no-overlap", "--module",   "--help", "",         "--dry-run",
+                      "./p",    "--\xff",       "--num_gpus", "plan",   "--widths", "--json"};
   for (int i = 0; i < 100000; ++i) {
     Args args(random() % 7);
     for (std::string& arg : args) {

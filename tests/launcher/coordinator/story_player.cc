@@ -320,6 +320,7 @@ void Player::Worker(const Command& command, int node, int slot) {
     exited->set_exit_code(static_cast<int32_t>(command.Int("code", 0)));
     exited->set_term_signal(static_cast<int32_t>(command.Int("signal", 0)));
     exited->set_killed_by_agent(command.Has("agent"));
+    if (!command.words.empty()) exited->set_reason(command.Text(0));
     if (command.Has("agent")) exited->set_reason(command.keys.at("agent"));
     if (command.Has("silent")) {
       exited->mutable_silent_for()->set_seconds(command.Int("silent", 0));

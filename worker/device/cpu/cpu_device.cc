@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "common/base/cpu_isa.h"
 #include "common/base/limits.h"
+#include "common/base/memory_marks.h"
 
 namespace dsrun::worker {
 namespace {
@@ -18,7 +19,7 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 absl::Status Exhausted(const std::string& what, size_t bytes, int64_t available) {
   return absl::ResourceExhaustedError(
-      "memory for " + what + ": expected " + std::to_string(bytes) + " bytes of host memory, got " +
+      "memory for " + what + ": expected " + std::to_string(bytes) + kMemoryRefused +
       std::to_string(available) + " available" +
       (IsAddressSpaceLimited() ? BecauseOfLimit(ENOMEM) : std::string()) +
       "; use a smaller model or micro-batch, more ranks, or end other programs");
