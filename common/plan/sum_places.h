@@ -38,7 +38,8 @@ class SumPlaces {
   // that it does not wait for the next.
   static constexpr int64_t kPassingAtOnce = 3;
 
-  // `buckets`: ShardPlan's. `atoms`: of this rank in a step; not read where the owners hold the sums
+  // `buckets`: ShardPlan's. `atoms`: of this rank in a step; not read where the owners hold the
+  // sums
   // (`sums`). REQUIRES: there every trainable tensor is used.
   SumPlaces(const FlatLayout& layout, const std::vector<Range>& buckets, const GradientSpace& space,
             int64_t atoms, ZeroPart sums = ZeroPart::kAll);

@@ -69,6 +69,7 @@ Machine ReadMachine(Clock& clock) {
   machine.memory_total = memory.total_bytes;
   if (!memory.limited_by.empty()) machine.memory_limited_by = memory.limited_by;
   machine.isa = IsaName(BestIsa());
+  if (BestLibraryIsa() != BestIsa()) machine.bf16_isa = IsaName(BestLibraryIsa());
   machine.now = clock.WallNow();
   machine.zone = absl::LocalTimeZone();
   machine.random = std::random_device()();

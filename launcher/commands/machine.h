@@ -25,7 +25,8 @@ struct Machine {
   int64_t memory_total = 0;                        // bytes
   std::string memory_limited_by = "this machine";  // whose memory_total is: "cgroup /a/b"
   std::string isa = "baseline";                    // "avx512" | "avx2" | "baseline"
-  absl::Time now;                                  // wall time; names the job
+  std::string bf16_isa = {};  // of products of bf16: "avx512-bf16", or nothing: the same
+  absl::Time now;             // wall time; names the job
   absl::TimeZone zone;
   uint32_t random = 0;  // tells jobs of one second apart
   bool stdout_is_terminal = false;

@@ -398,7 +398,8 @@ OptionGroup Engine() {
            "on",
            "before each generation, plan whether it fits into the memory that its nodes report"},
           Value("isa-cap", "ISA", "the checkpoint's, else what the CPU has",
-                "avx512, avx2 or baseline at most"),
+                "avx512, avx2 or baseline at most; of bf16 also avx512-bf16, whose own products "
+                "are faster"),
           Value("check-collectives", "start|always|off", "start",
                 "compare operation, type and size on all ranks before data moves"),
           Foreign(Fate::kRefused, Kind::kValue, "deepspeed_config",

@@ -467,11 +467,13 @@ void TrainResolver::Engine() {
 // What was asked for, else what the checkpoint was trained with, so that its curve goes on; no more
 // than this CPU has.
 std::string TrainResolver::IsaCap() {
-  const std::vector<std::string> isas = {"baseline", "avx2", "avx512"};
+  // The last one has other products of bf16, and of nothing else: others are left what they were.
+  const bool bf16 = train_.precision() == "bf16" && !c_.machine.bf16_isa.empty();
+  const std::vector<std::string> isas = {"baseline", "avx2", "avx512", "avx512-bf16"};
   const auto rank_of = [&](const std::string& isa) {
     return std::find(isas.begin(), isas.end(), isa) - isas.begin();
   };
-  const std::string& here = c_.machine.isa;
+  const std::string& here = bf16 ? c_.machine.bf16_isa : c_.machine.isa;
   if (const auto asked = v_.OneOf("isa-cap", isas); asked.has_value()) {
     if (rank_of(*asked) <= rank_of(here)) return *asked;
     c_.Note("--isa-cap " + *asked + ": this CPU has " + here + " at most, which is used");

@@ -20,10 +20,10 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel*
         absl::StrCat("no engine for device \"", spec.device(), "\"; use --device cpu"));
   }
   ASSIGN_OR_RETURN(const CpuIsa isa, ParseIsa(spec.isa_cap()));
-  if (BestIsa() < isa) {
+  if (BestLibraryIsa() < isa) {
     return absl::FailedPreconditionError(
         absl::StrCat("--isa-cap ", spec.isa_cap(), " is more than this CPU has (",
-                     IsaName(BestIsa()), "); use the least of all nodes"));
+                     IsaName(BestLibraryIsa()), "); use the least of all nodes"));
   }
   if (spec.micro_batch_size() < 1) {
     return absl::InvalidArgumentError(absl::StrCat("micro-batches of ", spec.micro_batch_size(),
