@@ -149,7 +149,8 @@ std::vector<PlannedBuffer> LargestRank(const SweepInput& input, const SweepCell&
   std::vector<PlannedBuffer> lines = largest->buffers;
   for (PlannedBuffer& line : PlanLibraries({.threads = job.threads,
                              .width = job.width,
-                             .ranks_of_machine = std::min(input.ranks_of_node, job.width)})) {
+                             .ranks_of_machine = std::min(input.ranks_of_node, job.width),
+                             .precision = job.precision})) {
     lines.push_back(std::move(line));
   }
   std::stable_sort(lines.begin(), lines.end(), [](const PlannedBuffer& a, const PlannedBuffer& b) {

@@ -86,6 +86,12 @@ const std::vector<Example>& PlanExamples() {
 bool IsPlanned(std::string_view name) {
   constexpr std::array kNot = {"data",
                                "gradient-accumulation-steps",
+                               "loss-scale",
+                               "initial-scale-power",
+                               "loss-scale-window",
+                               "hysteresis",
+                               "consecutive-hysteresis",
+                               "min-loss-scale",
                                "train-iters",
                                "lr",
                                "min-lr",

@@ -12,9 +12,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "common/base/counted.h"
+#include "common/base/dtype.h"
 #include "common/base/units.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec.h"
+#include "common/numerics/precision.h"
 #include "common/plan/batch_plan.h"
 #include "common/plan/recompute_plan.h"
 #include "launcher/commands/plan_answer.h"
@@ -74,6 +76,8 @@ std::string Head(const PlanAnswer& answer) {
       job.micro_batches_per_atom > 1 ? absl::StrCat(", ", job.micro_batches_per_atom, " an atom")
                                      : "",
       "), ", std::string(job.optimizer.name), ", ", job.fast_sums ? "fast" : "exact", " sums",
+      job.precision == DType::kF32 ? ""
+                                   : absl::StrCat(", ", std::string(PrecisionName(job.precision))),
       job.recompute.any() ? "," : "", RecomputeFlag(job, job.recompute), ", buckets of ",
       BytesText(job.bucket_bytes), ", ", Counted(job.threads, "thread"), " a rank\n");
   if (!job.frozen.empty()) {
@@ -275,6 +279,7 @@ std::string PlanJson(const PlanAnswer& answer) {
                {"micro_batches_per_atom", sweep.job.micro_batches_per_atom},
                {"optimizer", std::string(sweep.job.optimizer.name)},
                {"sums", sweep.job.fast_sums ? "fast" : "exact"},
+               {"precision", std::string(PrecisionName(sweep.job.precision))},
                {"bucket_bytes", sweep.job.bucket_bytes},
                {"threads_per_rank", sweep.job.threads},
                {"memory_bytes", sweep.node_bytes},

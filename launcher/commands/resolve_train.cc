@@ -52,6 +52,7 @@ class TrainResolver {
   bool ResolvePlanned() {
     Model();
     Batch();
+    ResolvePrecision(c_, nullptr);
     Optimizer();
     PlannedEngine();
     if (!model_ok_ || !batch_ok_) return false;

@@ -193,7 +193,7 @@ TEST_F(PlanTest, Help_IsThereOnEveryWay) {
     EXPECT_THAT(help, HasSubstr(flag));
   }
   EXPECT_THAT(help, Not(HasSubstr("--data")));
-  EXPECT_THAT(help, Not(HasSubstr("--lr ")));
+  EXPECT_THAT(help, Not(HasSubstr("\n  --lr ")));
 }
 
 }  // namespace
