@@ -108,7 +108,9 @@ std::set<std::string> Trained(const OptimizerFacts& optimizer, const Shapes& sha
 // momentum alone (common/plan/slot_places.h says the same to who trains).
 std::set<std::string> WithoutSecondMoment(const Manifest& manifest) {
   std::set<std::string> without;
-  if (manifest.facts.optimizer.name != kMuon) return without;
+  if (manifest.facts.optimizer.name != kMuon || !IsPlannedFamily(manifest.facts.model.family)) {
+    return without;
+  }
   for (const LogicalTensor& tensor : LogicalTensors(manifest.facts.model)) {
     if (tensor.hidden_matrix) without.insert(tensor.name);
   }

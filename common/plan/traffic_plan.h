@@ -18,7 +18,8 @@ namespace dsrun {
 struct PlannedTraffic {
   int64_t reduce = 0;  // bytes: 8 an element, 4 of fast sums and of single contributions. Where
                        // owners alone hold sums, 4 an element for each atom and use of a tensor
-  int64_t gather = 0;  // bytes: parameters, or under ZeRO-0 gradients; 4 an element. Under ZeRO-3
+  int64_t gather = 0;  // bytes: parameters, or under ZeRO-0 gradients; 4 an element, 2 of
+                       // parameters in 16 bits. Under ZeRO-3
                        // what is gathered for every pass, and what is persistent once
   // Bytes: of matrices to the ranks that orthogonalise them, and back; 4 an element. Muon's.
   int64_t matrices = 0;

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/strings/numbers.h"
-#include "common/numerics/fingerprint.h"
+#include "common/numerics/precision.h"
 #include "common/plan/loss_scale_of_spec.h"
 #include "launcher/commands/resolve_parts.h"
 
@@ -40,6 +40,12 @@ void ResolvePrecision(ResolveContext& context, const Manifest* manifest) {
   std::string before;
   if (manifest != nullptr) before = manifest->facts.fingerprint.precision;
   if (before.empty()) before = "fp32";
+  if (!PrecisionNamed(before)) {
+    context.findings.AddFlag("--load",
+                             "its checkpoint was trained in \"" + before +
+                                 "\", which this version does not know; give --precision");
+    before = "fp32";
+  }
   train.set_precision(values.OneOf("precision", {"fp32", "bf16", "fp16"}).value_or(before));
   if (train.precision() != "fp16") {
     for (const char* const flag : kOfLossScale) {

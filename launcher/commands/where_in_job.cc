@@ -83,7 +83,11 @@ class Holders {
 
   // Of parameters, or of the optimizer's slots.
   TensorInJob Parameters(const FlatLayout::Entry& entry, std::string name) const {
-    if (Stage().parameters == ZeroPart::kAll) return Everywhere(entry, std::move(name));
+    // In 16 bits every rank has those that layers read; the fp32 ones, which are told, lie as the
+    // optimizer's state does.
+    const bool halves = core_.config().memory->precision != DType::kF32;
+    const ZeroPart held = halves ? Stage().slots : Stage().parameters;
+    if (held == ZeroPart::kAll) return Everywhere(entry, std::move(name));
     return Shared(entry, std::move(name), /*frozen=*/!entry.tensor.trainable);
   }
   TensorInJob Slots(const FlatLayout::Entry& entry, std::string name) const {

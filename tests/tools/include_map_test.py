@@ -79,7 +79,7 @@ class IncludeMapTest(unittest.TestCase):
             with open(os.path.join(folder, "bazel/users/BUILD"), encoding="utf-8") as f:
                 groups = {name: packages.split() for name, packages in
                           re.findall(r'name = "(\w+)",\n    packages = \[\n(.*?)    \]', f.read(), re.S)}
-            self.assertEqual(groups["agent"], ['"//agent/...",', '"//tools/...",', '"//tests/...",', '"//bench/...",'])
+            self.assertEqual(groups["agent"], ['"//agent/...",', '"//tools/...",', '"//tests/...",', '"//bench/...",', '"//examples/...",'])
             self.assertNotIn('"//agent/...",', groups["common_config"])
             self.assertIn('"//launcher/...",', groups["common_config"])
             self.assertNotIn('"//common/base/...",', groups["floor_1b"])

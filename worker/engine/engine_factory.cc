@@ -5,6 +5,7 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/model/model_spec.h"
+#include "common/numerics/precision.h"
 #include "common/plan/memory_input.h"
 #include "common/plan/memory_plan.h"
 #include "worker/device/cpu/cpu_device.h"
@@ -24,6 +25,10 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel*
     return absl::FailedPreconditionError(
         absl::StrCat("--isa-cap ", spec.isa_cap(), " is more than this CPU has (",
                      IsaName(BestLibraryIsa()), "); use the least of all nodes"));
+  }
+  if (!PrecisionNamed(spec.precision())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("precision \"", spec.precision(), "\": expected fp32, bf16 or fp16"));
   }
   if (spec.micro_batch_size() < 1) {
     return absl::InvalidArgumentError(absl::StrCat("micro-batches of ", spec.micro_batch_size(),

@@ -247,6 +247,7 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
     const proto::TrainSpec& spec = setup.job->train();
     setup.enter(OperationClass::kInitialize);
     RETURN_IF_ERROR(setup.trainer->InitializeParameters(spec.seed()));
+    RETURN_IF_ERROR(setup.trainer->Settle());
     return found;
   }
   absl::Status verdict;
@@ -254,6 +255,8 @@ absl::StatusOr<Resumed> Resume(const ResumeSetup& setup) {
       setup, "whether all have loaded", [&] { return Load(setup, found); }, &verdict));
   RETURN_IF_ERROR(verdict) << "checkpoint " << JoinPath(found.folder, found.manifest);
   setup.trainer->ParametersChanged();
+  // What every rank gathers now is through before anybody exchanges anything else.
+  RETURN_IF_ERROR(setup.trainer->Settle());
   return found;
 }
 

@@ -148,14 +148,16 @@ class Trainer {
   // Communicator::SetTimeout, from the next exchange on that is not yet under way.
   void SetExchangeTimeout(absl::Duration timeout);
 
-  // Parameters as a run without a checkpoint begins: what state() has of them.
+  // Parameters as a run without a checkpoint begins: what state() has of them; ParametersChanged
+  // with it.
   // Errors: the device's.
   absl::Status InitializeParameters(uint64_t seed);
   // Under ZeRO-3, between steps, by all ranks: PartitionedParameters::WithGathered. REQUIRES: it
   // is.
   PartitionedParameters& partitioned() { return *partitioned_; }
   // Whoever has written state().parameters says so, on all ranks, before the next pass, and holds
-  // them no more.
+  // them no more. The communicator is the trainer's from then on, until Settle: where layers read
+  // 16 bits, they are gathered now.
   void ParametersChanged();
   // All ranks must take part in passes outside of steps: parameters are gathered for them.
   bool gathers_for_passes() const { return partitioned_ != nullptr; }
