@@ -268,7 +268,7 @@ TEST_F(MemoryJob, WithoutTheCheck_TheKernelKills) {
   EXPECT_THAT(report, HasSubstr("killed for want of memory by the kernel (oom_kill "))
       << job.Words();
   EXPECT_THAT(report, HasSubstr("; by plan its engine takes ")) << job.Words();
-  EXPECT_THAT(report, HasSubstr("most of it gradient_sums ")) << job.Words();
+  EXPECT_THAT(report, HasSubstr("most of it save_snapshot ")) << job.Words();
   EXPECT_THAT(report, HasSubstr("1 more node like 127.0.0.")) << job.Words();
 }
 
