@@ -55,7 +55,7 @@ TEST(OutOfMemoryJob, AllocationThatIsRefused_EndsWithWhatTakesItAndWhatTakesLess
   EXPECT_THAT(verdict, HasSubstr("reported RESOURCE_EXHAUSTED: memory for "));
   EXPECT_THAT(verdict, HasSubstr("RLIMIT_AS) is 1800000 KiB"));
   EXPECT_THAT(verdict, HasSubstr("; by plan its engine takes "));
-  EXPECT_THAT(verdict, HasSubstr(" GiB, most of it gradient_sums 1.1 GiB, "));
+  EXPECT_THAT(verdict, HasSubstr(" GiB, most of it save_snapshot 1.7 GiB, "));
   EXPECT_THAT(verdict, HasSubstr("less take: --micro-batch-size 1"));
   EXPECT_TRUE(job.NothingIsLeft());
 }

@@ -38,7 +38,12 @@ TEST_F(ResolvePrecisionTest, SixteenBits_AreSaid_AndHalveWhatLayersRead) {
               HasSubstr("precision     fp16, loss scale 65536 at first\n"));
   EXPECT_THAT(Text({"--precision=fp16", "--loss-scale=128"}),
               HasSubstr("precision     fp16, loss scale 128, fixed\n"));
-  EXPECT_THAT(Text({"--precision=bf16"}), HasSubstr("P (leaf padding included)"));
+  const Resolved half = Good(With({"--precision=bf16"}));
+  const Resolved full = Good(With({}));
+  EXPECT_EQ(2 * half.memory.at(0).Find("parameters").bytes(),
+            full.memory.at(0).Find("parameters").bytes());
+  EXPECT_EQ(half.memory.at(0).Find("master_parameters").bytes(),
+            full.memory.at(0).Find("parameters").bytes());
 }
 
 TEST_F(ResolvePrecisionTest, LossScale_IsWhatWasSaid) {
