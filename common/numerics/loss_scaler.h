@@ -1,8 +1,8 @@
 // LossScaler: by how much the loss of fp16 is multiplied, so that small gradients do not vanish
 // (Micikevicius et al., 2018), and what an overflow does to it: DeepSpeed's rules of its ZeRO
-// optimizers, for every stage. A step in which a gradient is infinite or NaN is skipped; from the
-// `hysteresis`-th on each of them halves the scale, until it has doubled again, which it does after
-// `window` steps without.
+// optimizers (deepspeed/runtime/fp16/loss_scaler.py, read at 18fd4c9), for every stage. A step in
+// which a gradient is infinite or NaN is skipped; from the `hysteresis`-th on each of them halves
+// the scale, until it has doubled again, which it does after `window` steps without.
 //
 // Scales are powers of two, so that multiplying and dividing by one rounds nothing. State, like the
 // parameters: saved, loaded and hashed. Pure; one thread.

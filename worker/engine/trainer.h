@@ -192,6 +192,10 @@ class Trainer {
           const LossScalePolicy& loss_scale);
   absl::Status Allocate();
   absl::Status AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes);
+  // Memory of this generation for a line of the plan; the second where another route of the
+  // reduction takes another number. Errors: RESOURCE_EXHAUSTED.
+  absl::StatusOr<void*> Take(const PlannedBuffer& line);
+  absl::StatusOr<void*> Take(const PlannedBuffer& line, int64_t elements);
   absl::Status AllocateParameters(const MemoryPlan& plan);
   // Layers read other memory than the optimizer updates: 16 bits of it.
   bool halves() const { return input_.precision != DType::kF32; }

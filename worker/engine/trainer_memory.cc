@@ -15,13 +15,20 @@
 
 namespace dsrun::worker {
 
+absl::StatusOr<void*> Trainer::Take(const PlannedBuffer& line, int64_t elements) {
+  const auto bytes = static_cast<size_t>(elements * BytesOf(line.dtype));
+  ASSIGN_OR_RETURN(Buffer buffer, setup_.device->Allocate(line.space, bytes, line.name));
+  memory_.push_back(std::move(buffer));
+  return memory_.back().data();
+}
+
+absl::StatusOr<void*> Trainer::Take(const PlannedBuffer& line) { return Take(line, line.elements); }
+
 absl::Status Trainer::AllocateParameters(const MemoryPlan& plan) {
   const auto allocate = [&](const char* name, Reals* out) -> absl::Status {
     const PlannedBuffer& line = plan.Find(name);
-    ASSIGN_OR_RETURN(Buffer buffer,
-                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
-    memory_.push_back(std::move(buffer));
-    *out = Reals(memory_.back().data(), line.dtype);
+    ASSIGN_OR_RETURN(void* const data, Take(line));
+    *out = Reals(data, line.dtype);
     return absl::OkStatus();
   };
   const bool gathered = stage_.parameters == ZeroPart::kOwned;
@@ -107,13 +114,7 @@ void Trainer::BuildStore() {
 // One allocation for each line of the memory plan that is not the model's own.
 absl::Status Trainer::Allocate() {
   const MemoryPlan plan = PlanMemory(input_);
-  const auto allocate = [&](const char* name) -> absl::StatusOr<void*> {
-    const PlannedBuffer& line = plan.Find(name);
-    ASSIGN_OR_RETURN(Buffer buffer,
-                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
-    memory_.push_back(std::move(buffer));
-    return memory_.back().data();
-  };
+  const auto allocate = [&](const char* name) { return Take(plan.Find(name)); };
   const auto floats = [&](const char* name, float** out) -> absl::Status {
     ASSIGN_OR_RETURN(void* const data, allocate(name));
     *out = static_cast<float*>(data);
@@ -190,15 +191,8 @@ absl::Status Trainer::Allocate() {
 }
 
 absl::Status Trainer::AllocateMatrices(const MemoryPlan& plan) {
-  const auto floats = [&](const char* name) -> absl::StatusOr<float*> {
-    const PlannedBuffer& line = plan.Find(name);
-    ASSIGN_OR_RETURN(Buffer buffer,
-                     setup_.device->Allocate(line.space, static_cast<size_t>(line.bytes()), name));
-    memory_.push_back(std::move(buffer));
-    return static_cast<float*>(memory_.back().data());
-  };
-  ASSIGN_OR_RETURN(float* const matrix, floats("muon_matrix"));
-  ASSIGN_OR_RETURN(float* const scratch, floats("muon_scratch"));
+  ASSIGN_OR_RETURN(void* const matrix, Take(plan.Find("muon_matrix")));
+  ASSIGN_OR_RETURN(void* const scratch, Take(plan.Find("muon_scratch")));
   matrices_ = std::make_unique<MatrixUpdates>(
       MatrixUpdates::Setup{.communicator = setup_.communicator,
                            .kernels = setup_.kernels,
@@ -207,22 +201,14 @@ absl::Status Trainer::AllocateMatrices(const MemoryPlan& plan) {
                            .method = optimizer_.ns_method(),
                            .everywhere = stage_.slots == ZeroPart::kAll,
                            .updates = reduced_,
-                           .matrix = matrix,
-                           .scratch = scratch,
+                           .matrix = static_cast<float*>(matrix),
+                           .scratch = static_cast<float*>(scratch),
                            .squares = {setup_.kernels, leaf_squares_, squares_},
                            .check = [this] { return CheckCancelled(); }});
   return absl::OkStatus();
 }
 
 absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes) {
-  const auto allocate = [&](const PlannedBuffer& line, int64_t elements) -> absl::StatusOr<void*> {
-    ASSIGN_OR_RETURN(
-        Buffer buffer,
-        setup_.device->Allocate(line.space, static_cast<size_t>(elements * BytesOf(line.dtype)),
-                                line.name));
-    memory_.push_back(std::move(buffer));
-    return memory_.back().data();
-  };
   BatchSumsSetup setup{.layout = &layout_,
                        .shards = &shards_,
                        .places = &places_of_sums_,
@@ -233,16 +219,14 @@ absl::Status Trainer::AllocateSums(const MemoryPlan& plan, uint32_t* magnitudes)
                        .route = setup_.route,
                        .slots = nullptr};
   if (places_of_sums_.of_owners() || atoms_of_ranks_[static_cast<size_t>(rank_)] == 1) {
-    const PlannedBuffer& line = plan.Find("gradient_slots");
-    ASSIGN_OR_RETURN(void* const slots, allocate(line, line.elements));
+    ASSIGN_OR_RETURN(void* const slots, Take(plan.Find("gradient_slots")));
     setup.slots = static_cast<float*>(slots);
   }
-  const PlannedBuffer& line = plan.Find("gradient_sums");
-  ASSIGN_OR_RETURN(void* const sums, allocate(line, line.elements));
+  ASSIGN_OR_RETURN(void* const sums, Take(plan.Find("gradient_sums")));
   const int64_t count = SumsScratch(setup, /*exact=*/!input_.fast_sums);
   const PlannedBuffer& planned = plan.Find("reduce_scratch");
   if (setup_.route.way == ReduceWay::kDirect) CHECK_EQ(count, planned.elements);  // planned for it
-  ASSIGN_OR_RETURN(void* const scratch, allocate(planned, count));
+  ASSIGN_OR_RETURN(void* const scratch, Take(planned, count));
   const auto size = static_cast<size_t>(count);
   sums_ = input_.fast_sums ? FastSums(setup, static_cast<float*>(sums),
                                       std::span(static_cast<float*>(scratch), size))
