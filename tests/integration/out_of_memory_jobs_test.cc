@@ -44,9 +44,6 @@ Args Train(const std::string& folder, const Args& more) {
 
 // 151 million parameters: 1.2 GB of sums alone, and more than 3 GB in all.
 TEST(OutOfMemoryJob, AllocationThatIsRefused_EndsWithWhatTakesItAndWhatTakesLess) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer needs more address space than there is";
-#endif
   const TemporaryFolder folder;
   Job job(Train(folder.path(), {"--no-memory-check"}), {.limits = "-v 1800000"});
   EXPECT_EQ(job.AwaitExit(absl::Seconds(120)), 1) << job.Words();

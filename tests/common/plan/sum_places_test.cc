@@ -13,28 +13,12 @@
 #include "common/model/presets.h"
 #include "common/plan/zero_stage.h"
 #include "gtest/gtest.h"
+#include "tests/support/any_layers.h"
 
 namespace dsrun {
 namespace {
 
 constexpr unsigned kSeed = 20261127;
-
-// Layers over tensors; any layer may use any tensor, in any order.
-ModelPlan Layers(const std::vector<int64_t>& sizes, const std::vector<std::vector<size_t>>& uses) {
-  ModelPlan plan;
-  for (const int64_t size : sizes) {
-    plan.tensors.push_back({.name = "t" + std::to_string(plan.tensors.size()), .shape = {size}});
-  }
-  for (const std::vector<size_t>& of_layer : uses) {
-    plan.layers.push_back({.kind = LayerKind::kMlp,
-                           .name = "layer",
-                           .uses = of_layer,
-                           .kept = {},
-                           .workspace = {},
-                           .flops_of_token = 0});
-  }
-  return plan;
-}
 
 // Plays a plan as the engine does, round after round. Every element of every use goes in once a
 // round, and the first is said to be the first. No part is handed over before all of it is in: of
@@ -173,7 +157,7 @@ TEST(SumPlacesTest, AnyLayersTensorsAndBuckets_CanBePlayed) {
         uses[random() % uses.size()].push_back(tensor);
       }
     }
-    const ModelPlan model = Layers(sizes, uses);
+    const ModelPlan model = AnyLayers(sizes, uses);
     const FlatLayout layout(model.tensors);
     const ShardPlan shards(layout, 1 + static_cast<int64_t>(random() % 3),
                            4096 * (1 + static_cast<int64_t>(random() % 6)));
@@ -189,7 +173,7 @@ TEST(SumPlacesTest, AnyLayersTensorsAndBuckets_CanBePlayed) {
     for (size_t tensor = 0; tensor < sizes.size(); ++tensor) {
       if (!used.contains(tensor)) uses[random() % uses.size()].push_back(tensor);
     }
-    const ModelPlan all_used = Layers(sizes, uses);
+    const ModelPlan all_used = AnyLayers(sizes, uses);
     Played played(all_used, layout, shards, 1, ZeroPart::kOwned);
     for (int times = 0; times < 3 && !HasFatalFailure(); ++times) played.Round();
     ExpectPlacesApart(shards, played.places());
@@ -261,7 +245,7 @@ TEST(SumPlacesTest, OwnersSums_PassATiedTensorOnceAUse) {
 
 // Where a model has fewer buckets than may be on their way, each has its slot and nobody waits.
 TEST(SumPlacesTest, FewBuckets_TakeNoMoreThanTheArena) {
-  const ModelPlan model = Layers({3000, 3000}, {{0}, {1}});
+  const ModelPlan model = AnyLayers({3000, 3000}, {{0}, {1}});
   const FlatLayout layout(model.tensors);
   const ShardPlan shards(layout, 2, 1 << 20);
   const SumPlaces places(layout, shards, GradientSpace(model, layout), /*atoms=*/1);

@@ -145,14 +145,7 @@ TEST(OptimizersTest, Checkpoints_HaveOneHashThroughARestartAtAnotherWidth) {
       const std::string undisturbed = UndisturbedHash(job);
       job.mutable_train()->set_zero_stage(freeze ? 3 : 0);
       FaultyFileSystem fs;
-      WorkerCluster cluster(job, fs);
-      cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
-        if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
-      };
-      cluster.Run(3);
-      cluster.on_message = nullptr;
-      for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
-      EXPECT_EQ(NewestHash(fs), undisturbed);
+      EXPECT_EQ(InterruptedHash(fs, job), undisturbed);
       const auto checkpoint = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
       ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
       EXPECT_EQ(checkpoint->manifest().facts.optimizer.name, choice.name);
@@ -173,14 +166,7 @@ TEST(OptimizersTest, MuonOfHiddenMatricesAlone_GoesThroughARestartAtAnotherWidth
   for (const int stage : {0, 1, 3}) {
     job.mutable_train()->set_zero_stage(stage);
     FaultyFileSystem fs;
-    WorkerCluster cluster(job, fs);
-    cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
-      if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
-    };
-    cluster.Run(3);
-    cluster.on_message = nullptr;
-    for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
-    EXPECT_EQ(NewestHash(fs), undisturbed) << stage;
+    EXPECT_EQ(InterruptedHash(fs, job), undisturbed) << stage;
   }
 }
 

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "common/base/ids.h"
-#include "common/base/mutex.h"
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/model/presets.h"
@@ -150,46 +149,6 @@ TEST(PartitionedTest, FrozenTensors_ArePartitionedToo) {
       EXPECT_TRUE(whole.SameBits(Train(With(kExtremes[0], spec), width, kSteps)));
     }
   }
-}
-
-// A jump beyond the headroom: the step's second computation gathers again.
-TEST(PartitionedTest, VoidStep_HasTheBitsOfReplicatedParameters) {
-  class Jumping : public ModelWrapper {
-   public:
-    using ModelWrapper::ModelWrapper;
-    std::atomic<int64_t> sample{-1};
-
-   protected:
-    absl::Status Written(size_t, std::span<const std::span<float>> gradients) override {
-      if (sample != 22) return absl::OkStatus();
-      for (const std::span<float> of : gradients) {
-        for (float& gradient : of) gradient *= 0x1p20f;
-      }
-      return absl::OkStatus();
-    }
-  };
-  const proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
-  const auto train = [&](const proto::TrainSpec& of, int width) {
-    Mutex mu;
-    std::vector<std::unique_ptr<Jumping>> models;
-    HowTrained how;
-    how.adjust = [&](Trainer::Setup& setup) {
-      auto owned = std::make_unique<Jumping>(*setup.model);
-      Jumping* const model = owned.get();
-      setup.model = model;
-      setup.sample = [model](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {
-        if (index % 2 == 0) model->sample = index;
-        SampleText(index, tokens, targets);
-      };
-      MutexLock lock(mu);
-      models.push_back(std::move(owned));
-    };
-    return Train(of, width, kSteps, how);
-  };
-  const TrainedState whole = train(spec, 1);
-  ASSERT_EQ(whole.steps.size(), static_cast<size_t>(kSteps));
-  EXPECT_EQ(whole.steps[1].voids, 1);
-  for (const int width : {2, 4}) EXPECT_TRUE(whole.SameBits(train(Stage3(spec), width)));
 }
 
 // No rank has memory for the whole model: by the plan, which is what it allocates

@@ -40,4 +40,15 @@ std::string UndisturbedHash(const proto::JobSpec& job) {
   return NewestHash(fs, job.job_id());
 }
 
+std::string InterruptedHash(FaultyFileSystem& fs, const proto::JobSpec& job) {
+  WorkerCluster cluster(job, fs);
+  cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {
+    if (message.has_step_done() && message.step_done().step() == 5) cluster.Announce();
+  };
+  cluster.Run(3);
+  cluster.on_message = nullptr;
+  for (const auto& outcome : cluster.Run(2)) EXPECT_TRUE(outcome.ok()) << outcome.status();
+  return NewestHash(fs, job.job_id());
+}
+
 }  // namespace dsrun::worker

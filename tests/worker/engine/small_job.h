@@ -22,6 +22,10 @@ std::string NewestHash(FaultyFileSystem& fs, const std::string& job_id = "job");
 const std::string& UndisturbedHash();
 std::string UndisturbedHash(const proto::JobSpec& job);
 
+// The same of one that is interrupted after step 5, between two saves, at a width of 3, and goes on
+// at 2.
+std::string InterruptedHash(FaultyFileSystem& fs, const proto::JobSpec& job);
+
 }  // namespace dsrun::worker
 
 #endif  // DSRUN_TESTS_WORKER_ENGINE_SMALL_JOB_H_

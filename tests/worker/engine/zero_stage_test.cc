@@ -75,8 +75,28 @@ class CountingCommunicator : public CommunicatorWrapper {
   std::map<std::string, int64_t> sent;  // bytes, by what they are
 };
 
+constexpr int kSteps = 2;
+
+// What each rank is to send in a step, by the plan, and what it has sent in kSteps of them.
+struct Traffic {
+  std::vector<PlannedTraffic> planned;
+  std::vector<std::unique_ptr<CountingCommunicator>> counted;
+};
+
+Traffic TrafficOf(const proto::TrainSpec& spec, int width) {
+  MemoryInput input = MemoryInputFromProto(spec);
+  input.width = width;
+  Traffic traffic{PlanTraffic(input), {}};
+  traffic.counted.resize(static_cast<size_t>(width));
+  Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
+          auto& mine = traffic.counted[static_cast<size_t>(setup.communicator->rank())];
+          mine = std::make_unique<CountingCommunicator>(*setup.communicator);
+          setup.communicator = mine.get();
+        }});
+  return traffic;
+}
+
 TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
-  constexpr int kSteps = 2;
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   for (const auto& [width, stage, sums] : {std::tuple(4, 0, "exact"),
                                            {4, 1, "exact"},
@@ -95,15 +115,7 @@ TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
     const bool recomputed = std::string(sums) == "recomputed";
     spec.set_sums(recomputed ? "exact" : sums);
     spec.mutable_recompute()->set_every(recomputed ? 1 : 0);
-    MemoryInput input = MemoryInputFromProto(spec);
-    input.width = width;
-    const std::vector<PlannedTraffic> plan = PlanTraffic(input);
-    std::vector<std::unique_ptr<CountingCommunicator>> counting(static_cast<size_t>(width));
-    Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
-            auto& mine = counting[static_cast<size_t>(setup.communicator->rank())];
-            mine = std::make_unique<CountingCommunicator>(*setup.communicator);
-            setup.communicator = mine.get();
-          }});
+    const auto [plan, counting] = TrafficOf(spec, width);
     for (size_t rank = 0; rank < plan.size(); ++rank) {
       std::map<std::string, int64_t>& sent = counting[rank]->sent;
       EXPECT_EQ(sent["reduce-scatter"], kSteps * plan[rank].reduce) << rank;
@@ -128,22 +140,13 @@ TEST(ZeroStageTest, BytesSentAreThoseOfThePlan) {
 }
 
 TEST(ZeroStageTest, BytesOfMuonsMatrices_AreThoseOfThePlan) {
-  constexpr int kSteps = 2;
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   spec.mutable_optimizer()->set_name("muon");
   for (const int width : {1, 3, 4}) {
     for (const int stage : {0, 1, 3}) {
       SCOPED_TRACE(std::to_string(width) + " ranks, stage " + std::to_string(stage));
       spec.set_zero_stage(stage);
-      MemoryInput input = MemoryInputFromProto(spec);
-      input.width = width;
-      const std::vector<PlannedTraffic> plan = PlanTraffic(input);
-      std::vector<std::unique_ptr<CountingCommunicator>> counting(static_cast<size_t>(width));
-      Train(spec, width, kSteps, {.adjust = [&](Trainer::Setup& setup) {
-              auto& mine = counting[static_cast<size_t>(setup.communicator->rank())];
-              mine = std::make_unique<CountingCommunicator>(*setup.communicator);
-              setup.communicator = mine.get();
-            }});
+      const auto [plan, counting] = TrafficOf(spec, width);
       for (size_t rank = 0; rank < plan.size(); ++rank) {
         int64_t sent = 0;
         for (const auto& [what, bytes] : counting[rank]->sent) {

@@ -20,6 +20,7 @@
 #include "common/plan/shard_plan.h"
 #include "common/plan/sum_places.h"
 #include "common/plan/zero_stage.h"
+#include "tests/support/any_layers.h"
 #include "tests/worker/comm/rank_threads.h"
 #include "worker/device/cpu/cpu_kernels.h"
 #include "worker/device/cpu/thread_pool.h"
@@ -43,21 +44,7 @@ struct Job {
   ReduceRoute route = {};
   bool overlap = true;
 
-  ModelPlan Model() const {
-    ModelPlan plan;
-    for (const int64_t size : sizes) {
-      plan.tensors.push_back({.name = "t" + std::to_string(plan.tensors.size()), .shape = {size}});
-    }
-    for (const std::vector<size_t>& of_layer : uses) {
-      plan.layers.push_back({.kind = LayerKind::kMlp,
-                             .name = "layer",
-                             .uses = of_layer,
-                             .kept = {},
-                             .workspace = {},
-                             .flops_of_token = 0});
-    }
-    return plan;
-  }
+  ModelPlan Model() const { return AnyLayers(sizes, uses); }
 };
 
 float GradientAt(int step, int64_t atom, size_t layer, size_t use, int64_t i) {
