@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -17,7 +18,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/clock.h"
+#include "common/base/escaped.h"
 #include "common/base/file_system.h"
+#include "common/base/limits.h"
 #include "common/base/patience.h"
 #include "common/base/status_macros.h"
 #include "common/base/waits.h"
@@ -133,7 +136,7 @@ class Host final : public TcpRendezvous {
     RETURN_IF_ERROR(door.status()) << "rank 0 of " << place_.size << ", at " << At(place_);
     while (static_cast<int>(peers_.size()) + 1 < place_.size) {
       if (!AwaitGuests(door->fd.get(), deadline)) return NotAllCame();
-      Admit(door->fd.get());
+      RETURN_IF_ERROR(Admit(door->fd.get()));
       for (auto guest = guests_.begin(); guest != guests_.end();) {
         guest = Hear(*guest, deadline) ? guests_.erase(guest) : std::next(guest);
       }
@@ -190,10 +193,17 @@ class Host final : public TcpRendezvous {
     return true;
   }
 
-  void Admit(int door) {
+  absl::Status Admit(int door) {
     while (true) {
       Descriptor fd(accept4(door, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-      if (fd.get() < 0) return;
+      const int error = errno;
+      // Who knocks stays before the door, and it would be asked again and again.
+      if (fd.get() < 0 && (error == EMFILE || error == ENFILE)) {
+        return absl::ResourceExhaustedError(absl::StrCat("rank 0 cannot let anybody in at ",
+                                                         At(place_), ": ", strerror(error),
+                                                         BecauseOfLimit(error)));
+      }
+      if (fd.get() < 0) return absl::OkStatus();
       if (!IsPeerOnLoopback(fd.get())) continue;
       SetNoDelay(fd.get());
       if (guests_.size() == kMostGuests) guests_.pop_front();
@@ -223,7 +233,7 @@ class Host final : public TcpRendezvous {
     const std::string who = absl::StrCat("rank ", guest.rank, " of ", guest.size);
     if (guest.job != place_.job || guest.generation != place_.generation) {
       return absl::StrCat("here meets job ", place_.job, ", start ", place_.generation, "; ", who,
-                          " is of job ", guest.job, ", start ", guest.generation);
+                          " is of job ", Escaped(guest.job), ", start ", guest.generation);
     }
     if (guest.size != place_.size || guest.rank < 1 || guest.rank >= place_.size) {
       return absl::StrCat("here meet ", place_.size, " ranks (WORLD_SIZE of rank 0); got ", who);

@@ -38,7 +38,8 @@ class TcpRendezvous : public Rendezvous {
   // Returns when all ranks are there. A single rank meets nobody, and needs no address.
   // Errors: FAILED_PRECONDITION: an address off loopback; rank 0 has sent this one away, with its
   // words (another job, generation or size, a rank that is there already); INVALID_ARGUMENT: no
-  // address, a rank beyond the size; UNAVAILABLE: rank 0 cannot listen there; DEADLINE_EXCEEDED:
+  // address, a rank beyond the size; UNAVAILABLE: rank 0 cannot listen there;
+  // RESOURCE_EXHAUSTED: it has no descriptor left; DEADLINE_EXCEEDED:
   // not all came, or rank 0 was not there in time. All name ranks and address.
   static absl::StatusOr<std::unique_ptr<TcpRendezvous>> Meet(const MeetingPlace& place);
 

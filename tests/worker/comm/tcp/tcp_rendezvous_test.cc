@@ -5,6 +5,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 
 #include <functional>
 #include <memory>
@@ -202,6 +205,37 @@ TEST(TcpRendezvous, StrangersAtTheDoor_KeepNobodyOut) {
   ASSERT_TRUE(met.ok()) << met.status();
   EXPECT_TRUE((*met)->Exchange("x", "").ok());
   host.join();
+}
+
+// It neither waits out its time with one who knocks nor spins there.
+TEST(TcpRendezvous, RankZeroWithoutDescriptors_SaysSo) {
+  const std::string address = FreeAddress();
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  absl::Status met;
+  std::thread host([&] { met = TcpRendezvous::Meet(Place(address, 0, 2)).status(); });
+  const SteadyTime deadline = Clock::Real().SteadyNow() + absl::Seconds(30);
+  std::unique_ptr<Descriptor> first;
+  while (first == nullptr) {
+    absl::StatusOr<Descriptor> fd = ConnectTo(address, deadline);
+    ASSERT_LT(Clock::Real().SteadyNow(), deadline) << fd.status();
+    if (fd.ok()) first = std::make_unique<Descriptor>(*std::move(fd));
+    std::this_thread::yield();  // the host is not there yet
+  }
+  const Descriptor second(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  rlimit none = before;
+  none.rlim_cur = 3;  // all are taken; poll() still takes as many
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  sockaddr_in door{};
+  socklen_t size = sizeof(door);
+  getpeername(first->get(), reinterpret_cast<sockaddr*>(&door), &size);
+  // Refused if the first one was still before the door, and the host has left over it.
+  connect(second.get(), reinterpret_cast<const sockaddr*>(&door), size);
+  host.join();
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_EQ(met.code(), absl::StatusCode::kResourceExhausted) << met;
+  EXPECT_THAT(std::string(met.message()), HasSubstr("rank 0 cannot let anybody in at 127.0.0.1:"));
+  EXPECT_THAT(std::string(met.message()), HasSubstr("RLIMIT_NOFILE"));
 }
 
 TEST(TcpRendezvous, RanksThatMeetForDifferentThings_AreNamed) {
