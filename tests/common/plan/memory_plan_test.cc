@@ -124,7 +124,8 @@ TEST(MemoryPlanTest, ZeroStage2_SharesTheSumsOut) {
     int64_t expected = layout.size();
     if (width == 8) {
       expected = 0;
-      for (const Range& bucket : ShardPlan(layout, width, input.bucket_bytes).buckets()) {
+      const ShardPlan shards(layout, width, input.bucket_bytes);
+      for (const Range& bucket : shards.buckets()) {
         if (bucket.begin < tied_end) expected += bucket.size();
       }
       EXPECT_LT(expected, layout.size());
