@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +19,7 @@
 #include "worker/checkpoint/slices.h"
 #include "worker/engine/parallel_copy.h"
 #include "worker/engine/resume.h"
+#include "worker/engine/saved_parts.h"
 #include "worker/engine/verdict.h"
 
 namespace dsrun::worker {
@@ -206,57 +206,40 @@ void Saving::TakeSnapshot() {
   setup_.writer->Write(std::move(save));
 }
 
-// The owned parts one after the other: parameters, then the optimizer's slots; of the first rank
-// also the exponents of the sums, and the loss scale.
+// The parts one after the other; of the first rank also the numbers beside them.
 absl::Status Saving::Copy(RankSave& save) {
   const Trainer& trainer = *setup_.trainer;
-  const ShardedState& state = trainer.state();
-  const auto size_of = [](const std::vector<Range>& ranges) {
-    int64_t elements = 0;
-    for (const Range& range : ranges) elements += range.size();
-    return elements;
-  };
-  int64_t elements = size_of(trainer.stored());
-  for (size_t slot = 0; slot < state.slots.size(); ++slot) {
-    elements += size_of(trainer.owned_with_slot(slot));
-  }
+  const std::vector<SavedPart> parts =
+      SavedParts(trainer, OptimizerPlanOfSpec(setup_.job->train()));
+  // The plan has room for them on every rank.
+  const std::vector<SavedNumbers> numbers = NumbersOfFirstRank(trainer);
+  int64_t elements = 0;
+  for (const SavedPart& part : parts) elements += part.elements;
+  for (const SavedNumbers& of : numbers) elements += static_cast<int64_t>(of.values.size());
   const auto bytes = [](int64_t elements) { return static_cast<size_t>(elements) * sizeof(float); };
-  const auto tensors = static_cast<int64_t>(trainer.exponents().size());
-  const std::vector<std::string> slots = SlotsOf(OptimizerPlanOfSpec(setup_.job->train()));
-  const std::vector<float> loss_scale = trainer.LossScale();
-  const auto scale_values = static_cast<int64_t>(loss_scale.size());
-  ASSIGN_OR_RETURN(float* const snapshot,
-                   setup_.writer->Snapshot(bytes(elements + tensors + scale_values)));
+  ASSIGN_OR_RETURN(float* const snapshot, setup_.writer->Snapshot(bytes(elements)));
   ASSIGN_OR_RETURN(const std::vector<HostAccess> access, trainer.OpenState());
   std::vector<CopyPiece> pieces;
-  int64_t next = 0;
-  for (const Range& range : trainer.stored()) {
-    const float* const from = state.parameters + (state.partitioned ? next : range.begin);
-    pieces.push_back({snapshot + next, from, bytes(range.size())});
-    next += range.size();
-  }
-  for (size_t slot = 0; slot < state.slots.size(); ++slot) {
-    const int64_t of_slot = size_of(trainer.owned_with_slot(slot));
-    pieces.push_back({snapshot + next, state.slots[slot], bytes(of_slot)});
-    next += of_slot;
-  }
-  CopyInParallel(pieces, setup_.job->train().threads_per_rank());
-  const float* base = snapshot;
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const std::vector<Range>& ranges = i == 0 ? trainer.stored() : trainer.owned_with_slot(i - 1);
+  float* next = snapshot;
+  for (const SavedPart& part : parts) {
     std::vector<Slice> slices =
-        SlicesOf(trainer.layout(), ranges, slots[i] + "/", Arena::kCompact, base);
+        SlicesOf(trainer.layout(), *part.ranges, part.slot + "/", Arena::kCompact, next);
     save.slices.insert(save.slices.end(), std::make_move_iterator(slices.begin()),
                        std::make_move_iterator(slices.end()));
-    base += size_of(ranges);
+    const float* from = part.data;
+    for (const Range& range : *part.ranges) {
+      if (part.arena == Arena::kWhole) from = part.data + range.begin;
+      pieces.push_back({next, from, bytes(range.size())});
+      next += range.size();
+      from += range.size();
+    }
   }
-  if (setup_.rank == Rank(0)) {
-    float* const exponents = snapshot + elements;
-    trainer.exponents().WriteTo(std::span(exponents, static_cast<size_t>(tensors)));
-    save.slices.push_back({std::string(kSumExponents), {tensors}, 0, tensors, exponents});
-    if (loss_scale.empty()) return absl::OkStatus();
-    float* const scale = std::ranges::copy(loss_scale, exponents + tensors).out - scale_values;
-    save.slices.push_back({std::string(kLossScale), {scale_values}, 0, scale_values, scale});
+  CopyInParallel(pieces, setup_.job->train().threads_per_rank());
+  for (const SavedNumbers& of : numbers) {
+    if (setup_.rank != Rank(0)) break;
+    const auto count = static_cast<int64_t>(of.values.size());
+    save.slices.push_back({of.name, {count}, 0, count, next});
+    next = std::ranges::copy(of.values, next).out;
   }
   return absl::OkStatus();
 }
