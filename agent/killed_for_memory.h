@@ -24,9 +24,9 @@ class KilledForMemory {
   explicit KilledForMemory(std::function<OomKills()> read)
       : read_(std::move(read)), told_(read_().count) {}
 
-  // A worker was ended by SIGKILL. The cause, as the end of a sentence, where the kernel has
-  // counted a kill that no earlier call has told of; else empty. Where the machine's kills are
-  // counted, others' among them, it is a guess and says so.
+  // A worker was ended by a SIGKILL that this agent did not send. The cause, as the end of a
+  // sentence, where the kernel has counted a kill that no earlier call has told of; else empty.
+  // Where the machine's kills are counted, others' among them, it is a guess and says so.
   std::string Explain();
 
  private:

@@ -308,6 +308,10 @@ void Supervisor::Do(const KillWorker& action) {
   const auto it = processes_.find(action.slot);
   if (it == processes_.end()) return;
   LOG(INFO) << "slot " << action.slot << ": pid " << it->second.pid << " killed: " << action.reason;
+  {
+    MutexLock lock(mu_);
+    it->second.fate->killed = true;
+  }
   options_.runner->SignalGroup(it->second.pid, SIGKILL);
 }
 

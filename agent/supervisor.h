@@ -144,6 +144,7 @@ class Supervisor {
   // How the end of one process is told: by whoever comes first, the runner or a look. Guarded by
   // mu_.
   struct Fate {
+    bool killed = false;         // by order of the core
     bool known = false;          // WorkerSpawned is on its way: its end may follow
     bool forgotten = false;      // ... will never be: nothing is told of it
     std::optional<Ended> early;  // the end that came before that

@@ -32,16 +32,20 @@ void Supervisor::OnEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& f
 void Supervisor::TellEnd(Slot slot, int64_t log_id, const std::shared_ptr<Fate>& fate,
                          const Ended& ended) {
   bool told = false;
+  bool by_order = false;
   {
     MutexLock lock(mu_);
     fate->ended = true;
     told = fate->told;
+    by_order = fate->killed;
     if (fate->given_up && !told) return;  // it is told behind that
   }
   if (told) {
     return Enqueue(LeftoverEnded{slot, ended.pid, ended.steady_time - fate->dying_since});
   }
-  std::string cause = ended.end.term_signal == SIGKILL ? killed_.Explain() : "";
+  // A kill of this agent needs no other cause, and must not take one from another rank's end.
+  const bool kernel = ended.end.term_signal == SIGKILL && !by_order;
+  std::string cause = kernel ? killed_.Explain() : "";
   logs_->Finish(log_id, [this, slot, ended, cause](std::vector<std::string> lines) {
     Enqueue(WorkerEnded{slot, ended.end.exit_code, ended.end.term_signal, ended.end.core_dumped,
                         std::move(lines), ended.wall_time, ended.steady_time, cause});
