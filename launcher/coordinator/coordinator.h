@@ -230,7 +230,7 @@ class Coordinator {
   void OnProgramRankExited(Rank rank, const proto::WorkerExited& exited, Failure failure);
   void OnOldExit(WorkerId worker, Generation generation, const proto::WorkerExited& exited);
   Failure ExitOf(WorkerId worker, std::optional<Rank> rank, Generation generation,
-                 const proto::WorkerExited& exited) const;
+                 const proto::WorkerExited& exited);
   void AddLateFailure(Failure failure);
   void OnReport(WorkerId worker, const proto::WorkerMessage& message);
   void OnExchangePut(Rank rank, const proto::ExchangePut& put);
@@ -308,8 +308,9 @@ class Coordinator {
   // ---- coordinator_memory.cc: what is begun must fit
   std::vector<PlannedNode> LiveNodes() const;
   void NoteMemory(NodeId node, const proto::NodeMemory& memory);
-  // To what was heard of a rank that has met the end of memory: what takes it, and what would fit.
-  void AddMemoryWords(std::optional<Rank> rank, std::string& what) const;
+  // To what was heard of the generation's first rank that has met the end of memory: what takes it,
+  // and what would fit.
+  void AddMemoryWords(std::optional<Rank> rank, std::string& what);
   std::vector<PlannedNode> PlannedNodes() const;
   void SayWhoseMemoryIsUnknown();
   // REQUIRES: kPreparing, and every live node has prepared.

@@ -74,6 +74,7 @@ void Coordinator::Begin(const std::vector<PlannedNode>& nodes) {
   s_.heard_step = 0;
   s_.told_step = 0;
   s_.stacks_asked = false;
+  s_.memory_told = false;
   s_.stacks.clear();
   s_.rendezvous.Reset(width());
   std::vector<WorkerId> ranks;

@@ -98,8 +98,9 @@ void Coordinator::EndForMemory(const MemoryAnswer& answer) {
   BeginEnding(first ? kExitPreflight : kExitNoNodesLeft, words, true);
 }
 
-void Coordinator::AddMemoryWords(std::optional<Rank> rank, std::string& what) const {
-  if (!config_.memory || !rank || rank->value() >= width()) return;
+void Coordinator::AddMemoryWords(std::optional<Rank> rank, std::string& what) {
+  if (s_.memory_told || !config_.memory || !rank || rank->value() >= width()) return;
+  s_.memory_told = true;
   const bool goes_on = config_.goes_on || !s_.history.WholeReport().manifest.empty();
   const std::string words =
       MemoryMetWords(*config_.memory, PlannedNodes(), s_.memory, *rank, goes_on);

@@ -53,7 +53,7 @@ void Coordinator::OnWorkerExited(WorkerId worker, Generation generation,
 }
 
 Failure Coordinator::ExitOf(WorkerId worker, std::optional<Rank> rank, Generation generation,
-                            const proto::WorkerExited& exited) const {
+                            const proto::WorkerExited& exited) {
   Failure failure = FailureFromExit(exited);
   failure.node = worker.node;
   failure.host = HostOf(worker.node);

@@ -178,6 +178,7 @@ Wire ToWire(const CoordinatorState& s) {
   to.set_heard_step(s.heard_step);
   to.set_told_step(s.told_step);
   to.set_stacks_asked(s.stacks_asked);
+  to.set_memory_told(s.memory_told);
   for (const auto& [rank, lines] : s.stacks) {
     Wire::Stack* stack = to.add_stacks();
     stack->set_rank(rank.value());
@@ -249,6 +250,7 @@ absl::StatusOr<CoordinatorState> FromWire(const CoordinatorConfig& config, const
   s.heard_step = from.heard_step();
   s.told_step = from.told_step();
   s.stacks_asked = from.stacks_asked();
+  s.memory_told = from.memory_told();
   for (const Wire::Stack& stack : from.stacks()) {
     s.stacks[Rank(stack.rank())].assign(stack.lines().begin(), stack.lines().end());
   }

@@ -89,6 +89,7 @@ struct CoordinatorState {
   int64_t heard_step = 0;                           // highest StepDone of the generation begun
   int64_t told_step = 0;                            // highest step told to the operator in it
   bool stacks_asked = false;                        // in the generation begun
+  bool memory_told = false;                         // what takes it, in the generation begun
   std::map<Rank, std::vector<std::string>> stacks;  // what its ranks answered
 };
 

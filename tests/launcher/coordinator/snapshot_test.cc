@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/memory_marks.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "launcher/coordinator/coordinator.h"
@@ -151,16 +152,35 @@ std::vector<std::string> ARichJob() {
   return snapshots;
 }
 
-// One that does not fit, on a node that says so and one that says nothing of its memory.
-std::vector<std::string> AJobThatLacksMemory() {
-  std::vector<std::string> snapshots;
+CoordinatorConfig ConfigWithMemory() {
   CoordinatorConfig config = Bench::Config(/*train=*/true);
   config.memory.emplace();
   config.memory->model = {"custom", 1, 16, 1, 8, 256};
   config.memory->micro_batch_size = 1;
   config.memory->micro_batches = 2;
   config.memory->bucket_bytes = 1 << 20;
-  Bench bench(config);
+  return config;
+}
+
+// Of one whose rank meets the end of memory.
+std::string AJobThatMeetsItsEnd() {
+  Bench bench(ConfigWithMemory());
+  EXPECT_TRUE(bench.DriveTo(State::kRunning));
+  Event met = bench.Spoke(1, Kind::kFailed);
+  proto::Failed* failed = std::get<AgentSpoke>(met)
+                              .message.mutable_worker_report()
+                              ->mutable_message()
+                              ->mutable_failed();
+  failed->set_code(static_cast<int>(absl::StatusCode::kResourceExhausted));
+  failed->set_message(std::string(kMemoryRefused));
+  bench.Feed(met);
+  return bench.coordinator().Snapshot();
+}
+
+// One that does not fit, on a node that says so and one that says nothing of its memory.
+std::vector<std::string> AJobThatLacksMemory() {
+  std::vector<std::string> snapshots;
+  Bench bench(ConfigWithMemory());
   bench.Feed(Start{});
   for (const int node : {0, 1}) bench.Feed(bench.Spoke(node, Kind::kOpened));
   for (int look = 0; look <= kMemoryLooks; ++look) {
@@ -190,6 +210,7 @@ const std::vector<std::string>& Snapshots() {
   static const std::vector<std::string>* const all = [] {
     auto* snapshots = new std::vector<std::string>(ARichJob());
     for (std::string& each : AJobThatLacksMemory()) snapshots->push_back(std::move(each));
+    snapshots->push_back(AJobThatMeetsItsEnd());
     for (const bool train : {true, false}) {
       for (const State state : kStates) {
         for (size_t kind = 0; kind < kKinds; ++kind) {
