@@ -47,29 +47,20 @@ std::optional<std::string> SmallerMicroBatch(FitInput input, bool goes_on) {
 // The fewest blocks whose second forward makes room, as a budget; the lowest, as by budget.
 std::optional<std::string> Recomputed(FitInput input) {
   if (input.job.recompute.every == 1) return std::nullopt;
-  const ModelPlan model = PlanModel(input.job.model, input.job.frozen, input.job.precision);
+  const ModelPlan model = ModelOf(input.job);
   const int64_t rows = input.job.micro_batch_size * input.job.model.seq_length;
   const int64_t blocks = input.job.model.num_layers;
-  const auto segments_of = [&](int64_t lowest) {
-    std::vector<Range> segments = RecomputedSegments(model, rows, /*slots=*/1, {.every = 1});
-    segments.resize(static_cast<size_t>(lowest));
-    return segments;
-  };
-  const auto fits = [&](int64_t lowest) {
-    input.job.recompute = {.budget_bytes = KeptBytes(model, rows, 1, segments_of(lowest))};
+  const std::optional<int64_t> enough = FewestBlocks(blocks, [&](int64_t lowest) {
+    input.job.recompute = BudgetForBlocks(model, rows, /*slots=*/1, lowest);
     return Fits(input);
-  };
-  if (!fits(blocks)) return std::nullopt;
-  int64_t too_few = 0, enough = blocks;
-  while (enough - too_few > 1) {
-    const int64_t middle = too_few + (enough - too_few) / 2;
-    (fits(middle) ? enough : too_few) = middle;
-  }
-  const std::vector<Range> segments = segments_of(enough);
-  const double more = RecomputedFlopsOfToken(model, segments) /
-                      (TrainFlops(input.job.model, rows) / static_cast<double>(rows));
-  return absl::StrCat("--recompute budget=", KeptBytes(model, rows, 1, segments), " (", enough,
-                      " of ", Counted(blocks, "layer"), " twice forward, ",
+  });
+  if (!enough) return std::nullopt;
+  const Recompute budget = BudgetForBlocks(model, rows, /*slots=*/1, *enough);
+  const double more =
+      RecomputedFlopsOfToken(model, RecomputedSegments(model, rows, /*slots=*/1, budget)) /
+      (TrainFlops(input.job.model, rows) / static_cast<double>(rows));
+  return absl::StrCat("--recompute budget=", budget.budget_bytes, " (", *enough, " of ",
+                      Counted(blocks, "layer"), " twice forward, ",
                       absl::StrFormat("%.1f", 100 * more), " % more arithmetic)");
 }
 

@@ -83,12 +83,15 @@ class Planner {
         ranks_of_one_atom_(std::count(atoms_.begin(), atoms_.end(), 1)),
         places_of_one_atom_(layout_, shards_.buckets(), space_, 1),
         places_of_several_(layout_, shards_.buckets(), space_, 2),
-        places_of_owners_(layout_, shards_.buckets(), space_, 1, ZeroPart::kOwned),
         kinds_(KindsOfBuckets(shards_, places_of_one_atom_)),
         activations_(model_, {.micro_batch_size = input.micro_batch_size,
                               .threads = input.threads,
                               .recompute = input.recompute}) {
     if (!KeepsAll(input.optimizer)) owners_.emplace(layout_, input.width, input.bucket_bytes);
+    if (OrthogonalisesMatrices(input.optimizer)) matrices_ = PlanMatrices(layout_, input.width);
+    if (sums_of_owners()) {
+      places_of_owners_.emplace(layout_, shards_.buckets(), space_, 1, ZeroPart::kOwned);
+    }
     if (input.zero_stage != 3) return;
     const ZeroSettings zero = WithDefaults(input.zero, model_, layout_);
     for (const PassKind kind : {PassKind::kTraining, PassKind::kForwardOnly}) {
@@ -147,12 +150,11 @@ class Planner {
           updated_of + (others ? ", without hidden matrices" : ""));
     }
     int64_t squares = largest / kLeafElements;
-    if (OrthogonalisesMatrices(input_.optimizer)) {
-      const MatrixPlan matrices = PlanMatrices(layout_, input_.width);
-      squares = std::max(squares, matrices.MatrixElements(rank) / kLeafElements);
-      add("muon_matrix", "optimizer", matrices.MatrixElements(rank), DType::kF32,
+    if (matrices_) {
+      squares = std::max(squares, matrices_->MatrixElements(rank) / kLeafElements);
+      add("muon_matrix", "optimizer", matrices_->MatrixElements(rank), DType::kF32,
           "the largest matrix that this rank orthogonalises");
-      add("muon_scratch", "optimizer", matrices.ScratchElements(rank), DType::kF32,
+      add("muon_scratch", "optimizer", matrices_->ScratchElements(rank), DType::kF32,
           "of Newton-Schulz: a second one, and 4 x (its smaller side)^2");
     }
     // Files hold fp32 alone, and so do slots so far.
@@ -221,9 +223,9 @@ class Planner {
   void AddSums(int64_t rank, bool one_atom, const std::string& trained, const Add& add) const {
     const DType sum = input_.fast_sums ? DType::kF32 : DType::kI64;
     const int64_t rounds = *std::max_element(atoms_.begin(), atoms_.end());
-    const SumPlaces& places = sums_of_owners() ? places_of_owners_
-                              : one_atom       ? places_of_one_atom_
-                                               : places_of_several_;
+    const SumPlaces& places = places_of_owners_ ? *places_of_owners_
+                              : one_atom        ? places_of_one_atom_
+                                                : places_of_several_;
     int64_t elements = places.held_elements();
     const std::vector<Range>& buckets = shards_.buckets();
     for (size_t bucket = 0; sums_of_owners() && bucket < buckets.size(); ++bucket) {
@@ -275,8 +277,9 @@ class Planner {
   const int64_t ranks_of_one_atom_;
   const SumPlaces places_of_one_atom_;
   const SumPlaces places_of_several_;
-  const SumPlaces places_of_owners_;
-  const std::vector<size_t> kinds_;  // of buckets
+  std::optional<SumPlaces> places_of_owners_;  // where sums are the owners'
+  std::optional<MatrixPlan> matrices_;         // where some are orthogonalised
+  const std::vector<size_t> kinds_;            // of buckets
   const ActivationPlan activations_;
   int64_t pool_elements_ = 0;  // of ZeRO-3
   int64_t persistent_elements_ = 0;

@@ -32,11 +32,9 @@ MemoryInput JobAt(const SweepInput& input, int zero_stage, int64_t width, Recomp
 
 // A budget that has the `blocks` lowest blocks of the model computed again.
 Recompute BudgetOf(const MemoryInput& job, const ModelPlan& model, int64_t blocks) {
+  if (blocks == job.model.num_layers) return {.every = 1};
   const int64_t rows = job.micro_batch_size * job.model.seq_length;
-  std::vector<Range> segments = RecomputedSegments(model, rows, /*slots=*/1, {.every = 1});
-  if (blocks == static_cast<int64_t>(segments.size())) return {.every = 1};
-  segments.resize(static_cast<size_t>(blocks));
-  return {.budget_bytes = KeptBytes(model, rows, /*slots=*/1, segments)};
+  return BudgetForBlocks(model, rows, /*slots=*/1, blocks);
 }
 
 bool MayRecompute(const SweepInput& input) {
@@ -49,23 +47,18 @@ struct Recomputing {
 };
 
 // With the fewest blocks computed again that make this setting fit.
-std::optional<Recomputing> FewestBlocks(const SweepInput& input, int stage, int64_t width) {
+std::optional<Recomputing> FitByRecomputing(const SweepInput& input, int stage, int64_t width) {
   if (!MayRecompute(input)) return std::nullopt;
-  const ModelPlan model = PlanModel(input.job.model, input.job.frozen, input.job.precision);
-  const auto with = [&](int64_t blocks) {
-    return PlanSetting(input, stage, width, BudgetOf(input.job, model, blocks));
-  };
-  int64_t too_few = 0;
-  int64_t enough = input.job.model.num_layers;
-  SweepCell best = with(enough);
-  if (!best.fits) return std::nullopt;
-  while (enough - too_few > 1) {
-    const int64_t middle = too_few + (enough - too_few) / 2;
-    const SweepCell setting = with(middle);
+  const ModelPlan model = ModelOf(input.job);
+  SweepCell best;
+  const auto fits = [&](int64_t blocks) {
+    const SweepCell setting = PlanSetting(input, stage, width, BudgetOf(input.job, model, blocks));
     if (setting.fits) best = setting;
-    (setting.fits ? enough : too_few) = middle;
-  }
-  return Recomputing{best, enough};
+    return setting.fits;
+  };
+  const std::optional<int64_t> blocks = FewestBlocks(input.job.model.num_layers, fits);
+  if (!blocks) return std::nullopt;
+  return Recomputing{best, *blocks};
 }
 
 // Whether another model fits with a setting of this one's.
@@ -118,7 +111,7 @@ std::optional<SweepCell> SmallestThatFits(const SweepInput& input,
     }
     std::optional<Recomputing> fewest;
     for (const int stage : input.stages) {
-      std::optional<Recomputing> found = FewestBlocks(input, stage, width);
+      std::optional<Recomputing> found = FitByRecomputing(input, stage, width);
       if (found && (!fewest || found->blocks < fewest->blocks)) fewest = std::move(found);
     }
     if (fewest) return fewest->setting;

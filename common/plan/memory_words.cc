@@ -28,18 +28,20 @@ std::string OutOfMemoryWords(FitInput question, int64_t rank, bool goes_on) {
   const size_t at = question.places[static_cast<size_t>(rank)];
   const int64_t needed = MemoryNeeds(question)[at].needed_bytes;
   FitMachine& machine = question.machines[at];
-  const bool fitted = !machine.known || machine.there_bytes >= needed;
-  if (fitted) {
+  const bool known = machine.known;
+  const bool fitted = known && machine.there_bytes >= needed;
+  if (!known || fitted) {
     machine.there_bytes = needed - 1;
     machine.known = true;
   }
   const std::vector<std::string> changes = WhatWouldFit(question, goes_on);
-  return absl::StrCat(
-      "by plan its engine takes ", BytesText(plan.total_bytes()), ", most of it ",
-      TopConsumers(plan.buffers), "; ",
-      fitted ? "by plan it fits, so something else takes memory there; less take: " : "fits: ",
-      changes.empty() ? "no single change; use nodes with more memory"
-                      : absl::StrJoin(changes, ", or "));
+  return absl::StrCat("by plan its engine takes ", BytesText(plan.total_bytes()), ", most of it ",
+                      TopConsumers(plan.buffers), "; ",
+                      fitted ? "by plan it fits, so something else takes memory there; less take: "
+                      : !known ? "less take: "
+                               : "fits: ",
+                      changes.empty() ? "no single change; use nodes with more memory"
+                                      : absl::StrJoin(changes, ", or "));
 }
 
 }  // namespace dsrun

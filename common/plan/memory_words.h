@@ -18,9 +18,9 @@ namespace dsrun {
 std::string TopConsumers(std::vector<PlannedBuffer> lines, size_t most = 3);
 
 // What to say of a rank that has met the end of memory while it ran: what its plan is, what takes
-// most of that, and the smallest change of each kind that fits. By plan it may have fitted: then
-// the changes are those with which its machine needs less than it does now. `question`: as of the
-// generation that runs. REQUIRES: rank < places and atoms.
+// most of that, and the smallest change of each kind that fits. Where it fits by
+// plan, or nobody knows what its machine has, the changes are those with which it needs less.
+// `question`: as of the generation that runs. REQUIRES: rank < places and atoms.
 std::string OutOfMemoryWords(FitInput question, int64_t rank, bool goes_on);
 
 }  // namespace dsrun

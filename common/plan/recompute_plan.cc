@@ -89,6 +89,23 @@ int64_t BlocksOf(const ModelPlan& model, const std::vector<Range>& segments) {
   return layers / LayersOfBlock(model);
 }
 
+Recompute BudgetForBlocks(const ModelPlan& model, int64_t rows, int64_t slots, int64_t blocks) {
+  std::vector<Range> segments = RecomputedSegments(model, rows, slots, {.every = 1});
+  segments.resize(static_cast<size_t>(blocks));
+  return {.budget_bytes = KeptBytes(model, rows, slots, segments)};
+}
+
+std::optional<int64_t> FewestBlocks(int64_t most, const std::function<bool(int64_t)>& fits) {
+  if (!fits(most)) return std::nullopt;
+  int64_t too_few = 0;
+  int64_t enough = most;
+  while (enough - too_few > 1) {
+    const int64_t middle = too_few + (enough - too_few) / 2;
+    (fits(middle) ? enough : too_few) = middle;
+  }
+  return enough;
+}
+
 absl::Status CheckRecompute(const ModelPlan& model, int64_t rows, int64_t slots,
                             const Recompute& recompute) {
   if (recompute.every < 0 || recompute.budget_bytes < 0) {

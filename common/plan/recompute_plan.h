@@ -13,6 +13,8 @@
 #define DSRUN_COMMON_PLAN_RECOMPUTE_PLAN_H_
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,6 +45,13 @@ int64_t KeptBytes(const ModelPlan& model, int64_t rows, int64_t slots,
 double RecomputedFlopsOfToken(const ModelPlan& model, const std::vector<Range>& segments);
 
 int64_t BlocksOf(const ModelPlan& model, const std::vector<Range>& segments);
+
+// A budget by which the `blocks` lowest blocks are computed again. REQUIRES: at most num_layers.
+Recompute BudgetForBlocks(const ModelPlan& model, int64_t rows, int64_t slots, int64_t blocks);
+
+// The fewest blocks of `most` for which `fits` holds, which holds for all above them, too;
+// nullopt: not even for all.
+std::optional<int64_t> FewestBlocks(int64_t most, const std::function<bool(int64_t)>& fits);
 
 // Errors: INVALID_ARGUMENT: a number below 0, both kinds at once, or a budget that the inputs of
 // all blocks do not fit into.

@@ -43,7 +43,7 @@ std::string RecomputeFlag(const MemoryInput& job, const Recompute& recompute) {
   if (!recompute.any()) return "";
   if (recompute.every == 1) return " --recompute all";
   if (recompute.every > 0) return absl::StrCat(" --recompute every=", recompute.every);
-  const ModelPlan model = PlanModel(job.model, job.frozen);
+  const ModelPlan model = ModelOf(job);
   const int64_t rows = job.micro_batch_size * job.model.seq_length;
   const int64_t blocks = BlocksOf(model, RecomputedSegments(model, rows, /*slots=*/1, recompute));
   return absl::StrCat(" --recompute budget=", recompute.budget_bytes, " (", blocks, " of ",

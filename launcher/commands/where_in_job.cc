@@ -142,7 +142,7 @@ absl::StatusOr<JobPlaces> WhereInJob(const Coordinator& core, const std::string&
                      core.state() == State::kEnded ? " has ended" : " has not begun to train yet"));
   }
   const MemoryInput& input = *core.config().memory;
-  const ModelPlan model = PlanModel(input.model, input.frozen, input.precision);
+  const ModelPlan model = ModelOf(input);
   const FlatLayout layout(model.tensors);
   const Holders holders(core, layout);
   JobPlaces places{core.config().job_id,

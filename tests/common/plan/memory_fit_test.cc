@@ -238,8 +238,17 @@ TEST(MemoryWordsTest, MetAlthoughItFitsByPlan_NamesWhatTakesLess) {
   job.width = 2;
   EXPECT_THAT(words, HasSubstr("gradient_sums " +
                                BytesText(PlanMemory(job).Find("gradient_sums").bytes())));
-  EXPECT_THAT(words, HasSubstr("less take: --micro-batch-size 1"));
+  EXPECT_THAT(words, HasSubstr("by plan it fits, so something else takes memory there; "
+                               "less take: --micro-batch-size 1"));
   EXPECT_THAT(words, HasSubstr(", or --zero-stage "));
+}
+
+TEST(MemoryWordsTest, MetOnAMachineThatNobodyKnows_DoesNotSayThatItFits) {
+  FitInput input = On({0}, {0});
+  input.machines[0].known = false;
+  const std::string words = OutOfMemoryWords(input, /*rank=*/0, /*goes_on=*/true);
+  EXPECT_THAT(words, HasSubstr("; less take: --micro-batch-size 1"));
+  EXPECT_THAT(words, Not(HasSubstr("fits")));
 }
 
 TEST(MemoryWordsTest, MetWhereItDoesNotFit_NamesWhatFits) {
