@@ -10,7 +10,7 @@ namespace dsrun::launcher {
 // For a terminal: what to type, examples, then the flags. `train`: those of train, else the
 // launcher's.
 std::string HelpText(bool train);
-// `dsrun plan --help`: examples, how to read the table, then the flags that bytes depend on.
+// `dsrun plan --help`: examples, then the flags that bytes depend on.
 std::string PlanHelpText();
 // docs/cli.md, whole.
 std::string HelpMarkdown();

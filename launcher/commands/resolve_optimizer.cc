@@ -177,7 +177,11 @@ class OptimizerResolver {
   // Rates that stand beside --lr mean nothing where the schedule has rates of its own.
   bool RatesBeside(OptimizerSettings& settings) {
     const auto& of_schedule = train_.lr_schedule().params();
-    const bool follows = of_schedule.contains("lr") || of_schedule.contains("warmup_max_lr");
+    const auto is_rate = [&](const char* key) {
+      const auto found = of_schedule.find(key);
+      return found != of_schedule.end() && found->second == train_.lr();
+    };
+    const bool follows = is_rate("lr") || is_rate("warmup_max_lr");
     bool good = true;
     for (const OptimizerParam& param : settings.form->params) {
       const std::string key(param.key);

@@ -118,6 +118,10 @@ TEST_F(ResolveOptimizerTest, MuonsBadParameters_AreFindings) {
                             "--lr-schedule-param=cycle_max_lr=1e-3"})),
               HasSubstr("muon_lr stands beside --lr, which has no effect with --lr-schedule "
                         "OneCycle; leave it out, or give --param-group"));
+  EXPECT_THAT(
+      Refused(With({"--optimizer=muon", "--optimizer-param=muon_lr=0.02", "--lr-schedule=WarmupLR",
+                    "--lr-schedule-param=warmup_max_lr=0.01"})),
+      HasSubstr("muon_lr stands beside --lr, which has no effect with --lr-schedule WarmupLR"));
 }
 
 TEST_F(ResolveOptimizerTest, OneCycle_MovesBetasThatMustBeThere) {
