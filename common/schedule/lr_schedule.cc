@@ -144,6 +144,13 @@ const ScheduleForm* FindScheduleForm(const std::string& name) {
   return nullptr;
 }
 
+const ScheduleParam* FindScheduleParam(const ScheduleForm& form, const std::string& key) {
+  for (const ScheduleParam& param : form.params) {
+    if (param.key == key) return &param;
+  }
+  return nullptr;
+}
+
 absl::StatusOr<LrSchedule> LrSchedule::Create(const std::string& name,
                                               const std::map<std::string, double>& params) {
   const ScheduleForm* const form = FindScheduleForm(name);

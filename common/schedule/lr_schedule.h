@@ -52,6 +52,8 @@ struct ScheduleForm {
 const std::vector<ScheduleForm>& ScheduleForms();
 // Null: there is none of that name.
 const ScheduleForm* FindScheduleForm(const std::string& name);
+// Likewise.
+const ScheduleParam* FindScheduleParam(const ScheduleForm& form, const std::string& key);
 
 // What a step trains with.
 struct ScheduledRates {

@@ -20,13 +20,6 @@ namespace {
 constexpr int64_t kMaxSize = int64_t{1} << 31;
 constexpr const char* kParamFlag = "--lr-schedule-param";
 
-const ScheduleParam* FindParam(const ScheduleForm& form, const std::string& key) {
-  for (const ScheduleParam& param : form.params) {
-    if (param.key == key) return &param;
-  }
-  return nullptr;
-}
-
 // The number that `text` is for a parameter of that type.
 std::optional<double> ParamValue(ScheduleParam::Type type, const std::string& text) {
   if (type == ScheduleParam::Type::kWarmupType) {
@@ -69,7 +62,7 @@ class ScheduleResolver {
     const std::string name = c_.values.Text("lr-schedule").value_or("linear");
     const ScheduleForm* const form = Form(name);
     if (form == nullptr) return;
-    is_ours_ = FindParam(*form, "warmup") != nullptr;
+    is_ours_ = FindScheduleParam(*form, "warmup") != nullptr;
     Flags();
     Given(*form);
     Derived(*form);
@@ -136,7 +129,7 @@ class ScheduleResolver {
     for (const std::string& text : c_.values.Texts("lr-schedule-param")) {
       const size_t equals = text.find('=');
       const std::string key = text.substr(0, equals);
-      const ScheduleParam* const param = FindParam(form, key);
+      const ScheduleParam* const param = FindScheduleParam(form, key);
       if (equals == std::string::npos) {
         Error(kParamFlag, "expected KEY=VALUE, got \"" + text + "\"");
       } else if (param == nullptr) {
@@ -166,17 +159,17 @@ class ScheduleResolver {
         {"steps", steps},
         {"total_num_steps", steps}};
     for (const auto& [key, value] : derived) {
-      if (FindParam(form, key) != nullptr) params_.emplace(key, value);
+      if (FindScheduleParam(form, key) != nullptr) params_.emplace(key, value);
     }
     // DeepSpeed's default is the optimizer's rate for WarmupLR alone, and 0.001 for the other;
     // whoever writes --lr means it.
     const bool has_rate =
-        FindParam(form, "warmup_max_lr") != nullptr && !params_.contains("warmup_max_lr");
+        FindScheduleParam(form, "warmup_max_lr") != nullptr && !params_.contains("warmup_max_lr");
     const bool given = c_.values.Has("lr");
     if (has_rate && (form.name == "WarmupLR" || given)) {
       params_.emplace("warmup_max_lr", train_.lr());
     }
-    if (given && !has_rate && FindParam(form, "lr") == nullptr) {
+    if (given && !has_rate && FindScheduleParam(form, "lr") == nullptr) {
       Error("--lr", "has no effect with --lr-schedule " + form.name +
                         "; give its own parameters by " + kParamFlag);
     }
