@@ -141,6 +141,8 @@ struct LayerPlan {
   // Forward, multiply-adds counted as two, for each token of a full sequence; backward costs twice
   // that.
   double flops_of_token;
+  // Elements of a row of the stream that it gives, at its beginning; 0: the model's width.
+  int64_t out = 0;
 };
 
 }  // namespace dsrun

@@ -84,7 +84,8 @@ LayerPlan PlanLayer(const ModelSpec& spec, const LayerDescription& layer,
           .uses = std::move(uses),
           .kept = layer.kept,
           .workspace = layer.workspace,
-          .flops_of_token = layer.flops_of_row};
+          .flops_of_token = layer.flops_of_row,
+          .out = layer.out};
 }
 
 class Planner {

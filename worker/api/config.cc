@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/plan/optimizer_settings.h"
+#include "common/schedule/lr_schedule.h"
 
 namespace dsrun {
 namespace {
@@ -52,10 +53,24 @@ absl::Status CheckBatch(const Config& c) {
                             ", got ", c.global_batch_size));
 }
 
+// What the schedule would leave out quietly.
+absl::Status CheckSchedule(const Config& c) {
+  const ScheduleForm* const form = FindScheduleForm(c.lr_schedule);
+  if (form == nullptr) return absl::OkStatus();  // LrSchedule::Create says so
+  if (c.min_lr != 0 && FindScheduleParam(*form, "min_lr") == nullptr) {
+    return Wrong("min-lr", "--lr-schedule " + c.lr_schedule + " has none; leave it out");
+  }
+  if (c.lr_warmup_iters >= 0 && FindScheduleParam(*form, "warmup") == nullptr) {
+    return Wrong("lr-warmup-iters", "--lr-schedule " + c.lr_schedule + " has none; leave it out");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRates(const Config& c) {
   RETURN_IF_ERROR(Real("lr", c.lr, 0));
   RETURN_IF_ERROR(Real("min-lr", c.min_lr, 0));
   RETURN_IF_ERROR(Whole("lr-warmup-iters", c.lr_warmup_iters, -1));
+  RETURN_IF_ERROR(CheckSchedule(c));
   RETURN_IF_ERROR(Real("weight-decay", c.weight_decay, -1));
   RETURN_IF_ERROR(Real("clip-grad", c.clip_grad, 0));
   const double decay = c.weight_decay < 0 ? 0 : c.weight_decay;

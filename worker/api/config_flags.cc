@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status_macros.h"
+#include "common/base/time_text.h"
 #include "worker/api/config.h"
 
 namespace dsrun {
@@ -56,13 +57,17 @@ OwnFlag OnOff(std::string name, std::string about, bool* into) {
 }
 OwnFlag Time(std::string name, std::string about, absl::Duration* into) {
   return {std::move(name), "DURATION", std::move(about), [into](const std::string& text) {
-            if (absl::ParseDuration(text, into)) return absl::OkStatus();
-            return Expected("a duration such as 90s or 10m", text);
+            const std::optional<absl::Duration> time = ParseTime(text);
+            if (!time) return Expected("a time such as 90s or 10m", text);
+            *into = *time;
+            return absl::OkStatus();
           }};
 }
+constexpr char kParams[] = "KEY=X";
+
 // "beta1=0.9,eps=1e-8", added to what is there.
 OwnFlag Params(std::string name, std::string about, std::map<std::string, double>* into) {
-  return {std::move(name), "KEY=X", std::move(about), [into](const std::string& text) {
+  return {std::move(name), kParams, std::move(about), [into](const std::string& text) {
             for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, ','))) {
               const size_t equals = part.find('=');
               const auto value = equals == std::string::npos
@@ -185,7 +190,8 @@ absl::StatusOr<Config> Config::FromFlags(int argc, const char* const* argv,
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": expected ", flag->second->value, " behind it, got nothing"));
     }
-    if (!given.insert(name).second) {
+    // Lists of parameters add up, as those of dsrun do.
+    if (!given.insert(name).second && flag->second->value != kParams) {
       return absl::InvalidArgumentError(absl::StrCat(name, " is given twice"));
     }
     const std::string text = equals == std::string::npos ? argv[++i] : argument.substr(equals + 1);

@@ -98,7 +98,8 @@ class RankEngine final : public Engine {
                                .kernels = parts_.kernels.get(),
                                .exchange_timeout = config_.collective_timeout,
                                .save_timeout = config_.save_timeout});
-    return trainer_->InitializeParameters(job_.train().seed());
+    RETURN_IF_ERROR(trainer_->InitializeParameters(job_.train().seed()));
+    return trainer_->Settle();
   }
 
   absl::StatusOr<TrainedBatch> TrainBatch() override {

@@ -93,8 +93,9 @@ class Checker {
     for (size_t tensor = 0; tensor < gradients.size(); ++tensor) {
       const std::vector<float>& of_tensor = gradients[tensor];
       for (size_t i = 0; i < of_tensor.size(); ++i) {
-        if (std::isnan(of_tensor[i]))
+        if (!std::isfinite(of_tensor[i])) {
           return Wrong(tensor, i, "Backward has not written it, or as no number");
+        }
         if (of_tensor[i] != again[tensor][i]) {
           return Wrong(tensor, i,
                        absl::StrCat("it was ", of_tensor[i], " at first, and ", again[tensor][i],
@@ -162,7 +163,7 @@ class Checker {
       const double expected = (up - down) / (double{above} - double{below});
       const double off = std::fabs(expected - double{gradient[element]}) / largest;
       worst = std::max(worst, off);
-      if (off > options_.tolerance) {
+      if (!(off <= options_.tolerance)) {  // nor is what is no number
         return Wrong(
             tensor, element,
             absl::StrCat("finite differences say ", expected, ", Backward says ", gradient[element],

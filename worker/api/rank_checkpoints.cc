@@ -1,8 +1,6 @@
 #include "worker/api/rank_checkpoints.h"
 
 #include <iterator>
-#include <random>
-#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,30 +11,25 @@
 #include "common/base/status_macros.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/manifest.h"
-#include "common/format/model_tensors.h"
 #include "common/format/save_folder.h"
 #include "common/plan/optimizer_of_spec.h"
+#include "common/rpc/secrets.h"
 #include "worker/checkpoint/checkpoint_writer.h"
 #include "worker/checkpoint/prune.h"
 #include "worker/checkpoint/slices.h"
 #include "worker/comm/core/collectives.h"
 #include "worker/engine/packed_status.h"
 #include "worker/engine/resume.h"
+#include "worker/engine/saved_parts.h"
 #include "worker/engine/saving.h"
 
 namespace dsrun {
 namespace {
 
 using worker::AllGather;
-using worker::Arena;
 using worker::Pack;
 using worker::Slice;
 using worker::Unpack;
-
-Incarnation DrawIncarnation() {
-  std::random_device random;
-  return Incarnation((uint64_t{random()} << 32) | random());
-}
 
 // A longer deadline for what waits for disks.
 class LongerTimeout {
@@ -55,25 +48,18 @@ class LongerTimeout {
 };
 
 // Of the arenas themselves: nothing trains while they are written.
-std::vector<Slice> SlicesOfRank(const worker::Trainer& trainer,
-                                const std::vector<std::string>& slots,
-                                std::span<const float> exponents) {
-  const worker::ShardedState& state = trainer.state();
+std::vector<Slice> SlicesOfRank(const worker::Trainer& trainer, const OptimizerPlan& optimizer,
+                                const std::vector<worker::SavedNumbers>& numbers) {
   std::vector<Slice> slices;
-  const auto add = [&](const std::vector<Range>& ranges, const std::string& slot, Arena arena,
-                       const float* base) {
-    std::vector<Slice> more = SlicesOf(trainer.layout(), ranges, slot + "/", arena, base);
+  for (const worker::SavedPart& part : SavedParts(trainer, optimizer)) {
+    std::vector<Slice> more =
+        SlicesOf(trainer.layout(), *part.ranges, part.slot + "/", part.arena, part.data);
     slices.insert(slices.end(), std::make_move_iterator(more.begin()),
                   std::make_move_iterator(more.end()));
-  };
-  add(trainer.stored(), slots[0], state.partitioned ? Arena::kCompact : Arena::kWhole,
-      state.parameters);
-  for (size_t i = 0; i < state.slots.size(); ++i) {
-    add(trainer.owned(), slots[i + 1], Arena::kCompact, state.slots[i]);
   }
-  if (!exponents.empty()) {
-    const auto count = static_cast<int64_t>(exponents.size());
-    slices.push_back({std::string(kSumExponents), {count}, 0, count, exponents.data()});
+  for (const worker::SavedNumbers& of : numbers) {
+    const auto count = static_cast<int64_t>(of.values.size());
+    slices.push_back({of.name, {count}, 0, count, of.values.data()});
   }
   return slices;
 }
@@ -81,12 +67,14 @@ std::vector<Slice> SlicesOfRank(const worker::Trainer& trainer,
 }  // namespace
 
 RankCheckpoints::RankCheckpoints(Setup setup)
-    : setup_(std::move(setup)), incarnation_(DrawIncarnation()) {}
+    : setup_(std::move(setup)), incarnation_(RandomIncarnation()) {}
 
 RankCheckpoints::~RankCheckpoints() {
-  if (setup_.communicator->rank() != 0 || prepared_folder_.empty()) return;
-  setup_.file_system->RemoveFile(JoinPath(prepared_folder_, SaveFolderMarker(setup_.job->job_id())))
-      .IgnoreError();  // an empty file that stands in nobody's way
+  if (setup_.communicator->rank() != 0) return;
+  for (const auto& [folder, saved] : folders_) {
+    setup_.file_system->RemoveFile(JoinPath(folder, SaveFolderMarker(setup_.job->job_id())))
+        .IgnoreError();  // an empty file that stands in nobody's way
+  }
 }
 
 absl::StatusOr<std::string> RankCheckpoints::FromRankZero(
@@ -97,6 +85,18 @@ absl::StatusOr<std::string> RankCheckpoints::FromRankZero(
   return Unpack(packed);
 }
 
+std::optional<absl::StatusOr<std::string>> RankCheckpoints::CommitTogether(
+    const std::string& folder, const std::vector<std::string>& records) {
+  const bool decides = setup_.communicator->rank() == 0;
+  const absl::StatusOr<std::string> done =
+      decides ? Commit(folder, records) : absl::StatusOr<std::string>("");
+  const absl::StatusOr<std::string> heard = worker::Broadcast(
+      *setup_.communicator, 0, decides ? Pack(done) : std::string(), "whether it is committed");
+  if (decides) return done;  // it knows, whoever else has heard it
+  if (!heard.ok()) return std::nullopt;
+  return Unpack(*heard);
+}
+
 absl::StatusOr<bool> RankCheckpoints::HasCheckpoints(const std::string& folder) {
   const absl::StatusOr<std::vector<std::string>> manifests =
       ListManifests(*setup_.file_system, folder);
@@ -105,8 +105,9 @@ absl::StatusOr<bool> RankCheckpoints::HasCheckpoints(const std::string& folder) 
   return !manifests->empty();
 }
 
-// By rank 0. A folder of another job's is not written into by mistake: its newer checkpoints would
-// be taken for the newest of this one.
+// By rank 0. A folder of another run's is not written into by mistake: its newer checkpoints would
+// be taken for the newest of this one. What an earlier start of this job has left there is its own;
+// a first start has none, whatever a program that no job has started is called.
 absl::Status RankCheckpoints::Prepare(const std::string& folder) {
   FileSystem& fs = *setup_.file_system;
   const std::string& job = setup_.job->job_id();
@@ -115,10 +116,11 @@ absl::Status RankCheckpoints::Prepare(const std::string& folder) {
     ASSIGN_OR_RETURN(const std::vector<std::string> manifests, ListManifests(fs, folder));
     if (!manifests.empty()) {
       ASSIGN_OR_RETURN(const Manifest newest, ReadManifest(fs, folder, manifests.front()));
-      if (newest.facts.job_id != job) {
+      const bool own = newest.facts.job_id == job && setup_.generation > Generation(1);
+      if (!own) {
         return absl::FailedPreconditionError(
-            absl::StrCat(folder, " holds checkpoints of job ", newest.facts.job_id, " up to step ",
-                         newest.facts.key.step.value(),
+            absl::StrCat(folder, " holds checkpoints of another run (job ", newest.facts.job_id,
+                         ") up to step ", newest.facts.key.step.value(),
                          "; go on from them with Load, or save into another "
                          "folder"));
       }
@@ -133,15 +135,12 @@ absl::StatusOr<std::string> RankCheckpoints::WriteMyShard(const std::string& fol
   const proto::TrainSpec& spec = setup_.job->train();
   const Rank rank(setup_.communicator->rank());
   const OptimizerPlan optimizer = OptimizerPlanOfSpec(spec);
-  std::vector<float> exponents;
-  if (rank == Rank(0)) {
-    exponents.resize(trainer.exponents().size());
-    trainer.exponents().WriteTo(exponents);
-  }
+  std::vector<worker::SavedNumbers> numbers;
+  if (rank == Rank(0)) numbers = NumbersOfFirstRank(trainer);
   const LayoutRecipe recipe = worker::RecipeOf(trainer.layout(), optimizer,
                                                setup_.communicator->size(), spec.bucket_bytes());
   ASSIGN_OR_RETURN(const std::vector<worker::HostAccess> access, trainer.OpenState());
-  const std::vector<Slice> slices = SlicesOfRank(trainer, worker::SlotsOf(optimizer), exponents);
+  const std::vector<Slice> slices = SlicesOfRank(trainer, optimizer, numbers);
   const worker::ShardId id{setup_.job->job_id(),
                            {Step(trainer.state().step), setup_.generation, incarnation_, rank}};
   ASSIGN_OR_RETURN(const worker::ShardRecord record,
@@ -175,9 +174,10 @@ absl::StatusOr<std::string> RankCheckpoints::Commit(const std::string& folder,
 
 absl::StatusOr<std::string> RankCheckpoints::Save(const std::string& folder) {
   const int64_t step = setup_.trainer->state().step;
-  if (step == saved_step_ && folder == prepared_folder_) return saved_manifest_;
+  const auto known = folders_.find(folder);
+  if (known != folders_.end() && known->second.step == step) return known->second.manifest;
   const LongerTimeout longer(*setup_.communicator, setup_.save_timeout, setup_.exchange_timeout);
-  if (folder != prepared_folder_) {
+  if (known == folders_.end()) {
     RETURN_IF_ERROR(FromRankZero(
                         [&]() -> absl::StatusOr<std::string> {
                           RETURN_IF_ERROR(Prepare(folder));
@@ -185,31 +185,36 @@ absl::StatusOr<std::string> RankCheckpoints::Save(const std::string& folder) {
                         },
                         "whether the folder can be saved into")
                         .status());
-    prepared_folder_ = folder;
+    folders_[folder] = {};
   }
+  const std::string which = absl::StrCat("the checkpoint of step ", step, " in ", folder);
+  const absl::Status unknown = absl::UnknownError(absl::StrCat(
+      which, ": a rank was lost while it was committed; Load finds out whether it is there"));
   const absl::StatusOr<std::string> mine = WriteMyShard(folder);
-  ASSIGN_OR_RETURN(const std::vector<std::string> words,
-                   AllGather(*setup_.communicator, Pack(mine), "whether all have written"));
+  const absl::StatusOr<std::vector<std::string>> words =
+      AllGather(*setup_.communicator, Pack(mine), "whether all have written");
+  if (!words.ok()) {
+    // Rank 0 commits nothing without having heard all; another rank does not know what it heard.
+    return setup_.communicator->rank() == 0 ? Annotate(words.status(), which) : unknown;
+  }
   absl::Status written;
   std::vector<std::string> records;
-  for (size_t rank = 0; rank < words.size(); ++rank) {
-    absl::StatusOr<std::string> record = Unpack(words[rank]);
+  for (size_t rank = 0; rank < words->size(); ++rank) {
+    absl::StatusOr<std::string> record = Unpack((*words)[rank]);
     written.Update(Annotate(record.status(), absl::StrCat("rank ", rank)));
     if (record.ok()) records.push_back(*std::move(record));
   }
-  const absl::StatusOr<std::string> manifest =
-      written.ok()
-          ? FromRankZero([&] { return Commit(folder, records); }, "whether it is committed")
-          : absl::StatusOr<std::string>(written);
-  if (!worker::MayBeCommitted(manifest.status()) && mine.ok()) {
+  const std::optional<absl::StatusOr<std::string>> manifest =
+      written.ok() ? CommitTogether(folder, records) : absl::StatusOr<std::string>(written);
+  if (!manifest.has_value()) return unknown;
+  if (!worker::MayBeCommitted(manifest->status()) && mine.ok()) {
     // Of use to nobody; the first error is the one to report.
     worker::RemoveShard(*setup_.file_system, folder, *worker::ShardRecord::Parse(*mine))
         .IgnoreError();
   }
-  RETURN_IF_ERROR(manifest.status()) << "the checkpoint of step " << step << " in " << folder;
-  saved_step_ = step;
-  saved_manifest_ = *manifest;
-  return manifest;
+  RETURN_IF_ERROR(manifest->status()) << which;
+  folders_[folder] = {**manifest, step};
+  return **manifest;
 }
 
 absl::StatusOr<std::string> RankCheckpoints::Load(const std::string& folder) {
@@ -221,8 +226,10 @@ absl::StatusOr<std::string> RankCheckpoints::Load(const std::string& folder) {
                                                   return std::string(has ? "yes" : "");
                                                 },
                                                 "whether there is a checkpoint"));
-  loaded_folder_ = folder;
-  if (found.empty()) return std::string();
+  if (found.empty()) {
+    loaded_folder_ = folder;
+    return std::string();
+  }
   proto::JobSpec job = *setup_.job;
   job.mutable_train()->set_save_dir(folder);
   job.mutable_train()->set_load_dir(folder);
@@ -238,6 +245,7 @@ absl::StatusOr<std::string> RankCheckpoints::Load(const std::string& folder) {
   resume.moved = [] {};
   resume.enter = [](OperationClass) {};
   ASSIGN_OR_RETURN(const worker::Resumed resumed, worker::Resume(resume));
+  loaded_folder_ = folder;
   return resumed.manifest;
 }
 

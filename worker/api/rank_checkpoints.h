@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,7 +39,7 @@ class RankCheckpoints {
   };
 
   explicit RankCheckpoints(Setup setup);
-  // Takes the marks of folders away that this rank has put there.
+  // Takes the marks of folders away that rank 0 has put there.
   ~RankCheckpoints();
 
   // As Engine::Save and Engine::Load. REQUIRES: the trainer has settled.
@@ -50,16 +52,25 @@ class RankCheckpoints {
   absl::StatusOr<std::string> Commit(const std::string& folder,
                                      const std::vector<std::string>& records);
   absl::StatusOr<bool> HasCheckpoints(const std::string& folder);
-  // What rank 0 has found or done, for all; its error is everybody's.
+  // What rank 0 has found or done, for all; its error is everybody's. Errors of the communicator
+  // come out, too.
   absl::StatusOr<std::string> FromRankZero(const std::function<absl::StatusOr<std::string>()>& act,
                                            const std::string& what);
+  // Rank 0's verdict over the commit, as far as this rank has heard it. Nothing: whether it is
+  // committed is not known here, and what was written must stay.
+  std::optional<absl::StatusOr<std::string>> CommitTogether(
+      const std::string& folder, const std::vector<std::string>& records);
+
+  // Of a folder that can be saved into.
+  struct Saved {
+    std::string manifest;
+    int64_t step = -1;
+  };
 
   const Setup setup_;
   const Incarnation incarnation_;
-  std::string prepared_folder_;
+  std::map<std::string, Saved> folders_;  // the last save of each
   std::string loaded_folder_;
-  std::string saved_manifest_;
-  int64_t saved_step_ = -1;
 };
 
 }  // namespace dsrun

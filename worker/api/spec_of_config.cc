@@ -1,6 +1,5 @@
 #include "worker/api/spec_of_config.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -31,10 +30,7 @@ absl::StatusOr<LrSchedule> ScheduleOf(const Config& config) {
                                               {"total_num_steps", steps},
                                               {"warmup_max_lr", config.lr}};
   for (const auto& [key, value] : said) {
-    const bool has = form != nullptr &&
-                     std::any_of(form->params.begin(), form->params.end(),
-                                 [&key](const ScheduleParam& param) { return param.key == key; });
-    if (has) params.emplace(key, value);
+    if (form != nullptr && FindScheduleParam(*form, key) != nullptr) params.emplace(key, value);
   }
   return LrSchedule::Create(config.lr_schedule, params);
 }

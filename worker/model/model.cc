@@ -299,10 +299,12 @@ absl::StatusOr<size_t> LayeredModel::FirstBadLayer(size_t slot) {
   RETURN_IF_ERROR(kernels_.stream().Record().Await());
   ASSIGN_OR_RETURN(const HostAccess access,
                    kernels_.stream().OpenForHost(memory_.data(), memory_.bytes()));
-  const int64_t elements = micro_batch_size_ * plan_.spec.seq_length * plan_.spec.hidden_size;
   for (size_t layer = 0; layer < at.streams.size(); ++layer) {
     // What lies inside of a segment has made room for others.
     const bool inside = replays_[layer] && !replays_[layer]->ends_segment;
+    const int64_t out = plan_.layers[layer].out;
+    const int64_t elements =
+        micro_batch_size_ * plan_.spec.seq_length * (out > 0 ? out : plan_.spec.hidden_size);
     if (!inside && !AllFinite(at.streams[layer], elements)) return layer;
   }
   return last();

@@ -128,6 +128,15 @@ TEST(ConfigFlags, FlagsOfTheProgram_StandBesideThem) {
               HasSubstr("--lr: the engine has a flag of this name"));
 }
 
+TEST(ConfigFlags, ListsOfParameters_AddUp) {
+  const auto config = Parse(
+      {"--optimizer-param", "beta1=0.8", "--optimizer-param=eps=1e-6", "--join-timeout", "9"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->optimizer_params,
+            (std::map<std::string, double>{{"beta1", 0.8}, {"eps", 1e-6}}));
+  EXPECT_EQ(config->join_timeout, absl::Seconds(9));
+}
+
 TEST(ConfigFlags, WhatIsNone_IsOneMessage) {
   struct Case {
     std::vector<const char*> flags;
@@ -142,8 +151,8 @@ TEST(ConfigFlags, WhatIsNone_IsOneMessage) {
            Case{{"--lr", "fast"}, "--lr: expected a number, got \"fast\""},
            Case{{"--train-iters", "1e3"}, "--train-iters: expected a whole number, got \"1e3\""},
            Case{{"--overlap", "yes"}, "--overlap: expected on or off, got \"yes\""},
-           Case{{"--save-timeout", "9"},
-                "--save-timeout: expected a duration such as 90s or 10m, got \"9\""},
+           Case{{"--save-timeout", "soon"},
+                "--save-timeout: expected a time such as 90s or 10m, got \"soon\""},
            Case{{"--optimizer-param", "eps"},
                 "--optimizer-param: expected KEY=X, X a number, got \"eps\""},
        }) {
@@ -176,7 +185,18 @@ TEST(ConfigCheck, EveryBound_IsOneMessageWithTheFlag) {
            Case{[](Config& c) { c.micro_batch_size = 0; }, "--micro-batch-size: expected a number"},
            Case{[](Config& c) { c.train_iters = 0; }, "--train-iters: expected a number from 1"},
            Case{[](Config& c) { c.lr = -1; }, "--lr: expected a number from 0 on, got -1"},
+           Case{[](Config& c) {
+                  c.lr_schedule = "WarmupLR";
+                  c.min_lr = 1e-5;
+                },
+                "--min-lr: --lr-schedule WarmupLR has none"},
+           Case{[](Config& c) {
+                  c.lr_schedule = "OneCycle";
+                  c.lr_warmup_iters = 3;
+                },
+                "--lr-warmup-iters: --lr-schedule OneCycle has none"},
            Case{[](Config& c) { c.optimizer = "adm"; }, "--optimizer: "},
+           Case{[](Config& c) { c.optimizer = "muon"; }, "--optimizer: expected another than muon"},
            Case{[](Config& c) { c.optimizer_params["beta1"] = 2; }, "--optimizer: "},
            Case{[](Config& c) { c.zero_stage = 4; }, "--zero-stage: expected 0, 1, 2 or 3, got 4"},
            Case{[](Config& c) { c.zero_stage = int64_t{1} << 32; }, "--zero-stage: "},

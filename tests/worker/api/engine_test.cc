@@ -157,6 +157,65 @@ TEST(OwnModelCheckpoint, SecondSaveOfAStep_IsTheFirst) {
   EXPECT_EQ(ListManifests(fs, kFolder)->size(), 1u);
 }
 
+TEST(OwnModelCheckpoint, FoldersInTurn_HaveTheirOwnSaves) {
+  FaultyFileSystem fs;
+  OnRanks(QuarterModel(), QuarterSample, SmallConfig(), {.width = 2}, fs, [](Engine& engine) {
+    ASSERT_TRUE(engine.TrainBatch().ok());
+    const auto first = engine.Save("/a");
+    ASSERT_TRUE(first.ok()) << first.status();
+    ASSERT_TRUE(engine.Save("/b").ok());
+    const auto again = engine.Save("/a");
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(*again, *first);
+  });
+  EXPECT_EQ(ListManifests(fs, "/b")->size(), 1u);
+}
+
+// Rank 1 is lost between the commit and its word: what the manifest names stays.
+TEST(OwnModelCheckpoint, RankThatIsLostAtTheCommit_LeavesTheCheckpointWhole) {
+  FaultyFileSystem fs;
+  Config config = SmallConfig();
+  config.keep_last = 1;
+  std::atomic<int> saves{0};
+  const auto before = [&](int rank, const std::string& what) {
+    const bool lost = rank == 1 && saves == 1 && what.starts_with("whether it is committed");
+    return lost ? absl::UnavailableError("rank 0 is gone") : absl::OkStatus();
+  };
+  OnRanks(QuarterModel(), QuarterSample, config, {.width = 2, .before = before}, fs,
+          [&](Engine& engine) {
+            ASSERT_TRUE(engine.TrainBatch().ok());
+            ASSERT_TRUE(engine.Save(kFolder).ok());
+            ASSERT_TRUE(engine.TrainBatch().ok());
+            if (engine.rank() == 1) saves = 1;
+            const absl::Status second = engine.Save(kFolder).status();
+            EXPECT_EQ(second.code(),
+                      engine.rank() == 0 ? absl::StatusCode::kOk : absl::StatusCode::kUnknown)
+                << second;
+          });
+  const auto newest = FindNewestCheckpoint(fs, kFolder, {}, nullptr);
+  ASSERT_TRUE(newest.ok()) << newest.status();
+  EXPECT_EQ(newest->manifest().facts.counters.optimizer_steps, 2);
+}
+
+// A first start that has loaded nothing does not write beside what an earlier run has left,
+// whatever that was called.
+TEST(OwnModelCheckpoint, FolderOfAnEarlierRunOfTheSameName_IsNotWrittenInto) {
+  FaultyFileSystem fs;
+  const auto run = [&](int64_t generation, bool load, absl::StatusCode expected) {
+    OnRanks(QuarterModel(), QuarterSample, SmallConfig(), {.width = 2, .generation = generation},
+            fs, [&](Engine& engine) {
+              if (load) {
+                ASSERT_TRUE(engine.Load(kFolder).ok());
+              }
+              ASSERT_TRUE(engine.TrainBatch().ok());
+              EXPECT_EQ(engine.Save(kFolder).status().code(), expected);
+            });
+  };
+  run(1, /*load=*/false, absl::StatusCode::kOk);
+  run(1, /*load=*/false, absl::StatusCode::kFailedPrecondition);
+  run(1, /*load=*/true, absl::StatusCode::kOk);
+}
+
 TEST(OwnModelCheckpoint, OlderOnes_AreRemoved) {
   FaultyFileSystem fs;
   Config config = SmallConfig();
@@ -201,8 +260,9 @@ TEST(OwnModelCheckpoint, FolderOfAnotherJob_IsNotWrittenIntoUnlessLoaded) {
             const absl::Status status = engine.Save(kFolder).status();
             EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
             EXPECT_THAT(std::string(status.message()),
-                        HasSubstr("/checkpoints holds checkpoints of job first up to step 1; go on "
-                                  "from them with Load, or save into another folder"));
+                        HasSubstr("/checkpoints holds checkpoints of another run (job first) up to "
+                                  "step 1; go on from them with Load, or save into another "
+                                  "folder"));
           });
   OnRanks(QuarterModel(), QuarterSample, SmallConfig(), {.width = 2, .job = "third"}, fs,
           [](Engine& engine) {

@@ -39,8 +39,9 @@ TEST(GradientCheck, EveryMistake_IsFound) {
        {Case{Mistake::kFactor, "the gradient of scale.scale, element"},
         Case{Mistake::kNotWritten,
              "the gradient of scale.scale, element 47: Backward has not written it"},
-        Case{Mistake::kAdds,
-             "the gradient of scale.scale, element 0: Backward has not written it"}}) {
+        Case{Mistake::kAdds, "the gradient of scale.scale, element 0: Backward has not written it"},
+        Case{Mistake::kInfinite, "Backward has not written it, or as no number"},
+        Case{Mistake::kKeepsState, "when the same pass was played again"}}) {
     const absl::Status status = CheckGradients(With(one.mistake), QuarterSample).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(status.message()), HasSubstr(one.message));

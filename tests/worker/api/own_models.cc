@@ -1,6 +1,7 @@
 #include "tests/worker/api/own_models.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -33,7 +34,9 @@ class ScaleLayer final : public Layer {
     float* const dscale = pass.gradients[0];
     const int64_t written = mistake_ == Mistake::kNotWritten ? width_ - 1 : width_;
     if (mistake_ != Mistake::kAdds) std::fill_n(dscale, written, 0.0f);
-    const float factor = mistake_ == Mistake::kFactor ? 1.1f : 1.0f;
+    float factor = mistake_ == Mistake::kFactor ? 1.1f : 1.0f;
+    if (mistake_ == Mistake::kInfinite) factor = std::numeric_limits<float>::infinity();
+    if (mistake_ == Mistake::kKeepsState) factor += 1e-3f * static_cast<float>(++passes_);
     for (int64_t i = 0; i < pass.rows() * width_; ++i) {
       if (i % width_ < written) dscale[i % width_] += factor * in.f32()[i] * dstream.f32()[i];
     }
@@ -45,6 +48,7 @@ class ScaleLayer final : public Layer {
  private:
   const int64_t width_;
   const Mistake mistake_;
+  int passes_ = 0;  // which no layer may count
 };
 
 // out = in / 2, without anything to learn.
@@ -150,6 +154,36 @@ Config SmallConfig() {
   return config;
 }
 
+namespace {
+
+class Asking final : public worker::Communicator {
+ public:
+  Asking(std::unique_ptr<worker::Communicator> inner, const HowToRun& how)
+      : inner_(std::move(inner)), how_(how) {}
+
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  absl::Status Exchange(std::span<const worker::SendOp> sends,
+                        std::span<const worker::RecvOp> recvs, const std::string& what) override {
+    if (how_.before != nullptr) {
+      const absl::Status status = how_.before(rank(), what);
+      if (!status.ok()) {
+        inner_->Abort("a test ends it");
+        return status;
+      }
+    }
+    return inner_->Exchange(sends, recvs, what);
+  }
+  void SetTimeout(absl::Duration timeout) override { inner_->SetTimeout(timeout); }
+  void Abort(const std::string& reason) override { inner_->Abort(reason); }
+
+ private:
+  const std::unique_ptr<worker::Communicator> inner_;
+  const HowToRun& how_;
+};
+
+}  // namespace
+
 void OnRanks(const OwnModel& model, const SampleFn& sample, const Config& config,
              const HowToRun& how, FileSystem& fs, const std::function<void(Engine&)>& body) {
   std::vector<std::unique_ptr<worker::Communicator>> group =
@@ -162,8 +196,9 @@ void OnRanks(const OwnModel& model, const SampleFn& sample, const Config& config
                            .local_size = how.width,
                            .job = how.job,
                            .generation = how.generation};
-      auto engine = Engine::Create(model, sample, config, place,
-                                   std::move(group[static_cast<size_t>(rank)]), fs);
+      auto communicator =
+          std::make_unique<Asking>(std::move(group[static_cast<size_t>(rank)]), how);
+      auto engine = Engine::Create(model, sample, config, place, std::move(communicator), fs);
       ASSERT_TRUE(engine.ok()) << engine.status();
       body(**engine);
     });

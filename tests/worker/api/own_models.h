@@ -28,7 +28,7 @@ void SumsSample(int64_t index, const Sample& sample);
 // Multiplies by a vector: its own, or that of a layer before.
 OwnLayer Scale(std::string name, int64_t width, std::string shared = "");
 // How its Backward is wrong, for those who must find it.
-enum class Mistake { kNone, kFactor, kNotWritten, kAdds, kStream };
+enum class Mistake { kNone, kFactor, kNotWritten, kAdds, kStream, kInfinite, kKeepsState };
 OwnLayer ScaleWith(Mistake mistake, std::string name, int64_t width);
 
 // Six micro-batches of two samples.
@@ -40,6 +40,8 @@ struct HowToRun {
   int width = 1;
   std::string job = "job";
   int64_t generation = 1;
+  // Asked before each exchange of a rank; an error is the exchange's.
+  std::function<absl::Status(int rank, const std::string& what)> before = nullptr;
 };
 void OnRanks(const OwnModel& model, const SampleFn& sample, const Config& config,
              const HowToRun& how, FileSystem& fs, const std::function<void(Engine&)>& body);
