@@ -148,7 +148,7 @@ inline constexpr int kMostEndsFromOutside = 20;  // or max_restarts_without_prog
 CoordinatorConfig ConfigFromJob(const proto::JobSpec& job);
 
 // Of proto/snapshot.proto; grows with every change of it.
-inline constexpr int kSnapshotSchemaVersion = 11;
+inline constexpr int kSnapshotSchemaVersion = 12;
 
 class Coordinator {
  public:
