@@ -47,15 +47,18 @@ absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel*
   engine.comm_pool = std::make_unique<ThreadPool>(1);
   engine.kernels = std::make_unique<CpuKernels>(*engine.pool, isa);
   engine.comm_kernels = std::make_unique<CpuKernels>(*engine.comm_pool, isa);
+  ASSIGN_OR_RETURN(engine.model, BuildModel(spec, *engine.kernels, *engine.device, own));
+  return engine;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(const proto::TrainSpec& spec, Kernels& kernels,
+                                                  Device& device, const OwnModel* own) {
   const ActivationInput activations{.micro_batch_size = spec.micro_batch_size(),
                                     .threads = spec.threads_per_rank(),
                                     .recompute = FromProto(spec.recompute())};
-  ASSIGN_OR_RETURN(
-      engine.model,
-      own == nullptr
-          ? CreateModel(input.model, activations, *engine.kernels, *engine.device, input.precision)
-          : CreateModel(own->plan, own->layers, activations, *engine.kernels, *engine.device));
-  return engine;
+  if (own != nullptr) return CreateModel(own->plan, own->layers, activations, kernels, device);
+  const MemoryInput input = MemoryInputFromProto(spec);
+  return CreateModel(input.model, activations, kernels, device, input.precision);
 }
 
 absl::Status CapLibraryOnce(const std::string& isa_cap) {

@@ -41,6 +41,11 @@ struct OwnModel {
 // `own`: null where the spec names a family.
 absl::StatusOr<Engine> BuildEngine(const proto::TrainSpec& spec, const OwnModel* own = nullptr);
 
+// Its model alone, on what there is. Both must outlive it. REQUIRES: BuildEngine would take the
+// spec.
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(const proto::TrainSpec& spec, Kernels& kernels,
+                                                  Device& device, const OwnModel* own = nullptr);
+
 // CapLibraryIsa for processes that may build several engines: the first one's cap is everybody's.
 // Thread-safe. Errors: INVALID_ARGUMENT: no such instruction set; FAILED_PRECONDITION: the library
 // is capped otherwise, or has been used before it was capped.

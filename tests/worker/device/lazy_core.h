@@ -43,9 +43,11 @@ class LazyDevice::Core : public std::enable_shared_from_this<LazyDevice::Core> {
   // Whether the pointer is into a buffer of this device, pinned host memory included.
   bool Owns(const void* pointer);
   void Stop();
+  void LoseAfter(int64_t operations);
 
   std::vector<std::string> problems();
   int64_t postponed();
+  int64_t operations();
 
  private:
   struct Operation {
@@ -66,7 +68,7 @@ class LazyDevice::Core : public std::enable_shared_from_this<LazyDevice::Core> {
     char* begin;
     size_t bytes;
     size_t mapped;
-    int open = 0;  // operations and host accesses
+    int open = 0;  // host accesses
   };
   class Opened;  // HostAccess::State
 
@@ -74,10 +76,12 @@ class LazyDevice::Core : public std::enable_shared_from_this<LazyDevice::Core> {
     return lanes_[point.lane].finished >= point.count;
   }
   bool RunOneLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void LoseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PushLocked(size_t lane, Operation operation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Memory* FindLocked(const void* pointer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OpenLocked(Memory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CloseLocked(Memory& memory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ProtectLocked(const Touched& range, int access) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The operation that has yet to use some of these bytes; null: none.
   Operation* PendingLocked(const void* begin, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Free(void* begin);
@@ -89,6 +93,8 @@ class LazyDevice::Core : public std::enable_shared_from_this<LazyDevice::Core> {
   std::list<Memory> memory_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> problems_ ABSL_GUARDED_BY(mu_);
   int64_t postponed_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t operations_left_ ABSL_GUARDED_BY(mu_) = -1;  // until it is lost; -1: never
+  bool lost_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace dsrun::worker

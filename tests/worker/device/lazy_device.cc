@@ -17,6 +17,8 @@ namespace {
 
 constexpr size_t kPage = 4096;
 
+absl::Status LostError() { return absl::InternalError("the device is lost"); }
+
 class LazyEvent final : public Event::State {
  public:
   LazyEvent(std::shared_ptr<LazyDevice::Core> core, LazyDevice::Core::Point point)
@@ -114,6 +116,7 @@ size_t LazyDevice::Core::AddLane(const std::string& name) {
 }
 
 void LazyDevice::Core::PushLocked(size_t lane, Operation operation) {
+  if (lost_) return;
   if (!lanes_[lane].queue.empty()) ++postponed_;
   lanes_[lane].queue.push_back(std::move(operation));
   ++lanes_[lane].enqueued;
@@ -143,9 +146,20 @@ Event LazyDevice::Core::Record(size_t lane) {
 
 absl::StatusOr<bool> LazyDevice::Core::Poll(const Point& point) {
   MutexLock lock(mu_);
+  if (lost_) return LostError();
   if (ReachedLocked(point)) return true;
-  if (!RunOneLocked()) return absl::InternalError("the streams wait for each other");
-  return ReachedLocked(point);
+  if (RunOneLocked()) return ReachedLocked(point);
+  return lost_ ? LostError() : absl::InternalError("the streams wait for each other");
+}
+
+void LazyDevice::Core::LoseAfter(int64_t operations) {
+  MutexLock lock(mu_);
+  operations_left_ = operations;
+}
+
+void LazyDevice::Core::LoseLocked() {
+  lost_ = true;
+  for (Lane& lane : lanes_) lane.queue.clear();
 }
 
 // A lane whose first operation may run, drawn among all of them.
@@ -155,16 +169,16 @@ bool LazyDevice::Core::RunOneLocked() {
     if (!lane.queue.empty() && ReachedLocked(lane.queue.front().after)) ready.push_back(&lane);
   }
   if (ready.empty()) return false;
+  if (operations_left_ >= 0 && operations_left_-- == 0) {
+    LoseLocked();
+    return false;
+  }
   Lane& lane = *ready[random_() % ready.size()];
   const Operation operation = std::move(lane.queue.front());
   lane.queue.pop_front();
-  std::vector<Memory*> touched;
-  for (const Touched& range : operation.touched) {
-    if (Memory* const memory = FindLocked(range.begin)) touched.push_back(memory);
-  }
-  for (Memory* const memory : touched) OpenLocked(*memory);
+  for (const Touched& range : operation.touched) ProtectLocked(range, PROT_READ | PROT_WRITE);
   if (operation.run) operation.run();
-  for (Memory* const memory : touched) CloseLocked(*memory);
+  for (const Touched& range : operation.touched) ProtectLocked(range, PROT_NONE);
   ++lane.finished;
   return true;
 }
@@ -172,6 +186,7 @@ bool LazyDevice::Core::RunOneLocked() {
 absl::StatusOr<HostAccess> LazyDevice::Core::OpenForHost(const void* begin, size_t bytes) {
   if (bytes == 0) return HostAccess();
   MutexLock lock(mu_);
+  if (lost_) return LostError();
   Memory* const memory = FindLocked(begin);
   if (const Operation* const pending = PendingLocked(begin, bytes)) {
     return absl::InternalError(absl::StrCat("the host uses ",
@@ -189,6 +204,16 @@ LazyDevice::Core::Memory* LazyDevice::Core::FindLocked(const void* pointer) {
     if (at >= memory.begin && at < memory.begin + memory.mapped) return &memory;
   }
   return nullptr;
+}
+
+// The pages of a range, where the host has not opened them all.
+void LazyDevice::Core::ProtectLocked(const Touched& range, int access) {
+  const Memory* const memory = range.bytes == 0 ? nullptr : FindLocked(range.begin);
+  if (memory == nullptr || memory->open > 0 || memory->space != Space::kDevice) return;
+  const auto begin = static_cast<size_t>(static_cast<const char*>(range.begin) - memory->begin);
+  const size_t first = begin / kPage * kPage;
+  const size_t end = range.and_rest ? memory->bytes : begin + range.bytes;
+  CHECK_EQ(mprotect(memory->begin + first, (end - first + kPage - 1) / kPage * kPage, access), 0);
 }
 
 void LazyDevice::Core::OpenLocked(Memory& memory) {
@@ -232,6 +257,13 @@ std::vector<std::string> LazyDevice::Core::problems() {
   return problems_;
 }
 
+int64_t LazyDevice::Core::operations() {
+  MutexLock lock(mu_);
+  int64_t finished = 0;
+  for (const Lane& lane : lanes_) finished += static_cast<int64_t>(lane.finished);
+  return finished;
+}
+
 int64_t LazyDevice::Core::postponed() {
   MutexLock lock(mu_);
   return postponed_;
@@ -253,11 +285,25 @@ std::unique_ptr<Stream> LazyDevice::CreateStream(const std::string& lane) {
 }
 
 std::unique_ptr<Kernels> LazyDevice::CreateKernels(const std::string& lane, Kernels& inner) {
-  const size_t index = core_->AddLane(lane);
-  return CreateLazyKernels(core_, index, std::make_unique<LazyStream>(core_, index), inner);
+  return CreateKernelsOn(lane, std::shared_ptr<Kernels>(&inner, [](Kernels*) {}));
 }
+
+std::unique_ptr<Kernels> LazyDevice::CreateKernels(const std::string& lane,
+                                                   std::unique_ptr<Kernels> inner) {
+  return CreateKernelsOn(lane, std::move(inner));
+}
+
+std::unique_ptr<Kernels> LazyDevice::CreateKernelsOn(const std::string& lane,
+                                                     std::shared_ptr<Kernels> inner) {
+  const size_t index = core_->AddLane(lane);
+  return CreateLazyKernels(core_, index, std::make_unique<LazyStream>(core_, index),
+                           std::move(inner));
+}
+
+void LazyDevice::LoseAfter(int64_t operations) { core_->LoseAfter(operations); }
 
 std::vector<std::string> LazyDevice::problems() const { return core_->problems(); }
 int64_t LazyDevice::postponed() const { return core_->postponed(); }
+int64_t LazyDevice::operations() const { return core_->operations(); }
 
 }  // namespace dsrun::worker

@@ -6,8 +6,9 @@
 //   missing wait       other bits under some seed, or an error of OpenForHost
 //   early free         a line of problems(): the buffer and the operation that still needs it
 //   stray host access  SIGSEGV
+// A device that is lost, as a GPU that has fallen off its bus, is planted by LoseAfter.
 //
-// An operation may touch the ranges that it names, and no other device buffer.
+// An operation may touch the pages of the ranges that it names, and no other device memory.
 //
 // Threads: thread-safe; operations run in whoever enqueues or polls.
 
@@ -31,6 +32,7 @@ namespace dsrun::worker {
 struct Touched {
   const void* begin = nullptr;  // null: nothing
   size_t bytes = 0;
+  bool and_rest = false;  // how far it goes is not known: up to the end of its buffer at most
 };
 
 class LazyDevice final : public Device {
@@ -48,17 +50,25 @@ class LazyDevice final : public Device {
   int64_t MemoryAvailable() const override;
 
   std::unique_ptr<Stream> CreateStream(const std::string& lane);
-  // `inner`, which must outlive them, on a stream of their own.
+  // `inner` on a stream of their own; it must outlive them, or is theirs.
   std::unique_ptr<Kernels> CreateKernels(const std::string& lane, Kernels& inner);
+  std::unique_ptr<Kernels> CreateKernels(const std::string& lane, std::unique_ptr<Kernels> inner);
+
+  // After `operations` more the device is lost: nothing runs any more, and whoever asks for
+  // anything gets INTERNAL.
+  void LoseAfter(int64_t operations);
 
   std::vector<std::string> problems() const;
   // Operations that waited in their queue while another was enqueued: 0 means that nothing was
   // lazy.
   int64_t postponed() const;
+  int64_t operations() const;  // that have run
 
   class Core;
 
  private:
+  std::unique_ptr<Kernels> CreateKernelsOn(const std::string& lane, std::shared_ptr<Kernels> inner);
+
   const std::shared_ptr<Core> core_;
 };
 

@@ -6,7 +6,7 @@
 namespace dsrun::worker {
 namespace {
 
-// How many elements at a pointer; of an unknown number the first ones.
+// How many elements at a pointer.
 template <typename T>
 Touched Of(const T* begin, int64_t elements) {
   return {begin, static_cast<size_t>(elements) * sizeof(T)};
@@ -16,12 +16,21 @@ Touched Of(ConstReals begin, int64_t elements) {
   return {begin.data(), static_cast<size_t>(begin.bytes_of(elements))};
 }
 Touched Of(Reals begin, int64_t elements) { return Of(ConstReals(begin), elements); }
+Touched FirstOf(ConstReals begin, int64_t elements) {
+  Touched touched = Of(begin, elements);
+  touched.and_rest = true;
+  return touched;
+}
 
 class LazyKernels final : public Kernels {
  public:
   LazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane, std::unique_ptr<Stream> stream,
-              Kernels& inner)
-      : core_(std::move(core)), lane_(lane), stream_(std::move(stream)), inner_(inner) {}
+              std::shared_ptr<Kernels> inner)
+      : core_(std::move(core)),
+        lane_(lane),
+        stream_(std::move(stream)),
+        held_(std::move(inner)),
+        inner_(*held_) {}
 
   Stream& stream() override { return *stream_; }
   NumericsFingerprint Fingerprint() const override { return inner_.Fingerprint(); }
@@ -33,7 +42,7 @@ class LazyKernels final : public Kernels {
                         ConstReals position_table, Reals out) override {
     core_->Enqueue(
         lane_, "EmbeddingForward",
-        {Of(tokens, shape.rows()), Of(token_table, shape.width),
+        {Of(tokens, shape.rows()), FirstOf(token_table, shape.width),
          Of(position_table, shape.seq_length * shape.width), Of(out, shape.rows() * shape.width)},
         [=, this] { inner_.EmbeddingForward(shape, tokens, token_table, position_table, out); });
   }
@@ -359,14 +368,16 @@ class LazyKernels final : public Kernels {
   const std::shared_ptr<LazyDevice::Core> core_;
   const size_t lane_;
   const std::unique_ptr<Stream> stream_;
+  const std::shared_ptr<Kernels> held_;
   Kernels& inner_;
 };
 
 }  // namespace
 
 std::unique_ptr<Kernels> CreateLazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane,
-                                           std::unique_ptr<Stream> stream, Kernels& inner) {
-  return std::make_unique<LazyKernels>(std::move(core), lane, std::move(stream), inner);
+                                           std::unique_ptr<Stream> stream,
+                                           std::shared_ptr<Kernels> inner) {
+  return std::make_unique<LazyKernels>(std::move(core), lane, std::move(stream), std::move(inner));
 }
 
 }  // namespace dsrun::worker

@@ -13,7 +13,8 @@
 namespace dsrun::worker {
 
 std::unique_ptr<Kernels> CreateLazyKernels(std::shared_ptr<LazyDevice::Core> core, size_t lane,
-                                           std::unique_ptr<Stream> stream, Kernels& inner);
+                                           std::unique_ptr<Stream> stream,
+                                           std::shared_ptr<Kernels> inner);
 
 }  // namespace dsrun::worker
 

@@ -13,7 +13,7 @@
 #include "common/numerics/fingerprint.h"
 #include "common/plan/recompute_plan.h"
 #include "gtest/gtest.h"
-#include "tests/support/sanitizers.h"
+#include "tests/support/short_lists.h"
 #include "tests/worker/engine/training_ranks.h"
 
 namespace dsrun::worker {
@@ -63,10 +63,7 @@ TEST(LayoutInvarianceTest, AnyMicroBatchOnAnyRank_ByAnyRoute) {
 
 // Of the other family: rotated, in groups, gated. Twenty steps of its smallest preset.
 TEST(LayoutInvarianceTest, TwentyStepsOfLlamaNano_AtEveryWidthAndThreadCount) {
-#ifdef __SANITIZE_THREAD__
-  GTEST_SKIP()
-      << "four minutes under this sanitizer, of arithmetic; threads are those of the others";
-#endif
+  if (ListsAreShort()) GTEST_SKIP() << "minutes, of arithmetic; threads are those of the others";
   proto::TrainSpec spec = TinySpec(/*micro_batches=*/6);
   ToProto(FindPreset("llama-nano").value(), spec.mutable_model());
   spec.mutable_model()->set_seq_length(32);
@@ -114,8 +111,7 @@ TEST(LayoutInvarianceTest, RecomputedLayers_OfBothFamilies) {
         spec.mutable_recompute()->set_budget_bytes(
             every > 0 ? 0 : KeptBytes(PlanModel(model), rows, 1, {}) * 2 / 3);
         spec.set_threads_per_rank(1 + every);
-        for (const int stage :
-             AllOrLastForRaces({1, 2, 3})) {  // 3: gathered for the second forward, too
+        for (const int stage : AllOrLast({1, 2, 3})) {  // 3: gathered for the second forward, too
           spec.set_zero_stage(stage);
           EXPECT_TRUE(plain.SameBits(Train(spec, 1 + every, kSteps)))
               << preset << ", every " << every << ", stage " << stage << (frozen ? ", frozen" : "");

@@ -11,17 +11,14 @@
 #include <utility>
 #include <vector>
 
-#include "common/base/cpu_isa.h"
 #include "common/base/mutex.h"
-#include "common/model/model_spec_proto.h"
-#include "common/plan/memory_input.h"
 #include "tests/fakes/faulty_file_system.h"
+#include "tests/support/short_lists.h"
 #include "tests/worker/device/lazy_device.h"
+#include "tests/worker/engine/engine_under_test.h"
 #include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
-#include "worker/device/cpu/cpu_kernels.h"
-#include "worker/device/cpu/thread_pool.h"
 #include "worker/engine/engine_factory.h"
 #include "worker/model/init.h"
 #include "worker/model/model.h"
@@ -29,14 +26,8 @@
 namespace dsrun::worker {
 namespace {
 
-#ifdef __SANITIZE_THREAD__
-constexpr bool kThreadSanitizer = true;
-constexpr uint64_t kSeeds =
-    3;  // minutes otherwise; what it finds does not hang on the order of queues
-#else
-constexpr bool kThreadSanitizer = false;
-constexpr uint64_t kSeeds = 20;
-#endif
+// Minutes otherwise; what the sanitizer finds does not hang on the order of queues.
+constexpr uint64_t kSeeds = kThreadSanitizer ? 3 : 20;
 constexpr int kSteps = 3;
 constexpr ReduceRoute kRoutes[] = {
     {ReduceWay::kDirect}, {ReduceWay::kRing}, {ReduceWay::kTree}, {ReduceWay::kTwoLevel, 2}};
@@ -44,31 +35,18 @@ constexpr ReduceRoute kRoutes[] = {
 // What BuildEngine builds, on a LazyDevice.
 struct LazyEngine {
   LazyEngine(const proto::TrainSpec& spec, uint64_t seed, LazyDevice::Forgets forgets = nullptr)
-      : device(seed, std::move(forgets)),
-        kernels(device.CreateKernels("compute", cpu)),
-        comm_kernels(device.CreateKernels("communication", comm_cpu)),
-        model(CreateModel(FromProto(spec.model()),
-                          {.micro_batch_size = spec.micro_batch_size(),
-                           .threads = 1,
-                           .recompute = FromProto(spec.recompute())},
-                          *kernels, device)
-                  .value()) {}
+      : engine(BuildEngine(spec).value()),
+        device(PutOnLazyDevice(spec, seed, engine, std::move(forgets))) {}
 
   void PutInto(Trainer::Setup& setup) {
-    setup.device = &device;
-    setup.kernels = kernels.get();
-    setup.comm_kernels = comm_kernels.get();
-    setup.model = model.get();
+    setup.device = engine.device.get();
+    setup.kernels = engine.kernels.get();
+    setup.comm_kernels = engine.comm_kernels.get();
+    setup.model = engine.model.get();
   }
 
-  ThreadPool pool{1};
-  ThreadPool comm_pool{1};
-  CpuKernels cpu{pool, BestIsa()};
-  CpuKernels comm_cpu{comm_pool, BestIsa()};
-  LazyDevice device;
-  std::unique_ptr<Kernels> kernels;
-  std::unique_ptr<Kernels> comm_kernels;
-  std::unique_ptr<Model> model;
+  Engine engine;
+  LazyDevice& device;
 };
 
 class LazyEngineTest : public ::testing::TestWithParam<int> {};
@@ -105,7 +83,7 @@ TEST_P(LazyEngineTest, Training_HasTheBitsOfTheCpuUnderEverySeed) {
       const TrainedState lazy = Train(spec, width, kSteps, how);
       EXPECT_TRUE(lazy.SameBits(plain[seed % kStages.size()]));
       for (const std::unique_ptr<LazyEngine>& engine : engines) {
-        engine->model.reset();
+        engine->engine.model.reset();
         EXPECT_GT(engine->device.postponed(), 0);
         EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
       }
@@ -135,7 +113,7 @@ TEST_P(LazyEngineTest, Muon_HasTheBitsOfTheCpuUnderEverySeed) {
     };
     EXPECT_TRUE(Train(spec, width, kSteps, how).SameBits(plain));
     for (const std::unique_ptr<LazyEngine>& engine : engines) {
-      engine->model.reset();
+      engine->engine.model.reset();
       EXPECT_GT(engine->device.postponed(), 0);
       EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
     }
@@ -183,7 +161,7 @@ TEST(LazyEngineTest, TrainerThatIsCancelledInAStep_FreesNothingEarly) {
       const absl::Status status = trainer->TrainStep(/*stop_requested=*/false).status();
       EXPECT_TRUE(absl::IsAborted(status)) << status;
       if (seed % 2 == 0) trainer.reset();  // either may go first
-      engine.model.reset();
+      engine.engine.model.reset();
       trainer.reset();
       EXPECT_EQ(engine.device.problems(), std::vector<std::string>()) << "seed " << seed;
     }
@@ -197,24 +175,13 @@ TEST(LazyEngineTest, GenerationsThatSaveAndResume_EndWithTheHashOfTheCpu) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     FaultyFileSystem fs;
     Mutex mu;
-    std::vector<std::unique_ptr<Kernels>> inner;  // outlive the workers
-    std::vector<LazyDevice*> devices;             // of the workers
+    std::vector<LazyDevice*> devices;  // of the workers
     WorkerCluster cluster(Job(), fs);
     cluster.adjust_engine = [&](Rank rank, Engine& engine) {
-      auto device = std::make_unique<LazyDevice>(100 * seed + static_cast<uint64_t>(rank.value()));
-      engine.model.reset();
-      std::unique_ptr<Kernels> kernels = device->CreateKernels("compute", *engine.kernels);
-      std::unique_ptr<Kernels> comm = device->CreateKernels("communication", *engine.comm_kernels);
-      const proto::TrainSpec spec = Job().train();
-      engine.model = CreateModel(FromProto(spec.model()),
-                                 {.micro_batch_size = spec.micro_batch_size(), .threads = 1},
-                                 *kernels, *device)
-                         .value();
+      const uint64_t own = 100 * seed + static_cast<uint64_t>(rank.value());
+      LazyDevice& device = PutOnLazyDevice(Job().train(), own, engine);
       MutexLock lock(mu);
-      inner.push_back(std::exchange(engine.kernels, std::move(kernels)));
-      inner.push_back(std::exchange(engine.comm_kernels, std::move(comm)));
-      devices.push_back(device.get());
-      engine.device = std::move(device);
+      devices.push_back(&device);
     };
     std::atomic<int64_t> disturb_at{3};
     cluster.on_message = [&](Rank, const proto::WorkerMessage& message) {

@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/faulty_file_system.h"
-#include "tests/support/sanitizers.h"
+#include "tests/support/short_lists.h"
 #include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
@@ -57,12 +57,12 @@ TEST(OptimizersTest, EveryOptimizer_LearnsTheSameBitsAtEveryWidth) {
     Choose(choice, &spec);
     const TrainedState one = Train(spec, 1, 20);
     EXPECT_LT(one.losses.back(), one.losses.front() - 0.1);
-    for (const int width : AllOrLastForRaces({2, 3})) {
+    for (const int width : AllOrLast({2, 3})) {
       EXPECT_TRUE(one.SameBits(Train(spec, width, 20))) << "width " << width;
     }
     // A part of a leaf is asked for: whole ones are updated at a time.
     spec.mutable_zero()->set_sub_group_size(3000);
-    for (const int stage : AllOrLastForRaces({0, 2, 3})) {
+    for (const int stage : AllOrLast({0, 2, 3})) {
       spec.set_zero_stage(stage);
       EXPECT_TRUE(one.SameBits(Train(spec, 3, 20))) << "stage " << stage;
     }

@@ -165,7 +165,7 @@ TEST_P(OwnersSumsTest, VoidStep_HasTheBitsOfStage1) {
     std::vector<std::unique_ptr<Jumping>> models;
     HowTrained how;
     how.adjust = [&](Trainer::Setup& setup) {
-      auto owned = std::make_unique<Jumping>(*setup.model);
+      auto owned = std::make_unique<Jumping>(*setup.model, setup.kernels);
       Jumping* const model = owned.get();
       setup.model = model;
       setup.sample = [model](int64_t index, std::span<int32_t> tokens, std::span<int32_t> targets) {

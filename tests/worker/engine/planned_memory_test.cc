@@ -100,12 +100,7 @@ TEST(PlannedMemoryTest, AnEngineAllocatesItsPlanAndNothingElse) {
         absl::StatusOr<Engine> engine = BuildEngine(spec);
         ASSERT_TRUE(engine.ok()) << engine.status();
         CountingDevice device;
-        const auto model =
-            CreateModel(FromProto(spec.model()),
-                        {.micro_batch_size = spec.micro_batch_size(),
-                         .threads = spec.threads_per_rank(),
-                         .recompute = FromProto(spec.recompute())},
-                        *engine->kernels, device, MemoryInputFromProto(spec).precision);
+        const auto model = BuildModel(spec, *engine->kernels, device);
         ASSERT_TRUE(model.ok()) << model.status();
         Trace trace(/*enabled=*/false, rank);
         Trainer::Setup setup;

@@ -14,7 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/faulty_file_system.h"
-#include "tests/support/sanitizers.h"
+#include "tests/support/short_lists.h"
 #include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/worker_cluster.h"
@@ -67,7 +67,7 @@ TEST(PrecisionTest, EveryLayoutHasTheSameBits) {
         change(spec);
         EXPECT_TRUE(one.SameBits(Train(spec, width, 4))) << what << ", width " << width;
       };
-      for (const int width : AllOrLastForRaces({2, 3})) {
+      for (const int width : AllOrLast({2, 3})) {
         expect_same("stage 1", width, [](proto::TrainSpec&) {});
         expect_same("stage 0", width, [](proto::TrainSpec& spec) { spec.set_zero_stage(0); });
         expect_same("stage 3", width, [](proto::TrainSpec& spec) { spec.set_zero_stage(3); });
@@ -190,6 +190,8 @@ TEST(PrecisionTest, LossThatIsNoNumber_NamesTheFirstLayer) {
         ASSERT_TRUE(trainer.ok()) << trainer.status();
         ASSERT_TRUE((*trainer)->InitializeParameters(1).ok());
         ShardedState& state = (*trainer)->state();
+        auto access = (*trainer)->OpenState();
+        ASSERT_TRUE(access.ok()) << access.status();
         for (const FlatLayout::Entry& entry : (*trainer)->layout().entries()) {
           if (entry.tensor.name != "h.1.mlp.c_fc.bias") continue;
           int64_t at = 0;
@@ -203,6 +205,7 @@ TEST(PrecisionTest, LossThatIsNoNumber_NamesTheFirstLayer) {
             at += range.size();
           }
         }
+        access->clear();
         (*trainer)->ParametersChanged();
         const auto step = (*trainer)->TrainStep(false);
         EXPECT_EQ(step.status().code(), absl::StatusCode::kOutOfRange) << step.status();

@@ -10,8 +10,8 @@
 #include "common/base/cpu_isa.h"
 #include "common/base/philox.h"
 #include "gtest/gtest.h"
+#include "tests/worker/engine/engine_under_test.h"
 #include "worker/comm/in_process/in_process_communicator.h"
-#include "worker/engine/engine_factory.h"
 
 namespace dsrun::worker {
 namespace {
@@ -84,7 +84,7 @@ void OnRanks(const proto::TrainSpec& spec, int width,
   std::vector<std::thread> ranks;
   for (int rank = 0; rank < width; ++rank) {
     ranks.emplace_back([&, rank] {
-      absl::StatusOr<Engine> engine = BuildEngine(spec);
+      absl::StatusOr<Engine> engine = BuildEngineUnderTest(spec);
       ASSERT_TRUE(engine.ok()) << engine.status();
       Trace trace(/*enabled=*/rank == 0, rank);
       Trainer::Setup setup;

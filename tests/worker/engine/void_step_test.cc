@@ -17,7 +17,6 @@
 #include "gtest/gtest.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "tests/worker/engine/wrappers.h"
-#include "worker/model/init.h"
 
 namespace dsrun::worker {
 namespace {
@@ -31,7 +30,8 @@ constexpr int64_t kJumping = 2 * 2 * kMicroBatches + 7;  // a sample of the thir
 class ChangingModel : public ModelWrapper {
  public:
   using Change = std::function<void(int64_t sample, bool last, std::span<float> gradients)>;
-  ChangingModel(Model& inner, Change change) : ModelWrapper(inner), change_(std::move(change)) {}
+  ChangingModel(Model& inner, Kernels* kernels, Change change)
+      : ModelWrapper(inner, kernels), change_(std::move(change)) {}
 
   int64_t sample = -1;
 
@@ -54,7 +54,7 @@ class Changes {
 
   void Adjust(Trainer::Setup& setup) {
     MutexLock lock(mu_);
-    models_.push_back(std::make_unique<ChangingModel>(*setup.model, change_));
+    models_.push_back(std::make_unique<ChangingModel>(*setup.model, setup.kernels, change_));
     ChangingModel* const model = models_.back().get();
     setup.model = model;
     setup.sample = [model, first = setup.spec->micro_batch_size()](
@@ -142,12 +142,13 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
     ShardedState& state = trainer->state();
     const int64_t size = trainer->layout().size();
-    InitParameters(trainer->layout(), spec.seed(), state.parameters);
+    ASSERT_TRUE(trainer->InitializeParameters(spec.seed()).ok());
     for (int step = 0; step < 2; ++step) ASSERT_TRUE(trainer->TrainStep(false).ok());
     ASSERT_TRUE(trainer->Settle().ok());
     exponents = trainer->exponents().state();
     EXPECT_EQ(trainer->TrainStep(false).status().code(), absl::StatusCode::kAborted);
     EXPECT_EQ(state.step, 2);
+    const std::vector<HostAccess> access = trainer->OpenState().value();
     parameters.assign(state.parameters, state.parameters + size);
     adam_m.assign(state.slots[adamw_optimizer::kExpAvg],
                   state.slots[adamw_optimizer::kExpAvg] + size);
@@ -159,14 +160,18 @@ TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {
     second.Adjust(setup);
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
     ShardedState& state = trainer->state();
-    std::ranges::copy(parameters, state.parameters);
-    std::ranges::copy(adam_m, state.slots[adamw_optimizer::kExpAvg]);
-    std::ranges::copy(adam_v, state.slots[adamw_optimizer::kExpAvgSq]);
+    {
+      const std::vector<HostAccess> access = trainer->OpenState().value();
+      std::ranges::copy(parameters, state.parameters);
+      std::ranges::copy(adam_m, state.slots[adamw_optimizer::kExpAvg]);
+      std::ranges::copy(adam_v, state.slots[adamw_optimizer::kExpAvgSq]);
+    }
     state.step = 2;
     state.samples = 2 * spec.global_batch_size();
     trainer->exponents().Restore(exponents);
     for (int step = 2; step < kSteps; ++step) ASSERT_TRUE(trainer->TrainStep(false).ok());
     ASSERT_TRUE(trainer->Settle().ok());
+    const std::vector<HostAccess> access = trainer->OpenState().value();
     const std::vector<float> end(state.parameters, state.parameters + trainer->layout().size());
     EXPECT_EQ(end, undisturbed.parameters);
     EXPECT_EQ(trainer->exponents().state(), undisturbed.exponents);
@@ -193,7 +198,7 @@ void ExpectEnd(const proto::TrainSpec& spec, int width, Changes& changes, int64_
   OnRanks(spec, width, [&](Trainer::Setup& setup) {
     changes.Adjust(setup);
     const std::unique_ptr<Trainer> trainer = Trainer::Create(setup).value();
-    InitParameters(trainer->layout(), spec.seed(), trainer->state().parameters);
+    ASSERT_TRUE(trainer->InitializeParameters(spec.seed()).ok());
     absl::StatusOr<StepResult> step = trainer->TrainStep(/*stop_requested=*/false);
     while (step.ok() && step->step < kSteps) step = trainer->TrainStep(/*stop_requested=*/false);
     EXPECT_EQ(step.status().code(), code) << step.status();

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "launcher/coordinator/save_ledger.h"
 #include "tests/worker/checkpoint/training_state.h"
+#include "tests/worker/engine/engine_under_test.h"
 #include "tests/worker/engine/training_ranks.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 #include "worker/engine/generation.h"
@@ -234,7 +235,7 @@ std::vector<std::string> WorkerCluster::warnings() {
 
 std::unique_ptr<WorkerCluster::Worker> WorkerCluster::Start(Rank rank) {
   auto worker = std::make_unique<Worker>();
-  absl::StatusOr<Engine> engine = BuildEngine(job_.train());
+  absl::StatusOr<Engine> engine = BuildEngineUnderTest(job_.train());
   worker->engine = *std::move(engine);
   if (adjust_engine) adjust_engine(rank, worker->engine);
   worker->incarnation = Incarnation(++born_);

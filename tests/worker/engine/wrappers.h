@@ -7,12 +7,15 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/comm/core/communicator.h"
+#include "worker/device/kernels.h"
+#include "worker/device/stream.h"
 #include "worker/model/model.h"
 
 namespace dsrun::worker {
@@ -37,7 +40,9 @@ class CommunicatorWrapper : public Communicator {
 // A model whose passes call what a test puts in.
 class ModelWrapper : public Model {
  public:
-  explicit ModelWrapper(Model& inner) : inner_(inner) {}
+  // With the kernels of `inner`, Written may read and change the gradients, which are the device's.
+  explicit ModelWrapper(Model& inner, Kernels* kernels = nullptr)
+      : inner_(inner), kernels_(kernels) {}
 
   const ModelPlan& plan() const override { return inner_.plan(); }
   void SetGradientScale(float scale) override { inner_.SetGradientScale(scale); }
@@ -105,19 +110,35 @@ class ModelWrapper : public Model {
       return pointers;
     }
     absl::Status End(size_t layer) override {
-      const absl::Status written = model_.Written(layer, gradients_);
+      const absl::Status written = Written(layer);
       if (!written.ok()) return written;
       const absl::Status taken = inner_.End(layer);
       return taken.ok() ? model_.Taken(layer) : taken;
     }
 
    private:
+    absl::Status Written(size_t layer) {
+      std::vector<HostAccess> opened;
+      if (model_.kernels_ != nullptr) {
+        Stream& stream = model_.kernels_->stream();
+        const absl::Status ran = stream.Record().Await();
+        if (!ran.ok()) return ran;
+        for (const std::span<float> of : gradients_) {
+          absl::StatusOr<HostAccess> access = stream.OpenForHost(of.data(), of.size_bytes());
+          if (!access.ok()) return access.status();
+          opened.push_back(*std::move(access));
+        }
+      }
+      return model_.Written(layer, gradients_);
+    }
+
     ModelWrapper& model_;
     GradientSink& inner_;
     std::vector<std::span<float>> gradients_;
   };
 
   Model& inner_;
+  Kernels* const kernels_;
 };
 
 }  // namespace dsrun::worker
