@@ -23,6 +23,7 @@
 #include "common/config/source_text.h"
 #include "launcher/commands/checkpoint_command.h"
 #include "launcher/commands/command_line.h"
+#include "launcher/commands/config_file.h"
 #include "launcher/commands/dry_run.h"
 #include "launcher/commands/help.h"
 #include "launcher/commands/machine.h"
@@ -48,7 +49,7 @@ int Refuse(const Findings& findings) {
   return kBadUsage;
 }
 
-int Launch(const CommandLine& line, std::vector<std::string> notes, Findings findings,
+int Launch(CommandLine line, std::vector<std::string> notes, Findings findings,
            OperatorStops& stops) {
   // First: what is missed without it would be reported as something else.
   if (const absl::Status proc = CheckProcIsMounted(); !proc.ok()) {
@@ -60,7 +61,9 @@ int Launch(const CommandLine& line, std::vector<std::string> notes, Findings fin
     return kExitUnreachable;
   }
   const Machine machine = ReadMachine(Clock::Real());
+  const std::optional<ConfigFile> config = ConfigFile::Take(line, findings, notes);
   Resolved resolved = Resolve(line, machine, findings);
+  if (config) findings = config->PointedInto(findings);
   if (findings.has_errors()) return Refuse(findings);
   notes.insert(notes.end(), resolved.notes.begin(), resolved.notes.end());
   resolved.notes = notes;

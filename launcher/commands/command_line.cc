@@ -172,6 +172,7 @@ void Parser::ParseFlag(Side side) {
 
 void Parser::Use(Side side, const Option& option, const std::string& spelled, bool has_value,
                  std::string value) {
+  if (option.bare && !has_value && (done() || LooksLikeFlag(arg()))) return;
   if (TakesValue(option) && !has_value) {
     // A flag that follows is rather the next flag than this one's value; "-1" is a value.
     const bool missing = done() || (StartsWith(arg(), "--") &&

@@ -13,10 +13,12 @@
 #ifndef DSRUN_LAUNCHER_COMMANDS_COMMAND_LINE_H_
 #define DSRUN_LAUNCHER_COMMANDS_COMMAND_LINE_H_
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "common/config/elastic_batch.h"
 #include "common/config/source_text.h"
 #include "launcher/commands/options.h"
 
@@ -43,10 +45,11 @@ class FlagUses {
 struct CommandLine {
   enum class Command { kNone, kTrain, kProgram, kPlan, kCheckpoint, kHelp, kVersion };
   Command command = Command::kNone;
-  FlagUses flags;                       // launcher's and train's, or plan's and train's
-  std::vector<std::string> program;     // as typed, for kProgram
-  std::vector<std::string> checkpoint;  // what follows the word; checkpoint_command.h judges it
-  bool help_train = false;              // for kHelp
+  FlagUses flags;                         // launcher's and train's, or plan's and train's
+  std::vector<std::string> program;       // as typed, for kProgram
+  std::optional<ElasticRequest> elastic;  // of the file of --deepspeed_config (config_file.h)
+  std::vector<std::string> checkpoint;    // what follows the word; checkpoint_command.h judges it
+  bool help_train = false;                // for kHelp
   bool help_plan = false;
   bool help_markdown = false;
 };

@@ -85,6 +85,9 @@ const std::vector<Example>& PlanExamples() {
 // Whether bytes depend on a flag of train.
 bool IsPlanned(std::string_view name) {
   constexpr std::array kNot = {"data",
+                               "deepspeed_config",
+                               "deepspeed",
+                               "allow-unknown-config-keys",
                                "gradient-accumulation-steps",
                                "loss-scale",
                                "initial-scale-power",

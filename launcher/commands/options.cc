@@ -13,6 +13,11 @@ Option Value(std::string name, std::string value_name, std::string default_text,
   return {std::move(name),       std::move(aliases),      Kind::kValue,
           std::move(value_name), std::move(default_text), std::move(help)};
 }
+Option Bare(std::string name, std::string value_name, std::string help) {
+  Option option = Value(std::move(name), std::move(value_name), "", std::move(help));
+  option.bare = true;
+  return option;
+}
 Option Switch(std::string name, std::string help, std::vector<std::string> aliases = {}) {
   return {std::move(name), std::move(aliases), Kind::kSwitch, "", "", std::move(help)};
 }
@@ -402,8 +407,12 @@ OptionGroup Engine() {
                 "are faster"),
           Value("check-collectives", "start|always|off", "start",
                 "compare operation, type and size on all ranks before data moves"),
-          Foreign(Fate::kRefused, Kind::kValue, "deepspeed_config",
-                  "DeepSpeed's JSON is not read: give the sizes as flags", {"deepspeed-config"}),
+          Value("deepspeed_config", "FILE", "",
+                "DeepSpeed's JSON (docs/deepspeed_users.md): its keys count as flags before those "
+                "that are typed, which win; a file, or base64 of its text"),
+          Bare("deepspeed", "FILE", "the same; without FILE it does nothing"),
+          Switch("allow-unknown-config-keys",
+                 "pass over keys that DeepSpeed does not have, with a line for each"),
           Foreign(Fate::kRefused, Kind::kValue, "data-path", "that is Megatron's: write --data"),
           Foreign(Fate::kRefused, Kind::kValue, "tensor-model-parallel-size",
                   "ranks are data parallel only; leave it out"),

@@ -32,6 +32,7 @@ struct Option {
   std::string help = {};
   Fate fate = Fate::kUsed;
   std::string words = {};
+  bool bare = false;  // of kValue: may stand without a value, and says nothing then
 
   std::string flag() const { return "--" + name; }
 };

@@ -14,6 +14,7 @@
 #include "common/base/file_system.h"
 #include "common/base/patience.h"
 #include "common/config/batch_size.h"
+#include "common/config/elastic_batch.h"
 #include "common/config/nearest.h"
 #include "common/corpus/corpus_files.h"
 #include "common/format/checkpoint_reader.h"
@@ -85,6 +86,8 @@ class TrainResolver {
   bool HeadsDivideTheWidth();
   void Data();
   void Batch();
+  // The batch of the "elasticity" block, at this width. False: there is a finding.
+  bool Elastic(BatchRequest& request);
   void NoteShares(const BatchRequest& request, const BatchSizes& sizes, const BatchPlan& plan);
   void Optimizer();
   void Folders();
@@ -289,6 +292,24 @@ void TrainResolver::Data() {
   }
 }
 
+bool TrainResolver::Elastic(BatchRequest& request) {
+  for (const char* const flag : {"global-batch-size", "micro-batch-size"}) {
+    if (!v_.Has(flag)) continue;
+    Error(std::string("--") + flag, "elasticity of the JSON says the batch; leave one of them out");
+    return false;
+  }
+  ElasticRequest elastic = *c_.line.elastic;
+  elastic.world_size = width_;
+  const absl::StatusOr<ElasticBatch> batch = ResolveElasticBatch(elastic);
+  if (!batch.ok()) {
+    Error("--deepspeed_config", "elasticity: " + std::string(batch.status().message()));
+    return false;
+  }
+  request.global_batch = batch->global_batch;
+  request.micro_batch = batch->micro_batch;
+  return true;
+}
+
 void TrainResolver::Batch() {
   BatchRequest request;
   request.global_batch = v_.Int("global-batch-size", 1, kMaxSize);
@@ -308,6 +329,7 @@ void TrainResolver::Batch() {
     request.default_global_batch = loaded()->batch.global_batch_size;
     request.default_micro_batch = loaded()->batch.micro_batch_size;
   }
+  if (c_.line.elastic.has_value() && !Elastic(request)) return;
   const auto sizes = ResolveBatch(request, c_.findings);
   if (!sizes.has_value()) return;
   int64_t resolved_per_atom = 1;
