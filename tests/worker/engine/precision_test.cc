@@ -189,6 +189,7 @@ TEST(PrecisionTest, LossThatIsNoNumber_NamesTheFirstLayer) {
         const auto trainer = Trainer::Create(setup);
         ASSERT_TRUE(trainer.ok()) << trainer.status();
         ASSERT_TRUE((*trainer)->InitializeParameters(1).ok());
+        ASSERT_TRUE((*trainer)->Settle().ok());
         ShardedState& state = (*trainer)->state();
         auto access = (*trainer)->OpenState();
         ASSERT_TRUE(access.ok()) << access.status();
