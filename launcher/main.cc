@@ -62,6 +62,7 @@ int Launch(CommandLine line, std::vector<std::string> notes, Findings findings,
   }
   const Machine machine = ReadMachine(Clock::Real());
   const std::optional<ConfigFile> config = ConfigFile::Take(line, findings, notes);
+  if (!config && ConfigFile::IsNamed(line.flags)) return Refuse(findings);
   Resolved resolved = Resolve(line, machine, findings);
   if (config) findings = config->PointedInto(findings);
   if (findings.has_errors()) return Refuse(findings);

@@ -33,6 +33,10 @@ std::unique_ptr<SourceText> TextOf(const std::string& flag, const std::string& v
 
 }  // namespace
 
+bool ConfigFile::IsNamed(const FlagUses& flags) {
+  return flags.Has(kConfigFlag) || flags.Has(kShortFlag);
+}
+
 std::optional<ConfigFile> ConfigFile::Take(CommandLine& line, Findings& findings,
                                            std::vector<std::string>& notes) {
   const FlagUse* const use = line.flags.Last(kConfigFlag);

@@ -17,9 +17,11 @@ namespace dsrun::launcher {
 
 class ConfigFile {
  public:
-  // Nothing where the line names no file, or there is a finding. What the file says is put before
-  // the flags that were typed, and line.elastic is set; what a person may not expect goes to
-  // `notes`. Base64 of a JSON text, as DeepSpeed takes it, may stand for the name.
+  static bool IsNamed(const FlagUses& flags);
+  // Nothing where the line names no file, or one that is no JSON: then there is a finding. What the
+  // file says is put before the flags that were typed, and line.elastic is set; what a person may
+  // not expect goes to `notes`. Base64 of a JSON text, as DeepSpeed takes it, may stand for the
+  // name.
   static std::optional<ConfigFile> Take(CommandLine& line, Findings& findings,
                                         std::vector<std::string>& notes);
 

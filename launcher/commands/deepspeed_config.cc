@@ -7,7 +7,9 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "common/config/nearest.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/schedule/lr_schedule.h"
@@ -19,6 +21,8 @@ namespace {
 using Kind = DeepSpeedKey::Kind;
 using Fate = DeepSpeedKey::Fate;
 
+constexpr size_t kMostFindings = 100;
+constexpr size_t kMostShown = 40;
 constexpr int64_t kBytesOfElement = 4;  // of a gradient, whatever the model computes in
 
 std::string_view KindWords(Kind kind) {
@@ -75,7 +79,7 @@ std::string Shown(const JsonValue& value) {
     case JsonValue::Kind::kBool:
       return value.flag ? "true" : "false";
     case JsonValue::Kind::kNumber:
-      return value.text;
+      return value.text.size() > kMostShown ? value.text.substr(0, kMostShown) + "..." : value.text;
     case JsonValue::Kind::kString:
       return Quoted(value.text);
     case JsonValue::Kind::kArray:
@@ -86,12 +90,13 @@ std::string Shown(const JsonValue& value) {
   return "";
 }
 
+// `off`: one value, or several with | between them.
 bool AsksForNothing(const JsonValue& value, std::string_view off) {
-  if (value.kind == JsonValue::Kind::kNull || IsAuto(value) || Shown(value) == off) return true;
-  if (value.kind == JsonValue::Kind::kNumber && !off.empty()) {
-    const std::optional<int64_t> whole = value.AsInteger();
-    return whole.has_value() && std::to_string(*whole) == off;
-  }
+  if (value.kind == JsonValue::Kind::kNull || IsAuto(value)) return true;
+  const std::optional<int64_t> whole = value.AsInteger();
+  const std::string said = whole ? absl::StrCat(*whole) : absl::AsciiStrToLower(Shown(value));
+  const std::vector<std::string> values = absl::StrSplit(std::string(off), '|');
+  if (std::ranges::find(values, said) != values.end()) return true;
   if (value.kind != JsonValue::Kind::kObject) return false;
   const JsonValue* const enabled = value.Find("enabled");
   return value.members.empty() ||
@@ -103,10 +108,10 @@ class Reader {
   Reader(const SourceText& text, const ConfigChoices& choices, Findings& findings)
       : text_(text), choices_(choices), findings_(findings) {}
 
-  std::optional<DeepSpeedConfig> Read(const JsonValue& root) {
+  DeepSpeedConfig Read(const JsonValue& root) {
     if (root.kind != JsonValue::Kind::kObject) {
       Wrong(root.place, absl::StrCat("expected an object, got ", std::string(KindName(root.kind))));
-      return std::nullopt;
+      return {};
     }
     root_ = &root;
     Judge("", root);
@@ -115,8 +120,7 @@ class Reader {
     Scheduler();
     Precision();
     Zero();
-    return findings_.has_errors() ? std::nullopt
-                                  : std::optional<DeepSpeedConfig>(std::move(config_));
+    return std::move(config_);
   }
 
  private:
@@ -145,6 +149,7 @@ class Reader {
 
   void Judge(const std::string& prefix, const JsonValue& object) {
     for (const JsonMember& member : object.members) {
+      if (findings_.all().size() >= kMostFindings) return;
       const std::string path = prefix + member.key;
       const DeepSpeedKey* const key = FindDeepSpeedKey(path);
       if (key == nullptr || member.key.find('.') != std::string::npos) {
@@ -180,7 +185,8 @@ class Reader {
       case Fate::kQuiet:
         return;
       case Fate::kFlag:
-        return Imply(std::string(key.words), Shown(member.value), path, member.value.place);
+        if (key.kind == Kind::kInt) return (void)ImplyWhole(path, std::string(key.words));
+        return Imply(std::string(key.words), member.value.text, path, member.value.place);
       case Fate::kNoted:
         return Note(member.place, absl::StrCat(path, " has no effect: ", std::string(key.words)));
       case Fate::kRefused:
@@ -203,6 +209,15 @@ class Reader {
     if (value == nullptr || value->kind == JsonValue::Kind::kNull || IsAuto(*value)) return nullptr;
     const DeepSpeedKey* const key = FindDeepSpeedKey(path);
     return key == nullptr || IsOfKind(*value, key->kind) ? value : nullptr;
+  }
+  // It is there, even if only as "auto".
+  bool IsSaid(const std::string& path) const {
+    const JsonValue* value = root_;
+    const std::vector<std::string> parts = absl::StrSplit(path, '.');
+    for (const std::string& part : parts) {
+      if (value != nullptr) value = value->Find(part);
+    }
+    return value != nullptr && value->kind != JsonValue::Kind::kNull;
   }
   bool IsOn(const std::string& path) const {
     const JsonValue* const value = Find(path);
@@ -227,22 +242,24 @@ class Reader {
     Imply(flag, std::to_string(whole * factor), path, value->place);
     return true;
   }
-  void ImplyNumber(const std::string& path, const std::string& flag) {
-    if (const JsonValue* const value = Find(path)) Imply(flag, value->text, path, value->place);
-  }
 
   void Batch() {
     if (IsOn("elasticity.enabled")) return Elastic();
     const bool global = ImplyWhole("train_batch_size", "global-batch-size");
     const bool micro = ImplyWhole("train_micro_batch_size_per_gpu", "micro-batch-size");
     const bool steps = ImplyWhole("gradient_accumulation_steps", "gradient-accumulation-steps");
-    if (global != micro && !steps) {
+    if (global != micro && !steps && !IsSaid("gradient_accumulation_steps")) {
       Imply("gradient-accumulation-steps", "1", "gradient_accumulation_steps");
     }
   }
 
   void Elastic() {
     ElasticRequest request;
+    config_.elastic_place = Find("elasticity.enabled")->place;
+    for (const char* const key : {"max_train_batch_size", "micro_batch_sizes"}) {
+      if (Find(std::string("elasticity.") + key) != nullptr) continue;
+      Wrong(config_.elastic_place, absl::StrCat("elasticity: expected ", key));
+    }
     const auto whole = [&](const char* key, int64_t& to) {
       if (const JsonValue* const value = Find(std::string("elasticity.") + key)) {
         to = *value->AsInteger();
@@ -253,6 +270,10 @@ class Reader {
     whole("max_gpus", request.max_ranks);
     whole("num_gpus_per_node", request.ranks_per_node);
     whole("model_parallel_size", request.model_parallel);
+    if (request.model_parallel > 1) {
+      Wrong(Find("elasticity.model_parallel_size")->place,
+            "elasticity.model_parallel_size: ranks are data parallel only; leave it out");
+    }
     if (const JsonValue* const larger = Find("elasticity.prefer_larger_batch")) {
       request.prefer_larger = larger->flag;
     }
@@ -336,17 +357,14 @@ class Reader {
       const bool rate = member.key == "lr";
       return Imply(rate ? "lr" : "weight-decay", value.text, path, value.place);
     }
-    if (form.Find(member.key) != nullptr) {
-      std::string text = value.kind == JsonValue::Kind::kString ? value.text : Shown(value);
-      if (value.kind == JsonValue::Kind::kBool) text = value.flag ? "1" : "0";
-      return Imply("optimizer-param", member.key + "=" + text, path, value.place);
-    }
+    const OptimizerParam* const param = form.Find(member.key);
+    if (param != nullptr && !member.key.starts_with("beta")) return Given(*param, path, member);
     // What it asks for where it is not this.
     static constexpr std::pair<const char*, const char*> kOthers[] = {
         {"adam_w_mode", "true"},
         {"bias_correction", "true"},
         {"amsgrad", "false"},
-        {"torch_adam", "false"},
+        {"torch_adam", ""},
         {"fp32_optimizer_states", "true"},
         {"eps_inside_sqrt", "false"},
         {"fused", ""},
@@ -355,11 +373,16 @@ class Reader {
         {"maximize", "false"},
         {"differentiable", "false"},
         {"set_grad_none", ""},
+        {"dampening", "0"},
+        {"per_head_muon", "false"},
     };
     for (const auto& [key, only] : kOthers) {
       if (member.key != key) continue;
-      const bool decides_name = member.key == "adam_w_mode" && form.name == "adam";
-      if (*only == '\0' || Shown(value) == only || decides_name) return;
+      if (*only == '\0' || AsksForNothing(value, only)) return;
+      if (member.key == "adam_w_mode" && form.name == "adam") return;
+      if (member.key == "adam_w_mode" && form.name == "adamw") {
+        return Note(member.place, path + " has no effect: AdamW's decay is always decoupled");
+      }
       return Wrong(value.place, absl::StrCat(path, ": expected ", only, ", got ", Shown(value),
                                              "; dsrun has nothing else"));
     }
@@ -371,6 +394,21 @@ class Reader {
     Wrong(member.place,
           absl::StrCat("optimizer.params: ", std::string(form.name), " has no parameter ",
                        Quoted(member.key), DidYouMean(member.key, names)));
+  }
+
+  void Given(const OptimizerParam& param, const std::string& path, const JsonMember& member) {
+    const JsonValue& value = member.value;
+    std::string text = value.text;
+    bool good = IsOfKind(value, Kind::kReal);
+    if (param.is_flag && value.kind == JsonValue::Kind::kBool) {
+      good = true;
+      text = value.flag ? "1" : "0";
+    }
+    if (!param.words.empty()) {
+      good = value.kind == JsonValue::Kind::kString && text.find(',') == std::string::npos;
+    }
+    if (!good) return NotA(path, param.words.empty() ? Kind::kReal : Kind::kText, value);
+    Imply("optimizer-param", member.key + "=" + text, path, value.place);
   }
 
   void NotA(const std::string& path, Kind kind, const JsonValue& value) {
@@ -400,11 +438,19 @@ class Reader {
   // Where DeepSpeed's own differ from ours.
   void OptimizerDefaults(const OptimizerForm& form, const JsonValue* params) {
     const auto given = [&](const char* key) {
-      return params != nullptr && params->Find(key) != nullptr;
+      const JsonValue* const value = params == nullptr ? nullptr : params->Find(key);
+      return value != nullptr && value->kind != JsonValue::Kind::kNull;
     };
-    if (!given("lr")) Imply("lr", form.name == "adagrad" ? "0.01" : "0.001", "optimizer.params.lr");
+    const bool muon = form.rule == OptimizerForm::Rule::kMuon;
+    if (!given("lr")) {
+      const char* const rate = muon ? "0.02" : form.name == "adagrad" ? "0.01" : "0.001";
+      Imply("lr", rate, "optimizer.params.lr");
+      if (muon && !given("adam_lr")) {
+        Imply("optimizer-param", "adam_lr=0.0003", "optimizer.params.adam_lr");
+      }
+    }
     if (!given("weight_decay")) Imply("weight-decay", "0", "optimizer.params.weight_decay");
-    if (!given("betas") && form.Find("beta1") != nullptr) {
+    if (!muon && !given("betas") && form.Find("beta1") != nullptr) {
       Imply("optimizer-param", "beta1=0.9", "optimizer.params.betas");
       Imply("optimizer-param", "beta2=0.999", "optimizer.params.betas");
     }
@@ -431,8 +477,15 @@ class Reader {
     }
     Imply("lr-schedule", type->text, "scheduler.type", type->place);
     const JsonValue* const params = Find("scheduler.params");
-    if (params == nullptr) return;
-    for (const JsonMember& member : params->members) ScheduleParameter(*form, member);
+    if (params != nullptr) {
+      for (const JsonMember& member : params->members) ScheduleParameter(*form, member);
+    }
+    const JsonValue* const most = params == nullptr ? nullptr : params->Find("warmup_max_lr");
+    // Of WarmupLR it is the optimizer's rate.
+    if (form->name == "WarmupDecayLR" &&
+        (most == nullptr || most->kind == JsonValue::Kind::kNull)) {
+      Imply("lr-schedule-param", "warmup_max_lr=0.001", "scheduler.params.warmup_max_lr");
+    }
   }
 
   void ScheduleParameter(const ScheduleForm& form, const JsonMember& member) {
@@ -440,7 +493,10 @@ class Reader {
     const JsonValue* value = &member.value;
     if (value->kind == JsonValue::Kind::kNull || IsAuto(*value)) return;
     if (FindScheduleParam(form, member.key) == nullptr) {
-      if (member.key == "last_batch_iteration") return;
+      if (member.key == "last_batch_iteration") {
+        if (value->AsInteger() == -1) return;
+        return Wrong(value->place, path + ": expected -1; --load goes on where a run has ended");
+      }
       std::vector<std::string> names;
       for (const ScheduleParam& param : form.params) names.push_back(param.key);
       return Wrong(member.place, absl::StrCat("scheduler.params: ", form.name, " has no parameter ",
@@ -473,8 +529,9 @@ class Reader {
       return Wrong(Find(bf16)->place, bf16 + ": fp16 is enabled, too; leave one of them out");
     }
     if (brain) Imply("precision", "bf16", bf16, Find(bf16)->place);
-    if (!half) return;
-    Imply("precision", "fp16", "fp16.enabled", Find("fp16.enabled")->place);
+    // "auto": a flag says it.
+    if (!half && !(IsSaid("fp16.enabled") && Find("fp16.enabled") == nullptr)) return;
+    if (half) Imply("precision", "fp16", "fp16.enabled", Find("fp16.enabled")->place);
     const JsonValue* const scale = Find("fp16.loss_scale");
     if (scale != nullptr && scale->number != 0) {
       return Imply("loss-scale", scale->text, "fp16.loss_scale", scale->place);
@@ -482,8 +539,22 @@ class Reader {
     ImplyWhole("fp16.initial_scale_power", "initial-scale-power");
     ImplyWhole("fp16.loss_scale_window", "loss-scale-window");
     ImplyWhole("fp16.hysteresis", "hysteresis");
-    ImplyNumber("fp16.min_loss_scale", "min-loss-scale");
+    LeastScale();
     ImplySwitch("fp16.consecutive_hysteresis", "consecutive-hysteresis");
+  }
+
+  // Ours are powers of two, so that no gradient loses a bit to them.
+  void LeastScale() {
+    const char* const path = "fp16.min_loss_scale";
+    const JsonValue* const value = Find(path);
+    if (value == nullptr) return;
+    int exponent = 0;
+    if (value->number <= 0 || std::frexp(value->number, &exponent) == 0.5) {
+      return Imply("min-loss-scale", value->text, path, value->place);
+    }
+    const std::string power = absl::StrFormat("%.17g", std::ldexp(1.0, exponent - 1));
+    Note(value->place, absl::StrCat(path, ": the power of two below it is taken, ", power));
+    Imply("min-loss-scale", power, path, value->place);
   }
 
   void ImplySwitch(const std::string& path, const std::string& flag) {
@@ -500,29 +571,28 @@ class Reader {
     }
     if (block != nullptr && block->kind != JsonValue::Kind::kObject) {
       return Wrong(block->place,
-                   absl::StrCat("zero_optimization: expected an object, got ", Shown(*block)));
+                   absl::StrCat("zero_optimization: expected {\"stage\": N}, got ", Shown(*block)));
     }
-    if (!ImplyWhole("zero_optimization.stage", "zero-stage")) {
+    if (!ImplyWhole("zero_optimization.stage", "zero-stage") &&
+        !IsSaid("zero_optimization.stage")) {
       Imply("zero-stage", "0", "zero_optimization.stage");
     }
     ImplyWhole("zero_optimization.reduce_bucket_size", "bucket-bytes", kBytesOfElement);
     ImplySwitch("zero_optimization.overlap_comm", "overlap");
-    const JsonValue* const stage = Find("zero_optimization.stage");
     static constexpr std::pair<const char*, const char*> kOfStage3[] = {
         {"stage3_prefetch_bucket_size", "zero3-prefetch"},
         {"stage3_param_persistence_threshold", "zero3-persistence-threshold"},
         {"stage3_max_live_parameters", "zero3-max-live-parameters"},
         {"stage3_max_reuse_distance", "zero3-max-reuse-distance"},
         {"sub_group_size", "zero3-sub-group-size"},
+        // The fields' own names, which DeepSpeed takes as well.
+        {"prefetch_bucket_size", "zero3-prefetch"},
+        {"param_persistence_threshold", "zero3-persistence-threshold"},
+        {"max_live_parameters", "zero3-max-live-parameters"},
+        {"max_reuse_distance", "zero3-max-reuse-distance"},
     };
-    for (const auto& [key, flag] : kOfStage3) {
-      const std::string path = std::string("zero_optimization.") + key;
-      if (stage != nullptr && stage->AsInteger() == 3) {
-        ImplyWhole(path, flag);
-      } else if (const JsonValue* const value = Find(path)) {
-        Note(value->place, path + " has no effect: the stage is not 3");
-      }
-    }
+    for (const auto& [key, flag] : kOfStage3)
+      ImplyWhole(std::string("zero_optimization.") + key, flag);
   }
 
   const SourceText& text_;
@@ -532,59 +602,6 @@ class Reader {
   DeepSpeedConfig config_;
 };
 
-std::string Typed(const std::string& name, const std::string& value, bool negated) {
-  return absl::StrCat("--", negated ? "no-" : "", name, value.empty() ? "" : "=", value);
-}
-std::string Typed(const ImpliedFlag& implied) {
-  return Typed(implied.flag, implied.value, implied.negated);
-}
-
-// Whether one of the typed KEY=VALUE[,KEY=VALUE...] of that flag has the key of `value`.
-bool HasKeyOf(const FlagUses& typed, const std::string& flag, const std::string& value) {
-  const std::string key = value.substr(0, value.find('=') + 1);
-  return std::ranges::any_of(typed.all(), [&](const FlagUse& use) {
-    return use.option->name == flag &&
-           (use.value.starts_with(key) || use.value.find("," + key) != std::string::npos);
-  });
-}
-
-// The typed flag that stands in the place of an implied one; empty: none does.
-std::string ReplacedBy(const ImpliedFlag& implied, const Option& option, const FlagUses& typed) {
-  // Parameters belong to the name beside them, and so does a warm-up that is implied.
-  if (implied.flag == "optimizer-param" && typed.Has("optimizer")) return "--optimizer";
-  if ((implied.flag == "lr-schedule-param" || implied.flag == "lr-warmup-iters") &&
-      typed.Has("lr-schedule")) {
-    return "--lr-schedule";
-  }
-  if (option.kind == Option::Kind::kRepeated) {
-    return HasKeyOf(typed, implied.flag, implied.value) ? "--" + implied.flag : "";
-  }
-  if (implied.flag == "gradient-accumulation-steps" && !implied.place) {
-    if (typed.Has("global-batch-size")) return "--global-batch-size";
-    if (typed.Has("micro-batch-size")) return "--micro-batch-size";
-  }
-  const FlagUse* const use = typed.Last(implied.flag);
-  return use == nullptr ? "" : Typed(implied.flag, use->value, use->negated);
-}
-
-std::string Origin(const SourceText& text, const ImpliedFlag& implied) {
-  if (!implied.place) {
-    return absl::StrCat(implied.key, ", which ", text.name(), " leaves to DeepSpeed's default");
-  }
-  return absl::StrCat(implied.key, " (", text.name(), ":", text.lines()[implied.place->line].number,
-                      ")");
-}
-
-// Of the last flag of that name that the file implies, where nobody typed one.
-const ImpliedFlag* OriginOf(const std::string& flag, const DeepSpeedConfig& config,
-                            const FlagUses& typed) {
-  if (!flag.starts_with("--") || typed.Has(flag.substr(2))) return nullptr;
-  const auto implied =
-      std::find_if(config.flags.rbegin(), config.flags.rend(),
-                   [&](const ImpliedFlag& one) { return "--" + one.flag == flag; });
-  return implied == config.flags.rend() ? nullptr : &*implied;
-}
-
 }  // namespace
 
 std::optional<DeepSpeedConfig> ReadDeepSpeedConfig(const SourceText& text,
@@ -593,44 +610,6 @@ std::optional<DeepSpeedConfig> ReadDeepSpeedConfig(const SourceText& text,
   const std::optional<JsonValue> root = ParseJsonText(text, findings);
   if (!root) return std::nullopt;
   return Reader(text, choices, findings).Read(*root);
-}
-
-void PutFlags(const SourceText& text, const DeepSpeedConfig& config, FlagUses& flags,
-              std::vector<std::string>& notes) {
-  FlagUses all;
-  for (const ImpliedFlag& implied : config.flags) {
-    const Option* const option = FindOption(implied.flag, /*train=*/true);
-    if (option == nullptr) continue;  // a test compares the tables
-    const std::string instead = ReplacedBy(implied, *option, flags);
-    if (instead.empty()) {
-      all.Add({option, implied.value, implied.negated});
-      if (!implied.place) notes.push_back(Typed(implied) + " from " + Origin(text, implied));
-    } else if (implied.place) {
-      notes.push_back(instead + " replaces " + Typed(implied) + " from " + Origin(text, implied));
-    }
-  }
-  for (const FlagUse& use : flags.all()) all.Add(use);
-  flags = std::move(all);
-}
-
-Findings PointedInto(const SourceText& text, const DeepSpeedConfig& config, const FlagUses& typed,
-                     const Findings& findings) {
-  Findings pointed;
-  for (Diagnostic one : findings.all()) {
-    const ImpliedFlag* const implied = one.line == 0 ? OriginOf(one.file, config, typed) : nullptr;
-    if (implied == nullptr) {
-      pointed.Add(std::move(one));
-      continue;
-    }
-    const std::string message =
-        implied->place ? absl::StrCat(implied->key, " (", one.file, "): ", one.message)
-                       : absl::StrCat(Origin(text, *implied), " (", one.file, "): ", one.message);
-    Diagnostic at = implied->place ? At(text, *implied->place, message) : one;
-    at.message = message;
-    at.warning = one.warning;
-    pointed.Add(std::move(at));
-  }
-  return pointed;
 }
 
 }  // namespace dsrun::launcher

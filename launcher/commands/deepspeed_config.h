@@ -34,6 +34,7 @@ struct DeepSpeedConfig {
   std::vector<ImpliedFlag> flags;
   // Of "elasticity", where it is enabled; its world size is not known here.
   std::optional<ElasticRequest> elastic;
+  TextPlace elastic_place;
   std::vector<std::string> notes;  // a line each
 };
 
@@ -41,12 +42,13 @@ struct ConfigChoices {
   bool unknown_keys_are_noted = false;  // --allow-unknown-config-keys
 };
 
-// Nothing where there is an error.
+// What could be read; nothing where the text is no JSON.
 std::optional<DeepSpeedConfig> ReadDeepSpeedConfig(const SourceText& text,
                                                    const ConfigChoices& choices,
                                                    Findings& findings);
 
-// Puts the flags before those that were typed, which win: what they replace is told in `notes`.
+// Puts the flags before those that were typed, which win (deepspeed_merge.cc): what they replace is
+// told in `notes`, and what has no effect beside the rest.
 void PutFlags(const SourceText& text, const DeepSpeedConfig& config, FlagUses& flags,
               std::vector<std::string>& notes);
 

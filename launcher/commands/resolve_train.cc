@@ -293,7 +293,8 @@ void TrainResolver::Data() {
 }
 
 bool TrainResolver::Elastic(BatchRequest& request) {
-  for (const char* const flag : {"global-batch-size", "micro-batch-size"}) {
+  for (const char* const flag :
+       {"global-batch-size", "micro-batch-size", "gradient-accumulation-steps"}) {
     if (!v_.Has(flag)) continue;
     Error(std::string("--") + flag, "elasticity of the JSON says the batch; leave one of them out");
     return false;
