@@ -195,6 +195,10 @@ void KillWorkerAt(size_t index, int64_t step, const TemporaryFolder& folder, Arg
 TEST_F(TrainingJob, KilledWorker_BeforeTheFirstCheckpoint) { KillWorkerAt(3, 2, folder_); }
 TEST_F(TrainingJob, KilledWorker_InTheMiddle) { KillWorkerAt(1, kSteps / 2 + 3, folder_); }
 TEST_F(TrainingJob, KilledWorker_RankZero) { KillWorkerAt(0, kSteps / 3, folder_); }
+// Each has the whole of it, and its own share alone back from the checkpoint.
+TEST_F(TrainingJob, KilledWorker_WhereEverybodyHasTheOptimizersState) {
+  KillWorkerAt(2, kSteps / 2 + 3, folder_, {"--zero-stage", "0"});
+}
 // In whatever round the others are: two ranks have two atoms, two have one.
 TEST_F(TrainingJob, KilledWorker_WhoseSumsLieWithTheirOwners) {
   KillWorkerAt(1, kSteps / 2 + 3, folder_, {"--zero-stage", "2"});
