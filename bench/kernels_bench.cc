@@ -1,9 +1,10 @@
 // How fast the CPU engine is, beside what this very machine can do in the same run: a loop of fused
 // multiply-adds for the products, a copy and a triad for the optimizer. Prints one line per figure.
 //
-//   bazel run //bench:kernels_bench [-- small|types]   "small" leaves gpt2-124m out; "types" has
-//   but
-//                                                      the comparison of fp32, bf16 and fp16
+//   bazel run //bench:kernels_bench [-- small|types|adamw]
+//
+// "small" leaves gpt2-124m out; "types" has but the comparison of fp32, bf16 and fp16, "adamw" but
+// AdamW beside the stream.
 //
 // Each figure is the best of several repetitions: other programs only ever make it slower.
 
@@ -333,6 +334,10 @@ void MeasureNewtonSchulz(int threads, double peak) {
 
 void Main(const std::string& what) {
   const bool small = what == "small";
+  if (what == "adamw") {
+    for (const int threads : {1, 2}) MeasureAdam(124 << 20, threads);
+    return;
+  }
   const MatrixLibrary library = MatrixLibraryInUse();
   std::printf("%s %s %s\n", library.name.c_str(), library.version.c_str(), library.isa.c_str());
   double peak[3] = {};

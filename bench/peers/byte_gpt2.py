@@ -57,6 +57,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--checkpoint", default="", help="written after every step, loaded at the start if there is one")
+    parser.add_argument("--stage", type=int, default=1, help="of ZeRO, for DeepSpeed")
     parser.add_argument("--local_rank", type=int, default=0)
     return parser.parse_args()
 

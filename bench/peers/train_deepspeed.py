@@ -1,4 +1,4 @@
-"""DeepSpeed's side: ZeRO stage 1 on the CPU accelerator. Rank 0 prints "step N loss L" as each step ends."""
+"""DeepSpeed's side: ZeRO stage --stage (1) on the CPU accelerator. Rank 0 prints "step N loss L" as each step ends."""
 
 import deepspeed
 import torch
@@ -15,7 +15,7 @@ def main():
     config = {
         "train_micro_batch_size_per_gpu": options.batch,
         "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 1},
+        "zero_optimization": {"stage": options.stage},
         "optimizer": {"type": "AdamW", "params": {"lr": options.lr, "betas": [0.9, 0.95], "torch_adam": True}},
         "steps_per_print": 1000000,
     }
