@@ -142,12 +142,12 @@ void MeasureAttention(const ModelSpec& spec, int64_t batch, int repetitions, dou
     qkv.floats()[i] = RandomUnitFloat(UniformWord(1, 3, static_cast<uint64_t>(i))) - 0.5f;
   }
   const double forward = BestSeconds(repetitions, [&] {
-    kernels.AttentionForward(shape, qkv.floats(), scratch.floats(), out.floats(),
+    kernels.AttentionForward(shape, {}, qkv.floats(), scratch.floats(), out.floats(),
                              log_sum_exp.floats());
   });
   const double backward = BestSeconds(repetitions, [&] {
-    kernels.AttentionBackward(shape, qkv.floats(), out.floats(), log_sum_exp.floats(), out.floats(),
-                              scratch.floats(), dqkv.floats());
+    kernels.AttentionBackward(shape, {}, qkv.floats(), out.floats(), log_sum_exp.floats(),
+                              out.floats(), scratch.floats(), dqkv.floats());
   });
   const double seen = static_cast<double>(shape.rows() * shape.heads * (shape.seq_length + 1)) / 2;
   const double rate =
@@ -301,9 +301,9 @@ void MeasureTypes(int threads) {
     });
     print("SwiGluForward", 0, [&] { kernels.SwiGluForward(kRows * kInner, slope, slope, out); });
     print("AttentionForward", 0,
-          [&] { kernels.AttentionForward(sequence, qkv, scratch, dx, floats); });
+          [&] { kernels.AttentionForward(sequence, {}, qkv, scratch, dx, floats); });
     print("AttentionBackward", 0,
-          [&] { kernels.AttentionBackward(sequence, qkv, dx, floats, dx, scratch, dqkv); });
+          [&] { kernels.AttentionBackward(sequence, {}, qkv, dx, floats, dx, scratch, dqkv); });
   }
 }
 

@@ -132,19 +132,20 @@ LayerPlan GroupedAttentionLayer(const ModelSpec& spec, std::string name,
   const int64_t keys = spec.heads_of_keys() * size;
   const char* const of_keys = "heads of keys x head size";
   const char* const of_queries = "heads x head size";
-  LayerPlan plan{
-      .kind = LayerKind::kGroupedAttention,
-      .name = std::move(name),
-      .uses = WithOptional(std::move(tensors), optional),
-      .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
-               OfRow("query", queries, of_queries), OfRow("key", keys, of_keys),
-               OfRow("value", keys, of_keys), Statistic("log_sum_exp", heads, "heads"),
-               OfRow("context", queries, of_queries)},
-      .workspace = {OfRow("dnormed", std::max(width, queries), "width or the heads'"),
-                    OfRow("dquery", queries, of_queries), OfRow("dkey", keys, of_keys),
-                    OfRow("dvalue", keys, of_keys), ScratchOfAttention(size, spec.seq_length)},
-      .flops_of_token = 2 * Product(width, queries) + 2 * Product(width, keys) +
-                        2 * Product(queries, 1) * KeysOfQuery(spec)};
+  LayerPlan plan{.kind = LayerKind::kGroupedAttention,
+                 .name = std::move(name),
+                 .uses = WithOptional(std::move(tensors), optional),
+                 .kept = {Statistic("rstd", 1, "1"), OfRow("normed", width, "width"),
+                          OfRow("query", queries, of_queries), OfRow("key", keys, of_keys),
+                          OfRow("value", keys, of_keys), Statistic("log_sum_exp", heads, "heads"),
+                          OfRow("context", queries, of_queries)},
+                 .workspace = {OfRow("dnormed", std::max(width, queries), "width or the heads'"),
+                               // It also holds the gradient that dropout leaves of the stream's.
+                               OfRow("dquery", std::max(width, queries), "width or the heads'"),
+                               OfRow("dkey", keys, of_keys), OfRow("dvalue", keys, of_keys),
+                               ScratchOfAttention(size, spec.seq_length)},
+                 .flops_of_token = 2 * Product(width, queries) + 2 * Product(width, keys) +
+                                   2 * Product(queries, 1) * KeysOfQuery(spec)};
   if (spec.qk_norm) {
     plan.kept.push_back(OfRow("raw_query", queries, of_queries));
     plan.kept.push_back(OfRow("raw_key", keys, of_keys));

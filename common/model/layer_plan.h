@@ -119,6 +119,9 @@ namespace rotary_tables {
 enum Table { kCosines, kSines };
 }
 
+// Dropout needs no buffer of its own: the gradient that hidden dropout leaves of the stream's lies
+// in kDQkv and kDQuery before the gradients of queries do, and in an MLP's kDNormed.
+
 // A buffer of one micro-batch.
 struct PlannedActivation {
   // kHeadRow: of the rows, up to kHeadRows; kPosition: of one sequence.

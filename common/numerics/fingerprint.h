@@ -41,6 +41,9 @@ struct NumericsFingerprint {
   std::string attention_tiles;         // queries x keys: "32x64"
   std::string denormals;               // "ftz daz"
   int64_t kernels_version = 0;         // of our own kernels (kernels_version.h)
+  // Rates of dropout, by their words (dropout.h); empty: nothing is dropped.
+  std::string hidden_dropout;
+  std::string attention_dropout;
   // What another version of dsrun says besides, by its name there.
   std::map<std::string, std::string> others;
   friend bool operator==(const NumericsFingerprint&, const NumericsFingerprint&) = default;

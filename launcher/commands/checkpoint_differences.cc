@@ -3,6 +3,7 @@
 #include <string>
 
 #include "common/model/model_spec_proto.h"
+#include "common/numerics/dropout.h"
 #include "common/numerics/kernels_version.h"
 #include "common/numerics/precision.h"
 
@@ -18,6 +19,8 @@ RunDifferences CompareWithCheckpoint(const ManifestFacts& facts, const proto::Tr
   fingerprint.isa = train.isa_cap();
   fingerprint.sums = SumsOf(train.sums());
   fingerprint.precision = FingerprintPrecision(train.precision());
+  fingerprint.hidden_dropout = DropoutWord(train.hidden_dropout());
+  fingerprint.attention_dropout = DropoutWord(train.attention_dropout());
   fingerprint.micro_batches_per_atom = train.micro_batches_per_atom();
   fingerprint.kernels_version = kCpuKernelsVersion;
   return CompareRuns(facts, model, batch, fingerprint, OurFields::kOnlyThoseKnown);

@@ -14,6 +14,7 @@
 #include "common/model/model_plan.h"
 #include "common/model/model_spec_proto.h"
 #include "common/model/spec_fields.h"
+#include "common/numerics/dropout.h"
 #include "common/numerics/fingerprint.h"
 #include "common/numerics/loss_scaler.h"
 #include "common/numerics/precision.h"
@@ -92,6 +93,15 @@ std::string PrecisionText(const proto::TrainSpec& t) {
   if (t.precision() != "fp16" || !policy.ok()) return t.precision();
   const std::string scale = Short(LossScaler(*policy).scale());
   return t.precision() + ", loss scale " + scale + (policy->fixed_power ? ", fixed" : " at first");
+}
+
+// "hidden 0.1, attention 0.1"; empty: nothing is dropped.
+std::string DropoutText(const proto::TrainSpec& t) {
+  const std::string hidden = DropoutWord(t.hidden_dropout());
+  const std::string attention = DropoutWord(t.attention_dropout());
+  return (hidden.empty() ? "" : "hidden " + hidden) +
+         (hidden.empty() || attention.empty() ? "" : ", ") +
+         (attention.empty() ? "" : "attention " + attention);
 }
 
 // "lr 0.002 to 0 after 30 of warm-up", or what another schedule than ours gives at some steps.
@@ -180,6 +190,7 @@ std::string TrainText(const Resolved& resolved) {
   out += Line("steps", std::to_string(t.train_iters()) + ", " + ScheduleText(t) + ", clip " +
                            Short(t.clip_grad()) + ", seed " + std::to_string(t.seed()));
   if (!FingerprintPrecision(t.precision()).empty()) out += Line("precision", PrecisionText(t));
+  if (const std::string dropout = DropoutText(t); !dropout.empty()) out += Line("dropout", dropout);
   out += Line("optimizer", OptimizerText(t));
   const std::string matrices = MatricesText(t, static_cast<int64_t>(resolved.ranks.size()));
   if (!matrices.empty()) out += Line("matrices", matrices);
@@ -363,6 +374,12 @@ Json TrainJson(const Resolved& resolved) {
           {"shared_memory", t.shared_memory()}};
 }
 
+// Jobs that drop nothing say nothing of it.
+void AddDropout(const proto::TrainSpec& t, Json& train) {
+  if (t.hidden_dropout() != 0) train["hidden_dropout"] = t.hidden_dropout();
+  if (t.attention_dropout() != 0) train["attention_dropout"] = t.attention_dropout();
+}
+
 Json RankJson(const Resolved& resolved, const Machine& machine, const RankPlace& p) {
   const proto::NodeSpec& node = resolved.job.nodes(p.node.value());
   Json out = {{"rank", p.rank.value()},
@@ -412,6 +429,7 @@ std::string DryRunJson(const Resolved& resolved, const Machine& machine) {
               {"inherited_variables", job.environment_size()}};
   if (job.has_train()) {
     out["train"] = TrainJson(resolved);
+    AddDropout(job.train(), out["train"]);
   } else {
     out["program"] = {{"executable", job.program().executable()},
                       {"argv", std::vector<std::string>(job.program().argv().begin(),

@@ -280,6 +280,13 @@ OptionGroup Training() {
            "of a dynamic loss scale: a step without overflow fills the hysteresis up"},
           Value("min-loss-scale", "X", "1",
                 "of a dynamic loss scale: an overflow at this one ends the job"),
+          Value("hidden-dropout", "X", "the checkpoint's, else 0",
+                "share of the embedding, and of what attention and MLP add to the stream, that a "
+                "training step drops, from 0 to below 1; which elements follows from seed, step, "
+                "sample and layer alone, so every layout drops the same; another share is another "
+                "curve"),
+          Value("attention-dropout", "X", "the checkpoint's, else 0",
+                "likewise, of the probabilities of attention"),
           Value("train-iters", "N", "300", "optimizer steps"),
           Value("lr", "X", "the preset's", "peak learning rate; falls to --min-lr"),
           Value("min-lr", "X", "0", "learning rate of the last step"),

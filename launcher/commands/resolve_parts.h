@@ -51,6 +51,9 @@ void ResolveZero3(ResolveContext& context);
 // precision is the default; may be null. Findings: a value that is none, a setting of fp16 where
 // the precision is another.
 void ResolvePrecision(ResolveContext& context, const Manifest* manifest);
+// Of ResolveTrain: hidden_dropout, attention_dropout. `manifest`: as above, for the rates.
+// Findings: a rate that is none.
+void ResolveDropout(ResolveContext& context, const Manifest* manifest);
 // Of ResolveTrain: frozen, from --freeze. Findings: an expression that is none, or matches no
 // tensor; nothing left to train. REQUIRES: Validate(model).
 void ResolveFreeze(ResolveContext& context, const ModelSpec& model);

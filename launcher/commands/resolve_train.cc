@@ -54,6 +54,7 @@ class TrainResolver {
     Model();
     Batch();
     ResolvePrecision(c_, nullptr);
+    ResolveDropout(c_, nullptr);
     Optimizer();
     PlannedEngine();
     if (!model_ok_ || !batch_ok_) return false;
@@ -66,7 +67,9 @@ class TrainResolver {
     Model();
     Data();
     Batch();
-    ResolvePrecision(c_, checkpoint_.has_value() ? &checkpoint_->manifest() : nullptr);
+    const Manifest* const manifest = checkpoint_.has_value() ? &checkpoint_->manifest() : nullptr;
+    ResolvePrecision(c_, manifest);
+    ResolveDropout(c_, manifest);
     Optimizer();
     Folders();
     Engine();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/numerics/dropout.h"
 #include "common/plan/optimizer_settings.h"
 #include "common/schedule/lr_schedule.h"
 
@@ -25,6 +26,11 @@ absl::Status Whole(std::string_view flag, int64_t value, int64_t least, int64_t 
 absl::Status Real(std::string_view flag, double value, double least) {
   if (std::isfinite(value) && value >= least) return absl::OkStatus();
   return Wrong(flag, absl::StrCat("expected a number from ", least, " on, got ", value));
+}
+
+absl::Status Rate(std::string_view flag, double value) {
+  if (IsDropoutRate(value)) return absl::OkStatus();
+  return Wrong(flag, absl::StrCat("expected a number from 0 to below 1, got ", value));
 }
 
 absl::Status OneOf(std::string_view flag, const std::string& value,
@@ -73,6 +79,8 @@ absl::Status CheckRates(const Config& c) {
   RETURN_IF_ERROR(CheckSchedule(c));
   RETURN_IF_ERROR(Real("weight-decay", c.weight_decay, -1));
   RETURN_IF_ERROR(Real("clip-grad", c.clip_grad, 0));
+  RETURN_IF_ERROR(Rate("hidden-dropout", c.hidden_dropout));
+  RETURN_IF_ERROR(Rate("attention-dropout", c.attention_dropout));
   const double decay = c.weight_decay < 0 ? 0 : c.weight_decay;
   RETURN_IF_ERROR(CreateOptimizer(c.optimizer, c.optimizer_params, decay).status())
       << "--optimizer";

@@ -47,6 +47,9 @@ struct Config {
   std::map<std::string, double> optimizer_params = {};
   double weight_decay = -1;  // below 0: the optimizer's own default
   double clip_grad = 1;      // 0: no clipping
+  // Of the engine's own blocks, and of layers that ask the pass for these rates.
+  double hidden_dropout = 0;
+  double attention_dropout = 0;
 
   std::string sums = "exact";      // or "fast"
   std::string precision = "fp32";  // and no other: own layers compute in fp32

@@ -115,9 +115,11 @@ class Checker {
         "the gradient of ", plan_.tensors[tensor].name, ", element ", element, ": ", what));
   }
 
+  // As in training; with the same random bits each time, which finite differences need.
   absl::Status Forward() {
     store_.BeginPass(PassKind::kTraining);
-    return model_.Forward(0, inputs_.data(), targets_.data(), store_);
+    return model_.Forward(0, inputs_.data(), targets_.data(),
+                          PassDraws{.seed = options_.seed, .rates = options_.dropout}, store_);
   }
   absl::StatusOr<std::vector<std::vector<float>>> Gradients() {
     GradientsOfTensors sink(plan_);

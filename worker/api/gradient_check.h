@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/numerics/dropout.h"
 #include "worker/api/model.h"
 
 namespace dsrun {
@@ -22,6 +23,8 @@ struct GradientCheckOptions {
   double step = 1e-2;
   // Of the difference, over the largest gradient of the tensor.
   double tolerance = 2e-2;
+  // Layers draw as in the first step of a job with this seed: the same in every pass.
+  DropoutRates dropout = {};
 };
 
 struct GradientCheck {

@@ -7,7 +7,7 @@
 // What a layer promises, so that the curve is the same at every number of ranks (docs/numerics.md):
 //   - Forward and Backward are functions of what the Pass and the stream bring: no clock, no state
 //     of their own from call to call, nothing that knows the rank or the number of threads. Random
-//     bits come by index (common/base/philox.h).
+//     bits come from Pass::Mask, or from its key by index (common/numerics/dropout.h).
 //   - Backward overwrites every gradient of its tensors, whole, with the plain sum over the rows of
 //     the pass, in one order; it divides by nothing. pass.gradients has none that is null.
 //   - dstream goes from the gradient of `out` to that of `in` in place; the first layer, whose `in`

@@ -77,6 +77,8 @@ absl::StatusOr<proto::TrainSpec> SpecOfConfig(const Config& config, const ModelP
   }
   SetOptimizer(config, spec);
   spec.set_clip_grad(config.clip_grad);
+  spec.set_hidden_dropout(config.hidden_dropout);
+  spec.set_attention_dropout(config.attention_dropout);
   spec.set_sums(config.sums);
   spec.set_precision(config.precision);
   spec.set_bucket_bytes(BucketBytes(config, model));

@@ -24,6 +24,7 @@
 
 #include <cstdint>
 
+#include "common/numerics/dropout.h"
 #include "common/numerics/fingerprint.h"
 #include "worker/device/adamw_arguments.h"
 #include "worker/device/optimizer_arguments.h"
@@ -195,6 +196,15 @@ class Kernels {
                                      ConstReals bias,      // (outputs) or null
                                      ConstReals residual,  // (rows, outputs)
                                      Reals out) = 0;       // (rows, outputs)
+  // out = residual + dropped(x w + bias), with a mask of rows of `rows_of_sample` each. `bias` may
+  // be null. A mask that drops nothing gives the bits of LinearResidualForward.
+  virtual void LinearDropoutResidualForward(const LinearShape& shape, int64_t rows_of_sample,
+                                            const DropoutMask& mask,
+                                            ConstReals x,         // (rows, inputs)
+                                            ConstReals w,         // (inputs, outputs)
+                                            ConstReals bias,      // (outputs) or null
+                                            ConstReals residual,  // (rows, outputs)
+                                            Reals out) = 0;       // (rows, outputs)
   // With pre = x w + bias: out = gelu(pre), in its tanh form (Hendrycks and Gimpel, 2016), and
   // slope = gelu'(pre), all that backward needs: the exponential is computed once.
   virtual void LinearGeluForward(const LinearShape& shape,
@@ -267,6 +277,12 @@ class Kernels {
                               Reals dgate,      // (n), may be dout (in place)
                               Reals dup) = 0;   // (n)
 
+  // out = x times the scale where the mask keeps it, elsewhere 0 (common/numerics/dropout.h); may
+  // be in place. It is its own gradient: dx is this of dout, with the same mask.
+  virtual void Dropout(const SequenceShape& shape, const DropoutMask& mask,
+                       ConstReals x,    // (rows, width)
+                       Reals out) = 0;  // (rows, width)
+
   // dst += src.
   virtual void Accumulate(int64_t n, const float* src, float* dst) = 0;
   // out = x, rounded to the type of `out`.
@@ -292,15 +308,17 @@ class Kernels {
 
   // --- Causal attention, softmax(q k^T / sqrt(head_size)) v per head, in tiles with a running
   // softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). qkv holds q, k, v side by side.
+  // Probabilities are dropped by the mask, after they were divided by their sum; log_sum_exp knows
+  // nothing of it, and backward makes the same mask again.
 
   // Floats of scratch that the two methods need for arrays of `dtype`.
   virtual int64_t AttentionScratch(const SequenceShape& shape, DType dtype) const = 0;
-  virtual void AttentionForward(const SequenceShape& shape,
+  virtual void AttentionForward(const SequenceShape& shape, const DropoutMask& mask,
                                 ConstReals qkv,           // (rows, 3 width)
                                 float* scratch,           // (AttentionScratch)
                                 Reals out,                // (rows, width)
                                 float* log_sum_exp) = 0;  // (batch, heads, seq_length)
-  virtual void AttentionBackward(const SequenceShape& shape,
+  virtual void AttentionBackward(const SequenceShape& shape, const DropoutMask& mask,
                                  ConstReals qkv,            // (rows, 3 width)
                                  ConstReals out,            // (rows, width)
                                  const float* log_sum_exp,  // (batch, heads, seq_length)
@@ -310,14 +328,14 @@ class Kernels {
 
   // The same for queries, keys and values that stand apart, each dense. Scratch: that of a
   // SequenceShape with as many heads of the same size.
-  virtual void GroupedAttentionForward(const GroupedAttentionShape& shape,
+  virtual void GroupedAttentionForward(const GroupedAttentionShape& shape, const DropoutMask& mask,
                                        ConstReals q,             // (rows, heads, head_size)
                                        ConstReals k,             // (rows, heads_of_keys, head_size)
                                        ConstReals v,             // (rows, heads_of_keys, head_size)
                                        float* scratch,           // (AttentionScratch)
                                        Reals out,                // (rows, heads, head_size)
                                        float* log_sum_exp) = 0;  // (batch, heads, seq_length)
-  virtual void GroupedAttentionBackward(const GroupedAttentionShape& shape,
+  virtual void GroupedAttentionBackward(const GroupedAttentionShape& shape, const DropoutMask& mask,
                                         ConstReals q,    // (rows, heads, head_size)
                                         ConstReals k,    // (rows, heads_of_keys, head_size)
                                         ConstReals v,    // (rows, heads_of_keys, head_size)

@@ -17,6 +17,7 @@
 #include "common/format/frozen_in.h"
 #include "common/format/model_tensors.h"
 #include "common/model/model_spec_proto.h"
+#include "common/numerics/dropout.h"
 #include "common/numerics/precision.h"
 #include "common/plan/optimizer_of_spec.h"
 #include "worker/checkpoint/find_checkpoint.h"
@@ -276,6 +277,8 @@ LoadExpectation ExpectationOf(const proto::TrainSpec& spec,
   expectation.fingerprint = kernels_fingerprint;
   expectation.fingerprint.sums = SumsOf(spec.sums());
   expectation.fingerprint.precision = FingerprintPrecision(spec.precision());
+  expectation.fingerprint.hidden_dropout = DropoutWord(spec.hidden_dropout());
+  expectation.fingerprint.attention_dropout = DropoutWord(spec.attention_dropout());
   expectation.fingerprint.micro_batches_per_atom =
       std::max<int64_t>(spec.micro_batches_per_atom(), 1);
   expectation.accept_differences = spec.accept_fingerprint();

@@ -54,6 +54,15 @@ MemoryInput PlanInput(const Trainer::Setup& setup) {
   return input;
 }
 
+absl::Status CheckDropout(const proto::TrainSpec& spec) {
+  for (const double rate : {spec.hidden_dropout(), spec.attention_dropout()}) {
+    if (IsDropoutRate(rate)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("a rate of dropout must be at least 0 and below 1, got ", rate));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
@@ -67,6 +76,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Setup& setup) {
     return absl::InvalidArgumentError(absl::StrCat(
         "ZeRO stage ", input.zero_stage, " is none of this engine's: it has stages 0 to 3"));
   }
+  RETURN_IF_ERROR(CheckDropout(*setup.spec));
   ASSIGN_OR_RETURN(LrSchedule schedule, ScheduleOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(OptimizerSettings optimizer, OptimizerOfSpec(*setup.spec));
   ASSIGN_OR_RETURN(const LossScalePolicy loss_scale, FromProto(setup.spec->loss_scale()));
@@ -291,13 +301,21 @@ absl::Status Trainer::ReadSamples(int64_t micro_batch) {
   return absl::OkStatus();
 }
 
+PassDraws Trainer::DrawsOf(int64_t micro_batch) const {
+  return {.seed = spec_.seed(),
+          .step = state_.step,
+          .first_sample = micro_batch * spec_.micro_batch_size(),
+          .rates = {.hidden = spec_.hidden_dropout(), .attention = spec_.attention_dropout()}};
+}
+
 absl::StatusOr<LossSum> Trainer::ForwardBackward(const Place& place) {
   RETURN_IF_ERROR(ReadSamples(place.micro_batch));
   constexpr size_t kSlot = 0;
   {
     const Span span(setup_.trace, absl::StrCat("forward micro-batch ", place.micro_batch));
     store_->BeginPass(PassKind::kTraining);
-    RETURN_IF_ERROR(setup_.model->Forward(kSlot, tokens_, targets_, *store_));
+    RETURN_IF_ERROR(
+        setup_.model->Forward(kSlot, tokens_, targets_, DrawsOf(place.micro_batch), *store_));
   }
   const Span span(setup_.trace, absl::StrCat("backward micro-batch ", place.micro_batch));
   collector_->Start(place.in_batch);

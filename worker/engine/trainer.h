@@ -34,6 +34,7 @@
 #include "absl/time/time.h"
 #include "common/base/range.h"
 #include "common/model/model_plan.h"
+#include "common/numerics/dropout.h"
 #include "common/numerics/exact_sum.h"
 #include "common/numerics/loss_scaler.h"
 #include "common/plan/batch_plan.h"
@@ -221,6 +222,8 @@ class Trainer {
     int64_t micro_batch;
     InBatch in_batch;
   };
+  // Where a micro-batch's random bits come from: its place in the step, whichever rank computes it.
+  PassDraws DrawsOf(int64_t micro_batch) const;
   std::vector<Place> Places() const;
   // Under ZeRO-3, passes of this rank's that are only gathers: another has more micro-batches in
   // the round. Of a round in which it has none, the last hands on nothing where others hand on

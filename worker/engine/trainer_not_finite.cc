@@ -83,7 +83,8 @@ absl::StatusOr<size_t> Trainer::FirstBadLayer() {
   for (const Place& place : places_) {
     RETURN_IF_ERROR(ReadSamples(place.micro_batch));
     store_->BeginPass(PassKind::kForwardOnly);
-    RETURN_IF_ERROR(setup_.model->Forward(kSlot, tokens_, targets_, *store_));
+    RETURN_IF_ERROR(
+        setup_.model->Forward(kSlot, tokens_, targets_, DrawsOf(place.micro_batch), *store_));
     ASSIGN_OR_RETURN(const size_t layer, setup_.model->FirstBadLayer(kSlot));
     RETURN_IF_ERROR(setup_.model->Loss(kSlot, *store_).status());
     first = std::min(first, static_cast<int64_t>(layer));

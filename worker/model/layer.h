@@ -13,9 +13,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "common/model/model_plan.h"
+#include "common/numerics/dropout.h"
 #include "worker/device/kernels.h"
 
 namespace dsrun::worker {
@@ -39,7 +41,22 @@ struct Pass {
   std::span<const float* const> tables;  // by rotary_tables::Table, none where nothing rotates
   std::span<void* const> kept;
   std::span<void* const> workspace;
-  double* losses;  // of the host, (rows): written by backward and Loss of the head, in nats
+  double* losses;    // of the host, (rows): written by backward and Loss of the head, in nats
+  size_t layer = 0;  // which of the plan it is
+  // Of training alone: none where a model is sampled or evaluated. Of one micro-batch, the same in
+  // forward, in a second forward and in backward.
+  std::optional<PassDraws> draws = {};
+
+  // The masks of dropout at `rate`, for use `use` of this layer's random bits, below kUsesOfLayer:
+  // forward and backward ask alike. Drops nothing outside of training.
+  DropoutMask Mask(double rate, uint32_t use) const {
+    return draws ? MaskAt(rate, *draws, SiteOf(layer, use)) : DropoutMask();
+  }
+  // By the job's own rates.
+  DropoutMask HiddenMask() const { return Mask(draws ? draws->rates.hidden : 0, kHiddenUse); }
+  DropoutMask AttentionMask() const {
+    return Mask(draws ? draws->rates.attention : 0, kAttentionUse);
+  }
 
   int64_t rows() const { return batch * seq_length; }
   Reals Kept(size_t index) const { return {kept[index], dtype}; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/logging.h"
+#include "worker/model/hidden_dropout.h"
 #include "worker/model/layer.h"
 #include "worker/model/rotary_layers.h"
 
@@ -17,8 +18,10 @@ class Embedding final : public Layer {
     pass.kernels.EmbeddingForward(Shape(pass), pass.tokens,
                                   pass.parameters[embedding_layer::kTokenTable],
                                   pass.parameters[embedding_layer::kPositionTable], out);
+    DropInPlace(pass, spec_.hidden_size, out);
   }
   void Backward(const Pass& pass, ConstReals, Reals dstream) override {
+    DropInPlace(pass, spec_.hidden_size, dstream);  // nobody reads it below the first layer
     pass.kernels.EmbeddingBackward(Shape(pass), spec_.vocab_size, spec_.seq_length, pass.tokens,
                                    dstream, pass.gradients[embedding_layer::kTokenTable],
                                    pass.gradients[embedding_layer::kPositionTable]);
@@ -45,10 +48,10 @@ class Attention final : public Layer {
                        pass.KeptF32(kMean), pass.KeptF32(kRstd));
     k.LinearForward({pass.rows(), width, 3 * width}, pass.Kept(kNormed), p[kQkvWeight], p[kQkvBias],
                     pass.Kept(kQkv));
-    k.AttentionForward(Shape(pass), pass.Kept(kQkv), pass.WorkF32(kScratch), pass.Kept(kContext),
-                       pass.KeptF32(kLogSumExp));
-    k.LinearResidualForward({pass.rows(), width, width}, pass.Kept(kContext), p[kOutWeight],
-                            p[kOutBias], in, out);
+    k.AttentionForward(Shape(pass), pass.AttentionMask(), pass.Kept(kQkv), pass.WorkF32(kScratch),
+                       pass.Kept(kContext), pass.KeptF32(kLogSumExp));
+    AddToStream(pass, {pass.rows(), width, width}, pass.Kept(kContext), p[kOutWeight], p[kOutBias],
+                in, out);
   }
 
   void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
@@ -60,11 +63,14 @@ class Attention final : public Layer {
     const LinearShape out{pass.rows(), width, width};
     const LinearShape qkv{pass.rows(), width, 3 * width};
     const Reals dcontext = pass.Work(kDNormed);
-    k.LinearBackwardBias(out, dstream, g[kOutBias]);
-    k.LinearBackwardWeight(out, pass.Kept(kContext), dstream, g[kOutWeight]);
-    k.LinearBackwardInput(out, dstream, p[kOutWeight], dcontext);
-    k.AttentionBackward(Shape(pass), pass.Kept(kQkv), pass.Kept(kContext), pass.KeptF32(kLogSumExp),
-                        dcontext, pass.WorkF32(kScratch), pass.Work(kDQkv));
+    // Their gradients are not there yet.
+    const ConstReals dout = AddedGradient(pass, width, dstream, pass.Work(kDQkv));
+    k.LinearBackwardBias(out, dout, g[kOutBias]);
+    k.LinearBackwardWeight(out, pass.Kept(kContext), dout, g[kOutWeight]);
+    k.LinearBackwardInput(out, dout, p[kOutWeight], dcontext);
+    k.AttentionBackward(Shape(pass), pass.AttentionMask(), pass.Kept(kQkv), pass.Kept(kContext),
+                        pass.KeptF32(kLogSumExp), dcontext, pass.WorkF32(kScratch),
+                        pass.Work(kDQkv));
     k.LinearBackwardBias(qkv, pass.Work(kDQkv), g[kQkvBias]);
     k.LinearBackwardWeight(qkv, pass.Kept(kNormed), pass.Work(kDQkv), g[kQkvWeight]);
     k.LinearBackwardInput(qkv, pass.Work(kDQkv), p[kQkvWeight], pass.Work(kDNormed));
@@ -94,8 +100,8 @@ class Mlp final : public Layer {
                        pass.KeptF32(kMean), pass.KeptF32(kRstd));
     k.LinearGeluForward({pass.rows(), width, 4 * width}, pass.Kept(kNormed), p[kUpWeight],
                         p[kUpBias], pass.Kept(kSlope), pass.Kept(kActivated));
-    k.LinearResidualForward({pass.rows(), 4 * width, width}, pass.Kept(kActivated), p[kDownWeight],
-                            p[kDownBias], in, out);
+    AddToStream(pass, {pass.rows(), 4 * width, width}, pass.Kept(kActivated), p[kDownWeight],
+                p[kDownBias], in, out);
   }
 
   void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
@@ -106,9 +112,10 @@ class Mlp final : public Layer {
     Kernels& k = pass.kernels;
     const LinearShape up{pass.rows(), width, 4 * width};
     const LinearShape down{pass.rows(), 4 * width, width};
-    k.LinearBackwardBias(down, dstream, g[kDownBias]);
-    k.LinearBackwardWeight(down, pass.Kept(kActivated), dstream, g[kDownWeight]);
-    k.LinearBackwardInputGelu(down, dstream, p[kDownWeight], pass.Kept(kSlope), pass.Work(kDUp));
+    const ConstReals dout = AddedGradient(pass, width, dstream, pass.Work(kDNormed));
+    k.LinearBackwardBias(down, dout, g[kDownBias]);
+    k.LinearBackwardWeight(down, pass.Kept(kActivated), dout, g[kDownWeight]);
+    k.LinearBackwardInputGelu(down, dout, p[kDownWeight], pass.Kept(kSlope), pass.Work(kDUp));
     k.LinearBackwardBias(up, pass.Work(kDUp), g[kUpBias]);
     k.LinearBackwardWeight(up, pass.Kept(kNormed), pass.Work(kDUp), g[kUpWeight]);
     k.LinearBackwardInput(up, pass.Work(kDUp), p[kUpWeight], pass.Work(kDNormed));

@@ -78,7 +78,7 @@ class LayeredModel final : public Model {
   const ModelPlan& plan() const override { return plan_; }
   void SetGradientScale(float scale) override { gradient_scale_ = scale; }
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
-                       ParameterStore& parameters) override;
+                       const std::optional<PassDraws>& draws, ParameterStore& parameters) override;
   absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
                                    GradientSink& gradients) override;
   absl::StatusOr<LossSum> Loss(size_t slot, ParameterStore& parameters) override;
@@ -92,6 +92,7 @@ class LayeredModel final : public Model {
     int32_t* tokens;
     int32_t* targets;
     int64_t unmasked;                      // of the targets
+    std::optional<PassDraws> draws;        // of its last Forward
     std::vector<Reals> streams;            // the output of each layer but the last
     std::vector<std::vector<void*>> kept;  // by layer
   };
@@ -168,7 +169,9 @@ class LayeredModel final : public Model {
             .tables = tables_,
             .kept = slot.kept[layer],
             .workspace = forward_workspace_[layer],
-            .losses = nullptr};
+            .losses = nullptr,
+            .layer = layer,
+            .draws = slot.draws};
   }
   static ConstReals In(const Slot& slot, size_t layer) {
     return layer == 0 ? ConstReals() : slot.streams[layer - 1];
@@ -232,8 +235,10 @@ absl::Status LayeredModel::PlayForward(const Slot& slot, int64_t batch, int64_t 
 }
 
 absl::Status LayeredModel::Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                                   const std::optional<PassDraws>& draws,
                                    ParameterStore& parameters) {
   Slot& at = slots_[slot];
+  at.draws = draws;
   const int64_t rows = micro_batch_size_ * plan_.spec.seq_length;
   CopyIn(at.tokens, tokens, micro_batch_size_ * plan_.InputsOfSample());
   CopyIn(at.targets, targets, micro_batch_size_ * plan_.TargetsOfSample());
@@ -324,7 +329,8 @@ absl::Status LayeredModel::Outputs(size_t slot, ParameterStore& parameters, floa
 absl::Status LayeredModel::NextTokenLogits(const int32_t* tokens, int64_t length,
                                            ParameterStore& parameters, float* logits) {
   CHECK(length >= 1 && length <= plan_.spec.seq_length) << "length " << length;
-  const Slot& slot = slots_[0];
+  Slot& slot = slots_[0];
+  slot.draws.reset();
   CopyIn(slot.tokens, tokens, length);
   parameters.BeginPass(PassKind::kForwardOnly);
   RETURN_IF_ERROR(PlayForward(slot, 1, length, parameters));

@@ -17,10 +17,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model/model_plan.h"
+#include "common/numerics/dropout.h"
 #include "common/plan/activation_plan.h"
 #include "worker/device/device.h"
 #include "worker/device/kernels.h"
@@ -42,9 +44,16 @@ class Model {
   // tokens, targets: of the host, (micro_batch_size, seq_length), row-major, copied; a target below
   // 0 is masked. Of other samples, what plan().sample says. The caller has begun the store's pass.
   // REQUIRES: all others, and all tokens, are ids of the vocabulary (worker/data/token_ids.h): they
-  // are used as offsets. Errors: those of the store.
+  // are used as offsets. `draws`: where its random bits come from; the pass of a slot keeps them
+  // for its Backward. Errors: those of the store.
   virtual absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                               const std::optional<PassDraws>& draws,
                                ParameterStore& parameters) = 0;
+  // Outside of training: nothing is dropped.
+  absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
+                       ParameterStore& parameters) {
+    return Forward(slot, tokens, targets, std::nullopt, parameters);
+  }
 
   // Of the last Forward in `slot`, with the same parameters: its loss, and every gradient exactly
   // once. Errors: those of the store and of the sink; what the pass would have written is undefined
@@ -65,7 +74,7 @@ class Model {
   virtual absl::Status Outputs(size_t slot, ParameterStore& parameters, float* out) = 0;
 
   // Logits (vocab_size) of one position, for sampling: runs tokens (1, length) with length <=
-  // seq_length and gives those of the last one. Uses slot 0.
+  // seq_length and gives those of the last one. Uses slot 0. Nothing is dropped.
   virtual absl::Status NextTokenLogits(const int32_t* tokens, int64_t length,
                                        ParameterStore& parameters, float* logits) = 0;
 };

@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "worker/model/hidden_dropout.h"
+
 namespace dsrun::worker {
 namespace {
 
@@ -44,8 +46,10 @@ class TokenEmbedding final : public Layer {
     pass.kernels.EmbeddingForward(Shape(pass), pass.tokens,
                                   pass.parameters[token_embedding_layer::kTokenTable], nullptr,
                                   out);
+    DropInPlace(pass, spec_.hidden_size, out);
   }
   void Backward(const Pass& pass, ConstReals, Reals dstream) override {
+    DropInPlace(pass, spec_.hidden_size, dstream);  // nobody reads it below the first layer
     pass.kernels.EmbeddingBackward(Shape(pass), spec_.vocab_size, 0, pass.tokens, dstream,
                                    pass.gradients[token_embedding_layer::kTokenTable], nullptr);
   }
@@ -94,11 +98,11 @@ class GroupedAttention final : public Layer {
                     pass.tables[rotary_tables::kSines], pass.Kept(kQuery));
     k.RotaryForward(Rotary(pass, keys_), pass.tables[rotary_tables::kCosines],
                     pass.tables[rotary_tables::kSines], pass.Kept(kKey));
-    k.GroupedAttentionForward(Shape(pass), pass.Kept(kQuery), pass.Kept(kKey), pass.Kept(kValue),
-                              pass.WorkF32(kScratch), pass.Kept(kContext),
+    k.GroupedAttentionForward(Shape(pass), pass.AttentionMask(), pass.Kept(kQuery), pass.Kept(kKey),
+                              pass.Kept(kValue), pass.WorkF32(kScratch), pass.Kept(kContext),
                               pass.KeptF32(kLogSumExp));
-    k.LinearResidualForward(Stored(pass, queries_, width_), pass.Kept(kContext), p[kOutWeight],
-                            optional_.Parameter(pass, kOutBias), in, out);
+    AddToStream(pass, Stored(pass, queries_, width_), pass.Kept(kContext), p[kOutWeight],
+                optional_.Parameter(pass, kOutBias), in, out);
   }
 
   void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
@@ -107,13 +111,15 @@ class GroupedAttention final : public Layer {
     const std::span<float* const> g = pass.gradients;
     Kernels& k = pass.kernels;
     const Reals dcontext = pass.Work(kDNormed);
-    WeightBackward(pass, Stored(pass, queries_, width_), pass.Kept(kContext), dstream,
-                   g[kOutWeight], optional_.Gradient(pass, kOutBias));
-    k.LinearBackwardInput(Stored(pass, queries_, width_), dstream, p[kOutWeight], dcontext);
-    k.GroupedAttentionBackward(Shape(pass), pass.Kept(kQuery), pass.Kept(kKey), pass.Kept(kValue),
-                               pass.Kept(kContext), pass.KeptF32(kLogSumExp), dcontext,
-                               pass.WorkF32(kScratch), pass.Work(kDQuery), pass.Work(kDKey),
-                               pass.Work(kDValue));
+    // Their gradients are not there yet.
+    const ConstReals dout = AddedGradient(pass, width_, dstream, pass.Work(kDQuery));
+    WeightBackward(pass, Stored(pass, queries_, width_), pass.Kept(kContext), dout, g[kOutWeight],
+                   optional_.Gradient(pass, kOutBias));
+    k.LinearBackwardInput(Stored(pass, queries_, width_), dout, p[kOutWeight], dcontext);
+    k.GroupedAttentionBackward(Shape(pass), pass.AttentionMask(), pass.Kept(kQuery),
+                               pass.Kept(kKey), pass.Kept(kValue), pass.Kept(kContext),
+                               pass.KeptF32(kLogSumExp), dcontext, pass.WorkF32(kScratch),
+                               pass.Work(kDQuery), pass.Work(kDKey), pass.Work(kDValue));
     RotateBack(pass);
     ProjectionsBackward(pass);
     k.RmsNormBackward(pass.rows(), width_, in, p[kNormWeight], pass.KeptF32(kRstd),
@@ -202,8 +208,8 @@ class GatedMlp final : public Layer {
     k.LinearForward(in_shape, pass.Kept(kNormed), p[kUpWeight], optional_.Parameter(pass, kUpBias),
                     pass.Kept(kUp));
     k.SwiGluForward(pass.rows() * inner_, pass.Kept(kGate), pass.Kept(kUp), pass.Work(kActivated));
-    k.LinearResidualForward(Stored(pass, inner_, width_), pass.Work(kActivated), p[kDownWeight],
-                            optional_.Parameter(pass, kDownBias), in, out);
+    AddToStream(pass, Stored(pass, inner_, width_), pass.Work(kActivated), p[kDownWeight],
+                optional_.Parameter(pass, kDownBias), in, out);
   }
 
   void Backward(const Pass& pass, ConstReals in, Reals dstream) override {
@@ -215,9 +221,10 @@ class GatedMlp final : public Layer {
     const LinearShape down = Stored(pass, inner_, width_);
     const LinearShape up = Stored(pass, width_, inner_);
     k.SwiGluForward(n, pass.Kept(kGate), pass.Kept(kUp), pass.Work(kActivated));
-    WeightBackward(pass, down, pass.Work(kActivated), dstream, g[kDownWeight],
+    const ConstReals dout = AddedGradient(pass, width_, dstream, pass.Work(kDNormed));
+    WeightBackward(pass, down, pass.Work(kActivated), dout, g[kDownWeight],
                    optional_.Gradient(pass, kDownBias));
-    k.LinearBackwardInput(down, dstream, p[kDownWeight], pass.Work(kDActivated));
+    k.LinearBackwardInput(down, dout, p[kDownWeight], pass.Work(kDActivated));
     const Reals dup = pass.Work(kActivated);
     const Reals dgate = pass.Work(kDActivated);
     k.SwiGluBackward(n, pass.Kept(kGate), pass.Kept(kUp), pass.Work(kDActivated), dgate, dup);

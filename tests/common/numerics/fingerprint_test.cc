@@ -103,6 +103,18 @@ TEST(Fingerprint, EveryFieldThatDiffers_IsNamedWithBothValues) {
               ElementsAre(Difference{"sparsity", "2:4", "not recorded"}));
 }
 
+// No rate is a rate of 0: manifests from before there was dropout say nothing of it.
+TEST(Fingerprint, RatesOfDropout_AreFieldsWhereTheyAreNotZero) {
+  NumericsFingerprint dropped = Whole();
+  dropped.hidden_dropout = "0.1";
+  dropped.attention_dropout = "0.25";
+  EXPECT_EQ(FieldsOf(dropped).size(), FieldsOf(Whole()).size() + 2);
+  EXPECT_THAT(CompareFingerprints(dropped, Whole(), OurFields::kOnlyThoseKnown),
+              ElementsAre(Difference{"hidden dropout (--hidden-dropout)", "0.1", "0"},
+                          Difference{"attention dropout (--attention-dropout)", "0.25", "0"}));
+  EXPECT_THAT(CompareFingerprints(dropped, dropped, OurFields::kAll), IsEmpty());
+}
+
 TEST(Fingerprint, WhatOneSideDoesNotKnow) {
   NumericsFingerprint launcher;  // without the kernels
   launcher.isa = "avx2";

@@ -251,6 +251,29 @@ TEST_F(ResolveCheckpointTest, VersionOfTheKernelsOfACheckpoint_IsComparedBeforeS
                                  std::to_string(kCpuKernelsVersion) + "\n"));
 }
 
+// Rates that are not said are the checkpoint's; others are another curve.
+TEST_F(ResolveCheckpointTest, RatesOfDropout_AreTheCheckpoints) {
+  const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
+  NumericsFingerprint fingerprint = Ours();
+  fingerprint.hidden_dropout = "0.1";
+  WriteCheckpoint({32, 4, 7, ""}, fingerprint);
+  EXPECT_EQ(Good(load).job.train().hidden_dropout(), 0.1);
+  EXPECT_EQ(Good(load).job.train().attention_dropout(), 0);
+  Args other = load;
+  other.push_back("--attention-dropout=0.2");
+  other.push_back("--hidden-dropout=0");
+  const std::string refused = Refused(other);
+  EXPECT_THAT(refused, testing::HasSubstr("hidden dropout (--hidden-dropout)        0.1"));
+  EXPECT_THAT(refused, testing::HasSubstr("attention dropout (--attention-dropout)  0  "));
+  other.push_back("--accept-fingerprint");
+  EXPECT_EQ(Good(other).job.train().attention_dropout(), 0.2);
+  EXPECT_EQ(Good(other).job.train().hidden_dropout(), 0);
+  fingerprint.hidden_dropout = "some";
+  WriteCheckpoint({32, 4, 7, ""}, fingerprint);
+  EXPECT_THAT(Refused(load), testing::HasSubstr("--load: its checkpoint was trained with a "
+                                                "--hidden-dropout of \"some\""));
+}
+
 TEST_F(ResolveCheckpointTest, TheInstructionSetIsTheCheckpointsWhereThisCpuHasIt) {
   const Args load = {"train", "--data=text", "--load=ck", "--save=ck"};
   const auto cap = [&](const std::string& written, const Args& args) {

@@ -47,6 +47,10 @@ TEST(ConfigFlags, EveryFlag_SetsItsField) {
                              "0.2",
                              "--clip-grad",
                              "0",
+                             "--hidden-dropout",
+                             "0.1",
+                             "--attention-dropout",
+                             "0.2",
                              "--sums",
                              "fast",
                              "--precision",
@@ -96,6 +100,8 @@ TEST(ConfigFlags, EveryFlag_SetsItsField) {
   EXPECT_EQ(config->optimizer_params.at("nesterov"), 1);
   EXPECT_EQ(config->weight_decay, 0.2);
   EXPECT_EQ(config->clip_grad, 0);
+  EXPECT_EQ(config->hidden_dropout, 0.1);
+  EXPECT_EQ(config->attention_dropout, 0.2);
   EXPECT_EQ(config->sums, "fast");
   EXPECT_EQ(config->bucket_bytes, 8192);
   EXPECT_EQ(config->threads_per_rank, 2);
@@ -195,6 +201,10 @@ TEST(ConfigCheck, EveryBound_IsOneMessageWithTheFlag) {
                   c.lr_warmup_iters = 3;
                 },
                 "--lr-warmup-iters: --lr-schedule OneCycle has none"},
+           Case{[](Config& c) { c.hidden_dropout = 1; },
+                "--hidden-dropout: expected a number from 0 to below 1, got 1"},
+           Case{[](Config& c) { c.attention_dropout = -0.5; },
+                "--attention-dropout: expected a number from 0 to below 1, got -0.5"},
            Case{[](Config& c) { c.optimizer = "adm"; }, "--optimizer: "},
            Case{[](Config& c) { c.optimizer = "muon"; }, "--optimizer: expected another than muon"},
            Case{[](Config& c) { c.optimizer_params["beta1"] = 2; }, "--optimizer: "},

@@ -53,6 +53,40 @@ TEST(OwnModel, OtherThreadsBucketsAndOverlap_ChangeNoBit) {
   EXPECT_TRUE(Train(SumsModel(), SumsSample, config, 2, 4) == serial);
 }
 
+// A layer's own dropout, and that of the engine's blocks. Outputs drop nothing.
+TEST(OwnModel, Dropout_HasTheSameBitsAtEveryWidthAndStage) {
+  Config config = SmallConfig();
+  config.hidden_dropout = 0.1;
+  config.attention_dropout = 0.2;
+  const Trained serial = Train(DroppingModel(), SumsSample, config, 1, 4);
+  ASSERT_EQ(serial.losses.size(), 4u);
+  EXPECT_FALSE(serial == Train(DroppingModel(), SumsSample, SmallConfig(), 1, 4));
+  for (const int width : {2, 3}) {
+    for (const int64_t stage : Stages()) {
+      config.zero_stage = stage;
+      EXPECT_TRUE(Train(DroppingModel(), SumsSample, config, width, 4) == serial)
+          << width << " ranks, stage " << stage;
+    }
+  }
+}
+
+TEST(OwnModel, OutputsOfAnUntrainedModel_AreThoseWithoutDropout) {
+  const auto outputs = [](const Config& config) {
+    std::vector<float> out;
+    FaultyFileSystem fs;
+    OnRanks(SumsModel(), SumsSample, config, {.width = 1}, fs, [&](Engine& engine) {
+      const auto given = engine.Outputs(SumsSample, 0, 5);
+      ASSERT_TRUE(given.ok()) << given.status();
+      out = *given;
+    });
+    return out;
+  };
+  Config config = SmallConfig();
+  config.hidden_dropout = 0.5;
+  config.attention_dropout = 0.5;
+  EXPECT_EQ(outputs(config), outputs(SmallConfig()));
+}
+
 TEST(OwnModel, OtherSeed_HasOtherBits) {
   Config config = SmallConfig();
   config.seed = 2;

@@ -23,6 +23,13 @@ TEST(GradientCheck, LayersOfTheFolderAndOfTheEngine_AreRight) {
   for (const GradientCheck& check : *sums) EXPECT_LT(check.worst, 2e-2) << check.tensor;
 }
 
+// With a layer that drops, and blocks that do: finite differences are of one mask.
+TEST(GradientCheck, LayersThatDrop_AreRight) {
+  const auto checks =
+      CheckGradients(DroppingModel(), SumsSample, {.dropout = {.hidden = 0.1, .attention = 0.2}});
+  EXPECT_TRUE(checks.ok()) << checks.status();
+}
+
 OwnModel With(Mistake mistake) {
   OwnModel model = QuarterModel();
   model.layers.insert(model.layers.begin() + 1, ScaleWith(mistake, "scale", 48));

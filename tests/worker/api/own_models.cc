@@ -9,6 +9,7 @@
 #include "common/base/philox.h"
 #include "common/format/checkpoint_reader.h"
 #include "common/format/content_hash.h"
+#include "common/numerics/dropout.h"
 #include "gtest/gtest.h"
 #include "worker/comm/in_process/in_process_communicator.h"
 
@@ -66,6 +67,29 @@ class HalveLayer final : public Layer {
   const int64_t width_;
 };
 
+class DropLayer final : public Layer {
+ public:
+  DropLayer(int64_t width, double rate) : width_(width), rate_(rate) {}
+  void Forward(const Pass& pass, ConstReals in, Reals out) override {
+    pass.kernels.Dropout({pass.batch, pass.seq_length, width_}, pass.Mask(rate_, 0), in, out);
+  }
+  // By hand, element by element, what the kernel does.
+  void Backward(const Pass& pass, ConstReals, Reals dstream) override {
+    const DropoutMask mask = pass.Mask(rate_, 0);
+    for (int64_t row = 0; row < pass.rows(); ++row) {
+      const PhiloxKey key = mask.KeyOf(row / pass.seq_length);
+      for (int64_t i = 0; i < width_; ++i) {
+        const bool kept = KeepsElement(mask, key, row % pass.seq_length, i);
+        dstream.f32()[row * width_ + i] *= kept ? mask.scale : 0;
+      }
+    }
+  }
+
+ private:
+  const int64_t width_;
+  const double rate_;
+};
+
 OwnLayer Halve(std::string name, int64_t width) {
   return {{.name = std::move(name), .in = width, .out = width},
           [width]() -> std::unique_ptr<Layer> { return std::make_unique<HalveLayer>(width); }};
@@ -87,6 +111,19 @@ OwnLayer ScaleWith(Mistake mistake, std::string name, int64_t width) {
   return {std::move(plan), [width, mistake]() -> std::unique_ptr<Layer> {
             return std::make_unique<ScaleLayer>(width, mistake);
           }};
+}
+
+OwnLayer Drop(std::string name, int64_t width, double rate) {
+  return {{.name = std::move(name), .in = width, .out = width},
+          [width, rate]() -> std::unique_ptr<Layer> {
+            return std::make_unique<DropLayer>(width, rate);
+          }};
+}
+
+OwnModel DroppingModel() {
+  OwnModel model = SumsModel();
+  model.layers.insert(model.layers.begin() + 1, Drop("drop", 16, 0.2));
+  return model;
 }
 
 OwnModel QuarterModel() {

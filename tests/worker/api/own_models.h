@@ -31,6 +31,11 @@ OwnLayer Scale(std::string name, int64_t width, std::string shared = "");
 enum class Mistake { kNone, kFactor, kNotWritten, kAdds, kStream, kInfinite, kKeepsState };
 OwnLayer ScaleWith(Mistake mistake, std::string name, int64_t width);
 
+// A layer that drops by a rate of its own.
+OwnLayer Drop(std::string name, int64_t width, double rate);
+// SumsModel with one.
+OwnModel DroppingModel();
+
 // Six micro-batches of two samples.
 Config SmallConfig();
 

@@ -153,8 +153,8 @@ void RunAttention(Kernels& k, Outputs& o, int64_t length) {
   Floats& out = o[name + "out"] = Floats(d.size());
   Floats& lse = o[name + "lse"] = Floats(Z(2 * 3 * length));
   Floats& dqkv = o[name + "dqkv"] = Floats(qkv.size());
-  k.AttentionForward(shape, qkv.data(), scratch.data(), out.data(), lse.data());
-  k.AttentionBackward(shape, qkv.data(), out.data(), lse.data(), d.data(), scratch.data(),
+  k.AttentionForward(shape, {}, qkv.data(), scratch.data(), out.data(), lse.data());
+  k.AttentionBackward(shape, {}, qkv.data(), out.data(), lse.data(), d.data(), scratch.data(),
                       dqkv.data());
 }
 
@@ -172,9 +172,9 @@ void RunRotated(Kernels& k, Outputs& o) {
   Floats scratch(Z(k.AttentionScratch({2, 150, 6 * 22, 6}, DType::kF32)));
   float* const context = out("context", queries);
   float* const lse = out("lse", 2 * 6 * 150);
-  k.GroupedAttentionForward(shape, q.data(), key.data(), value.data(), scratch.data(), context,
+  k.GroupedAttentionForward(shape, {}, q.data(), key.data(), value.data(), scratch.data(), context,
                             lse);
-  k.GroupedAttentionBackward(shape, q.data(), key.data(), value.data(), context, lse, d.data(),
+  k.GroupedAttentionBackward(shape, {}, q.data(), key.data(), value.data(), context, lse, d.data(),
                              scratch.data(), out("dq", queries), out("dk", keys), out("dv", keys));
   o["rotated"] = q;
   k.RotaryForward({2, 150, 6, 22}, key.data(), value.data(), o["rotated"].data());
@@ -194,6 +194,40 @@ void RunRotated(Kernels& k, Outputs& o) {
   k.LinearBackwardWeight(linear, q.data(), dout.data(), out("linear dw", 130 * 401));
   o["linear dx"] = Random(300 * 130, 19);
   k.AccumulateLinearBackwardInput(linear, dout.data(), w.data(), o["linear dx"].data());
+}
+
+DropoutMask SomeMask() {
+  return MaskAt(0.3, {.seed = 7, .step = 11, .first_sample = 5}, SiteOf(3, kHiddenUse));
+}
+
+void RunDropout(Kernels& k, Outputs& o) {
+  const auto out = [&](const std::string& what, int64_t n) {
+    return (o["dropout " + what] = Floats(Z(n))).data();
+  };
+  const Floats x = Random(36 * 203, 21);
+  k.Dropout({3, 12, 203}, SomeMask(), x.data(), out("alone", 36 * 203));
+  const LinearShape shape{300, 130, 401};
+  const Floats in = Random(300 * 130, 22);
+  const Floats w = Random(130 * 401, 23);
+  const Floats b = Random(401, 24);
+  const Floats d = Random(300 * 401, 25);
+  k.LinearDropoutResidualForward(shape, 100, SomeMask(), in.data(), w.data(), b.data(), d.data(),
+                                 out("residual", 300 * 401));
+  k.LinearDropoutResidualForward(shape, 150, SomeMask(), in.data(), w.data(), nullptr, d.data(),
+                                 out("without bias", 300 * 401));
+  const GroupedAttentionShape grouped{2, 300, 4, 2, 22, 40};
+  const int64_t queries = grouped.rows() * 4 * 22;
+  const int64_t keys = grouped.rows() * 2 * 22;
+  const Floats q = Random(queries, 26, 2);
+  const Floats key = Random(keys, 27, 2);
+  Floats scratch(Z(k.AttentionScratch({2, 300, 4 * 22, 4}, DType::kF32)));
+  float* const context = out("context", queries);
+  float* const lse = out("lse", 2 * 4 * 300);
+  k.GroupedAttentionForward(grouped, SomeMask(), q.data(), key.data(), key.data(), scratch.data(),
+                            context, lse);
+  k.GroupedAttentionBackward(grouped, SomeMask(), q.data(), key.data(), key.data(), context, lse,
+                             q.data(), scratch.data(), out("dq", queries), out("dk", keys),
+                             out("dv", keys));
 }
 
 // --- In 16 bits. Outputs stand in floats, two to one.
@@ -229,6 +263,7 @@ class HalfRun {
     k_.EmbeddingForward(shape, tokens.data(), x, nullptr, Out("of tokens", 36 * width));
     k_.EmbeddingBackward(shape, 13, 12, tokens.data(), x, Floats32("dwte", 13 * width),
                          Floats32("dwpe", 12 * width));
+    k_.Dropout({1, rows, width}, SomeMask(), x, Out("dropped", rows * width));
     const int64_t n = rows * width - 5;
     k_.SwiGluForward(n, x, d, Out("swiglu", n));
     k_.SwiGluBackward(n, x, d, d, Out("dgate", n), Out("dup", n));
@@ -245,6 +280,8 @@ class HalfRun {
     k_.LinearForward(shape, x, w, b, Out("forward", rows * outputs));
     k_.LinearForward(shape, x, w, nullptr, Out("without bias", rows * outputs));
     k_.LinearResidualForward(shape, x, w, b, d, Out("residual", rows * outputs));
+    k_.LinearDropoutResidualForward(shape, 20, SomeMask(), x, w, b, d,
+                                    Out("dropped residual", rows * outputs));
     k_.LinearGeluForward(shape, x, w, b, Out("slope", rows * outputs), Out("gelu", rows * outputs));
     k_.LinearBackwardInput(shape, d, w, Out("dx", rows * inputs));
     k_.LinearBackwardInputGelu(shape, d, w, x, Out("dpre", rows * inputs));
@@ -275,12 +312,12 @@ class HalfRun {
     const Reals d = In(queries, 17);
     const Reals out = Out("out", queries);
     float* const lse = Floats32("lse", shape.rows() * shape.heads);
-    k_.GroupedAttentionForward(shape, q, k, v, scratch.data(), out, lse);
-    k_.GroupedAttentionBackward(shape, q, k, v, out, lse, d, scratch.data(), Out("dq", queries),
+    k_.GroupedAttentionForward(shape, {}, q, k, v, scratch.data(), out, lse);
+    k_.GroupedAttentionBackward(shape, {}, q, k, v, out, lse, d, scratch.data(), Out("dq", queries),
                                 Out("dk", keys), Out("dv", keys));
     const Reals beside = Out("side by side", queries);
-    k_.AttentionForward(sequence, q, scratch.data(), beside, lse);
-    k_.AttentionBackward(sequence, q, beside, lse, d, scratch.data(), Out("dqkv", 3 * queries));
+    k_.AttentionForward(sequence, {}, q, scratch.data(), beside, lse);
+    k_.AttentionBackward(sequence, {}, q, beside, lse, d, scratch.data(), Out("dqkv", 3 * queries));
   }
 
  private:
@@ -325,6 +362,7 @@ Outputs RunAll(CpuIsa isa, int threads) {
   RunProducts(kernels, outputs, 512, 192, 576);
   RunProducts(kernels, outputs, 300, 130, 401);
   RunRotated(kernels, outputs);
+  RunDropout(kernels, outputs);
   RunAttention(kernels, outputs, 77);
   RunAttention(kernels, outputs, 300);
   RunHalves(kernels, outputs);

@@ -323,7 +323,7 @@ TEST_P(AttentionTest, Forward_MatchesFullSoftmax) {
   const Floats qkv = Random(shape.rows() * 3 * width, 22, 2);
   Floats out(Z(shape.rows() * width));
   Floats lse(Z(batch * heads * length));
-  kernels_.AttentionForward(shape, qkv.data(), scratch_.data(), out.data(), lse.data());
+  kernels_.AttentionForward(shape, {}, qkv.data(), scratch_.data(), out.data(), lse.data());
   Doubles expected_lse;
   ExpectClose(out, testing::AttentionOf(batch, length, width, heads, Wide(qkv), &expected_lse),
               kTolerance, "out");
@@ -377,8 +377,8 @@ TEST_P(AttentionTest, Backward_MatchesFullFormula) {
   Floats out(Z(shape.rows() * width));
   Floats lse(Z(batch * heads * length));
   Floats dqkv(qkv.size(), 99.0f);
-  kernels_.AttentionForward(shape, qkv.data(), scratch_.data(), out.data(), lse.data());
-  kernels_.AttentionBackward(shape, qkv.data(), out.data(), lse.data(), dout.data(),
+  kernels_.AttentionForward(shape, {}, qkv.data(), scratch_.data(), out.data(), lse.data());
+  kernels_.AttentionBackward(shape, {}, qkv.data(), out.data(), lse.data(), dout.data(),
                              scratch_.data(), dqkv.data());
   ExpectClose(dqkv, AttentionGradient(shape, Wide(qkv), Wide(dout)), kTolerance, "dqkv");
 }
@@ -402,9 +402,9 @@ TEST_F(CpuKernelsTest, AttentionBackward_MatchesFiniteDifferences) {
   Floats out(6 * 8);
   Floats lse(2 * 6);
   Floats dqkv(qkv.size());
-  kernels_.AttentionForward(shape, qkv.data(), scratch.data(), out.data(), lse.data());
-  kernels_.AttentionBackward(shape, qkv.data(), out.data(), lse.data(), dout.data(), scratch.data(),
-                             dqkv.data());
+  kernels_.AttentionForward(shape, {}, qkv.data(), scratch.data(), out.data(), lse.data());
+  kernels_.AttentionBackward(shape, {}, qkv.data(), out.data(), lse.data(), dout.data(),
+                             scratch.data(), dqkv.data());
   ExpectClose(dqkv,
               FiniteDifferences(
                   [&](const Doubles& at) {

@@ -387,9 +387,9 @@ class HalfKernelsAttentionTest : public HalfKernelsTest {
     Halves dq = Out(queries);
     Halves dk = Out(keys);
     Halves dv = Out(keys);
-    kernels_.GroupedAttentionForward(shape, q, k, v, scratch.data(), out, lse.data());
-    kernels_.GroupedAttentionBackward(shape, q, k, v, out, lse.data(), dout, scratch.data(), dq, dk,
-                                      dv);
+    kernels_.GroupedAttentionForward(shape, {}, q, k, v, scratch.data(), out, lse.data());
+    kernels_.GroupedAttentionBackward(shape, {}, q, k, v, out, lse.data(), dout, scratch.data(), dq,
+                                      dk, dv);
     const Doubles given = out.wide();
     const testing::Attended expected =
         testing::GroupedAttentionOf(shape, q.wide(), k.wide(), v.wide(), dout.wide(), &given);
@@ -424,8 +424,8 @@ class HalfKernelsAttentionTest : public HalfKernelsTest {
     Halves got = Out(static_cast<int64_t>(out.bits.size()));
     Halves dqkv = Out(static_cast<int64_t>(qkv.bits.size()));
     Floats got_lse(lse.size());
-    kernels_.AttentionForward(sequence, qkv, scratch.data(), got, got_lse.data());
-    kernels_.AttentionBackward(sequence, qkv, got, got_lse.data(), dout, scratch.data(), dqkv);
+    kernels_.AttentionForward(sequence, {}, qkv, scratch.data(), got, got_lse.data());
+    kernels_.AttentionBackward(sequence, {}, qkv, got, got_lse.data(), dout, scratch.data(), dqkv);
     EXPECT_EQ(got.bits, out.bits);
     EXPECT_EQ(got_lse, lse);
     EXPECT_EQ(dqkv.bits, together(gradients).bits);

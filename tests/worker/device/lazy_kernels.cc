@@ -93,6 +93,24 @@ class LazyKernels final : public Kernels {
                     Of(out, shape.rows * shape.outputs)},
                    [=, this] { inner_.LinearResidualForward(shape, x, w, bias, residual, out); });
   }
+  void LinearDropoutResidualForward(const LinearShape& shape, int64_t rows_of_sample,
+                                    const DropoutMask& mask, ConstReals x, ConstReals w,
+                                    ConstReals bias, ConstReals residual, Reals out) override {
+    core_->Enqueue(lane_, "LinearDropoutResidualForward",
+                   {Of(x, shape.rows * shape.inputs), Of(w, shape.inputs * shape.outputs),
+                    Of(bias, shape.outputs), Of(residual, shape.rows * shape.outputs),
+                    Of(out, shape.rows * shape.outputs)},
+                   [=, this] {
+                     inner_.LinearDropoutResidualForward(shape, rows_of_sample, mask, x, w, bias,
+                                                         residual, out);
+                   });
+  }
+  void Dropout(const SequenceShape& shape, const DropoutMask& mask, ConstReals x,
+               Reals out) override {
+    const int64_t n = shape.rows() * shape.width;
+    core_->Enqueue(lane_, "Dropout", {Of(x, n), Of(out, n)},
+                   [=, this] { inner_.Dropout(shape, mask, x, out); });
+  }
   void LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
                          Reals slope, Reals out) override {
     core_->Enqueue(lane_, "LinearGeluForward",
@@ -155,27 +173,29 @@ class LazyKernels final : public Kernels {
                    {Of(gate, n), Of(up, n), Of(dout, n), Of(dgate, n), Of(dup, n)},
                    [=, this] { inner_.SwiGluBackward(n, gate, up, dout, dgate, dup); });
   }
-  void GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
-                               ConstReals v, float* scratch, Reals out,
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, const DropoutMask& mask,
+                               ConstReals q, ConstReals k, ConstReals v, float* scratch, Reals out,
                                float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "GroupedAttentionForward",
         {Queries(shape, q), Keys(shape, k), Keys(shape, v), Scratch(shape, q.dtype(), scratch),
          Queries(shape, out), Of(log_sum_exp, shape.rows() * shape.heads)},
-        [=, this] { inner_.GroupedAttentionForward(shape, q, k, v, scratch, out, log_sum_exp); });
+        [=, this] {
+          inner_.GroupedAttentionForward(shape, mask, q, k, v, scratch, out, log_sum_exp);
+        });
   }
-  void GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
-                                ConstReals v, ConstReals out, const float* log_sum_exp,
-                                ConstReals dout, float* scratch, Reals dq, Reals dk,
-                                Reals dv) override {
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const DropoutMask& mask,
+                                ConstReals q, ConstReals k, ConstReals v, ConstReals out,
+                                const float* log_sum_exp, ConstReals dout, float* scratch, Reals dq,
+                                Reals dk, Reals dv) override {
     core_->Enqueue(
         lane_, "GroupedAttentionBackward",
         {Queries(shape, q), Keys(shape, k), Keys(shape, v), Queries(shape, out),
          Of(log_sum_exp, shape.rows() * shape.heads), Queries(shape, dout),
          Scratch(shape, q.dtype(), scratch), Queries(shape, dq), Keys(shape, dk), Keys(shape, dv)},
         [=, this] {
-          inner_.GroupedAttentionBackward(shape, q, k, v, out, log_sum_exp, dout, scratch, dq, dk,
-                                          dv);
+          inner_.GroupedAttentionBackward(shape, mask, q, k, v, out, log_sum_exp, dout, scratch, dq,
+                                          dk, dv);
         });
   }
   void LinearBackwardInputGelu(const LinearShape& shape, ConstReals dout, ConstReals w,
@@ -253,17 +273,17 @@ class LazyKernels final : public Kernels {
     core_->Enqueue(lane_, "RoundFixed", {Of(sums, n), Of(out, n)},
                    [=, this] { inner_.RoundFixed(n, scale, sums, out); });
   }
-  void AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch, Reals out,
-                        float* log_sum_exp) override {
+  void AttentionForward(const SequenceShape& shape, const DropoutMask& mask, ConstReals qkv,
+                        float* scratch, Reals out, float* log_sum_exp) override {
     core_->Enqueue(
         lane_, "AttentionForward",
         {Of(qkv, 3 * shape.rows() * shape.width),
          Of(scratch, inner_.AttentionScratch(shape, qkv.dtype())),
          Of(out, shape.rows() * shape.width), Of(log_sum_exp, shape.rows() * shape.heads)},
-        [=, this] { inner_.AttentionForward(shape, qkv, scratch, out, log_sum_exp); });
+        [=, this] { inner_.AttentionForward(shape, mask, qkv, scratch, out, log_sum_exp); });
   }
-  void AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
-                         const float* log_sum_exp, ConstReals dout, float* scratch,
+  void AttentionBackward(const SequenceShape& shape, const DropoutMask& mask, ConstReals qkv,
+                         ConstReals out, const float* log_sum_exp, ConstReals dout, float* scratch,
                          Reals dqkv) override {
     core_->Enqueue(
         lane_, "AttentionBackward",
@@ -271,7 +291,9 @@ class LazyKernels final : public Kernels {
          Of(log_sum_exp, shape.rows() * shape.heads), Of(dout, shape.rows() * shape.width),
          Of(scratch, inner_.AttentionScratch(shape, qkv.dtype())),
          Of(dqkv, 3 * shape.rows() * shape.width)},
-        [=, this] { inner_.AttentionBackward(shape, qkv, out, log_sum_exp, dout, scratch, dqkv); });
+        [=, this] {
+          inner_.AttentionBackward(shape, mask, qkv, out, log_sum_exp, dout, scratch, dqkv);
+        });
   }
   void CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
                     float* logits, double* losses) override {

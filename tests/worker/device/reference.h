@@ -176,10 +176,11 @@ struct Attended {
 };
 
 // With full rows of scores, out and the gradients for `dout`. Backward is told forward's result:
-// where that was rounded, `given_out` says what it was told.
+// where that was rounded, `given_out` says what it was told. Probabilities are dropped by `mask`.
 inline Attended GroupedAttentionOf(const GroupedAttentionShape& shape, const Doubles& q,
                                    const Doubles& k, const Doubles& v, const Doubles& dout,
-                                   const Doubles* given_out = nullptr) {
+                                   const Doubles* given_out = nullptr,
+                                   const DropoutMask& mask = {}) {
   const int64_t size = shape.head_size;
   const double scale = 1 / std::sqrt(static_cast<double>(size));
   Attended a{q,
@@ -203,12 +204,18 @@ inline Attended GroupedAttentionOf(const GroupedAttentionShape& shape, const Dou
         const int64_t first = shape.window == 0 ? 0 : std::max<int64_t>(0, t - shape.window + 1);
         Doubles p(Z(t + 1));
         Doubles dp(Z(t + 1));
+        Doubles kept(Z(t + 1), 1);  // what a probability is multiplied by
+        for (int64_t s = first; s <= t && mask.drops(); ++s) {
+          kept[Z(s)] = KeepsScore(mask, mask.KeyOf(b), h, t, s) ? double{mask.scale} : 0;
+        }
         double sum = 0;
         for (int64_t s = first; s <= t; ++s) {
           double score = 0;
           for (int64_t i = 0; i < size; ++i) score += q[q_at(t, i)] * k[k_at(s, i)];
           sum += p[Z(s)] = std::exp(score * scale);
-          for (int64_t i = 0; i < size; ++i) dp[Z(s)] += dout[q_at(t, i)] * v[k_at(s, i)];
+          for (int64_t i = 0; i < size; ++i) {
+            dp[Z(s)] += kept[Z(s)] * dout[q_at(t, i)] * v[k_at(s, i)];
+          }
         }
         a.log_sum_exp[Z((b * shape.heads + h) * shape.seq_length + t)] = std::log(sum);
         double mean = 0;
@@ -220,10 +227,10 @@ inline Attended GroupedAttentionOf(const GroupedAttentionShape& shape, const Dou
         for (int64_t s = first; s <= t; ++s) {
           const double ds = p[Z(s)] * (dp[Z(s)] - mean) * scale;
           for (int64_t i = 0; i < size; ++i) {
-            a.out[q_at(t, i)] += p[Z(s)] * v[k_at(s, i)];
+            a.out[q_at(t, i)] += kept[Z(s)] * p[Z(s)] * v[k_at(s, i)];
             a.dq[q_at(t, i)] += ds * k[k_at(s, i)];
             a.dk[k_at(s, i)] += ds * q[q_at(t, i)];
-            a.dv[k_at(s, i)] += p[Z(s)] * dout[q_at(t, i)];
+            a.dv[k_at(s, i)] += kept[Z(s)] * p[Z(s)] * dout[q_at(t, i)];
           }
         }
       }

@@ -220,9 +220,9 @@ TEST_P(GroupedAttentionTest, ForwardAndBackward_MatchFullFormula) {
   Floats dq(Z(queries), 99.0f);
   Floats dk(Z(keys), 99.0f);
   Floats dv(Z(keys), 99.0f);
-  kernels_.GroupedAttentionForward(shape, q.data(), k.data(), v.data(), scratch.data(), out.data(),
-                                   lse.data());
-  kernels_.GroupedAttentionBackward(shape, q.data(), k.data(), v.data(), out.data(), lse.data(),
+  kernels_.GroupedAttentionForward(shape, {}, q.data(), k.data(), v.data(), scratch.data(),
+                                   out.data(), lse.data());
+  kernels_.GroupedAttentionBackward(shape, {}, q.data(), k.data(), v.data(), out.data(), lse.data(),
                                     dout.data(), scratch.data(), dq.data(), dk.data(), dv.data());
   ExpectClose(out, expected.out, kTolerance, "out");
   ExpectClose(lse, expected.log_sum_exp, kTolerance, "log-sum-exp");
@@ -258,9 +258,9 @@ TEST_F(RotaryKernelsTest, GroupedAttentionBackward_MatchesFiniteDifferences) {
   Floats dq(q.size());
   Floats dk(k.size());
   Floats dv(v.size());
-  kernels_.GroupedAttentionForward(shape, q.data(), k.data(), v.data(), scratch.data(), out.data(),
-                                   lse.data());
-  kernels_.GroupedAttentionBackward(shape, q.data(), k.data(), v.data(), out.data(), lse.data(),
+  kernels_.GroupedAttentionForward(shape, {}, q.data(), k.data(), v.data(), scratch.data(),
+                                   out.data(), lse.data());
+  kernels_.GroupedAttentionBackward(shape, {}, q.data(), k.data(), v.data(), out.data(), lse.data(),
                                     dout.data(), scratch.data(), dq.data(), dk.data(), dv.data());
   const auto loss = [&](const Doubles& q_, const Doubles& k_, const Doubles& v_) {
     return testing::Dot(GroupedAttentionOf(shape, q_, k_, v_, Wide(dout)).out, Wide(dout));

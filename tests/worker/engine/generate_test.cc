@@ -39,7 +39,8 @@ class CountingModel : public Model {
   const ModelPlan& plan() const override { return plan_; }
   void SetGradientScale(float) override {}
   absl::StatusOr<size_t> FirstBadLayer(size_t) override { return 0; }
-  absl::Status Forward(size_t, const int32_t*, const int32_t*, ParameterStore&) override {
+  absl::Status Forward(size_t, const int32_t*, const int32_t*, const std::optional<PassDraws>&,
+                       ParameterStore&) override {
     return absl::OkStatus();
   }
   absl::StatusOr<LossSum> Backward(size_t, ParameterStore&, GradientSink&) override {

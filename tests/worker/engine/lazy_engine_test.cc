@@ -120,6 +120,36 @@ TEST_P(LazyEngineTest, Muon_HasTheBitsOfTheCpuUnderEverySeed) {
   }
 }
 
+// Masks are made where they are used, whenever that is; those of a second forward, too.
+TEST_P(LazyEngineTest, Dropout_HasTheBitsOfTheCpuUnderEverySeed) {
+  const int width = GetParam();
+  proto::TrainSpec spec = TinySpec(/*micro_batches=*/3);
+  spec.set_hidden_dropout(0.1);
+  spec.set_attention_dropout(0.2);
+  const TrainedState plain = Train(spec, width, kSteps);
+  for (uint64_t seed = 0; seed < 6 && !HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    constexpr std::array kStages = {1, 3, 0};
+    spec.set_zero_stage(kStages[seed % kStages.size()]);
+    spec.mutable_recompute()->set_every(static_cast<int64_t>(seed % 2));
+    std::vector<std::unique_ptr<LazyEngine>> engines;
+    for (int rank = 0; rank < width; ++rank) {
+      engines.push_back(
+          std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
+    }
+    HowTrained how;
+    how.adjust = [&](Trainer::Setup& setup) {
+      engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
+    };
+    EXPECT_TRUE(Train(spec, width, kSteps, how).SameBits(plain));
+    for (const std::unique_ptr<LazyEngine>& engine : engines) {
+      engine->engine.model.reset();
+      EXPECT_GT(engine->device.postponed(), 0);
+      EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Widths, LazyEngineTest, ::testing::Values(1, 2, 3));
 
 TEST(LazyEngineTest, Sampling_HasTheLogitsOfTheCpuUnderEverySeed) {

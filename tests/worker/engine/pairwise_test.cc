@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -34,7 +35,7 @@ constexpr size_t kMostRuns = 30;
 struct Setting {
   proto::TrainSpec spec;
   int width = 1;
-  bool resumed = false;  // its first steps are those of the run before it, of the same family
+  bool resumed = false;  // its first steps are those of the run before it, of the same curve
 };
 
 struct Factor {
@@ -88,10 +89,21 @@ Factor Widths() {
   return factor;
 }
 
+Factor Dropouts() {
+  return {"dropout", {{"none", [](Setting&) {}}, {"of both kinds", [](Setting& run) {
+                                                    run.spec.set_hidden_dropout(0.1);
+                                                    run.spec.set_attention_dropout(0.2);
+                                                  }}}};
+}
+
+// The first ones make other curves, the others must not.
+constexpr size_t kOfCurve = 3;
+
 std::vector<Factor> Factors() {
   return {
       Families(),
       Precisions(),
+      Dropouts(),
       Stages(),
       Widths(),
       {"recomputation",
@@ -117,6 +129,22 @@ std::vector<CoveringRow> Rows(const std::vector<Factor>& factors) {
   for (const Factor& factor : factors) values.push_back(factor.values.size());
   // Everything is built together.
   return CoverPairs(values, [](const FactorValue&, const FactorValue&) { return true; });
+}
+
+// Every choice of the factors of the curve.
+std::vector<CoveringRow> Curves(const std::vector<Factor>& factors) {
+  std::vector<CoveringRow> curves = {{}};
+  for (size_t factor = 0; factor < kOfCurve; ++factor) {
+    std::vector<CoveringRow> longer;
+    for (const CoveringRow& curve : curves) {
+      for (size_t value = 0; value < factors[factor].values.size(); ++value) {
+        longer.push_back(curve);
+        longer.back().push_back(value);
+      }
+    }
+    curves = std::move(longer);
+  }
+  return curves;
 }
 
 Setting SettingOf(const std::vector<Factor>& factors, const CoveringRow& row) {
@@ -187,27 +215,24 @@ Curve CurveOf(const Setting& run, const Setting* before) {
 
 TEST(PairwiseTest, EveryTwoSettingsTogether_GiveTheSameCurve) {
   const std::vector<Factor> factors = Factors();
-  // By family and precision, which alone make another curve.
-  std::map<std::pair<size_t, size_t>, Curve> references;
-  std::map<std::pair<size_t, size_t>, Setting> last;  // likewise: that of the row before
+  // By what makes another curve.
+  std::map<CoveringRow, Curve> references;
+  std::map<CoveringRow, Setting> last;  // likewise: that of the row before
   std::set<std::string> hashes;
-  for (size_t family = 0; family < factors[0].values.size(); ++family) {
-    for (size_t precision = 0; precision < factors[1].values.size(); ++precision) {
-      CoveringRow row(factors.size(), 0);
-      row[0] = family;
-      row[1] = precision;
-      const Setting plain = SettingOf(factors, row);
-      Curve& reference = references[{family, precision}];
-      reference = CurveOf(plain, nullptr);
-      last[{family, precision}] = plain;
-      ASSERT_EQ(reference.steps.size(), static_cast<size_t>(kSteps));
-      hashes.insert(reference.hash);
-    }
+  for (const CoveringRow& key : Curves(factors)) {
+    CoveringRow row(factors.size(), 0);
+    std::copy(key.begin(), key.end(), row.begin());
+    const Setting plain = SettingOf(factors, row);
+    Curve& reference = references[key];
+    reference = CurveOf(plain, nullptr);
+    last[key] = plain;
+    ASSERT_EQ(reference.steps.size(), static_cast<size_t>(kSteps));
+    hashes.insert(reference.hash);
   }
   EXPECT_EQ(hashes.size(), references.size());
   for (const CoveringRow& row : Rows(factors)) {
     SCOPED_TRACE(Words(factors, row));
-    const std::pair<size_t, size_t> key(row[0], row[1]);
+    const CoveringRow key(row.begin(), row.begin() + kOfCurve);
     const Setting run = SettingOf(factors, row);
     const Curve curve = CurveOf(run, run.resumed ? &last[key] : nullptr);
     EXPECT_EQ(curve.steps, references[key].steps);

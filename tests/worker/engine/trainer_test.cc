@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -89,10 +90,10 @@ class WatchedModel : public ModelWrapper {
       : ModelWrapper(inner), read_(std::move(read)), written_(std::move(written)) {}
 
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
-                       ParameterStore& parameters) override {
+                       const std::optional<PassDraws>& draws, ParameterStore& parameters) override {
     ++forwards;
     layers = 0;
-    return ModelWrapper::Forward(slot, tokens, targets, parameters);
+    return ModelWrapper::Forward(slot, tokens, targets, draws, parameters);
   }
   absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
                                    GradientSink& gradients) override {

@@ -120,6 +120,34 @@ TEST(VoidStepTest, NothingOfAVoidStepCounts) {
   }
 }
 
+// The second computation drops what the first did: without the jump the losses are those of a run
+// that was never disturbed, and with it the bits are one curve's.
+TEST(VoidStepTest, TheSecondComputation_DropsTheSameElements) {
+  proto::TrainSpec spec = TinySpec(kMicroBatches);
+  spec.set_hidden_dropout(0.1);
+  spec.set_attention_dropout(0.2);
+  const TrainedState plain = Train(spec, 1, 3);
+  std::atomic<int> computed = 0;
+  Changes once([&](int64_t sample, bool last, std::span<float> gradients) {
+    if (!IsOf(sample)) return;
+    if (last) ++computed;
+    if (computed == 0) Scale(gradients, 0x1p20f);
+  });
+  const TrainedState disturbed = Train(spec, 1, 3, once.How());
+  ASSERT_EQ(disturbed.steps.size(), 3u);
+  EXPECT_EQ(disturbed.steps[2].voids, 1);
+  EXPECT_EQ(disturbed.losses, plain.losses);
+  const auto jumping = [&](int width) {
+    Changes changes([](int64_t sample, bool, std::span<float> gradients) {
+      if (IsOf(sample)) Scale(gradients, 0x1p20f);
+    });
+    return Train(spec, width, kSteps, changes.How());
+  };
+  const TrainedState one = jumping(1);
+  EXPECT_EQ(one.steps[2].voids, 1);
+  for (const int width : {2, 3}) EXPECT_TRUE(one.SameBits(jumping(width))) << width;
+}
+
 // A generation that ends in the middle of the second computation has changed nothing: the next one
 // goes on from what was committed, and comes to the same bits.
 TEST(VoidStepTest, EndOfAGenerationInTheSecondComputation_ChangesNothing) {

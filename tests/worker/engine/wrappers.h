@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -48,9 +49,9 @@ class ModelWrapper : public Model {
   void SetGradientScale(float scale) override { inner_.SetGradientScale(scale); }
   absl::StatusOr<size_t> FirstBadLayer(size_t slot) override { return inner_.FirstBadLayer(slot); }
   absl::Status Forward(size_t slot, const int32_t* tokens, const int32_t* targets,
-                       ParameterStore& parameters) override {
+                       const std::optional<PassDraws>& draws, ParameterStore& parameters) override {
     Store store(*this, parameters);
-    return inner_.Forward(slot, tokens, targets, store);
+    return inner_.Forward(slot, tokens, targets, draws, store);
   }
   absl::StatusOr<LossSum> Backward(size_t slot, ParameterStore& parameters,
                                    GradientSink& gradients) override {

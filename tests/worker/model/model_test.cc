@@ -9,11 +9,13 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "common/model/presets.h"
+#include "common/numerics/dropout.h"
 #include "common/plan/gradient_space.h"
 #include "common/plan/recompute_plan.h"
 #include "common/plan/shard_plan.h"
@@ -404,6 +406,154 @@ TEST(ModelTest, NextTokenLogits_AgreeWithTheLossOfThatToken) {
     for (const float logit : logits) total += std::exp(double{logit});
     EXPECT_NEAR(std::log(total) - logits[4], sum.loss, 1e-5) << "length " << length;
   }
+}
+
+// --- Dropout
+
+constexpr PassDraws kDraws = {
+    .seed = 9, .step = 3, .first_sample = 4, .rates = {.hidden = 0.2, .attention = 0.3}};
+
+ModelSpec TinyRotary() {
+  ModelSpec spec{"rotary", 2, 24, 4, 12, 259};
+  spec.family = "llama";
+  spec.query_groups = 2;
+  spec.head_channels = 4;  // heads are narrower than the stream together
+  spec.ffn_hidden_size = 40;
+  spec.norm_epsilon = 1e-5;
+  spec.rope_base = 10000;
+  return spec;
+}
+
+LossSum LossWith(Engine& engine, const std::vector<int32_t>& tokens,
+                 const std::vector<int32_t>& targets, const std::optional<PassDraws>& draws) {
+  EXPECT_TRUE(engine.model->Forward(0, tokens.data(), targets.data(), draws, engine.store).ok());
+  return engine.Loss();
+}
+
+// Of every tensor, along its gradient: the loss changes by the gradient's length for each step of
+// one. Losses are fp32 numbers of order 6, 24 of them in a sum: 1e-2 apart, their rounding is some
+// 1e-3 of a gradient of length 1, and curvature less.
+void ExpectDroppedGradients(const ModelSpec& spec) {
+  Engine engine(spec, 2, 2);
+  Roughen(engine.parameters, engine.layout);
+  const std::vector<int32_t> tokens = Tokens(2 * spec.seq_length, spec.vocab_size, "tokens");
+  const std::vector<int32_t> targets = Tokens(2 * spec.seq_length, spec.vocab_size, "targets");
+  const LossSum alone = LossWith(engine, tokens, targets, kDraws);
+  ASSERT_NE(alone.loss, LossWith(engine, tokens, targets, std::nullopt).loss);
+  ASSERT_EQ(alone.loss, LossWith(engine, tokens, targets, kDraws).loss);
+  AllGradients gradients(engine.plan, engine.layout);
+  EXPECT_EQ(engine.Backward(gradients).loss, alone.loss);
+  for (size_t tensor = 0; tensor < engine.plan.tensors.size(); ++tensor) {
+    const FlatLayout::Entry& entry = engine.layout.entries()[tensor];
+    std::vector<double> sum(static_cast<size_t>(entry.tensor.size()));
+    for (size_t layer = 0; layer < engine.plan.layers.size(); ++layer) {
+      for (size_t use = 0; use < engine.plan.layers[layer].uses.size(); ++use) {
+        if (engine.plan.layers[layer].uses[use] != tensor) continue;
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradients.Of(layer, use)[i];
+      }
+    }
+    double square = 0;
+    for (const double g : sum) square += g * g;
+    const double length = std::sqrt(square);
+    ASSERT_GT(length, 1e-2) << entry.tensor.name;
+    const std::vector<float> before = engine.parameters;
+    const auto loss_at = [&](double step) {
+      for (size_t i = 0; i < sum.size(); ++i) {
+        const size_t at = static_cast<size_t>(entry.offset) + i;
+        engine.parameters[at] = static_cast<float>(double{before[at]} + step * sum[i] / length);
+      }
+      return LossWith(engine, tokens, targets, kDraws).loss;
+    };
+    constexpr double kStep = 5e-3;
+    const double slope = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+    engine.parameters = before;
+    EXPECT_NEAR(slope, length, 1e-2 * length + 1e-3) << entry.tensor.name;
+  }
+}
+
+TEST(ModelDropoutTest, GradientsOfTheWholeModel_MatchFiniteDifferences_OfBothFamilies) {
+  ExpectDroppedGradients(Tiny());
+  ExpectDroppedGradients(TinyRotary());
+}
+
+// Every sequence is dropped by its own sample's mask, whatever stands beside it.
+TEST(ModelDropoutTest, ASample_HasTheSameLossAloneAndInAMicroBatch) {
+  for (const ModelSpec& spec : {Tiny(), TinyRotary()}) {
+    const auto length = static_cast<size_t>(spec.seq_length);
+    const std::vector<int32_t> tokens = Tokens(3 * spec.seq_length, spec.vocab_size, "tokens");
+    Engine three(spec, 3, 1);
+    Engine one(spec, 1, 1);
+    const double together = LossWith(three, tokens, tokens, kDraws).loss;
+    double apart = 0;
+    for (size_t sample = 0; sample < 3; ++sample) {
+      const std::vector<int32_t> of_sample(
+          tokens.begin() + static_cast<ptrdiff_t>(sample * length),
+          tokens.begin() + static_cast<ptrdiff_t>((sample + 1) * length));
+      PassDraws draws = kDraws;
+      draws.first_sample += static_cast<int64_t>(sample);
+      apart += LossWith(one, of_sample, of_sample, draws).loss;
+    }
+    EXPECT_NEAR(together, apart, 1e-5 * together);
+  }
+}
+
+// A second forward drops what the first did; slots in flight keep their own draws.
+TEST(ModelDropoutTest, RecomputationAndSlots_HaveTheSameGradients) {
+  for (const ModelSpec& spec : {Tiny(), TinyRotary()}) {
+    const std::vector<int32_t> tokens = Tokens(2 * spec.seq_length, spec.vocab_size, "tokens");
+    const auto draws = [](size_t slot) {
+      PassDraws of_slot = kDraws;
+      of_slot.first_sample += 2 * static_cast<int64_t>(slot);
+      return of_slot;
+    };
+    const auto play = [&](Engine& engine, size_t slot) {
+      const absl::Status status =
+          engine.model->Forward(slot, tokens.data(), tokens.data(), draws(slot), engine.store);
+      EXPECT_TRUE(status.ok()) << status;
+    };
+    Engine plain(spec, 2, 1);
+    std::vector<std::vector<float>> expected;
+    for (size_t slot = 0; slot < 2; ++slot) {
+      EXPECT_TRUE(
+          plain.model->Forward(0, tokens.data(), tokens.data(), draws(slot), plain.store).ok());
+      AllGradients gradients(plain.plan, plain.layout);
+      plain.Backward(gradients);
+      expected.push_back(gradients.values);
+    }
+    EXPECT_NE(expected[0], expected[1]);
+    for (const int64_t every : {0, 1, 2}) {
+      Engine again(spec, 2, 1, BestIsa(), /*slots=*/2, {.every = every});
+      for (size_t slot = 0; slot < 2; ++slot) play(again, slot);
+      for (size_t slot = 0; slot < 2; ++slot) {
+        AllGradients gradients(again.plan, again.layout);
+        again.Backward(gradients, slot);
+        EXPECT_EQ(std::memcmp(gradients.values.data(), expected[slot].data(),
+                              expected[slot].size() * sizeof(float)),
+                  0)
+            << "every " << every << ", slot " << slot;
+      }
+    }
+  }
+}
+
+// Outside of training nothing is dropped, also right after a step.
+TEST(ModelDropoutTest, SamplingAndEvaluation_DropNothing) {
+  const ModelSpec spec = Tiny();
+  const std::vector<int32_t> tokens = Tokens(spec.seq_length, spec.vocab_size, "tokens");
+  Engine fresh(spec, 1, 1);
+  Engine trained(spec, 1, 1);
+  LossWith(trained, tokens, tokens, kDraws);
+  std::vector<float> expected(259), logits(259);
+  ASSERT_TRUE(fresh.model->NextTokenLogits(tokens.data(), 7, fresh.store, expected.data()).ok());
+  ASSERT_TRUE(trained.model->NextTokenLogits(tokens.data(), 7, trained.store, logits.data()).ok());
+  EXPECT_EQ(logits, expected);
+  LossWith(trained, tokens, tokens, kDraws);
+  EXPECT_EQ(LossWith(trained, tokens, tokens, std::nullopt).loss,
+            LossWith(fresh, tokens, tokens, std::nullopt).loss);
+  PassDraws none = kDraws;
+  none.rates = {};
+  EXPECT_EQ(LossWith(trained, tokens, tokens, none).loss,
+            LossWith(fresh, tokens, tokens, std::nullopt).loss);
 }
 
 // GPT-2's vocabulary: an odd number of columns, many tiles, padded rows of logits.

@@ -19,6 +19,16 @@ namespace dsrun::worker {
 // Floats from one row of a tile, or of columns, to the next: the most queries a tile has.
 constexpr int64_t kTileStride = 32;
 
+// Which probabilities of a tile are dropped (common/numerics/dropout.h).
+struct TileMask {
+  uint32_t key[2] = {};
+  uint32_t threshold = 0;  // 0: none
+  float scale = 1;
+  uint32_t head = 0;
+  int64_t query = 0;   // the tile's first
+  int64_t of_key = 0;  // and its first key, a multiple of 4
+};
+
 struct AttentionTile {
   int64_t queries;  // 1 to kTileStride
   int64_t keys;     // 1 to behind + queries
@@ -33,6 +43,7 @@ struct AttentionTile {
   int64_t out_stride;  // and of out and its gradient
   bool first_keys;     // no tile with earlier keys of these queries was before this one
   bool first_queries;  // no tile with other queries of these keys was before this one
+  TileMask mask = {};
 };
 
 // What backward reads and writes; the gradients of the first tile are stored, the others added.
@@ -52,6 +63,7 @@ struct AttentionTable {
                     float* out);
   // Scores become e^(score - maximum); the running maximum and sum of each query (rounded up to 16
   // of them) go on, and `out` is the sum so far of e^(score - maximum) v.
+  // What the mask drops is not in `out`; its scale is the caller's to multiply by, at the end.
   void (*forward)(const AttentionTile& tile, const float* q_columns, const float* k, const float* v,
                   float* scores, float* maximum, float* sum, float* out);
   void (*backward)(const AttentionTile& tile, const AttentionGradients& gradients);

@@ -4,6 +4,7 @@
 
 #include "worker/device/cpu/attention_tile.h"
 #include "worker/device/cpu/lanes.h"
+#include "worker/device/cpu/philox_lanes.h"
 
 namespace dsrun::worker {
 extern const AttentionTable DSRUN_ATTENTION;
@@ -197,15 +198,28 @@ DSRUN_INLINE F16 HideAndMax(const AttentionTile& tile, int64_t lane, float* scor
   return max;
 }
 
+// x of key j for the queries of a vector, 0 where it is dropped. Keys come one after the other,
+// from 0 on: `words` serve four of them.
+DSRUN_INLINE F16 Keep(const TileMask& mask, int64_t lane, int64_t j, U16 (&words)[4],
+                      const F16& x) {
+  if (j % 4 == 0) {
+    PhiloxLanes(static_cast<uint32_t>(mask.query + lane),
+                static_cast<uint32_t>((mask.of_key + j) / 4), mask.head, mask.key, words);
+  }
+  return KeepLanes(words[j % 4], mask.threshold, x);
+}
+
+template <bool kDrops>
 void Softmax(const AttentionTile& tile, float* scores, float* maximum, float* sum, float* factor) {
   for (int64_t lane = 0; lane < tile.queries; lane += kLanes) {
     const F16 before = Load(maximum + lane);
     const F16 max = HideAndMax(tile, lane, scores + lane, before);
     F16 total = Set(0);
+    U16 words[4] = {};
     for (int64_t j = 0; j < SeenByAny(tile, lane); ++j) {
       float* const at = scores + j * kTileStride + lane;
       const F16 e = Exp(Load(at) - max);
-      Store(at, e);
+      Store(at, kDrops ? Keep(tile.mask, lane, j, words, e) : e);
       total = total + e;
     }
     const F16 smaller = Exp(before - max);  // 0 at the first tile, where `before` is -infinity
@@ -216,7 +230,9 @@ void Softmax(const AttentionTile& tile, float* scores, float* maximum, float* su
 }
 
 // Scores become probabilities p; dscores, so far the gradient dp of p, that of the unscaled scores:
-// p (dp - delta) scale.
+// p (dp - delta) scale. With a mask p is dropped for whoever reads it, and dp is what the dropped
+// ones hand back: both are 0, or times the mask's scale. `delta` is the same either way.
+template <bool kDrops>
 void SoftmaxBackward(const AttentionTile& tile, const AttentionGradients& g) {
   const F16 scale = Set(g.scale);
   for (int64_t lane = 0; lane < tile.queries; lane += kLanes) {
@@ -224,11 +240,15 @@ void SoftmaxBackward(const AttentionTile& tile, const AttentionGradients& g) {
     const F16 delta = Load(g.delta + lane);
     const int64_t first = FirstSeenByAll(tile, lane);
     const int64_t all = SeenByAll(tile, lane);
+    U16 words[4] = {};
     for (int64_t j = 0; j < SeenByAny(tile, lane); ++j) {
       float* const score = g.scores + j * kTileStride + lane;
       float* const dscore = g.dscores + j * kTileStride + lane;
       F16 p = Exp(Load(score) - shift);
-      F16 ds = p * (Load(dscore) - delta) * scale;
+      F16 dp = Load(dscore);
+      if (kDrops) dp = Keep(tile.mask, lane, j, words, dp * Set(tile.mask.scale));
+      F16 ds = p * (dp - delta) * scale;
+      if (kDrops) p = KeepLanes(words[j % 4], tile.mask.threshold, p * Set(tile.mask.scale));
       if (j < first || j >= all) {
         p = Hide(tile, lane, j, p, 0);
         ds = Hide(tile, lane, j, ds, 0);
@@ -290,7 +310,11 @@ void ForwardTile(const AttentionTile& tile, const float* q_columns, const float*
                  float* scores, float* maximum, float* sum, float* out) {
   float factor[kTileStride];
   Scores(tile, k, tile.stride, q_columns, scores);
-  Softmax(tile, scores, maximum, sum, factor);
+  if (tile.mask.threshold == 0) {
+    Softmax<false>(tile, scores, maximum, sum, factor);
+  } else {
+    Softmax<true>(tile, scores, maximum, sum, factor);
+  }
   for (int64_t i = 0; i < tile.queries && !tile.first_keys; ++i) {
     float* const row = out + i * tile.out_stride;
     for (int64_t c = 0; c < tile.head_size; ++c) row[c] *= factor[i];
@@ -301,7 +325,11 @@ void ForwardTile(const AttentionTile& tile, const float* q_columns, const float*
 void BackwardTile(const AttentionTile& tile, const AttentionGradients& g) {
   Scores(tile, g.k, tile.stride, g.q_columns, g.scores);
   Scores(tile, g.v, tile.stride, g.dout_columns, g.dscores);
-  SoftmaxBackward(tile, g);
+  if (tile.mask.threshold == 0) {
+    SoftmaxBackward<false>(tile, g);
+  } else {
+    SoftmaxBackward<true>(tile, g);
+  }
   SumOverQueries(tile, g.scores, g.dout, tile.out_stride, g.dv);
   SumOverQueries(tile, g.dscores, g.q, tile.q_stride, g.dk);
   SumOverKeys(tile, g.dscores, g.k, {g.dq, tile.q_stride, !tile.first_keys});

@@ -31,7 +31,7 @@ HeadAttention::HeadAttention(const HeadRows& rows, CpuIsa isa, float* scratch)
       dout_columns_(q_columns_ + kQueries * head_size_),
       rows_(dout_columns_ + kQueries * head_size_) {}
 
-AttentionTile HeadAttention::Tile(int64_t q0, int64_t k0) const {
+AttentionTile HeadAttention::Tile(const HeadMask& mask, int64_t q0, int64_t k0) const {
   const int64_t queries = std::min(kQueries, length_ - q0);
   return {.queries = queries,
           .keys = std::min(kKeys, q0 + queries - k0),
@@ -42,7 +42,13 @@ AttentionTile HeadAttention::Tile(int64_t q0, int64_t k0) const {
           .stride = rows_of_.kv_stride,
           .out_stride = rows_of_.out_stride,
           .first_keys = k0 == FirstKey(q0),
-          .first_queries = q0 + queries == length_};  // backward begins with the last queries
+          .first_queries = q0 + queries == length_,  // backward begins with the last queries
+          .mask = {.key = {mask.key[0], mask.key[1]},
+                   .threshold = mask.threshold,
+                   .scale = mask.scale,
+                   .head = static_cast<uint32_t>(mask.head),
+                   .query = q0,
+                   .of_key = k0}};
 }
 
 int64_t HeadAttention::FirstKey(int64_t q0) const {
@@ -50,8 +56,8 @@ int64_t HeadAttention::FirstKey(int64_t q0) const {
   return std::max<int64_t>(0, q0 - rows_of_.window + 1) / kQueries * kQueries;
 }
 
-void HeadAttention::Forward(const float* q, const float* k, const float* v, float* out,
-                            float* log_sum_exp) const {
+void HeadAttention::Forward(const HeadMask& mask, const float* q, const float* k, const float* v,
+                            float* out, float* log_sum_exp) const {
   const int64_t stride = rows_of_.q_stride;
   const int64_t kv_stride = rows_of_.kv_stride;
   const int64_t out_stride = rows_of_.out_stride;
@@ -64,11 +70,11 @@ void HeadAttention::Forward(const float* q, const float* k, const float* v, floa
     std::fill_n(sum, kQueries, 0.0f);
     tiles_.transpose(queries, head_size_, stride, q + q0 * stride, scale_, q_columns_);
     for (int64_t k0 = FirstKey(q0); k0 < q0 + queries; k0 += kKeys) {
-      tiles_.forward(Tile(q0, k0), q_columns_, k + k0 * kv_stride, v + k0 * kv_stride, scores_,
-                     maximum, sum, out_tile);
+      tiles_.forward(Tile(mask, q0, k0), q_columns_, k + k0 * kv_stride, v + k0 * kv_stride,
+                     scores_, maximum, sum, out_tile);
     }
     for (int64_t i = 0; i < queries; ++i) {
-      loops_.scale(head_size_, 1.0f / sum[i], out_tile + i * out_stride);
+      loops_.scale(head_size_, mask.scale / sum[i], out_tile + i * out_stride);
     }
     // Apart from the calls above, so that several logarithms are under way at once.
     for (int64_t i = 0; i < queries; ++i) {
@@ -77,9 +83,9 @@ void HeadAttention::Forward(const float* q, const float* k, const float* v, floa
   }
 }
 
-void HeadAttention::Backward(const float* q, const float* k, const float* v, const float* out,
-                             const float* log_sum_exp, const float* dout, bool first_of_keys,
-                             float* dq, float* dk, float* dv) const {
+void HeadAttention::Backward(const HeadMask& mask, const float* q, const float* k, const float* v,
+                             const float* out, const float* log_sum_exp, const float* dout,
+                             bool first_of_keys, float* dq, float* dk, float* dv) const {
   const int64_t stride = rows_of_.q_stride;
   const int64_t kv_stride = rows_of_.kv_stride;
   const int64_t out_stride = rows_of_.out_stride;
@@ -102,7 +108,7 @@ void HeadAttention::Backward(const float* q, const float* k, const float* v, con
     tiles_.transpose(queries, head_size_, stride, q + q0 * stride, scale_, q_columns_);
     tiles_.transpose(queries, head_size_, out_stride, dout + q0 * out_stride, 1, dout_columns_);
     for (int64_t k0 = FirstKey(q0); k0 < q0 + queries; k0 += kKeys) {
-      AttentionTile tile = Tile(q0, k0);
+      AttentionTile tile = Tile(mask, q0, k0);
       tile.first_queries = tile.first_queries && store;
       tiles_.backward(tile, {.q = q + q0 * stride,
                              .k = k + k0 * kv_stride,

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common/base/cpu_isa.h"
+#include "common/base/philox.h"
 #include "worker/device/cpu/attention_tile.h"
 #include "worker/device/cpu/loop_table.h"
 #include "worker/device/kernels.h"
@@ -27,22 +28,30 @@ struct HeadRows {
   int64_t window;      // 0, or the number of keys that a query sees, itself the last
 };
 
+// Which of its probabilities are dropped: the mask's key of the sequence.
+struct HeadMask {
+  PhiloxKey key = {};
+  uint32_t threshold = 0;  // 0: none
+  float scale = 1;
+  int64_t head = 0;  // of queries
+};
+
 // One head of one sequence.
 class HeadAttention {
  public:
   // `scratch`: AttentionScratch(head_size) floats. REQUIRES: this CPU has `isa`.
   HeadAttention(const HeadRows& rows, CpuIsa isa, float* scratch);
 
-  void Forward(const float* q, const float* k, const float* v, float* out,
+  void Forward(const HeadMask& mask, const float* q, const float* k, const float* v, float* out,
                float* log_sum_exp) const;  // (seq_length)
   // first_of_keys: dk and dv are overwritten; otherwise another head of queries has added to them.
-  void Backward(const float* q, const float* k, const float* v, const float* out,
-                const float* log_sum_exp, const float* dout, bool first_of_keys, float* dq,
-                float* dk, float* dv) const;
+  void Backward(const HeadMask& mask, const float* q, const float* k, const float* v,
+                const float* out, const float* log_sum_exp, const float* dout, bool first_of_keys,
+                float* dq, float* dk, float* dv) const;
 
  private:
   // Queries from q0 on against keys from k0 on.
-  AttentionTile Tile(int64_t q0, int64_t k0) const;
+  AttentionTile Tile(const HeadMask& mask, int64_t q0, int64_t k0) const;
   // Where the keys begin that queries from q0 on see: a multiple of the queries of a tile, and
   // every query sees a key of the first tile.
   int64_t FirstKey(int64_t q0) const;

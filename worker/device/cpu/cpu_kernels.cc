@@ -33,6 +33,21 @@ void* At(Reals x, int64_t index) { return (x + index).data(); }
 // The same, or null.
 const void* AtOrNull(ConstReals x, int64_t index) { return x == nullptr ? nullptr : At(x, index); }
 
+// Of row `row` of an array of rows of `rows_of_sample` each, from `column` on.
+RowMask MaskOfRow(const DropoutMask& mask, int64_t row, int64_t rows_of_sample, int64_t column) {
+  const PhiloxKey key = mask.KeyOf(row / rows_of_sample);
+  return {.key = {key[0], key[1]},
+          .threshold = mask.threshold,
+          .scale = mask.scale,
+          .row = row % rows_of_sample,
+          .column = column};
+}
+HeadMask MaskOfHead(const DropoutMask& mask, int64_t sample, int64_t head) {
+  if (!mask.drops()) return {};
+  return {
+      .key = mask.KeyOf(sample), .threshold = mask.threshold, .scale = mask.scale, .head = head};
+}
+
 }  // namespace
 
 CpuKernels::CpuKernels(ThreadPool& pool, CpuIsa isa)
@@ -255,6 +270,28 @@ void CpuKernels::LinearResidualForward(const LinearShape& shape, ConstReals x, C
           });
 }
 
+void CpuKernels::LinearDropoutResidualForward(const LinearShape& shape, int64_t rows_of_sample,
+                                              const DropoutMask& mask, ConstReals x, ConstReals w,
+                                              ConstReals bias, ConstReals residual, Reals out) {
+  const int64_t n = shape.outputs;
+  const RealLoops& loops = LoopsOf(out);
+  Product(shape.rows, n, shape.inputs, {x, shape.inputs}, Weight(shape, w), out,
+          TileWork::kSecondMatrix, [&](const Tile& tile) {
+            const int64_t columns = tile.columns.size();
+            const int64_t first = tile.columns.begin;
+            for (int64_t row = tile.rows.begin; row < tile.rows.end; ++row) {
+              const int64_t at = row * n + first;
+              const RowMask of_row = MaskOfRow(mask, row, rows_of_sample, first);
+              if (bias == nullptr) {
+                loops.drop_residual(columns, of_row, At(residual, at), tile.Row(row), At(out, at));
+                continue;
+              }
+              loops.bias_drop_residual(columns, of_row, At(bias, first), At(residual, at),
+                                       tile.Row(row), At(out, at));
+            }
+          });
+}
+
 void CpuKernels::LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w,
                                    ConstReals bias, Reals slope, Reals out) {
   const int64_t n = shape.outputs;
@@ -372,6 +409,17 @@ void CpuKernels::SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, Const
   });
 }
 
+void CpuKernels::Dropout(const SequenceShape& shape, const DropoutMask& mask, ConstReals x,
+                         Reals out) {
+  const RealLoops& loops = LoopsOf(out);
+  ForPieces(shape.rows(), kRowPiece, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * shape.width;
+      loops.drop(shape.width, MaskOfRow(mask, row, shape.seq_length, 0), At(x, at), At(out, at));
+    }
+  });
+}
+
 void CpuKernels::Accumulate(int64_t n, const float* src, float* dst) {
   ForPieces(n, kElementPiece, [&](int64_t begin, int64_t end) {
     loops_.f32.accumulate(end - begin, src + begin, dst + begin);
@@ -391,8 +439,8 @@ int64_t CpuKernels::AttentionScratch(const SequenceShape& shape, DType dtype) co
   return pool_.threads() * TypedAttentionScratch(shape.head_size(), shape.seq_length, dtype);
 }
 
-void CpuKernels::AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch,
-                                  Reals out, float* log_sum_exp) {
+void CpuKernels::AttentionForward(const SequenceShape& shape, const DropoutMask& mask,
+                                  ConstReals qkv, float* scratch, Reals out, float* log_sum_exp) {
   const int64_t width = shape.width;
   const int64_t of_thread = TypedAttentionScratch(shape.head_size(), shape.seq_length, qkv.dtype());
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
@@ -401,14 +449,15 @@ void CpuKernels::AttentionForward(const SequenceShape& shape, ConstReals qkv, fl
     const int64_t column = index % shape.heads * shape.head_size();
     const ConstReals q = qkv + (row * 3 * width + column);
     TypedAttention(rows, isa_, qkv.dtype(), scratch + thread * of_thread)
-        .Forward(q, q + width, q + 2 * width, out + (row * width + column),
+        .Forward(MaskOfHead(mask, index / shape.heads, index % shape.heads), q, q + width,
+                 q + 2 * width, out + (row * width + column),
                  log_sum_exp + index * shape.seq_length);
   });
 }
 
-void CpuKernels::AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
-                                   const float* log_sum_exp, ConstReals dout, float* scratch,
-                                   Reals dqkv) {
+void CpuKernels::AttentionBackward(const SequenceShape& shape, const DropoutMask& mask,
+                                   ConstReals qkv, ConstReals out, const float* log_sum_exp,
+                                   ConstReals dout, float* scratch, Reals dqkv) {
   const int64_t width = shape.width;
   const int64_t of_thread = TypedAttentionScratch(shape.head_size(), shape.seq_length, qkv.dtype());
   const HeadRows rows = {shape.seq_length, shape.head_size(), 3 * width, 3 * width, width, 0};
@@ -418,14 +467,16 @@ void CpuKernels::AttentionBackward(const SequenceShape& shape, ConstReals qkv, C
     const ConstReals q = qkv + (row * 3 * width + column);
     const Reals dq = dqkv + (row * 3 * width + column);
     TypedAttention(rows, isa_, qkv.dtype(), scratch + thread * of_thread)
-        .Backward(q, q + width, q + 2 * width, out + (row * width + column),
+        .Backward(MaskOfHead(mask, index / shape.heads, index % shape.heads), q, q + width,
+                  q + 2 * width, out + (row * width + column),
                   log_sum_exp + index * shape.seq_length, dout + (row * width + column),
                   {.first = true, .last = true}, dq, dq + width, dq + 2 * width);
   });
 }
 
-void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q,
-                                         ConstReals k, ConstReals v, float* scratch, Reals out,
+void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape,
+                                         const DropoutMask& mask, ConstReals q, ConstReals k,
+                                         ConstReals v, float* scratch, Reals out,
                                          float* log_sum_exp) {
   const int64_t size = shape.head_size;
   const int64_t width = shape.heads * size;
@@ -439,16 +490,17 @@ void CpuKernels::GroupedAttentionForward(const GroupedAttentionShape& shape, Con
     const int64_t at = row * width + head * size;
     const int64_t keys_at = row * width_of_keys + head / group * size;
     TypedAttention(rows, isa_, q.dtype(), scratch + thread * of_thread)
-        .Forward(q + at, k + keys_at, v + keys_at, out + at,
-                 log_sum_exp + index * shape.seq_length);
+        .Forward(MaskOfHead(mask, index / shape.heads, head), q + at, k + keys_at, v + keys_at,
+                 out + at, log_sum_exp + index * shape.seq_length);
   });
 }
 
 // The gradients of a head of keys are sums over its heads of queries: one thread's work, in order.
-void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q,
-                                          ConstReals k, ConstReals v, ConstReals out,
-                                          const float* log_sum_exp, ConstReals dout, float* scratch,
-                                          Reals dq, Reals dk, Reals dv) {
+void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape,
+                                          const DropoutMask& mask, ConstReals q, ConstReals k,
+                                          ConstReals v, ConstReals out, const float* log_sum_exp,
+                                          ConstReals dout, float* scratch, Reals dq, Reals dk,
+                                          Reals dv) {
   const int64_t size = shape.head_size;
   const int64_t width = shape.heads * size;
   const int64_t width_of_keys = shape.heads_of_keys * size;
@@ -460,11 +512,12 @@ void CpuKernels::GroupedAttentionBackward(const GroupedAttentionShape& shape, Co
     const int64_t keys_at = row * width_of_keys + index % shape.heads_of_keys * size;
     const TypedAttention attention(rows, isa_, q.dtype(), scratch + thread * of_thread);
     for (int64_t member = 0; member < group; ++member) {
-      const int64_t at = row * width + (index % shape.heads_of_keys * group + member) * size;
-      attention.Backward(q + at, k + keys_at, v + keys_at, out + at,
-                         log_sum_exp + (index * group + member) * shape.seq_length, dout + at,
-                         {.first = member == 0, .last = member + 1 == group}, dq + at, dk + keys_at,
-                         dv + keys_at);
+      const int64_t head = index % shape.heads_of_keys * group + member;
+      const int64_t at = row * width + head * size;
+      attention.Backward(
+          MaskOfHead(mask, index / shape.heads_of_keys, head), q + at, k + keys_at, v + keys_at,
+          out + at, log_sum_exp + (index * group + member) * shape.seq_length, dout + at,
+          {.first = member == 0, .last = member + 1 == group}, dq + at, dk + keys_at, dv + keys_at);
     }
   });
 }

@@ -57,6 +57,9 @@ class CpuKernels final : public Kernels {
                      Reals out) override;
   void LinearResidualForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
                              ConstReals residual, Reals out) override;
+  void LinearDropoutResidualForward(const LinearShape& shape, int64_t rows_of_sample,
+                                    const DropoutMask& mask, ConstReals x, ConstReals w,
+                                    ConstReals bias, ConstReals residual, Reals out) override;
   void LinearGeluForward(const LinearShape& shape, ConstReals x, ConstReals w, ConstReals bias,
                          Reals slope, Reals out) override;
   void LinearBackwardInput(const LinearShape& shape, ConstReals dout, ConstReals w,
@@ -81,6 +84,8 @@ class CpuKernels final : public Kernels {
   void SwiGluForward(int64_t n, ConstReals gate, ConstReals up, Reals out) override;
   void SwiGluBackward(int64_t n, ConstReals gate, ConstReals up, ConstReals dout, Reals dgate,
                       Reals dup) override;
+  void Dropout(const SequenceShape& shape, const DropoutMask& mask, ConstReals x,
+               Reals out) override;
   void Accumulate(int64_t n, const float* src, float* dst) override;
   void Cast(int64_t n, const float* x, Reals out) override;
 
@@ -92,19 +97,19 @@ class CpuKernels final : public Kernels {
   void RoundFixed(int64_t n, int scale, const uint64_t* sums, float* out) override;
 
   int64_t AttentionScratch(const SequenceShape& shape, DType dtype) const override;
-  void AttentionForward(const SequenceShape& shape, ConstReals qkv, float* scratch, Reals out,
-                        float* log_sum_exp) override;
-  void AttentionBackward(const SequenceShape& shape, ConstReals qkv, ConstReals out,
-                         const float* log_sum_exp, ConstReals dout, float* scratch,
+  void AttentionForward(const SequenceShape& shape, const DropoutMask& mask, ConstReals qkv,
+                        float* scratch, Reals out, float* log_sum_exp) override;
+  void AttentionBackward(const SequenceShape& shape, const DropoutMask& mask, ConstReals qkv,
+                         ConstReals out, const float* log_sum_exp, ConstReals dout, float* scratch,
                          Reals dqkv) override;
 
-  void GroupedAttentionForward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
-                               ConstReals v, float* scratch, Reals out,
+  void GroupedAttentionForward(const GroupedAttentionShape& shape, const DropoutMask& mask,
+                               ConstReals q, ConstReals k, ConstReals v, float* scratch, Reals out,
                                float* log_sum_exp) override;
-  void GroupedAttentionBackward(const GroupedAttentionShape& shape, ConstReals q, ConstReals k,
-                                ConstReals v, ConstReals out, const float* log_sum_exp,
-                                ConstReals dout, float* scratch, Reals dq, Reals dk,
-                                Reals dv) override;
+  void GroupedAttentionBackward(const GroupedAttentionShape& shape, const DropoutMask& mask,
+                                ConstReals q, ConstReals k, ConstReals v, ConstReals out,
+                                const float* log_sum_exp, ConstReals dout, float* scratch, Reals dq,
+                                Reals dk, Reals dv) override;
 
   void CrossEntropy(const HeadShape& shape, float gradient_scale, const int32_t* targets,
                     float* logits, double* losses) override;

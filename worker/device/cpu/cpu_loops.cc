@@ -11,6 +11,7 @@
 #include "worker/device/adamw_arguments.h"
 #include "worker/device/cpu/lanes.h"
 #include "worker/device/cpu/loop_table.h"
+#include "worker/device/cpu/philox_lanes.h"
 #include "worker/device/optimizer_arguments.h"
 
 namespace dsrun::worker {
@@ -72,6 +73,59 @@ template <typename T>
 void Multiply(int64_t n, const T* factors, const float* x, T* out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) Put(out[i], x[i] * Get(factors[i]));
+}
+
+// --- Dropout
+
+// each(begin, end, keep) for parts of a row, keep[i] of element begin + i.
+template <typename Each>
+DSRUN_INLINE void ForKept(int64_t n, const RowMask& mask, const Each& each) {
+  int32_t keep[kMaskGroup];
+  for (int64_t begin = 0; begin < n;) {
+    const int64_t column = mask.column + begin;
+    const int64_t in_group = column % kMaskGroup;
+    const int64_t rest = kMaskGroup - in_group;
+    const int64_t end = n - begin < rest ? n : begin + rest;
+    KeepColumns(static_cast<uint32_t>(column / kMaskGroup), static_cast<uint32_t>(mask.row),
+                mask.key, mask.threshold, keep);
+    each(begin, end, keep + in_group);
+    begin = end;
+  }
+}
+
+template <typename T>
+void Drop(int64_t n, const RowMask& mask, const T* x, T* out) {
+  const float scale = mask.scale;
+  ForKept(n, mask, [&](int64_t begin, int64_t end, const int32_t* keep) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) {
+      Put(out[i], KeepBits(Get(x[i]) * scale, keep[i - begin]));
+    }
+  });
+}
+
+template <typename T>
+void DropResidual(int64_t n, const RowMask& mask, const T* residual, const float* x, T* out) {
+  const float scale = mask.scale;
+  ForKept(n, mask, [&](int64_t begin, int64_t end, const int32_t* keep) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) {
+      Put(out[i], Get(residual[i]) + KeepBits(x[i] * scale, keep[i - begin]));
+    }
+  });
+}
+
+template <typename T>
+void BiasDropResidual(int64_t n, const RowMask& mask, const T* bias, const T* residual,
+                      const float* x, T* out) {
+  const float scale = mask.scale;
+  ForKept(n, mask, [&](int64_t begin, int64_t end, const int32_t* keep) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) {
+      const float dropped = KeepBits((x[i] + Get(bias[i])) * scale, keep[i - begin]);
+      Put(out[i], Get(residual[i]) + dropped);
+    }
+  });
 }
 
 void ScaleLoop(int64_t n, float factor, float* x) {
@@ -684,8 +738,11 @@ constexpr RealLoops LoopsOf() {
       .bias = Erased<Bias<T>>(),
       .residual = Erased<Residual<T>>(),
       .bias_residual = Erased<BiasResidual<T>>(),
+      .drop_residual = Erased<DropResidual<T>>(),
+      .bias_drop_residual = Erased<BiasDropResidual<T>>(),
       .bias_gelu = Erased<BiasGelu<T>>(),
       .multiply = Erased<Multiply<T>>(),
+      .drop = Erased<Drop<T>>(),
       .swiglu = Erased<SwiGlu<T>>(),
       .swiglu_backward = Erased<SwiGluBackward<T>>(),
       .layernorm_row = Erased<LayerNormRow<T>>(),

@@ -38,30 +38,30 @@ void TypedAttention::Round(Copy copy, int64_t stride, Reals out) const {
   }
 }
 
-void TypedAttention::Forward(ConstReals q, ConstReals k, ConstReals v, Reals out,
-                             float* log_sum_exp) const {
+void TypedAttention::Forward(const HeadMask& mask, ConstReals q, ConstReals k, ConstReals v,
+                             Reals out, float* log_sum_exp) const {
   if (dtype_ == DType::kF32) {
-    attention_.Forward(q.f32(), k.f32(), v.f32(), out.f32(), log_sum_exp);
+    attention_.Forward(mask, q.f32(), k.f32(), v.f32(), out.f32(), log_sum_exp);
     return;
   }
-  attention_.Forward(Widen(q, rows_.q_stride, kQ), Widen(k, rows_.kv_stride, kK),
+  attention_.Forward(mask, Widen(q, rows_.q_stride, kQ), Widen(k, rows_.kv_stride, kK),
                      Widen(v, rows_.kv_stride, kV), At(kOut), log_sum_exp);
   Round(kOut, rows_.out_stride, out);
 }
 
-void TypedAttention::Backward(ConstReals q, ConstReals k, ConstReals v, ConstReals out,
-                              const float* log_sum_exp, ConstReals dout, Turn turn, Reals dq,
-                              Reals dk, Reals dv) const {
+void TypedAttention::Backward(const HeadMask& mask, ConstReals q, ConstReals k, ConstReals v,
+                              ConstReals out, const float* log_sum_exp, ConstReals dout, Turn turn,
+                              Reals dq, Reals dk, Reals dv) const {
   if (dtype_ == DType::kF32) {
-    attention_.Backward(q.f32(), k.f32(), v.f32(), out.f32(), log_sum_exp, dout.f32(), turn.first,
-                        dq.f32(), dk.f32(), dv.f32());
+    attention_.Backward(mask, q.f32(), k.f32(), v.f32(), out.f32(), log_sum_exp, dout.f32(),
+                        turn.first, dq.f32(), dk.f32(), dv.f32());
     return;
   }
   if (turn.first) {
     Widen(k, rows_.kv_stride, kK);
     Widen(v, rows_.kv_stride, kV);
   }
-  attention_.Backward(Widen(q, rows_.q_stride, kQ), At(kK), At(kV),
+  attention_.Backward(mask, Widen(q, rows_.q_stride, kQ), At(kK), At(kV),
                       Widen(out, rows_.out_stride, kOut), log_sum_exp,
                       Widen(dout, rows_.out_stride, kDOut), turn.first, At(kDQ), At(kDK), At(kDV));
   Round(kDQ, rows_.q_stride, dq);

@@ -27,15 +27,17 @@ class TypedAttention {
   TypedAttention(const HeadRows& rows, CpuIsa isa, DType dtype, float* scratch);
 
   // As HeadAttention's.
-  void Forward(ConstReals q, ConstReals k, ConstReals v, Reals out, float* log_sum_exp) const;
+  void Forward(const HeadMask& mask, ConstReals q, ConstReals k, ConstReals v, Reals out,
+               float* log_sum_exp) const;
   // Heads of queries that share a head of keys come one after the other, on one thread; dk and dv
   // are theirs together, written by the last.
   struct Turn {
     bool first;
     bool last;
   };
-  void Backward(ConstReals q, ConstReals k, ConstReals v, ConstReals out, const float* log_sum_exp,
-                ConstReals dout, Turn turn, Reals dq, Reals dk, Reals dv) const;
+  void Backward(const HeadMask& mask, ConstReals q, ConstReals k, ConstReals v, ConstReals out,
+                const float* log_sum_exp, ConstReals dout, Turn turn, Reals dq, Reals dk,
+                Reals dv) const;
 
  private:
   enum Copy { kQ, kK, kV, kOut, kDOut, kDQ, kDK, kDV };

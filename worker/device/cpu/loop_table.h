@@ -14,6 +14,16 @@ struct AdagradArguments;
 struct SgdArguments;
 struct MuonArguments;
 
+// Which elements of a row are dropped (common/numerics/dropout.h); `column`: where the array begins
+// in its row.
+struct RowMask {
+  uint32_t key[2];
+  uint32_t threshold;
+  float scale;
+  int64_t row;  // of its sample
+  int64_t column;
+};
+
 // Loops over arrays of the type that a model computes in (reals.h), void* here: one table for each
 // type. Elements are loaded as floats and rounded once, where they are stored. What is float* is
 // fp32 always.
@@ -32,10 +42,17 @@ struct RealLoops {
   // out = residual + (x + bias)
   void (*bias_residual)(int64_t n, const void* bias, const void* residual, const float* x,
                         void* out);
+  // out = residual + dropped(x), and with a bias; dropped(y) is y scale where it is kept, else 0
+  void (*drop_residual)(int64_t n, const RowMask& mask, const void* residual, const float* x,
+                        void* out);
+  void (*bias_drop_residual)(int64_t n, const RowMask& mask, const void* bias, const void* residual,
+                             const float* x, void* out);
   // out = gelu(x + bias), slope = gelu'(x + bias)
   void (*bias_gelu)(int64_t n, const void* bias, const float* x, void* slope, void* out);
   // out = x * factors
   void (*multiply)(int64_t n, const void* factors, const float* x, void* out);
+  // out = dropped(x); out may be x
+  void (*drop)(int64_t n, const RowMask& mask, const void* x, void* out);
   // out = silu(gate) up, and its gradients; dgate may be dout.
   void (*swiglu)(int64_t n, const void* gate, const void* up, void* out);
   void (*swiglu_backward)(int64_t n, const void* gate, const void* up, const void* dout,
