@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/fakes/faulty_file_system.h"
+#include "tests/support/short_lists.h"
 #include "tests/worker/engine/engine_under_test.h"
 #include "tests/worker/engine/small_job.h"
 #include "tests/worker/engine/worker_cluster.h"
@@ -35,7 +36,7 @@ TEST(LostDeviceTest, AtAnyOperation_ItsProcessAloneIsReplacedAndNoBitIsLost) {
   const int64_t operations = OperationsOfTheJob();
   ASSERT_GT(operations, 1000);
   std::mt19937_64 random(20261128);
-  for (int trial = 0; trial < 16 && !HasFailure(); ++trial) {
+  for (int trial = 0; trial < (kThreadSanitizer ? 4 : 16) && !HasFailure(); ++trial) {
     // Short of the end: a start measures for a time, and does more or less in it.
     const auto at = static_cast<int64_t>(random() % static_cast<uint64_t>(operations / 2));
     SCOPED_TRACE("operation " + std::to_string(at) + " of " + std::to_string(operations));
