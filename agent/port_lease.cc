@@ -114,39 +114,40 @@ std::string WhoHoldsTheName(int32_t port) {
   return absl::StrCat("another job of dsrun (its agent is pid ", who.pid, " of uid ", who.uid, ")");
 }
 
-// 0, or why a program could not bind. Bound and let go without listening, and reusable, so that two
-// who look at once do not see each other; a socket that listens is seen all the same.
-int TryBind(const sockaddr* address, socklen_t size) {
+// 0, or why a program could not bind. Bound and let go without listening. `reuse`: for a program
+// that takes a port although connections of the last minute still stand at it (SO_REUSEADDR); not
+// every one does.
+int TryBind(const sockaddr* address, socklen_t size, bool reuse) {
   const Descriptor fd(socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (fd.get() < 0) return errno;
   const int on = 1, off = 0;
-  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (reuse) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (address->sa_family == AF_INET6) {
     setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
   }
   return bind(fd.get(), address, size) == 0 ? 0 : errno;
 }
 
-int TryBindV4(int32_t port, in_addr address) {
+int TryBindV4(int32_t port, in_addr address, bool reuse) {
   sockaddr_in where = {};
   where.sin_family = AF_INET;
   where.sin_port = htons(static_cast<uint16_t>(port));
   where.sin_addr = address;
-  return TryBind(reinterpret_cast<const sockaddr*>(&where), sizeof(where));
+  return TryBind(reinterpret_cast<const sockaddr*>(&where), sizeof(where), reuse);
 }
 
-int TryBindV6(int32_t port, in6_addr address) {
+int TryBindV6(int32_t port, in6_addr address, bool reuse) {
   sockaddr_in6 where = {};
   where.sin6_family = AF_INET6;
   where.sin6_port = htons(static_cast<uint16_t>(port));
   where.sin6_addr = address;
-  return TryBind(reinterpret_cast<const sockaddr*>(&where), sizeof(where));
+  return TryBind(reinterpret_cast<const sockaddr*>(&where), sizeof(where), reuse);
 }
 
-int TryBindAny(int32_t port) {
-  const int error = TryBindV6(port, in6addr_any);  // both families, where there are both
+int TryBindAny(int32_t port, bool reuse) {
+  const int error = TryBindV6(port, in6addr_any, reuse);  // both families, where there are both
   const bool no_v6 = error == EAFNOSUPPORT || error == EADDRNOTAVAIL;
-  return no_v6 ? TryBindV4(port, in_addr{.s_addr = htonl(INADDR_ANY)}) : error;
+  return no_v6 ? TryBindV4(port, in_addr{.s_addr = htonl(INADDR_ANY)}, reuse) : error;
 }
 
 int TryBindAt(int32_t port, const std::string& address) {
@@ -154,12 +155,12 @@ int TryBindAt(int32_t port, const std::string& address) {
   in6_addr v6 = {};
   int error = EADDRNOTAVAIL;
   if (inet_pton(AF_INET, address.c_str(), &v4) == 1) {
-    error = TryBindV4(port, v4);
+    error = TryBindV4(port, v4, /*reuse=*/true);
   } else if (inet_pton(AF_INET6, address.c_str(), &v6) == 1) {
-    error = TryBindV6(port, v6);
+    error = TryBindV6(port, v6, /*reuse=*/true);
   }
   const bool elsewhere = error == EADDRNOTAVAIL || error == EAFNOSUPPORT;
-  return elsewhere ? TryBindAny(port) : error;
+  return elsewhere ? TryBindAny(port, /*reuse=*/true) : error;
 }
 
 absl::Status WhyNotBound(int error, int32_t port) {
@@ -261,7 +262,7 @@ absl::StatusOr<PortLease> PortLease::TakeAny(int32_t after) {
     if (!fd.ok()) return fd.status();
     if (!fd->has_value()) continue;
     PortLease lease(port, **fd);
-    const int error = TryBindAny(port);
+    const int error = TryBindAny(port, /*reuse=*/false);
     if (error == 0) return lease;
     if (error != EADDRINUSE && error != EACCES) return WhyNotBound(error, port);
   }

@@ -31,7 +31,8 @@ class PortLease {
   // as far as can be seen from here; PERMISSION_DENIED: this user may not bind it;
   // RESOURCE_EXHAUSTED: no descriptor left.
   static absl::StatusOr<PortLease> Take(int32_t port, const std::string& address);
-  // The first that can be had on all addresses, behind `after` (0: from the first candidate on).
+  // The first that can be had on all addresses, behind `after` (0: from the first candidate on), by
+  // a program that knows nothing of reuse, too: not where connections have ended a moment ago.
   // Errors: UNAVAILABLE: none can; RESOURCE_EXHAUSTED as above.
   static absl::StatusOr<PortLease> TakeAny(int32_t after);
 

@@ -52,10 +52,11 @@ struct PassDraws {
   DropoutRates rates = {};
 };
 
-// Uses of random bits that a layer has, below kUsesOfLayer: those of the engine's layers; a layer
-// of one's own numbers its own.
+// Uses of random bits that a layer has, below kUsesOfLayer: those of the job's own rates, and from
+// kFirstOwnUse on those that a layer of one's own numbers.
 inline constexpr uint32_t kHiddenUse = 0;
 inline constexpr uint32_t kAttentionUse = 1;
+inline constexpr uint32_t kFirstOwnUse = 2;
 inline constexpr uint32_t kUsesOfLayer = 256;
 constexpr uint32_t SiteOf(size_t layer, uint32_t use) {
   return static_cast<uint32_t>(layer) * kUsesOfLayer + use;

@@ -11,7 +11,8 @@ namespace dsrun {
 
 // Raised whenever a change to worker/device/cpu/cpu_kernels.cc, cpu_loops.cc, attention_tiles.cc,
 // cpu_attention.cc, cpu_typed_attention.cc, cpu_matmul.cc, cpu_half_matmul.cc,
-// worker/model/layers.cc or rotary_layers.cc alters bits, of any model.
+// worker/model/layers.cc, rotary_layers.cc, hidden_dropout.h, worker/device/cpu/philox_lanes.h,
+// common/numerics/dropout.h or common/base/philox.h alters bits, of any model.
 inline constexpr int64_t kCpuKernelsVersion = 4;
 
 }  // namespace dsrun

@@ -107,6 +107,8 @@ bool IsPlanned(std::string_view name) {
                                "weight-decay",
                                "param-group",
                                "clip-grad",
+                               "hidden-dropout",
+                               "attention-dropout",
                                "seed",
                                "device",
                                "overlap",

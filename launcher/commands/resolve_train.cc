@@ -573,9 +573,11 @@ void TrainResolver::CompareCheckpoint() {
     c_.Note("--accept-fingerprint: " + name +
             " goes on with another curve:" + table(differences.curve));
   } else if (!differences.curve.empty()) {
-    Error("--load", name + " cannot be continued bit for bit:" + table(differences.curve) +
-                        "\n  give what it has (batch and seed are taken from it when they are left "
-                        "out), or --accept-fingerprint to go on with another curve");
+    Error(
+        "--load",
+        name + " cannot be continued bit for bit:" + table(differences.curve) +
+            "\n  give what it has (batch, seed, precision and rates of dropout are taken "
+            "from it when they are left out), or --accept-fingerprint to go on with another curve");
   }
   NoteOtherFrozen(checkpoint_->manifest());
   if (facts.counters.optimizer_steps >= train_.train_iters()) {

@@ -120,6 +120,35 @@ TEST(PortLease, PortThatIsTakenMeanwhile_IsNotStillFree) {
 }
 
 // The kernel gives the name back, whatever became of its holder.
+// Whoever closes a connection first keeps its port for a minute, from those who do not ask for
+// reuse.
+TEST(PortLease, PortOfAConnectionThatHasJustEnded_IsPassedOver) {
+  const int32_t port = PortLease::TakeAny(0)->port();
+  const int host = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in where = {};
+  where.sin_family = AF_INET;
+  where.sin_port = htons(static_cast<uint16_t>(port));
+  inet_pton(AF_INET, "127.0.0.1", &where.sin_addr);
+  const auto* const address = reinterpret_cast<const sockaddr*>(&where);
+  ASSERT_EQ(bind(host, address, sizeof(where)), 0);
+  ASSERT_EQ(listen(host, 1), 0);
+  const int guest = socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_EQ(connect(guest, address, sizeof(where)), 0);
+  const int accepted = accept(host, nullptr, nullptr);
+  close(accepted);
+  char byte;
+  EXPECT_EQ(read(guest, &byte, 1), 0);
+  close(guest);
+  close(host);
+  EXPECT_FALSE(CanListen(port));
+  const absl::StatusOr<PortLease> lease = PortLease::TakeAny(port - 1);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  EXPECT_NE(lease->port(), port);
+  EXPECT_TRUE(CanListen(lease->port()));
+  // Who names it gets it: a program may ask for reuse.
+  EXPECT_TRUE(PortLease::Take(port, "127.0.0.1").ok());
+}
+
 TEST(PortLease, OfAProcessThatIsKilled_IsFree) {
   int ready[2], hold[2];
   ASSERT_EQ(pipe(ready), 0);

@@ -47,8 +47,9 @@ struct Pass {
   // forward, in a second forward and in backward.
   std::optional<PassDraws> draws = {};
 
-  // The masks of dropout at `rate`, for use `use` of this layer's random bits, below kUsesOfLayer:
-  // forward and backward ask alike. Drops nothing outside of training.
+  // The masks of dropout at `rate`, for use `use` of this layer's random bits: forward and backward
+  // ask alike. Drops nothing outside of training. REQUIRES: IsDropoutRate(rate); `use` is at least
+  // kFirstOwnUse where the layer is one's own, and below kUsesOfLayer.
   DropoutMask Mask(double rate, uint32_t use) const {
     return draws ? MaskAt(rate, *draws, SiteOf(layer, use)) : DropoutMask();
   }

@@ -125,7 +125,8 @@ TEST_F(ResolveCheckpointTest, CheckpointsOfAnotherRunAreRefused) {
                 "                       checkpoint  this run\n"
                 "    global-batch-size  32          64\n"
                 "    seed               7           9\n"
-                "  give what it has (batch and seed are taken from it when they are left out), or "
+                "  give what it has (batch, seed, precision and rates of dropout are taken from it "
+                "when they are left out), or "
                 "--accept-fingerprint to go on with another curve\n");
   EXPECT_EQ(Refused({"train", "--data=text", "--load=ck", "--train-iters=50"}),
             "--train-iters: the checkpoint is at step 50 already, got 50; ask for more steps\n");
@@ -183,7 +184,8 @@ TEST_F(ResolveCheckpointTest, TextAndInstructionSetOfACheckpoint_AreComparedBefo
   const Args same = {"train", "--data=text", "--load=ck", "--save=ck"};
   EXPECT_EQ(Good(same).notes.size(), 2u);
   const std::string ends =
-      "\n  give what it has (batch and seed are taken from it when they are left out), or "
+      "\n  give what it has (batch, seed, precision and rates of dropout are taken from it when "
+      "they are left out), or "
       "--accept-fingerprint to go on with another curve\n";
   const std::string begins = "--load: DIR/ck/" + checkpoint_ + " cannot be continued bit for bit:";
   const std::string wide(64 - 10, ' ');  // a hash is wider than its title

@@ -71,11 +71,12 @@ class DropLayer final : public Layer {
  public:
   DropLayer(int64_t width, double rate) : width_(width), rate_(rate) {}
   void Forward(const Pass& pass, ConstReals in, Reals out) override {
-    pass.kernels.Dropout({pass.batch, pass.seq_length, width_}, pass.Mask(rate_, 0), in, out);
+    pass.kernels.Dropout({pass.batch, pass.seq_length, width_}, pass.Mask(rate_, kFirstOwnUse), in,
+                         out);
   }
   // By hand, element by element, what the kernel does.
   void Backward(const Pass& pass, ConstReals, Reals dstream) override {
-    const DropoutMask mask = pass.Mask(rate_, 0);
+    const DropoutMask mask = pass.Mask(rate_, kFirstOwnUse);
     for (int64_t row = 0; row < pass.rows(); ++row) {
       const PhiloxKey key = mask.KeyOf(row / pass.seq_length);
       for (int64_t i = 0; i < width_; ++i) {

@@ -84,6 +84,25 @@ TEST(DropoutMaskTest, TheThreshold_IsTheRateTimesTwoToThe32) {
   for (const double rate : {0.0, 0.1, std::nextafter(1.0, 0.0)}) EXPECT_TRUE(IsDropoutRate(rate));
 }
 
+// Where bits come from is the curve of every job that drops: another layout of key, site or counter
+// raises kCpuKernelsVersion.
+TEST(DropoutMaskTest, KeysAndBitsAreThoseOfTheFirstVersion) {
+  const PassDraws draws{.seed = 1234, .step = 7, .first_sample = 5, .rates = {}};
+  const DropoutMask hidden = MaskAt(0.25, draws, SiteOf(3, kHiddenUse));
+  const PhiloxKey key = hidden.KeyOf(2);
+  EXPECT_EQ(key, (PhiloxKey{0x3d0b2fb5, 0x2ffee6d2}));
+  const DropoutMask scores = MaskAt(0.25, draws, SiteOf(3, kAttentionUse));
+  const PhiloxKey key_of_scores = scores.KeyOf(2);
+  EXPECT_EQ(key_of_scores, (PhiloxKey{0x6a2d2559, 0x92b872b9}));
+  uint64_t elements = 0, kept = 0;
+  for (int i = 0; i < 64; ++i) {
+    elements |= uint64_t{KeepsElement(hidden, key, i / 8, i * 9 % 200)} << i;
+    kept |= uint64_t{KeepsScore(scores, key_of_scores, i % 3, i, i * 5 % 31)} << i;
+  }
+  EXPECT_EQ(elements, 0xb5fdee677a8fe7deu);
+  EXPECT_EQ(kept, 0x8ffdfe36769dd2ffu);
+}
+
 TEST(DropoutMaskTest, WordsOfRates_ReadBack) {
   EXPECT_EQ(DropoutWord(0), "");
   EXPECT_EQ(DropoutWord(0.1), "0.1");
