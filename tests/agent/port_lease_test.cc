@@ -125,6 +125,8 @@ TEST(PortLease, PortThatIsTakenMeanwhile_IsNotStillFree) {
 TEST(PortLease, PortOfAConnectionThatHasJustEnded_IsPassedOver) {
   const int32_t port = PortLease::TakeAny(0)->port();
   const int host = socket(AF_INET, SOCK_STREAM, 0);
+  const int on = 1;  // as programs that want their port back soon
+  setsockopt(host, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   sockaddr_in where = {};
   where.sin_family = AF_INET;
   where.sin_port = htons(static_cast<uint16_t>(port));
