@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/string_view.h"
 #include "common/config/source_file.h"
+#include "launcher/commands/deepspeed_merge.h"
 
 namespace dsrun::launcher {
 namespace {

@@ -17,7 +17,6 @@
 #include "common/config/elastic_batch.h"
 #include "common/config/json_text.h"
 #include "common/config/source_text.h"
-#include "launcher/commands/command_line.h"
 
 namespace dsrun::launcher {
 
@@ -46,15 +45,6 @@ struct ConfigChoices {
 std::optional<DeepSpeedConfig> ReadDeepSpeedConfig(const SourceText& text,
                                                    const ConfigChoices& choices,
                                                    Findings& findings);
-
-// Puts the flags before those that were typed, which win (deepspeed_merge.cc): what they replace is
-// told in `notes`, and what has no effect beside the rest.
-void PutFlags(const SourceText& text, const DeepSpeedConfig& config, FlagUses& flags,
-              std::vector<std::string>& notes);
-
-// Findings about a flag that the file has implied, and nobody typed, as findings at its place.
-Findings PointedInto(const SourceText& text, const DeepSpeedConfig& config, const FlagUses& typed,
-                     const Findings& findings);
 
 }  // namespace dsrun::launcher
 

@@ -1,4 +1,4 @@
-// What of a file stands beside what was typed.
+#include "launcher/commands/deepspeed_merge.h"
 
 #include <algorithm>
 #include <iterator>
@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/schedule/lr_schedule.h"
-#include "launcher/commands/deepspeed_config.h"
 
 namespace dsrun::launcher {
 namespace {

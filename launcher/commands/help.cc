@@ -301,9 +301,9 @@ std::string PlanHelpText() {
     }
   }
   return out +
-         "\nThe other flags of train may stand here too, but for --load, --load-step and "
-         "--gradient-accumulation-steps; no byte depends on them.\nExit codes: 0 planned, whether "
-         "it fits or not; 90 a flag is wrong.\n";
+         "\nThe other flags of train may stand here too, but for --load, --load-step, "
+         "--deepspeed_config and --gradient-accumulation-steps; no byte depends on them.\nExit "
+         "codes: 0 planned, whether it fits or not; 90 a flag is wrong.\n";
 }
 
 std::string VersionText() { return "dsrun " + std::string(kVersion) + "\n"; }

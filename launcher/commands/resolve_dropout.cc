@@ -11,7 +11,12 @@ namespace {
 
 // What was given, else the checkpoint's.
 double Rate(ResolveContext& context, const std::string& flag, const std::string& before) {
-  if (const auto given = context.values.Real(flag, 0, 1, /*below=*/true)) return *given;
+  if (const auto given = context.values.Real(flag, 0, 1, /*below=*/true)) {
+    if (IsDropoutRate(*given)) return *given;
+    context.findings.AddFlag("--" + flag, std::string(kDropoutRateWords) + ", got " +
+                                              context.values.Text(flag).value_or(""));
+    return 0;
+  }
   const std::optional<double> rate = DropoutOfWord(before);
   if (!rate && !context.values.Has(flag)) {
     context.findings.AddFlag("--load", "its checkpoint was trained with a --" + flag + " of \"" +

@@ -58,6 +58,13 @@ class PlanResolver {
           std::string("--") + flag,
           "no checkpoint is read for a plan; give the model as it was given to train");
     }
+    for (const char* flag : {"deepspeed_config", "deepspeed"}) {
+      if (!v_.Has(flag)) continue;
+      findings_.AddFlag(
+          std::string("--") + flag,
+          "no JSON is read for a plan; give its sizes as flags (dsrun --dry-run train "
+          "prints the plan of the job that it says)");
+    }
     if (v_.Has("gradient-accumulation-steps")) {
       findings_.AddFlag("--gradient-accumulation-steps",
                         "it says the batch of one width, and a plan is of several; give "

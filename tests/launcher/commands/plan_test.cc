@@ -158,6 +158,8 @@ TEST_F(PlanTest, WhatIsWrong_IsOneFinding) {
   }
   EXPECT_THAT(RefusedPlan({"plan", "--ranks-per-node=0"}), HasSubstr("--ranks-per-node"));
   EXPECT_THAT(RefusedPlan({"plan", "--load=runs/a"}), HasSubstr("no checkpoint is read"));
+  EXPECT_THAT(RefusedPlan({"plan", "--deepspeed_config=ds.json"}),
+              HasSubstr("--deepspeed_config: no JSON is read for a plan; give its sizes as flags"));
   EXPECT_THAT(RefusedPlan({"plan", "--gradient-accumulation-steps=2"}),
               HasSubstr("give --global-batch-size"));
   EXPECT_THAT(RefusedPlan({"plan", "--hostfile=two.hosts"}), HasSubstr("a plan starts nothing"));

@@ -14,17 +14,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-class ResolveDropoutTest : public ResolveTest {
- protected:
-  static Args With(const Args& more) {
-    Args args = {"--dry-run", "train", "--data=text"};
-    args.insert(args.end(), more.begin(), more.end());
-    return args;
-  }
-  proto::TrainSpec Spec(const Args& more) { return Good(With(more)).job.train(); }
-  std::string Text(const Args& more) { return DryRunText(Good(With(more)), machine_); }
-  std::string Json(const Args& more) { return DryRunJson(Good(With(more)), machine_); }
-};
+using ResolveDropoutTest = DryRunTest;
 
 TEST_F(ResolveDropoutTest, WithoutFlags_NothingIsDropped_AndNothingIsSaidOfIt) {
   EXPECT_EQ(Spec({}).hidden_dropout(), 0);
@@ -53,6 +43,8 @@ TEST_F(ResolveDropoutTest, WhatIsNoRate_IsOneFinding) {
                 testing::StartsWith("--hidden-dropout: expected a number from 0 to below 1, got "))
         << rate;
   }
+  EXPECT_EQ(Refused(With({"--hidden-dropout=1e-11"})),
+            "--hidden-dropout: expected 0, or a rate from 2^-32 to 1 - 2^-16, got 1e-11\n");
   EXPECT_EQ(Refused(With({"--attention-dropout=1"})),
             "--attention-dropout: expected a number from 0 to below 1, got \"1\"\n");
 }

@@ -13,6 +13,7 @@
 
 #include "gtest/gtest.h"
 #include "launcher/commands/command_line.h"
+#include "launcher/commands/dry_run.h"
 #include "launcher/commands/resolve.h"
 
 namespace dsrun::launcher {
@@ -72,6 +73,19 @@ class ResolveTest : public testing::Test {
   std::string dir_;
   Machine machine_;
   Findings findings_;
+};
+
+// A training that is only resolved: what flags more than its text make of it.
+class DryRunTest : public ResolveTest {
+ protected:
+  static Args With(const Args& more) {
+    Args args = {"--dry-run", "train", "--data=text"};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  }
+  proto::TrainSpec Spec(const Args& more) { return Good(With(more)).job.train(); }
+  std::string Text(const Args& more) { return DryRunText(Good(With(more)), machine_); }
+  std::string Json(const Args& more) { return DryRunJson(Good(With(more)), machine_); }
 };
 
 }  // namespace dsrun::launcher

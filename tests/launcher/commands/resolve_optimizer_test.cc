@@ -14,16 +14,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-class ResolveOptimizerTest : public ResolveTest {
- protected:
-  static Args With(Args more) {
-    Args args = {"--dry-run", "train", "--data=text"};
-    args.insert(args.end(), more.begin(), more.end());
-    return args;
-  }
-  proto::TrainSpec Spec(const Args& more) { return Good(With(more)).job.train(); }
-  std::string Text(const Args& more) { return DryRunText(Good(With(more)), machine_); }
-};
+using ResolveOptimizerTest = DryRunTest;
 
 TEST_F(ResolveOptimizerTest, WithoutFlags_IsAdamW) {
   const proto::TrainSpec spec = Spec({});

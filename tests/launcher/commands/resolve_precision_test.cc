@@ -14,15 +14,8 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-class ResolvePrecisionTest : public ResolveTest {
+class ResolvePrecisionTest : public DryRunTest {
  protected:
-  static Args With(const Args& more) {
-    Args args = {"--dry-run", "train", "--data=text"};
-    args.insert(args.end(), more.begin(), more.end());
-    return args;
-  }
-  proto::TrainSpec Spec(const Args& more) { return Good(With(more)).job.train(); }
-  std::string Text(const Args& more) { return DryRunText(Good(With(more)), machine_); }
   std::string RefusedWith(const Args& more) { return Refused(With(more)); }
 };
 
