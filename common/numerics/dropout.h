@@ -27,8 +27,15 @@
 
 namespace dsrun {
 
-// A rate is the share that is dropped: from 0 on, and below 1. NaN is none.
-constexpr bool IsDropoutRate(double rate) { return rate >= 0 && rate < 1; }
+// A rate is the share that is dropped: 0, or from 2^-32, the least that drops anything, to 1 -
+// 2^-16, beyond which what is kept and its scale are no longer each other's. NaN is none.
+inline constexpr double kLeastDropoutRate = 0x1p-32;
+inline constexpr double kMostDropoutRate = 1 - 0x1p-16;
+constexpr bool IsDropoutRate(double rate) {
+  return rate == 0 || (rate >= kLeastDropoutRate && rate <= kMostDropoutRate);
+}
+
+inline constexpr char kDropoutRateWords[] = "expected 0, or a rate from 2^-32 to 1 - 2^-16";
 
 // NumericsFingerprint's word for a rate: the shortest that reads back as the same number; of 0 the
 // empty text. And back; nullopt: a word for no rate.

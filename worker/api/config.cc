@@ -30,7 +30,7 @@ absl::Status Real(std::string_view flag, double value, double least) {
 
 absl::Status Rate(std::string_view flag, double value) {
   if (IsDropoutRate(value)) return absl::OkStatus();
-  return Wrong(flag, absl::StrCat("expected a number from 0 to below 1, got ", value));
+  return Wrong(flag, absl::StrCat(kDropoutRateWords, ", got ", value));
 }
 
 absl::Status OneOf(std::string_view flag, const std::string& value,

@@ -57,8 +57,7 @@ MemoryInput PlanInput(const Trainer::Setup& setup) {
 absl::Status CheckDropout(const proto::TrainSpec& spec) {
   for (const double rate : {spec.hidden_dropout(), spec.attention_dropout()}) {
     if (IsDropoutRate(rate)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("a rate of dropout must be at least 0 and below 1, got ", rate));
+    return absl::InvalidArgumentError(absl::StrCat("dropout: ", kDropoutRateWords, ", got ", rate));
   }
   return absl::OkStatus();
 }

@@ -16,6 +16,7 @@
 #include <optional>
 #include <span>
 
+#include "common/base/logging.h"
 #include "common/model/model_plan.h"
 #include "common/numerics/dropout.h"
 #include "worker/device/kernels.h"
@@ -51,6 +52,7 @@ struct Pass {
   // ask alike. Drops nothing outside of training. REQUIRES: IsDropoutRate(rate); `use` is at least
   // kFirstOwnUse where the layer is one's own, and below kUsesOfLayer.
   DropoutMask Mask(double rate, uint32_t use) const {
+    CHECK(IsDropoutRate(rate) && use < kUsesOfLayer) << "rate " << rate << ", use " << use;
     return draws ? MaskAt(rate, *draws, SiteOf(layer, use)) : DropoutMask();
   }
   // By the job's own rates.

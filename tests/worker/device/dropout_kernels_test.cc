@@ -77,11 +77,16 @@ TEST(DropoutMaskTest, TheThreshold_IsTheRateTimesTwoToThe32) {
   EXPECT_EQ(Hidden(0.5).scale, 2.0f);
   EXPECT_EQ(Hidden(0.1).threshold, 429496729u);
   EXPECT_EQ(Hidden(0.1).scale, static_cast<float>(1 / 0.9));
-  EXPECT_EQ(Hidden(std::nextafter(1.0, 0.0)).threshold, 0xffffffffu);
-  for (const double rate : {-0.1, 1.0, 2.0, std::nan(""), HUGE_VAL}) {
+  EXPECT_EQ(Hidden(kLeastDropoutRate).threshold, 1u);
+  EXPECT_EQ(Hidden(kMostDropoutRate).threshold, 0xffff0000u);
+  EXPECT_EQ(Hidden(kMostDropoutRate).scale, 0x1p16f);
+  for (const double rate :
+       {-0.1, 1e-10, std::nextafter(1.0, 0.0), 1.0, 2.0, std::nan(""), HUGE_VAL}) {
     EXPECT_FALSE(IsDropoutRate(rate)) << rate;
   }
-  for (const double rate : {0.0, 0.1, std::nextafter(1.0, 0.0)}) EXPECT_TRUE(IsDropoutRate(rate));
+  for (const double rate : {0.0, kLeastDropoutRate, 0.1, kMostDropoutRate}) {
+    EXPECT_TRUE(IsDropoutRate(rate)) << rate;
+  }
 }
 
 // Where bits come from is the curve of every job that drops: another layout of key, site or counter
@@ -106,7 +111,7 @@ TEST(DropoutMaskTest, KeysAndBitsAreThoseOfTheFirstVersion) {
 TEST(DropoutMaskTest, WordsOfRates_ReadBack) {
   EXPECT_EQ(DropoutWord(0), "");
   EXPECT_EQ(DropoutWord(0.1), "0.1");
-  for (const double rate : {0.0, 0.1, 1.0 / 3, 1e-12}) {
+  for (const double rate : {0.0, 0.1, 1.0 / 3, 1e-9}) {
     EXPECT_EQ(DropoutOfWord(DropoutWord(rate)), rate);
   }
   for (const char* const word : {"x", "1", "-0.1", "nan", "0.1 "}) {

@@ -225,8 +225,7 @@ TEST(DropoutTest, RateThatIsNone_IsRefused) {
     OnRanks(spec, 1, [](Trainer::Setup& setup) {
       const auto trainer = Trainer::Create(setup);
       EXPECT_EQ(trainer.status().code(), absl::StatusCode::kInvalidArgument);
-      EXPECT_THAT(std::string(trainer.status().message()),
-                  testing::HasSubstr("at least 0 and below 1"));
+      EXPECT_THAT(std::string(trainer.status().message()), testing::HasSubstr(kDropoutRateWords));
     });
   }
 }

@@ -49,6 +49,27 @@ struct LazyEngine {
   LazyDevice& device;
 };
 
+// Every rank on a device of its own, none of which finds anything.
+TrainedState TrainLazily(const proto::TrainSpec& spec, int width, uint64_t seed,
+                         ReduceRoute route = {}) {
+  std::vector<std::unique_ptr<LazyEngine>> engines;
+  for (int rank = 0; rank < width; ++rank) {
+    engines.push_back(std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
+  }
+  HowTrained how;
+  how.route = route;
+  how.adjust = [&](Trainer::Setup& setup) {
+    engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
+  };
+  TrainedState trained = Train(spec, width, kSteps, how);
+  for (const std::unique_ptr<LazyEngine>& engine : engines) {
+    engine->engine.model.reset();
+    EXPECT_GT(engine->device.postponed(), 0);
+    EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
+  }
+  return trained;
+}
+
 class LazyEngineTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(LazyEngineTest, Training_HasTheBitsOfTheCpuUnderEverySeed) {
@@ -70,23 +91,10 @@ TEST_P(LazyEngineTest, Training_HasTheBitsOfTheCpuUnderEverySeed) {
       const int stage = kStages[seed % kStages.size()];
       spec.set_zero_stage(stage);
       spec.mutable_recompute()->set_every(static_cast<int64_t>(seed / 4 % 3));  // 0: nothing
-      std::vector<std::unique_ptr<LazyEngine>> engines;
-      for (int rank = 0; rank < width; ++rank) {
-        engines.push_back(
-            std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
-      }
-      HowTrained how;
-      if (!fast) how.route = kRoutes[(seed + seed / 4) % std::size(kRoutes)];
-      how.adjust = [&](Trainer::Setup& setup) {
-        engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
-      };
-      const TrainedState lazy = Train(spec, width, kSteps, how);
+      const ReduceRoute route =
+          fast ? ReduceRoute() : kRoutes[(seed + seed / 4) % std::size(kRoutes)];
+      const TrainedState lazy = TrainLazily(spec, width, seed, route);
       EXPECT_TRUE(lazy.SameBits(plain[seed % kStages.size()]));
-      for (const std::unique_ptr<LazyEngine>& engine : engines) {
-        engine->engine.model.reset();
-        EXPECT_GT(engine->device.postponed(), 0);
-        EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
-      }
       if (HasFailure()) return;
     }
   }
@@ -102,21 +110,7 @@ TEST_P(LazyEngineTest, Muon_HasTheBitsOfTheCpuUnderEverySeed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     constexpr std::array kStages = {1, 3, 0};
     spec.set_zero_stage(kStages[seed % kStages.size()]);
-    std::vector<std::unique_ptr<LazyEngine>> engines;
-    for (int rank = 0; rank < width; ++rank) {
-      engines.push_back(
-          std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
-    }
-    HowTrained how;
-    how.adjust = [&](Trainer::Setup& setup) {
-      engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
-    };
-    EXPECT_TRUE(Train(spec, width, kSteps, how).SameBits(plain));
-    for (const std::unique_ptr<LazyEngine>& engine : engines) {
-      engine->engine.model.reset();
-      EXPECT_GT(engine->device.postponed(), 0);
-      EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
-    }
+    EXPECT_TRUE(TrainLazily(spec, width, seed).SameBits(plain));
   }
 }
 
@@ -132,21 +126,7 @@ TEST_P(LazyEngineTest, Dropout_HasTheBitsOfTheCpuUnderEverySeed) {
     constexpr std::array kStages = {1, 3, 0};
     spec.set_zero_stage(kStages[seed % kStages.size()]);
     spec.mutable_recompute()->set_every(static_cast<int64_t>(seed % 2));
-    std::vector<std::unique_ptr<LazyEngine>> engines;
-    for (int rank = 0; rank < width; ++rank) {
-      engines.push_back(
-          std::make_unique<LazyEngine>(spec, 100 * seed + static_cast<uint64_t>(rank)));
-    }
-    HowTrained how;
-    how.adjust = [&](Trainer::Setup& setup) {
-      engines[static_cast<size_t>(setup.communicator->rank())]->PutInto(setup);
-    };
-    EXPECT_TRUE(Train(spec, width, kSteps, how).SameBits(plain));
-    for (const std::unique_ptr<LazyEngine>& engine : engines) {
-      engine->engine.model.reset();
-      EXPECT_GT(engine->device.postponed(), 0);
-      EXPECT_EQ(engine->device.problems(), std::vector<std::string>());
-    }
+    EXPECT_TRUE(TrainLazily(spec, width, seed).SameBits(plain));
   }
 }
 
