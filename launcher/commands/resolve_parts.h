@@ -12,6 +12,7 @@
 #include "common/corpus/corpus_files.h"
 #include "common/format/manifest.h"
 #include "common/model/model_spec.h"
+#include "common/model/presets.h"
 #include "launcher/commands/flag_values.h"
 #include "launcher/commands/machine.h"
 #include "launcher/commands/resolve.h"
@@ -47,6 +48,11 @@ void ResolveTrain(ResolveContext& context);
 // Of ResolveTrain: zero, from --zero3-*. Findings: a number that is none; the stage is not 3.
 // REQUIRES: zero_stage.
 void ResolveZero3(ResolveContext& context);
+// Of ResolveTrain: global_batch_size, micro_batch_size, micro_batches_per_atom, sums. `manifest`:
+// of the checkpoint that is loaded, whose batch is the default, else the preset's; may be null.
+// False: there is a finding, or there are no ranks. REQUIRES: ranks.
+bool ResolveBatchOfJob(ResolveContext& context, const PresetDefaults& preset,
+                       const Manifest* manifest);
 // Of ResolveTrain: precision, loss_scale. `manifest`: of the checkpoint that is loaded, whose
 // precision is the default; may be null. Findings: a value that is none, a setting of fp16 where
 // the precision is another.
